@@ -1,0 +1,1 @@
+"""One-stage, anchor-based object detection."""

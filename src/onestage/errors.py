@@ -1,0 +1,49 @@
+"""Errors a user can mend. Every message says what is wrong, where, what was found, what was expected and what to do.
+
+All of them are ``ValueError``s, so code that knows nothing of this package still catches them sensibly. ``assert`` is kept
+for the project's own invariants and never for a user's input.
+"""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class OnestageError(ValueError):
+    """Base of all errors that a user can mend."""
+
+
+class DataError(OnestageError):
+    """A data set, picture or annotation is wrong."""
+
+
+class ConfigError(OnestageError):
+    """A model or training configuration is wrong, or its parts do not fit each other."""
+
+
+class WeightsError(OnestageError):
+    """A weights file or checkpoint is missing, damaged or made for something else."""
+
+
+def explain(
+    what: str,
+    *,
+    where: object = None,
+    got: object = None,
+    expected: object = None,
+    fix: str | None = None,
+) -> str:
+    """One message in the house form: the fault, then where / got / expected / fix, a line each; absent parts are left out."""
+    parts = {"where": where, "got": got, "expected": expected, "fix": fix}
+    return "\n".join([what, *(f"  {name + ':':<10}{value}" for name, value in parts.items() if value is not None)])
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close."""
+    close = get_close_matches(name, list(names), n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def first_ten(lines: Sequence[str]) -> str:
+    """The first ten lines, indented, and the count of the others."""
+    shown = [f"  {line}" for line in lines[:10]]
+    return "\n".join([*shown, f"  ... and {len(lines) - 10} more"] if len(lines) > 10 else shown)

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real pictures, labels and weights that stands beside a developer's checkout; skips where it is absent."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip(f"no shared data beside the checkout (looked for {SHARED_DATA.parent.name}/{SHARED_DATA.name})")
+    return SHARED_DATA

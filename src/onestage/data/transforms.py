@@ -1,0 +1,302 @@
+"""From a decoded picture to the network's input: SSD's augmentations for training, the model's own resize for evaluation.
+
+Shape letters: N objects of one picture, T trial crops; H, W a picture, h, w the input. Boxes are xyxy pixels.
+
+Augmenting at full resolution is slow: zooming out of a 640x480 picture makes up to 2560x1920 pixels, most of them of one
+colour, to be shrunk to 300x300 a moment later. So the geometry is drawn first, as numbers, and composed into one ``Region``
+of the picture (it may reach outside); then the pixels are touched once: cut out, resize, recolour, paste on the fill colour.
+
+Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``stretch`` is SSD's; a model
+that letterboxes or keeps the shortest edge passes its own, and nothing else changes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from onestage import boxes as box_ops
+from onestage.data.colour import distort_colours
+from onestage.errors import ConfigError, explain
+from onestage.structures import ImageMeta, Sample, Size, Targets
+
+Place = Callable[[Size], ImageMeta]
+"""Says where a picture of a given (height, width) lies in the network's input."""
+
+Prepared = tuple[Tensor, Targets, ImageMeta]
+"""A picture ready for a batch: (3, h, w) in 0..255, its objects in input pixels, and where the picture lies in the input."""
+
+MEAN_COLOUR = (124, 116, 104)
+"""The mean RGB of ImageNet: almost nothing is left of it after normalisation."""
+
+# The sampler of the SSD paper, section 2.2 "Data augmentation", with the numbers of torchvision's RandomIoUCrop: the smallest
+# IoU that an object must have with the crop (1 leaves the picture whole), sides and aspect ratio relative to the picture.
+_OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
+_TRIALS = 40
+_MIN_SIDE = 0.3
+_ASPECT = (0.5, 2.0)
+
+
+class Transform(Protocol):
+    """What a loader does to a sample. Everything random is drawn from ``generator``, so the result is a pure function."""
+
+    fill: tuple[int, int, int]
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared: ...
+
+
+def stretch(size: Size) -> Place:
+    """The place of every picture when each is stretched to ``size`` (height, width), as SSD does."""
+
+    def place(original: Size) -> ImageMeta:
+        return ImageMeta(original, size, scale=(size[0] / original[0], size[1] / original[1]), pad=(0, 0))
+
+    return place
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training pictures are varied. The defaults change nothing; ``ssd()``, ``light()`` and ``none()`` are the presets.
+
+    photometric: strength of brightness, contrast, saturation and hue changes; 1 is SSD's, 0 none, at most 2.
+    shuffle_channels: probability that red, green and blue change places (SSD's authors 0, torchvision 0.5).
+    zoom_out: the picture is put on a canvas up to this many times as wide and high; 1 is off.
+    zoom_out_p: probability of that.
+    iou_crop: probability that a crop is looked for that keeps an object; 1 is SSD's (one in seven is then the whole picture).
+    flip: probability of a mirror image, left to right.
+    flip_vertical: probability of turning it upside down: for cells, aerial pictures and the like.
+    min_size: objects whose width or height falls below this, in input pixels, are dropped.
+    """
+
+    photometric: float = 0.0
+    shuffle_channels: float = 0.0
+    zoom_out: float = 1.0
+    zoom_out_p: float = 0.5
+    iou_crop: float = 0.0
+    flip: float = 0.0
+    flip_vertical: float = 0.0
+    min_size: float = 1.0
+
+    def __post_init__(self) -> None:
+        limits = {"photometric": (0.0, 2.0), "zoom_out": (1.0, 16.0), "min_size": (0.0, math.inf)}
+        for name, value in vars(self).items():
+            low, high = limits.get(name, (0.0, 1.0))
+            if not low <= value <= high:
+                raise ConfigError(explain(f"augment.{name} is out of range", got=value, expected=f"{low:g} to {high:g}"))
+
+    @classmethod
+    def ssd(cls) -> Augment:
+        """SSD with the expansion of section 3.6: photometric distortion, zoom-out up to 4, IoU crop, mirror image."""
+        return cls(photometric=1.0, zoom_out=4.0, iou_crop=1.0, flip=0.5)
+
+    @classmethod
+    def light(cls) -> Augment:
+        """Colours and mirror images only: no object changes its size."""
+        return cls(photometric=1.0, flip=0.5)
+
+    @classmethod
+    def none(cls) -> Augment:
+        """The picture as it is."""
+        return cls()
+
+
+@dataclass(frozen=True)
+class Region:
+    """A rectangle in pixels of a picture, whole numbers, perhaps reaching outside; and how it is mirrored."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    mirrored: bool = False
+    upside_down: bool = False
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        return self.left, self.top, self.left + self.width, self.top + self.height
+
+
+def draw_region(size: Size, boxes: Tensor, augment: Augment, *, generator: torch.Generator) -> Region:
+    """The part of a picture of ``size`` that is shown this time; boxes (N, 4) are the objects that a crop tries to keep."""
+    height, width = size
+    region = Region(0, 0, width, height)
+    if augment.zoom_out > 1 and _chance(augment.zoom_out_p, generator):
+        region = _zoom_out(size, augment.zoom_out, generator)
+    if augment.iou_crop and len(boxes) and _chance(augment.iou_crop, generator):
+        region = _iou_crop(region, boxes, generator)
+    return replace(region, mirrored=_chance(augment.flip, generator), upside_down=_chance(augment.flip_vertical, generator))
+
+
+def _chance(probability: float, generator: torch.Generator) -> bool:
+    return float(torch.rand((), generator=generator)) < probability
+
+
+def _zoom_out(size: Size, max_ratio: float, generator: torch.Generator) -> Region:
+    """The law of torchvision's RandomZoomOut: one ratio for both sides, the picture anywhere on the canvas."""
+    height, width = size
+    ratio, across, down = torch.rand(3, generator=generator).tolist()
+    ratio = 1 + ratio * (max_ratio - 1)
+    canvas_height, canvas_width = int(height * ratio), int(width * ratio)
+    left, top = int((canvas_width - width) * across), int((canvas_height - height) * down)
+    return Region(-left, -top, canvas_width, canvas_height)
+
+
+def _iou_crop(region: Region, boxes: Tensor, generator: torch.Generator) -> Region:
+    """The law of torchvision's RandomIoUCrop inside ``region``, all 40 trials of one IoU at a time (it tries one by one).
+
+    The first trial is taken whose aspect ratio is right, that holds the centre of an object and overlaps one of those enough.
+    """
+    corner = boxes.new_tensor([region.left, region.top])
+    limits = boxes.new_tensor([region.width, region.height])
+    centres = box_ops.to_cxcywh(boxes)[:, :2]
+    while True:
+        overlap = _OVERLAPS[int(torch.randint(len(_OVERLAPS), (), generator=generator))]
+        if overlap >= 1:
+            return region
+        random = torch.rand(_TRIALS, 4, generator=generator)
+        sides = (limits * (_MIN_SIDE + (1 - _MIN_SIDE) * random[:, :2])).floor()
+        corners = corner + ((limits - sides) * random[:, 2:]).floor()
+        crops = torch.cat([corners, corners + sides], dim=1)
+        aspect = sides[:, 0] / sides[:, 1]
+        held = _inside(centres, crops)
+        enough = (held & (box_ops.iou(crops, boxes) >= overlap)).any(1)
+        good = (enough & (aspect >= _ASPECT[0]) & (aspect <= _ASPECT[1])).nonzero()
+        if len(good):
+            left, top, right, bottom = (int(v) for v in crops[good[0, 0]].tolist())
+            return Region(left, top, right - left, bottom - top)
+
+
+def _inside(points: Tensor, rectangles: Tensor) -> Tensor:
+    """(N, 2) x, y and (T, 4) -> (T, N) bool: the point lies inside the rectangle, not on its border."""
+    low, high = rectangles[:, None, :2], rectangles[:, None, 2:]
+    return ((points > low) & (points < high)).all(-1)
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One axis of a view: the pixels ``source`` of the picture fill the pixels ``target`` of the input, perhaps mirrored.
+
+    Both are (start, stop), whole numbers: so the pixels can be cut and pasted, and the boxes follow them exactly.
+    """
+
+    source: tuple[int, int]
+    target: tuple[int, int]
+    mirrored: bool
+
+    @classmethod
+    def of(cls, low: int, high: int, length: int, *, scale: float, pad: int, mirrored: bool) -> Axis:
+        """Where low..high of a picture's side of ``length`` lies in the input, when low itself lies at ``pad``."""
+        first, last = max(low, 0), min(high, length)
+        content = max(round((high - low) * scale), 1)
+        start = min(round((first - low) * scale), content - 1)
+        stop = max(round((last - low) * scale), start + 1)
+        if mirrored:
+            start, stop = content - stop, content - start
+        return cls((first, last), (start + pad, stop + pad), mirrored)
+
+    def apply(self, values: Tensor) -> Tensor:
+        """Picture coordinates -> input coordinates, cut to what is seen."""
+        (first, last), (start, stop) = self.source, self.target
+        moved = (values.clamp(first, last) - first) * ((stop - start) / (last - first))
+        return stop - moved if self.mirrored else start + moved
+
+
+@dataclass(frozen=True)
+class View:
+    """A region of a picture as it lies in the input. meta is that of the region, as if the region were the whole picture."""
+
+    region: Region
+    across: Axis
+    down: Axis
+    meta: ImageMeta
+
+    @classmethod
+    def of(cls, region: Region, size: Size, place: Place) -> View:
+        """The view that shows ``region`` of a picture of ``size`` (height, width) where ``place`` says."""
+        left, top, right, bottom = region.box
+        meta = place((region.height, region.width))
+        (scale_y, scale_x), (pad_y, pad_x) = meta.scale, meta.pad
+        across = Axis.of(left, right, size[1], scale=scale_x, pad=pad_x, mirrored=region.mirrored)
+        down = Axis.of(top, bottom, size[0], scale=scale_y, pad=pad_y, mirrored=region.upside_down)
+        return cls(region, across, down, meta)
+
+    def boxes(self, boxes: Tensor) -> Tensor:
+        """(N, 4) picture pixels -> (N, 4) input pixels, cut to what is seen of the picture."""
+        x = self.across.apply(boxes[:, 0::2]).sort(1).values
+        y = self.down.apply(boxes[:, 1::2]).sort(1).values
+        return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
+
+    def pixels(self, image: Tensor, fill: tuple[int, int, int], recolour: Callable[[Tensor], Tensor]) -> Tensor:
+        """(3, H, W) uint8 -> (3, h, w) uint8. Only what is seen is resized and recoloured; ``fill`` is all around it."""
+        (left, right), (top, bottom) = self.across.source, self.down.source
+        (x1, x2), (y1, y2) = self.across.target, self.down.target
+        part = image[:, top:bottom, left:right]
+        if part.shape[1:] != (y2 - y1, x2 - x1):
+            part = tv.resize(part, [y2 - y1, x2 - x1], antialias=True)
+        mirrors = [dim for dim, axis in ((1, self.down), (2, self.across)) if axis.mirrored]
+        part = recolour(part.flip(mirrors) if mirrors else part)
+        if part.shape[1:] == self.meta.input:
+            return part
+        canvas = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.meta.input)
+        canvas[:, y1:y2, x1:x2] = part
+        return canvas
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Sample -> augmented picture in the network's input, with its objects.
+
+    place: where the (augmented) picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB of what is outside of it.
+    The meta that comes out is that of the augmented region, as if it were the whole picture; with its image id and path.
+    """
+
+    place: Place
+    augment: Augment = Augment()
+    fill: tuple[int, int, int] = MEAN_COLOUR
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        height, width = sample.image.shape[1:]
+        region = draw_region((height, width), sample.boxes[~sample.ignore], self.augment, generator=generator)
+        view = View.of(region, (height, width), self.place)
+
+        def recolour(part: Tensor) -> Tensor:
+            return distort_colours(
+                part, self.augment.photometric, shuffle_channels=self.augment.shuffle_channels, generator=generator
+            )
+
+        image = view.pixels(sample.image, self.fill, recolour)
+        meta = replace(view.meta, image_id=sample.image_id, path=sample.path)
+        return image, self._targets(sample, view), meta
+
+    def _targets(self, sample: Sample, view: View) -> Targets:
+        """The objects whose centre is inside the region (SSD section 2.2) and that are still large enough to learn from.
+
+        Ignored ones stay wherever a part of them is seen: that part is no background either.
+        """
+        boxes = view.boxes(sample.boxes)
+        centred = _inside(box_ops.to_cxcywh(sample.boxes)[:, :2], boxes.new_tensor([view.region.box]))[0]
+        sides = boxes[:, 2:] - boxes[:, :2]
+        keep = (centred | sample.ignore) & (sides > 0).all(1) & (sides >= self.augment.min_size).all(1)
+        return Targets(boxes[keep], sample.labels[keep], sample.ignore[keep])
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Sample -> what the model's own ``resize`` makes of it, with every object where that puts it. Nothing is random.
+
+    resize: (3, H, W) uint8 -> (3, h, w) in 0..255 and its meta. fill: RGB of the padding, where sizes in a batch differ.
+    """
+
+    resize: Callable[[Tensor], tuple[Tensor, ImageMeta]]
+    fill: tuple[int, int, int] = MEAN_COLOUR
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        image, meta = self.resize(sample.image)
+        targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)
+        return image, targets, replace(meta, image_id=sample.image_id, path=sample.path)

@@ -33,11 +33,13 @@ def to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def clip(boxes: Tensor, size: tuple[int, int]) -> Tensor:
-    """(..., 4) cut to a picture of ``size`` (height, width). A box wholly outside becomes one of zero area on the border."""
-    height, width = size
-    limits = boxes.new_tensor([width, height, width, height])
-    return boxes.clamp(min=0).minimum(limits)
+def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
+    """(..., 4) cut to a picture of ``size`` (height, width), or each to its own picture's: (..., 2).
+
+    A box wholly outside becomes one of zero area on the border.
+    """
+    sizes = size if isinstance(size, Tensor) else boxes.new_tensor(size)
+    return boxes.clamp(min=0).minimum(sizes[..., [1, 0, 1, 0]])
 
 
 def flip_horizontal(boxes: Tensor, width: float) -> Tensor:
@@ -53,9 +55,11 @@ def area(boxes: Tensor) -> Tensor:
 
 def intersection(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, 4) and (..., M, 4) -> (..., N, M) square pixels of overlap. Leading dimensions broadcast."""
-    low = torch.maximum(a[..., :, None, :2], b[..., None, :, :2])
-    high = torch.minimum(a[..., :, None, 2:], b[..., None, :, 2:])
-    return (high - low).clamp(min=0).prod(-1)
+    ax1, ay1, ax2, ay2 = (side[..., :, None] for side in a.unbind(-1))
+    bx1, by1, bx2, by2 = (side[..., None, :] for side in b.unbind(-1))
+    width = torch.minimum(ax2, bx2).sub(torch.maximum(ax1, bx1)).clamp(min=0)
+    height = torch.minimum(ay2, by2).sub(torch.maximum(ay1, by1)).clamp(min=0)
+    return width * height
 
 
 def iou(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,129 @@
+"""The zoo: named recipes, and detectors made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onestage.errors import ConfigError, explain, nearest
+from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
+from onestage.structures import Size
+from onestage.zoo import ssd
+from onestage.zoo.weights import WEIGHTS, load_backbone, load_weights
+
+__all__ = ["ZOO", "Entry", "create", "list_models", "recipe"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo: its recipe, its usual input (height, width), and what its authors measured, with the source."""
+
+    build: ssd.Recipe
+    size: Size
+    published: str = ""
+
+
+ZOO = {
+    "tinyssd": Entry(ssd.tinyssd, (256, 256)),
+    "ssd300_vgg16": Entry(ssd.ssd_vgg16, (300, 300), "VOC07 77.2 mAP, COCO test-dev 25.1 AP: arXiv 1512.02325, tables 1, 5"),
+    "ssd512_vgg16": Entry(ssd.ssd_vgg16, (512, 512), "VOC07 79.8 mAP, COCO test-dev 28.8 AP: arXiv 1512.02325, tables 1, 5"),
+    "ssdlite320_mobilenet_v3_large": Entry(
+        ssd.ssdlite320_mobilenet_v3_large, (320, 320), "COCO test-dev 22.0 AP: arXiv 1905.02244, table 6"
+    ),
+    "ssd300_mobilenet_v2": Entry(
+        ssd.ssd300_mobilenet_v2, (300, 300), "COCO test-dev 22.1 AP at 320 px: arXiv 1801.04381, table 6"
+    ),
+    "ssd300_mobilenet_v1": Entry(ssd.ssd300_mobilenet_v1, (300, 300), "VOC07 67.6 mAP: github.com/qfgaohao/pytorch-ssd"),
+    "ssd300_resnet50": Entry(ssd.ssd300_resnet50, (300, 300), "COCO val2017 26.8 AP: NVIDIA DeepLearningExamples, PyTorch SSD"),
+    "ssd": Entry(ssd.ssd, (300, 300)),
+}
+"""Every model by name. "ssd" takes a backbone: any timm model."""
+
+
+def list_models() -> list[str]:
+    """The names of the zoo, for ``create``."""
+    return list(ZOO)
+
+
+def recipe(
+    name: str,
+    classes: Sequence[str],
+    *,
+    size: Size | None = None,
+    box_sizes: Sequence[float] | None = None,
+    backbone: str | None = None,
+) -> DetectorConfig:
+    """The config of a model of the zoo. ``size``: (height, width) of the input. ``box_sizes``: the default boxes' sizes in
+    input
+    pixels, one per level and one more. ``backbone``: for "ssd", a timm name, with or without "timm/" before it.
+
+    Raises ConfigError for an unknown name or a value that does not fit.
+    """
+    if name not in ZOO:
+        raise ConfigError(explain(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO)))
+    entry = ZOO[name]
+    size = size or entry.size
+    if len(size) != 2 or min(size) < 32:
+        raise ConfigError(explain("the input size is (height, width) of at least 32 pixels each", where=name, got=size))
+    options: dict[str, object] = {}
+    if backbone is not None:
+        if name != "ssd":
+            raise ConfigError(
+                explain("the backbone of this model is part of its name", where=name, got=backbone, fix='take "ssd"')
+            )
+        options["backbone"] = backbone.removeprefix("timm/")
+    config = entry.build(tuple(classes), (int(size[0]), int(size[1])), box_sizes, **options)
+    return replace(config, name=name)
+
+
+def create(
+    name: str,
+    num_classes: int | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+    size: Size | None = None,
+    box_sizes: Sequence[float] | None = None,
+    backbone: str | None = None,
+    weights: str | Path | None = None,
+    backbone_weights: str | Path | None = None,
+) -> Detector:
+    """A detector of the zoo for K classes, given by number or by name.
+
+    size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
+    backbone: for "ssd", any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised by its keys, or
+    a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning. backbone_weights: of a
+    classifier: a file, or "imagenet". Without weights they are drawn from torch's global random numbers.
+
+    Raises ConfigError or WeightsError saying what does not fit.
+    """
+    if weights is not None and backbone_weights is not None:
+        raise ConfigError(
+            explain("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
+        )
+    published = WEIGHTS.get(f"{name}.{weights}")
+    if classes is None and num_classes is None and published is not None:
+        classes = published.classes
+    config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
+    if published is not None and config.classes == published.classes:
+        config = replace(config, category_ids=tuple(range(1, len(config.classes) + 1)))
+    if weights is not None:
+        return load_weights(config, name, weights)
+    if backbone_weights is not None:
+        return load_backbone(config, backbone_weights)
+    return Detector(config)
+
+
+def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | None) -> tuple[str, ...]:
+    if classes is not None:
+        if num_classes not in (None, len(classes)):
+            raise ConfigError(
+                explain("num_classes contradicts the classes", where=name, got=num_classes, expected=len(classes))
+            )
+        return tuple(classes)
+    if num_classes is None or num_classes < 1:
+        raise ConfigError(
+            explain("say which classes to detect", where=name, got=num_classes, fix='num_classes=20 or classes=["cat", "dog"]')
+        )
+    return tuple(f"class {i}" for i in range(num_classes))

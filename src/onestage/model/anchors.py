@@ -1,0 +1,84 @@
+"""Anchors (SSD's "default boxes"): which shapes stand at every cell of every feature map.
+
+Shape letters: L levels, S shapes per cell, A anchors over all levels. A shape is (width, height) in input pixels; "aspect
+ratio" means width / height and stays inside the builder. Rows are ordered (level, y, x, shape), as the head's outputs are.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.structures import Size
+
+
+@dataclass(frozen=True)
+class AnchorLevel:
+    """The S anchor shapes of one feature map, and how far its cells are apart.
+
+    shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from one cell's centre to the next, the first
+    centre at half a stride; None spreads the cells evenly over the input, whatever the size of the map.
+    """
+
+    shapes: tuple[tuple[float, float], ...]
+    stride: tuple[float, float] | None = None
+
+
+def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
+    """(height * width * S, 4) xyxy input pixels: every shape of the level, centred at every cell of its map.
+
+    Centres lie at (i + 0.5) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
+    """
+    rows, columns = level_size
+    step_y, step_x = level.stride or (input_size[0] / rows, input_size[1] / columns)
+    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * step_y
+    x = (torch.arange(columns, dtype=torch.float64) + 0.5) * step_x
+    shapes = torch.tensor(level.shapes, dtype=torch.float64)
+    centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
+    extents = shapes.expand(rows, columns, -1, -1)
+    return box_ops.from_cxcywh(torch.cat([centres, extents], dim=-1)).reshape(-1, 4).float()
+
+
+def anchor_boxes(levels: Sequence[AnchorLevel], level_sizes: Sequence[Size], input_size: Size) -> Tensor:
+    """(A, 4) xyxy input pixels of all levels, fine to coarse. They may reach over the border of the input."""
+    return torch.cat([grid(level, size, input_size) for level, size in zip(levels, level_sizes, strict=True)])
+
+
+def ssd_levels(
+    sizes: Sequence[tuple[float, float]],
+    ratios: Sequence[Sequence[float]],
+    *,
+    strides: Sequence[float] | None = None,
+    clip: Size | None = None,
+) -> tuple[AnchorLevel, ...]:
+    """SSD's default boxes (section 2.2), one level per entry of ``sizes`` and ``ratios``.
+
+    A level of sizes (s, s') and ratios (r, ...) has the shapes: square s, square s', then for every r the boxes of area s^2
+    that are r times as wide as high, and r times as high as wide. Sizes and strides in input pixels; strides None spreads the
+    cells evenly. ``clip`` cuts widths and heights to the input (height, width), as torchvision does.
+    """
+    assert len(sizes) == len(ratios) and (strides is None or len(strides) == len(sizes))
+    limit_h, limit_w = clip or (math.inf, math.inf)
+    levels = []
+    for i, ((small, between), level_ratios) in enumerate(zip(sizes, ratios, strict=True)):
+        shapes = [(small, small), (between, between)]
+        for ratio in level_ratios:
+            long, short = small * math.sqrt(ratio), small / math.sqrt(ratio)
+            shapes += [(long, short), (short, long)]
+        clipped = tuple((min(w, limit_w), min(h, limit_h)) for w, h in shapes)
+        levels.append(AnchorLevel(clipped, None if strides is None else (strides[i], strides[i])))
+    return tuple(levels)
+
+
+def size_pairs(sizes: Sequence[float]) -> list[tuple[float, float]]:
+    """(s_k, sqrt(s_k * s_k+1)) for each of m levels, from m + 1 sizes: SSD's extra square box (section 2.2)."""
+    return [(a, math.sqrt(a * b)) for a, b in pairwise(sizes)]
+
+
+def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.9) -> list[float]:
+    """SSD eq. (4): ``levels`` scales, evenly from the smallest to the largest, as parts of the input's side."""
+    return [smallest + (largest - smallest) * k / max(levels - 1, 1) for k in range(levels)]

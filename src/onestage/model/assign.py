@@ -1,0 +1,161 @@
+"""Which anchor learns which object.
+
+Shape letters: B images, A anchors, N objects (of the fullest image of a batch; the others are padded). Boxes are xyxy input
+pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from onestage import boxes as box_ops
+from onestage.structures import Targets
+
+BACKGROUND = -1
+"""In matches: the anchor stands on background."""
+IGNORED = -2
+"""In matches: the anchor teaches nothing: it overlaps an object half, or a region marked as not to be counted."""
+
+_PAIRS_AT_ONCE = 1 << 21
+"""Pairs of anchor and object compared at a time: about 80 MB, whatever the number of objects."""
+
+
+@dataclass(frozen=True, eq=False)
+class Assignment:
+    """The objects of a batch and the anchors that learn them; what a loss is computed from.
+
+    anchors (A, 4); matches (B, A) int64: index of an object of that image, BACKGROUND or IGNORED;
+    boxes (B, N, 4) and labels (B, N) int64: the objects, padded to the fullest image.
+    """
+
+    anchors: Tensor
+    matches: Tensor
+    boxes: Tensor
+    labels: Tensor
+
+    def positives(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Image, anchor and object index, (P,) each, of the anchors that learn an object, in row order."""
+        image, anchor = (self.matches >= 0).nonzero(as_tuple=True)
+        return image, anchor, self.matches[image, anchor]
+
+
+def assign(assigner: MaxIoUAssigner, anchors: Tensor, targets: Sequence[Targets]) -> Assignment:
+    """Pad the targets of B images to one tensor and let the assigner match them."""
+    boxes = pad_sequence([t.boxes for t in targets], batch_first=True)
+    labels = pad_sequence([t.labels for t in targets], batch_first=True)
+    state = pad_sequence([1 + t.ignore.int() for t in targets], batch_first=True)  # 0: padding, 1: object, 2: not to be counted
+    matches = assigner(anchors, boxes, objects=state == 1, ignore=state == 2)
+    return Assignment(anchors, matches, boxes, labels)
+
+
+@dataclass(frozen=True)
+class MaxIoUAssigner:
+    """Every anchor takes the object it overlaps most: from ``positive`` IoU on it learns it, below ``negative`` it is
+    background,
+    between the two it is ignored.
+
+    ``claim`` decides what else an object gets, however small its overlap (above 0):
+    - "best": its best anchor. Where two objects want one anchor the later object gets it, as in torchvision's SSD on a CPU
+      (models/detection/_utils.py, SSDMatcher), and the earlier goes without.
+    - "greedy": an anchor of its own: the pair of largest IoU first, then both are out of the game (bipartite matching: SSD's
+      original code; the d2l book, section 14.4). Ties go to the lower anchor, then the lower object.
+    - "none": nothing.
+    Anchors of which ``ignore_cover`` or more lies inside an ignored region are IGNORED unless they learn an object.
+    """
+
+    positive: float = 0.5
+    negative: float = 0.5
+    claim: Literal["best", "greedy", "none"] = "best"
+    ignore_cover: float = 0.5
+
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor) -> Tensor:
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64.
+
+        Memory is bounded: objects are compared a few at a time. An equal IoU with two objects goes to the lower index.
+        """
+        shape = (len(boxes), len(anchors))
+        overlap = anchors.new_zeros(shape)
+        matches = torch.full(shape, BACKGROUND, dtype=torch.int64, device=anchors.device)
+        wanted = torch.zeros_like(objects, dtype=torch.int64)
+        claims = torch.zeros_like(objects)
+        for part in _slices(boxes, anchors):
+            iou = box_ops.iou(boxes[:, part], anchors).masked_fill_(~objects[:, part, None], -1.0)
+            value, index = iou.max(dim=1)
+            matches = torch.where(value > overlap, index + part.start, matches)
+            overlap = overlap.maximum(value)
+            best, wanted[:, part] = iou.max(dim=2)
+            claims[:, part] = best > 0
+        matches = torch.where(overlap >= self.positive, matches, torch.where(overlap < self.negative, BACKGROUND, IGNORED))
+        if self.claim == "greedy":
+            claims, wanted = _greedy(anchors, boxes, claims, wanted)
+        if self.claim != "none":
+            matches = _claim(matches, claims, wanted)
+        return self._without_ignored(matches, anchors, boxes, ignore)
+
+    def _without_ignored(self, matches: Tensor, anchors: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:
+        if not bool(ignore.any()):
+            return matches
+        covered = anchors.new_zeros(matches.shape)
+        for part in _slices(boxes, anchors):
+            cover = box_ops.cover(anchors, boxes[:, part]).mT.masked_fill(~ignore[:, part, None], 0.0)
+            covered = covered.maximum(cover.amax(dim=1))
+        return matches.masked_fill((matches < 0) & (covered >= self.ignore_cover), IGNORED)
+
+
+def _slices(boxes: Tensor, anchors: Tensor) -> list[slice]:
+    """Cut the N objects into runs whose comparison with all anchors stays within _PAIRS_AT_ONCE."""
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(boxes) * len(anchors)))
+    return [slice(i, min(i + step, boxes.shape[1])) for i in range(0, boxes.shape[1], step)]
+
+
+def _claim(matches: Tensor, claims: Tensor, wanted: Tensor) -> Tensor:
+    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the highest index wins."""
+    index = torch.arange(claims.shape[1], device=claims.device).expand_as(wanted)
+    claimed = torch.full_like(matches, -1).scatter_reduce(1, wanted, index.masked_fill(~claims, -1), "amax")
+    return torch.where(claimed >= 0, claimed, matches)
+
+
+def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """Bipartite matching by rounds: every pair that is the best left for both its sides would be taken by the greedy order too,
+    so all of them are settled at once; two or three rounds do for real pictures.
+
+    claims (B, N) bool: the objects that overlap any anchor; wanted (B, N): their best anchors. Returns who got an anchor, and
+    which.
+    """
+    waiting, settled = claims.clone(), torch.zeros_like(claims)
+    taken = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=boxes.device)
+    index = torch.arange(claims.shape[1], device=boxes.device)
+    while bool(waiting.any()):
+        now = waiting & (_best_rival(anchors, boxes, waiting=waiting, wanted=wanted) == index)
+        image, row = now.nonzero(as_tuple=True)
+        taken[image, wanted[image, row]] = True
+        settled |= now
+        wanted, waiting = _next_wish(anchors, boxes, waiting=waiting & ~now, taken=taken, wanted=wanted)
+    return settled, wanted
+
+
+def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tensor) -> Tensor:
+    """(B, N): for the anchor that each object wants, the waiting object that overlaps it most."""
+    best = torch.empty_like(wanted)
+    for part in _slices(boxes, boxes[0]):
+        iou = box_ops.iou(boxes, anchors[wanted[:, part]])
+        best[:, part] = iou.masked_fill_(~waiting[:, :, None], -1.0).argmax(dim=1)
+    return best
+
+
+def _next_wish(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, taken: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The best free anchor of every waiting object; those that overlap no free anchor stop waiting."""
+    wanted, waiting = wanted.clone(), waiting.clone()
+    image, row = waiting.nonzero(as_tuple=True)
+    for part in torch.arange(len(image), device=boxes.device).split(max(1, _PAIRS_AT_ONCE // len(anchors))):
+        i, n = image[part], row[part]
+        iou = box_ops.iou(boxes[i, n], anchors).masked_fill_(taken[i], -1.0)
+        best, wanted[i, n] = iou.max(dim=1)
+        waiting[i, n] = best > 0
+    return wanted, waiting

@@ -1,0 +1,206 @@
+"""Backbones: an image in, feature maps out, fine to coarse.
+
+Shape letters: B images, C_l channels of level l. The contract (after timm's FeatureInfo): a built backbone is a module with
+``channels``, one number per map it returns, and ``forward(images (B, 3, H, W)) -> list of (B, C_l, H_l, W_l)``.
+Each kind is a frozen dataclass that knows how to ``build`` its module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from timm.layers.format import Format
+from torch import Tensor, nn
+
+from onestage.errors import ConfigError, explain, nearest
+
+
+class Features(nn.Module):
+    """What a backbone or a neck builds: a module that says how many channels each of its maps has."""
+
+    channels: tuple[int, ...]
+
+
+class Chain(Features):
+    """Stages run one after the other; the output of each is a feature map."""
+
+    def __init__(self, stages: Sequence[nn.Module], channels: tuple[int, ...]) -> None:
+        super().__init__()
+        assert len(stages) == len(channels)
+        self.channels = channels
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
+
+
+@dataclass(frozen=True)
+class TinyBackbone:
+    """The d2l book's TinySSD (section 14.7): five maps of 1/8, 1/16, 1/32, 1/64 of the input and one single cell.
+
+    base: channels of the three blocks before the first map; width: channels of the maps after it.
+    """
+
+    base: tuple[int, ...] = (16, 32, 64)
+    width: int = 128
+
+    def build(self) -> Features:
+        ends = (3, *self.base)
+        base = nn.Sequential(*(_halve(a, b) for a, b in pairwise(ends)))
+        channels = (self.base[-1], *[self.width] * 4)
+        blocks = [_halve(a, b) for a, b in pairwise(channels[:4])]
+        return Chain([base, *blocks, nn.AdaptiveMaxPool2d(1)], channels)
+
+
+def _halve(inputs: int, outputs: int) -> nn.Sequential:
+    """Two 3x3 convolutions with batch norm and ReLU, then 2x2 max pooling (the book's down_sample_blk)."""
+    layers: list[nn.Module] = []
+    for a, b in ((inputs, outputs), (outputs, outputs)):
+        layers += [nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers, nn.MaxPool2d(2))
+
+
+@dataclass(frozen=True)
+class VGG16Backbone:
+    """VGG16 as SSD uses it (section 3): conv4_3, L2-normalised with a learned scale that starts at 20 (ParseNet), and fc7,
+    where fc6
+    and fc7 are convolutions, fc6 dilated, and pool5 is 3x3 with stride 1. Strides 8 and 16.
+    """
+
+    def build(self) -> Features:
+        return _VGG16()
+
+
+class _VGG16(Features):
+    channels = (512, 1024)
+
+    def __init__(self) -> None:
+        super().__init__()
+        pool = partial(nn.MaxPool2d, 2)
+        self.conv4_3 = nn.Sequential(
+            *_convs(3, 64, 2),
+            pool(),
+            *_convs(64, 128, 2),
+            pool(),
+            *_convs(128, 256, 3),
+            pool(ceil_mode=True),
+            *_convs(256, 512, 3),
+        )
+        self.scale = nn.Parameter(torch.full((512,), 20.0))
+        self.fc7 = nn.Sequential(
+            pool(),
+            *_convs(512, 512, 3),
+            nn.MaxPool2d(3, stride=1, padding=1),
+            nn.Conv2d(512, 1024, 3, padding=6, dilation=6),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(1024, 1024, 1),
+            nn.ReLU(inplace=True),
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        fine = self.conv4_3(images)
+        normalised = self.scale.view(1, -1, 1, 1) * F.normalize(fine)
+        return [normalised, self.fc7(fine)]
+
+
+def _convs(inputs: int, outputs: int, count: int) -> list[nn.Module]:
+    """``count`` 3x3 convolutions with ReLU, the first from ``inputs`` channels."""
+    channels = [inputs] + [outputs] * count
+    return [m for a, b in pairwise(channels) for m in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True))]
+
+
+@dataclass(frozen=True)
+class MobileNetBackbone:
+    """MobileNet v2 or v3-large as SSDLite uses it (MobileNetV3, section 6.3): the expansion inside the first block of stride
+    32, and
+    the last layer before the classifier. Strides 16 and 32.
+
+    reduced_tail: half the channels after the expansion, which costs nothing in detection (MobileNetV3, table 6; v3 only).
+    eps and momentum of batch norm: 0.001 and 0.03 in torchvision's SSDLite.
+    """
+
+    version: Literal["v2", "v3_large"] = "v3_large"
+    reduced_tail: bool = True
+    eps: float = 1e-3
+    momentum: float = 0.03
+
+    def build(self) -> Features:
+        norm = partial(nn.BatchNorm2d, eps=self.eps, momentum=self.momentum)
+        if self.version == "v2":
+            layers = torchvision.models.mobilenet_v2(norm_layer=norm).features
+            at, block = 14, layers[14].conv
+        else:
+            layers = torchvision.models.mobilenet_v3_large(norm_layer=norm, reduced_tail=self.reduced_tail).features
+            at, block = 13, layers[13].block
+        stages = [nn.Sequential(*layers[:at], block[0]), nn.Sequential(block[1:], *layers[at + 1 :])]
+        return Chain(stages, (block[0].out_channels, layers[-1].out_channels))
+
+
+@dataclass(frozen=True)
+class TimmBackbone:
+    """Any timm model that gives feature maps, by its timm name ("resnet34", "convnext_tiny", ...).
+
+    strides: which of its maps are used, by their stride in input pixels. keep_resolution: the last stage used runs at stride 1
+    instead of 2, as in NVIDIA's SSD300-ResNet50 (its map is then as fine as the one before it).
+    """
+
+    name: str
+    strides: tuple[int, ...] = (8, 16, 32)
+    keep_resolution: bool = False
+
+    def build(self) -> Features:
+        return _Timm(self)
+
+
+class _Timm(Features):
+    def __init__(self, config: TimmBackbone) -> None:
+        super().__init__()
+        offered = _timm_features(config.name).feature_info.reduction()
+        if missing := [s for s in config.strides if s not in offered]:
+            raise ConfigError(
+                explain("the backbone has no map of that stride", where=config.name, got=missing, expected=f"of {offered}")
+            )
+        body = _timm_features(config.name, out_indices=[offered.index(s) for s in config.strides])
+        self.channels = tuple(body.feature_info.channels())
+        self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
+        self.body = body
+        if config.keep_resolution:
+            _undo_stride(list(body.children())[-1])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps: list[Tensor] = self.body(images)
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+def _timm_features(name: str, **options: Any) -> Any:
+    """timm's feature extractor of that name, with fresh weights; ConfigError where there is none."""
+    if not timm.is_model(name):
+        raise ConfigError(
+            explain("timm has no such model", got=name + nearest(name, timm.list_models()), fix="see timm.list_models()")
+        )
+    try:
+        return timm.create_model(name, features_only=True, pretrained=False, **options)
+    except (RuntimeError, NotImplementedError, AttributeError) as e:
+        raise ConfigError(explain("this timm model gives no feature maps", got=name, fix="take a convolutional one")) from e
+
+
+def _undo_stride(stage: nn.Module) -> None:
+    """Set every stride of a stage to 1; its weights stay as they are."""
+    for module in stage.modules():
+        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
+            module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+
+
+Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone

@@ -1,0 +1,43 @@
+"""Boxes as offsets from anchors, and back.
+
+Shape letters: ... any leading dimensions, the same for all arguments or broadcasting. Boxes and anchors are xyxy pixels.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+
+
+@dataclass(frozen=True)
+class BoxCoder:
+    """Offsets (dx, dy, dw, dh) relative to an anchor of centre (ax, ay) and extent (aw, ah), R-CNN's coding as SSD eq. (2) uses
+    it:
+
+    dx = (x - ax) / aw / variance[0],  dw = log(w / aw) / variance[2],  and likewise for y and h.
+
+    The variances bring the targets to about unit spread (SSD's code: 0.1, 0.1, 0.2, 0.2). ``max_log_scale`` bounds the decoded
+    growth of an anchor, exp(log(1000 / 16)) = 62.5 fold, so that wild outputs do not overflow (torchvision,
+    models/detection/_utils.py). Law: decode(anchors, encode(anchors, boxes)) == boxes for boxes up to 62.5 times their anchor.
+    """
+
+    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
+    max_log_scale: float = math.log(1000 / 16)
+
+    def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
+        """(..., 4) anchors and (..., 4) boxes of positive extent -> (..., 4) offsets."""
+        anchor_centre, anchor_extent = box_ops.to_cxcywh(anchors).split(2, dim=-1)
+        centre, extent = box_ops.to_cxcywh(boxes).split(2, dim=-1)
+        offsets = torch.cat([(centre - anchor_centre) / anchor_extent, (extent / anchor_extent).log()], dim=-1)
+        return offsets / offsets.new_tensor(self.variances)
+
+    def decode(self, anchors: Tensor, deltas: Tensor) -> Tensor:
+        """(..., 4) anchors and (..., 4) offsets -> (..., 4) boxes; they may reach over the border."""
+        anchor_centre, anchor_extent = box_ops.to_cxcywh(anchors).split(2, dim=-1)
+        shift, log_scale = (deltas * deltas.new_tensor(self.variances)).split(2, dim=-1)
+        centre = anchor_centre + shift * anchor_extent
+        extent = anchor_extent * log_scale.clamp(max=self.max_log_scale).exp()
+        return box_ops.from_cxcywh(torch.cat([centre, extent], dim=-1))

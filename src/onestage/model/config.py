@@ -1,0 +1,188 @@
+"""What a detector is, as plain frozen data: which parts, with which numbers. It travels inside every checkpoint.
+
+A part is a frozen dataclass. Adding one takes the class, its name in the union of its kind and in ``KINDS`` below; nothing is
+looked up by strings from elsewhere, and reading a config runs no code but these constructors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from onestage.errors import ConfigError, explain, nearest
+from onestage.model.anchors import AnchorLevel
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.backbones import Backbone, MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
+from onestage.model.coder import BoxCoder
+from onestage.model.heads import ConvHead, Head
+from onestage.model.losses import MultiBoxLoss
+from onestage.model.necks import ExtraBlock, ExtraLevels, Neck
+from onestage.model.postprocess import Postprocess
+from onestage.model.preprocess import Preprocess
+
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (
+        TinyBackbone, VGG16Backbone, MobileNetBackbone, TimmBackbone,
+        ExtraLevels, ExtraBlock, ConvHead, AnchorLevel, BoxCoder, MaxIoUAssigner, MultiBoxLoss, Postprocess, Preprocess,
+    )
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """A whole detector.
+
+    name: of the recipe it came from. classes: the K names. category_ids: the data set's own ids of the classes (0..K-1 unless
+    given). neck None: the head stands on the backbone's maps. anchors: one entry per map the head sees, fine to coarse.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    category_ids: tuple[int, ...] = ()
+    preprocess: Preprocess
+    backbone: Backbone
+    neck: Neck | None = None
+    head: Head = field(default_factory=ConvHead)
+    anchors: tuple[AnchorLevel, ...]
+    coder: BoxCoder = field(default_factory=BoxCoder)
+    assigner: MaxIoUAssigner = field(default_factory=MaxIoUAssigner)
+    loss: MultiBoxLoss = field(default_factory=MultiBoxLoss)
+    postprocess: Postprocess = field(default_factory=Postprocess)
+
+    def __post_init__(self) -> None:
+        if not self.category_ids:
+            object.__setattr__(self, "category_ids", tuple(range(len(self.classes))))
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            raise ConfigError(explain("class names must be there, and each only once", where=self.name, got=list(self.classes)))
+        if len(self.category_ids) != len(self.classes):
+            raise ConfigError(
+                explain("one category id per class", where=self.name, got=len(self.category_ids), expected=len(self.classes))
+            )
+
+    @property
+    def logits(self) -> int:
+        """C: how many numbers the head gives per anchor to tell the classes apart."""
+        return len(self.classes) + (self.postprocess.activation == "softmax")
+
+    def replace(self, changes: Mapping[str, Any]) -> DetectorConfig:
+        """A copy with some values changed, named by their path: ``config.replace({"loss.negative_ratio": 2, "assigner.claim":
+        "greedy"})``.
+
+        Values may be text, as they come from a command line. ConfigError names the nearest key to an unknown one.
+        """
+        config = self
+        for path, value in changes.items():
+            config = _replace(config, path.split("."), value, path)
+        return config
+
+    def to_json(self) -> str:
+        return json.dumps(encode(self))
+
+    @staticmethod
+    def from_json(text: str) -> DetectorConfig:
+        """Raises ConfigError where the text is not a config of this version of the project."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as e:
+            raise ConfigError(explain("the stored config is not JSON", got=str(e))) from e
+        config: DetectorConfig = _decode(data, DetectorConfig, "config")
+        return config
+
+
+def encode(value: Any) -> Any:
+    """Frozen dataclasses and tuples to plain dicts and lists; a part carries its kind."""
+    if is_dataclass(value):
+        kind = {} if isinstance(value, DetectorConfig) else {"kind": type(value).__name__}
+        return kind | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
+    return [encode(v) for v in value] if isinstance(value, tuple | list) else value
+
+
+def _decode(data: Any, declared: Any, path: str) -> Any:
+    """Plain data to a value of the declared type, or ConfigError naming the path."""
+    origin, arguments = get_origin(declared), get_args(declared)
+    if origin in (Union, types.UnionType):
+        return _decode_union(data, arguments, path)
+    if origin is tuple:
+        return _decode_tuple(data, arguments, path)
+    if origin is Literal:
+        if data not in arguments:
+            raise _wrong(path, data, " or ".join(map(repr, arguments)) + nearest(str(data), map(str, arguments)))
+        return data
+    if is_dataclass(declared):
+        return _decode_part(data, declared, path)
+    if declared is float and isinstance(data, int | float) and not isinstance(data, bool):
+        return float(data)
+    if not isinstance(data, declared) or (declared is int and isinstance(data, bool)):
+        raise _wrong(path, data, declared.__name__)
+    return data
+
+
+def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
+    if data is None and type(None) in choices:
+        return None
+    real = [c for c in choices if c is not type(None)]
+    if len(real) == 1:
+        return _decode(data, real[0], path)
+    parts = {c.__name__: c for c in real}
+    if not isinstance(data, dict) or data.get("kind") not in parts:
+        got = data.get("kind") if isinstance(data, dict) else data
+        raise _wrong(path, got, "one of " + ", ".join(parts) + nearest(str(got), parts))
+    return _decode_part(data, parts[data["kind"]], path)
+
+
+def _decode_tuple(data: Any, items: tuple[Any, ...], path: str) -> tuple[Any, ...]:
+    if not isinstance(data, list | tuple):
+        raise _wrong(path, data, "a list")
+    declared = [items[0]] * len(data) if items[-1] is Ellipsis else list(items)
+    if len(declared) != len(data):
+        raise _wrong(path, data, f"{len(declared)} values")
+    return tuple(_decode(d, t, f"{path}[{i}]") for i, (d, t) in enumerate(zip(data, declared, strict=True)))
+
+
+def _decode_part(data: Any, part: Any, path: str) -> Any:
+    if is_dataclass(data) and isinstance(data, part):
+        return data
+    if not isinstance(data, dict):
+        raise _wrong(path, data, f"the fields of {part.__name__}")
+    hints = get_type_hints(part)
+    if unknown := [k for k in data if k != "kind" and k not in hints]:
+        raise ConfigError(
+            explain(f"unknown key '{unknown[0]}'{nearest(unknown[0], hints)}", where=path, expected=", ".join(hints))
+        )
+    needed = [f.name for f in fields(part) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in needed if name not in data]:
+        raise ConfigError(explain("keys are missing", where=path, got=", ".join(data), expected=", ".join(missing)))
+    return part(**{k: _decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
+
+
+def _replace(part: Any, keys: list[str], value: Any, path: str) -> Any:
+    """The part with the value at ``keys`` below it replaced; text is read as JSON where the declared type is not text."""
+    if not is_dataclass(part) or isinstance(part, type):
+        raise ConfigError(explain("this value has no parts", where=path, got=part))
+    hints = get_type_hints(type(part))
+    name = keys[0]
+    if name not in hints:
+        raise ConfigError(explain(f"unknown key '{name}'{nearest(name, hints)}", where=path, expected=", ".join(hints)))
+    if len(keys) > 1:
+        changed = _replace(getattr(part, name), keys[1:], value, path)
+    else:
+        changed = _decode(_from_text(value), hints[name], path)
+    return dataclasses.replace(part, **{name: changed})
+
+
+def _from_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return encode(value)
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _wrong(path: str, got: Any, expected: str) -> ConfigError:
+    return ConfigError(explain("a value of the wrong kind", where=path, got=repr(got), expected=expected))

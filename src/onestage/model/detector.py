@@ -1,0 +1,161 @@
+"""The one detector: backbone -> neck -> head, and everything that gives their numbers a meaning.
+
+Shape letters: B images, A anchors, C logits per anchor, N objects of one image. Pictures are RGB; boxes are xyxy pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from onestage.errors import ConfigError, explain
+from onestage.images import decode_image, to_tensor
+from onestage.model.anchors import anchor_boxes
+from onestage.model.assign import Assignment, assign
+from onestage.model.config import DetectorConfig
+from onestage.model.postprocess import Found
+from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets
+
+
+class Detector(nn.Module):
+    """A one-stage, anchor-based detector, whatever its family: the config says which parts it has.
+
+    ``forward`` is a pure graph that trains, compiles and exports; ``loss`` and ``decode`` give its output a meaning;
+    ``predict`` does it all, from pictures to named boxes.
+    """
+
+    def __init__(self, config: DetectorConfig) -> None:
+        """Raises ConfigError where the parts do not fit each other. Weights are drawn from torch's global random numbers."""
+        super().__init__()
+        self.config = config
+        self.backbone = config.backbone.build()
+        self.neck = config.neck.build(self.backbone.channels) if config.neck else None
+        channels = self.neck.channels if self.neck is not None else self.backbone.channels
+        if len(channels) != len(config.anchors):
+            giver = "backbone" if self.neck is None else "neck"
+            what = f"the {giver} gives {len(channels)} levels, the anchors describe {len(config.anchors)}"
+            raise ConfigError(explain(what, where=config.name, fix="give one AnchorLevel per level"))
+        shapes = tuple(len(level.shapes) for level in config.anchors)
+        self.head = config.head.build(channels, shapes, config.logits)
+        self._anchors: dict[tuple[Size, torch.device], Tensor] = {}
+        self.to(memory_format=torch.channels_last)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def forward(self, images: Tensor) -> HeadOutput:
+        """(B, 3, H, W) normalised float images, as ``prepare`` gives them -> logits (B, A, C) and deltas (B, A, 4)."""
+        if not images.is_floating_point():
+            raise ConfigError(
+                explain("the network takes normalised float images", got=images.dtype, fix="use model.prepare(images)")
+            )
+        maps = self.backbone(images)
+        maps = self.neck(maps) if self.neck is not None else maps
+        logits, deltas = self.head(maps)
+        return HeadOutput(logits, deltas, tuple((m.shape[2], m.shape[3]) for m in maps), (images.shape[2], images.shape[3]))
+
+    def prepare(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[ImageMeta, ...]]:
+        """B pictures (3, H, W) uint8 of any size -> (B, 3, h, w) for ``forward`` on the model's device, and how to undo it."""
+        inputs, metas = self.config.preprocess(images)
+        return inputs.to(self.device, non_blocking=True), metas
+
+    def anchors(self, input_size: Size) -> Tensor:
+        """(A, 4) xyxy pixels of an input of that (height, width), on the model's device; cached, never part of the weights."""
+        key = (input_size, self.device)
+        if key not in self._anchors:
+            boxes = anchor_boxes(self.config.anchors, self.level_sizes(input_size), input_size)
+            self._anchors[key] = boxes.to(self.device)
+        return self._anchors[key]
+
+    @torch.no_grad()
+    def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
+        """(height, width) of every map for an input of that size, found by a run without numbers (on torch's meta device)."""
+        shapes = {k: v.to("meta") for k, v in self.state_dict().items()}
+        training = self.training
+        self.eval()
+        output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
+        self.train(training)
+        return output.level_sizes
+
+    def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
+        """Which anchor learns which object of B images; targets in input pixels, on the model's device."""
+        return assign(self.config.assigner, self.anchors(input_size), targets)
+
+    def loss(
+        self, output: HeadOutput, targets: Sequence[Targets] | Assignment, *, normalizer: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """{"cls": (), "box": ()}: what to minimise is their sum.
+
+        targets: one per image, in input pixels, or their assignment. ``normalizer``: the divisor of a larger batch (several
+        processes or accumulated steps) that these images are part of; their own if left out.
+        """
+        assignment = targets if isinstance(targets, Assignment) else self.assign(targets, output.input_size)
+        return self.config.loss(output, assignment, self.config.coder, normalizer=normalizer)
+
+    @torch.no_grad()
+    def decode(self, output: HeadOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
+        """One Detections per image, in pixels of the original pictures. ``score`` replaces the config's score threshold."""
+        postprocess = self.config.postprocess
+        if score is not None:
+            postprocess = replace(postprocess, score_threshold=score)
+        found = postprocess(output, self.anchors(output.input_size), self.config.coder)
+        return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
+
+    def _name(self, found: Found, meta: ImageMeta) -> Detections:
+        labels = found.labels.cpu()
+        names, ids = self.config.classes, self.config.category_ids
+        return Detections(
+            boxes=meta.undo(found.boxes.cpu()),
+            scores=found.scores.cpu(),
+            labels=labels,
+            class_names=tuple(names[i] for i in labels.tolist()),
+            category_ids=tuple(ids[i] for i in labels.tolist()),
+            size=meta.original,
+            image_id=meta.image_id,
+            path=meta.path,
+        ).clipped()
+
+    def predict(self, images: Any, *, score: float | None = None, batch_size: int = 8) -> list[Detections]:
+        """Detect objects in one picture or a list of them; always a list, one Detections per picture.
+
+        A picture is a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W), RGB; 0..255 in uint8.
+        ``score``: the least score to report; the config's own threshold if left out. Raises DataError naming an unreadable
+        picture.
+        """
+        several = images if isinstance(images, list | tuple) else [images]
+        found: list[Detections] = []
+        training = self.training
+        self.eval()
+        with torch.inference_mode():
+            for start in range(0, len(several), batch_size):
+                part = several[start : start + batch_size]
+                pictures = [_picture(image) for image in part]
+                inputs, metas = self.prepare(pictures)
+                detections = self.decode(self(inputs), metas, score=score)
+                found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
+        self.train(training)
+        return found
+
+    def save(self, path: str | Path) -> None:
+        """Write weights, config, class names and ids to one safetensors file, atomically."""
+        from onestage.model.storage import save_detector
+
+        save_detector(self, path)
+
+
+def _picture(image: Any) -> Tensor:
+    return decode_image(image) if isinstance(image, str | Path) else to_tensor(image)
+
+
+def _with_source(detections: Detections, image: Any, picture: Tensor) -> Detections:
+    """A path is read again when it is drawn, so that a long list of results holds no pictures."""
+    if isinstance(image, str | Path):
+        return replace(detections, source=partial(decode_image, image), path=str(image), image_id=Path(image).name)
+    return replace(detections, source=lambda: picture)

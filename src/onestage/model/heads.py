@@ -1,0 +1,72 @@
+"""Heads: feature maps in, class logits and box offsets of every anchor out.
+
+Shape letters: B images, L levels, S_l anchor shapes per cell of level l, A anchors over all levels, C logits per anchor.
+A built head maps a list of (B, C_l, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered (level, y, x, shape).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class ConvHead:
+    """SSD's head (section 2.1): on every level its own 3x3 convolutions, one for classes and one for offsets.
+
+    style: "plain", or "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
+    torchvision).
+    """
+
+    style: Literal["plain", "separable"] = "plain"
+
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+        """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
+        return _PerLevel(self, channels, shapes, logits)
+
+
+class _PerLevel(nn.Module):
+    def __init__(self, config: ConvHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
+        super().__init__()
+        self.logits = logits
+        make = {"plain": _plain, "separable": _separable}[config.style]
+        levels = list(zip(channels, shapes, strict=True))
+        self.cls = nn.ModuleList(make(c, s * logits) for c, s in levels)
+        self.box = nn.ModuleList(make(c, s * 4) for c, s in levels)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits = [_rows(conv(m), self.logits) for conv, m in zip(self.cls, maps, strict=True)]
+        deltas = [_rows(conv(m), 4) for conv, m in zip(self.box, maps, strict=True)]
+        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+
+
+def _rows(output: Tensor, width: int) -> Tensor:
+    """(B, S * width, H, W) -> (B, H * W * S, width)."""
+    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width)
+
+
+def _plain(inputs: int, outputs: int) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    nn.init.xavier_uniform_(conv.weight)
+    return _zero_bias(conv)
+
+
+def _separable(inputs: int, outputs: int) -> nn.Module:
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+    pointwise = nn.Conv2d(inputs, outputs, 1)
+    for conv in (depthwise, pointwise):
+        nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+    norm = nn.BatchNorm2d(inputs, eps=1e-3, momentum=0.03)
+    return nn.Sequential(depthwise, norm, nn.ReLU6(inplace=True), _zero_bias(pointwise))
+
+
+def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+Head = ConvHead

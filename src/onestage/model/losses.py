@@ -1,0 +1,73 @@
+"""What training minimises.
+
+Shape letters: B images, A anchors, C = K + 1 logits per anchor (background first), P positive anchors of a batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from onestage.model.assign import BACKGROUND, Assignment
+from onestage.model.coder import BoxCoder
+from onestage.structures import HeadOutput
+
+
+@dataclass(frozen=True)
+class MultiBoxLoss:
+    """SSD's loss (section 2.2, eq. 1-3): softmax cross-entropy on the positives and the hardest negatives, smooth L1 on the
+    offsets
+    of the positives, both divided by the number of positives.
+
+    negative_ratio: that many negatives for every positive of an image, those of largest loss (section 2.2, hard negative
+    mining). min_negatives: an image without positives teaches with that many negatives, so that pictures of nothing but
+    background count; in the divisor it weighs as the positives that would have brought as many negatives. (The paper leaves
+    such images out; torchvision's loss of them is exactly 0.) box_weight: eq. (1)'s alpha. beta: where smooth L1 turns from
+    square to straight.
+    """
+
+    negative_ratio: float = 3.0
+    min_negatives: int = 30
+    box_weight: float = 1.0
+    beta: float = 1.0
+
+    def __call__(
+        self, output: HeadOutput, assignment: Assignment, coder: BoxCoder, *, normalizer: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """{"cls": (), "box": ()}. ``normalizer`` replaces the divisor of this batch by that of a larger one it is part of."""
+        divisor = self.normalizer(assignment.matches) if normalizer is None else normalizer
+        image, anchor, match = assignment.positives()
+        boxes = assignment.boxes[image, match]
+        offsets = coder.encode(assignment.anchors[anchor], boxes)
+        box = F.smooth_l1_loss(output.deltas[image, anchor].float(), offsets, reduction="sum", beta=self.beta)
+
+        negative_image, negative_anchor = self.hard_negatives(output.logits, assignment.matches)
+        background = torch.zeros_like(negative_image)
+        classes = torch.cat([assignment.labels[image, match] + 1, background])
+        chosen = output.logits[torch.cat([image, negative_image]), torch.cat([anchor, negative_anchor])]
+        cls = F.cross_entropy(chosen.float(), classes, reduction="sum")
+        return {"cls": cls / divisor, "box": self.box_weight * box / divisor}
+
+    def normalizer(self, matches: Tensor) -> Tensor:
+        """The divisor of the batch, () float32, at least 1; over several batches or processes the sum is the divisor of them
+        all.
+        """
+        positives = (matches >= 0).sum(1)
+        empty = self.min_negatives / max(self.negative_ratio, 1.0)
+        return torch.where(positives > 0, positives.float(), empty).sum().clamp(min=1.0)
+
+    @torch.no_grad()
+    def hard_negatives(self, logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
+        """Image and anchor index of the background anchors that look least like background, as many as each image is due."""
+        surprise = logits.logsumexp(dim=2) - logits[:, :, 0]
+        surprise = surprise.float().masked_fill(matches != BACKGROUND, -torch.inf)
+        positives = (matches >= 0).sum(1)
+        due = torch.where(positives > 0, self.negative_ratio * positives, self.min_negatives).long()
+        most = min(int(due.max()), logits.shape[1])
+        values, anchors = surprise.topk(most, dim=1)
+        taken = (torch.arange(most, device=logits.device) < due[:, None]) & values.isfinite()
+        image, rank = taken.nonzero(as_tuple=True)
+        return image, anchors[image, rank]

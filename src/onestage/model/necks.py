@@ -1,0 +1,89 @@
+"""Necks: feature maps in, more or better feature maps out, fine to coarse.
+
+Shape letters: B images, C_l channels of level l. A built neck is a module with ``channels``, one number per map it returns, and
+``forward(list of (B, C_l, H_l, W_l)) -> list``. Each kind is a frozen dataclass whose ``build`` takes the backbone's channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from onestage.model.backbones import Features
+
+
+@dataclass(frozen=True)
+class ExtraBlock:
+    """One of SSD's extra levels: 1x1 to ``middle`` channels, then ``kernel`` x ``kernel`` to ``out`` channels."""
+
+    middle: int
+    out: int
+    kernel: int = 3
+    stride: int = 2
+    padding: int = 1
+
+
+@dataclass(frozen=True)
+class ExtraLevels:
+    """SSD's extra feature layers (section 2.1, figure 2): coarser and coarser maps, each made from the one before.
+
+    style: "plain" convolutions with bias and ReLU (the paper), "batch_norm" without bias (NVIDIA's SSD300-ResNet50), or
+    "separable" with batch norm and ReLU6 (SSDLite: MobileNetV2, section 6.2; as in torchvision).
+    """
+
+    blocks: tuple[ExtraBlock, ...]
+    style: Literal["plain", "batch_norm", "separable"] = "plain"
+
+    def build(self, channels: tuple[int, ...]) -> Features:
+        return _Extra(self, channels)
+
+
+class _Extra(Features):
+    def __init__(self, config: ExtraLevels, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.channels = (*channels, *(block.out for block in config.blocks))
+        inputs = self.channels[len(channels) - 1 :]
+        make = {"plain": _plain, "batch_norm": _batch_norm, "separable": _separable}[config.style]
+        self.blocks = nn.ModuleList(make(i, block) for i, block in zip(inputs, config.blocks, strict=False))
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        maps = list(maps)
+        for block in self.blocks:
+            maps.append(block(maps[-1]))
+        return maps
+
+
+def _plain(inputs: int, block: ExtraBlock) -> nn.Sequential:
+    squeeze = nn.Conv2d(inputs, block.middle, 1)
+    widen = nn.Conv2d(block.middle, block.out, block.kernel, block.stride, block.padding)
+    for conv in (squeeze, widen):
+        assert conv.bias is not None
+        nn.init.xavier_uniform_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    return nn.Sequential(squeeze, nn.ReLU(inplace=True), widen, nn.ReLU(inplace=True))
+
+
+def _batch_norm(inputs: int, block: ExtraBlock) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, block.middle, 1, bias=False),
+        nn.BatchNorm2d(block.middle),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(block.middle, block.out, block.kernel, block.stride, block.padding, bias=False),
+        nn.BatchNorm2d(block.out),
+        nn.ReLU(inplace=True),
+    )
+
+
+def _separable(inputs: int, block: ExtraBlock) -> nn.Sequential:
+    middle = block.middle
+    depthwise = nn.Conv2d(middle, middle, block.kernel, block.stride, block.padding, groups=middle, bias=False)
+    layers: list[nn.Module] = []
+    for conv in (nn.Conv2d(inputs, middle, 1, bias=False), depthwise, nn.Conv2d(middle, block.out, 1, bias=False)):
+        nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+        layers += [conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.03), nn.ReLU6(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+Neck = ExtraLevels

@@ -1,0 +1,113 @@
+"""From the network's numbers to the few boxes worth showing.
+
+Shape letters: B images, A anchors, C logits per anchor, K classes, R anchors that may hold an object (of the fullest image),
+P candidates looked at per image, D detections. Boxes are xyxy input pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.model.coder import BoxCoder
+from onestage.structures import HeadOutput
+
+
+class Found(NamedTuple):
+    """The detections of one image: boxes (D, 4) input pixels, scores (D,) descending, labels (D,) 0..K-1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Scores above a threshold, the best few of each class, NMS inside each class, the best few of the image (SSD, section 3.1:
+    0.01,
+    IoU 0.45, 200; top 400 from SSD's code).
+
+    activation: "softmax" over K + 1 logits, background first, or "sigmoid" of K. top_k bounds what enters NMS, per class of an
+    image.
+
+    The result is exactly that of scoring all, cutting each class to its top_k, decoding, NMS and cutting to ``detections``;
+    but most of that work changes nothing. An anchor whose background logit outweighs every class needs no softmax, a box
+    that NMS never looks at needs no decoding, and NMS may stop at the last detection wanted: whether a candidate survives
+    depends only on better ones, so the candidates are taken best first, in growing helpings, until the result is full.
+    """
+
+    score_threshold: float = 0.01
+    iou_threshold: float = 0.45
+    top_k: int = 400
+    detections: int = 200
+    activation: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __call__(self, output: HeadOutput, anchors: Tensor, coder: BoxCoder) -> list[Found]:
+        """The detections of each of the B images; their boxes are cut to the input."""
+        scores, rows = self._scores(output.logits.detach())
+        total = scores.shape[1] * scores.shape[2]
+        helping = min(total, 4 * self.detections)
+        while True:
+            found, full = self._helping(helping, scores, rows, output, anchors, coder)
+            if full or helping == total:
+                return found
+            helping = min(total, 4 * helping)
+
+    def _scores(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores (B, R, K) of the anchors that may pass the threshold, 0 elsewhere, and which anchors these are, (B, R)."""
+        logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
+        foreground = logits[:, :, 1:] if self.activation == "softmax" else logits
+        best = foreground.amax(dim=2)
+        if self.activation == "softmax":  # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
+            best = best - logits[:, :, 0]
+        image, anchor = (best > logit).nonzero(as_tuple=True)
+        counts = torch.bincount(image, minlength=len(logits))
+        slot = torch.arange(len(image), device=logits.device) - (counts.cumsum(0) - counts)[image]
+        most = int(counts.max()) if len(counts) else 0
+        picked = logits[image, anchor].float()
+        picked = picked.softmax(dim=1)[:, 1:] if self.activation == "softmax" else picked.sigmoid()
+        scores = picked.new_zeros(len(logits), most, picked.shape[1])
+        scores[image, slot] = picked
+        rows = anchor.new_zeros(len(logits), most)
+        rows[image, slot] = anchor
+        return scores, rows
+
+    def _helping(
+        self, count: int, scores: Tensor, rows: Tensor, output: HeadOutput, anchors: Tensor, coder: BoxCoder
+    ) -> tuple[list[Found], bool]:
+        """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
+        batch, _, classes = scores.shape
+        top, flat = scores.flatten(1).topk(count, dim=1)
+        labels = flat % classes if classes else flat
+        passing = (top > self.score_threshold) & (self._rank_in_class(labels) < self.top_k)
+        exhausted = bool((top[:, -1:] <= self.score_threshold).all())
+
+        image, rank = passing.nonzero(as_tuple=True)
+        kept = flat[image, rank]
+        anchor = rows[image, torch.div(kept, max(classes, 1), rounding_mode="floor")]
+        boxes = coder.decode(anchors[anchor], output.deltas.detach()[image, anchor].float())
+        boxes = box_ops.clip(boxes, output.input_size)
+        score, label = top[image, rank], labels[image, rank]
+        survivors = box_ops.nms(boxes, score, image * classes + label, self.iou_threshold)
+        image, boxes, score, label = image[survivors], boxes[survivors], score[survivors], label[survivors]
+
+        counts = torch.bincount(image, minlength=batch)
+        order = image.argsort(stable=True)  # NMS left them best first over all images
+        columns = [column[order].split(counts.tolist()) for column in (boxes, score, label)]
+        found = [Found(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
+        return found, exhausted or bool((counts >= self.detections).all())
+
+    def _rank_in_class(self, labels: Tensor) -> Tensor:
+        """(B, P) labels of candidates, best first -> (B, P): how many better candidates of the same class the image has."""
+        if labels.shape[1] <= self.top_k:
+            return torch.zeros_like(labels)
+        grouped, order = labels.sort(dim=1, stable=True)
+        position = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+        starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
+        first = torch.where(starts, position, 0).cummax(dim=1).values
+        return torch.empty_like(labels).scatter_(1, order, position - first)

@@ -1,0 +1,52 @@
+"""From pictures of any size to the network's input, and exactly back.
+
+Shape letters: B images, H and W of a picture, h and w of the input. Pictures are RGB uint8 (3, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
+
+from onestage.structures import ImageMeta, Size
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """Stretch the picture to ``size`` (height, width), as SSD does, then (x / 255 - mean) / std per channel.
+
+    antialias: Pillow's filter, computed on uint8 (sharp, and the same to the bit as Pillow); False is plain bilinear
+    interpolation in float, with which torchvision's published SSD weights were trained and tested.
+    """
+
+    size: Size
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    antialias: bool = True
+
+    def resize(self, image: Tensor) -> tuple[Tensor, ImageMeta]:
+        """(3, H, W) uint8 -> (3, h, w) in 0..255, uint8 (float32 without antialias), and where the picture now lies."""
+        height, width = image.shape[1:]
+        meta = ImageMeta((height, width), self.size, scale=(self.size[0] / height, self.size[1] / width), pad=(0, 0))
+        if (height, width) == self.size:
+            return image, meta
+        if self.antialias:
+            return tv.resize(image, list(self.size), antialias=True), meta
+        smooth = F.interpolate(image[None].float(), self.size, mode="bilinear", align_corners=False, antialias=False)
+        return smooth[0], meta
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """(B, 3, h, w) in 0..255, uint8 or float -> float32 as the network wants it, channels last in memory."""
+        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
+        scale = 1 / (torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255)
+        return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
+
+    def __call__(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[ImageMeta, ...]]:
+        """B pictures of any size -> (B, 3, h, w) normalised, on the pictures' device, and one meta each."""
+        resized, metas = zip(*(self.resize(image) for image in images), strict=True)
+        return self.normalize(torch.stack(resized)), metas

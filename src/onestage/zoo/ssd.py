@@ -1,0 +1,195 @@
+"""The SSD family: recipes that differ in backbone, extra levels and default boxes, and in nothing else.
+
+Sizes are (height, width) in pixels and free: extra levels and default boxes follow from them. A recipe takes the class names,
+the input size and, if wanted, the default boxes' sizes in pixels (one per level and one more), and returns a config.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from onestage.errors import ConfigError, explain
+from onestage.model.anchors import AnchorLevel, linear_scales, size_pairs, ssd_levels
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
+from onestage.model.config import DetectorConfig
+from onestage.model.heads import ConvHead
+from onestage.model.necks import ExtraBlock, ExtraLevels
+from onestage.model.postprocess import Postprocess
+from onestage.model.preprocess import Preprocess
+from onestage.structures import Size
+
+VGG_EXTRAS = ((256, 512), (128, 256))
+"""(middle, out) channels of the extra levels (SSD, figure 2); the last pair repeats."""
+RESNET_EXTRAS = ((256, 512), (256, 512), (128, 256))
+"""NVIDIA DeepLearningExamples, PyTorch/Detection/SSD, ssd/model.py."""
+MOBILE_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
+"""torchvision, models/detection/ssdlite.py."""
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Levels below a map of ``side`` cells (the shorter side): the extra blocks, and each level's stride in input pixels."""
+
+    blocks: tuple[ExtraBlock, ...]
+    strides: tuple[float | None, ...]
+
+
+def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: int = 8) -> Ladder:
+    """SSD's way down to a single cell: halve while 6 cells or more are left (or 4), then cut 5 -> 3 -> 1 without padding, 2 ->
+    1 by a
+    4x4 kernel. It gives figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells) and SSD512's (32, 16, 8, 4, 2, 1), and some
+    for any size.
+
+    Halved levels keep nominal strides (16, 32, ...); cut ones are spread evenly (None): 100 and 300 for SSD300, as in SSD's
+    code.
+    """
+    blocks: list[ExtraBlock] = []
+    strides: list[float | None] = []
+    while side > 1 and len(blocks) < most:
+        middle, out = channels[min(len(blocks), len(channels) - 1)]
+        if side in (3, 5):
+            block, side = ExtraBlock(middle, out, stride=1, padding=0), side - 2
+            strides.append(None)
+        elif side == 2:
+            block, side = ExtraBlock(middle, out, kernel=4, stride=1, padding=1), 1
+            strides.append(None)
+        else:
+            block, side, stride = ExtraBlock(middle, out), -(-side // 2), stride * 2
+            strides.append(stride)
+        blocks.append(block)
+    return Ladder(tuple(blocks), tuple(strides))
+
+
+def coco_scales(levels: int) -> list[float]:
+    """SSD's default box scales for COCO, one more than levels, as parts of the input's shorter side (SSD, section 3.4; SSD's
+    code):
+    0.07, then 0.15..0.87 for up to six levels; 0.04, then 0.1..0.9 for more."""
+    first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
+    middle = linear_scales(levels - 1, smallest, largest)
+    step = (largest - smallest) / max(levels - 2, 1)
+    return [first, *middle, largest + step]
+
+
+def _default_boxes(size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None) -> tuple[AnchorLevel, ...]:
+    """SSD's default boxes: ratio 2 on the first and the last two levels, 2 and 3 on the others (SSD, section 3.1)."""
+    count = len(strides)
+    sizes = _sizes(size, coco_scales(count), box_sizes)
+    ratios = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
+    levels = ssd_levels(size_pairs(sizes), ratios, clip=size)
+    return tuple(replace(v, stride=None if s is None else (s, s)) for v, s in zip(levels, strides, strict=True))
+
+
+def _sizes(size: Size, scales: Sequence[float], box_sizes: Sequence[float] | None) -> list[float]:
+    """Box sizes in pixels: the given ones, or the scales times the input's shorter side."""
+    if box_sizes is None:
+        return [s * min(size) for s in scales]
+    if len(box_sizes) != len(scales):
+        raise ConfigError(
+            explain(
+                "one default box size per level and one more", got=list(box_sizes), expected=f"{len(scales)} sizes in pixels"
+            )
+        )
+    return list(box_sizes)
+
+
+Recipe = Callable[..., DetectorConfig]
+
+
+def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """The d2l book's TinySSD (section 14.7): four boxes per cell, bipartite matching."""
+    pairs = [(0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961)]
+    pixels = [(a * min(size), b * min(size)) for a, b in pairs]
+    if box_sizes is not None:
+        pixels = size_pairs(_sizes(size, [0.0] * 6, box_sizes))
+    return DetectorConfig(
+        name="tinyssd",
+        classes=classes,
+        preprocess=Preprocess(size),
+        backbone=TinyBackbone(),
+        anchors=ssd_levels(pixels, [(2.0,)] * 5),
+        assigner=MaxIoUAssigner(claim="greedy"),
+        postprocess=Postprocess(iou_threshold=0.5),
+    )
+
+
+def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """SSD300 and SSD512 of the paper, and any size between, below or above."""
+    conv4_3 = -(-(min(size) // 4) // 2)  # two floor poolings, then one that rounds up
+    ladder = descend(conv4_3 // 2, 16, VGG_EXTRAS)
+    return DetectorConfig(
+        name="ssd_vgg16",
+        classes=classes,
+        preprocess=Preprocess(size),
+        backbone=VGG16Backbone(),
+        neck=ExtraLevels(ladder.blocks),
+        anchors=_default_boxes(size, (8, 16, *ladder.strides), box_sizes),
+    )
+
+
+def ssd300_resnet50(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """NVIDIA's SSD300: ResNet-50 up to its third stage, which runs at stride 1, so that its map is 38x38 for 300 pixels."""
+    ladder = descend(-(-min(size) // 8), 8, RESNET_EXTRAS)
+    return DetectorConfig(
+        name="ssd300_resnet50",
+        classes=classes,
+        preprocess=Preprocess(size),
+        backbone=TimmBackbone("resnet50", strides=(16,), keep_resolution=True),
+        neck=ExtraLevels(ladder.blocks, style="batch_norm"),
+        anchors=_default_boxes(size, (8, *ladder.strides), box_sizes),
+    )
+
+
+def ssd(
+    classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
+) -> DetectorConfig:
+    """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm below them."""
+    ladder = descend(-(-min(size) // 32), 32, VGG_EXTRAS)
+    return DetectorConfig(
+        name=f"ssd_{backbone}",
+        classes=classes,
+        preprocess=Preprocess(size),
+        backbone=TimmBackbone(backbone),
+        neck=ExtraLevels(ladder.blocks, style="batch_norm"),
+        anchors=_default_boxes(size, (8, 16, 32, *ladder.strides), box_sizes),
+    )
+
+
+def _mobile(
+    name: str, classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None, **parts: object
+) -> DetectorConfig:
+    """SSD on a MobileNet: maps of stride 16 and 32, four extra levels, each half of the one before; six boxes per cell, spread
+    evenly.
+    """
+    sizes = _sizes(size, [*linear_scales(6, 0.2, 0.95), 1.0], box_sizes)
+    base = DetectorConfig(
+        name=name,
+        classes=classes,
+        preprocess=Preprocess(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+        backbone=MobileNetBackbone(),
+        neck=ExtraLevels(tuple(ExtraBlock(*channels) for channels in MOBILE_EXTRAS), style="separable"),
+        head=ConvHead("separable"),
+        anchors=ssd_levels(size_pairs(sizes), [(2.0, 3.0)] * 6, clip=size),
+        postprocess=Postprocess(score_threshold=0.001, iou_threshold=0.55, top_k=300, detections=300),
+    )
+    return replace(base, **parts)  # type: ignore[arg-type]  # checked by the dataclass's own fields
+
+
+def ssdlite320_mobilenet_v3_large(
+    classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None
+) -> DetectorConfig:
+    """SSDLite on MobileNetV3-large with a reduced tail (MobileNetV3, section 6.3), as torchvision publishes it."""
+    return _mobile("ssdlite320_mobilenet_v3_large", classes, size, box_sizes)
+
+
+def ssd300_mobilenet_v2(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """SSDLite on MobileNetV2 (MobileNetV2, section 6.2)."""
+    return _mobile("ssd300_mobilenet_v2", classes, size, box_sizes, backbone=MobileNetBackbone("v2"))
+
+
+def ssd300_mobilenet_v1(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """SSD with plain convolutions on MobileNet v1, in the layout of the widely used pytorch-ssd (jetson-inference's default)."""
+    extras = ExtraLevels(tuple(ExtraBlock(m, o) for m, o in ((256, 512), (128, 256), (128, 256), (128, 256))))
+    backbone = TimmBackbone("mobilenetv1_100", strides=(16, 32))
+    return _mobile("ssd300_mobilenet_v1", classes, size, box_sizes, backbone=backbone, neck=extras, head=ConvHead())

@@ -1,0 +1,107 @@
+"""Our SSDs against torchvision's with the same weights: network, anchors, losses, detections."""
+
+import pytest
+import torch
+import torchvision
+
+import onestage
+from onestage.structures import HeadOutput, Targets
+
+MODELS = ["ssd300_vgg16", "ssdlite320_mobilenet_v3_large"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def pair(request, tmp_path_factory):
+    """torchvision's model with lively random weights, and ours made from its checkpoint."""
+    torch.manual_seed(0)
+    build = getattr(torchvision.models.detection, request.param)
+    theirs = build(weights=None, weights_backbone=None, num_classes=91)
+    with torch.no_grad():
+        for module in theirs.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.uniform_(-0.1, 0.1)
+                module.running_var.uniform_(0.5, 1.5)
+        for name, p in theirs.named_parameters():  # scores as spread as a trained model's, mostly background
+            if "classification_head" in name and name.endswith("bias") and p.shape[0] % 91 == 0:
+                p.view(-1, 91)[:, 0] += 3
+    path = tmp_path_factory.mktemp("weights") / "torchvision.pth"
+    torch.save(theirs.state_dict(), path)
+    ours = onestage.create(request.param, num_classes=90, weights=path)
+    return theirs.eval(), ours.eval()
+
+
+def pictures():
+    generator = torch.Generator().manual_seed(1)
+    sizes = [(300, 300), (480, 640), (333, 500)]
+    low = [torch.rand(3, 9, 9, generator=generator) for _ in sizes]
+    return [
+        torch.nn.functional.interpolate(x[None], s, mode="bicubic")[0].clamp(0, 1).mul(255).byte() for x, s in zip(low, sizes)
+    ]
+
+
+def targets(size):
+    boxes = torch.tensor([[30.0, 40, 130, 200], [100, 20, 280, 290], [5, 5, 40, 30], [98, 22, 279, 288]])
+    many = Targets(boxes, torch.tensor([3, 17, 89, 0]))
+    one = Targets(torch.tensor([[60.0, 50, 250, 120]]), torch.tensor([42]))
+    return [many, one, Targets(boxes[1:3], torch.tensor([5, 5]))]
+
+
+def their_outputs(theirs, images):
+    """torchvision's network, anchors and targets in its own terms."""
+    batch, _ = theirs.transform([i / 255 for i in images])
+    maps = list(theirs.backbone(batch.tensors).values())
+    return batch, theirs.head(maps), theirs.anchor_generator(batch, maps)
+
+
+def test_parameters(pair):
+    theirs, ours = pair
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters())
+
+
+@torch.no_grad()
+def test_network_and_anchors(pair):
+    theirs, ours = pair
+    images = pictures()
+    batch, heads, anchors = their_outputs(theirs, images)
+    inputs, _ = ours.prepare(images)
+    torch.testing.assert_close(inputs, batch.tensors, atol=1e-3 if inputs.abs().max() > 10 else 1e-5, rtol=1e-5)
+    output = ours(batch.tensors)
+    scale = heads["cls_logits"].abs().max().clamp(min=1)
+    assert (output.logits - heads["cls_logits"]).abs().max() <= 1e-4 * scale
+    assert (output.deltas - heads["bbox_regression"]).abs().max() <= 1e-4 * heads["bbox_regression"].abs().max().clamp(min=1)
+    assert (ours.anchors(output.input_size) - anchors[0]).abs().max() <= 1e-3
+
+
+@torch.no_grad()
+def test_losses(pair):
+    theirs, ours = pair
+    batch, heads, anchors = their_outputs(theirs, pictures())
+    size = tuple(batch.tensors.shape[-2:])
+    own = targets(size)
+    foreign = [{"boxes": t.boxes, "labels": t.labels + 1} for t in own]
+    matches = [theirs.proposal_matcher(torchvision.ops.box_iou(t.boxes, anchors[0])) for t in own]
+    assert torch.equal(ours.assign(own, size).matches, torch.stack(matches))
+    expected = theirs.compute_loss(foreign, heads, anchors, matches)
+    output = HeadOutput(heads["cls_logits"], heads["bbox_regression"], (), size)
+    losses = ours.loss(output, own)
+    torch.testing.assert_close(losses["cls"], expected["classification"], rtol=1e-5, atol=0)
+    torch.testing.assert_close(losses["box"], expected["bbox_regression"], rtol=1e-5, atol=0)
+
+
+@torch.no_grad()
+def test_detections(pair):
+    theirs, ours = pair
+    images = pictures()
+    expected = theirs([i / 255 for i in images])
+    found = ours.predict(images)
+    assert sum(len(f) for f in found) > 100
+    for ours_one, theirs_one in zip(found, expected, strict=True):
+        assert len(ours_one) == len(theirs_one["scores"])
+        torch.testing.assert_close(ours_one.scores, theirs_one["scores"], atol=1e-4, rtol=1e-3)
+        # equal scores may change places: compare as sets of (label, box)
+        key = lambda boxes, labels: sorted(
+            zip(labels.tolist(), [tuple(round(v) for v in b) for b in boxes.tolist()], strict=True)
+        )
+        a, b = key(ours_one.boxes, ours_one.labels + 1), key(theirs_one["boxes"], theirs_one["labels"])
+        same = len(set(a) & set(b)) / max(1, len(set(b)))
+        assert same > 0.97, same

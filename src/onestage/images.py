@@ -74,7 +74,6 @@ _TURNS = {
 # A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which stand inside the data of a scan or alone.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
-_SCANS_AT_MAX_PIXELS = 20
 
 _IN_MEMORY = "a picture in memory"
 _REPLACE = "replace the picture, or leave it out"
@@ -84,8 +83,8 @@ _REPLACE = "replace the picture, or leave it out"
 class ImageLimits:
     """What a picture may cost. Everything here is checked before a pixel is decoded.
 
-    max_bytes: of the file; max_side, max_pixels: of the decoded picture; max_scans: of a progressive JPEG, where each scan passes
-    over all pixels again (a usual one has ten). From a fifth of max_pixels on fewer scans are allowed, so that time is bounded too.
+    max_bytes: of the file. max_side, max_pixels: of the decoded picture. max_scans: of a progressive JPEG, each of which passes
+    over all pixels again (a usual one has ten); above a fifth of max_pixels fewer are allowed, to bound the time.
     """
 
     max_bytes: int = 100_000_000
@@ -106,8 +105,7 @@ def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()
         where, data = str(source), _regular_file(Path(source), limits).read_bytes()
     with _naming(where), _open(io.BytesIO(data), where, limits) as image:
         if isinstance(image, JpegImageFile):
-            share = image.width * image.height / limits.max_pixels
-            _check_scans(data, where, min(limits.max_scans, int(_SCANS_AT_MAX_PIXELS / share)))
+            _check_scans(data, where, min(limits.max_scans, 20 * limits.max_pixels // (image.width * image.height)))
         elif isinstance(image, PngImageFile):
             _check_png(data)
         return _channels_first(_pixels(image, where))
@@ -231,7 +229,7 @@ def _check_scans(data: bytes, where: str, most: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Raise ValueError if a critical chunk's checksum is wrong or the end is missing: Pillow overlooks both past the header."""
+    """Raise ValueError if a chunk's checksum is wrong or the end is missing: Pillow overlooks both from the pixels on."""
     view, start, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         if len(data) < start + 8:
@@ -240,7 +238,7 @@ def _check_png(data: bytes) -> None:
         end = start + 8 + length
         if len(data) < end + 4:
             raise ValueError("the file ends in the middle of a chunk")
-        if kind[:1].isupper() and int.from_bytes(view[end : end + 4], "big") != zlib.crc32(view[start + 4 : end]):
+        if int.from_bytes(view[end : end + 4], "big") != zlib.crc32(view[start + 4 : end]):
             raise ValueError(f"wrong checksum in the {kind.decode('latin-1')} chunk")
         start = end + 4
 

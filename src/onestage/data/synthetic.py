@@ -1,0 +1,287 @@
+"""The built-in data: pictures of a few solid objects on textured grounds, made from a seed and an index alone.
+
+Shape letters: H, W the picture; h, w the patch of one object; N objects. Every object is a lit, ray-traced solid of
+``solids.py`` in colours and patterns that say nothing of its class; it throws a soft shadow, may be partly covered by
+another and may reach out of the picture. Boxes are tight around the whole object, also where another one covers it, and are
+cut at the picture's border, as annotators of photographs do.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.data import textures
+from onestage.data.dataset import Dataset
+from onestage.data.solids import BLOCK, SOLIDS, Floats, Surface, pose, trace
+from onestage.data.writers import Encoded, encode
+from onestage.errors import ConfigError, explain, nearest
+from onestage.structures import Sample, Size
+
+TRIES = 20  # places tried for an object before the picture does without it
+FINE = 2  # rays for each pixel, along either axis
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """What the pictures are like. Two equal configurations give the same pictures, in any order and on any number of processes
+    (with the same versions of numpy and Pillow).
+
+    classes: names out of ``solids.SOLIDS``; their order gives the labels. size: (height, width). count: pictures of a data set.
+    objects: fewest and most in a picture that has any (one that finds no room is left out); empty: the share of pictures that
+    have none, spread evenly. scale: smallest and largest diameter of the ball around an object, over the shorter side; the
+    object itself may be narrower. roll: the most it leans to either side, degrees. min_visible: the least share of an object's
+    pixels that is neither covered nor outside. noise: the strongest grain, as a standard deviation on the scale 0..1.
+    """
+
+    classes: tuple[str, ...] = tuple(SOLIDS)
+    size: Size = (256, 256)
+    count: int = 1000
+    objects: tuple[int, int] = (1, 3)
+    empty: float = 0.03
+    scale: tuple[float, float] = (0.3, 0.75)
+    roll: float = 35.0
+    min_visible: float = 0.8
+    noise: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in self.classes:
+            if name not in SOLIDS:
+                known = ", ".join(SOLIDS)
+                raise ConfigError(explain("no such class", got=f"{name!r}{nearest(name, SOLIDS)}", expected=f"one of {known}"))
+        rules = {
+            "classes": (len(set(self.classes)) == len(self.classes) > 0, "at least one, none twice"),
+            "size": (min(self.size) >= 32, "at least 32 x 32"),
+            "count": (self.count >= 0, "0 or more"),
+            "objects": (1 <= self.objects[0] <= self.objects[1], "1 <= fewest <= most"),
+            "empty": (0 <= self.empty <= 1, "0..1"),
+            "scale": (0.05 <= self.scale[0] <= self.scale[1] <= 1, "0.05 <= smallest <= largest <= 1"),
+            "min_visible": (0 < self.min_visible <= 1, "above 0, at most 1"),
+            "noise": (0 <= self.noise <= 1, "0..1"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                raise ConfigError(explain(f"SyntheticConfig: bad {name}", got=getattr(self, name), expected=expected))
+
+
+class _Light(NamedTuple):
+    """direction (3,) towards the light (x right, y down, z to the viewer), its strength, and that of the sky all around."""
+
+    direction: Floats
+    strength: float
+    sky: float
+
+
+class _Sprite(NamedTuple):
+    """One rendered object: colour (h, w, 3) already multiplied by alpha (h, w), its box in the patch, its ball's radius."""
+
+    colour: Floats
+    alpha: Floats
+    box: tuple[float, float, float, float]
+    radius: float
+
+
+class _Placed(NamedTuple):
+    sprite: _Sprite
+    label: int
+    left: int
+    top: int
+
+
+def generate(index: int, config: SyntheticConfig) -> Sample:
+    """Picture ``index`` (0 or more, also beyond ``config.count``) of the endless row that ``config`` describes."""
+    rng = np.random.default_rng(np.random.SeedSequence((config.seed, index)))
+    canvas = textures.ground(rng, config.size)
+    light = _light(rng)
+    is_empty = int((index + 1) * config.empty) > int(index * config.empty)
+    placed = [] if is_empty else _compose(rng, config, light)
+    for item in placed:
+        _draw(canvas, item, light)
+    pixels = _photograph(rng, canvas, config.noise)
+    corners = [[x1 + p.left, y1 + p.top, x2 + p.left, y2 + p.top] for p in placed for x1, y1, x2, y2 in [p.sprite.box]]
+    return Sample(
+        image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+        boxes=box_ops.clip(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), config.size),
+        labels=torch.tensor([p.label for p in placed], dtype=torch.int64),
+        ignore=torch.zeros(len(placed), dtype=torch.bool),
+        image_id=index,
+        path=f"synthetic/{config.seed}/{index}",
+    )
+
+
+def _light(rng: Generator) -> _Light:
+    azimuth, height = np.radians(rng.uniform(195, 345)), np.radians(rng.uniform(30, 60))
+    direction = [np.cos(azimuth) * np.cos(height), np.sin(azimuth) * np.cos(height), np.sin(height)]
+    return _Light(np.array(direction, np.float32), strength=rng.uniform(0.65, 0.9), sky=rng.uniform(0.35, 0.55))
+
+
+def _compose(rng: Generator, config: SyntheticConfig, light: _Light) -> list[_Placed]:
+    """The objects of one picture, the farthest first. One that finds no place is left out; the first always finds one."""
+    placed: list[_Placed] = []
+    wanted = rng.integers(config.objects[0], config.objects[1] + 1)
+    for _ in range(wanted):
+        label = int(rng.integers(len(config.classes)))
+        sprite = _render(rng, config, config.classes[label], light)
+        h, w = sprite.alpha.shape
+        spare = np.array([config.size[0] - h, config.size[1] - w])
+        for place in range(TRIES):
+            # up to a quarter of the patch may reach out of the picture; a first object that never fits is put in the middle
+            reach = np.array([h, w]) * 0.25
+            spot = rng.uniform(-reach, np.maximum(spare + reach, -reach))
+            if place == TRIES - 1 and not placed:
+                spot = spare / 2
+            item = _Placed(sprite, label, left=round(spot[1]), top=round(spot[0]))
+            if _all_visible([*placed, item], config):
+                placed.append(item)
+                break
+    return placed
+
+
+def _window(item: _Placed, size: Size) -> tuple[slice, slice, slice, slice]:
+    """Rows and columns of the picture that a patch covers, then rows and columns of the patch that lie in the picture."""
+    h, w = item.sprite.alpha.shape
+    top, bottom = np.clip([item.top, item.top + h], 0, size[0]).tolist()
+    left, right = np.clip([item.left, item.left + w], 0, size[1]).tolist()
+    inside = slice(top - item.top, bottom - item.top), slice(left - item.left, right - item.left)
+    return slice(top, bottom), slice(left, right), *inside
+
+
+def _all_visible(items: list[_Placed], config: SyntheticConfig) -> bool:
+    """Whether every object shows its share of pixels when they are drawn in this order."""
+    uncovered = np.ones(config.size, np.float32)
+    for item in reversed(items):
+        rows, columns, inner_rows, inner_columns = _window(item, config.size)
+        alpha = item.sprite.alpha[inner_rows, inner_columns]
+        if (alpha * uncovered[rows, columns]).sum() < config.min_visible * item.sprite.alpha.sum():
+            return False
+        uncovered[rows, columns] *= 1 - alpha
+    return True
+
+
+def _render(rng: Generator, config: SyntheticConfig, name: str, light: _Light) -> _Sprite:
+    """One object in a random pose, size and dress, in a patch just large enough for it."""
+    solid = SOLIDS[name]
+    radius = rng.uniform(*config.scale) * min(config.size) / 2
+    rotation = pose(rng.uniform(*solid.spin), rng.uniform(*solid.tilt), rng.uniform(-config.roll, config.roll))
+    side = BLOCK // FINE * int(np.ceil((2 * radius + 1) / (BLOCK // FINE)))
+    centre = side / 2 + rng.uniform(-0.5, 0.5, 2)
+    rays = (np.arange(side * FINE) + 0.5) / FINE
+    x, y = (((rays - c) / radius).astype(np.float32) for c in centre)
+    surface = trace(solid.distance, rotation, x, y)
+    shaded = _shade(surface, textures.paint(rng, surface.points), light, gloss=rng.uniform(0, 0.6))
+    fine = np.zeros((*surface.hit.shape, 4), np.float32)
+    fine[surface.hit] = np.concatenate([shaded, np.ones((len(shaded), 1), np.float32)], axis=1)
+    pixels = np.add.reduce([fine[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE)]) / np.float32(FINE * FINE)
+    rows, columns = np.flatnonzero(surface.hit.any(1)), np.flatnonzero(surface.hit.any(0))
+    box = (columns[0] / FINE, rows[0] / FINE, (columns[-1] + 1) / FINE, (rows[-1] + 1) / FINE)
+    return _Sprite(pixels[..., :3], pixels[..., 3], box, radius)
+
+
+def _shade(surface: Surface, base: Floats, light: _Light, gloss: float) -> Floats:
+    """Base colours (n, 3) -> lit colours (n, 3): light of the sky, diffuse light and a highlight."""
+    half = light.direction + np.array([0, 0, 1], np.float32)
+    half /= np.linalg.norm(half)
+    nx, ny, nz = surface.normals
+    facing = np.clip(nx * light.direction[0] + ny * light.direction[1] + nz * light.direction[2], 0, 1)
+    shine = np.clip(nx * half[0] + ny * half[1] + nz * half[2], 0, 1)
+    for _ in range(5):  # to the 32nd power
+        shine = shine * shine
+    body = light.sky * surface.openness + light.strength * facing * (0.4 + 0.6 * surface.openness)
+    lit: Floats = base * body[:, None] + np.float32(gloss) * shine[:, None]
+    return lit
+
+
+def _draw(canvas: Floats, item: _Placed, light: _Light) -> None:
+    """Lay the object and its shadow over the canvas (H, W, 3), in place."""
+    sprite, size = item.sprite, (canvas.shape[0], canvas.shape[1])
+    margin = int(sprite.radius)
+    mask = Image.fromarray((np.pad(sprite.alpha, margin) * 255).astype(np.uint8))
+    blurred = np.asarray(mask.filter(ImageFilter.GaussianBlur(0.1 * sprite.radius)), np.float32) / 255
+    right, down = np.round(light.direction[:2] / light.direction[2] * -0.22 * sprite.radius).astype(int).tolist()
+    shadow = _Placed(sprite._replace(alpha=blurred), item.label, item.left - margin + right, item.top - margin + down)
+    rows, columns, inner_rows, inner_columns = _window(shadow, size)
+    canvas[rows, columns] *= 1 - 0.6 * blurred[inner_rows, inner_columns, None]
+    rows, columns, inner_rows, inner_columns = _window(item, size)
+    canvas[rows, columns] *= 1 - sprite.alpha[inner_rows, inner_columns, None]
+    canvas[rows, columns] += sprite.colour[inner_rows, inner_columns]
+
+
+def _photograph(rng: Generator, canvas: Floats, noise: float) -> NDArray[np.uint8]:
+    """(H, W, 3) of light -> (H, W, 3) of bytes: uneven lighting, exposure and grain."""
+    size = canvas.shape[0], canvas.shape[1]
+    lighting = rng.uniform(0.85, 1.1) + 0.25 * (textures.noise(rng, size, 1.0) - 0.5)
+    grain = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0, noise))
+    pixels: NDArray[np.uint8] = (np.clip(canvas * lighting[..., None] + grain, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return pixels
+
+
+def generate_encoded(indices: Sequence[int], config: SyntheticConfig, *, workers: int | None = None) -> Iterator[Encoded]:
+    """The pictures at those indices, in that order, as compressed files, drawn by several processes (one a core)."""
+    draw = partial(_encoded, config=config)
+    workers = min(workers or os.cpu_count() or 1, 1 + len(indices) // 16)
+    if workers == 1:
+        yield from map(draw, indices)
+        return
+    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_parent) as pool:
+        yield from pool.map(draw, indices, chunksize=8)
+
+
+def _encoded(index: int, config: SyntheticConfig) -> Encoded:
+    return encode(generate(index, config))
+
+
+def _leave_interrupts_to_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryDataset(Dataset):
+    """A data set whose pictures (3, H, W) uint8 are held in memory, by path."""
+
+    pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, index: int) -> Sample:
+        truth = self.truth(index)
+        return Sample(
+            self.pictures[truth.path], truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path
+        )
+
+
+def synthetic_dataset(config: SyntheticConfig, first: int = 0) -> MemoryDataset:
+    """The pictures first .. first + config.count - 1 in memory, to train on without a disk. Category ids are 1..K."""
+    samples = [generate(first + i, config) for i in range(config.count)]
+    boxes = torch.cat([s.boxes for s in samples]) if samples else torch.zeros(0, 4)
+    labels = torch.cat([s.labels for s in samples]) if samples else torch.zeros(0, dtype=torch.int64)
+    return MemoryDataset(
+        root=Path("synthetic"),
+        format="synthetic",
+        split=None,
+        paths=tuple(s.path for s in samples),
+        image_ids=tuple(s.image_id for s in samples),
+        sizes=(config.size,) * len(samples),
+        offsets=torch.tensor([0, *(len(s.labels) for s in samples)]).cumsum(0),
+        boxes=boxes,
+        labels=labels,
+        ignore=torch.zeros(len(labels), dtype=torch.bool),
+        crowd=torch.zeros(len(labels), dtype=torch.bool),
+        area=box_ops.area(boxes),
+        classes=config.classes,
+        category_ids=tuple(range(1, len(config.classes) + 1)),
+        pictures={s.path: s.image for s in samples},
+    )

@@ -91,8 +91,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
                 explain(
                     "the picture's size contradicts its annotation",
                     where=truth.path,
-                    got="%d x %d pixels (height x width)" % tuple(image.shape[1:]),
-                    expected="%d x %d" % truth.size,
+                    got=f"{image.shape[1]} x {image.shape[2]} pixels (height x width)",
+                    expected=f"{truth.size[0]} x {truth.size[1]}",
                     fix="correct the annotation, or leave the picture out with --on-bad skip",
                 )
             )
@@ -128,4 +128,5 @@ def complain(root: Path, problems: Sequence[Problem]) -> DataError:
     """The one error that lists what is wrong with a data set: the first ten with file and line, the others counted."""
     count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
     lines = first_ten([str(p) for p in problems])
-    return DataError(f"{root}: {count} in this data set\n{lines}\n  fix:      correct them, or go on without with --on-bad skip")
+    fix = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
+    return DataError(f"{root}: {count} in this data set\n{lines}\n  fix:      {fix}")

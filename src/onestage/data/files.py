@@ -1,0 +1,145 @@
+"""What the readers share about files: walking a folder, the names of splits, foreign paths, and text that others wrote."""
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+
+from onestage.errors import DataError, explain
+
+PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+SPLITS = ("train", "val", "trainval", "test")
+_SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
+
+Sources = Mapping[str, tuple[Path, ...]]
+"""The annotation files of each split, and of the whole set under ``""``."""
+
+DEPTH = 3
+"""Folders below the one that was named that are searched: SET/BCCD/train/Annotations/x.xml is the deepest layout known."""
+
+
+def split_name(text: str) -> str | None:
+    """The split that a file or folder name speaks of: train2017 -> train, bananas_val -> val. None if it names none, or two."""
+    words = re.findall("[a-z]+", text.lower())
+    found = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
+    return found.pop() if len(found) == 1 else None
+
+
+def split_above(path: Path, root: Path) -> str | None:
+    """The split named by the nearest folder above ``path``, looking no higher than just below ``root``."""
+    folders = reversed(path.relative_to(root).parent.parts)
+    return next((name for name in map(split_name, folders) if name), None)
+
+
+def by_split(files: Iterable[Path], splits: Iterable[str | None]) -> Sources:
+    """``Sources`` of files whose splits are known, in the usual order of splits."""
+    pairs = list(zip(files, splits, strict=True))
+    sources = {split: tuple(file for file, own in pairs if own == split) for split in SPLITS}
+    return {"": tuple(file for file, _ in pairs)} | {split: own for split, own in sources.items() if own}
+
+
+def one_per_split(root: Path, files: list[Path]) -> Sources:
+    """``Sources`` of a format that holds a whole split in one file. DataError where it is unclear which file is meant."""
+    splits = [split_name(file.stem) or split_above(file, root) for file in files]
+    if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
+        names = ", ".join(str(file.relative_to(root)) for file in files[:10])
+        what = "several annotation files, and their names do not say which split each one is"
+        raise DataError(explain(what, where=root, got=names, fix="name one of the files instead of the folder"))
+    return by_split(files, splits)
+
+
+def walk(root: Path, depth: int = DEPTH) -> list[Path]:
+    """Every file at most ``depth`` folders down, sorted within its folder; hidden folders are left out."""
+    with os.scandir(root) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    files = [root / entry.name for entry in entries if entry.is_file()]
+    if depth:
+        for entry in entries:
+            if entry.is_dir() and not entry.name.startswith((".", "__")):
+                files += walk(root / entry.name, depth - 1)
+    return files
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, sorted; none if it does not exist."""
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
+
+def picture_folders(annotations: Path, split: str | None) -> list[Path]:
+    """Where the pictures of an annotation file may lie, best guess first: a folder named like its split, ``images``, beside."""
+    base = annotations.parent.parent if annotations.parent.name.lower() == "annotations" else annotations.parent
+    below = [*subfolders(base), *subfolders(base / "images")]
+    own = [folder for folder in below if split and split_name(folder.name) == split]
+    exact = [folder for folder in own if annotations.stem.endswith(folder.name)]
+    neutral = [folder for folder in below if split_name(folder.name) is None]
+    return list(dict.fromkeys([*exact, *own, base / "images", base, annotations.parent, *neutral]))
+
+
+def inside(name: str) -> str | None:
+    """A path that an annotation gives, if it stays below its folder. None if not: absolute, drive, ``..``, URL, NUL.
+
+    Symbolic links are followed: whoever laid out the folder placed them, not the annotation.
+    """
+    clean = name.strip().replace("\\", "/")
+    parts = PurePosixPath(clean).parts
+    refused = not parts or clean.startswith("/") or ".." in parts or "\0" in clean or ":" in parts[0]
+    return None if refused else "/".join(parts)
+
+
+class Pictures:
+    """Finds the files that annotations name in a list of folders. Each folder is listed once, however many are asked for."""
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        self.folders = tuple(folders)
+        self._listed: dict[str, dict[str, str]] = {}
+
+    def _names(self, folder: str) -> dict[str, str]:
+        """The regular files of a folder: by name, and pictures by the name without suffix too."""
+        if folder not in self._listed:
+            path = Path(folder)
+            names = sorted(entry.name for entry in path.iterdir() if entry.is_file()) if path.is_dir() else []
+            pictures = {Path(name).stem: name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES}
+            self._listed[folder] = pictures | {name: name for name in names}
+        return self._listed[folder]
+
+    def find(self, name: str) -> str | None:
+        """The path of the file of that name, its picture suffix optional; None if there is none or the name leads outside."""
+        below = inside(name)
+        for root in self.folders if below else ():
+            folder, _, file = f"{root}/{below}".rpartition("/")
+            found = self._names(folder).get(file)
+            if found:
+                return f"{folder}/{found}"
+        return None
+
+    def missing(self, name: str) -> str:
+        """Why ``find`` gave None."""
+        if inside(name) is None:
+            return f"refused: the picture's path {name!r} leads outside the data set"
+        searched = [f"{folder.name}/" for folder in self.folders if folder.is_dir()]
+        return f"there is no picture {name!r} (looked in {', '.join(searched[:5]) or 'no folder'})"
+
+
+def read_text(path: Path, max_bytes: int | None = None) -> str:
+    """A UTF-8 text file, with or without byte order mark. DataError if it is something else, or larger than ``max_bytes``."""
+    try:
+        if max_bytes is not None and path.stat().st_size > max_bytes:
+            expected = f"at most {max_bytes:,} bytes"
+            raise DataError(explain("this file is too large for what it should be", where=path, expected=expected))
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(explain("this file cannot be read", where=path, got=error.strerror)) from error
+    except UnicodeDecodeError as error:
+        raise DataError(explain("this file is not UTF-8 text", where=path, got=error, fix="save it as UTF-8")) from error
+    if text.startswith("version https://git-lfs"):
+        raise DataError(explain("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull"))
+    return text
+
+
+def head(path: Path, size: int = 65536) -> str:
+    """The first characters of a file, for guessing what it is; whatever is not UTF-8 in them is replaced."""
+    try:
+        with path.open("rb") as file:
+            return file.read(size).decode("utf-8-sig", errors="replace")
+    except OSError as error:
+        raise DataError(explain("this file cannot be read", where=path, got=error.strerror)) from error

@@ -1,0 +1,47 @@
+"""YAML from strangers, as plain text: every scalar is a string, so nothing is guessed and nothing is constructed."""
+
+from collections import Counter
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from onestage.data.files import read_text
+from onestage.errors import DataError, explain
+
+MAX_BYTES = 1_000_000
+
+
+class _TextLoader(yaml.BaseLoader):
+    """Strings, lists and dictionaries. No aliases, which can blow up, and no key twice, which hides a mistake."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        for key, count in keys.most_common(1):
+            if count > 1:
+                raise yaml.YAMLError(f"the key {key!r} is given twice (line {node.start_mark.line + 1})")
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; every leaf is a string as it was written. DataError if it is not one."""
+    loader = None
+    try:
+        loader = _TextLoader(read_text(path, MAX_BYTES))
+        content = loader.get_single_data()
+    except RecursionError as error:
+        raise DataError(explain("this YAML is nested too deeply", where=path)) from error
+    except yaml.YAMLError as error:
+        raise DataError(explain("this is not valid YAML", where=path, got=" ".join(str(error).split()))) from error
+    finally:
+        if loader is not None:
+            loader.dispose()
+    if not isinstance(content, dict):
+        raise DataError(explain("this YAML file should hold keys and values", where=path, got=type(content).__name__))
+    return {str(key): value for key, value in content.items()}

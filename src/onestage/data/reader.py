@@ -1,0 +1,96 @@
+"""From a path to a ``Dataset``, whatever the format: recognised by looking, or named."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from onestage.data import coco, csv, voc, yolo
+from onestage.data.dataset import Dataset
+from onestage.data.files import Sources, split_name, walk
+from onestage.data.table import Classes, OnBad, Table
+from onestage.errors import DataError, explain, nearest
+
+
+class Found(Protocol):
+    """A data set found on disk, not yet read. ``sources``: what each split consists of, "" standing for all of it."""
+
+    @property
+    def sources(self) -> Sources: ...
+
+    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes: ...
+
+
+class Reader(Protocol):
+    """What the module of a format offers. LAYOUT: what such a data set looks like, for messages."""
+
+    LAYOUT: str
+
+    def find(self, root: Path, files: Sequence[Path]) -> Found | None: ...
+
+
+FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv}
+
+
+def load_dataset(
+    path: str | Path,
+    format: str | None = None,
+    *,
+    split: str | None = None,
+    classes: Sequence[str] | None = None,
+    on_bad: OnBad = "stop",
+) -> Dataset:
+    """Read the annotations of a data set; its pictures stay on disk.
+
+    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
+    split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
+    labels 0..K-1 stand for, for example those of a trained model; the data set's own if left out. on_bad: "stop" raises one
+    DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
+    """
+    if on_bad not in ("stop", "skip"):
+        raise DataError(explain("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'"))
+    root, name, found = _recognise(Path(path), format)
+    key = _choose(Path(path), split, found.sources)
+    table = Table(root)
+    labels = found.read(table, key, classes)
+    existing = [own for own in found.sources if own]
+    return table.dataset(name, key or (existing[0] if len(existing) == 1 else None), classes=labels, on_bad=on_bad)
+
+
+def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
+    """The splits of a data set among train, val, trainval and test; empty if it is not divided."""
+    _, _, found = _recognise(Path(path), format)
+    return tuple(split for split in found.sources if split)
+
+
+def _choose(path: Path, split: str | None, sources: Sources) -> str:
+    """The key of ``sources`` that the user's word for a split means."""
+    existing = [own for own in sources if own]
+    if split is None:
+        return ""
+    key = split_name(split)
+    if key is None or key not in existing:
+        expected = f"one of: {', '.join(existing)}" if existing else "no split: this data set is not divided"
+        raise DataError(explain(f"there is no split {split!r} in this data set", where=path, expected=expected))
+    return key
+
+
+def _recognise(path: Path, format: str | None) -> tuple[Path, str, Found]:
+    """The data set's folder, the name of its format, and where its parts are."""
+    if format is not None and format not in FORMATS:
+        what = f"unknown format {format!r}{nearest(format, FORMATS)}"
+        raise DataError(explain(what, expected=", ".join(FORMATS)))
+    if not path.exists():
+        raise DataError(explain("there is no such file or folder", where=path))
+    try:
+        root, files = (path, walk(path)) if path.is_dir() else (path.parent, [path])
+    except OSError as error:
+        raise DataError(explain("this folder cannot be read", where=error.filename, got=error.strerror)) from error
+    wanted = (format,) if format else tuple(FORMATS)
+    found = {name: own for name in wanted if (own := FORMATS[name].find(root, files))}
+    if not found:
+        layouts = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
+        raise DataError(explain("no labelled pictures were recognised here", where=path, expected=layouts))
+    if len(found) > 1:
+        fix = f"name one: --format {next(iter(found))}, or name a folder or file further down"
+        raise DataError(explain("more than one data set is here", where=path, got=" and ".join(found), fix=fix))
+    return root, *next(iter(found.items()))

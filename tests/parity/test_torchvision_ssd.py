@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 
 import onestage
@@ -17,13 +18,17 @@ def pair(request, tmp_path_factory):
     build = getattr(torchvision.models.detection, request.param)
     theirs = build(weights=None, weights_backbone=None, num_classes=91)
     with torch.no_grad():
+        images = theirs.transform([i / 255 for i in pictures()])[0].tensors
         for module in theirs.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
-                module.running_mean.uniform_(-0.1, 0.1)
-                module.running_var.uniform_(0.5, 1.5)
-        for name, p in theirs.named_parameters():  # scores as spread as a trained model's, mostly background
-            if "classification_head" in name and name.endswith("bias") and p.shape[0] % 91 == 0:
-                p.view(-1, 91)[:, 0] += 3
+                module.momentum = 1.0  # one pass sets the statistics: without it nothing of the picture gets through
+        theirs.train().head(list(theirs.backbone(images).values()))
+        spread = theirs.eval().head(list(theirs.backbone(images).values()))["cls_logits"].std()
+        for name, p in theirs.named_parameters():  # logits as spread as a trained model's, most anchors background
+            if "classification_head" in name and p.shape[0] % 91 == 0:
+                p.mul_(2 / spread)
+                if p.ndim == 1:
+                    p.view(-1, 91)[:, 0] += 6
     path = tmp_path_factory.mktemp("weights") / "torchvision.pth"
     torch.save(theirs.state_dict(), path)
     ours = onestage.create(request.param, num_classes=90, weights=path)
@@ -33,10 +38,9 @@ def pair(request, tmp_path_factory):
 def pictures():
     generator = torch.Generator().manual_seed(1)
     sizes = [(300, 300), (480, 640), (333, 500)]
-    low = [torch.rand(3, 9, 9, generator=generator) for _ in sizes]
-    return [
-        torch.nn.functional.interpolate(x[None], s, mode="bicubic")[0].clamp(0, 1).mul(255).byte() for x, s in zip(low, sizes)
-    ]
+    clouds = [torch.rand(1, 3, 9, 9, generator=generator) for _ in sizes]
+    large = [F.interpolate(c, s, mode="bicubic")[0] for c, s in zip(clouds, sizes, strict=True)]
+    return [image.clamp(0, 1).mul(255).byte() for image in large]
 
 
 def targets(size):
@@ -95,13 +99,11 @@ def test_detections(pair):
     expected = theirs([i / 255 for i in images])
     found = ours.predict(images)
     assert sum(len(f) for f in found) > 100
-    for ours_one, theirs_one in zip(found, expected, strict=True):
-        assert len(ours_one) == len(theirs_one["scores"])
-        torch.testing.assert_close(ours_one.scores, theirs_one["scores"], atol=1e-4, rtol=1e-3)
-        # equal scores may change places: compare as sets of (label, box)
-        key = lambda boxes, labels: sorted(
-            zip(labels.tolist(), [tuple(round(v) for v in b) for b in boxes.tolist()], strict=True)
-        )
-        a, b = key(ours_one.boxes, ours_one.labels + 1), key(theirs_one["boxes"], theirs_one["labels"])
-        same = len(set(a) & set(b)) / max(1, len(set(b)))
-        assert same > 0.97, same
+    for own, foreign in zip(found, expected, strict=True):
+        assert len(own) == len(foreign["scores"])
+        torch.testing.assert_close(own.scores, foreign["scores"], atol=1e-4, rtol=1e-3)
+        # neighbours in rank may change places where scores are equal up to rounding: look for each of theirs among ours
+        near = (own.boxes[None] - foreign["boxes"][:, None]).abs().amax(2) < 0.1
+        alike = (own.scores[None] - foreign["scores"][:, None]).abs() < 1e-4
+        same = near & alike & (own.labels[None] + 1 == foreign["labels"][:, None])
+        assert same.any(1).float().mean() > 0.98

@@ -18,6 +18,7 @@ from onestage.structures import Detections
 
 Colour = tuple[int, int, int]
 _RIM = (0, 0, 0, 90)
+_LONGEST = 100  # characters of a label
 
 # One colour per label index. The first ten by hand, then each the farthest (in OKLab) from all before it, of the colours that
 # stand out on dark and light pictures alike: any two of the first 20 lie 0.13 apart, of the first 40 0.10, of all 90 0.07.
@@ -77,7 +78,7 @@ def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence
     line, font = max(1, round(scale / 220)), _font(max(9, round(scale / 42)))
     boxes = _outlines(box_ops.clip(boxes.detach().float().cpu(), (canvas.height, canvas.width)), line)
     colours = [colour_of(label) for label in labels.tolist()]
-    captions = [_shorten(caption, font, canvas.width) for caption in captions]
+    captions = [_shorten(caption, font, canvas.size) for caption in captions]
     plates = _place(boxes, torch.tensor([_plate_size(c, font) for c in captions]).view(-1, 2), canvas.size)
 
     pen = ImageDraw.Draw(canvas, "RGBA")
@@ -125,14 +126,17 @@ def _plate_size(caption: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
     return round(font.getlength(caption) + font.size / 2), ascent + descent
 
 
-def _shorten(caption: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """The caption on one line, its tail cut off until the plate fits into the picture's width, or empty."""
-    caption = " ".join(caption.encode("utf-8", "replace").decode().split())
-    if _plate_size(caption, font)[0] <= width:
-        return caption
-    while len(caption) > 2 and _plate_size(caption + "…", font)[0] > width:
-        caption = caption[:-1]
-    return caption + "…" if len(caption) > 2 else ""
+def _shorten(caption: str, font: ImageFont.FreeTypeFont, picture: tuple[int, int]) -> str:
+    """The caption on one line, its tail cut off until it fits into the picture's width; empty where it would hide a quarter of
+    the picture, as on a thumbnail, or say next to nothing.
+    """
+    text = " ".join(caption.encode("utf-8", "replace").decode().split())[:_LONGEST]
+    shorter = (text[:length] + "…" for length in range(len(text) - 1, 1, -1))
+    for candidate in (text, *shorter):
+        width, height = _plate_size(candidate, font)
+        if width <= picture[0]:
+            return candidate if 4 * width * height <= picture[0] * picture[1] else ""
+    return ""
 
 
 def _ink_on(colour: Colour) -> Colour:

@@ -76,7 +76,7 @@ def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence
     """All boxes, then all labels over them, from the last to the first."""
     scale = (canvas.width * canvas.height) ** 0.5
     line, font = max(1, round(scale / 220)), _font(max(9, round(scale / 42)))
-    boxes = _outlines(box_ops.clip(boxes.detach().float().cpu(), (canvas.height, canvas.width)), line)
+    boxes = _outlines(boxes.detach().float().cpu(), line, canvas.size)
     colours = [colour_of(label) for label in labels.tolist()]
     captions = [_shorten(caption, font, canvas.size) for caption in captions]
     plates = _place(boxes, torch.tensor([_plate_size(c, font) for c in captions]).view(-1, 2), canvas.size)
@@ -96,10 +96,14 @@ def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence
     return canvas
 
 
-def _outlines(boxes: Tensor, line: int) -> Tensor:
-    """(D, 4) -> (D, 4) whole pixels: the outer edge of lines of that width that are centred on the boxes' borders."""
-    low, high, out = boxes[:, :2].round(), boxes[:, 2:].round(), line // 2
-    return torch.cat([low - out, high.maximum(low + 1) + out], dim=1)
+def _outlines(boxes: Tensor, line: int, picture: tuple[int, int]) -> Tensor:
+    """(D, 4) -> (D, 4) whole pixels: the outer edge of lines of that width centred on the boxes' borders, or moved inwards where
+    they would leave the ``picture`` (width, height). At least one pixel each.
+    """
+    size, out = torch.tensor(picture, dtype=torch.float32), line // 2
+    low = (boxes[:, :2].round() - out).clamp(min=0).minimum(size - 1)
+    high = (boxes[:, 2:].round() + out).minimum(size).maximum(low + 1)
+    return torch.cat([low, high], dim=1)
 
 
 def _place(boxes: Tensor, sizes: Tensor, picture: tuple[int, int]) -> Tensor:

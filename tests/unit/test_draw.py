@@ -43,6 +43,12 @@ def test_a_box_is_outlined_in_its_colour_around_its_border() -> None:
         assert drawn.getpixel(point) == (200, 200, 200)
 
 
+def test_lines_at_the_edge_of_the_picture_are_whole() -> None:
+    drawn = draw_detections(blank((400, 660)), found([[-50, -50, 900, 900]], [1], size=(400, 660)))  # lines of 2 pixels
+    for point in ((0, 200), (1, 200), (658, 200), (659, 200), (300, 398), (300, 399), (640, 0), (640, 1)):
+        assert drawn.getpixel(point) == colour_of(1)
+
+
 def test_the_label_stands_on_a_plate_above_its_box() -> None:
     drawn = to_tensor(draw_detections(blank(), found([[100, 80, 200, 160]], [1]))).permute(1, 2, 0)
     plate = drawn[70:79, 99:140].reshape(-1, 3).tolist()
@@ -89,7 +95,8 @@ def test_ground_truth_is_drawn_with_names_only() -> None:
 def test_any_size_of_picture(size: Size) -> None:
     height, width = size
     boxes = [[0, 0, width, height], [width / 2, height / 2, width / 2, height / 2], [-5, -5, width + 9, height / 3]]
-    drawn = draw_detections(blank(size), found(boxes, [0, 1, 2], size=size))
+    boxes += [[width, height, width, height], [width + 5, -9, width + 9, -5]]  # nothing of them is inside
+    drawn = draw_detections(blank(size), found(boxes, [0, 1, 2, 3, 4], size=size))
     assert drawn.size == (width, height)
     assert not torch.equal(to_tensor(drawn), blank(size))
 

@@ -97,8 +97,8 @@ def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence
 
 
 def _outlines(boxes: Tensor, line: int, picture: tuple[int, int]) -> Tensor:
-    """(D, 4) -> (D, 4) whole pixels: the outer edge of lines of that width centred on the boxes' borders, or moved inwards where
-    they would leave the ``picture`` (width, height). At least one pixel each.
+    """(D, 4) -> (D, 4) whole pixels, at least one each: the outer edge of lines of that width centred on the boxes' borders, or
+    moved inwards where they would leave the ``picture`` (width, height).
     """
     size, out = torch.tensor(picture, dtype=torch.float32), line // 2
     low = (boxes[:, :2].round() - out).clamp(min=0).minimum(size - 1)

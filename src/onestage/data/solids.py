@@ -87,8 +87,9 @@ def cone(p: Floats) -> Any:
 
 
 def cube(p: Floats) -> Any:
-    beyond = np.abs(p) - np.float32(0.52)
-    return _length(*np.maximum(beyond, 0)) + np.minimum(beyond.max(0), 0) - 0.05
+    x, y, z = np.abs(p) - np.float32(0.52)
+    outside = _length(np.maximum(x, 0), np.maximum(y, 0), np.maximum(z, 0))
+    return outside + np.minimum(np.maximum(np.maximum(x, y), z), 0) - 0.05
 
 
 def mug(p: Floats) -> Any:
@@ -149,21 +150,23 @@ def _normals(distance: Distance, points: Floats) -> Floats:
     return gradient / np.maximum(_length(*gradient), np.float32(1e-6))
 
 
-def _march(distance: Distance, start: Floats, aim: Floats, clearance: float) -> Floats:
-    """Walk along rays from points (3, n) in the direction aim (3, 1) until the solid is within ``clearance``.
+def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, clearance: float) -> Floats:
+    """Walk along rays until the solid is within ``clearance``: from points (3, n) of the plane before the unit ball, in the
+    direction aim (3, 1), after a first stretch ahead (n,).
 
-    Returns the way gone (n,): inf for rays that went past the solid. Rays that still crawl along it after the last step
-    count as not past it.
+    Returns the way gone in all (n,): inf for rays that went past the solid. Rays that still crawl along it after the last
+    step count as not past it.
     """
-    way = np.full(start.shape[1], np.inf, np.float32)
-    rays, points, gone = np.arange(len(way)), start.copy(), np.zeros_like(way)
+    way = np.full(len(ahead), np.inf, np.float32)
+    rays, points, gone = np.arange(len(way)), entry + aim * ahead, ahead.copy()
     for _ in range(STEPS // BURST):
         for _ in range(BURST):
             step = distance(points) - clearance
             gone += step
             points += aim * step
-        going = (step > NEAR) & ((points * aim).sum(0) < 1)
-        way[rays[~going & (step <= NEAR)]] = gone[~going & (step <= NEAR)]
+        arrived = step <= NEAR
+        way[rays[arrived]] = gone[arrived]
+        going = ~arrived & (gone < 2)
         rays, points, gone = rays[going], points[:, going], gone[going]
     way[rays] = gone
     return way
@@ -180,11 +183,12 @@ def trace(distance: Distance, rotation: Floats, x: Floats, y: Floats) -> Surface
 
     across, down = np.meshgrid(x.reshape(-1, BLOCK).mean(1), y.reshape(-1, BLOCK).mean(1))
     clearance = 0.75 * BLOCK * float(x[1] - x[0])  # more than half the diagonal of a block
-    safe = _march(distance, entry(across.ravel(), down.ravel()), -towards, clearance)
+    blocks = entry(across.ravel(), down.ravel())
+    safe = _march(distance, blocks, -towards, np.zeros_like(blocks[0]), clearance)
     ahead = safe.reshape(across.shape).repeat(BLOCK, 0).repeat(BLOCK, 1)
     rows, columns = np.nonzero(ahead < np.inf)
-    start = entry(x[columns], y[rows]) - towards * ahead[rows, columns]
-    points = start - towards * np.minimum(_march(distance, start, -towards, 0.0), 9)
+    rays = entry(x[columns], y[rows])
+    points = rays - towards * np.minimum(_march(distance, rays, -towards, ahead[rows, columns], 0.0), 2)
     met = distance(points) < 2 * NEAR
     hit, points = np.zeros(ahead.shape, bool), points[:, met]
     hit[rows[met], columns[met]] = True

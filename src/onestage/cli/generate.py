@@ -1,0 +1,147 @@
+"""``onestage data generate``: the built-in data on disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from onestage.data.solids import SOLIDS
+from onestage.data.synthetic import SyntheticConfig, generate_encoded
+from onestage.data.writers import Split, write_coco, write_voc, write_yolo
+from onestage.errors import ConfigError, DataError, explain
+from onestage.structures import Size
+
+WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
+
+UNFINISHED = "INCOMPLETE.md"  # lies in the folder until everything else does
+FINISHED = "GENERATED.md"
+OWN_ENTRIES = {
+    *("train", "val", "test", "annotations"),  # COCO
+    *("JPEGImages", "Annotations", "ImageSets"),  # VOC
+    *("images", "labels", "data.yaml"),  # YOLO
+    *(FINISHED, UNFINISHED),
+}
+
+
+def generate(
+    out: tyro.conf.Positional[Path],
+    /,
+    *,
+    format: Literal["coco", "voc", "yolo"] = "coco",
+    train: int = 1000,
+    val: int = 200,
+    test: int = 0,
+    size: str = "256",
+    classes: tuple[str, ...] = tuple(SOLIDS),
+    seed: int = 0,
+    overwrite: bool = False,
+) -> int:
+    """Draw the built-in data set: balls, bottles, cones, cubes, mugs, mushrooms, rings and stars on textured grounds.
+
+    The same arguments give the same pictures, so it is a data set that needs no download: to try a model or a setting in
+    minutes, to learn the three formats, or to test a pipeline before your own pictures are labelled.
+
+    The usual one is `onestage data generate shapes`. A small one of other pictures:
+    `onestage data generate few --format yolo --train 200 --val 50 --size 320x480 --classes ball cube star --seed 7`
+
+    Args:
+        out: folder to write to; made if it does not exist, and must be empty if it does
+        format: layout on disk: COCO JSON, Pascal VOC XML or YOLO text files, with the same pictures in each
+        train: pictures to train on
+        val: held-out pictures, to choose the best epoch by
+        test: held-out pictures, to measure the final model on
+        size: side of the pictures in pixels, or HEIGHTxWIDTH
+        classes: which kinds of objects to draw
+        seed: another number gives other pictures
+        overwrite: replace the data set that this command wrote there before, finished or not
+    """
+    config = SyntheticConfig(classes=classes, size=_size(size), seed=seed)
+    counts: dict[Split, int] = {"train": train, "val": val, "test": test}
+    if min(counts.values()) < 0 or sum(counts.values()) == 0:
+        raise ConfigError(explain("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all"))
+    _make_room(out, overwrite=overwrite)
+    _write(out, format, counts, config)
+    (out / FINISHED).write_text(_description(format, counts, config))
+    (out / UNFINISHED).unlink()
+    parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
+    print(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
+    print(f"next: onestage train {out} --model tinyssd")
+    return 0
+
+
+def _size(text: str) -> Size:
+    """'256' or '240x320' -> (height, width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(explain("--size is not understood", got=repr(text), expected="256, or 240x320 for height x width"))
+    return int(sides[0]), int(sides[-1])
+
+
+def _make_room(out: Path, *, overwrite: bool) -> None:
+    """See to it that ``out`` is a folder with nothing but the mark of an unfinished data set in it.
+
+    Only what this command wrote is ever removed. DataError if anything else is there.
+    """
+    if out.exists() and not out.is_dir():
+        raise DataError(explain("a file of this name is in the way", where=out, fix="name another folder"))
+    out.mkdir(parents=True, exist_ok=True)
+    present = {entry.name for entry in out.iterdir()}
+    ours = bool(present & {FINISHED, UNFINISHED})
+    others = sorted(present - OWN_ENTRIES) if ours else sorted(present)
+    if others:
+        raise DataError(explain("this folder holds other things", where=out, got=", ".join(others[:5]), fix="name another one"))
+    if ours and not overwrite:
+        fix = "name another folder, or add --overwrite to replace it"
+        raise DataError(explain("a data set was generated here before", where=out, fix=fix))
+    (out / UNFINISHED).write_text(
+        "The writing of this data set was interrupted, or is still going on: do not use it.\n"
+        "`onestage data generate` with `--overwrite` starts again.\n"
+    )
+    for entry in (out / name for name in present - {UNFINISHED}):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} pictures/s" if task.speed else "")
+
+
+def _write(out: Path, format: str, counts: dict[Split, int], config: SyntheticConfig) -> None:
+    """All splits, one after the other; each takes the next indices, so that no picture is in two of them."""
+    columns = (
+        TextColumn("{task.description:>5}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    first = 0
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        for split, count in counts.items():
+            if count:
+                bar = progress.add_task(split, total=count)
+                pictures = progress.track(generate_encoded(range(first, first + count), config), task_id=bar)
+                WRITERS[format](pictures, out, classes=config.classes, split=split)
+                first += count
+
+
+def _description(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:
+    """What lies in the folder and how to make it again."""
+    numbers = " ".join(f"--{split} {count}" for split, count in counts.items())
+    look = f"--size {config.size[0]}x{config.size[1]} --classes {' '.join(config.classes)} --seed {config.seed}"
+    return f"""# Generated pictures
+
+Drawn by onestage; free to use for anything. To make them again, with the same versions of onestage, numpy and Pillow:
+
+    onestage data generate FOLDER --format {format} {numbers} {look}
+"""

@@ -9,6 +9,7 @@ Shape letters: H, W height and width of the picture.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,6 +30,16 @@ _TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.21
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
+class Colours(NamedTuple):
+    """What is done to the colours of a picture: three factors (1 changes nothing), hue as a part of a full turn."""
+
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+    hue: float = 0.0
+    contrast_first: bool = True
+
+
 def distort_colours(image: Tensor, strength: float, *, shuffle_channels: float, generator: torch.Generator) -> Tensor:
     """(3, H, W) uint8 -> (3, H, W) uint8 with brightness, contrast, saturation and hue changed, each with probability 0.5.
 
@@ -36,31 +47,55 @@ def distort_colours(image: Tensor, strength: float, *, shuffle_channels: float, 
     picture itself comes back and nothing is drawn.
     """
     if strength > 0:
-        matrix, offset = draw_colour_map(mean_colour(image), strength, generator=generator)
-        image = apply_colour_map(image, matrix, offset)
+        image = recolour(image, draw_colours(strength, generator=generator))
     if shuffle_channels > 0 and float(torch.rand((), generator=generator)) < shuffle_channels:
         image = image[torch.randperm(3, generator=generator)]
     return image
 
 
-def draw_colour_map(mean: Tensor, strength: float, *, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """A random colour map for a picture of that mean colour (3,): matrix (3, 3) and offset (3,), both float32.
+def draw_colours(strength: float, *, generator: torch.Generator) -> Colours:
+    """Random changes of colour, SSD's ranges times ``strength``; contrast comes before or after saturation and hue."""
+    chosen = (torch.rand(5, generator=generator) < _P).tolist()
+    drawn = ((torch.rand(4, generator=generator) * 2 - 1) * strength).tolist()
+    brightness, contrast, saturation, hue = (value if use else 0.0 for value, use in zip(drawn, chosen, strict=False))
+    return Colours(
+        brightness=1 + _BRIGHTNESS * brightness,
+        contrast=1 + _CONTRAST * contrast,
+        saturation=1 + _SATURATION * saturation,
+        hue=_HUE * hue,
+        contrast_first=chosen[4],
+    )
 
-    As in SSD: brightness, contrast, saturation, hue, where contrast comes last half of the time.
+
+def recolour(image: Tensor, colours: Colours) -> Tensor:
+    """(3, H, W) uint8 -> (3, H, W) uint8: brightness, contrast, saturation, hue, in this order unless contrast comes last.
+
+    Written out instead of a matrix product, whose last bit may depend on how many threads share it.
     """
-    chosen = (torch.rand(4, generator=generator) < _P).tolist()
-    turns = ((torch.rand(4, generator=generator) * 2 - 1) * strength).tolist()
-    brightness, contrast, saturation, hue = (turn if use else 0.0 for turn, use in zip(turns, chosen, strict=True))
-    contrast_first = float(torch.rand((), generator=generator)) < 0.5
+    matrix, offset = colour_map(colours, mean_colour(image))
+    red, green, blue = image.float().unbind(0)
+    columns = matrix.T[:, :, None, None]
+    result = columns[0] * red
+    result += columns[1] * green
+    result += columns[2] * blue
+    result += offset[:, None, None]
+    return result.clamp_(0, 255).round_().to(torch.uint8)
 
-    matrix, offset = torch.eye(3) * (1 + _BRIGHTNESS * brightness), torch.zeros(3)
-    factor = 1 + _CONTRAST * contrast
-    if contrast_first:
-        matrix, offset = _contrast(matrix, offset, mean, factor)
-    chroma = _hue(_HUE * hue) @ _saturation(1 + _SATURATION * saturation)
+
+def mean_colour(image: Tensor) -> Tensor:
+    """(3, H, W) uint8 -> (3,) float32. Summed as integers: the same to the bit for any number of threads."""
+    return (image.sum((1, 2)).double() / image[0].numel()).float()
+
+
+def colour_map(colours: Colours, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole chain as matrix (3, 3) and offset (3,), float32, for a picture whose mean colour is ``mean`` (3,)."""
+    matrix, offset = torch.eye(3) * colours.brightness, torch.zeros(3)
+    if colours.contrast_first:
+        matrix, offset = _contrast(matrix, offset, mean, colours.contrast)
+    chroma = _hue(colours.hue) @ _saturation(colours.saturation)
     matrix, offset = chroma @ matrix, chroma @ offset
-    if not contrast_first:
-        matrix, offset = _contrast(matrix, offset, mean, factor)
+    if not colours.contrast_first:
+        matrix, offset = _contrast(matrix, offset, mean, colours.contrast)
     return matrix, offset
 
 
@@ -80,22 +115,3 @@ def _hue(turn: float) -> Tensor:
     sine, cosine = math.sin(-2 * math.pi * turn), math.cos(2 * math.pi * turn)
     rotation = torch.tensor([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
     return _FROM_YIQ @ rotation @ _TO_YIQ
-
-
-def mean_colour(image: Tensor) -> Tensor:
-    """(3, H, W) uint8 -> (3,) float32. Summed as integers: the same to the bit for any number of threads."""
-    return (image.sum((1, 2)).double() / image[0].numel()).float()
-
-
-def apply_colour_map(image: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
-    """(3, H, W) uint8, (3, 3), (3,) -> (3, H, W) uint8.
-
-    Written out instead of a matrix product, whose last bit may depend on how many threads share it.
-    """
-    red, green, blue = image.float().unbind(0)
-    columns = matrix.T[:, :, None, None]
-    result = columns[0] * red
-    result += columns[1] * green
-    result += columns[2] * blue
-    result += offset[:, None, None]
-    return result.clamp_(0, 255).round_().to(torch.uint8)

@@ -154,7 +154,8 @@ def seed_of(*parts: int) -> int:
 
 def usual_workers(world: int = 1) -> int:
     """How many workers suit each of ``world`` processes on this machine: its share of the cores less one, 1 to 16."""
-    return min(max(len(os.sched_getaffinity(0)) // world - 1, 1), 16)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(max(cores // world - 1, 1), 16)
 
 
 def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> None:
@@ -257,7 +258,8 @@ class _Reader:
         self.skipped: dict[str, str] = {}
         self._on_bad = on_bad
         self._keys = _Keys()
-        self._loader: DataLoader[_Packed] = DataLoader(
+        self._make_loader = partial(
+            DataLoader[_Packed],
             pictures,  # type: ignore[arg-type]  # an item of it is not yet a batch
             batch_sampler=self._keys,
             collate_fn=partial(_pack, fill=pictures.transform.fill),
@@ -267,6 +269,7 @@ class _Reader:
             worker_init_fn=_leave_interrupts_to_parent,
             generator=torch.Generator(),  # or iter() would draw from the global one
         )
+        self._loader = self._make_loader()
 
     def read(self, batches: list[list[Key]]) -> Iterator[Batch | None]:
         """The batches in order; None for one of which no picture could be read."""
@@ -275,14 +278,12 @@ class _Reader:
             for packed in self._loader:
                 self._note(packed.failures)
                 yield packed.unpack()
-        except RuntimeError as error:
+        except Exception as error:
+            self._loader = self._make_loader()  # end the workers now, not whenever the error's traceback is collected
             if not str(error).startswith("DataLoader worker"):
                 raise
-            raise DataError(
-                explain(
-                    "a process that loads pictures died", got=error, fix="often too little memory: try fewer --workers, or 0"
-                )
-            ) from error
+            fix = "often too little memory: try fewer --workers, or 0"
+            raise DataError(explain("a process that loads pictures died", got=error, fix=fix)) from error
 
     def _note(self, failures: Sequence[Failure]) -> None:
         if failures and self._on_bad == "stop":

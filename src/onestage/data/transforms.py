@@ -6,7 +6,7 @@ Augmenting at full resolution is slow: zooming out of a 640x480 picture makes up
 colour, to be shrunk to 300x300 a moment later. So the geometry is drawn first, as numbers, and composed into one ``Region``
 of the picture (it may reach outside); then the pixels are touched once: cut out, resize, recolour, paste on the fill colour.
 
-Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``stretch`` is SSD's; a model
+Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``Stretch`` is SSD's; a model
 that letterboxes or keeps the shortest edge passes its own, and nothing else changes.
 """
 
@@ -22,7 +22,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from onestage import boxes as box_ops
-from onestage.data.colour import distort_colours
+from onestage.data.colour import distort_colours, mean_colour
 from onestage.errors import ConfigError, explain
 from onestage.structures import ImageMeta, Sample, Size, Targets
 
@@ -51,13 +51,15 @@ class Transform(Protocol):
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared: ...
 
 
-def stretch(size: Size) -> Place:
+@dataclass(frozen=True)
+class Stretch:
     """The place of every picture when each is stretched to ``size`` (height, width), as SSD does."""
 
-    def place(original: Size) -> ImageMeta:
-        return ImageMeta(original, size, scale=(size[0] / original[0], size[1] / original[1]), pad=(0, 0))
+    size: Size
 
-    return place
+    def __call__(self, original: Size) -> ImageMeta:
+        scale = (self.size[0] / original[0], self.size[1] / original[1])
+        return ImageMeta(original, self.size, scale=scale, pad=(0, 0))
 
 
 @dataclass(frozen=True)
@@ -204,6 +206,7 @@ class Axis:
         """Picture coordinates -> input coordinates, cut to what is seen."""
         (first, last), (start, stop) = self.source, self.target
         moved = (values.clamp(first, last) - first) * ((stop - start) / (last - first))
+        moved = moved.clamp(max=stop - start)  # the product may round up
         return stop - moved if self.mirrored else start + moved
 
 
@@ -238,7 +241,7 @@ class View:
         (x1, x2), (y1, y2) = self.across.target, self.down.target
         part = image[:, top:bottom, left:right]
         if part.shape[1:] != (y2 - y1, x2 - x1):
-            part = tv.resize(part, [y2 - y1, x2 - x1], antialias=True)
+            part = _resize(part, (y2 - y1, x2 - x1))
         mirrors = [dim for dim, axis in ((1, self.down), (2, self.across)) if axis.mirrored]
         part = recolour(part.flip(mirrors) if mirrors else part)
         if part.shape[1:] == self.meta.input:
@@ -248,11 +251,18 @@ class View:
         return canvas
 
 
+def _resize(image: Tensor, size: Size) -> Tensor:
+    """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it; torch 2.15 fails on uint8 at 1x1."""
+    if size == (1, 1):
+        return mean_colour(image).round().to(torch.uint8).view(3, 1, 1)
+    return tv.resize(image, list(size), antialias=True)
+
+
 @dataclass(frozen=True)
 class TrainTransform:
     """Sample -> augmented picture in the network's input, with its objects.
 
-    place: where the (augmented) picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB of what is outside of it.
+    place: where the (augmented) picture lies in the input, e.g. ``Stretch((300, 300))``. fill: RGB of what is outside of it.
     The meta that comes out is that of the augmented region, as if it were the whole picture; with its image id and path.
     """
 

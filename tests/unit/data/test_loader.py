@@ -1,0 +1,270 @@
+"""The order of the data: a pure function of seed, epoch and picture, whatever loads it."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from onestage.data.dataset import Dataset
+from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
+from onestage.data.transforms import Augment, EvalTransform, Prepared, Stretch, TrainTransform
+from onestage.errors import ConfigError, DataError
+from onestage.structures import Batch, ImageMeta, Sample
+
+AUGMENTED = TrainTransform(Stretch((20, 24)), Augment.ssd())
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """Eleven small pictures with two objects each, the second one ignored; picture 3 has none."""
+    generator = torch.Generator().manual_seed(0)
+    paths, boxes, lengths = [], [], [0]
+    for i in range(11):
+        size = (30 + i, 40)
+        pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
+        paths.append(str(tmp_path / f"{i}.png"))
+        Image.fromarray(pixels.numpy()).save(paths[-1])
+        boxes += [] if i == 3 else [[2.0, 3.0, 30.0, 25.0], [5.0, 5.0, 15.0, 20.0]]
+        lengths.append(0 if i == 3 else 2)
+    count = len(boxes)
+    ignore = torch.arange(count) % 2 == 1
+    return Dataset(
+        root=tmp_path,
+        format="test",
+        split=None,
+        paths=tuple(paths),
+        image_ids=tuple(range(100, 111)),
+        sizes=(None,) * 11,
+        offsets=torch.tensor(lengths).cumsum(0),
+        boxes=torch.tensor(boxes),
+        labels=torch.arange(count) % 3,
+        ignore=ignore,
+        crowd=torch.zeros(count, dtype=torch.bool),
+        area=torch.ones(count),
+        classes=("a", "b", "c"),
+        category_ids=(1, 2, 3),
+    )
+
+
+def spoil(dataset: Dataset, *indices: int) -> None:
+    for i in indices:
+        Path(dataset.paths[i]).write_bytes(b"not a picture")
+
+
+def ids(batch: Batch) -> list[int | str]:
+    return [meta.image_id for meta in batch.metas]
+
+
+def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
+    """To the last bit."""
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.images.equal(b.images) and a.metas == b.metas
+        for x, y in zip(a.targets, b.targets, strict=True):
+            assert x.boxes.equal(y.boxes) and x.labels.equal(y.labels) and x.ignore.equal(y.ignore)
+
+
+def test_workers_change_no_bit_and_live_through_epochs_begun_and_left(dataset: Dataset) -> None:
+    alone = TrainLoader(dataset, AUGMENTED, batch_size=4, seed=3)
+    expected = [list(alone.epoch(e)) for e in (0, 1)]
+    for workers in (1, 2):
+        loader = TrainLoader(dataset, AUGMENTED, batch_size=4, seed=3, workers=workers)
+        assert_same(list(loader.epoch(0)), expected[0])
+        next(loader.epoch(1))
+        assert_same(list(loader.epoch(1)), expected[1])
+
+
+def test_an_epoch_resumed_in_its_middle_goes_on_with_the_same_bits(dataset: Dataset) -> None:
+    whole = list(TrainLoader(dataset, AUGMENTED, batch_size=2, seed=1).epoch(4))
+    assert len(whole) == 5
+    for start in (1, 3, 5):
+        assert_same(list(TrainLoader(dataset, AUGMENTED, batch_size=2, seed=1).epoch(4, start=start)), whole[start:])
+
+
+def test_resuming_does_not_read_what_was_seen(dataset: Dataset) -> None:
+    loader = TrainLoader(dataset, AUGMENTED, batch_size=4)
+    spoil(dataset, *epoch_order(11, seed=0, epoch=0)[:4])
+    assert len(list(loader.epoch(0, start=1))) == 1
+    with pytest.raises(DataError):
+        next(loader.epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_global_generators_are_not_touched(dataset: Dataset, workers: int) -> None:
+    before = torch.get_rng_state()
+    loader = TrainLoader(dataset, AUGMENTED, batch_size=4, workers=workers)
+    first = list(loader.epoch(0))
+    torch.manual_seed(99)
+    assert_same(list(loader.epoch(0)), first)
+    torch.set_rng_state(before)
+    list(loader.epoch(1))
+    assert torch.get_rng_state().equal(before)
+
+
+def test_an_epoch_is_a_permutation_of_its_own(dataset: Dataset) -> None:
+    orders = [epoch_order(50, seed=s, epoch=e) for s in (0, 1) for e in (0, 1)]
+    assert all(sorted(order) == list(range(50)) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+    loader = TrainLoader(dataset, AUGMENTED, batch_size=11)
+    (batch,) = loader.epoch(0)
+    assert ids(batch) == [100 + i for i in epoch_order(11, seed=0, epoch=0)]
+
+
+def test_a_picture_is_augmented_anew_in_each_epoch(dataset: Dataset) -> None:
+    loader = TrainLoader(dataset.subset([0]), AUGMENTED, batch_size=1)
+    assert len({next(loader.epoch(e)).images.sum().item() for e in range(6)}) > 3
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_processes_share_every_batch_out(dataset: Dataset, world: int) -> None:
+    """1 x 8, 2 x 4 and 4 x 2 see the same pictures, with the same bits, in the same step."""
+    (whole,) = TrainLoader(dataset, AUGMENTED, batch_size=8).epoch(2)
+    shares = []
+    for rank in range(world):
+        loader = TrainLoader(dataset, AUGMENTED, batch_size=8, shard=Shard(rank, world))
+        assert len(loader) == 1
+        shares += loader.epoch(2)
+    assert [len(share.images) for share in shares] == [8 // world] * world
+    seen = {name: image for share in shares for name, image in zip(ids(share), share.images, strict=True)}
+    assert sorted(seen) == sorted(ids(whole))
+    assert all(seen[name].equal(image) for name, image in zip(ids(whole), whole.images, strict=True))
+
+
+def test_incomplete_batches_are_dropped_unless_there_is_no_other(dataset: Dataset) -> None:
+    sizes = {b: [len(x.images) for x in TrainLoader(dataset, AUGMENTED, batch_size=b).epoch(0)] for b in (4, 11, 16)}
+    assert sizes == {4: [4, 4], 11: [11], 16: [11]}
+    shares = [list(TrainLoader(dataset, AUGMENTED, batch_size=16, shard=Shard(r, 2)).epoch(0)) for r in (0, 1)]
+    assert [[len(x.images) for x in share] for share in shares] == [[6], [5]]
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(ConfigError, match="multiple of 2"):
+        TrainLoader(dataset, AUGMENTED, batch_size=3, shard=Shard(0, 2))
+    with pytest.raises(ConfigError, match="1 or more"):
+        TrainLoader(dataset, AUGMENTED, batch_size=0)
+    with pytest.raises(DataError, match="too few pictures"):
+        TrainLoader(dataset.subset([0]), AUGMENTED, batch_size=2, shard=Shard(0, 2))
+    with pytest.raises(DataError, match="too few pictures"):
+        TrainLoader(dataset.subset([]), AUGMENTED, batch_size=2)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_picture_stops_training_with_its_name_and_no_traceback(dataset: Dataset, workers: int) -> None:
+    spoil(dataset, 5)
+    with pytest.raises(DataError) as caught:
+        list(TrainLoader(dataset, AUGMENTED, batch_size=11, workers=workers).epoch(0))
+    assert dataset.paths[5] in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
+def test_a_skipped_picture_is_replaced_by_the_next_and_noted(dataset: Dataset) -> None:
+    spoil(dataset, 5, 6, 10)
+    batches = {}
+    for workers in (0, 2):
+        loader = TrainLoader(dataset, AUGMENTED, batch_size=11, workers=workers, on_bad="skip")
+        batches[workers] = list(loader.epoch(0))
+        assert sorted(loader.skipped) == sorted(dataset.paths[i] for i in (5, 6, 10))
+    assert_same(batches[0], batches[2])
+    replaced = {5: 7, 6: 7, 10: 0}
+    assert ids(batches[0][0]) == [100 + replaced.get(i, i) for i in epoch_order(11, seed=0, epoch=0)]
+
+
+def test_nothing_but_unreadable_pictures_stop_training_even_when_they_are_skipped(dataset: Dataset) -> None:
+    spoil(dataset, *range(11))
+    with pytest.raises(DataError, match="in a row"):
+        list(TrainLoader(dataset, AUGMENTED, batch_size=4, on_bad="skip").epoch(0))
+
+
+class Dying(TrainTransform):
+    """A worker killed from outside, as the kernel does when memory is short."""
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+def test_a_worker_that_dies_is_one_clear_error(dataset: Dataset) -> None:
+    with pytest.raises(DataError, match="a process that loads pictures died"):
+        list(TrainLoader(dataset, Dying(Stretch((8, 8))), batch_size=4, workers=1).epoch(0))
+
+
+class Interrupted(TrainTransform):
+    """Ctrl-C, as the terminal sends it to the workers too."""
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().__call__(sample, generator)
+
+
+def test_workers_leave_ctrl_c_to_the_parent(dataset: Dataset) -> None:
+    loader = TrainLoader(dataset, Interrupted(Stretch((8, 8))), batch_size=4, workers=1)
+    assert len(list(loader.epoch(0))) == 2
+
+
+def half(image: torch.Tensor) -> tuple[torch.Tensor, ImageMeta]:
+    """A model's resize that keeps the pictures' different sizes."""
+    size = (int(image.shape[1]), int(image.shape[2]))
+    return image[:, ::2, ::2], ImageMeta(size, (-(-size[0] // 2), size[1] // 2), (0.5, 0.5), (0, 0))
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 12])
+def test_evaluation_sees_every_picture_once_in_order(dataset: Dataset, world: int) -> None:
+    loaders = [EvalLoader(dataset, EvalTransform(half), batch_size=4, shard=Shard(r, world)) for r in range(world)]
+    for rank, loader in enumerate(loaders):
+        batches = list(loader)
+        assert len(batches) == len(loader)
+        assert (
+            [name for b in batches for name in ids(b)]
+            == [100 + i for i in loader.indices]
+            == list(range(100, 111))[rank::world]
+        )
+    assert sorted(i for loader in loaders for i in loader.indices) == list(range(11))
+
+
+def test_evaluation_of_nothing_is_nothing(dataset: Dataset) -> None:
+    loader = EvalLoader(dataset.subset([]), EvalTransform(half), batch_size=4)
+    assert len(loader) == 0 and list(loader) == []
+
+
+def test_evaluation_leaves_unreadable_pictures_out_or_stops(dataset: Dataset) -> None:
+    spoil(dataset, 0, 1, 4)
+    loader = EvalLoader(dataset, EvalTransform(half), batch_size=2, on_bad="skip")
+    assert [ids(batch) for batch in loader] == [[102, 103], [105], [106, 107], [108, 109], [110]]
+    assert sorted(loader.skipped) == [dataset.paths[i] for i in (0, 1, 4)]
+    with pytest.raises(DataError, match=r"0\.png"):
+        list(EvalLoader(dataset, EvalTransform(half), batch_size=2))
+
+
+def test_pictures_of_different_sizes_are_padded_right_and_bottom(dataset: Dataset) -> None:
+    loader = EvalLoader(dataset, EvalTransform(half, fill=(9, 8, 7)), batch_size=11)
+    (batch,) = loader
+    assert batch.images.shape == (11, 3, 20, 20)
+    assert {meta.input for meta in batch.metas} == {(20, 20)}
+    first = dataset[0].image[:, ::2, ::2]
+    assert batch.images[0, :, :15].equal(first)
+    assert batch.images[0, :, 15:].unique(dim=1).flatten(1).amax(1).tolist() == [9, 8, 7]
+    assert batch.targets[0].boxes.tolist() == [[1.0, 1.5, 15.0, 12.5], [2.5, 2.5, 7.5, 10.0]]
+
+
+def test_targets_of_a_batch_are_those_of_its_pictures(dataset: Dataset) -> None:
+    (batch,) = EvalLoader(dataset, EvalTransform(half), batch_size=11, workers=1)
+    for i, targets in enumerate(batch.targets):
+        truth = dataset.truth(i)
+        assert targets.boxes.equal(truth.boxes / 2)
+        assert targets.labels.equal(truth.labels) and targets.ignore.equal(truth.ignore)
+    assert len(batch.targets[3].boxes) == 0
+
+
+def test_seeds_differ_and_stay_what_they_are() -> None:
+    assert len({seed_of(s, e, i) for s in range(5) for e in range(5) for i in range(40)}) == 1000
+    assert seed_of(1, 2, 3) == seed_of(1, 2, 3) != seed_of(3, 2, 1)
+    assert 0 <= seed_of(0) < 2**32
+
+
+def test_usual_workers_leave_a_core_to_training() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert usual_workers() == min(max(cores - 1, 1), 16)
+    assert usual_workers(world=10 * cores) == 1

@@ -5,7 +5,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional as tv
 
-from onestage.data.transforms import Augment, Region, Stretch, TrainTransform, View, draw_region
+from onestage.data.transforms import Augment, Region, TrainTransform, View, draw_region, stretch
 from onestage.structures import Sample
 
 sides = st.integers(1, 90)
@@ -45,7 +45,7 @@ def test_pictures_have_the_asked_size_and_boxes_lie_inside(
     size: tuple[int, int], fit: tuple[int, int], count: int, augment: Augment, seed: int
 ) -> None:
     sample = make_sample(size, count, seed)
-    image, targets, meta = TrainTransform(Stretch(fit), augment)(sample, torch.Generator().manual_seed(seed))
+    image, targets, meta = TrainTransform(stretch(fit), augment)(sample, torch.Generator().manual_seed(seed))
     assert image.shape == (3, *fit) and image.dtype == torch.uint8 and meta.input == fit
     x1, y1, x2, y2 = targets.boxes.unbind(1)
     assert ((x1 >= 0) & (x1 < x2) & (x2 <= fit[1])).all()
@@ -61,7 +61,7 @@ def test_no_augmentation_is_the_plain_resize_to_the_bit(
 ) -> None:
     assume(fit != (1, 1))  # which torch cannot do
     sample = make_sample(size, count, seed)
-    transform = TrainTransform(Stretch(fit), Augment(min_size=0.0))
+    transform = TrainTransform(stretch(fit), Augment(min_size=0.0))
     image, targets, meta = transform(sample, torch.Generator().manual_seed(seed))
     assert image.equal(tv.resize(sample.image, list(fit), antialias=True))
     assert meta.original == size
@@ -72,7 +72,7 @@ def test_no_augmentation_is_the_plain_resize_to_the_bit(
 @given(size=sizes, count=st.integers(1, 8), seed=seeds, across=st.booleans(), down=st.booleans())
 def test_mirrored_twice_is_the_picture_itself(size: tuple[int, int], count: int, seed: int, across: bool, down: bool) -> None:
     sample = make_sample(size, count, seed)
-    view = View.of(Region(0, 0, size[1], size[0], across, down), size, Stretch(size))
+    view = View.of(Region(0, 0, size[1], size[0], across, down), size, stretch(size))
     once = view.pixels(sample.image, (0, 0, 0), lambda part: part)
     assert view.pixels(once, (0, 0, 0), lambda part: part).equal(sample.image)
     torch.testing.assert_close(view.boxes(view.boxes(sample.boxes)), sample.boxes, rtol=1e-5, atol=1e-4)
@@ -94,7 +94,7 @@ def test_the_box_of_a_painted_rectangle_follows_its_pixels(
     image = torch.zeros(3, *size, dtype=torch.uint8)
     image[1, y1:y2, x1:x2] = 255
 
-    view = View.of(draw_region(size, box, augment, generator=torch.Generator().manual_seed(seed)), size, Stretch(fit))
+    view = View.of(draw_region(size, box, augment, generator=torch.Generator().manual_seed(seed)), size, stretch(fit))
     expected = view.boxes(box)[0]
     assume(float((expected[2:] - expected[:2]).min()) >= 4)
     painted = view.pixels(image, (0, 0, 0), lambda part: part)[1] > 127

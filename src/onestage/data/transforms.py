@@ -6,7 +6,7 @@ Augmenting at full resolution is slow: zooming out of a 640x480 picture makes up
 colour, to be shrunk to 300x300 a moment later. So the geometry is drawn first, as numbers, and composed into one ``Region``
 of the picture (it may reach outside); then the pixels are touched once: cut out, resize, recolour, paste on the fill colour.
 
-Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``Stretch`` is SSD's; a model
+Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``stretch`` is SSD's; a model
 that letterboxes or keeps the shortest edge passes its own, and nothing else changes.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -51,15 +52,13 @@ class Transform(Protocol):
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared: ...
 
 
-@dataclass(frozen=True)
-class Stretch:
+def stretch(size: Size) -> Place:
     """The place of every picture when each is stretched to ``size`` (height, width), as SSD does."""
+    return partial(_stretched, size)
 
-    size: Size
 
-    def __call__(self, original: Size) -> ImageMeta:
-        scale = (self.size[0] / original[0], self.size[1] / original[1])
-        return ImageMeta(original, self.size, scale=scale, pad=(0, 0))
+def _stretched(size: Size, original: Size) -> ImageMeta:
+    return ImageMeta(original, size, scale=(size[0] / original[0], size[1] / original[1]), pad=(0, 0))
 
 
 @dataclass(frozen=True)
@@ -262,7 +261,7 @@ def _resize(image: Tensor, size: Size) -> Tensor:
 class TrainTransform:
     """Sample -> augmented picture in the network's input, with its objects.
 
-    place: where the (augmented) picture lies in the input, e.g. ``Stretch((300, 300))``. fill: RGB of what is outside of it.
+    place: where the (augmented) picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB of what is outside of it.
     The meta that comes out is that of the augmented region, as if it were the whole picture; with its image id and path.
     """
 

@@ -10,11 +10,11 @@ from PIL import Image
 
 from onestage.data.dataset import Dataset
 from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
-from onestage.data.transforms import Augment, EvalTransform, Prepared, Stretch, TrainTransform
+from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
 from onestage.errors import ConfigError, DataError
 from onestage.structures import Batch, ImageMeta, Sample
 
-AUGMENTED = TrainTransform(Stretch((20, 24)), Augment.ssd())
+AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ class Dying(TrainTransform):
 
 def test_a_worker_that_dies_is_one_clear_error(dataset: Dataset) -> None:
     with pytest.raises(DataError, match="a process that loads pictures died"):
-        list(TrainLoader(dataset, Dying(Stretch((8, 8))), batch_size=4, workers=1).epoch(0))
+        list(TrainLoader(dataset, Dying(stretch((8, 8))), batch_size=4, workers=1).epoch(0))
 
 
 class Interrupted(TrainTransform):
@@ -200,7 +200,7 @@ class Interrupted(TrainTransform):
 
 
 def test_workers_leave_ctrl_c_to_the_parent(dataset: Dataset) -> None:
-    loader = TrainLoader(dataset, Interrupted(Stretch((8, 8))), batch_size=4, workers=1)
+    loader = TrainLoader(dataset, Interrupted(stretch((8, 8))), batch_size=4, workers=1)
     assert len(list(loader.epoch(0))) == 2
 
 

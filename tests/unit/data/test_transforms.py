@@ -6,7 +6,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
 
-from onestage.data.transforms import Augment, EvalTransform, Region, Stretch, TrainTransform, View, draw_region
+from onestage.data.transforms import Augment, EvalTransform, Region, TrainTransform, View, draw_region, stretch
 from onestage.errors import ConfigError
 from onestage.structures import ImageMeta, Sample
 
@@ -98,7 +98,7 @@ def test_the_pixels_are_those_of_torchvisions_pipeline_at_full_resolution(region
     reference = tv.vertical_flip(reference) if region.upside_down else reference
     reference = tv.resize(reference, [90, 90], antialias=True).int()
 
-    view = View.of(region, SIZE, Stretch((90, 90)))
+    view = View.of(region, SIZE, stretch((90, 90)))
     ours = view.pixels(image, FILL, lambda part: part).int()
     # The picture's edge falls on whole pixels of the input here, so it may stand up to half a pixel from the reference's.
     difference = (ours - reference).abs().amax(0)
@@ -122,7 +122,7 @@ def test_an_impossible_value_is_refused(field: str, value: float) -> None:
 
 
 def test_the_same_generator_state_gives_the_same_picture_and_the_global_one_is_not_used() -> None:
-    transform = TrainTransform(Stretch((64, 64)), Augment.ssd())
+    transform = TrainTransform(stretch((64, 64)), Augment.ssd())
     before = torch.get_rng_state()
     first, targets, _ = transform(sample(), torch.Generator().manual_seed(5))
     again, same, _ = transform(sample(), torch.Generator().manual_seed(5))
@@ -133,16 +133,16 @@ def test_the_same_generator_state_gives_the_same_picture_and_the_global_one_is_n
 
 
 def test_what_is_outside_the_picture_is_the_fill_colour_whatever_happens_to_the_colours() -> None:
-    transform = TrainTransform(Stretch((60, 80)), Augment(photometric=2.0, zoom_out=4.0, zoom_out_p=1.0), fill=(1, 2, 3))
+    transform = TrainTransform(stretch((60, 80)), Augment(photometric=2.0, zoom_out=4.0, zoom_out_p=1.0), fill=(1, 2, 3))
     image, _, _ = transform(sample(), torch.Generator().manual_seed(0))
     assert (image == torch.tensor([1, 2, 3], dtype=torch.uint8).view(3, 1, 1)).all(0).double().mean() > 0.5
 
 
 def test_an_object_whose_centre_is_cut_off_goes_but_an_ignored_one_stays() -> None:
-    transform = TrainTransform(Stretch((100, 100)))
+    transform = TrainTransform(stretch((100, 100)))
     boxes = torch.tensor([[0.0, 0.0, 100.0, 100.0], [0.0, 0.0, 100.0, 100.0], [60.0, 60.0, 90.0, 90.0]])
     region = Region(55, 55, 50, 50)
-    view = View.of(region, SIZE, Stretch((100, 100)))
+    view = View.of(region, SIZE, stretch((100, 100)))
     targets = transform._targets(sample(boxes, ignore=[False, True, False]), view)
     assert targets.labels.tolist() == [1, 2] and targets.ignore.tolist() == [True, False]
     assert targets.boxes.tolist() == [[0.0, 0.0, 90.0, 90.0], [10.0, 10.0, 70.0, 70.0]]
@@ -151,13 +151,13 @@ def test_an_object_whose_centre_is_cut_off_goes_but_an_ignored_one_stays() -> No
 def test_objects_that_have_become_too_small_go() -> None:
     boxes = torch.tensor([[0.0, 0.0, 16.0, 12.0], [0.0, 0.0, 160.0, 120.0]])
     for min_size, left in [(0.0, [0, 1]), (1.0, [0, 1]), (1.1, [1])]:
-        transform = TrainTransform(Stretch((10, 10)), Augment(min_size=min_size))
+        transform = TrainTransform(stretch((10, 10)), Augment(min_size=min_size))
         _, targets, _ = transform(sample(boxes), torch.Generator())
         assert targets.labels.tolist() == left
 
 
 def test_the_meta_tells_which_picture_it_was() -> None:
-    _, _, meta = TrainTransform(Stretch((50, 60)), Augment.ssd())(sample(), torch.Generator().manual_seed(1))
+    _, _, meta = TrainTransform(stretch((50, 60)), Augment.ssd())(sample(), torch.Generator().manual_seed(1))
     assert (meta.image_id, meta.path, meta.input) == (7, "a.png", (50, 60))
 
 

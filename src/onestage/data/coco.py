@@ -26,6 +26,8 @@ LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_a
 
 Id = int | str
 _KEYS = ("images", "annotations", "categories")
+_NUMBERS = {int, float}
+_HUGE = 1e15  # larger than any picture, small enough for integers beyond float's range to be cut to
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _parse(file: Path) -> dict[str, list[Any]]:
 
 
 def _is_id(value: object) -> TypeGuard[Id]:
-    return isinstance(value, int | str) and not isinstance(value, bool)
+    return type(value) is int or type(value) is str  # so not a bool, which would find the id 0 or 1
 
 
 def _categories(file: Path, entries: list[Any]) -> dict[int, str]:
@@ -203,29 +205,13 @@ def _row(entry: Any, rows: Mapping[Id, int | None], labels: Mapping[Id, int], wh
         raise ValueError(f"there is no image with id {image_id!r}")
     if not _is_id(category) or category not in labels:
         raise ValueError(f"unknown class: category_id {category!r}")
-    if not isinstance(box, list) or len(box) != 4 or not all(type(number) in (int, float) for number in box):
+    if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
         raise ValueError(f"bbox should be [left, top, width, height] in pixels, got {box!r:.80}")
+    ignore, crowd, area = entry.get("ignore", 0), entry.get("iscrowd", 0), entry.get("area")
+    if ignore not in (0, 1) or crowd not in (0, 1):
+        raise ValueError(f"ignore and iscrowd should be 0 or 1, got {ignore!r} and {crowd!r}")
     picture = rows[image_id]
-    ignore, crowd = _flag(entry, "ignore"), _flag(entry, "iscrowd")
     if picture is None:
         return None
-    return Row(picture, _floats(box), labels[category], where, ignore, crowd, _area(entry.get("area")))
-
-
-def _floats(numbers: list[float]) -> list[float]:
-    """As float; an integer beyond float's range becomes infinite, and so a bad box."""
-    try:
-        return [float(number) for number in numbers]
-    except OverflowError:
-        return [math.inf] * 4
-
-
-def _flag(entry: Mapping[str, Any], key: str) -> bool:
-    value = entry.get(key, 0)
-    if value not in (0, 1):
-        raise ValueError(f"{key} should be 0 or 1, got {value!r}")
-    return bool(value)
-
-
-def _area(value: object) -> float:
-    return float(value) if isinstance(value, int | float) and 0 < value < 1e12 else math.nan
+    area = area if isinstance(area, int | float) and 0 < area < _HUGE else math.nan
+    return Row(picture, [min(number, _HUGE) for number in box], labels[category], where, ignore == 1, crowd == 1, area)

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from onestage.errors import DataError, explain
 
@@ -60,6 +60,14 @@ def walk(root: Path, depth: int = DEPTH) -> list[Path]:
     return files
 
 
+def file_names(folder: str) -> list[str]:
+    """The names of the regular files directly in a folder, sorted; none if it does not exist."""
+    if not Path(folder).is_dir():
+        return []
+    with os.scandir(folder) as scan:
+        return sorted(entry.name for entry in scan if entry.is_file())
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted; none if it does not exist."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
@@ -81,7 +89,7 @@ def inside(name: str) -> str | None:
     Symbolic links are followed: whoever laid out the folder placed them, not the annotation.
     """
     clean = name.strip().replace("\\", "/")
-    parts = PurePosixPath(clean).parts
+    parts = [part for part in clean.split("/") if part not in ("", ".")]
     refused = not parts or clean.startswith("/") or ".." in parts or "\0" in clean or ":" in parts[0]
     return None if refused else "/".join(parts)
 
@@ -96,9 +104,9 @@ class Pictures:
     def _names(self, folder: str) -> dict[str, str]:
         """The regular files of a folder: by name, and pictures by the name without suffix too."""
         if folder not in self._listed:
-            path = Path(folder)
-            names = sorted(entry.name for entry in path.iterdir() if entry.is_file()) if path.is_dir() else []
-            pictures = {Path(name).stem: name for name in names if Path(name).suffix.lower() in PICTURE_SUFFIXES}
+            names = file_names(folder)
+            split = {name: name.rpartition(".") for name in names}
+            pictures = {stem: name for name, (stem, dot, suffix) in split.items() if dot + suffix.lower() in PICTURE_SUFFIXES}
             self._listed[folder] = pictures | {name: name for name in names}
         return self._listed[folder]
 

@@ -88,7 +88,7 @@ def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
     if data_files:
         content = read_yaml(data_files[0])
         return YoloSet(root, _yaml_sources(data_files[0], content, pictures), texts, _yaml_names(data_files[0], content))
-    labels = {picture: _label_file(picture, root, texts) for picture in pictures}
+    labels = {picture: _label_file(picture, root, texts) for picture in pictures} if texts else {}
     folders = {picture.parent for picture, file in labels.items() if file and _LABELS.match(head(file, 200))}
     if not folders:
         return None

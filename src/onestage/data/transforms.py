@@ -16,7 +16,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -42,14 +41,6 @@ _OVERLAPS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 _TRIALS = 40
 _MIN_SIDE = 0.3
 _ASPECT = (0.5, 2.0)
-
-
-class Transform(Protocol):
-    """What a loader does to a sample. Everything random is drawn from ``generator``, so the result is a pure function."""
-
-    fill: tuple[int, int, int]
-
-    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared: ...
 
 
 def stretch(size: Size) -> Place:

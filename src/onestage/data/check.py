@@ -184,10 +184,8 @@ def _look_at(owners: Owners, *, fast: bool, progress: bool) -> dict[str, _Look]:
         except OSError as error:
             return _Look(None, f"this picture cannot be read: {error.strerror}")
         height, width = data.sizes[index] or size
-        stated = (
-            "" if size == (height, width) else f"the picture is {size[1]} x {size[0]}, but its label says {width} x {height}"
-        )
-        return _Look(None if fast else hashlib.sha256(content).digest(), stated)
+        wrong = f"the picture is {size[1]} x {size[0]}, but its annotation says {width} x {height}"
+        return _Look(None if fast else hashlib.sha256(content).digest(), "" if size == (height, width) else wrong)
 
     with Progress(transient=True, disable=not progress) as bar, ThreadPoolExecutor() as pool:
         looks = bar.track(pool.map(look, owners), total=len(owners), description="looking at every picture")
@@ -239,17 +237,14 @@ def _summary(data: Dataset) -> SplitSummary:
 
 def _classes(sets: Sequence[Dataset]) -> tuple[ClassSummary, ...]:
     """Classes in the data set's order; those that only some splits know come last."""
-    names = list(dict.fromkeys(name for data in sets for name in data.classes))
-    objects = [
-        dict(zip(data.classes, data.labels.bincount(minlength=len(data.classes)).tolist(), strict=True)) for data in sets
-    ]
+    names = dict.fromkeys(name for data in sets for name in data.classes)
+    objects = [Counter(data.classes[label] for label in data.labels.tolist()) for data in sets]
     pictures: Counter[str] = Counter()
     for data in sets:
         owner = torch.repeat_interleave(torch.arange(len(data)), data.offsets.diff())
         pairs = torch.stack([owner, data.labels], dim=1).unique(dim=0)
-        counts = pairs[:, 1].bincount(minlength=len(data.classes)).tolist()
-        pictures.update(dict(zip(data.classes, counts, strict=True)))
-    rows = {name: tuple(own.get(name, 0) for own in objects) for name in names}
+        pictures.update(data.classes[label] for label in pairs[:, 1].tolist())
+    rows = {name: tuple(own[name] for own in objects) for name in names}
     return tuple(ClassSummary(name, sum(row), pictures[name], row) for name, row in rows.items())
 
 

@@ -37,6 +37,12 @@ def explain(
     return "\n".join([what, *(f"  {name + ':':<10}{value}" for name, value in parts.items() if value is not None)])
 
 
+def require(holds: bool, rule: str, *, got: object) -> None:
+    """Raise ConfigError stating the rule unless it holds."""
+    if not holds:
+        raise ConfigError(explain(rule, got=got))
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close."""
     close = get_close_matches(name, list(names), n=1)

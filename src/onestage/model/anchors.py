@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
+from onestage.errors import require
 from onestage.structures import Size
 
 
@@ -26,6 +27,10 @@ class AnchorLevel:
 
     shapes: tuple[tuple[float, float], ...]
     stride: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        sides = [side for shape in (*self.shapes, self.stride or (1.0, 1.0)) for side in shape]
+        require(bool(self.shapes) and min(sides) > 0, "anchor shapes and strides are above 0 pixels", got=self)
 
 
 def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
@@ -52,25 +57,24 @@ def ssd_levels(
     sizes: Sequence[tuple[float, float]],
     ratios: Sequence[Sequence[float]],
     *,
-    strides: Sequence[float] | None = None,
+    strides: Sequence[float | None] | None = None,
     clip: Size | None = None,
 ) -> tuple[AnchorLevel, ...]:
     """SSD's default boxes (section 2.2), one level per entry of ``sizes`` and ``ratios``.
 
     A level of sizes (s, s') and ratios (r, ...) has the shapes: square s, square s', then for every r the boxes of area s^2
-    that are r times as wide as high, and r times as high as wide. Sizes and strides in input pixels; strides None spreads the
+    that are r times as wide as high, and r times as high as wide. Sizes and strides in input pixels; no stride spreads the
     cells evenly. ``clip`` cuts widths and heights to the input (height, width), as torchvision does.
     """
-    assert len(sizes) == len(ratios) and (strides is None or len(strides) == len(sizes))
     limit_h, limit_w = clip or (math.inf, math.inf)
     levels = []
-    for i, ((small, between), level_ratios) in enumerate(zip(sizes, ratios, strict=True)):
+    for (small, between), level_ratios, stride in zip(sizes, ratios, strides or [None] * len(sizes), strict=True):
         shapes = [(small, small), (between, between)]
         for ratio in level_ratios:
             long, short = small * math.sqrt(ratio), small / math.sqrt(ratio)
             shapes += [(long, short), (short, long)]
         clipped = tuple((min(w, limit_w), min(h, limit_h)) for w, h in shapes)
-        levels.append(AnchorLevel(clipped, None if strides is None else (strides[i], strides[i])))
+        levels.append(AnchorLevel(clipped, None if stride is None else (stride, stride)))
     return tuple(levels)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from onestage import boxes as box_ops
+from onestage.errors import require
 from onestage.structures import Targets
 
 BACKGROUND = -1
@@ -57,8 +58,7 @@ def assign(assigner: MaxIoUAssigner, anchors: Tensor, targets: Sequence[Targets]
 @dataclass(frozen=True)
 class MaxIoUAssigner:
     """Every anchor takes the object it overlaps most: from ``positive`` IoU on it learns it, below ``negative`` it is
-    background,
-    between the two it is ignored.
+    background, between the two it is ignored.
 
     ``claim`` decides what else an object gets, however small its overlap (above 0):
     - "best": its best anchor. Where two objects want one anchor the later object gets it, as in torchvision's SSD on a CPU
@@ -73,6 +73,10 @@ class MaxIoUAssigner:
     negative: float = 0.5
     claim: Literal["best", "greedy", "none"] = "best"
     ignore_cover: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(0 <= self.negative <= self.positive <= 1, "0 <= negative <= positive <= 1 for the IoU of an anchor", got=self)
+        require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64.

@@ -20,7 +20,8 @@ import torchvision
 from timm.layers.format import Format
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, explain, nearest
+from onestage.errors import ConfigError, explain, nearest, require
+from onestage.structures import Size
 
 
 class Features(nn.Module):
@@ -75,8 +76,7 @@ def _halve(inputs: int, outputs: int) -> nn.Sequential:
 @dataclass(frozen=True)
 class VGG16Backbone:
     """VGG16 as SSD uses it (section 3): conv4_3, L2-normalised with a learned scale that starts at 20 (ParseNet), and fc7,
-    where fc6
-    and fc7 are convolutions, fc6 dilated, and pool5 is 3x3 with stride 1. Strides 8 and 16.
+    where fc6 and fc7 are convolutions, fc6 dilated, and pool5 is 3x3 with stride 1. Strides 8 and 16.
     """
 
     def build(self) -> Features:
@@ -124,8 +124,7 @@ def _convs(inputs: int, outputs: int, count: int) -> list[nn.Module]:
 @dataclass(frozen=True)
 class MobileNetBackbone:
     """MobileNet v2 or v3-large as SSDLite uses it (MobileNetV3, section 6.3): the expansion inside the first block of stride
-    32, and
-    the last layer before the classifier. Strides 16 and 32.
+    32, and the last layer before the classifier. Strides 16 and 32.
 
     reduced_tail: half the channels after the expansion, which costs nothing in detection (MobileNetV3, table 6; v3 only).
     eps and momentum of batch norm: 0.001 and 0.03 in torchvision's SSDLite.
@@ -167,7 +166,8 @@ class TimmBackbone:
 class _Timm(Features):
     def __init__(self, config: TimmBackbone) -> None:
         super().__init__()
-        offered = _timm_features(config.name).feature_info.reduction()
+        with torch.device("meta"):  # only to ask: nothing is allocated
+            offered = _timm_features(config.name).feature_info.reduction()
         if missing := [s for s in config.strides if s not in offered]:
             raise ConfigError(
                 explain("the backbone has no map of that stride", where=config.name, got=missing, expected=f"of {offered}")
@@ -197,10 +197,26 @@ def _timm_features(name: str, **options: Any) -> Any:
 
 
 def _undo_stride(stage: nn.Module) -> None:
-    """Set every stride of a stage to 1; its weights stay as they are."""
-    for module in stage.modules():
-        if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and module.stride in (2, (2, 2)):
-            module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+    """Set every stride of a stage to 1; its weights stay as they are. ConfigError where it has none."""
+    strided = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and m.stride in (2, (2, 2))]
+    require(bool(strided), "keep_resolution needs a backbone whose last stage has a stride", got=type(stage).__name__)
+    for module in strided:
+        module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+
+
+def map_sizes(backbone: Backbone, size: Size) -> list[Size]:
+    """(height, width) of each of the backbone's maps for an input of that size; nothing is computed (torch's meta device).
+
+    ConfigError where the backbone cannot take such an input.
+    """
+    with torch.device("meta"):
+        features = backbone.build().eval()
+        try:
+            maps = features(torch.empty(1, 3, *size))
+        except (RuntimeError, AssertionError) as e:
+            what = f"the backbone cannot take inputs of {size}"
+            raise ConfigError(explain(what, where=backbone, got=e, fix="try multiples of 32 pixels")) from e
+    return [(m.shape[2], m.shape[3]) for m in maps]
 
 
 Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone

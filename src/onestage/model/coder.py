@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
+from onestage.errors import require
 
 
 @dataclass(frozen=True)
 class BoxCoder:
-    """Offsets (dx, dy, dw, dh) relative to an anchor of centre (ax, ay) and extent (aw, ah), R-CNN's coding as SSD eq. (2) uses
-    it:
+    """Offsets (dx, dy, dw, dh) from an anchor of centre (ax, ay) and extent (aw, ah): R-CNN's coding, as in SSD eq. (2).
 
     dx = (x - ax) / aw / variance[0],  dw = log(w / aw) / variance[2],  and likewise for y and h.
 
@@ -26,6 +26,9 @@ class BoxCoder:
 
     variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
     max_log_scale: float = math.log(1000 / 16)
+
+    def __post_init__(self) -> None:
+        require(min(self.variances) > 0, "variances are above 0: offsets are divided by them", got=self)
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """(..., 4) anchors and (..., 4) boxes of positive extent -> (..., 4) offsets."""

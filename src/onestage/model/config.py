@@ -1,36 +1,29 @@
 """What a detector is, as plain frozen data: which parts, with which numbers. It travels inside every checkpoint.
 
-A part is a frozen dataclass. Adding one takes the class, its name in the union of its kind and in ``KINDS`` below; nothing is
-looked up by strings from elsewhere, and reading a config runs no code but these constructors.
+A part is a frozen dataclass. Adding one takes the class and its name in the union of its kind (``Backbone``, ``Neck``, ``Head``
+or a field's own type below). These types are the closed table of kinds: reading a config runs no code but their constructors.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onestage.errors import ConfigError, explain, nearest
+from onestage.errors import ConfigError, explain, nearest, require
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import Backbone, MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
+from onestage.model.backbones import Backbone
 from onestage.model.coder import BoxCoder
 from onestage.model.heads import ConvHead, Head
 from onestage.model.losses import MultiBoxLoss
-from onestage.model.necks import ExtraBlock, ExtraLevels, Neck
+from onestage.model.necks import Neck
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
-
-KINDS: dict[str, type] = {
-    kind.__name__: kind
-    for kind in (
-        TinyBackbone, VGG16Backbone, MobileNetBackbone, TimmBackbone,
-        ExtraLevels, ExtraBlock, ConvHead, AnchorLevel, BoxCoder, MaxIoUAssigner, MultiBoxLoss, Postprocess, Preprocess,
-    )
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +50,13 @@ class DetectorConfig:
     def __post_init__(self) -> None:
         if not self.category_ids:
             object.__setattr__(self, "category_ids", tuple(range(len(self.classes))))
-        if not self.classes or len(set(self.classes)) != len(self.classes):
-            raise ConfigError(explain("class names must be there, and each only once", where=self.name, got=list(self.classes)))
-        if len(self.category_ids) != len(self.classes):
-            raise ConfigError(
-                explain("one category id per class", where=self.name, got=len(self.category_ids), expected=len(self.classes))
-            )
+        names, ids = self.classes, self.category_ids
+        require(bool(names) and all(isinstance(n, str) for n in names), "class names must be there, as text", got=list(names))
+        require(len(set(names)) == len(names), "every class name stands only once", got=list(names))
+        require(len(set(ids)) == len(ids) == len(names), f"one category id for each of the {len(names)} classes", got=ids)
+        if isinstance(self.loss, MultiBoxLoss):
+            need = "MultiBoxLoss tells background apart by a logit of its own: postprocess.activation must be softmax"
+            require(self.postprocess.activation == "softmax", need, got=self.postprocess.activation)
 
     @property
     def logits(self) -> int:
@@ -70,8 +64,7 @@ class DetectorConfig:
         return len(self.classes) + (self.postprocess.activation == "softmax")
 
     def replace(self, changes: Mapping[str, Any]) -> DetectorConfig:
-        """A copy with some values changed, named by their path: ``config.replace({"loss.negative_ratio": 2, "assigner.claim":
-        "greedy"})``.
+        """A copy with some values changed, each named by its path: ``config.replace({"loss.negative_ratio": 2})``.
 
         Values may be text, as they come from a command line. ConfigError names the nearest key to an unknown one.
         """
@@ -116,6 +109,8 @@ def _decode(data: Any, declared: Any, path: str) -> Any:
     if is_dataclass(declared):
         return _decode_part(data, declared, path)
     if declared is float and isinstance(data, int | float) and not isinstance(data, bool):
+        if not abs(data) <= sys.float_info.max:  # so written, it holds for NaN too
+            raise _wrong(path, data, "a finite number")
         return float(data)
     if not isinstance(data, declared) or (declared is int and isinstance(data, bool)):
         raise _wrong(path, data, declared.__name__)
@@ -149,6 +144,8 @@ def _decode_part(data: Any, part: Any, path: str) -> Any:
         return data
     if not isinstance(data, dict):
         raise _wrong(path, data, f"the fields of {part.__name__}")
+    if (kind := data.get("kind", part.__name__)) != part.__name__:
+        raise _wrong(path, kind, part.__name__ + nearest(str(kind), [part.__name__]))
     hints = get_type_hints(part)
     if unknown := [k for k in data if k != "kind" and k not in hints]:
         raise ConfigError(
@@ -171,7 +168,7 @@ def _replace(part: Any, keys: list[str], value: Any, path: str) -> Any:
     if len(keys) > 1:
         changed = _replace(getattr(part, name), keys[1:], value, path)
     else:
-        changed = _decode(_from_text(value), hints[name], path)
+        changed = _decode(value if hints[name] is str else _from_text(value), hints[name], path)
     return dataclasses.replace(part, **{name: changed})
 
 

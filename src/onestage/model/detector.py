@@ -5,7 +5,8 @@ Shape letters: B images, A anchors, C logits per anchor, N objects of one image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, explain
+from onestage.errors import ConfigError, explain, require
 from onestage.images import decode_image, to_tensor
 from onestage.model.anchors import anchor_boxes
 from onestage.model.assign import Assignment, assign
@@ -78,10 +79,8 @@ class Detector(nn.Module):
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
         """(height, width) of every map for an input of that size, found by a run without numbers (on torch's meta device)."""
         shapes = {k: v.to("meta") for k, v in self.state_dict().items()}
-        training = self.training
-        self.eval()
-        output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
-        self.train(training)
+        with _evaluating(self):
+            output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
         return output.level_sizes
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
@@ -130,17 +129,16 @@ class Detector(nn.Module):
         picture.
         """
         several = images if isinstance(images, list | tuple) else [images]
+        require(batch_size >= 1, "predict takes at least one picture at a time", got=batch_size)
         found: list[Detections] = []
-        training = self.training
-        self.eval()
-        with torch.inference_mode():
-            for start in range(0, len(several), batch_size):
-                part = several[start : start + batch_size]
-                pictures = [_picture(image) for image in part]
-                inputs, metas = self.prepare(pictures)
-                detections = self.decode(self(inputs), metas, score=score)
-                found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
-        self.train(training)
+        for start in range(0, len(several), batch_size):
+            part = several[start : start + batch_size]
+            pictures = [_picture(image) for image in part]
+            inputs, metas = self.prepare(pictures)
+            with _evaluating(self), torch.inference_mode():
+                output = self(inputs)
+            detections = self.decode(output, metas, score=score)  # outside: its tensors are ordinary ones
+            found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
         return found
 
     def save(self, path: str | Path) -> None:
@@ -148,6 +146,18 @@ class Detector(nn.Module):
         from onestage.model.storage import save_detector
 
         save_detector(self, path)
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; every part then has its own mode again, a frozen one too."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def _picture(image: Any) -> Tensor:

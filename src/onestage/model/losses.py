@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from onestage.errors import require
 from onestage.model.assign import BACKGROUND, Assignment
 from onestage.model.coder import BoxCoder
 from onestage.structures import HeadOutput
@@ -19,8 +20,7 @@ from onestage.structures import HeadOutput
 @dataclass(frozen=True)
 class MultiBoxLoss:
     """SSD's loss (section 2.2, eq. 1-3): softmax cross-entropy on the positives and the hardest negatives, smooth L1 on the
-    offsets
-    of the positives, both divided by the number of positives.
+    offsets of the positives, both divided by the number of positives.
 
     negative_ratio: that many negatives for every positive of an image, those of largest loss (section 2.2, hard negative
     mining). min_negatives: an image without positives teaches with that many negatives, so that pictures of nothing but
@@ -33,6 +33,10 @@ class MultiBoxLoss:
     min_negatives: int = 30
     box_weight: float = 1.0
     beta: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.negative_ratio > 0 and self.min_negatives > 0, "a detector needs negatives to learn from", got=self)
+        require(self.box_weight >= 0 and self.beta >= 0, "box_weight and beta are not negative", got=self)
 
     def __call__(
         self, output: HeadOutput, assignment: Assignment, coder: BoxCoder, *, normalizer: Tensor | None = None
@@ -52,22 +56,20 @@ class MultiBoxLoss:
         return {"cls": cls / divisor, "box": self.box_weight * box / divisor}
 
     def normalizer(self, matches: Tensor) -> Tensor:
-        """The divisor of the batch, () float32, at least 1; over several batches or processes the sum is the divisor of them
-        all.
-        """
+        """The divisor of the batch, () float32, at least 1. Over several batches or processes the sum divides them all."""
         positives = (matches >= 0).sum(1)
-        empty = self.min_negatives / max(self.negative_ratio, 1.0)
+        empty = self.min_negatives / self.negative_ratio
         return torch.where(positives > 0, positives.float(), empty).sum().clamp(min=1.0)
 
     @torch.no_grad()
     def hard_negatives(self, logits: Tensor, matches: Tensor) -> tuple[Tensor, Tensor]:
         """Image and anchor index of the background anchors that look least like background, as many as each image is due."""
-        surprise = logits.logsumexp(dim=2) - logits[:, :, 0]
-        surprise = surprise.float().masked_fill(matches != BACKGROUND, -torch.inf)
+        logits = logits.float()  # in bfloat16 the difference of an easy negative would be 0 or 2^-6: no ranking at all
+        surprise = (logits.logsumexp(dim=2) - logits[:, :, 0]).masked_fill(matches != BACKGROUND, -torch.inf)
         positives = (matches >= 0).sum(1)
         due = torch.where(positives > 0, self.negative_ratio * positives, self.min_negatives).long()
         most = min(int(due.max()), logits.shape[1])
         values, anchors = surprise.topk(most, dim=1)
-        taken = (torch.arange(most, device=logits.device) < due[:, None]) & values.isfinite()
+        taken = (torch.arange(most, device=logits.device) < due[:, None]) & (values != -torch.inf)  # NaN stays, to be seen
         image, rank = taken.nonzero(as_tuple=True)
         return image, anchors[image, rank]

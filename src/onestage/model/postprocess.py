@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
+from onestage.errors import require
 from onestage.model.coder import BoxCoder
 from onestage.structures import HeadOutput
 
@@ -28,12 +29,10 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class Postprocess:
-    """Scores above a threshold, the best few of each class, NMS inside each class, the best few of the image (SSD, section 3.1:
-    0.01,
-    IoU 0.45, 200; top 400 from SSD's code).
+    """Scores above a threshold, the best few of each class, NMS inside each class, the best few of the image.
 
-    activation: "softmax" over K + 1 logits, background first, or "sigmoid" of K. top_k bounds what enters NMS, per class of an
-    image.
+    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). activation: "softmax" over K + 1
+    logits, background first, or "sigmoid" of K. top_k bounds what enters NMS, per class of an image.
 
     The result is exactly that of scoring all, cutting each class to its top_k, decoding, NMS and cutting to ``detections``;
     but most of that work changes nothing. An anchor whose background logit outweighs every class needs no softmax, a box
@@ -46,6 +45,11 @@ class Postprocess:
     top_k: int = 400
     detections: int = 200
     activation: Literal["softmax", "sigmoid"] = "softmax"
+
+    def __post_init__(self) -> None:
+        require(0 <= self.score_threshold < 1, "the score threshold is at least 0 and below 1", got=self.score_threshold)
+        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
+        require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
 
     def __call__(self, output: HeadOutput, anchors: Tensor, coder: BoxCoder) -> list[Found]:
         """The detections of each of the B images; their boxes are cut to the input."""
@@ -62,10 +66,10 @@ class Postprocess:
         """Scores (B, R, K) of the anchors that may pass the threshold, 0 elsewhere, and which anchors these are, (B, R)."""
         logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
         foreground = logits[:, :, 1:] if self.activation == "softmax" else logits
-        best = foreground.amax(dim=2)
+        best = foreground.amax(dim=2).float()
         if self.activation == "softmax":  # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
-            best = best - logits[:, :, 0]
-        image, anchor = (best > logit).nonzero(as_tuple=True)
+            best = best - logits[:, :, 0].float()
+        image, anchor = (best > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
         counts = torch.bincount(image, minlength=len(logits))
         slot = torch.arange(len(image), device=logits.device) - (counts.cumsum(0) - counts)[image]
         most = int(counts.max()) if len(counts) else 0
@@ -84,8 +88,8 @@ class Postprocess:
         batch, _, classes = scores.shape
         top, flat = scores.flatten(1).topk(count, dim=1)
         labels = flat % classes if classes else flat
-        passing = (top > self.score_threshold) & (self._rank_in_class(labels) < self.top_k)
-        exhausted = bool((top[:, -1:] <= self.score_threshold).all())
+        above = top > self.score_threshold
+        passing = above & (self._rank_in_class(labels) < self.top_k)
 
         image, rank = passing.nonzero(as_tuple=True)
         kept = flat[image, rank]
@@ -100,7 +104,7 @@ class Postprocess:
         order = image.argsort(stable=True)  # NMS left them best first over all images
         columns = [column[order].split(counts.tolist()) for column in (boxes, score, label)]
         found = [Found(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
-        return found, exhausted or bool((counts >= self.detections).all())
+        return found, bool((~above.all(dim=1) | (counts >= self.detections)).all())
 
     def _rank_in_class(self, labels: Tensor) -> Tensor:
         """(B, P) labels of candidates, best first -> (B, P): how many better candidates of the same class the image has."""

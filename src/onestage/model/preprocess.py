@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
+from onestage.errors import require
 from onestage.structures import ImageMeta, Size
 
 
@@ -29,11 +30,19 @@ class Preprocess:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     antialias: bool = True
 
+    def __post_init__(self) -> None:
+        require(min(self.size) >= 1, "the input has at least one pixel", got=self.size)
+        require(min(self.std) > 0, "std is above 0: pixels are divided by it", got=self.std)
+
+    def place(self, original: Size) -> ImageMeta:
+        """Where a picture of that (height, width) lies in the input."""
+        scale = (self.size[0] / original[0], self.size[1] / original[1])
+        return ImageMeta(original, self.size, scale=scale, pad=(0, 0))
+
     def resize(self, image: Tensor) -> tuple[Tensor, ImageMeta]:
         """(3, H, W) uint8 -> (3, h, w) in 0..255, uint8 (float32 without antialias), and where the picture now lies."""
-        height, width = image.shape[1:]
-        meta = ImageMeta((height, width), self.size, scale=(self.size[0] / height, self.size[1] / width), pad=(0, 0))
-        if (height, width) == self.size:
+        meta = self.place((image.shape[1], image.shape[2]))
+        if meta.original == self.size:
             return image, meta
         if self.antialias:
             return tv.resize(image, list(self.size), antialias=True), meta

@@ -50,9 +50,7 @@ def load_detector(path: str | Path) -> Detector:
                 fix='use onestage.create(NAME, weights="FILE")',
             )
         )
-    with torch.device("meta"):
-        expected = {k: tuple(v.shape) for k, v in Detector(config).state_dict().items()}
-    _compare(expected, read_header(path).shapes, path)
+    _compare(_shapes(config, path), read_header(path).shapes, path)
     detector = Detector(config)
     detector.load_state_dict(load_tensors(path)[0])
     return detector.eval()
@@ -78,6 +76,15 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
         )
     detector.load_state_dict(fitting, strict=False)
     return tuple(k for k in own if k not in fitting and not k.endswith("num_batches_tracked"))
+
+
+def _shapes(config: DetectorConfig, path: str | Path) -> dict[str, tuple[int, ...]]:
+    """The tensors that a detector of this config has; nothing is allocated (torch's meta device)."""
+    try:
+        with torch.device("meta"):
+            return {k: tuple(v.shape) for k, v in Detector(config).state_dict().items()}
+    except Exception as e:  # a damaged config can ask torch or timm for anything
+        raise WeightsError(explain("no detector can be built from the config in the file", where=path, got=e)) from e
 
 
 def _compare(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]], path: str | Path) -> None:

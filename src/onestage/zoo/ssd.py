@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from onestage.errors import ConfigError, explain
 from onestage.model.anchors import AnchorLevel, linear_scales, size_pairs, ssd_levels
 from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
+from onestage.model.backbones import Backbone, MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone, map_sizes
 from onestage.model.config import DetectorConfig
 from onestage.model.heads import ConvHead
 from onestage.model.necks import ExtraBlock, ExtraLevels
@@ -37,13 +37,12 @@ class Ladder:
 
 
 def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: int = 8) -> Ladder:
-    """SSD's way down to a single cell: halve while 6 cells or more are left (or 4), then cut 5 -> 3 -> 1 without padding, 2 ->
-    1 by a
-    4x4 kernel. It gives figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells) and SSD512's (32, 16, 8, 4, 2, 1), and some
-    for any size.
+    """SSD's way from ``side`` cells of that stride down to a single one: halve while 6 cells or more are left (or 4), then cut
+    5 -> 3 -> 1 without padding, or 2 -> 1 by a 4x4 kernel.
 
-    Halved levels keep nominal strides (16, 32, ...); cut ones are spread evenly (None): 100 and 300 for SSD300, as in SSD's
-    code.
+    It gives figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells) and SSD512's (32, 16, 8, 4, 2, 1), and some for any
+    size. Halved levels keep nominal strides (16, 32, ...); cut ones are spread evenly (None): 100 and 300 for SSD300, as in
+    SSD's code.
     """
     blocks: list[ExtraBlock] = []
     strides: list[float | None] = []
@@ -62,10 +61,14 @@ def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: i
     return Ladder(tuple(blocks), tuple(strides))
 
 
+def _coarsest(backbone: Backbone, size: Size) -> int:
+    """Cells along the shorter side of the backbone's last map. Asked of the backbone: some round up, some down."""
+    return min(map_sizes(backbone, size)[-1])
+
+
 def coco_scales(levels: int) -> list[float]:
-    """SSD's default box scales for COCO, one more than levels, as parts of the input's shorter side (SSD, section 3.4; SSD's
-    code):
-    0.07, then 0.15..0.87 for up to six levels; 0.04, then 0.1..0.9 for more."""
+    """SSD's default box scales for COCO, one more than levels, as parts of the input's shorter side: 0.07, then 0.15..0.87
+    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code)."""
     first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
     middle = linear_scales(levels - 1, smallest, largest)
     step = (largest - smallest) / max(levels - 2, 1)
@@ -77,15 +80,14 @@ def _default_boxes(size: Size, strides: Sequence[float | None], box_sizes: Seque
     count = len(strides)
     sizes = _sizes(size, coco_scales(count), box_sizes)
     ratios = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
-    levels = ssd_levels(size_pairs(sizes), ratios, clip=size)
-    return tuple(replace(v, stride=None if s is None else (s, s)) for v, s in zip(levels, strides, strict=True))
+    return ssd_levels(size_pairs(sizes), ratios, strides=strides, clip=size)
 
 
 def _sizes(size: Size, scales: Sequence[float], box_sizes: Sequence[float] | None) -> list[float]:
     """Box sizes in pixels: the given ones, or the scales times the input's shorter side."""
     if box_sizes is None:
         return [s * min(size) for s in scales]
-    if len(box_sizes) != len(scales):
+    if len(box_sizes) != len(scales) or min(box_sizes) <= 0:
         raise ConfigError(
             explain(
                 "one default box size per level and one more", got=list(box_sizes), expected=f"{len(scales)} sizes in pixels"
@@ -116,13 +118,13 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
 
 def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """SSD300 and SSD512 of the paper, and any size between, below or above."""
-    conv4_3 = -(-(min(size) // 4) // 2)  # two floor poolings, then one that rounds up
-    ladder = descend(conv4_3 // 2, 16, VGG_EXTRAS)
+    backbone = VGG16Backbone()
+    ladder = descend(_coarsest(backbone, size), 16, VGG_EXTRAS)
     return DetectorConfig(
         name="ssd_vgg16",
         classes=classes,
         preprocess=Preprocess(size),
-        backbone=VGG16Backbone(),
+        backbone=backbone,
         neck=ExtraLevels(ladder.blocks),
         anchors=_default_boxes(size, (8, 16, *ladder.strides), box_sizes),
     )
@@ -130,12 +132,13 @@ def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] |
 
 def ssd300_resnet50(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """NVIDIA's SSD300: ResNet-50 up to its third stage, which runs at stride 1, so that its map is 38x38 for 300 pixels."""
-    ladder = descend(-(-min(size) // 8), 8, RESNET_EXTRAS)
+    backbone = TimmBackbone("resnet50", strides=(16,), keep_resolution=True)
+    ladder = descend(_coarsest(backbone, size), 8, RESNET_EXTRAS)
     return DetectorConfig(
         name="ssd300_resnet50",
         classes=classes,
         preprocess=Preprocess(size),
-        backbone=TimmBackbone("resnet50", strides=(16,), keep_resolution=True),
+        backbone=backbone,
         neck=ExtraLevels(ladder.blocks, style="batch_norm"),
         anchors=_default_boxes(size, (8, *ladder.strides), box_sizes),
     )
@@ -145,12 +148,13 @@ def ssd(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
     """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm below them."""
-    ladder = descend(-(-min(size) // 32), 32, VGG_EXTRAS)
+    body = TimmBackbone(backbone)
+    ladder = descend(_coarsest(body, size), 32, VGG_EXTRAS)
     return DetectorConfig(
         name=f"ssd_{backbone}",
         classes=classes,
         preprocess=Preprocess(size),
-        backbone=TimmBackbone(backbone),
+        backbone=body,
         neck=ExtraLevels(ladder.blocks, style="batch_norm"),
         anchors=_default_boxes(size, (8, 16, 32, *ladder.strides), box_sizes),
     )
@@ -159,8 +163,8 @@ def ssd(
 def _mobile(
     name: str, classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None, **parts: object
 ) -> DetectorConfig:
-    """SSD on a MobileNet: maps of stride 16 and 32, four extra levels, each half of the one before; six boxes per cell, spread
-    evenly.
+    """SSD on a MobileNet: maps of stride 16 and 32, four extra levels, each half of the one before; six boxes per cell, the
+    cells spread evenly.
     """
     sizes = _sizes(size, [*linear_scales(6, 0.2, 0.95), 1.0], box_sizes)
     base = DetectorConfig(
@@ -189,7 +193,7 @@ def ssd300_mobilenet_v2(classes: tuple[str, ...], size: Size, box_sizes: Sequenc
 
 
 def ssd300_mobilenet_v1(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
-    """SSD with plain convolutions on MobileNet v1, in the layout of the widely used pytorch-ssd (jetson-inference's default)."""
+    """SSD with plain convolutions on MobileNet v1, in the layout of pytorch-ssd (which jetson-inference uses)."""
     extras = ExtraLevels(tuple(ExtraBlock(m, o) for m, o in ((256, 512), (128, 256), (128, 256), (128, 256))))
     backbone = TimmBackbone("mobilenetv1_100", strides=(16, 32))
     return _mobile("ssd300_mobilenet_v1", classes, size, box_sizes, backbone=backbone, neck=extras, head=ConvHead())

@@ -9,6 +9,7 @@ import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from torchvision.models import (
     MobileNet_V2_Weights,
@@ -68,14 +69,15 @@ def tags(model: str) -> list[str]:
 def load_weights(config: DetectorConfig, model: str, weights: str | Path) -> Detector:
     """A detector of this config with weights from a file (our own or a foreign one) or from a published tag.
 
-    The weights' own input normalisation replaces the config's. What does not fit, such as the class outputs for other classes,
-    keeps fresh values and is named in a warning. WeightsError where the weights are of something else.
+    What these weights expect of the input's pixels replaces the config's. What does not fit, such as the class outputs for
+    other classes, keeps fresh values and is named in a warning. WeightsError where the weights are of something else.
     """
     path = _locate(model, weights)
     own = read_config(path) if path.suffix == ".safetensors" else None
     if own is not None:
         tensors = load_tensors(path)[0]
-        config = config.replace({"preprocess.mean": own.preprocess.mean, "preprocess.std": own.preprocess.std})
+        theirs = own.preprocess
+        config = config.replace({f"preprocess.{k}": getattr(theirs, k) for k in ("mean", "std", "antialias")})
     else:
         tensors, config = _convert(load_foreign(path), config, path)
     detector = Detector(config)
@@ -91,18 +93,20 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else _existing(Path(weights), str(weights))
     tensors = load_foreign(path)
-    names = Detector(config).state_dict()
+    with torch.device("meta"):
+        names = Detector(config).state_dict()
     converted = adapt_timm.convert_backbone(tensors, config, names) or adapt_torchvision.convert_backbone(tensors, config)
     adapted, config = converted or ({}, config)
     detector = Detector(config)
     own = detector.state_dict()
     fitting = {k: v for k, v in adapted.items() if k in own and own[k].shape == v.shape}
-    if not fitting:
+    expected = [k for k in own if k.startswith("backbone.")]
+    if len(fitting) < len(expected) / 2:
         raise WeightsError(
             explain(f"these are no weights for {type(config.backbone).__name__}", where=path, got=", ".join(list(tensors)[:5]))
         )
     detector.load_state_dict(fitting, strict=False)
-    _report(tuple(k for k in own if k.startswith("backbone.") and k not in fitting and "num_batches" not in k), path)
+    _report(tuple(k for k in expected if k not in fitting and not k.endswith("num_batches_tracked")), path)
     return detector
 
 
@@ -125,7 +129,7 @@ def _convert(tensors: dict[str, Tensor], config: DetectorConfig, path: Path) -> 
 def _locate(model: str, weights: str | Path) -> Path:
     """The file of a path or tag; fetched and checked if it is a tag."""
     published = WEIGHTS.get(f"{model}.{weights}")
-    if published is not None and not Path(weights).exists():
+    if published is not None and not Path(weights).is_file():  # a folder may well be called "coco"
         return fetch(published.url, sha256=None)
     return _existing(Path(weights), str(weights), tags(model))
 
@@ -155,4 +159,5 @@ def _report(fresh: tuple[str, ...], path: Path) -> None:
     if fresh:
         modules = sorted({name.rsplit(".", 1)[0] for name in fresh})
         shown = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
-        warnings.warn(f"{path}: {len(fresh)} tensors do not fit and start fresh: {shown}", stacklevel=3)
+        message = f"{path}: {len(fresh)} tensors do not fit and start fresh: {shown}"
+        warnings.warn(message, stacklevel=5)  # the line that called create()

@@ -60,8 +60,8 @@ def voc_metrics(
     A detection belongs to the object of its class that it overlaps most. It is right when that IoU is at least ``iou`` and no
     better detection was right about the same object; it does not count when the object is difficult (ignored, or a crowd).
     style: "2007" reads precision at 11 recalls, "2010" takes the area under the curve.
-    inclusive: boxes name whole pixels, first and last, so that a width is x2 - x1 + 1, as in VOC's own files. Boxes here are
-    edges, not pixels, so leave it off; the readers have turned VOC's pixels into edges.
+    inclusive: boxes name whole pixels, the first and the last, so that a width is x2 - x1 + 1: the kit's own arithmetic, and
+    that of most published figures. Boxes of this package are edges in float pixels, for which x2 - x1 is right.
     Raises ConfigError for an ``iou`` outside 0..1, DataError when the pictures are not the same or a label is no class.
     """
     if not 0 < iou <= 1:

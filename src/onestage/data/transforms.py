@@ -244,7 +244,7 @@ class View:
 def _resize(image: Tensor, size: Size) -> Tensor:
     """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it; torch 2.15 fails on uint8 at 1x1."""
     if size == (1, 1):
-        return mean_colour(image).round().to(torch.uint8).view(3, 1, 1)
+        return mean_colour(image.float()).round().to(torch.uint8).view(3, 1, 1)
     return tv.resize(image, list(size), antialias=True)
 
 

@@ -82,7 +82,7 @@ def test_the_result_does_not_depend_on_the_number_of_threads() -> None:
 
 
 def test_mean_colour_is_exact() -> None:
-    image = torch.tensor([[[0, 255]], [[10, 20]], [[7, 7]]], dtype=torch.uint8)
+    image = torch.tensor([[[0, 255]], [[10, 20]], [[7, 7]]], dtype=torch.float32)
     assert mean_colour(image).tolist() == [127.5, 15.0, 7.0]
 
 

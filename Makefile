@@ -1,0 +1,42 @@
+# Every target sets up what it needs: nothing but Python 3.11 has to be there.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN = .venv/bin
+READY = .venv/.ready
+
+.PHONY: help setup demo test test-slow check benchmark clean
+
+help:
+	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
+	@echo "make test       run the tests            make test-slow  run the long ones too"
+	@echo "make check      lint and types           make benchmark  time us against torchvision"
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onestage needs Python 3.11 or later: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+setup: $(READY)
+
+demo: $(READY)
+	$(BIN)/onestage demo --out demo
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+benchmark: $(READY)
+	$(BIN)/python benchmarks/postprocess.py
+	$(BIN)/python benchmarks/inference.py
+	$(BIN)/python benchmarks/training.py
+
+clean:
+	rm -rf .venv demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info

@@ -13,7 +13,7 @@ from onestage.structures import Size
 from onestage.zoo import ssd
 from onestage.zoo.weights import WEIGHTS, load_backbone, load_weights
 
-__all__ = ["ZOO", "Entry", "create", "list_models", "recipe"]
+__all__ = ["ZOO", "Entry", "build", "create", "list_models", "numbered_classes", "recipe"]
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,18 @@ def recipe(
     box_sizes: Sequence[float] | None = None,
     backbone: str | None = None,
 ) -> DetectorConfig:
-    """The config of a model of the zoo. ``size``: (height, width) of the input. ``box_sizes``: the default boxes' sizes in
-    input
-    pixels, one per level and one more. ``backbone``: for "ssd", a timm name, with or without "timm/" before it.
+    """The config of a model of the zoo.
+
+    size: (height, width) of the input. box_sizes: the default boxes' sizes in input pixels, one per level and one more.
+    backbone: for "ssd", a timm name, with or without "timm/" before it.
 
     Raises ConfigError for an unknown name or a value that does not fit.
     """
     if name not in ZOO:
         raise ConfigError(explain(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO)))
     entry = ZOO[name]
-    size = size or entry.size
-    if len(size) != 2 or min(size) < 32:
+    size = entry.size if size is None else size
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         raise ConfigError(explain("the input size is (height, width) of at least 32 pixels each", where=name, got=size))
     options: dict[str, object] = {}
     if backbone is not None:
@@ -74,7 +75,7 @@ def recipe(
                 explain("the backbone of this model is part of its name", where=name, got=backbone, fix='take "ssd"')
             )
         options["backbone"] = backbone.removeprefix("timm/")
-    config = entry.build(tuple(classes), (int(size[0]), int(size[1])), box_sizes, **options)
+    config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
     return replace(config, name=name)
 
 
@@ -98,18 +99,25 @@ def create(
 
     Raises ConfigError or WeightsError saying what does not fit.
     """
-    if weights is not None and backbone_weights is not None:
-        raise ConfigError(
-            explain("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
-        )
     published = WEIGHTS.get(f"{name}.{weights}")
     if classes is None and num_classes is None and published is not None:
         classes = published.classes
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if published is not None and config.classes == published.classes:
         config = replace(config, category_ids=tuple(range(1, len(config.classes) + 1)))
+    return build(config, weights=weights, backbone_weights=backbone_weights)
+
+
+def build(
+    config: DetectorConfig, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None
+) -> Detector:
+    """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
+    if weights is not None and backbone_weights is not None:
+        raise ConfigError(
+            explain("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
+        )
     if weights is not None:
-        return load_weights(config, name, weights)
+        return load_weights(config, config.name, weights)
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
     return Detector(config)
@@ -117,6 +125,10 @@ def create(
 
 def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | None) -> tuple[str, ...]:
     if classes is not None:
+        if isinstance(classes, str):
+            raise ConfigError(
+                explain("classes is a list of names, not one text", where=name, got=classes, fix=f"[{classes!r}]")
+            )
         if num_classes not in (None, len(classes)):
             raise ConfigError(
                 explain("num_classes contradicts the classes", where=name, got=num_classes, expected=len(classes))
@@ -126,4 +138,9 @@ def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | No
         raise ConfigError(
             explain("say which classes to detect", where=name, got=num_classes, fix='num_classes=20 or classes=["cat", "dog"]')
         )
-    return tuple(f"class {i}" for i in range(num_classes))
+    return numbered_classes(num_classes)
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """The names of classes that were given by number only: training replaces them by those of its data."""
+    return tuple(f"class {i}" for i in range(count))

@@ -1,4 +1,4 @@
-"""The border to the TinySSD of the d2l book (section 14.7): its state_dict's names to ours, and what it expects of the input."""
+"""The border to the d2l book's TinySSD (section 14.7): its state_dict's names to ours, and what it expects of the input."""
 
 import re
 from collections.abc import Mapping

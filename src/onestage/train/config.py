@@ -1,0 +1,82 @@
+"""How to train, as plain frozen data: the command line is made from it, and it is stored with every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from onestage.data.transforms import Augment
+from onestage.errors import ConfigError, explain
+
+LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
+"""For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
+WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
+AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is made of, besides the model and the data."""
+
+    epochs: int = 100
+    """How often every picture is seen."""
+    batch_size: int = 16
+    """Pictures per optimiser step, over all processes together."""
+    accumulate: int = 1
+    """Into how many parts a step is cut to save memory; the result stays the same but for batch norm."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """AdamW needs the least tuning; SGD with momentum is what the papers used."""
+    lr: float | None = None
+    """Peak learning rate; by default one that suits the optimiser and the batch size."""
+    momentum: float = 0.9
+    """Of SGD; AdamW's beta 1."""
+    weight_decay: float | None = None
+    """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls: along a cosine to a hundredth, or tenfold at each milestone."""
+    milestones: tuple[float, ...] = (0.67, 0.89)
+    """Where "steps" falls, as parts of the whole training (SSD's 80k and 100k of 120k)."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from nearly nothing; at most a tenth of the training."""
+    clip_norm: float = 10.0
+    """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
+    augment: Literal["ssd", "light", "none"] = "ssd"
+    """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, fp32 elsewhere."""
+    evaluate_every: int = 1
+    """Epochs between two measurements on the validation pictures; the last epoch is always measured. 0: only the last."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written at least this often, besides the one after every epoch."""
+    workers: int | None = None
+    """Processes that read and augment pictures; by default what suits this machine. They never change the result."""
+    seed: int = 0
+    """Same seed, same machine: the same weights to the bit."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """What a bad annotation or an unreadable picture does."""
+    device: str | None = None
+    """"cpu" or "cuda"; by default cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        at_least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "warmup": 0, "evaluate_every": 0}
+        for name, low in at_least.items():
+            if getattr(self, name) < low:
+                raise ConfigError(explain(f"{name} is too small", got=getattr(self, name), expected=f"{low} or more"))
+        if self.lr is not None and not 0 < self.lr < 100:
+            raise ConfigError(explain("lr is out of range", got=self.lr, expected="above 0, usually 1e-5 to 1"))
+        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
+            raise ConfigError(
+                explain("milestones are rising parts of the training", got=self.milestones, expected="such as 0.67 0.89")
+            )
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.lr is not None:
+            return self.lr
+        share = self.batch_size / 32
+        return LEARNING_RATES[self.optimizer] * (share if self.optimizer == "sgd" else share**0.5)
+
+    @property
+    def decay(self) -> float:
+        return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay

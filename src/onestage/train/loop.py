@@ -1,0 +1,425 @@
+"""Training, in one sitting: read the data, then for every batch match, run, weigh, step; measure and save after every epoch.
+
+Shape letters: B images of a batch. A run goes on after any interruption with the very bits it would have had
+(train/checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from onestage.data import Dataset, list_splits, load_dataset
+from onestage.data.loader import Shard, TrainLoader, usual_workers
+from onestage.data.transforms import TrainTransform
+from onestage.errors import ConfigError, OnestageError, explain
+from onestage.evaluate import Report
+from onestage.model.assign import Assignment
+from onestage.model.detector import Detector
+from onestage.model.storage import metadata
+from onestage.structures import Batch
+from onestage.train.checkpoint import BEST, LAST, CheckpointStore, TrainState, rng_state, set_rng_state
+from onestage.train.config import AUGMENTS, TrainConfig
+from onestage.train.distributed import Distributed, init
+from onestage.train.evaluate import evaluate_dataset
+from onestage.train.monitor import Monitor
+from onestage.train.optim import learning_rate, make_optimizer
+from onestage.train.run import Plan, write_history
+from onestage.zoo import numbered_classes
+
+DEFAULTS = TrainConfig()
+HELD_OUT = 0.1
+"""The part of the training pictures that measures the training where the data set has no validation split."""
+
+
+class DivergedError(OnestageError):
+    """The loss is not a number any more."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What came out of a training. report: the last measurement, if any. interrupted: stopped early, to be resumed."""
+
+    folder: Path
+    best_ap: float
+    report: Report | None
+    interrupted: bool
+    seconds: float
+
+    @property
+    def best(self) -> Path:
+        """The model of the best validation AP."""
+        return self.folder / BEST
+
+    @property
+    def last(self) -> Path:
+        return self.folder / LAST
+
+
+def train(
+    model: Detector,
+    data: str | Path | Dataset,
+    *,
+    out: str | Path = "runs/train",
+    epochs: int | None = None,
+    config: TrainConfig = DEFAULTS,
+    format: str | None = None,
+    resume: bool = False,
+) -> TrainResult:
+    """Train the detector on a data set (a path, or a Dataset already read), in place; the run folder ``out`` keeps everything.
+
+    The "val" split measures it after every epoch; without one a tenth of the training pictures is held out for that. A model
+    made for a number of classes takes their names from the data. ``epochs`` replaces the config's. ``resume`` goes on with a
+    run that was interrupted, to the same end as if it had not been. Ctrl-C saves and returns; a second one stops at once.
+
+    Raises DataError for unusable data, ConfigError where model, data and config do not fit or ``out`` holds another run,
+    DivergedError at a loss that is not a number.
+    """
+    if epochs is not None:
+        config = replace(config, epochs=epochs)
+    with init(config.device) as group, _reproducible(), StopSignal() as stop:
+        train_set, val_set = _read(model, data, config, format)
+        _adopt_classes(model, train_set)
+        model.to(group.device)
+        training = Training(model, train_set, val_set, config=config, folder=Path(out), group=group, stop=stop)
+        path = None if isinstance(data, Dataset) else str(Path(data).resolve())
+        training.prepare(Plan(model.config, config, path, format), resume=resume)
+        return training.run()
+
+
+def resume(folder: str | Path) -> TrainResult:
+    """Go on with an interrupted run from its folder alone."""
+    plan = Plan.load(folder)
+    if plan.data is None:
+        raise ConfigError(
+            explain("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
+        )
+    return train(Detector(plan.model), plan.data, out=folder, config=plan.train, format=plan.format, resume=True)
+
+
+@dataclass
+class Training:
+    """One run. What changes while it goes on is in the fields below the first block, and all of it is in every checkpoint."""
+
+    model: Detector
+    train_set: Dataset
+    val_set: Dataset
+    config: TrainConfig
+    folder: Path
+    group: Distributed
+    stop: StopSignal
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_ap: float = -1.0
+    spent: float = 0.0
+
+    def prepare(self, plan: Plan, *, resume: bool) -> None:
+        """Build what training needs; probe the folder, and either start it or take its newest whole checkpoint."""
+        config, group = self.config, self.group
+        self.loader = TrainLoader(
+            self.train_set,
+            TrainTransform(self.model.config.preprocess.place, AUGMENTS[config.augment]),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            shard=Shard(group.rank, group.world),
+            workers=usual_workers(group.world) if config.workers is None else config.workers,
+            on_bad=config.on_bad,
+            pin_memory=group.device.type == "cuda",
+        )
+        self.steps = config.epochs * len(self.loader)
+        self.optimizer = make_optimizer(self.model, config)
+        devices = [group.device] if group.device.type == "cuda" else None
+        self.network: nn.Module = self.model if group.world == 1 else DistributedDataParallel(self.model, device_ids=devices)
+        self.autocast = _autocast(config.precision, group.device)
+        self.store = CheckpointStore(self.folder)
+        state, damaged = self.store.latest()
+        if resume:
+            self._restore(state, damaged)
+        elif state is not None or damaged:
+            raise ConfigError(
+                explain(
+                    "this folder already holds a run",
+                    where=self.folder,
+                    fix=f"resume it (onestage train --resume {self.folder}), or choose another folder",
+                )
+            )
+        group.barrier()
+        if group.is_main:
+            self.store.probe()
+            plan.save(self.folder)
+
+    def run(self) -> TrainResult:
+        """Train to the last epoch, or until a signal."""
+        self.started = self.saved = time.monotonic()
+        report = None
+        with Monitor(self.config, steps_per_epoch=len(self.loader), shown=self.group.is_main) as self.monitor:
+            self._introduce()
+            while self.epoch < self.config.epochs and not self.stop.asked:
+                self._train_epoch()
+                if self.stop.asked and self.batch < len(self.loader):
+                    break
+                report = self._finish_epoch() or report
+        interrupted = self.epoch < self.config.epochs
+        if interrupted:
+            self._save()
+            self.monitor.say(
+                f"stopped in epoch {self.epoch + 1}; all is saved. Go on with: onestage train --resume {self.folder}"
+            )
+        return TrainResult(self.folder, self.best_ap, report, interrupted, self._seconds())
+
+    def _train_epoch(self) -> None:
+        self.model.train()
+        seen, begun = 0, time.monotonic()
+        for batch in self.loader.epoch(self.epoch, start=self.batch):
+            losses = self._step(batch)
+            self.step += 1
+            self.batch += 1
+            seen += self.config.batch_size
+            for name, value in losses.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+            means = {name: total / self.batch for name, total in self.sums.items()}
+            rate = seen / (time.monotonic() - begun)
+            self.monitor.step(self.step, self.epoch, means, rate)
+            self.rate = rate
+            if self.stop.asked:
+                return
+            if time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes and self.batch < len(self.loader):
+                self._save()
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        """One optimiser step on B images of this process; the losses, over all processes, as plain numbers.
+
+        All losses are divided by the positives of the whole step, whoever holds them: one process with 8 pictures, two with 4
+        and two accumulated parts of 4 take the same step.
+        """
+        lr = learning_rate(self.step, self.steps, self.config)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        batch = batch.to(self.group.device)
+        size = (batch.images.shape[2], batch.images.shape[3])
+        parts = [(p, self.model.assign(p.targets, size)) for p in _cut(batch, self.config.accumulate)]
+        own = torch.stack([self.model.config.loss.normalizer(assignment.matches) for _, assignment in parts]).sum()
+        divisor = self.group.all_reduce_sum(own).clamp(min=1.0)
+
+        self.optimizer.zero_grad(set_to_none=True)
+        total: dict[str, Tensor] = {}
+        for i, (part, assignment) in enumerate(parts):
+            with self._synchronised(last=i == len(parts) - 1):
+                losses = self._losses(part, assignment, divisor)
+                total_loss = torch.stack([*losses.values()]).sum()
+                (total_loss * self.group.world).backward()  # DDP takes the mean over the processes
+            total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
+        values = self.group.all_reduce_sum(torch.stack([*total.values(), norm / self.group.world, self._stop_flag()])).tolist()
+        if not all(math.isfinite(v) for v in values):
+            raise self._diverged(batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr)
+        if values[-1] > 0:
+            self.stop.asked = True
+        self.optimizer.step()
+        return dict(zip(total, values, strict=False))
+
+    def _losses(self, part: Batch, assignment: Assignment, divisor: Tensor) -> dict[str, Tensor]:
+        with self.autocast:
+            output = self.network(self.model.config.preprocess.normalize(part.images))
+        return self.model.loss(output, assignment, normalizer=divisor)
+
+    def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients travel between the processes once per step, with its last part."""
+        if isinstance(self.network, DistributedDataParallel) and not last:
+            return self.network.no_sync()
+        return contextlib.nullcontext()
+
+    def _stop_flag(self) -> Tensor:
+        return torch.tensor(float(self.stop.asked), device=self.group.device)
+
+    def _diverged(self, batch: Batch, values: dict[str, float], lr: float) -> DivergedError:
+        paths = ", ".join(meta.path or str(meta.image_id) for meta in batch.metas)
+        return DivergedError(
+            explain(
+                "the loss is not a number any more; nothing of this step was kept",
+                where=f"step {self.step + 1}, epoch {self.epoch + 1}, pictures {paths}",
+                got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
+                fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
+            )
+        )
+
+    def _finish_epoch(self) -> Report | None:
+        """Measure if it is time, write the history, save. The epoch counts as done from here on."""
+        record: dict[str, Any] = {"epoch": self.epoch + 1, "step": self.step}
+        means = {name: total / len(self.loader) for name, total in self.sums.items()}
+        record |= {"loss": sum(means.values()), **{f"loss/{name}": value for name, value in means.items()}}
+        record |= {"lr": self.optimizer.param_groups[0]["lr"], "images_per_s": self.rate}
+        report = self._validate() if self._is_time_to_validate() else None
+        if report is not None:
+            names = {"total": "val/loss"}
+            record |= {"val/AP": report.coco.AP, "val/AP50": report.coco.AP50}
+            record |= {names.get(name, f"val/loss/{name}"): value for name, value in report.losses.items()}
+        record["seconds"] = self._seconds()
+        self.history.append(record)
+        best = report is not None and (self.best_ap < 0 or report.coco.AP > self.best_ap)
+        if best and report is not None:
+            self.best_ap = 0.0 if math.isnan(report.coco.AP) else report.coco.AP
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.monitor.epoch(record)
+        self._save(best=best)
+        if self.group.is_main:
+            write_history(self.folder, self.history)
+        return report
+
+    def _is_time_to_validate(self) -> bool:
+        every, done = self.config.evaluate_every, self.epoch + 1
+        return done == self.config.epochs or (every > 0 and done % every == 0)
+
+    def _validate(self) -> Report:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count * self.group.world
+            self.monitor.validating(min(done, len(self.val_set)), len(self.val_set))
+
+        return evaluate_dataset(
+            self.model,
+            self.val_set,
+            batch_size=max(1, self.config.batch_size // self.group.world),
+            workers=self.config.workers,
+            on_bad=self.config.on_bad,
+            advance=advance,
+            distributed=self.group,
+        )[0]
+
+    def _save(self, *, best: bool = False) -> None:
+        self.saved = time.monotonic()
+        if not self.group.is_main:
+            return
+        extra = {
+            "batch": self.batch,
+            "sums": self.sums,
+            "history": self.history,
+            "best_ap": self.best_ap,
+            "seconds": self._seconds(),
+            "random": rng_state(),
+        }
+        model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
+        self.store.save(TrainState(self.step, self.epoch, model, metadata(self.model), optimizer, extra), best=best)
+
+    def _restore(self, state: TrainState | None, damaged: Sequence[str]) -> None:
+        if self.group.is_main:
+            for line in damaged:
+                print(f"skipped a damaged checkpoint: {line}")
+        if state is None:
+            raise ConfigError(explain("there is no checkpoint to go on from", where=self.folder, fix="start without resume"))
+        self.model.load_state_dict(dict(state.model))
+        self.optimizer.load_state_dict(dict(state.optimizer))
+        self.step, self.epoch = state.step, state.epoch
+        self.batch, self.sums, self.history = state.extra["batch"], state.extra["sums"], state.extra["history"]
+        self.best_ap, self.spent = state.extra["best_ap"], state.extra["seconds"]
+        set_rng_state(state.extra["random"])
+
+    def _seconds(self) -> float:
+        return self.spent + time.monotonic() - self.started
+
+    def _introduce(self) -> None:
+        config, count = self.config, len(self.train_set)
+        again = f", going on after step {self.step}" if self.step else ""
+        self.monitor.say(
+            f"{self.model.config.name} on {count} pictures of {self.train_set.root.name}, {len(self.val_set)} to measure it"
+            f" ({self.val_set.split or 'all'}): {config.epochs} epochs of {len(self.loader)} steps, {config.batch_size} pictures"
+            f" each, on {self.group.world} x {self.group.device.type}{again}"
+        )
+        for set_ in {id(self.train_set): self.train_set, id(self.val_set): self.val_set}.values():
+            if set_.problems:
+                self.monitor.say(
+                    f"left out of {set_.split or 'the data set'}: {len(set_.problems)} bad annotations or pictures"
+                )
+
+
+class StopSignal:
+    """Turns the first SIGINT or SIGTERM into a request that the loop honours after its step; a second interrupts at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignal:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+
+@contextlib.contextmanager
+def _reproducible() -> Iterator[None]:
+    """On a GPU, only kernels that give the same bits every time."""
+    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and on_gpu))
+
+
+def _cut(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in ``parts`` of nearly equal size, none empty."""
+    count = len(batch.metas)
+    size = -(-count // parts)
+    cuts = [slice(i, i + size) for i in range(0, count, size)]
+    return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
+
+
+def _read(model: Detector, data: str | Path | Dataset, config: TrainConfig, format: str | None) -> tuple[Dataset, Dataset]:
+    """Training and validation pictures, labelled by the model's classes where these have names of their own."""
+    if isinstance(data, Dataset):
+        return data.hold_out(HELD_OUT, config.seed) if len(data) > 1 else (data, data)
+    splits = list_splits(data, format)
+    named = model.config.classes != numbered_classes(len(model.config.classes))
+    classes = model.config.classes if named else None
+    first = next((s for s in ("train", "trainval") if s in splits), None)
+    train_set = load_dataset(data, format, split=first, classes=classes, on_bad=config.on_bad)
+    if first == "train" and "val" in splits:
+        return train_set, load_dataset(data, format, split="val", classes=train_set.classes, on_bad=config.on_bad)
+    return train_set.hold_out(HELD_OUT, config.seed) if len(train_set) > 1 else (train_set, train_set)
+
+
+def _adopt_classes(model: Detector, data: Dataset) -> None:
+    """Give a model made for a number of classes their names and ids."""
+    if len(data.classes) != len(model.config.classes):
+        raise ConfigError(
+            explain(
+                "model and data differ in their number of classes",
+                where=data.root,
+                got=f"{len(data.classes)} in the data: {', '.join(data.classes[:10])}",
+                expected=f"{len(model.config.classes)}, which the model was made for",
+                fix="onestage.create(NAME, classes=...)",
+            )
+        )
+    model.config = replace(model.config, classes=data.classes, category_ids=data.category_ids)

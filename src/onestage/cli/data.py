@@ -118,7 +118,7 @@ def _classes(report: Report) -> RenderableType:
         return table
     empty = sum(own.objects == 0 for own in hidden)
     rest = f"... and {_count(len(hidden), 'more class', 'more classes')} with {sum(own.objects for own in hidden):,} objects"
-    return Group(table, Text(rest + (f"; {empty} of them have none" if empty else ""), "dim"))
+    return Group(table, Text(rest + (f"; {empty} without any" if empty else ""), "dim"))
 
 
 def _sizes(report: Report) -> RenderableType:

@@ -79,8 +79,8 @@ def picture_folders(annotations: Path, split: str | None) -> list[Path]:
     below = [*subfolders(base), *subfolders(base / "images")]
     own = [folder for folder in below if split and split_name(folder.name) == split]
     exact = [folder for folder in own if annotations.stem.endswith(folder.name)]
-    neutral = [folder for folder in below if split_name(folder.name) is None]
-    return list(dict.fromkeys([*exact, *own, base / "images", base, annotations.parent, *neutral]))
+    others = [folder for folder in below if split is None or split_name(folder.name) is None]
+    return list(dict.fromkeys([*exact, *own, base / "images", base, annotations.parent, *others]))
 
 
 def inside(name: str) -> str | None:

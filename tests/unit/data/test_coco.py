@@ -1,0 +1,186 @@
+"""COCO JSON: what is kept, what is refused, and the layouts on disk."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import trees
+from onestage.data import list_splits, load_dataset
+from onestage.errors import DataError
+
+Change = Callable[[dict[str, Any]], object]
+
+
+def changed(tmp_path: Path, change: Change) -> Path:
+    content = trees.coco_content()
+    change(content)
+    return trees.coco(tmp_path, content)
+
+
+def test_ids_with_gaps_are_closed_in_order_of_id(tmp_path: Path) -> None:
+    data = load_dataset(trees.coco(tmp_path))
+    assert data.classes == ("cat", "dog") and data.category_ids == (3, 18)
+    assert data.labels.tolist() == [0, 1, 1]
+    assert data.image_ids == (100, 101, 102)
+
+
+def test_crowds_and_ignored_objects_are_flagged_and_keep_their_box(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0] |= {"iscrowd": 1, "segmentation": {"counts": [0, 2400], "size": [40, 60]}, "area": 7.5}
+        content["annotations"][1]["ignore"] = 1
+
+    data = load_dataset(changed(tmp_path, change))
+    assert data.crowd.tolist() == [True, False, False]
+    assert data.ignore.tolist() == [False, True, False]
+    assert data.boxes[0].tolist() == [2, 3, 30, 20]
+    assert data.area.tolist() == [7.5, 50 * 35, 150]
+    assert data[0].ignore.tolist() == [True, True]
+
+
+def test_annotations_may_come_in_any_order(tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content["annotations"].reverse())
+    data = load_dataset(root)
+    assert data.offsets.tolist() == [0, 2, 2, 3]
+    assert data.truth(0).labels.tolist() == [1, 0] and data.truth(2).labels.tolist() == [1]
+
+
+def test_sizes_are_read_from_the_pictures_where_the_file_is_silent(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            del image["height"], image["width"]
+
+    assert load_dataset(changed(tmp_path, change)).sizes == (trees.SIZE,) * 3
+
+
+def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_opened(tmp_path: Path) -> None:
+    data = load_dataset(changed(tmp_path, lambda content: content["images"][1].update(width=61)))
+    assert data[0].image.shape == (3, 40, 60)
+    with pytest.raises(DataError, match="contradicts its annotation"):
+        data[1]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["annotations"][0].pop("bbox"), "annotations[0] (id 1): bbox should be"),
+        (lambda c: c["annotations"][0].update(bbox=["2", 3, 4, 5]), "bbox should be"),
+        (lambda c: c["annotations"][0].update(bbox=[True, 3, 4, 5]), "bbox should be"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "bbox should be"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 10**400, 5]), "outside"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 5]), "zero or negative size"),
+        (lambda c: c["annotations"][0].update(bbox=[0, 0, -4, 5]), "zero or negative size"),
+        (lambda c: c["annotations"][0].update(category_id=4), "unknown class: category_id 4"),
+        (lambda c: c["annotations"][0].update(image_id=7), "there is no image with id 7"),
+        (lambda c: c["annotations"][0].update(image_id=[100]), "there is no image with id [100]"),
+        (lambda c: c["annotations"][0].update(iscrowd="yes"), "should be 0 or 1"),
+        (lambda c: c["annotations"][0].update(id=2), "this annotation id is given twice"),
+        (lambda c: c["annotations"].append(5), "annotations[3] (id None): an annotation should be an object"),
+        (lambda c: c["images"].append(5), "images[3]: an image needs"),
+        (lambda c: c["images"].append(dict(c["images"][0])), "images[3]: the image id 100 is given twice"),
+        (lambda c: c["images"][1].update(id=True), "images[1]: an image needs"),
+        (lambda c: c["images"][1].pop("file_name"), "file_name should be a string"),
+        (lambda c: c["images"][1].update(width="60"), "should be whole numbers above 0"),
+        (lambda c: c["images"][1].update(width=-60), "should be whole numbers above 0"),
+        (lambda c: c["images"][1].update(file_name="../train2017/b.png"), "leads outside"),
+        (lambda c: c["images"][1].update(file_name="/etc/passwd"), "leads outside"),
+        (lambda c: c["images"][1].update(file_name="C:\\b.png"), "leads outside"),
+        (lambda c: c["images"][1].update(file_name="..\\b.png"), "leads outside"),
+        (lambda c: c["images"][1].update(file_name="http://host/b.png"), "leads outside"),
+        (lambda c: c["images"][1].update(file_name="b\0.png"), "leads outside"),
+    ],
+)
+def test_a_bad_entry_is_one_problem(change: Change, message: str, tmp_path: Path) -> None:
+    root = changed(tmp_path, change)
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert message in str(caught.value)
+    assert len(load_dataset(root, on_bad="skip").problems) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid JSON"),
+        ('{"images": [', "not valid JSON"),
+        ('{"images": [], "annotations": [NaN], "categories": []}', "NaN is no JSON number"),
+        ('{"images": [], "annotations": [-Infinity], "categories": []}', "-Infinity is no JSON number"),
+        ('{"images": [], "images": [], "annotations": [], "categories": []}', "the key 'images' is given twice"),
+        ('{"images": [], "annotations": ' + "[" * 100_000, "nested too deeply"),
+        ('{"images": [], "annotations": {}, "categories": []}', "a list under annotations"),
+        ('{"images": []}', "a list under annotations, categories"),
+        ('{"images": [], "annotations": [], "categories": []}', "has no categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1}]}', "categories[0]"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "x", "name": "a"}]}', "whole number as id"),
+        (
+            '{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}, {"id": 1, "name": "b"}]}',
+            "given twice",
+        ),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "a list, perhaps of detections"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"),
+    ],
+)
+def test_a_file_that_is_no_data_set(text: str, message: str, tmp_path: Path) -> None:
+    from onestage.data.coco import _categories, _parse
+
+    file = trees.write(tmp_path / "instances.json", text)
+    with pytest.raises(DataError) as caught:
+        _categories(file, _parse(file)["categories"])
+    assert message in str(caught.value) and "instances.json" in str(caught.value)
+
+
+def test_byte_order_mark_and_string_ids(tmp_path: Path) -> None:
+    content: dict[str, Any] = trees.coco_content()
+    for image in content["images"]:
+        image["id"] = f"im {image['id']}"
+    for annotation in content["annotations"]:
+        annotation |= {"image_id": f"im {annotation['image_id']}", "category_id": str(annotation["category_id"])}
+    root = trees.coco(tmp_path)
+    file = root / "annotations/instances_train2017.json"
+    file.write_text(json.dumps(content), encoding="utf-8-sig")
+    data = load_dataset(file)
+    assert data.image_ids[0] == "im 100" and data.labels.tolist() == [0, 1, 1]
+
+
+def test_layouts(tmp_path: Path) -> None:
+    content: dict[str, Any] = trees.coco_content()
+    for folder in ("train", "valid", "test"):  # as Roboflow exports
+        trees.pictures(tmp_path / "robo" / folder)
+        trees.write(tmp_path / "robo" / folder / "_annotations.coco.json", json.dumps(content))
+    assert list_splits(tmp_path / "robo") == ("train", "val", "test")
+    data = load_dataset(tmp_path / "robo", split="val")
+    assert len(data) == 3 and all("/valid/" in path for path in data.paths)
+    everything = load_dataset(tmp_path / "robo")
+    assert len(everything) == 9 and everything.split is None
+    assert len(set(everything.image_ids)) == 9  # the three files use the same ids
+
+    trees.pictures(tmp_path / "flat")
+    trees.write(tmp_path / "flat" / "labels.json", json.dumps(content))
+    assert list_splits(tmp_path / "flat") == () and len(load_dataset(tmp_path / "flat")) == 3
+
+    trees.pictures(tmp_path / "nested/images/val2017")
+    trees.pictures(tmp_path / "nested/images/train2017")
+    trees.write(tmp_path / "nested/annotations/instances_val2017.json", json.dumps(content))
+    trees.write(tmp_path / "nested/annotations/captions_val2017.json", '{"images": [], "annotations": []}')
+    assert all("/val2017/" in path for path in load_dataset(tmp_path / "nested").paths)
+
+
+def test_two_files_without_a_split_are_ambiguous(tmp_path: Path) -> None:
+    root = trees.coco(tmp_path, file="annotations/one.json")
+    trees.coco(tmp_path, file="annotations/two.json")
+    with pytest.raises(DataError, match=r"annotations/one.json, annotations/two.json"):
+        load_dataset(root)
+    assert len(load_dataset(root / "annotations/two.json")) == 3
+
+
+def test_splits_that_disagree_on_categories_cannot_be_read_together(tmp_path: Path) -> None:
+    root = trees.coco(tmp_path)
+    content = trees.coco_content()
+    content["categories"] = [{"id": 18, "name": "cat"}, {"id": 3, "name": "dog"}]
+    trees.coco(root, content, "annotations/instances_val2017.json")
+    trees.pictures(root / "val2017")
+    assert load_dataset(root, split="val").category_ids == (3, 18)
+    with pytest.raises(DataError, match="disagree on their categories"):
+        load_dataset(root)

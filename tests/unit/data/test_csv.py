@@ -1,0 +1,120 @@
+"""CSV: columns, units, bad rows and layouts."""
+
+from pathlib import Path
+
+import pytest
+
+import trees
+from onestage.data import list_splits, load_dataset
+from onestage.errors import DataError
+
+HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
+
+
+def read_boxes(tmp_path: Path, text: str) -> list[list[float]]:
+    return load_dataset(trees.csv(tmp_path, text)).boxes.tolist()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "img_name,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        "filename,cell_type,xmin,xmax,ymin,ymax\na.png,cat,2,30,3,20\n",
+        "filename,width,height,class,xmin,ymin,xmax,ymax\na.png,60,40,cat,2,3,30,20\n",
+        "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax\na,x,cat,1,2,30,3,20\n",
+        "Image Path;Class Name;x1;y1;x2;y2\nimages/a.png;cat;2;3;30;20\n",
+        "file\tcategory\tleft\ttop\tright\tbottom\na.png\tcat\t2\t3\t30\t20\n",
+        '"image","label","x_min","y_min","x_max","y_max"\r\n"a.png","cat","2.0","3.0","30.0","20.0"\r\n\r\n',
+        "images/a.png,2,3,30,20,cat\n",
+        "\ufeffimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+    ],
+)
+def test_forms(text: str, tmp_path: Path) -> None:
+    assert read_boxes(tmp_path, text) == [[2, 3, 30, 20]]
+    assert load_dataset(tmp_path).classes == ("cat",)
+    assert load_dataset(tmp_path / "label.csv").boxes.tolist() == [[2, 3, 30, 20]]
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "name,label,xmin,ymin,xmax",  # a column is missing
+        "image,filename,label,xmin,ymin,xmax,ymax",  # two that could be the picture
+        "a.png,1,2,3,30,20",  # no header, and the class could be any column
+        "a.png,cat,2,3,30,20",  # no header, and an order that is not known
+        "",
+    ],
+)
+def test_columns_that_are_not_understood(first: str, tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"{first}\na.png,cat,2,3,30,20\n" if first else "\n")
+    with pytest.raises(DataError, match="columns of this CSV file are not understood") as caught:
+        load_dataset(root / "label.csv")
+    assert "label.csv" in str(caught.value)
+    with pytest.raises(DataError, match="no labelled pictures"):
+        load_dataset(root)
+
+
+def test_parts_of_the_picture_become_pixels(tmp_path: Path) -> None:
+    data = load_dataset(trees.csv(tmp_path, trees.csv_text(relative=True)))
+    assert data.boxes.flatten().tolist() == pytest.approx([2, 3, 30, 20, 10, 5, 60, 40, 0, 0, 15, 10], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a.png,cat,0.1,0.1,0.5,0.5\nc.png,cat,2,3,30,20\n", "some boxes look like parts"),
+        ("a.png,cat,0,0,1,1\n", "could be pixels as well as parts"),
+    ],
+)
+def test_units_that_cannot_be_told(rows: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        read_boxes(tmp_path, HEADER + rows)
+    assert "label.csv:2" in str(caught.value)
+
+
+def test_one_pixel_boxes_among_others_are_pixels(tmp_path: Path) -> None:
+    assert read_boxes(tmp_path, HEADER + "a.png,cat,0,0,1,1\na.png,cat,2,3,30,20\n") == [[0, 0, 1, 1], [2, 3, 30, 20]]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("a.png,cat,2,3,30", "expected at least 6 columns, got 5"),
+        (",cat,2,3,30,20", "the picture's name is missing"),
+        ("a.png,,2,3,30,20", "the label is missing"),
+        ("a.png,cat,2,3,,20", "expected four numbers"),
+        ("a.png,cat,2,3,x,20", "expected four numbers"),
+        ('a.png,cat,"2,5",3,30,20', "a decimal point, not a comma"),
+        ("a.png,cat,2,3,inf,20", "not four finite numbers"),
+        ("../a.png,cat,2,3,30,20", "leads outside"),
+        ('a.png,"cat,2,3,30,20', "the rest of the file cannot be read"),
+    ],
+)
+def test_a_bad_row_is_one_problem(row: str, message: str, tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"{HEADER}c.png,dog,1,1,20,20\n{row}\n")
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert "label.csv:3: " in str(caught.value) and message in str(caught.value)
+    assert load_dataset(root, on_bad="skip").boxes.tolist() == [[1, 1, 20, 20]]
+
+
+def test_numbers_as_labels_are_ids_sorted_by_value(tmp_path: Path) -> None:
+    text = HEADER + "a.png,10,2,3,30,20\nc.png,9,2,3,30,20\n"
+    data = load_dataset(trees.csv(tmp_path, text))
+    assert data.classes == ("9", "10") and data.category_ids == (9, 10) and data.labels.tolist() == [1, 0]
+    named = load_dataset(trees.csv(tmp_path, HEADER + "a.png,0,2,3,30,20\n"), classes=["banana"])
+    assert named.classes == ("banana",) and named.labels.tolist() == [0]
+
+
+def test_the_book_layout_and_files_named_by_split(tmp_path: Path) -> None:
+    for folder in ("bananas_train", "bananas_val"):
+        trees.csv(tmp_path / "banana" / folder)
+    assert list_splits(tmp_path / "banana") == ("train", "val")
+    assert all("bananas_val" in path for path in load_dataset(tmp_path / "banana", split="val").paths)
+
+    trees.csv(tmp_path / "files", file="train.csv")
+    trees.csv(tmp_path / "files", HEADER + "c.png,bird,1,1,9,9\n", file="test_labels.csv")
+    trees.write(tmp_path / "files/classes.csv", "cat,0\ndog,1\n")
+    assert list_splits(tmp_path / "files") == ("train", "test")
+    test = load_dataset(tmp_path / "files", split="test")
+    assert test.classes == ("bird", "cat", "dog") and len(test) == 1

@@ -1,0 +1,179 @@
+"""What holds for every format: one truth, recognised and read alike, and one policy for what is bad."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import trees
+from onestage.data import list_splits, load_dataset
+from onestage.data.dataset import Dataset
+from onestage.errors import DataError
+
+
+def truth_of(data: Dataset) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
+    """As ``trees.TRUTH``."""
+    found = {}
+    for index, path in enumerate(data.paths):
+        truth = data.truth(index)
+        boxes = [tuple(round(v, 3) for v in box) for box in truth.boxes.tolist()]
+        found[Path(path).stem] = list(zip([data.classes[k] for k in truth.labels.tolist()], boxes, strict=True))
+    return found
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_one_truth_in_every_format(name: str, tmp_path: Path) -> None:
+    data = load_dataset(trees.WRITERS[name](tmp_path))
+    assert data.format == name
+    assert truth_of(data) == trees.TRUTH
+    assert data.classes == ("cat", "dog")
+    assert data.sizes == (trees.SIZE,) * 3
+    assert data.problems == ()
+    assert data.boxes.dtype == data.area.dtype == torch.float32
+    assert data.labels.dtype == data.offsets.dtype == torch.int64
+    assert not data.ignore.any() and not data.crowd.any()
+    assert data.area.tolist() == pytest.approx([28 * 17, 50 * 35, 150], rel=1e-5)
+    assert data[0].image.shape == (3, *trees.SIZE)
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_one_folder_down_and_beside_strangers(name: str, tmp_path: Path) -> None:
+    trees.WRITERS[name](tmp_path / "SET")
+    trees.write(tmp_path / "test.csv", "filename,cell_type,xmin,xmax,ymin,ymax\nelsewhere.jpg,RBC,1,2,3,4\n")
+    trees.write(tmp_path / "README.txt", "about this set")
+    trees.write(tmp_path / "info.json", '{"version": 1}')
+    assert truth_of(load_dataset(tmp_path)) == trees.TRUTH
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_classes_given_order_the_labels(name: str, tmp_path: Path) -> None:
+    data = load_dataset(trees.WRITERS[name](tmp_path), classes=["bird", "dog", "cat"])
+    assert data.classes == ("bird", "dog", "cat")
+    assert truth_of(data) == trees.TRUTH
+    assert len(set(data.category_ids)) == 3
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_a_class_that_was_not_given_is_a_problem(name: str, tmp_path: Path) -> None:
+    root = trees.WRITERS[name](tmp_path)
+    with pytest.raises(DataError, match="2 problems") as caught:
+        load_dataset(root, classes=["cat"])
+    assert str(caught.value).count("unknown class") == 2
+    data = load_dataset(root, classes=["cat"], on_bad="skip")
+    assert len(data) == 3 and data.labels.tolist() == [0] and len(data.problems) == 2
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_a_missing_picture_is_one_problem_and_its_objects_go_with_it(name: str, tmp_path: Path) -> None:
+    root = trees.WRITERS[name](tmp_path)
+    next(root.rglob("a.png")).unlink()
+    with pytest.raises(DataError, match="1 problem in this data set"):
+        load_dataset(root)
+    data = load_dataset(root, on_bad="skip")
+    assert sorted(truth_of(data)) == ["b", "c"] and len(data.boxes) == 1
+    assert "a" in str(data.problems[0]) and "picture" in str(data.problems[0])
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+@pytest.mark.parametrize(
+    ("box", "message"),
+    [((10, 5, 10, 40), "zero or negative size"), ((30, 5, 10, 40), "zero or negative size"), ((10, 5, 90, 40), "outside")],
+)
+def test_a_bad_box_names_its_place(name: str, box: tuple[int, ...], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(trees.TRUTH, "c", [("cat", (1, 1, 9, 9)), ("dog", box)])
+    root = trees.WRITERS[name](tmp_path)
+    places = {
+        "coco": "annotations/instances_train2017.json: annotations[3] (id 4)",
+        "voc": "Annotations/c.xml object 2",
+        "yolo": "labels/train/c.txt:2",
+        "csv": "label.csv:6",
+    }
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(root)
+    assert places[name] in str(caught.value)
+    data = load_dataset(root, on_bad="skip")
+    assert truth_of(data)["c"] == [("cat", (1, 1, 9, 9))]
+    assert [p.where for p in data.problems] == [places[name]]
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_a_box_slightly_over_the_border_is_cut(name: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setitem(trees.TRUTH, "c", [("dog", (-1.5, 3, 61.9, 41))])
+    data = load_dataset(trees.WRITERS[name](tmp_path))
+    assert truth_of(data)["c"] == [("dog", (0, 3, 60, 40))]
+
+
+def test_the_error_lists_ten_and_counts_the_rest(tmp_path: Path) -> None:
+    rows = "".join(f"a.png,cat,{i},5,{i},9\n" for i in range(14))
+    trees.csv(tmp_path, trees.csv_text() + rows)
+    with pytest.raises(DataError) as caught:
+        load_dataset(tmp_path)
+    message = str(caught.value)
+    assert "14 problems" in message and "... and 4 more" in message and "--on-bad skip" in message
+    assert message.count("label.csv:") == 10
+
+
+def test_a_missing_split_lists_the_existing(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    assert list_splits(root) == ("train", "val", "trainval")
+    with pytest.raises(DataError, match="there is no split 'test'") as caught:
+        load_dataset(root, split="test")
+    assert "train, val, trainval" in str(caught.value)
+    with pytest.raises(DataError, match="no split 'banana'"):
+        load_dataset(root, split="banana")
+    with pytest.raises(DataError, match="not divided"):
+        load_dataset(trees.csv(tmp_path / "csv"), split="train")
+
+
+@pytest.mark.parametrize("word", ["val", "valid", "validation", "VAL"])
+def test_split_names_have_synonyms(word: str, tmp_path: Path) -> None:
+    data = load_dataset(trees.voc(tmp_path), split=word)
+    assert data.split == "val" and list(truth_of(data)) == ["c"]
+
+
+def test_a_set_that_is_not_divided_has_no_splits(tmp_path: Path) -> None:
+    assert list_splits(trees.csv(tmp_path)) == ()
+    assert load_dataset(tmp_path).split is None
+
+
+def test_splits_agree_on_classes_though_one_lacks_a_class(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    assert load_dataset(root, split="val").classes == load_dataset(root, split="train").classes == ("cat", "dog")
+
+
+def test_two_formats_in_one_folder_must_be_told_apart(tmp_path: Path) -> None:
+    trees.voc(tmp_path)
+    trees.coco(tmp_path)
+    with pytest.raises(DataError, match="coco and voc"):
+        load_dataset(tmp_path)
+    assert load_dataset(tmp_path, "voc").format == "voc"
+    assert load_dataset(tmp_path, "coco").format == "coco"
+
+
+def test_nothing_there_says_what_would_be_recognised(tmp_path: Path) -> None:
+    trees.pictures(tmp_path)
+    with pytest.raises(DataError, match=r"no labelled pictures") as caught:
+        load_dataset(tmp_path)
+    assert all(word in str(caught.value) for word in ("COCO", "Pascal VOC", "YOLO", "CSV"))
+    with pytest.raises(DataError, match="no such file or folder"):
+        load_dataset(tmp_path / "nothing")
+    with pytest.raises(DataError, match="did you mean 'coco'"):
+        load_dataset(tmp_path, "cocoo")
+    with pytest.raises(DataError, match="on_bad"):
+        load_dataset(tmp_path, on_bad="ignore")  # type: ignore[arg-type]
+
+
+def test_a_data_set_without_usable_pictures_is_an_error_even_when_skipping(tmp_path: Path) -> None:
+    root = trees.coco(tmp_path)
+    for path in root.rglob("*.png"):
+        path.unlink()
+    with pytest.raises(DataError, match="no usable picture"):
+        load_dataset(root, on_bad="skip")
+
+
+def test_only_regular_files_are_pictures(tmp_path: Path) -> None:
+    root = trees.coco(tmp_path)
+    (root / "train2017/a.png").unlink()
+    (root / "train2017/a.png").mkdir()
+    with pytest.raises(DataError, match=r"no picture 'a.png'"):
+        load_dataset(root)

@@ -1,0 +1,107 @@
+"""Pascal VOC: what is kept, what is refused, and the layouts on disk."""
+
+from pathlib import Path
+
+import pytest
+
+import trees
+from onestage.data import list_splits, load_dataset
+from onestage.errors import DataError
+
+BOMB = (
+    '<!DOCTYPE annotation [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">'
+    '<!ENTITY c "&b;&b;&b;&b;&b;&b;&b;&b;">]><annotation><filename>&c;</filename></annotation>'
+)
+OUTSIDER = '<!DOCTYPE annotation [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>'
+BOX = (1, 1, 9, 9)
+
+
+def test_numbers_stay_as_they_are_and_difficult_is_flagged(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    objects = trees.voc_object("dog", (1, 1, 60, 40), "<difficult>1</difficult>") + trees.voc_object("cat", (1.5, 2.25, 9, 9))
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", objects))
+    data = load_dataset(root, split="val")
+    assert data.boxes.tolist() == [[1, 1, 60, 40], [1.5, 2.25, 9, 9]]
+    assert data.ignore.tolist() == [True, False] and not data.crowd.any()
+
+
+def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", trees.voc_object("dog", BOX, part)))
+    data = load_dataset(root, split="val")
+    assert data.classes == ("cat", "dog") and data.boxes.tolist() == [list(BOX)]
+
+
+@pytest.mark.parametrize("size", [(0, 0), ("", ""), (40, 0)])
+def test_a_size_of_zero_is_read_from_the_picture(size: tuple[object, object], tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", trees.voc_object("dog", BOX), size))
+    assert load_dataset(root, split="val").sizes == (trees.SIZE,)
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("", "c.xml", "not readable XML"),
+        ("<annotation><object>", "c.xml", "not readable XML"),
+        ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "c.xml", "not readable XML"),
+        (BOMB, "c.xml", "not readable XML"),
+        (OUTSIDER, "c.xml", "not readable XML"),
+        ("<annotations/>", "c.xml", "should be <annotation>"),
+        (trees.voc_xml("c", "", ("forty", 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "", (-40, 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "<object/>"), "c.xml object 1", "needs a <name>"),
+        (trees.voc_xml("c", "<object><name>dog</name></object>"), "c.xml object 1", "<bndbox> should hold four numbers"),
+        (trees.voc_xml("c", trees.voc_object("dog", ("1,5", 1, 9, 9))), "c.xml object 1", "xmin '1,5'"),
+        (trees.voc_xml("c", trees.voc_object("dog", (1, 1, 9, "nan"))), "c.xml object 1", "not four finite numbers"),
+        (trees.voc_xml("c", trees.voc_object("dog", (1, 1, 9, "inf"))), "c.xml object 1", "not four finite numbers"),
+        (trees.voc_xml("c", trees.voc_object("dog", (9, 1, 1, 9))), "c.xml object 1", "zero or negative size"),
+        (trees.voc_xml("c", trees.voc_object("dog", BOX, "<difficult>maybe</difficult>")), "c.xml object 1", "0 or 1"),
+    ],
+)
+def test_a_bad_file_or_object_is_one_problem(text: str, place: str, message: str, tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "Annotations/c.xml", text)
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert f"Annotations/{place}: " in str(caught.value) and message in str(caught.value)
+    data = load_dataset(root, on_bad="skip")
+    assert len(data.problems) == 1 and data.labels.tolist() == [0, 1]
+
+
+def test_a_split_that_lists_what_is_not_there(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "ImageSets/Main/test.txt", "c\nnowhere\n")
+    with pytest.raises(DataError, match=r"Annotations/nowhere\.xml: a split lists this file"):
+        load_dataset(root, split="test")
+    assert load_dataset(root, split="test", on_bad="skip").image_ids == ("c",)
+    trees.write(root / "ImageSets/Main/test.txt", "../../c\n")
+    with pytest.raises(DataError, match="outside the data set"):
+        load_dataset(root)
+
+
+def test_the_picture_is_named_like_the_file_or_by_it(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    (root / "Annotations/c.xml").rename(root / "Annotations/other.xml")
+    assert [Path(path).name for path in load_dataset(root).paths] == ["a.png", "b.png", "c.png"]
+
+
+def test_layouts(tmp_path: Path) -> None:
+    flat = tmp_path / "flat"
+    trees.pictures(flat)
+    for name in trees.TRUTH:
+        trees.write(flat / f"{name}.xml", trees.voc_xml(name, trees.voc_object("dog", BOX)))
+    assert list_splits(flat) == () and len(load_dataset(flat).boxes) == 3
+
+    for folder in ("train", "valid"):
+        trees.pictures(tmp_path / "robo" / folder)
+        for name in trees.TRUTH:
+            trees.write(tmp_path / "robo" / folder / f"{name}.xml", trees.voc_xml(name, trees.voc_object("dog", BOX)))
+    assert list_splits(tmp_path / "robo") == ("train", "val")
+    assert all("/valid/" in path for path in load_dataset(tmp_path / "robo", split="val").paths)
+    assert len(set(load_dataset(tmp_path / "robo").image_ids)) == 6
+
+    trees.voc(tmp_path / "VOCdevkit/VOC2007")
+    assert list_splits(tmp_path / "VOCdevkit") == ("train", "val", "trainval")
+    assert len(load_dataset(tmp_path / "VOCdevkit", split="trainval")) == 3

@@ -51,10 +51,10 @@ class SyntheticConfig:
     classes: tuple[str, ...] = tuple(SOLIDS)
     size: Size = (256, 256)
     count: int = 1000
-    objects: tuple[int, int] = (1, 3)
+    objects: tuple[int, int] = (1, 4)
     empty: float = 0.03
-    scale: tuple[float, float] = (0.3, 0.75)
-    roll: float = 35.0
+    scale: tuple[float, float] = (0.35, 0.8)
+    roll: float = 30.0
     min_visible: float = 0.8
     noise: float = 0.03
     seed: int = 0
@@ -132,7 +132,7 @@ def _light(rng: Generator) -> _Light:
 
 
 def _compose(rng: Generator, config: SyntheticConfig, light: _Light) -> list[_Placed]:
-    """The objects of one picture, the farthest first. One that finds no place is left out; the first always finds one."""
+    """The objects of one picture, the farthest first. One that finds no place is left out; the first gets the middle."""
     placed: list[_Placed] = []
     wanted = rng.integers(config.objects[0], config.objects[1] + 1)
     for _ in range(wanted):
@@ -140,14 +140,12 @@ def _compose(rng: Generator, config: SyntheticConfig, light: _Light) -> list[_Pl
         sprite = _render(rng, config, config.classes[label], light)
         h, w = sprite.alpha.shape
         spare = np.array([config.size[0] - h, config.size[1] - w])
+        reach = np.array([h, w]) * 0.25  # this much of the patch may lie outside the picture
         for place in range(TRIES):
-            # up to a quarter of the patch may reach out of the picture; a first object that never fits is put in the middle
-            reach = np.array([h, w]) * 0.25
-            spot = rng.uniform(-reach, np.maximum(spare + reach, -reach))
-            if place == TRIES - 1 and not placed:
-                spot = spare / 2
+            last_resort = not placed and place == TRIES - 1
+            spot = spare / 2 if last_resort else rng.uniform(-reach, np.maximum(spare + reach, -reach))
             item = _Placed(sprite, label, left=round(spot[1]), top=round(spot[0]))
-            if _all_visible([*placed, item], config):
+            if last_resort or _all_visible([*placed, item], config):
                 placed.append(item)
                 break
     return placed

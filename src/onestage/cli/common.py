@@ -1,0 +1,77 @@
+"""What the verbs share about models: finding one, and where it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+
+from onestage.errors import ConfigError, WeightsError, explain, nearest
+from onestage.model.detector import Detector
+from onestage.model.storage import load_detector
+from onestage.structures import Size
+from onestage.train.checkpoint import BEST, LAST
+from onestage.zoo import ZOO, create
+from onestage.zoo.weights import WEIGHTS
+
+
+def find_model(name: str, *, device: str | None = None) -> Detector:
+    """The detector that a user means, on its device, ready to predict: a file, a run folder (its best model), or published
+    weights of the zoo, such as "ssdlite320_mobilenet_v3_large.coco".
+
+    Raises WeightsError where there is none.
+    """
+    path = Path(name)
+    if path.is_dir():
+        path = next((path / own for own in (BEST, LAST) if (path / own).is_file()), path / BEST)
+    if name in WEIGHTS and not path.exists():
+        model, tag = name.split(".", 1)
+        detector = create(model, weights=tag).eval()
+    elif path.exists():
+        detector = load_detector(path)
+    else:
+        raise WeightsError(_no_model(name, path))
+    return detector.to(choose_device(device))
+
+
+def _no_model(name: str, path: Path) -> str:
+    if path.name == BEST and path.parent.is_dir():
+        return explain("this folder holds no trained model", where=name, expected=f"{BEST} or {LAST}, which train writes")
+    if name in ZOO:
+        fix = f"onestage train DATA --model {name}, then name its run folder"
+        return explain(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
+    expected = f"a .safetensors file, a run folder, or one of {', '.join(WEIGHTS)}"
+    return explain(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is. ConfigError where it cannot be used."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        reason = f"{name} ({str(error).splitlines()[0]})"
+        raise ConfigError(explain("this device cannot be used", got=reason, expected="cpu, cuda or cuda:1")) from error
+    return device
+
+
+def parse_size(text: str) -> Size:
+    """'300' or '240x320' -> (height, width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise ConfigError(explain("--size is not understood", got=repr(text), expected="300, or 240x320 for height x width"))
+    return int(sides[0]), int(sides[-1])
+
+
+def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
+    """The labels of classes by name. ConfigError for an unknown one."""
+    for name in names:
+        if name not in classes:
+            raise ConfigError(explain(f"the model knows no class '{name}'{nearest(name, classes)}", expected=_some(classes)))
+    return [classes.index(name) for name in names]
+
+
+def _some(names: Iterable[str], most: int = 20) -> str:
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -1,0 +1,80 @@
+"""``onestage evaluate``: every figure of a detector on a labelled data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.markup import escape
+
+from onestage.cli.common import find_model
+from onestage.cli.output import progress, say, stdout
+from onestage.cli.report import save_report
+from onestage.errors import require
+from onestage.train.evaluate import evaluate_dataset, read_for
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How the work is done; the figures do not depend on it."""
+
+    batch_size: int = 16
+    """Pictures that the network looks at together."""
+    workers: int | None = None
+    """Processes that read pictures; by default what suits this machine."""
+    device: str | None = None
+    """"cpu" or "cuda"; by default cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
+        require(self.workers is None or self.workers >= 0, "--workers is 0 or more", got=self.workers)
+
+
+def evaluate(
+    model: tyro.conf.Positional[str],
+    data: tyro.conf.Positional[Path],
+    /,
+    *,
+    split: str | None = None,
+    out: Path | None = None,
+    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    on_bad: Literal["stop", "skip"] = "stop",
+    machine: Machine = Machine(),
+) -> int:
+    """Measure a detector on labelled pictures: COCO AP, VOC AP, each class, the loss, the d2l book's class error and box MAE.
+
+    onestage evaluate runs/first pictures/
+
+    onestage evaluate runs/first pictures/ --split val --out report/
+
+    Args:
+        model: a run folder, a .safetensors file, or published weights (see onestage models)
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        split: train, val, test or trainval; by default test, else val, else everything
+        out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
+        format: the data set's format, if it is not recognised
+        on_bad: what a bad annotation or an unreadable picture does
+    """
+    detector = find_model(model, device=machine.device)
+    dataset = read_for(detector, data, split=split, on_bad=on_bad, format=format)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # now: after an hour of measuring it would be too late to fail
+    with progress("measuring", len(dataset)) as bar:
+        report, found = evaluate_dataset(
+            detector,
+            dataset,
+            batch_size=machine.batch_size,
+            workers=machine.workers,
+            on_bad=on_bad,
+            advance=bar.advance,
+        )
+    stdout().print(report.table())
+    left_out = len(dataset.problems) + len(dataset) - len(found)
+    if left_out:
+        say(f"[bold yellow]left out:[/] {left_out:,} bad labels or pictures; see them: onestage data check {escape(str(data))}")
+    if out is not None:
+        page = save_report(report, found, dataset, out)
+        stdout().print(f"\nreport: {escape(str(page))}", highlight=False, soft_wrap=True)
+    return 0

@@ -1,0 +1,137 @@
+"""``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
+
+A verb's module is imported when it is asked for, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
+1 done but for some of the pictures, 2 a mistake to mend, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from importlib.metadata import version
+from typing import NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from onestage.cli.output import say, stdout
+from onestage.errors import OnestageError, explain, nearest
+
+DEBUG = "ONESTAGE_DEBUG"
+"""Set in the environment, it shows where in the program a mistake was noticed."""
+
+
+class Verb(NamedTuple):
+    """Where its function is, which takes the arguments and returns the exit code, and what it is good for in one line."""
+
+    module: str
+    function: str
+    purpose: str
+
+
+VERBS = {
+    "train": Verb("train", "train", "learn to detect from labelled pictures, or go on with an interrupted training"),
+    "evaluate": Verb("evaluate", "evaluate", "measure a detector on labelled pictures: COCO AP, VOC AP, loss, each class"),
+    "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
+    "models": Verb("models", "models", "the zoo: parameters, multiply-adds, input sizes, published accuracy"),
+    "data check": Verb("data", "check", "what is in a data set, and what is wrong with it"),
+    "data generate": Verb("generate", "generate", "draw a labelled data set that needs no download"),
+    "demo": Verb("demo", "demo", "all of it in one go, on generated pictures, in minutes"),
+}
+
+EXAMPLES = {
+    "see it work": "onestage demo",
+    "look at your data": "onestage data check pictures/",
+    "train": "onestage train pictures/ --model ssdlite320_mobilenet_v3_large --epochs 60 --out runs/first",
+    "measure": "onestage evaluate runs/first pictures/ --split test --out report/",
+    "detect": "onestage predict runs/first holiday/*.jpg --score 0.4",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line ``arguments`` (of this process if left out) and give the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            code = _run(given)
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            return _fail(130, "interrupted")
+        except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except OnestageError as error:
+            return _fail(2, str(error))
+        except OSError as error:
+            if error.strerror is None:
+                raise
+            return _fail(2, explain(error.strerror.lower(), where=error.filename))
+    return code
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help", "help"):
+        _show_help(VERBS)
+        return 0
+    if given[0] in ("-V", "--version"):
+        stdout().print(f"onestage {version('onestage')}", highlight=False)
+        return 0
+    for length in (2, 1):
+        verb = VERBS.get(" ".join(given[:length]))
+        if verb is not None:
+            return _call(verb, "onestage " + " ".join(given[:length]), given[length:])
+    family = {name: verb for name, verb in VERBS.items() if name.startswith(f"{given[0]} ")}
+    if family and given[1:] in ([], ["-h"], ["--help"]):
+        _show_help(family)
+        return 0
+    asked = " ".join(given[:2]) if family else given[0]
+    what = f"there is no verb '{asked}'{nearest(asked, VERBS)}"
+    return _fail(2, explain(what, expected=", ".join(family or VERBS), fix="onestage --help"))
+
+
+def _call(verb: Verb, program: str, arguments: list[str]) -> int:
+    import tyro  # here, because it costs 0.2 s that the list of verbs does not need
+
+    function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
+    style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
+    code: int = tyro.cli(function, prog=program, args=arguments, config=style)
+    return code
+
+
+def _fail(code: int, message: str) -> int:
+    """Show what went wrong. Called while an exception is handled, it lets that through for whoever asked to see it."""
+    if os.environ.get(DEBUG) and sys.exc_info()[0] is not None:
+        raise  # the exception that main is handling
+    first, _, rest = message.partition("\n")
+    say(f"[bold red]error:[/] [bold]{escape(first)}[/]")
+    if rest:
+        say(escape(rest))
+    return code
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    say(f"[bold yellow]warning:[/] {escape(str(message))}")
+
+
+def _show_help(verbs: Mapping[str, Verb]) -> None:
+    out = stdout()
+    out.print("[bold]onestage[/]: train, measure and use one-stage object detectors\n", highlight=False)
+    out.print("[bold]usage:[/] onestage VERB ...\n", highlight=False)
+    out.print(_two_columns({name: verb.purpose for name, verb in verbs.items()}, style="cyan"))
+    if verbs is VERBS:
+        out.print("\n[bold]for example[/]")
+        out.print(_two_columns(EXAMPLES, style=""))
+    out.print(f"\nEach verb explains itself: [cyan]onestage {next(iter(verbs))} --help[/]", highlight=False)
+
+
+def _two_columns(rows: Mapping[str, str], *, style: str) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style=style, no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, text in rows.items():
+        table.add_row(f"  {name}", escape(text))
+    return table

@@ -1,0 +1,95 @@
+"""``onestage models``: the zoo as a table."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict, dataclass
+
+from rich import box
+from rich.table import Table
+
+from onestage.cli.output import stdout
+from onestage.errors import require
+from onestage.structures import Size
+from onestage.zoo import ZOO, numbered_classes, recipe
+from onestage.zoo.cost import cost_of
+from onestage.zoo.weights import tags
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model of the zoo. size: of the input, (height, width). weights: tags of published weights."""
+
+    name: str
+    parameters: int
+    multiply_adds: int
+    size: Size
+    anchors: int
+    published: str
+    weights: tuple[str, ...]
+
+
+def models(*, classes: int = 80, json: bool = False) -> int:
+    """List the zoo: what each model costs, and how accurate its authors found it.
+
+    onestage models --classes 3
+
+    Args:
+        classes: how many classes to count parameters and multiply-adds for; COCO has 80
+        json: as JSON, for programs
+    """
+    require(classes >= 1, "--classes is 1 or more", got=classes)
+    rows = [_row(name, classes) for name in ZOO]
+    if json:
+        print(json_format.dumps([asdict(row) for row in rows], indent=2))
+        return 0
+    out = stdout()
+    out.print(_costs(rows))
+    out.print()
+    out.print(_accuracies(rows))
+    out.print(
+        f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
+        " input size (height x width). Any of them takes another --size. ssd takes --backbone timm/NAME; listed is resnet34.\n"
+        "Weights are used by name: onestage predict ssd300_vgg16.coco PICTURES[/]",
+        highlight=False,
+    )
+    return 0
+
+
+def _row(name: str, classes: int) -> Row:
+    config = recipe(name, numbered_classes(classes))
+    cost = cost_of(config)
+    return Row(
+        name, cost.parameters, cost.multiply_adds, config.preprocess.size, cost.anchors, ZOO[name].published, tuple(tags(name))
+    )
+
+
+def _table(*columns: str, numbers: int) -> Table:
+    """A plain table; the last ``numbers`` of its columns are numbers."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, title in enumerate(columns):
+        is_number = place >= len(columns) - numbers
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number or place == 0)
+    return table
+
+
+def _costs(rows: list[Row]) -> Table:
+    table = _table("model", "weights", "input", "parameters", "multiply-adds", "anchors", numbers=3)
+    for row in rows:
+        table.add_row(
+            f"[bold]{row.name}[/]",
+            ", ".join(row.weights) or "-",
+            f"{row.size[0]}x{row.size[1]}",
+            f"{row.parameters / 1e6:.2f} M",
+            f"{row.multiply_adds / 1e9:.2f} G",
+            f"{row.anchors:,}",
+        )
+    return table
+
+
+def _accuracies(rows: list[Row]) -> Table:
+    table = _table("published accuracy", "by its authors, and where", numbers=0)
+    for row in rows:
+        if row.published:
+            table.add_row(row.name, row.published)
+    return table

@@ -1,0 +1,54 @@
+"""A measurement as a folder: figures, curves, predictions, and pictures that show what was found beside what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from onestage.data import Dataset
+from onestage.data.predictions import FORMATS, PredictionWriter
+from onestage.draw import draw_boxes
+from onestage.evaluate import Report
+from onestage.images import decode_image
+from onestage.structures import Detections
+
+PICTURES = 12
+"""How many are shown, spread evenly over the data set."""
+SCORE = 0.3
+"""The least score of a detection that is drawn in them."""
+GAP = 8
+"""Pixels between the two sides."""
+
+
+def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:
+    """Write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/; gives the web page's path.
+
+    found: of the data set's pictures, in its order; pictures that could not be read are missing.
+    """
+    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    with PredictionWriter(folder / FORMATS["coco"].file_name, "coco") as writer:
+        for detections in found:
+            writer.add(detections)
+    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
+    chosen = found[:: max(1, len(found) // PICTURES)][:PICTURES]
+    examples: dict[str, Image.Image] = {}
+    for number, detections in enumerate(chosen, start=1):
+        name = f"{number:02d}-{Path(detections.path).stem}.jpg"
+        picture = side_by_side(dataset, row_of[detections.image_id], detections)
+        picture.save(folder / "pictures" / name, quality=90)
+        examples[f"{Path(detections.path).name}: the labels, and what was found"] = picture
+    return report.save(folder, examples=examples)
+
+
+def side_by_side(dataset: Dataset, row: int, detections: Detections) -> Image.Image:
+    """The picture with its labels drawn in, and again with what was found."""
+    truth = dataset.truth(row)
+    image = decode_image(truth.path)
+    left = draw_boxes(image, truth.boxes, labels=truth.labels, names=dataset.classes)
+    right = detections.draw(image, score=SCORE)
+    both = Image.new("RGB", (left.width + GAP + right.width, left.height), "white")
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + GAP, 0))
+    return both

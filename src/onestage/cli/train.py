@@ -1,0 +1,130 @@
+"""``onestage train``: from labelled pictures to a run folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.markup import escape
+
+from onestage.cli.common import parse_size
+from onestage.cli.output import stdout
+from onestage.data import list_splits, load_dataset
+from onestage.errors import ConfigError, explain
+from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
+from onestage.train.config import TrainConfig
+from onestage.train.loop import TrainResult
+from onestage.train.loop import resume as resume_run
+from onestage.train.loop import train as run_training
+from onestage.zoo import ZOO, build, recipe
+
+RUNS = Path("runs")
+
+
+@dataclass(frozen=True)
+class ModelChoice:
+    """Which detector, and what it starts from."""
+
+    model: str | None = None
+    """A recipe of the zoo: see onestage models."""
+    size: str | None = None
+    """Input size in pixels, 300 or 240x320 (height x width); by default the recipe's own."""
+    backbone: str | None = None
+    """For --model ssd: any timm backbone, such as timm/resnet34."""
+    box_sizes: tuple[float, ...] | None = None
+    """Sizes of the default boxes in input pixels, one per level and one more; by default the recipe's own."""
+    weights: str | None = None
+    """Start from a detector: a file, ours or a foreign one, or "coco" where such weights are published."""
+    backbone_weights: str | None = None
+    """Start from a classifier: a file, or "imagenet" for published weights."""
+    changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
+    """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
+
+    def config(self, classes: tuple[str, ...]) -> DetectorConfig:
+        """The recipe for these classes, with its changes."""
+        if self.model is None:
+            raise ConfigError(explain("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models"))
+        size = None if self.size is None else parse_size(self.size)
+        config = recipe(self.model, classes, size=size, box_sizes=self.box_sizes, backbone=self.backbone)
+        for change in self.changes:
+            if "=" not in change:
+                raise ConfigError(explain("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2"))
+        return config.replace(dict(change.split("=", 1) for change in self.changes))
+
+
+NO_CHOICE, USUAL = ModelChoice(), TrainConfig()
+
+
+def train(
+    data: tyro.conf.Positional[Path | None] = None,
+    /,
+    *,
+    out: Path | None = None,
+    resume: Path | None = None,
+    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    detector: ModelChoice = NO_CHOICE,
+    training: TrainConfig = USUAL,
+) -> int:
+    """Learn to detect the objects of a labelled data set.
+
+    onestage train shapes/ --model tinyssd --epochs 20
+
+    onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --backbone-weights imagenet --out runs/x
+
+    onestage train --resume runs/x
+
+    Ctrl-C saves and stops. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
+
+    Args:
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        out: run folder for models, curves and numbers; by default runs/MODEL-1, -2, ...
+        resume: go on with the interrupted run in this folder; the folder knows the data and the settings
+        format: the data set's format, if it is not recognised
+    """
+    if resume is not None:
+        if data is not None or out is not None or format is not None or detector != NO_CHOICE or training != USUAL:
+            what = "--resume goes on with the data and settings of its run, so it takes no others"
+            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {resume}"))
+        return _close(resume_run(resume))
+    if data is None:
+        raise ConfigError(explain("train on what?", fix="onestage train DATA --model NAME, or --resume RUN"))
+    model = make_model(data, detector, training, format=format)
+    out = out or _free_folder(model.config.name)
+    return _close(run_training(model, data, out=out, config=training, format=format))
+
+
+def make_model(data: Path, detector: ModelChoice, config: TrainConfig, *, format: str | None = None) -> Detector:
+    """The detector for the classes of a data set; the same seed gives the same fresh weights."""
+    first = next((split for split in ("train", "trainval") if split in list_splits(data, format)), None)
+    classes = load_dataset(data, format, split=first, on_bad=config.on_bad).classes
+    torch.manual_seed(config.seed)
+    return build(detector.config(classes), weights=detector.weights, backbone_weights=detector.backbone_weights)
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME-1, or the next number that is free."""
+    number = 1
+    while (RUNS / f"{name}-{number}").exists():
+        number += 1
+    return RUNS / f"{name}-{number}"
+
+
+def _close(result: TrainResult) -> int:
+    """Where everything is, and what to do next. The loop itself says how to go on after an interruption."""
+    if result.interrupted:
+        return 130
+    folder = escape(str(result.folder))
+    out = stdout()
+    out.print(f"\n[bold]best validation AP {result.best_ap:.3f}[/] after {result.seconds / 60:.1f} min", highlight=False)
+    for what, text in {
+        "model": escape(str(result.best)),
+        "curves": f"{folder}/curves.png",
+        "measure it": f"onestage evaluate {folder} DATA --split test",
+        "use it": f"onestage predict {folder} PICTURES",
+    }.items():
+        out.print(f"  {what:<11} {text}", highlight=False, soft_wrap=True)
+    return 0

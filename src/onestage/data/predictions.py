@@ -1,0 +1,117 @@
+"""Detections -> a file: COCO results, CSV or JSON lines. One picture at a time, so that a million pictures need no memory.
+
+A file gets its name when the last picture is in it: until then the one of an earlier run stays as it was, whatever ends the
+program. An exception inside the ``with`` block throws the new rows away.
+
+| format | one entry for each | what it holds                                                                                 |
+|--------|--------------------|-----------------------------------------------------------------------------------------------|
+| coco   | detection          | image_id, category_id, bbox [x, y, width, height] and score: what COCO's evaluation reads     |
+| csv    | detection          | image, label, xmin, ymin, xmax, ymax, score, category_id, as the CSV reader knows them        |
+| jsonl  | picture            | ``Detections.to_dict()``; pictures without detections too                                     |
+
+Boxes are pixels of the original picture, rounded to a thousandth.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, NamedTuple, Self
+
+from onestage import boxes as box_ops
+from onestage.structures import Detections
+
+Format = Literal["coco", "csv", "jsonl"]
+
+COLUMNS = ("image", "label", "xmin", "ymin", "xmax", "ymax", "score", "category_id")
+
+
+def coco_results(found: Detections) -> Iterator[dict[str, Any]]:
+    """The detections of one picture as entries of a COCO results file, with the data set's own image and category ids."""
+    boxes = _rounded(box_ops.to_xywh(found.boxes).tolist())
+    for box, score, category in zip(boxes, _scores(found), found.category_ids, strict=True):
+        yield {"image_id": found.image_id, "category_id": category, "bbox": box, "score": score}
+
+
+def _coco(found: Detections) -> Iterator[str]:
+    return (json.dumps(entry, allow_nan=False) for entry in coco_results(found))
+
+
+def _csv(found: Detections) -> Iterator[str]:
+    boxes = _rounded(found.boxes.tolist())
+    for name, box, score, category in zip(found.class_names, boxes, _scores(found), found.category_ids, strict=True):
+        yield _csv_line((found.path or found.image_id, name, *box, score, category))
+
+
+def _csv_line(cells: tuple[object, ...]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+def _json_line(found: Detections) -> Iterator[str]:
+    content = found.to_dict()
+    for entry, box, score in zip(content["detections"], _rounded(found.boxes.tolist()), _scores(found), strict=True):
+        entry.update(box=box, score=score)
+    yield json.dumps(content, allow_nan=False) + "\n"
+
+
+def _rounded(boxes: list[list[float]]) -> list[list[float]]:
+    return [[round(value, 3) for value in box] for box in boxes]
+
+
+def _scores(found: Detections) -> list[float]:
+    """As many digits as a float32 has, so that no two scores become equal."""
+    return [float(f"{score:.8g}") for score in found.scores.tolist()]
+
+
+class Form(NamedTuple):
+    """A format: its usual file name, the entries of a picture as text, and what stands before, between and after them all."""
+
+    file_name: str
+    entries: Callable[[Detections], Iterator[str]]
+    head: str = ""
+    between: str = ""
+    tail: str = ""
+
+
+FORMATS: Mapping[Format, Form] = {
+    "coco": Form("predictions.json", _coco, "[\n", ",\n", "\n]\n"),
+    "csv": Form("predictions.csv", _csv, _csv_line(COLUMNS)),
+    "jsonl": Form("predictions.jsonl", _json_line),
+}
+
+
+class PredictionWriter:
+    """Writes the detections of one picture after the other to one file. A context manager: leaving it finishes the file."""
+
+    def __init__(self, path: str | Path, format: Format) -> None:
+        """Raises OSError where the file cannot be written."""
+        self.path, self.format = Path(path), format
+        self._form = FORMATS[format]
+        self._between = ""
+        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
+        self._file = self._temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="")
+        self._file.write(self._form.head)
+
+    def add(self, found: Detections) -> None:
+        for entry in self._form.entries(found):
+            self._file.write(self._between + entry)
+            self._between = self._form.between
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            with self._file:
+                self._file.write(self._form.tail)
+            if kind is None:
+                self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)

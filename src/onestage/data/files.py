@@ -90,8 +90,8 @@ def inside(name: str) -> str | None:
     """
     clean = name.strip().replace("\\", "/")
     parts = [part for part in clean.split("/") if part not in ("", ".")]
-    refused = not parts or clean.startswith("/") or ".." in parts or "\0" in clean or ":" in parts[0]
-    return None if refused else "/".join(parts)
+    foreign = clean.startswith("/") or "://" in clean or "\0" in clean or re.match("[A-Za-z]:", clean)
+    return None if foreign or not parts or ".." in parts else "/".join(parts)
 
 
 class Pictures:

@@ -108,6 +108,11 @@ class _VGG16(Features):
             nn.Conv2d(1024, 1024, 1),
             nn.ReLU(inplace=True),
         )
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and module.bias is not None:
+                # without batch norm, torch's default start would shrink the signal to nothing on its way through 15 layers
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         fine = self.conv4_3(images)

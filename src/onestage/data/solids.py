@@ -118,7 +118,7 @@ SOLIDS: dict[str, Solid] = {
     "ball": Solid(ball, spin=(-180, 180), tilt=(-90, 90)),
     "bottle": Solid(bottle, spin=(-180, 180), tilt=(5, 40)),
     "cone": Solid(cone, spin=(-180, 180), tilt=(12, 40)),
-    "cube": Solid(cube, spin=(-180, 180), tilt=(20, 50)),
+    "cube": Solid(cube, spin=(20, 70), tilt=(20, 45)),
     "mug": Solid(mug, spin=(-45, 45), tilt=(15, 45)),
     "mushroom": Solid(mushroom, spin=(-180, 180), tilt=(-15, 35)),
     "ring": Solid(ring, spin=(-45, 45), tilt=(-45, 45)),

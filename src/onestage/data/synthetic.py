@@ -51,11 +51,11 @@ class SyntheticConfig:
     classes: tuple[str, ...] = tuple(SOLIDS)
     size: Size = (256, 256)
     count: int = 1000
-    objects: tuple[int, int] = (1, 4)
+    objects: tuple[int, int] = (1, 3)
     empty: float = 0.03
-    scale: tuple[float, float] = (0.35, 0.8)
-    roll: float = 30.0
-    min_visible: float = 0.8
+    scale: tuple[float, float] = (0.35, 0.75)
+    roll: float = 25.0
+    min_visible: float = 0.85
     noise: float = 0.03
     seed: int = 0
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
 
-from onestage.errors import ConfigError, WeightsError, explain, nearest
+from onestage.errors import ConfigError, DataError, WeightsError, explain, nearest
 from onestage.model.detector import Detector
 from onestage.model.storage import load_detector
-from onestage.structures import Size
 from onestage.train.checkpoint import BEST, LAST
 from onestage.zoo import ZOO, create
 from onestage.zoo.weights import WEIGHTS
@@ -56,12 +56,15 @@ def choose_device(name: str | None) -> torch.device:
     return device
 
 
-def parse_size(text: str) -> Size:
-    """'300' or '240x320' -> (height, width)."""
-    sides = text.lower().split("x")
-    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(explain("--size is not understood", got=repr(text), expected="300, or 240x320 for height x width"))
-    return int(sides[0]), int(sides[-1])
+def make_folder(folder: Path) -> None:
+    """Make the folder for results, if it is not there. DataError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        fix = "choose another folder: --out"
+        raise DataError(explain("results cannot be written here", where=folder, got=error.strerror, fix=fix)) from error
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:

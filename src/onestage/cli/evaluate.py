@@ -9,7 +9,7 @@ from typing import Literal
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import find_model
+from onestage.cli.common import find_model, make_folder
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
 from onestage.errors import require
@@ -60,7 +60,7 @@ def evaluate(
     detector = find_model(model, device=machine.device)
     dataset = read_for(detector, data, split=split, on_bad=on_bad, format=format)
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # now: after an hour of measuring it would be too late to fail
+        make_folder(out)  # now: after an hour of measuring it would be too late to fail
     with progress("measuring", len(dataset)) as bar:
         report, found = evaluate_dataset(
             detector,

@@ -62,21 +62,28 @@ def generate(
         seed: another number gives other pictures
         overwrite: replace the data set that this command wrote there before, finished or not
     """
-    config = SyntheticConfig(classes=classes, size=_size(size), seed=seed)
+    config = SyntheticConfig(classes=classes, size=parse_size(size), seed=seed)
     counts: dict[Split, int] = {"train": train, "val": val, "test": test}
-    if min(counts.values()) < 0 or sum(counts.values()) == 0:
-        raise ConfigError(explain("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all"))
-    _make_room(out, overwrite=overwrite)
-    _write(out, format, counts, config)
-    (out / FINISHED).write_text(_description(format, counts, config))
-    (out / UNFINISHED).unlink()
+    write_data_set(out, counts, config, format=format, overwrite=overwrite)
     parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
     print(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
     print(f"next: onestage train {out} --model tinyssd")
     return 0
 
 
-def _size(text: str) -> Size:
+def write_data_set(
+    out: Path, counts: dict[Split, int], config: SyntheticConfig, *, format: str = "coco", overwrite: bool = False
+) -> None:
+    """Draw so many pictures for each split, with a bar for each, into a folder that is new, empty or to be replaced."""
+    if min(counts.values()) < 0 or sum(counts.values()) == 0:
+        raise ConfigError(explain("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all"))
+    _make_room(out, overwrite=overwrite)
+    _write(out, format, counts, config)
+    (out / FINISHED).write_text(_description(format, counts, config))
+    (out / UNFINISHED).unlink()
+
+
+def parse_size(text: str) -> Size:
     """'256' or '240x320' -> (height, width)."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):

@@ -1,7 +1,7 @@
 """``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
 
 A verb's module is imported when it is asked for, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
-1 done but for some of the pictures, 2 a mistake to mend, 130 interrupted.
+1 something is wrong with some of the pictures, 2 a mistake to mend, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(130, "interrupted")
         except BrokenPipeError:  # whoever read our output, such as head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 141
+            return 1
         except OnestageError as error:
             return _fail(2, str(error))
         except OSError as error:
@@ -94,7 +94,9 @@ def _run(given: list[str]) -> int:
 
 
 def _call(verb: Verb, program: str, arguments: list[str]) -> int:
-    import tyro  # here, because it costs 0.2 s that the list of verbs does not need
+    if os.environ.get("NO_COLOR"):
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro's own way to say it, read when it is imported
+    import tyro
 
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)

@@ -16,7 +16,7 @@ import tyro
 from rich.markup import escape
 from torch import Tensor
 
-from onestage.cli.common import find_model, labels_of
+from onestage.cli.common import find_model, labels_of, make_folder
 from onestage.cli.output import PictureProgress, progress, say, stdout
 from onestage.cli.pictures import copies_of, find_pictures, ids_of, names_of
 from onestage.data.predictions import FORMATS, PredictionWriter
@@ -82,7 +82,7 @@ def predict(
     named = _named(find_pictures(pictures, results=out), out, draw=draw)
     detector = find_model(model, device=detection.device)
     wanted = labels_of(detection.classes, detector.config.classes)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
 
     job = Job(detector, detection, torch.tensor(wanted))
     began, interrupted = time.monotonic(), False
@@ -189,7 +189,7 @@ class Job:
         if self.unreadable:
             say(f"[bold yellow]{self.unreadable:,} could not be read[/] and were skipped, as said above")
         if not number and self.done:
-            say(f"nothing reached a score of {self.choice.score:g}: try --score {self.choice.score / 5:g}")
+            say(f"nothing reached a score of {self.choice.score:g}: try --score {self.choice.score / 5:.1g}")
 
 
 def _decoded(path: Path) -> Tensor | DataError:

@@ -10,7 +10,7 @@ import torch
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import parse_size
+from onestage.cli.generate import parse_size
 from onestage.cli.output import stdout
 from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError, explain

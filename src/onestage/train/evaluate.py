@@ -48,9 +48,7 @@ def evaluate(
     return evaluate_dataset(model, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]
 
 
-def read_for(
-    model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None
-) -> Dataset:
+def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None) -> Dataset:
     """The data set at ``path``, with the labels of the model's classes."""
     if split is None:
         split = next((s for s in ("test", "val") if s in list_splits(path, format)), None)

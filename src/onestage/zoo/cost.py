@@ -14,7 +14,7 @@ from onestage.structures import HeadOutput
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: trained numbers. multiply_adds: of one picture's way through the network, without resizing and postprocessing.
+    """parameters: trained numbers. multiply_adds: of one picture's way through the network, from resized pixels to logits.
 
     A multiplication and the addition of its product count as one; convolutions and matrix products are counted, norms and
     activations are not: the convention of torchvision's table of models and of most papers.

@@ -1,0 +1,135 @@
+"""``onestage demo``: from nothing to a trained detector, measured on pictures that it has never seen."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+
+from onestage.cli.generate import FINISHED, UNFINISHED, write_data_set
+from onestage.cli.output import progress, say, stdout
+from onestage.cli.report import save_report
+from onestage.data import load_dataset
+from onestage.data.synthetic import SyntheticConfig
+from onestage.data.writers import Split
+from onestage.errors import ConfigError, explain
+from onestage.evaluate import Report
+from onestage.model.storage import load_detector
+from onestage.train.checkpoint import CheckpointStore
+from onestage.train.config import TrainConfig
+from onestage.train.evaluate import evaluate_dataset
+from onestage.train.loop import TrainResult, resume, train
+from onestage.zoo import create
+
+MODEL = "tinyssd"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many pictures of ``side`` x ``side`` pixels, and how they are learned."""
+
+    train: int
+    val: int
+    test: int
+    side: int
+    config: TrainConfig
+
+
+FULL = Scale(train=1000, val=100, test=200, side=256, config=TrainConfig(epochs=30, evaluate_every=5))
+"""Trains in about five minutes on two cores."""
+FAST = Scale(train=16, val=8, test=8, side=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
+"""Shows that everything works, and learns nothing."""
+
+
+def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
+    """See all of it work, without pictures of your own: draw 1,000, train TinySSD on them, and measure it on others.
+
+    onestage demo --out demo
+
+    Takes some minutes. After an interruption the same command goes on where it stopped.
+
+    Args:
+        out: folder for everything
+        fast: a few tiny pictures and one epoch, only to see that it works
+    """
+    scale = FAST if fast else FULL
+    _step(1, "pictures")
+    data = _pictures(out / "data", scale)
+    _step(2, "training")
+    result = _trained(out / "run", data, scale)
+    if result.interrupted:
+        say(f"[bold]or go on with the whole demo:[/] onestage demo --out {escape(str(out))}" + " --fast" * fast)
+        return 130
+    _step(3, "measuring on pictures it has never seen")
+    report = _measured(result, data, out)
+    stdout().print(report.table())
+    stdout().print(_summary(report, result, out))
+    return 0
+
+
+def _step(number: int, what: str) -> None:
+    stdout().print(f"\n[bold cyan]{number}/3[/] [bold]{what}[/]", highlight=False)
+
+
+def _pictures(folder: Path, scale: Scale) -> Path:
+    """The generated data set: drawn, or still there from an earlier run."""
+    mark = folder / FINISHED
+    counts: dict[Split, int] = {"train": scale.train, "val": scale.val, "test": scale.test}
+    if not mark.exists():
+        unfinished = (folder / UNFINISHED).exists()
+        write_data_set(folder, counts, SyntheticConfig(size=(scale.side, scale.side)), overwrite=unfinished)
+    elif f"--train {scale.train} --val {scale.val} --test {scale.test} --size {scale.side}x{scale.side} " in mark.read_text():
+        stdout().print(f"those in {escape(str(folder))} are still there", highlight=False)
+    else:
+        fix = "name another folder with --out, or delete this one"
+        raise ConfigError(explain("this folder holds a demo of another size", where=folder, fix=fix))
+    return folder
+
+
+def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
+    """The training: started, gone on with, or done already."""
+    state, _ = CheckpointStore(folder).latest()
+    if state is not None:
+        return resume(folder)
+    shutil.rmtree(folder, ignore_errors=True)  # what was killed before its first checkpoint
+    classes = load_dataset(data, split="train").classes
+    torch.manual_seed(scale.config.seed)
+    model = create(MODEL, classes=classes, size=(scale.side, scale.side))
+    return train(model, data, out=folder, config=scale.config)
+
+
+def _measured(result: TrainResult, data: Path, out: Path) -> Report:
+    """The best model on the test pictures, with all results in ``out``."""
+    model = load_detector(result.best)
+    dataset = load_dataset(data, split="test", classes=model.config.classes)
+    with progress("measuring", len(dataset)) as bar:
+        report, found = evaluate_dataset(model, dataset, advance=bar.advance)
+    save_report(report, found, dataset, out)
+    shutil.copyfile(result.folder / "curves.png", out / "training_curves.png")
+    return report
+
+
+def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
+    """The figures that matter, where to look, and what to do next."""
+    rows = {
+        "AP50": f"[bold green]{report.coco.AP50:.3f}[/]   AP {report.coco.AP:.3f}, on {report.coco.pictures} pictures",
+        "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else "-",
+        "training": f"{result.seconds / 60:.1f} min",
+        "": "",
+        "look at": f"{out}/index.html",
+        "pictures": f"{out}/pictures/   labels on the left, what was found on the right",
+        "curves": f"{out}/training_curves.png, pr_curves.png",
+        "the model": f"{result.best}",
+        " ": "",
+        "try it": f"onestage predict {out}/run {out}/data/test --score 0.4",
+        "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
+    }
+    table = Table.grid(padding=(0, 2))
+    for name, text in rows.items():
+        table.add_row(f"[bold]{name}[/]", text)
+    return Panel(table, title=f"{MODEL}, trained and measured", title_align="left", expand=False, border_style="cyan")

@@ -89,12 +89,13 @@ class MaxIoUAssigner:
         wanted = torch.zeros_like(objects, dtype=torch.int64)
         claims = torch.zeros_like(objects)
         for part in _slices(boxes, anchors):
-            iou = box_ops.iou(boxes[:, part], anchors).masked_fill_(~objects[:, part, None], -1.0)
+            busy = objects[:, part].any(dim=1)  # the others have only padding here: one crowd does not slow down a whole batch
+            iou = box_ops.iou(boxes[busy, part], anchors).masked_fill_(~objects[busy, part, None], -1.0)
             value, index = iou.max(dim=1)
-            matches = torch.where(value > overlap, index + part.start, matches)
-            overlap = overlap.maximum(value)
-            best, wanted[:, part] = iou.max(dim=2)
-            claims[:, part] = best > 0
+            matches[busy] = torch.where(value > overlap[busy], index + part.start, matches[busy])
+            overlap[busy] = overlap[busy].maximum(value)
+            best, wanted[busy, part] = iou.max(dim=2)
+            claims[busy, part] = best > 0
         matches = torch.where(overlap >= self.positive, matches, torch.where(overlap < self.negative, BACKGROUND, IGNORED))
         if self.claim == "greedy":
             claims, wanted = _greedy(anchors, boxes, claims, wanted)
@@ -107,8 +108,9 @@ class MaxIoUAssigner:
             return matches
         covered = anchors.new_zeros(matches.shape)
         for part in _slices(boxes, anchors):
-            cover = box_ops.cover(anchors, boxes[:, part]).mT.masked_fill(~ignore[:, part, None], 0.0)
-            covered = covered.maximum(cover.amax(dim=1))
+            busy = ignore[:, part].any(dim=1)
+            cover = box_ops.cover(anchors, boxes[busy, part]).mT.masked_fill(~ignore[busy, part, None], 0.0)
+            covered[busy] = covered[busy].maximum(cover.amax(dim=1))
         return matches.masked_fill((matches < 0) & (covered >= self.ignore_cover), IGNORED)
 
 
@@ -145,11 +147,12 @@ def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> t
 
 
 def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tensor) -> Tensor:
-    """(B, N): for the anchor that each object wants, the waiting object that overlaps it most."""
-    best = torch.empty_like(wanted)
+    """(B, N): for the anchor that each waiting object wants, the waiting object that overlaps it most."""
+    best = torch.full_like(wanted, -1)
     for part in _slices(boxes, boxes[0]):
-        iou = box_ops.iou(boxes, anchors[wanted[:, part]])
-        best[:, part] = iou.masked_fill_(~waiting[:, :, None], -1.0).argmax(dim=1)
+        busy = waiting[:, part].any(dim=1)
+        iou = box_ops.iou(boxes[busy], anchors[wanted[busy, part]])
+        best[busy, part] = iou.masked_fill_(~waiting[busy, :, None], -1.0).argmax(dim=1)
     return best
 
 

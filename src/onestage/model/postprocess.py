@@ -34,10 +34,11 @@ class Postprocess:
     The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). activation: "softmax" over K + 1
     logits, background first, or "sigmoid" of K. top_k bounds what enters NMS, per class of an image.
 
-    The result is exactly that of scoring all, cutting each class to its top_k, decoding, NMS and cutting to ``detections``;
-    but most of that work changes nothing. An anchor whose background logit outweighs every class needs no softmax, a box
-    that NMS never looks at needs no decoding, and NMS may stop at the last detection wanted: whether a candidate survives
-    depends only on better ones, so the candidates are taken best first, in growing helpings, until the result is full.
+    The result is exactly that of scoring all, cutting each class to its top_k, decoding, NMS and cutting to ``detections``,
+    equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that
+    work changes nothing: an anchor whose background logit outweighs every class needs no softmax, a box that NMS never looks
+    at needs no decoding, and NMS may stop at the last detection wanted. Whether a candidate survives depends only on better
+    ones, so the candidates are taken best first, in growing helpings, until the result is full.
     """
 
     score_threshold: float = 0.01
@@ -86,7 +87,7 @@ class Postprocess:
     ) -> tuple[list[Found], bool]:
         """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
         batch, _, classes = scores.shape
-        top, flat = scores.flatten(1).topk(count, dim=1)
+        top, flat = _largest(scores.flatten(1), count)
         labels = flat % classes if classes else flat
         above = top > self.score_threshold
         passing = above & (self._rank_in_class(labels) < self.top_k)
@@ -115,3 +116,15 @@ class Postprocess:
         starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
         first = torch.where(starts, position, 0).cummax(dim=1).values
         return torch.empty_like(labels).scatter_(1, order, position - first)
+
+
+def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of each row, descending, and their indices; among equal ones the lower index, as topk does not say.
+
+    Non-negative float32 numbers keep their order when their bits are read as an integer; the index fills the bits below.
+    """
+    last = scores.shape[1] - 1
+    index = torch.arange(last, -1, -1, device=scores.device)
+    keys = (scores.view(torch.int32).long() << 32) | index
+    columns = last - (keys.topk(count, dim=1).values & 0xFFFFFFFF)
+    return scores.gather(1, columns), columns

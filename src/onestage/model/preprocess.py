@@ -21,7 +21,7 @@ from onestage.structures import ImageMeta, Size
 class Preprocess:
     """Stretch the picture to ``size`` (height, width), as SSD does, then (x / 255 - mean) / std per channel.
 
-    antialias: Pillow's filter, computed on uint8 (sharp, and the same to the bit as Pillow); False is plain bilinear
+    antialias: Pillow's filter, computed on uint8 (within one grey level of Pillow's own); False is plain bilinear
     interpolation in float, with which torchvision's published SSD weights were trained and tested.
     """
 

@@ -1,0 +1,144 @@
+"""Backbones, necks and heads: shapes, strides, and whatever timm has."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+import onestage
+from onestage.errors import ConfigError
+from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone, map_sizes
+from onestage.model.heads import ConvHead
+from onestage.model.necks import ExtraBlock, ExtraLevels
+from onestage.structures import Targets
+
+OBJECTS = Targets(torch.tensor([[20.0, 30, 120, 140], [100, 10, 200, 90]]), torch.tensor([0, 1]))
+
+
+def check_it_trains(model, size):
+    """Forward, loss and backward on two images; every parameter learns something."""
+    model.train()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.head.parameters():  # away from 0, so that no gradient is 0 by chance
+            parameter.add_(torch.randn_like(parameter) * 0.01)
+    output = model(torch.randn(2, 3, *size))
+    anchors = model.anchors(size)
+    assert output.logits.shape == (2, len(anchors), model.config.logits)
+    assert output.deltas.shape == (2, len(anchors), 4)
+    sum(model.loss(output, [OBJECTS, OBJECTS]).values()).backward()
+    without = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    assert without == []
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "convnext_atto", "regnetx_002", "efficientnet_b0"])
+def test_any_timm_backbone(name):
+    check_it_trains(onestage.create("ssd", 2, backbone=f"timm/{name}", size=(300, 300)), (300, 300))
+    wide = onestage.create("ssd", 2, backbone=name, size=(170, 333)).eval()
+    assert len(wide.predict(torch.zeros(3, 50, 60, dtype=torch.uint8))) == 1
+
+
+def test_a_backbone_that_rounds_down_gets_levels_that_fit():
+    """270 pixels are 9 cells of stride 32 to one network and 8 to another; the extra levels follow the real map."""
+    down, up = (onestage.create("ssd", 2, backbone=name, size=(270, 270)) for name in ("convnext_atto", "resnet18"))
+    assert [h for h, _ in down.level_sizes((270, 270))] == [33, 16, 8, 4, 2, 1]
+    assert [h for h, _ in up.level_sizes((270, 270))] == [34, 17, 9, 5, 3, 1]
+
+
+@pytest.mark.parametrize("size", [(160, 160), (299, 301), (427, 427), (320, 600)])
+def test_vgg_at_odd_sizes(size):
+    model = onestage.create("ssd300_vgg16", 2, size=size).eval()
+    sizes = model.level_sizes(size)
+    assert sizes[0] == (-(-(size[0] // 4) // 2), -(-(size[1] // 4) // 2))
+    assert min(sizes[-1]) == 1
+    assert len(model.anchors(size)) == sum(h * w * len(a.shapes) for (h, w), a in zip(sizes, model.config.anchors, strict=True))
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, *size)).logits.shape[1] == len(model.anchors(size))
+
+
+@pytest.mark.parametrize("name", ["tinyssd", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "ssd300_resnet50"])
+def test_every_parameter_of_the_zoo_learns(name):
+    check_it_trains(onestage.create(name, 2, size=(224, 192)), (224, 192))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "sizes"),
+    [
+        (TinyBackbone(), (256, 192), [(32, 24), (16, 12), (8, 6), (4, 3), (1, 1)]),
+        (VGG16Backbone(), (300, 300), [(38, 38), (19, 19)]),
+        (MobileNetBackbone("v2"), (300, 300), [(19, 19), (10, 10)]),
+        (MobileNetBackbone(), (320, 320), [(20, 20), (10, 10)]),
+        (TimmBackbone("resnet18"), (300, 300), [(38, 38), (19, 19), (10, 10)]),
+        (TimmBackbone("resnet18", strides=(16,), keep_resolution=True), (300, 300), [(38, 38)]),
+    ],
+)
+def test_maps_and_channels(backbone, size, sizes):
+    assert map_sizes(backbone, size) == sizes
+    with torch.device("meta"):
+        built = backbone.build().eval()
+        assert [m.shape[1] for m in built(torch.empty(1, 3, *size))] == list(built.channels)
+
+
+def test_keeping_the_resolution_changes_no_weight():
+    torch.manual_seed(0)
+    plain, kept = (TimmBackbone("resnet18", (16,), keep_resolution=keep).build() for keep in (False, True))
+    assert {k: v.shape for k, v in plain.state_dict().items()} == {k: v.shape for k, v in kept.state_dict().items()}
+
+
+def test_conv4_3_is_normalised_to_the_learned_scale():
+    with torch.no_grad():
+        fine, _ = VGG16Backbone().build()(torch.randn(1, 3, 64, 64))
+    assert fine.norm(dim=1).flatten().tolist() == pytest.approx([20.0] * 64, rel=1e-4)
+
+
+def test_maps_that_come_channels_last_are_turned():
+    """timm's Swin gives (B, H, W, C)."""
+    backbone = TimmBackbone("swin_tiny_patch4_window7_224", strides=(8, 32))
+    assert map_sizes(backbone, (224, 224)) == [(28, 28), (7, 7)]
+    with pytest.raises(ConfigError, match="cannot take inputs"):
+        map_sizes(backbone, (300, 300))
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("resnet43", "did you mean 'resnet"), ("vit_tiny_patch16_224", "no map of that stride"), ("", "no such model")],
+)
+def test_names_that_are_no_backbone(name, says):
+    with pytest.raises(ConfigError, match=says):
+        onestage.create("ssd", 2, backbone=name)
+
+
+def test_weights_are_not_downloaded(monkeypatch):
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *_, **__: pytest.fail("a download"))
+    TimmBackbone("resnet18").build()
+
+
+def test_a_backbone_without_strides_cannot_keep_its_resolution():
+    with pytest.raises(ConfigError, match="keep_resolution"):
+        TimmBackbone("vgg11", strides=(1,), keep_resolution=True).build()
+
+
+@pytest.mark.parametrize("style", ["plain", "batch_norm", "separable"])
+def test_extra_levels_stand_on_the_last_map(style):
+    blocks = (ExtraBlock(8, 12), ExtraBlock(4, 6, stride=1, padding=0))
+    neck = ExtraLevels(blocks, style=style).build((5, 7)).eval()
+    maps = neck([torch.zeros(1, 5, 20, 20), torch.zeros(1, 7, 10, 10)])
+    assert [tuple(m.shape[1:]) for m in maps] == [(5, 20, 20), (7, 10, 10), (12, 5, 5), (6, 3, 3)]
+    assert neck.channels == (5, 7, 12, 6)
+
+
+@pytest.mark.parametrize("style", ["plain", "separable"])
+def test_head_rows_are_ordered_level_y_x_shape(style):
+    """A 1x1 stand-in for the convolutions writes the position and shape of each number into it."""
+    head = ConvHead(style).build((2, 2), (3, 1), 5).eval()
+    for level, shapes in enumerate((3, 1)):
+        spread = nn.Conv2d(2, shapes * 5, 1, bias=True)
+        spread.weight.data.zero_()[:, 0] = 1
+        spread.bias.data = torch.arange(shapes).repeat_interleave(5) * 0.1
+        head.cls[level] = spread
+    cells = [torch.arange(6.0).view(1, 1, 2, 3).expand(1, 2, 2, 3), torch.full((1, 2, 1, 1), 100.0)]
+    logits, deltas = head(cells)
+    expected = [cell + 0.1 * shape for cell in range(6) for shape in range(3)] + [100]
+    assert logits[0, :, 0].tolist() == pytest.approx(expected)
+    assert logits.shape == (1, 19, 5)
+    assert deltas.shape == (1, 19, 4)

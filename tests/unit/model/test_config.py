@@ -1,0 +1,158 @@
+"""Configs: there and back as JSON, changes by name, and what a wrong one says."""
+
+import dataclasses
+import json
+
+import pytest
+
+from onestage.errors import ConfigError
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.backbones import TimmBackbone
+from onestage.model.config import DetectorConfig, encode
+from onestage.zoo import ZOO, recipe
+
+TINY = recipe("tinyssd", ("cat", "dog"))
+
+
+def changed(path, value):
+    """TINY as JSON with the value at a path ("a.b.0") replaced, or removed where it is None."""
+    data = json.loads(TINY.to_json())
+    *parents, last = [int(k) if k.isdigit() else k for k in path.split(".")]
+    part = data
+    for key in parents:
+        part = part[key]
+    if value is None:
+        del part[last]
+    else:
+        part[last] = value
+    return json.dumps(data)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_there_and_back(name):
+    config = recipe(name, ("cat", "dog", "1e-3"), size=(224, 256))
+    again = DetectorConfig.from_json(config.to_json())
+    assert again == config
+    assert hash(again) == hash(config)
+    assert again.name == name
+
+
+def test_json_is_plain_and_names_every_kind():
+    data = json.loads(TINY.to_json())
+    assert data["assigner"] == {
+        "kind": "MaxIoUAssigner",
+        "positive": 0.5,
+        "negative": 0.5,
+        "claim": "greedy",
+        "ignore_cover": 0.5,
+    }
+    assert data["neck"] is None
+    assert data["category_ids"] == [0, 1]
+
+
+def test_logits_count_the_background_only_where_there_is_one():
+    assert TINY.logits == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("loss.negative_ratio", "2", 2.0),
+        ("loss.negative_ratio", 2, 2.0),
+        ("postprocess.score_threshold", "1e-3", 0.001),
+        ("assigner.claim", "none", "none"),
+        ("preprocess.antialias", "false", False),
+        ("preprocess.size", "[100, 200]", (100, 200)),
+        ("coder.variances", (0.2, 0.2, 0.1, 0.1), (0.2, 0.2, 0.1, 0.1)),
+        ("classes", '["no", "on"]', ("no", "on")),
+        ("name", "012", "012"),
+        ("name", "null", "null"),
+        ("backbone", TimmBackbone("resnet18"), TimmBackbone("resnet18")),
+        ("backbone", '{"kind": "TimmBackbone", "name": "resnet18"}', TimmBackbone("resnet18")),
+        ("neck", "null", None),
+    ],
+)
+def test_replace(path, value, expected):
+    found = TINY.replace({path: value})
+    for key in path.split("."):
+        found = getattr(found, key)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+def test_replace_several_and_leave_the_original():
+    new = TINY.replace({"assigner.positive": 0.6, "assigner.claim": "best", "loss.beta": "0.1"})
+    assert new.assigner == MaxIoUAssigner(positive=0.6, claim="best")
+    assert new.loss.beta == 0.1
+    assert TINY.assigner.positive == 0.5
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"los.beta": 1}, "did you mean 'loss'"),
+        ({"loss.negativ_ratio": 1}, "did you mean 'negative_ratio'"),
+        ({"loss.beta.x": 1}, "no parts"),
+        ({"neck.style": "plain"}, "no parts"),
+        ({"loss.beta": "fast"}, "wrong kind"),
+        ({"loss.min_negatives": "2.5"}, "wrong kind"),
+        ({"loss.min_negatives": True}, "wrong kind"),
+        ({"loss.beta": "NaN"}, "finite"),
+        ({"loss.beta": "1e999"}, "finite"),
+        ({"preprocess.antialias": "1"}, "wrong kind"),
+        ({"preprocess.size": "[1, 2, 3]"}, "2 values"),
+        ({"preprocess.size": "5"}, "a list"),
+        ({"assigner.claim": "greddy"}, "did you mean 'greedy'"),
+        ({"assigner": '{"kind": "MaxIouAssigner"}'}, "did you mean 'MaxIoUAssigner'"),
+        ({"backbone": '{"kind": "TimBackbone", "name": "x"}'}, "did you mean 'TimmBackbone'"),
+        ({"backbone": '{"kind": "TimmBackbone"}'}, "keys are missing"),
+        ({"backbone": "resnet18"}, "one of TinyBackbone"),
+        ({"classes": '["cat"]'}, "one category id for each"),
+        ({"classes": '["cat", "cat"]'}, "only once"),
+        ({"classes": "[]"}, "must be there"),
+        ({"category_ids": "[4, 4]"}, "one category id for each"),
+        ({"postprocess.activation": "sigmoid"}, "softmax"),
+        ({"assigner.positive": "0.4"}, "negative <= positive"),
+    ],
+)
+def test_replace_says_what_is_wrong(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        TINY.replace(changes)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "says"),
+    [
+        ("loss.kind", "FocalLoss", "wrong kind"),
+        ("backbone.kind", "Resnet", "one of TinyBackbone"),
+        ("backbone.kind", None, "one of TinyBackbone"),
+        ("loss.gamma", 2.0, "unknown key 'gamma'"),
+        ("preprocess.size", None, "keys are missing"),
+        ("classes", None, "keys are missing"),
+        ("classes.0", 5, r"config.classes\[0\]"),
+        ("anchors.2.shapes", [], "above 0"),
+        ("preprocess.mean", [0.1, "x", 0.1], r"config.preprocess.mean\[1\]"),
+        ("loss", 7, "fields of MultiBoxLoss"),
+        ("loss.beta", float("inf"), "finite"),
+        ("loss.beta", 10**400, "finite"),
+        ("head.style", ["plain"], "'plain' or 'separable'"),
+    ],
+)
+def test_a_stored_config_that_is_wrong_names_the_place(path, value, says):
+    with pytest.raises(ConfigError, match=says):
+        DetectorConfig.from_json(changed(path, value))
+
+
+@pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"x"', "[" * 100_000])
+def test_a_stored_config_that_is_none(text):
+    with pytest.raises(ConfigError):
+        DetectorConfig.from_json(text)
+
+
+def test_a_text_is_no_list_of_classes():
+    with pytest.raises(ConfigError, match="as text"):
+        dataclasses.replace(TINY, classes=(1, 2))
+
+
+def test_encode_goes_into_nested_tuples():
+    assert encode(((1.0, (2.0,)), "a", None)) == [[1.0, [2.0]], "a", None]

@@ -1,0 +1,52 @@
+"""``onestage demo``, its small variant: everything in one folder, and on from wherever it stopped."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onestage.cli import demo as command
+from onestage.cli.main import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+def test_the_demo_leaves_everything_in_one_folder_and_goes_on_after_interruptions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    out = tmp_path / "demo"
+    arguments = ["demo", "--fast", "--out", str(out)]
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:  # while pictures are drawn
+        patch.setattr("onestage.cli.generate._write", interrupted)
+        assert main(arguments) == 130
+    with monkeypatch.context() as patch:  # before the training's first checkpoint
+        patch.setattr(command, "train", interrupted)
+        assert main(arguments) == 130
+    drawn = {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*")}
+    with monkeypatch.context() as patch:  # after the training
+        patch.setattr(command, "_measured", interrupted)
+        assert main(arguments) == 130
+    weights = (out / "run/best.safetensors").read_bytes()
+    capsys.readouterr()
+
+    assert main(arguments) == 0
+    assert {path: path.stat().st_mtime_ns for path in (out / "data").rglob("*")} == drawn
+    assert (out / "run/best.safetensors").read_bytes() == weights
+    figures = json.loads((out / "metrics.json").read_text())
+    assert figures["pictures"] == command.FAST.test and figures["class_error"] is not None and figures["box_mae"] is not None
+    for name in ("index.html", "pr_curves.png", "training_curves.png", "predictions.json", "run/last.safetensors"):
+        assert (out / name).is_file(), name
+    assert len(list((out / "pictures").glob("*.jpg"))) == command.FAST.test
+    text = capsys.readouterr().out
+    assert "still there" in text and f"{figures['coco']['AP50']:.3f}" in text and "index.html" in text
+
+
+def test_a_demo_of_another_size_is_not_mixed_in(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / command.FINISHED).write_text("onestage data generate FOLDER --train 7 --val 8")
+    assert main(["demo", "--out", str(tmp_path)]) == 2
+    assert "a demo of another size" in capsys.readouterr().err

@@ -1,0 +1,140 @@
+"""The command line as a whole: help without waiting, clean messages, exit codes."""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+
+from onestage.cli import main as command
+from onestage.cli.main import VERBS, Verb, main
+from onestage.errors import DataError, explain
+
+Captured = pytest.CaptureFixture[str]
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """A verb "fail" that raises the error."""
+
+    def call(*_: object) -> int:
+        raise error
+
+    monkeypatch.setitem(VERBS, "fail", Verb("main", "main", ""))
+    monkeypatch.setattr(command, "_call", call)
+
+
+def test_help_lists_every_verb_and_does_not_import_torch() -> None:
+    code = "import sys; from onestage.cli.main import main; main(['--help']); print('torch' in sys.modules)"
+    text = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert text.splitlines()[-1] == "False"
+    assert all(verb in text for verb in VERBS)
+
+
+def test_the_program_can_be_run_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "onestage", "nonsense"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.startswith("error: there is no verb 'nonsense'")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["help"], ["data"], ["data", "--help"], ["--version"]])
+def test_questions_are_answered_on_standard_output(arguments: list[str], capsys: Captured) -> None:
+    assert main(arguments) == 0
+    captured = capsys.readouterr()
+    assert "onestage" in captured.out and captured.err == ""
+
+
+@pytest.mark.parametrize(("arguments", "hint"), [(["trian"], "'train'"), (["data", "chek"], "'data check'")])
+def test_a_mistyped_verb_gets_the_nearest_one(arguments: list[str], hint: str, capsys: Captured) -> None:
+    assert main(arguments) == 2
+    assert f"did you mean {hint}?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*verb.split(), "--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: onestage {verb}" in text and "{None}" not in text
+
+
+def test_an_unknown_option_is_refused_with_the_nearest_one(capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "data", "--epohs", "3"])
+    assert stop.value.code == 2
+    assert "--epochs" in capsys.readouterr().err
+
+
+def test_a_users_mistake_is_a_message_without_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stand_in(monkeypatch, DataError(explain("no [such] thing", where="/a/b[0].jpg", fix="look again")))
+    assert main(["fail"]) == 2
+    assert capsys.readouterr().err == "error: no [such] thing\n  where:    /a/b[0].jpg\n  fix:      look again\n"
+
+
+def test_the_traceback_is_there_for_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, DataError("no"))
+    monkeypatch.setenv(command.DEBUG, "1")
+    with pytest.raises(DataError):
+        main(["fail"])
+
+
+def test_a_missing_file_is_a_message_too(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stand_in(monkeypatch, FileNotFoundError(2, "No such file or directory", "x.jpg"))
+    assert main(["fail"]) == 2
+    assert capsys.readouterr().err == "error: no such file or directory\n  where:    x.jpg\n"
+
+
+def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["fail"])
+
+
+def test_an_interruption_has_its_usual_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stand_in(monkeypatch, KeyboardInterrupt())
+    assert main(["fail"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
+def test_a_reader_that_leaves_early_causes_no_noise() -> None:
+    code = "import sys; from onestage.cli.main import main; sys.exit(main(['--help']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:
+        assert program.stdout is not None and program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == b""
+    assert program.returncode == 1
+
+
+def test_warnings_are_lines_on_standard_error(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    def call(*_: object) -> int:
+        warnings.warn("[8] tensors start fresh", stacklevel=1)
+        return 0
+
+    monkeypatch.setitem(VERBS, "warn", Verb("main", "main", ""))
+    monkeypatch.setattr(command, "_call", call)
+    assert main(["warn"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == "warning: [8] tensors start fresh\n" and captured.out == ""
+
+
+@pytest.mark.parametrize(("wish", "coloured"), [({"NO_COLOR": "1"}, False), ({}, True)])
+def test_no_colours_where_none_are_wanted(wish: dict[str, str], coloured: bool) -> None:
+    program = """
+import sys, types
+from onestage.cli import main
+sys.modules["onestage.cli.fake"] = types.SimpleNamespace(verb=lambda *, number=1: number)
+main.VERBS["fake"] = main.Verb("fake", "verb", "")
+print(main.main(["trian"]), flush=True)
+main.main(["fake", "--nonsense"])
+"""
+    terminal = f"import pty, sys; pty.spawn([sys.executable, '-c', {program!r}])"
+    done = subprocess.run(
+        [sys.executable, "-c", terminal],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        env={"TERM": "xterm", **wish},
+        check=True,
+    )
+    assert b"there is no verb" in done.stdout and b"nonsense" in done.stdout
+    colours = [code for code in (b"\x1b[31m", b"\x1b[1;31m", b"\x1b[91") if code in done.stdout]
+    assert bool(colours) == coloured

@@ -1,0 +1,33 @@
+"""``onestage models``: every recipe, for people and for programs."""
+
+import json
+
+import pytest
+
+from onestage import create, list_models
+from onestage.cli.main import main
+
+
+def test_the_table_for_programs_has_every_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json", "--classes", "3"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in rows] == list_models()
+    tiny = rows[0]
+    assert tiny["parameters"] == sum(p.numel() for p in create("tinyssd", num_classes=3).parameters())
+    assert tiny["anchors"] == 5444 and tiny["size"] == [256, 256]
+    assert all(row["multiply_adds"] > 1e8 for row in rows)
+
+
+def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    assert main(["models", "--classes", "90"]) == 0
+    text = capsys.readouterr().out
+    (line,) = [line for line in text.splitlines() if line.startswith("ssd300_vgg16") and "M" in line and "8,732" in line]
+    assert line.split() == ["ssd300_vgg16", "coco", "300x300", "35.64", "M", "34.86", "G", "8,732"]
+    assert max(map(len, text.splitlines())) <= 100
+    assert "arXiv 1512.02325" in text
+
+
+def test_no_classes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--classes", "0"]) == 2
+    assert "--classes" in capsys.readouterr().err

@@ -1,0 +1,133 @@
+"""``onestage predict``: what is written, what is skipped, what is refused."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from onestage import load
+from onestage.cli import predict as command
+from onestage.cli.main import main
+from onestage.images import decode_image
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def photos(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Three pictures in two folders, two of them with the same name."""
+    folder = tmp_path / "photos"
+    sources = sorted((shapes / "test").iterdir())
+    for source, name in zip(sources, ("a/x.jpg", "b/x.jpg", "b/y.jpg"), strict=False):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(source.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def test_pictures_and_all_result_files_agree_with_python(run: Path, photos: Path, capsys: Captured) -> None:
+    arguments = ["predict", str(run), "photos", "--score", "0.2", "--top", "3", "--batch-size", "2", "--format"]
+    assert main([*arguments, "coco", "csv", "jsonl"]) == 0
+    paths = ["photos/a/x.jpg", "photos/b/x.jpg", "photos/b/y.jpg"]
+    expected = [found.select(torch.arange(3)) for found in load(run / "best.safetensors").predict(paths, score=0.2)]
+
+    lines = [json.loads(line) for line in Path("predictions/predictions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == paths
+    assert [line["image_id"] for line in lines] == ["a/x.jpg", "b/x.jpg", "b/y.jpg"]
+    for line, found in zip(lines, expected, strict=True):
+        assert [d["class_name"] for d in line["detections"]] == list(found.class_names)
+        torch.testing.assert_close(torch.tensor([d["box"] for d in line["detections"]]), found.boxes, atol=2e-3, rtol=0)
+    results = json.loads(Path("predictions/predictions.json").read_text())
+    assert len(results) == 9 and {r["image_id"] for r in results} == {"a/x.jpg", "b/x.jpg", "b/y.jpg"}
+    rows = list(csv.DictReader(Path("predictions/predictions.csv").read_text().splitlines()))
+    assert [row["image"] for row in rows] == [path for path in paths for _ in range(3)]
+    for name in ("a/x.jpg", "b/x.jpg", "b/y.jpg"):
+        assert (decode_image(f"predictions/{name}") != decode_image(f"photos/{name}")).any()
+    text = capsys.readouterr().out
+    assert "3 pictures" in text and "9 objects" in text and "predictions/predictions.csv" in text
+
+
+def test_a_format_that_is_not_written_becomes_a_jpeg(run: Path, photos: Path) -> None:
+    Image.open("photos/b/y.jpg").save("photos/b/y.webp")
+    assert main(["predict", str(run), "photos/b/y.webp", "--score", "0.2"]) == 0
+    assert Image.open("predictions/y.webp.jpg").format == "JPEG"
+
+
+def test_classes_and_score_select(run: Path, photos: Path) -> None:
+    command = ["predict", str(run), "photos/a/x.jpg", "--no-pictures", "--format", "jsonl"]
+    assert main([*command, "--score", "0.3", "--classes", "ring"]) == 0
+    (line,) = Path("predictions/predictions.jsonl").read_text().splitlines()
+    found = json.loads(line)["detections"]
+    assert found and all(d["class_name"] == "ring" and d["score"] >= 0.3 for d in found)
+    assert [entry.name for entry in Path("predictions").iterdir()] == ["predictions.jsonl"]
+
+
+def test_an_unreadable_picture_is_skipped_counted_and_shows_in_the_exit_code(run: Path, photos: Path, capsys: Captured) -> None:
+    Path("photos/b/y.jpg").write_bytes(Path("photos/b/x.jpg").read_bytes()[:500])
+    Path("photos/empty.png").touch()
+    assert main(["predict", str(run), "photos", "--score", "0.2", "--batch-size", "1", "--format", "jsonl"]) == 1
+    captured = capsys.readouterr()
+    assert "photos/b/y.jpg" in captured.err and "photos/empty.png" in captured.err and "2 could not be read" in captured.err
+    assert "2 of 4 pictures" in captured.out
+    assert len(Path("predictions/predictions.jsonl").read_text().splitlines()) == 2
+
+
+def test_only_unreadable_pictures(run: Path, photos: Path, capsys: Captured) -> None:
+    Path("bad.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["predict", str(run), "bad.jpg", "--format", "coco"]) == 1
+    assert json.loads(Path("predictions/predictions.json").read_text()) == []
+
+
+def test_nothing_found_says_what_to_try(run: Path, photos: Path, capsys: Captured) -> None:
+    assert main(["predict", str(run), "photos", "--score", "0.95"]) == 0
+    assert "try --score 0.2" in capsys.readouterr().err
+    assert Path("predictions/a/x.jpg").is_file()
+
+
+def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    decode = command.decode_image
+
+    def interrupted(path: Path) -> torch.Tensor:
+        if path.name == "y.jpg":
+            raise KeyboardInterrupt
+        return decode(path)
+
+    monkeypatch.setattr(command, "decode_image", interrupted)
+    assert main(["predict", str(run), "photos", "--score", "0.2", "--batch-size", "1", "--format", "coco"]) == 130
+    assert {entry["image_id"] for entry in json.loads(Path("predictions/predictions.json").read_text())} == {
+        "a/x.jpg", "b/x.jpg",
+    }  # fmt: skip
+    assert "2 of 3 pictures" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "nowhere.jpg"], "no such file or folder"),
+        (["RUN"], "which pictures?"),
+        (["RUN", "photos", "--classes", "bal"], "did you mean 'ball'?"),
+        (["RUN", "photos", "--no-pictures"], "nothing would be written"),
+        (["RUN", "photos", "--out", "photos"], "would replace pictures"),
+        (["RUN", "photos", "--out", "photos/a/x.jpg"], "results cannot be written here"),
+        (["RUN", "photos", "--device", "gpu"], "this device cannot be used"),
+        (["photos", "photos"], "this folder holds no trained model"),
+        (["photos/a/x.jpg", "photos"], "not a weights file of onestage"),
+        (["tinyssd", "photos"], "recipe without weights"),
+        (["ssd300_vgg16.coc", "photos"], "did you mean 'ssd300_vgg16.coco'?"),
+    ],
+)
+def test_what_is_refused(arguments: list[str], message: str, run: Path, photos: Path, capsys: Captured) -> None:
+    before = sorted(Path().rglob("*"))
+    assert main(["predict", *(str(run) if a == "RUN" else a for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", [["--score", "2"], ["--top", "0"], ["--batch-size", "0"], ["--format", "xml"]])
+def test_impossible_options(option: list[str], run: Path, photos: Path, capsys: Captured) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["predict", str(run), "photos", *option])
+    assert stop.value.code == 2 and option[0] in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""``onestage train`` and ``onestage evaluate``: from labels to a report, and everything that is refused on the way."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from onestage import create, load
+from onestage.cli import train as command
+from onestage.cli.main import main
+from onestage.cli.train import ModelChoice, make_model
+from onestage.train.config import TrainConfig
+from onestage.train.loop import TrainResult
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_train_then_evaluate(shapes: Path, capsys: Captured) -> None:
+    arguments = ["train", str(shapes), "--model", "tinyssd", "--size", "64x96", "--set", "loss.negative_ratio=2"]
+    assert main([*arguments, "--epochs", "1", "--batch-size", "4", "--workers", "0", "--seed", "3"]) == 0
+    text = capsys.readouterr().out
+    assert "onestage evaluate runs/tinyssd-1" in text and "onestage predict runs/tinyssd-1" in text
+    model = load("runs/tinyssd-1/best.safetensors")
+    assert model.config.classes == ("ball", "ring") and model.config.category_ids == (1, 2)
+    assert model.config.preprocess.size == (64, 96) and model.config.loss.negative_ratio == 2
+    assert json.loads(Path("runs/tinyssd-1/config.json").read_text())["train"]["seed"] == 3
+
+    assert main(["evaluate", "runs/tinyssd-1", str(shapes), "--out", "report", "--workers", "0"]) == 0
+    assert "4 pictures" in capsys.readouterr().out
+    assert json.loads(Path("report/metrics.json").read_text())["pictures"] == 4
+    results = json.loads(Path("report/predictions.json").read_text())
+    truth = json.loads((shapes / "annotations/instances_test.json").read_text())
+    assert {r["image_id"] for r in results} <= {image["id"] for image in truth["images"]}
+    assert {r["category_id"] for r in results} <= {1, 2} and results
+    assert len(list(Path("report/pictures").glob("*.jpg"))) == 4 and Path("report/index.html").is_file()
+
+
+def test_the_same_seed_gives_the_same_fresh_weights(shapes: Path) -> None:
+    choice = ModelChoice(model="tinyssd", size="64")
+    one, same, other = (make_model(shapes, choice, TrainConfig(seed=seed)).state_dict() for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_start_from_weights_and_change_the_recipe(shapes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    start = create("tinyssd", classes=["cat", "dog", "cow"], size=(64, 64))
+    start.save("start.safetensors")
+    choice = ModelChoice(model="tinyssd", size="64", weights="start.safetensors", changes=("assigner.claim=best",))
+    with pytest.warns(UserWarning, match="start fresh"):
+        model = make_model(shapes, choice, TrainConfig())
+    assert model.config.assigner.claim == "best" and model.config.classes == ("ball", "ring")
+    first = next(iter(start.state_dict()))
+    assert torch.equal(model.state_dict()[first], start.state_dict()[first])
+
+
+def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
+    shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    outs: list[Path] = []
+
+    def interrupted(*_: object, out: Path, **__: object) -> TrainResult:
+        outs.append(out)
+        out.mkdir(parents=True)
+        return TrainResult(folder=out, best_ap=0.0, report=None, interrupted=True, seconds=1)
+
+    monkeypatch.setattr(command, "run_training", interrupted)
+    for _ in range(2):
+        assert main(["train", str(shapes), "--model", "tinyssd"]) == 130
+    assert [out.as_posix() for out in outs] == ["runs/tinyssd-1", "runs/tinyssd-2"]
+
+
+def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    resumed: list[Path] = []
+
+    def resume(folder: Path) -> TrainResult:
+        resumed.append(folder)
+        return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=False, seconds=1)
+
+    monkeypatch.setattr(command, "resume_run", resume)
+    assert main(["train", "--resume", "runs/x"]) == 0
+    assert resumed == [Path("runs/x")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "train on what?"),
+        (["DATA"], "which model?"),
+        (["nowhere", "--model", "tinyssd"], "there is no such file or folder"),
+        (["DATA", "--model", "tinysd"], "did you mean 'tinyssd'?"),
+        (["DATA", "--model", "tinyssd", "--size", "big"], "--size is not understood"),
+        (["DATA", "--model", "tinyssd", "--backbone", "timm/resnet18"], "part of its name"),
+        (["DATA", "--model", "tinyssd", "--set", "los.negative_ratio=2"], "did you mean 'loss'?"),
+        (["DATA", "--model", "tinyssd", "--set", "loss.negative_ratio"], "--set takes KEY=VALUE"),
+        (["DATA", "--model", "tinyssd", "--weights", "none.pth"], "no such weights"),
+        (["DATA", "--model", "tinyssd", "--weights", "a", "--backbone-weights", "b"], "give one of them"),
+        (["DATA", "--model", "tinyssd", "--out", "/proc/no"], "cannot be written here"),
+        (["--resume", "nowhere"], "this folder holds no run"),
+        (["--resume", "nowhere", "--epochs", "3"], "takes no others"),
+        (["DATA", "--resume", "nowhere"], "takes no others"),
+    ],
+)
+def test_what_train_refuses(arguments: list[str], message: str, shapes: Path, capsys: Captured) -> None:
+    assert main(["train", *(str(shapes) if a == "DATA" else a for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["RUN", "nowhere"], "there is no such file or folder"),
+        (["nowhere", "DATA"], "there is no such model"),
+        (["RUN", "DATA", "--split", "tset"], "there is no split 'tset'"),
+        (["RUN", "DATA", "--format", "voc"], "no labelled pictures were recognised"),
+        (["RUN", "DATA", "--out", "/proc/no"], "results cannot be written here"),
+    ],
+)
+def test_what_evaluate_refuses(arguments: list[str], message: str, shapes: Path, run: Path, capsys: Captured) -> None:
+    places = {"DATA": str(shapes), "RUN": str(run)}
+    assert main(["evaluate", *(places.get(a, a) for a in arguments)]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_evaluate_says_what_it_left_out(shapes: Path, run: Path, tmp_path: Path, capsys: Captured) -> None:
+    rows = ["image,label,xmin,ymin,xmax,ymax"]
+    for number, picture in enumerate(sorted((shapes / "test").iterdir())):
+        data = picture.read_bytes()
+        (tmp_path / picture.name).write_bytes(data[: len(data) // 2] if number == 0 else data)
+        rows.append(f"{picture.name},ball,1,1,20,{20 if number != 1 else 0}")
+    (tmp_path / "label.csv").write_text("\n".join(rows))
+    assert main(["evaluate", str(run), str(tmp_path), "--workers", "0"]) == 2
+    assert "--on-bad skip" in capsys.readouterr().err
+    assert main(["evaluate", str(run), str(tmp_path), "--workers", "0", "--on-bad", "skip"]) == 0
+    captured = capsys.readouterr()
+    assert "3 pictures" in captured.out and "left out: 2 bad labels or pictures" in captured.err

@@ -1,10 +1,10 @@
 """Laws of the assignment: against the slow one on any batch, and what does not depend on the order of things."""
 
-import slow_references as slow
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import slow_references as slow
 from onestage import boxes as box_ops
 from onestage.model.anchors import AnchorLevel, anchor_boxes
 from onestage.model.assign import MaxIoUAssigner, assign

@@ -1,10 +1,10 @@
 """Postprocess on any outputs, ties and extremes included: what the slow one gives, in every order of the batch."""
 
-import slow_references as slow
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import slow_references as slow
 from onestage.model.coder import BoxCoder
 from onestage.model.postprocess import Postprocess
 from onestage.structures import HeadOutput

@@ -1,10 +1,10 @@
 """Boxes: converters, areas, overlaps and suppression, against numbers worked out by hand and slow loops."""
 
 import pytest
-import slow_references as slow
 import torch
 import torchvision
 
+import slow_references as slow
 from onestage import boxes as box_ops
 
 BOX = torch.tensor([[10.0, 20, 30, 60]])
@@ -89,7 +89,7 @@ def test_nms_of_nothing():
 
 
 def test_nms_keeps_many_groups_exactly_apart():
-    """Moved apart in float32, the boxes of late groups would lose their fractions and the last IoU here would be 1/3 no more."""
+    """Moved apart in float32, the boxes of late groups would lose their fractions: their IoU would be 1/3 no more."""
     boxes = torch.tensor([[0.0, 0, 0.30, 1], [0.15, 0, 0.45, 1]]).repeat(5000, 1)
     boxes[0] = torch.tensor([0.0, 0, 600, 600])
     groups = torch.arange(5000).repeat_interleave(2)

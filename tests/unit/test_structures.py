@@ -85,7 +85,7 @@ def test_detections_as_plain_data():
 
 
 def test_drawing_needs_a_picture():
-    with pytest.raises(DataError, match="detections.draw"):
+    with pytest.raises(DataError, match=r"detections\.draw"):
         found().draw()
     grey = torch.full((3, 25, 15), 128, dtype=torch.uint8)
     drawn = found(source=lambda: grey).draw(score=0.6)

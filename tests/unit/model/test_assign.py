@@ -4,9 +4,9 @@ import subprocess
 import sys
 
 import pytest
-import slow_references as slow
 import torch
 
+import slow_references as slow
 from onestage.errors import ConfigError
 from onestage.model import assign as module
 from onestage.model.anchors import AnchorLevel, anchor_boxes

@@ -1,9 +1,9 @@
 """The box coder against SSD's equation (2), number by number."""
 
 import pytest
-import slow_references as slow
 import torch
 
+import slow_references as slow
 from onestage.errors import ConfigError
 from onestage.model.coder import BoxCoder
 

@@ -1,9 +1,9 @@
 """MultiBoxLoss against a slow one: mining, empty images, ignored anchors, divisors."""
 
 import pytest
-import slow_references as slow
 import torch
 
+import slow_references as slow
 from onestage.errors import ConfigError
 from onestage.model.assign import IGNORED, Assignment, MaxIoUAssigner, assign
 from onestage.model.coder import BoxCoder

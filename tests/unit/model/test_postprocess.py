@@ -1,9 +1,9 @@
 """Postprocess, which skips most of the work, against a slow one that does all of it."""
 
 import pytest
-import slow_references as slow
 import torch
 
+import slow_references as slow
 from onestage.errors import ConfigError
 from onestage.model.anchors import AnchorLevel, anchor_boxes
 from onestage.model.coder import BoxCoder

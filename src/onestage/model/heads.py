@@ -59,7 +59,7 @@ def _separable(inputs: int, outputs: int) -> nn.Module:
     pointwise = nn.Conv2d(inputs, outputs, 1)
     for conv in (depthwise, pointwise):
         nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
-    norm = nn.BatchNorm2d(inputs, eps=1e-3, momentum=0.03)
+    norm = nn.BatchNorm2d(inputs, eps=1e-3)
     return nn.Sequential(depthwise, norm, nn.ReLU6(inplace=True), _zero_bias(pointwise))
 
 

@@ -82,7 +82,7 @@ def _separable(inputs: int, block: ExtraBlock) -> nn.Sequential:
     layers: list[nn.Module] = []
     for conv in (nn.Conv2d(inputs, middle, 1, bias=False), depthwise, nn.Conv2d(middle, block.out, 1, bias=False)):
         nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
-        layers += [conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3, momentum=0.03), nn.ReLU6(inplace=True)]
+        layers += [conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3), nn.ReLU6(inplace=True)]
     return nn.Sequential(*layers)
 
 

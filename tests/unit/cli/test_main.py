@@ -122,7 +122,9 @@ def test_no_colours_where_none_are_wanted(wish: dict[str, str], coloured: bool) 
     program = """
 import sys, types
 from onestage.cli import main
-sys.modules["onestage.cli.fake"] = types.SimpleNamespace(verb=lambda *, number=1: number)
+def verb(*, number: int = 1) -> int:
+    return 0
+sys.modules["onestage.cli.fake"] = types.SimpleNamespace(verb=verb)
 main.VERBS["fake"] = main.Verb("fake", "verb", "")
 print(main.main(["trian"]), flush=True)
 main.main(["fake", "--nonsense"])

@@ -94,6 +94,7 @@ def predict(
                     writer.add(found)
         except KeyboardInterrupt:  # what is done is kept: the files are finished as if these had been all pictures
             interrupted = True
+            bar.say("[bold yellow]interrupted:[/] what is done is kept")
     places = ({"annotated pictures": out} if draw else {}) | {f"results ({w.format})": w.path for w in writers}
     job.summary(len(named), time.monotonic() - began, places=places)
     return 130 if interrupted else 1 if job.unreadable else 0

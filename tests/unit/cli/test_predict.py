@@ -100,7 +100,8 @@ def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch
     assert {entry["image_id"] for entry in json.loads(Path("predictions/predictions.json").read_text())} == {
         "a/x.jpg", "b/x.jpg",
     }  # fmt: skip
-    assert "2 of 3 pictures" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "interrupted" in captured.err and "2 of 3 pictures" in captured.out
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tu
     except (SafetensorError, ValueError, KeyError, TypeError, AssertionError, RuntimeError) as error:
         raise WeightsError(explain("the weights file is damaged", where=where, got=error, fix=DAMAGED)) from error
     if finite:
-        _check_finite(tensors, where)
+        check_finite(tensors, where)
     return tensors, metadata
 
 
@@ -267,7 +267,8 @@ def _check_version(metadata: Mapping[str, str], where: Path | str) -> None:
         )
 
 
-def _check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
+def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
+    """Raise WeightsError, naming the tensors, if one holds a NaN or an infinity."""
     bad = [name for name, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.isfinite().all()]
     if bad:
         raise WeightsError(
@@ -315,17 +316,17 @@ def _is_pytorch(start: bytes) -> bool:
 # --- reading foreign files -------------------------------------------------------------------------------------------------
 
 
-def load_foreign(path: Path | str) -> dict[str, Tensor]:
+def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, told by content), on the CPU.
 
     Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raises
     WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), no
-    state_dict, or a NaN or infinity.
+    state_dict, or, with ``finite``, a NaN or infinity.
     """
     with _opened(path) as file:
         start = file.read(32)
     if start[8:9] == b"{":
-        return _without_prefixes(load_tensors(path)[0])
+        return _without_prefixes(load_tensors(path, finite=finite)[0])
     if not _is_pytorch(start):
         raise WeightsError(
             explain(
@@ -339,7 +340,8 @@ def load_foreign(path: Path | str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(explain(f"tensor '{name}' claims more numbers than the file holds", where=path, fix=DAMAGED))
-    _check_finite(tensors, path)
+    if finite:
+        check_finite(tensors, path)
     return _without_prefixes({name: tensor.detach().clone() for name, tensor in tensors.items()})  # off the mapped file
 
 

@@ -108,9 +108,7 @@ def create(
     return build(config, weights=weights, backbone_weights=backbone_weights)
 
 
-def build(
-    config: DetectorConfig, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None
-) -> Detector:
+def build(config: DetectorConfig, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None) -> Detector:
     """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError(

@@ -58,13 +58,13 @@ _VGG16: Rules = (
 )
 _MOBILENET_V2: Rules = (
     (r"features\.14\.conv\.0\.(.+)", r"backbone.stages.0.14.\1"),
-    (r"features\.14\.conv\.(\d)(.+)", lambda m: f"backbone.stages.1.0.{int(m[1]) - 1}{m[2]}"),
+    (r"features\.14\.conv\.(\d)(.+)", r"backbone.stages.1.0.\1\2"),
     (r"features\.(\d|1[0-3])\.(.+)", r"backbone.stages.0.\1.\2"),
     (r"features\.(\d+)\.(.+)", lambda m: f"backbone.stages.1.{int(m[1]) - 14}.{m[2]}"),
 )
 _MOBILENET_V3: Rules = (
     (r"features\.13\.block\.0\.(.+)", r"backbone.stages.0.13.\1"),
-    (r"features\.13\.block\.(\d)(.+)", lambda m: f"backbone.stages.1.0.{int(m[1]) - 1}{m[2]}"),
+    (r"features\.13\.block\.(\d)(.+)", r"backbone.stages.1.0.\1\2"),
     (r"features\.(\d|1[0-2])\.(.+)", r"backbone.stages.0.\1.\2"),
     (r"features\.(\d+)\.(.+)", lambda m: f"backbone.stages.1.{int(m[1]) - 13}.{m[2]}"),
 )

@@ -23,7 +23,7 @@ from onestage.errors import WeightsError, explain, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.files import load_foreign, load_tensors
+from onestage.model.files import check_finite, load_foreign, load_tensors
 from onestage.model.storage import load_fitting, read_config
 from onestage.zoo import adapt_d2l, adapt_timm, adapt_torchvision
 from onestage.zoo.fetch import fetch, fetch_hub
@@ -92,7 +92,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
     WeightsError where the file is not of this backbone.
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else _existing(Path(weights), str(weights))
-    tensors = load_foreign(path)
+    tensors = load_foreign(path, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
     with torch.device("meta"):
         names = Detector(config).state_dict()
     converted = adapt_timm.convert_backbone(tensors, config, names) or adapt_torchvision.convert_backbone(tensors, config)
@@ -105,6 +105,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
         raise WeightsError(
             explain(f"these are no weights for {type(config.backbone).__name__}", where=path, got=", ".join(list(tensors)[:5]))
         )
+    check_finite(fitting, path)
     detector.load_state_dict(fitting, strict=False)
     _report(tuple(k for k in expected if k not in fitting and not k.endswith("num_batches_tracked")), path)
     return detector

@@ -1,0 +1,211 @@
+"""Foreign weights and our own: classifiers made on the spot become backbones, whole detectors change their classes."""
+
+import re
+import warnings
+
+import pytest
+import timm
+import torch
+import torchvision
+
+import onestage
+from onestage.errors import WeightsError
+from onestage.model.files import save_tensors
+from onestage.zoo import weights as module
+from onestage.zoo.adapt_torchvision import VGG_MEAN
+
+IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+
+
+def lively(model):
+    """Statistics of batch norm away from 0 and 1, so that leaving them out would be seen."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    return model.eval()
+
+
+def file_of(model, folder):
+    torch.save(model.state_dict(), folder / "classifier.pth")
+    return folder / "classifier.pth"
+
+
+def quietly(*arguments, **options):
+    """create() where no warning may be given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return onestage.create(*arguments, **options).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["resnet34", "mobilenetv1_100", "convnext_atto", "mobilenetv3_small_100"])
+def test_a_timm_classifier(name, tmp_path):
+    torch.manual_seed(0)
+    classifier = lively(timm.create_model(name))
+    ours = quietly("ssd", 2, backbone=name, size=(96, 96), backbone_weights=file_of(classifier, tmp_path))
+    maps = classifier.forward_intermediates(IMAGES, intermediates_only=True)
+    last = [m for m in maps if m.shape[2] == 3][-1]
+    torch.testing.assert_close(ours.backbone(IMAGES)[-1], last, atol=1e-4, rtol=1e-4)
+    assert ours.config.preprocess.mean == timm.get_pretrained_cfg(name).mean
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("caffe", [True, False], ids=["Caffe's, its classifier NaN", "torchvision's own"])
+def test_torchvisions_vgg16(caffe, tmp_path):
+    torch.manual_seed(0)
+    classifier = torchvision.models.vgg16(num_classes=3).eval()
+    for i in (0, 3):  # 400 MB that play no part
+        classifier.classifier[i] = torch.nn.Linear(1, 1)
+    for parameter in classifier.classifier.parameters() if caffe else ():
+        parameter.fill_(torch.nan)
+    with pytest.warns(
+        UserWarning, match=r"5 tensors do not fit and start fresh: backbone, backbone\.fc7\.10, backbone\.fc7\.8"
+    ):
+        ours = onestage.create("ssd300_vgg16", 2, size=(96, 96), backbone_weights=file_of(classifier, tmp_path)).eval()
+    to_conv4_3, to_conv5_3 = classifier.features[:23], classifier.features[:30]
+    fine = ours.backbone.conv4_3(IMAGES)
+    torch.testing.assert_close(fine, to_conv4_3(IMAGES))
+    torch.testing.assert_close(ours.backbone.fc7[:7](fine), to_conv5_3(IMAGES))
+    assert ours.config.preprocess.mean == (VGG_MEAN if caffe else (0.485, 0.456, 0.406))
+
+
+def test_a_backbone_of_nan_is_refused(tmp_path):
+    classifier = timm.create_model("resnet18")
+    torch.nn.init.constant_(classifier.layer2[0].conv1.weight, torch.nan)
+    with pytest.raises(WeightsError, match="NaN"):
+        onestage.create("ssd", 2, backbone="resnet18", size=(96, 96), backbone_weights=file_of(classifier, tmp_path))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "build"),
+    [
+        ("ssd300_mobilenet_v2", torchvision.models.mobilenet_v2),
+        ("ssdlite320_mobilenet_v3_large", lambda **o: torchvision.models.mobilenet_v3_large(reduced_tail=True, **o)),
+    ],
+)
+def test_torchvisions_mobilenets(name, build, tmp_path):
+    torch.manual_seed(0)
+    classifier = lively(build(norm_layer=lambda c: torch.nn.BatchNorm2d(c, eps=1e-3)))
+    ours = quietly(name, 2, size=(96, 96), backbone_weights=file_of(classifier, tmp_path))
+    torch.testing.assert_close(ours.backbone(IMAGES)[-1], classifier.features(IMAGES), atol=1e-5, rtol=1e-4)
+    assert ours.config.preprocess.mean == (0.485, 0.456, 0.406)
+
+
+@pytest.mark.parametrize(
+    ("model", "options"),
+    [("ssd300_vgg16", {}), ("ssd", {"backbone": "resnet50"}), ("tinyssd", {}), ("ssd300_mobilenet_v2", {})],
+)
+def test_the_classifier_of_another_backbone(model, options, tmp_path):
+    path = file_of(timm.create_model("resnet18"), tmp_path)
+    with pytest.raises(WeightsError, match="these are no weights for") as error:
+        onestage.create(model, 2, size=(96, 96), backbone_weights=path, **options)
+    assert str(path) in str(error.value)
+
+
+def their_ssdlite(classes):
+    torch.manual_seed(0)
+    build = torchvision.models.detection.ssdlite320_mobilenet_v3_large
+    return lively(build(weights=None, weights_backbone=None, num_classes=classes + 1))
+
+
+def test_another_number_of_classes_keeps_all_that_fits(tmp_path):
+    theirs = their_ssdlite(90)
+    with pytest.warns(UserWarning, match=r"12 tensors do not fit and start fresh: head\.cls\.0\.3") as caught:
+        ours = onestage.create("ssdlite320_mobilenet_v3_large", 5, weights=file_of(theirs, tmp_path))
+    assert caught[0].filename == __file__  # the warning points at the user's line
+    box = theirs.head.regression_head.module_list[2][1].weight
+    assert torch.equal(ours.head.box[2][3].weight, box)
+    assert torch.equal(ours.head.cls[2][0].weight, theirs.head.classification_head.module_list[2][0][0].weight)
+    assert len(ours.predict(torch.zeros(3, 50, 50, dtype=torch.uint8))) == 1
+    assert ours.config.preprocess.std == (0.5, 0.5, 0.5)
+    assert not ours.config.preprocess.antialias
+
+
+def test_the_number_of_classes_of_the_file_warns_of_nothing(tmp_path):
+    quietly("ssdlite320_mobilenet_v3_large", 7, weights=file_of(their_ssdlite(7), tmp_path))
+
+
+def test_wrapped_checkpoints_are_understood(tmp_path):
+    torch.save({"model": {f"module.{k}": v for k, v in their_ssdlite(7).state_dict().items()}, "epoch": 3}, tmp_path / "c.pth")
+    quietly("ssdlite320_mobilenet_v3_large", 7, weights=tmp_path / "c.pth")
+
+
+def test_our_own_file_with_other_classes(tmp_path):
+    old = onestage.create("tinyssd", classes=["cat", "dog"], size=(64, 64))
+    old.save(tmp_path / "own.safetensors")
+    with pytest.warns(UserWarning, match="10 tensors do not fit"):
+        new = onestage.create("tinyssd", classes=["a", "b", "c"], size=(64, 64), weights=tmp_path / "own.safetensors")
+    kept = {k: v for k, v in old.state_dict().items() if not k.startswith("head.cls")}
+    assert all(torch.equal(new.state_dict()[k], v) for k, v in kept.items())
+    same = quietly("tinyssd", classes=["cat", "dog"], size=(64, 64), weights=tmp_path / "own.safetensors")
+    assert all(torch.equal(v, old.state_dict()[k]) for k, v in same.state_dict().items())
+
+
+def test_our_own_file_brings_what_it_expects_of_pixels(tmp_path):
+    model = onestage.create("tinyssd", 1, size=(64, 64))
+    changes = {"preprocess.mean": (0.1, 0.2, 0.3), "preprocess.antialias": False}
+    onestage.Detector(model.config.replace(changes)).save(tmp_path / "own.safetensors")
+    new = onestage.create("tinyssd", 1, size=(96, 96), weights=tmp_path / "own.safetensors").config.preprocess
+    assert (new.size, new.mean, new.antialias) == ((96, 96), (0.1, 0.2, 0.3), False)
+
+
+@pytest.mark.parametrize("form", ["pth", "safetensors"])
+def test_a_file_of_something_else(form, tmp_path):
+    tensors = {"encoder.weight": torch.zeros(3, 3), "decoder.weight": torch.zeros(3, 3)}
+    path = tmp_path / f"other.{form}"
+    if form == "pth":
+        torch.save(tensors, path)
+    else:
+        save_tensors(path, tensors, {})
+    with pytest.raises(WeightsError, match="no known project") as error:
+        onestage.create("tinyssd", 1, weights=path)
+    assert "encoder.weight" in str(error.value)
+    assert "backbone_weights" in str(error.value)
+
+
+def test_a_detector_of_another_kind(tmp_path):
+    path = file_of(their_ssdlite(2), tmp_path)
+    with pytest.raises(WeightsError, match="not those of ssd300_vgg16"):
+        onestage.create("ssd300_vgg16", 2, weights=path)
+    onestage.create("tinyssd", 2).save(tmp_path / "tiny.safetensors")
+    with pytest.raises(WeightsError, match="not those of ssdlite320"):
+        onestage.create("ssdlite320_mobilenet_v3_large", 2, weights=tmp_path / "tiny.safetensors")
+
+
+def test_a_file_that_is_no_weights(tmp_path):
+    (tmp_path / "page.pth").write_text("<html>not found</html>")
+    with pytest.raises(WeightsError, match="not a weights file"):
+        onestage.create("tinyssd", 1, weights=tmp_path / "page.pth")
+
+
+def test_the_published_table():
+    for key, row in module.WEIGHTS.items():
+        assert key.split(".")[0] in onestage.list_models()
+        assert row.url.startswith("https://")
+        assert re.search(r"-[0-9a-f]{8}\.pth$", row.url), "the name holds the checksum that fetch() verifies"
+        assert row.recipe.startswith("https://")
+        assert len(set(row.classes)) == 90
+        assert row.classes[0] == "person"
+        assert 0 < row.ap < 100
+    assert module.tags("ssd300_vgg16") == ["coco"]
+    assert module.tags("ssd300") == []
+
+
+def test_a_tag_brings_its_classes_and_ids(tmp_path, monkeypatch):
+    """With a stand-in for the download; a folder of the tag's name is no file and changes nothing."""
+    path = file_of(their_ssdlite(90), tmp_path)
+    monkeypatch.setattr(module, "fetch", lambda url, **_: path)
+    (tmp_path / "coco").mkdir()
+    monkeypatch.chdir(tmp_path)
+    config = quietly("ssdlite320_mobilenet_v3_large", weights="coco").config
+    assert config.classes[0] == "person"
+    assert config.category_ids == tuple(range(1, 91))
+    with pytest.warns(UserWarning, match="start fresh"):
+        assert onestage.create("ssdlite320_mobilenet_v3_large", 3, weights="coco").config.category_ids == (0, 1, 2)
+
+
+def test_imagenet_weights_of_a_backbone_that_nobody_publishes():
+    with pytest.raises(WeightsError, match="nobody publishes"):
+        onestage.create("tinyssd", 1, backbone_weights="imagenet")

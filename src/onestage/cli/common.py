@@ -6,12 +6,11 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-
 from onestage.errors import ConfigError, DataError, WeightsError, explain, nearest
 from onestage.model.detector import Detector
 from onestage.model.storage import load_detector
 from onestage.train.checkpoint import BEST, LAST
+from onestage.train.distributed import choose_device
 from onestage.zoo import ZOO, create
 from onestage.zoo.weights import WEIGHTS
 
@@ -43,17 +42,6 @@ def _no_model(name: str, path: Path) -> str:
         return explain(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
     expected = f"a .safetensors file, a run folder, or one of {', '.join(WEIGHTS)}"
     return explain(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
-
-
-def choose_device(name: str | None) -> torch.device:
-    """The device of that name, or the best there is. ConfigError where it cannot be used."""
-    try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-        reason = f"{name} ({str(error).splitlines()[0]})"
-        raise ConfigError(explain("this device cannot be used", got=reason, expected="cpu, cuda or cuda:1")) from error
-    return device
 
 
 def make_folder(folder: Path) -> None:

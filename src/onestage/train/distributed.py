@@ -10,6 +10,7 @@ TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 belongs in torchrun's own environment, wher
 """
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -54,6 +55,12 @@ class Distributed:
             dist.all_gather_object(values, value)
         return values
 
+    def share(self, tensors: Iterable[Tensor]) -> None:
+        """Overwrite every process's tensors by those of the first."""
+        if self.world > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.world > 1:
@@ -75,9 +82,9 @@ def init(device: str | None = None) -> Distributed:
     """Join the other processes of this training, if there are any.
 
     device: "cpu" or "cuda"; by default cuda where there is one. Each process takes the GPU of its local rank. Raises
-    ConfigError if the launcher's variables are incomplete or ask for more GPUs than the machine has.
+    ConfigError if the device cannot be used, the launcher's variables are incomplete or ask for more GPUs than the machine has.
     """
-    wanted = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    wanted = choose_device(device)
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         return Distributed(rank=0, world=1, local_rank=0, device=wanted)
     rank, world, local_rank = _launched()
@@ -97,6 +104,17 @@ def init(device: str | None = None) -> Distributed:
         # gloo beside nccl: objects and plain numbers are gathered without a detour over the GPU
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     return Distributed(rank=rank, world=world, local_rank=local_rank, device=wanted)
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device of that name, or the best there is. ConfigError where it cannot be used."""
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
+        reason = f"{name} ({str(error).splitlines()[0]})"
+        raise ConfigError(explain("this device cannot be used", got=reason, expected="cpu, cuda or cuda:1")) from error
+    return device
 
 
 def _launched() -> tuple[int, int, int]:

@@ -36,6 +36,8 @@ def take_part(out: Path) -> None:
         own = torch.tensor([group.rank + 1.0, 10.0], requires_grad=True)
         total = group.all_reduce_sum(own)
         gathered = group.gather_objects({"rank": group.rank, "ids": ["a"] * group.rank})
+        shared = torch.tensor([5.0, 6.0]) * (group.rank + 1)
+        group.share([shared])
         if not group.is_main:
             time.sleep(0.3)
             (out / "late").touch()
@@ -44,6 +46,7 @@ def take_part(out: Path) -> None:
             "facts": [group.rank, group.world, group.local_rank, str(group.device), group.is_main],
             "sums": [own.tolist(), total.tolist(), total.requires_grad],
             "gathered": gathered,
+            "shared": shared.tolist(),
             "waited": (out / "late").exists(),
         }
     result["left"] = not torch.distributed.is_initialized()
@@ -56,6 +59,7 @@ def check_results(out: Path) -> None:
             "facts": [rank, 2, rank, "cpu", rank == 0],
             "sums": [[rank + 1, 10], [3, 20], False],
             "gathered": [{"rank": 0, "ids": []}, {"rank": 1, "ids": ["a"]}],
+            "shared": [5, 6],
             "waited": True,
             "left": True,
         }
@@ -114,12 +118,14 @@ def test_one_launched_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])
 def test_the_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool, kind: str) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # that the GPU works is not the question
     assert init().device.type == kind
 
 
 def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, RANK="5", WORLD_SIZE="8", LOCAL_RANK="1")
     calls: list[object] = []
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
     monkeypatch.setattr(distributed.dist, "init_process_group", calls.append)
@@ -129,9 +135,16 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, RANK="2", WORLD_SIZE="4", LOCAL_RANK="2")
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(ConfigError, match="LOCAL_RANK=2 with 2 GPUs"):
         init("cuda")
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta:x"])
+def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot be used\n  got:      {name}"):
+        init(name)
 
 
 @pytest.mark.parametrize("missing", VARIABLES)

@@ -292,5 +292,8 @@ class _Reader:
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal; the parent alone decides what it means (save, then stop)."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Ctrl-C goes to every process of the terminal, and many a scheduler, torchrun too, asks every process to end; the parent
+    alone decides what that means (save, then stop). A worker ends when its parent does.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

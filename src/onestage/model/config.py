@@ -83,7 +83,7 @@ class DetectorConfig:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
             raise ConfigError(explain("the stored config is not JSON", got=str(e))) from e
-        config: DetectorConfig = _decode(data, DetectorConfig, "config")
+        config: DetectorConfig = decode(data, DetectorConfig, "config")
         return config
 
 
@@ -95,7 +95,7 @@ def encode(value: Any) -> Any:
     return [encode(v) for v in value] if isinstance(value, tuple | list) else value
 
 
-def _decode(data: Any, declared: Any, path: str) -> Any:
+def decode(data: Any, declared: Any, path: str) -> Any:
     """Plain data to a value of the declared type, or ConfigError naming the path."""
     origin, arguments = get_origin(declared), get_args(declared)
     if origin in (Union, types.UnionType):
@@ -122,7 +122,7 @@ def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
         return None
     real = [c for c in choices if c is not type(None)]
     if len(real) == 1:
-        return _decode(data, real[0], path)
+        return decode(data, real[0], path)
     parts = {c.__name__: c for c in real}
     if not isinstance(data, dict) or data.get("kind") not in parts:
         got = data.get("kind") if isinstance(data, dict) else data
@@ -136,7 +136,7 @@ def _decode_tuple(data: Any, items: tuple[Any, ...], path: str) -> tuple[Any, ..
     declared = [items[0]] * len(data) if items[-1] is Ellipsis else list(items)
     if len(declared) != len(data):
         raise _wrong(path, data, f"{len(declared)} values")
-    return tuple(_decode(d, t, f"{path}[{i}]") for i, (d, t) in enumerate(zip(data, declared, strict=True)))
+    return tuple(decode(d, t, f"{path}[{i}]") for i, (d, t) in enumerate(zip(data, declared, strict=True)))
 
 
 def _decode_part(data: Any, part: Any, path: str) -> Any:
@@ -154,7 +154,7 @@ def _decode_part(data: Any, part: Any, path: str) -> Any:
     needed = [f.name for f in fields(part) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in data]:
         raise ConfigError(explain("keys are missing", where=path, got=", ".join(data), expected=", ".join(missing)))
-    return part(**{k: _decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
+    return part(**{k: decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
 
 
 def _replace(part: Any, keys: list[str], value: Any, path: str) -> Any:
@@ -168,7 +168,7 @@ def _replace(part: Any, keys: list[str], value: Any, path: str) -> Any:
     if len(keys) > 1:
         changed = _replace(getattr(part, name), keys[1:], value, path)
     else:
-        changed = _decode(value if hints[name] is str else _from_text(value), hints[name], path)
+        changed = decode(value if hints[name] is str else _from_text(value), hints[name], path)
     return dataclasses.replace(part, **{name: changed})
 
 

@@ -79,7 +79,7 @@ class Detector(nn.Module):
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
         """(height, width) of every map for an input of that size, found by a run without numbers (on torch's meta device)."""
         shapes = {k: v.to("meta") for k, v in self.state_dict().items()}
-        with _evaluating(self):
+        with evaluating(self):
             output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
         return output.level_sizes
 
@@ -135,7 +135,7 @@ class Detector(nn.Module):
             part = several[start : start + batch_size]
             pictures = [_picture(image) for image in part]
             inputs, metas = self.prepare(pictures)
-            with _evaluating(self), torch.inference_mode():
+            with evaluating(self), torch.inference_mode():
                 output = self(inputs)
             detections = self.decode(output, metas, score=score)  # outside: its tensors are ordinary ones
             found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
@@ -149,7 +149,7 @@ class Detector(nn.Module):
 
 
 @contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every part then has its own mode again, a frozen one too."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()

@@ -19,10 +19,10 @@ IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
 def lively(model):
     """Statistics of batch norm away from 0 and 1, so that leaving them out would be seen."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            torch.nn.init.uniform_(module.running_mean, -0.1, 0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 1.5)
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(part.running_mean, -0.1, 0.1)
+            torch.nn.init.uniform_(part.running_var, 0.5, 1.5)
     return model.eval()
 
 

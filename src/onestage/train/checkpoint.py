@@ -5,7 +5,7 @@ A run folder holds
     last.safetensors, best.safetensors    models, each complete in itself: onestage.load() takes them
     checkpoints/step-00001234/            what it takes to go on after optimizer step 1234, to the bit:
         model.safetensors                     the weights, and in the metadata config, class names and ids
-        training.safetensors                  every other tensor: momenta, averages, the state of the random numbers
+        training.safetensors                  every other tensor: momenta, averages
         state.json                            the numbers, and the SHA-256 of all; written last, so it makes the rest count
 
 The order of the writes is the whole protocol: both tensor files, last and best, state.json, and only then are older
@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError, explain
@@ -49,7 +48,7 @@ class TrainState:
 
     step: optimizer steps done; epoch: the epoch it stands in. model and metadata: as ``model.save()`` would write them.
     optimizer: its ``state_dict()``. extra: the rest, any nesting of dicts, lists, tuples, numbers, text, None and tensors:
-    schedule, best metric, seed, averaged weights, ``rng_state()``. Loaded tensors are on the CPU.
+    history, best metric, averaged weights. Loaded tensors are on the CPU.
     """
 
     step: int
@@ -257,19 +256,3 @@ def _from_json(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         case {"$dict": items}:
             return {_from_json(key, tensors): _from_json(inner, tensors) for key, inner in items}
     return {key: _from_json(inner, tensors) for key, inner in value.items()}
-
-
-# --- the state of the random numbers ---------------------------------------------------------------------------------------
-
-
-def rng_state() -> dict[str, Any]:
-    """The state of torch's global random numbers (dropout and its like draw from them), for ``TrainState.extra``."""
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": devices}
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Put back what ``rng_state`` gave. A device that is not there now, or was not then, is left alone."""
-    torch.set_rng_state(state["cpu"])
-    for index, device in enumerate(state["cuda"][: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(device, index)

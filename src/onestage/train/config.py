@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from typing import Literal, get_type_hints
 
 from onestage.data.transforms import Augment
 from onestage.errors import ConfigError, explain
+from onestage.model.config import decode
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
 """For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
@@ -58,16 +60,26 @@ class TrainConfig:
     """"cpu" or "cuda"; by default cuda where there is one."""
 
     def __post_init__(self) -> None:
-        at_least = {"epochs": 1, "batch_size": 1, "accumulate": 1, "warmup": 0, "evaluate_every": 0}
-        for name, low in at_least.items():
-            if getattr(self, name) < low:
-                raise ConfigError(explain(f"{name} is too small", got=getattr(self, name), expected=f"{low} or more"))
-        if self.lr is not None and not 0 < self.lr < 100:
-            raise ConfigError(explain("lr is out of range", got=self.lr, expected="above 0, usually 1e-5 to 1"))
-        if list(self.milestones) != sorted(self.milestones) or not all(0 < m < 1 for m in self.milestones):
-            raise ConfigError(
-                explain("milestones are rising parts of the training", got=self.milestones, expected="such as 0.67 0.89")
-            )
+        for name, declared in get_type_hints(TrainConfig).items():
+            decode(getattr(self, name), declared, name)
+        rules = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "lr": (self.lr is None or 0 < self.lr < 100, "above 0, usually 1e-5 to 1"),
+            "momentum": (0 <= self.momentum < 1, "0 or more, below 1"),
+            "weight_decay": (self.weight_decay is None or 0 <= self.weight_decay < 1, "0 or more, below 1"),
+            "milestones": (_rising(0, *self.milestones, 1), "rising parts of the training, such as 0.67 0.89"),
+            "warmup": (self.warmup >= 0, "0 or more steps"),
+            "clip_norm": (self.clip_norm >= 0, "above 0, or 0 for none"),
+            "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
+            "checkpoint_minutes": (self.checkpoint_minutes >= 0, "0 or more"),
+            "workers": (self.workers is None or self.workers >= 0, "0 or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                raise ConfigError(explain(f"{name} is out of range", got=getattr(self, name), expected=expected))
 
     @property
     def peak_lr(self) -> float:
@@ -79,4 +91,9 @@ class TrainConfig:
 
     @property
     def decay(self) -> float:
+        """The weight decay of the weights that have one."""
         return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+
+def _rising(*values: float) -> bool:
+    return all(a < b for a, b in pairwise(values))

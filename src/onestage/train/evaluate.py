@@ -18,7 +18,7 @@ from onestage.data.transforms import EvalTransform
 from onestage.errors import ConfigError, explain
 from onestage.evaluate import BookMetrics, Report, measure
 from onestage.model.assign import Assignment
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, evaluating
 from onestage.structures import Batch, Detections, HeadOutput
 from onestage.train.distributed import Distributed
 
@@ -76,6 +76,7 @@ def evaluate_dataset(
                 where=dataset.root,
                 got=", ".join(dataset.classes),
                 expected=", ".join(model.config.classes),
+                fix="read it with the model's: onestage.data.load_dataset(path, classes=model.config.classes)",
             )
         )
     shard = Shard(distributed.rank, distributed.world)
@@ -113,19 +114,17 @@ def _run(model: Detector, loader: EvalLoader, advance: Advance | None) -> tuple[
     """Detections, summed losses (cls, box, divisor) and the book's sums of this process's pictures."""
     found: list[Detections] = []
     sums, book = torch.zeros(3, dtype=torch.float64), BookMetrics()
-    training = model.training
-    model.eval()
     one = torch.ones((), device=model.device)
-    for batch in loader:
-        output, assignment = _forward(model, batch)
-        found += model.decode(output, batch.metas)
-        losses = model.loss(output, assignment, normalizer=one)
-        divisor = model.config.loss.normalizer(assignment.matches)
-        sums += torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu()
-        book += _book(model, output, assignment)
-        if advance is not None:
-            advance(len(batch.metas))
-    model.train(training)
+    with evaluating(model):
+        for batch in loader:
+            output, assignment = _forward(model, batch)
+            found += model.decode(output, batch.metas)
+            losses = model.loss(output, assignment, normalizer=one)
+            divisor = model.config.loss.normalizer(assignment.matches)
+            sums += torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu()
+            book += _book(model, output, assignment)
+            if advance is not None:
+                advance(len(batch.metas))
     return found, sums, book
 
 

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
-import threading
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.data import Dataset, list_splits, load_dataset
-from onestage.data.loader import Shard, TrainLoader, usual_workers
+from onestage.data import Dataset
+from onestage.data.loader import Shard, TrainLoader, seed_of, usual_workers
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, explain
 from onestage.evaluate import Report
@@ -30,18 +28,17 @@ from onestage.model.assign import Assignment
 from onestage.model.detector import Detector
 from onestage.model.storage import metadata
 from onestage.structures import Batch
-from onestage.train.checkpoint import BEST, LAST, CheckpointStore, TrainState, rng_state, set_rng_state
+from onestage.train.checkpoint import BEST, LAST, CheckpointStore, TrainState
 from onestage.train.config import AUGMENTS, TrainConfig
 from onestage.train.distributed import Distributed, init
 from onestage.train.evaluate import evaluate_dataset
+from onestage.train.inputs import adopt_classes, read_data
 from onestage.train.monitor import Monitor
 from onestage.train.optim import learning_rate, make_optimizer
-from onestage.train.run import Plan, write_history
-from onestage.zoo import numbered_classes
+from onestage.train.run import Plan, fingerprint, write_history
+from onestage.train.signals import StopSignal
 
 DEFAULTS = TrainConfig()
-HELD_OUT = 0.1
-"""The part of the training pictures that measures the training where the data set has no validation split."""
 
 
 class DivergedError(OnestageError):
@@ -89,9 +86,9 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    with init(config.device) as group, _reproducible(), StopSignal() as stop:
-        train_set, val_set = _read(model, data, config, format)
-        _adopt_classes(model, train_set)
+    with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
+        train_set, val_set = read_data(model, data, config, format)
+        adopt_classes(model, train_set)
         model.to(group.device)
         training = Training(model, train_set, val_set, config=config, folder=Path(out), group=group, stop=stop)
         path = None if isinstance(data, Dataset) else str(Path(data).resolve())
@@ -111,7 +108,7 @@ def resume(folder: str | Path) -> TrainResult:
 
 @dataclass
 class Training:
-    """One run. What changes while it goes on is in the fields below the first block, and all of it is in every checkpoint."""
+    """One run. The second block of fields changes while it goes on, and all of that is in every checkpoint."""
 
     model: Detector
     train_set: Dataset
@@ -128,6 +125,10 @@ class Training:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_ap: float = -1.0
     spent: float = 0.0
+
+    stopping: bool = False  # some process was asked to stop; all know it since the same step
+    rate: float = 0.0  # pictures per second
+    told: int = 0  # pictures that could not be read, as last told
 
     def prepare(self, plan: Plan, *, resume: bool) -> None:
         """Build what training needs; probe the folder, and either start it or take its newest whole checkpoint."""
@@ -148,58 +149,58 @@ class Training:
         self.network: nn.Module = self.model if group.world == 1 else DistributedDataParallel(self.model, device_ids=devices)
         self.autocast = _autocast(config.precision, group.device)
         self.store = CheckpointStore(self.folder)
+        self.data = fingerprint(self.train_set)
         state, damaged = self.store.latest()
         if resume:
+            Plan.load(self.folder).check_same(plan, self.folder)
             self._restore(state, damaged)
         elif state is not None or damaged:
             raise ConfigError(
                 explain(
                     "this folder already holds a run",
                     where=self.folder,
-                    fix=f"resume it (onestage train --resume {self.folder}), or choose another folder",
+                    fix=f"go on with it ({self._go_on}), or choose another folder",
                 )
             )
         group.barrier()
         if group.is_main:
             self.store.probe()
             plan.save(self.folder)
+            if self.history:  # the last run may have ended between its checkpoint and these files
+                write_history(self.folder, self.history)
 
     def run(self) -> TrainResult:
         """Train to the last epoch, or until a signal."""
         self.started = self.saved = time.monotonic()
         report = None
-        with Monitor(self.config, steps_per_epoch=len(self.loader), shown=self.group.is_main) as self.monitor:
+        with Monitor(self.config, steps_per_epoch=len(self.loader), done=self.step, shown=self.group.is_main) as self.monitor:
             self._introduce()
-            while self.epoch < self.config.epochs and not self.stop.asked:
+            while self.epoch < self.config.epochs and not self.stopping:
                 self._train_epoch()
-                if self.stop.asked and self.batch < len(self.loader):
-                    break
-                report = self._finish_epoch() or report
-        interrupted = self.epoch < self.config.epochs
-        if interrupted:
-            self._save()
-            self.monitor.say(
-                f"stopped in epoch {self.epoch + 1}; all is saved. Go on with: onestage train --resume {self.folder}"
-            )
-        return TrainResult(self.folder, self.best_ap, report, interrupted, self._seconds())
+                if not self.stopping:
+                    report = self._finish_epoch() or report
+            if self.stopping:
+                self._save()
+                self.monitor.say(f"stopped in epoch {self.epoch + 1}; all is saved. Go on with: {self._go_on}")
+        return TrainResult(self.folder, self.best_ap, report, self.stopping, self._seconds())
 
     def _train_epoch(self) -> None:
+        """Train on what is left of the epoch, or until a signal."""
         self.model.train()
         seen, begun = 0, time.monotonic()
         for batch in self.loader.epoch(self.epoch, start=self.batch):
             losses = self._step(batch)
             self.step += 1
             self.batch += 1
-            seen += self.config.batch_size
             for name, value in losses.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value
+            seen += len(batch.metas) * self.group.world
+            self.rate = seen / (time.monotonic() - begun)
             means = {name: total / self.batch for name, total in self.sums.items()}
-            rate = seen / (time.monotonic() - begun)
-            self.monitor.step(self.step, self.epoch, means, rate)
-            self.rate = rate
-            if self.stop.asked:
+            self.monitor.step(self.step, self.epoch, means, self.rate)
+            if self.stopping:
                 return
-            if time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes and self.batch < len(self.loader):
+            if time.monotonic() - self.saved > 60 * self.config.checkpoint_minutes:
                 self._save()
 
     def _step(self, batch: Batch) -> dict[str, float]:
@@ -208,6 +209,7 @@ class Training:
         All losses are divided by the positives of the whole step, whoever holds them: one process with 8 pictures, two with 4
         and two accumulated parts of 4 take the same step.
         """
+        torch.manual_seed(seed_of(self.config.seed, self.step, self.group.rank))  # dropout too is the same after a resume
         lr = learning_rate(self.step, self.steps, self.config)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -226,17 +228,24 @@ class Training:
                 (total_loss * self.group.world).backward()  # DDP takes the mean over the processes
             total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
-        values = self.group.all_reduce_sum(torch.stack([*total.values(), norm / self.group.world, self._stop_flag()])).tolist()
+        asked = norm.new_tensor(float(self.stop.asked))
+        values = self.group.all_reduce_sum(torch.stack([*total.values(), norm / self.group.world, asked])).tolist()
         if not all(math.isfinite(v) for v in values):
             raise self._diverged(batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr)
-        if values[-1] > 0:
-            self.stop.asked = True
         self.optimizer.step()
+        self.stopping = values[-1] > 0
         return dict(zip(total, values, strict=False))
 
     def _losses(self, part: Batch, assignment: Assignment, divisor: Tensor) -> dict[str, Tensor]:
-        with self.autocast:
-            output = self.network(self.model.config.preprocess.normalize(part.images))
+        try:
+            with self.autocast:
+                output = self.network(self.model.config.preprocess.normalize(part.images))
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):
+                raise
+            what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
+            fix = "raise --batch-size, lower --accumulate, or train on more pictures"
+            raise ConfigError(explain(what, where=self.model.config.name, fix=fix)) from e
         return self.model.loss(output, assignment, normalizer=divisor)
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
@@ -245,14 +254,12 @@ class Training:
             return self.network.no_sync()
         return contextlib.nullcontext()
 
-    def _stop_flag(self) -> Tensor:
-        return torch.tensor(float(self.stop.asked), device=self.group.device)
-
     def _diverged(self, batch: Batch, values: dict[str, float], lr: float) -> DivergedError:
-        paths = ", ".join(meta.path or str(meta.image_id) for meta in batch.metas)
+        own = [meta.path or str(meta.image_id) for meta in batch.metas]
+        paths = ", ".join(path for part in self.group.gather_objects(own) for path in part)
         return DivergedError(
             explain(
-                "the loss is not a number any more; nothing of this step was kept",
+                "the loss is not a number any more; the checkpoints before this step are sound",
                 where=f"step {self.step + 1}, epoch {self.epoch + 1}, pictures {paths}",
                 got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
                 fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
@@ -272,15 +279,24 @@ class Training:
             record |= {names.get(name, f"val/loss/{name}"): value for name, value in report.losses.items()}
         record["seconds"] = self._seconds()
         self.history.append(record)
-        best = report is not None and (self.best_ap < 0 or report.coco.AP > self.best_ap)
-        if best and report is not None:
-            self.best_ap = 0.0 if math.isnan(report.coco.AP) else report.coco.AP
+        ap = -1.0 if report is None else max(0.0, report.coco.AP)  # 0 where it is NaN: the first model measured is the best
+        best = ap > self.best_ap
+        self.best_ap = max(ap, self.best_ap)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
         self.monitor.epoch(record)
+        self._tell_skipped()
         self._save(best=best)
         if self.group.is_main:
             write_history(self.folder, self.history)
         return report
+
+    def _tell_skipped(self) -> None:
+        """How many pictures could not be read so far, by any process."""
+        if self.config.on_bad == "skip":
+            skipped = {path for part in self.group.gather_objects(list(self.loader.skipped)) for path in part}
+            if len(skipped) > self.told:
+                self.monitor.say(f"{len(skipped)} pictures could not be read, such as {min(skipped)}; others stood in for them")
+            self.told = len(skipped)
 
     def _is_time_to_validate(self) -> bool:
         every, done = self.config.evaluate_every, self.epoch + 1
@@ -294,6 +310,7 @@ class Training:
             done += count * self.group.world
             self.monitor.validating(min(done, len(self.val_set)), len(self.val_set))
 
+        self.group.share(self.model.buffers())  # batch norm's averages: each process has gathered its own
         return evaluate_dataset(
             self.model,
             self.val_set,
@@ -314,7 +331,7 @@ class Training:
             "history": self.history,
             "best_ap": self.best_ap,
             "seconds": self._seconds(),
-            "random": rng_state(),
+            "data": self.data,
         }
         model, optimizer = self.model.state_dict(), self.optimizer.state_dict()
         self.store.save(TrainState(self.step, self.epoch, model, metadata(self.model), optimizer, extra), best=best)
@@ -325,60 +342,44 @@ class Training:
                 print(f"skipped a damaged checkpoint: {line}")
         if state is None:
             raise ConfigError(explain("there is no checkpoint to go on from", where=self.folder, fix="start without resume"))
+        if state.extra["data"] != self.data:
+            what = "the training pictures or their labels have changed since this run began"
+            fix = f"put them back, or train into another folder, from this model: {self.folder / LAST}"
+            raise ConfigError(explain(what, where=self.train_set.root, got=f"{len(self.train_set)} pictures", fix=fix))
         self.model.load_state_dict(dict(state.model))
         self.optimizer.load_state_dict(dict(state.optimizer))
         self.step, self.epoch = state.step, state.epoch
         self.batch, self.sums, self.history = state.extra["batch"], state.extra["sums"], state.extra["history"]
         self.best_ap, self.spent = state.extra["best_ap"], state.extra["seconds"]
-        set_rng_state(state.extra["random"])
 
     def _seconds(self) -> float:
         return self.spent + time.monotonic() - self.started
 
+    @property
+    def _go_on(self) -> str:
+        return f"onestage train --resume {shlex.quote(str(self.folder))}"
+
     def _introduce(self) -> None:
-        config, count = self.config, len(self.train_set)
+        config, val_set, steps = self.config, self.val_set, len(self.loader)
         again = f", going on after step {self.step}" if self.step else ""
         self.monitor.say(
-            f"{self.model.config.name} on {count} pictures of {self.train_set.root.name}, {len(self.val_set)} to measure it"
-            f" ({self.val_set.split or 'all'}): {config.epochs} epochs of {len(self.loader)} steps, {config.batch_size} pictures"
-            f" each, on {self.group.world} x {self.group.device.type}{again}"
+            f"{self.model.config.name} on {len(self.train_set)} pictures of {self.train_set.root.name}, {len(val_set)}"
+            f" ({val_set.split or 'the same'}) to measure it: {config.epochs} epochs of {steps} steps, {config.batch_size}"
+            f" pictures each, on {self.group.world} x {self.group.device.type}{again}"
         )
-        for set_ in {id(self.train_set): self.train_set, id(self.val_set): self.val_set}.values():
-            if set_.problems:
-                self.monitor.say(
-                    f"left out of {set_.split or 'the data set'}: {len(set_.problems)} bad annotations or pictures"
-                )
-
-
-class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request that the loop honours after its step; a second interrupts at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> StopSignal:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+        problems = {*self.train_set.problems, *val_set.problems}  # parts of one data set share them
+        if problems:
+            self.monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
 
 
 @contextlib.contextmanager
-def _reproducible() -> Iterator[None]:
-    """On a GPU, only kernels that give the same bits every time."""
+def _reproducible(device: torch.device) -> Iterator[None]:
+    """Torch's global random numbers as they were, afterwards; on a GPU, only kernels that give the same bits every time."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:
-        yield
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
     finally:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
 
@@ -394,32 +395,3 @@ def _cut(batch: Batch, parts: int) -> list[Batch]:
     size = -(-count // parts)
     cuts = [slice(i, i + size) for i in range(0, count, size)]
     return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
-
-
-def _read(model: Detector, data: str | Path | Dataset, config: TrainConfig, format: str | None) -> tuple[Dataset, Dataset]:
-    """Training and validation pictures, labelled by the model's classes where these have names of their own."""
-    if isinstance(data, Dataset):
-        return data.hold_out(HELD_OUT, config.seed) if len(data) > 1 else (data, data)
-    splits = list_splits(data, format)
-    named = model.config.classes != numbered_classes(len(model.config.classes))
-    classes = model.config.classes if named else None
-    first = next((s for s in ("train", "trainval") if s in splits), None)
-    train_set = load_dataset(data, format, split=first, classes=classes, on_bad=config.on_bad)
-    if first == "train" and "val" in splits:
-        return train_set, load_dataset(data, format, split="val", classes=train_set.classes, on_bad=config.on_bad)
-    return train_set.hold_out(HELD_OUT, config.seed) if len(train_set) > 1 else (train_set, train_set)
-
-
-def _adopt_classes(model: Detector, data: Dataset) -> None:
-    """Give a model made for a number of classes their names and ids."""
-    if len(data.classes) != len(model.config.classes):
-        raise ConfigError(
-            explain(
-                "model and data differ in their number of classes",
-                where=data.root,
-                got=f"{len(data.classes)} in the data: {', '.join(data.classes[:10])}",
-                expected=f"{len(model.config.classes)}, which the model was made for",
-                fix="onestage.create(NAME, classes=...)",
-            )
-        )
-    model.config = replace(model.config, classes=data.classes, category_ids=data.category_ids)

@@ -15,10 +15,10 @@ from onestage.train.config import TrainConfig
 class Monitor:
     """Shows loss parts, pictures per second, time left and the last AP; nothing in processes that are not ``shown``."""
 
-    def __init__(self, config: TrainConfig, *, steps_per_epoch: int, shown: bool) -> None:
+    def __init__(self, config: TrainConfig, *, steps_per_epoch: int, done: int, shown: bool) -> None:
+        """done: steps that an interrupted training had behind it."""
         self.console = Console(quiet=not shown)
         self.epochs = config.epochs
-        self._steps = steps_per_epoch
         self._ap = ""
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
@@ -26,7 +26,8 @@ class Monitor:
         )  # fmt: skip
         live = shown and self.console.is_terminal
         self._progress = Progress(*columns, console=self.console, transient=True, disable=not live, speed_estimate_period=120)
-        self._all: TaskID = self._progress.add_task("train", total=config.epochs * steps_per_epoch, text="")
+        total = config.epochs * steps_per_epoch
+        self._all: TaskID = self._progress.add_task("train", total=total, completed=done, text="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -36,8 +37,8 @@ class Monitor:
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self.console.print(text, highlight=False, markup=False)
+        """A line that stays, and stays whole: commands are copied from it."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """After an optimiser step: ``step`` of the whole training, means of the losses in this epoch, pictures per second."""

@@ -9,7 +9,7 @@ last.safetensors, best.safetensors, checkpoints/     (train/checkpoint.py)
 from __future__ import annotations
 
 import csv
-import dataclasses
+import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
@@ -17,13 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from onestage.data import Dataset
 from onestage.errors import ConfigError, explain
 from onestage.evaluate import plot_training_curves
-from onestage.model.config import DetectorConfig, encode
+from onestage.model.config import DetectorConfig, decode, encode
 from onestage.model.files import write_atomically
+from onestage.train.checkpoint import LAST
 from onestage.train.config import TrainConfig
 
 CONFIG = "config.json"
+FREE = ("workers", "device", "checkpoint_minutes", "on_bad")
+"""What may change when a run goes on: it does not change the result (a device: beyond rounding), or lets it pass a bad
+picture."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +43,46 @@ class Plan:
     format: str | None = None
 
     def save(self, folder: Path) -> None:
-        content = {
-            "model": encode(self.model),
-            "train": dataclasses.asdict(self.train),
-            "data": self.data,
-            "format": self.format,
-        }
-        write_atomically(folder / CONFIG, (json.dumps(content, indent=2) + "\n").encode())
+        """WeightsError where it cannot be written."""
+        write_atomically(folder / CONFIG, (json.dumps(encode(self), indent=2) + "\n").encode())
 
     @staticmethod
     def load(folder: str | Path) -> Plan:
         """ConfigError where the folder holds no run, or one that this version cannot read."""
         path = Path(folder) / CONFIG
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            train: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in content["train"].items()}
-            model = DetectorConfig.from_json(json.dumps(content["model"]))
-            return Plan(model, TrainConfig(**train), content["data"], content["format"])
+            plan: Plan = decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
         except OSError as e:
             raise ConfigError(
                 explain("this folder holds no run", where=folder, got=e.strerror, fix="name a folder that train made")
             ) from e
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
+        except (ValueError, RecursionError) as e:
             raise ConfigError(explain("the run's config cannot be read", where=path, got=e)) from e
+        return plan
+
+    def check_same(self, other: Plan, folder: Path) -> None:
+        """ConfigError where ``other`` would not go on with this run, found in ``folder``, to the end it was meant to have."""
+        own, others = vars(self.train), vars(other.train)
+        differ = [f"{k} {own[k]} -> {others[k]}" for k in own if k not in FREE and own[k] != others[k]]
+        if self.model != other.model:
+            differ.insert(0, "model")
+        if differ:
+            raise ConfigError(
+                explain(
+                    "a run goes on as it began; other settings make another run",
+                    where=folder,
+                    got=", ".join(differ),
+                    fix=f"train into another folder, from this model: {LAST}",
+                )
+            )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """The same for two data sets that give the same pictures, by id, with the same objects, wherever they lie."""
+    digest = hashlib.sha256(repr((dataset.image_ids, dataset.classes)).encode())
+    for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
+        digest.update(column.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, Any]]) -> None:

@@ -18,7 +18,8 @@ import torch
 
 from onestage.errors import WeightsError
 from onestage.model.files import TEMPORARY, load_tensors
-from onestage.train.checkpoint import BEST, LAST, MODEL, STATE, TRAINING, CheckpointStore, TrainState, rng_state, set_rng_state
+from onestage.train import checkpoint
+from onestage.train.checkpoint import BEST, LAST, MODEL, STATE, TRAINING, CheckpointStore, TrainState
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that hold torch")
 
@@ -149,7 +150,8 @@ def test_a_training_goes_on_to_the_bit(store: CheckpointStore, name: str) -> Non
     net, optimizer = build()
     train(net, optimizer, 3)
     saved = optimizer.state_dict()
-    store.save(TrainState(step=3, epoch=0, model=net.state_dict(), metadata={}, optimizer=saved, extra={"rng": rng_state()}))
+    extra = {"rng": torch.get_rng_state()}
+    store.save(TrainState(step=3, epoch=0, model=net.state_dict(), metadata={}, optimizer=saved, extra=extra))
     found, _ = store.latest()
     assert found is not None
     assert_same(found.optimizer, saved)
@@ -158,7 +160,7 @@ def test_a_training_goes_on_to_the_bit(store: CheckpointStore, name: str) -> Non
     other, other_optimizer = build()
     other.load_state_dict(found.model)
     other_optimizer.load_state_dict(dict(found.optimizer))
-    set_rng_state(found.extra["rng"])
+    torch.set_rng_state(found.extra["rng"])
     train(other, other_optimizer, 3)
     assert_same(dict(net.state_dict()), dict(other.state_dict()))
 
@@ -218,7 +220,7 @@ def test_one_changed_digit_in_the_numbers_is_noticed(store: CheckpointStore) -> 
 
 
 def test_a_later_format_is_not_misread(store: CheckpointStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("onestage.train.checkpoint.FORMAT", 2)
+    monkeypatch.setattr(checkpoint, "FORMAT", 2)
     store.save(state_at(1))
     monkeypatch.undo()
     assert store.latest() == (None, ("step-00000001: written by a later onestage",))

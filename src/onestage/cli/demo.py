@@ -40,7 +40,7 @@ class Scale:
     config: TrainConfig
 
 
-FULL = Scale(train=1000, val=100, test=200, side=256, config=TrainConfig(epochs=30, evaluate_every=5))
+FULL = Scale(train=1000, val=100, test=200, side=256, config=TrainConfig(epochs=6, batch_size=16, lr=2e-3, augment="light"))
 """Trains in about five minutes on two cores."""
 FAST = Scale(train=16, val=8, test=8, side=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
 """Shows that everything works, and learns nothing."""

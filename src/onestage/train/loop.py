@@ -33,6 +33,7 @@ from onestage.train.config import AUGMENTS, TrainConfig
 from onestage.train.distributed import Distributed, init
 from onestage.train.evaluate import evaluate_dataset
 from onestage.train.inputs import adopt_classes, read_data
+from onestage.train.memory import keep_freed_memory
 from onestage.train.monitor import Monitor
 from onestage.train.optim import learning_rate, make_optimizer
 from onestage.train.run import Plan, fingerprint, write_history
@@ -86,6 +87,7 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    keep_freed_memory()
     with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
         train_set, val_set = read_data(model, data, config, format)
         adopt_classes(model, train_set)

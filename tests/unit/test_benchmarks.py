@@ -1,0 +1,88 @@
+"""The benchmarks run, compare what they say, and fail where the two sides disagree."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from onestage.model.postprocess import Found
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+LITE = "ssdlite320_mobilenet_v3_large"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Import a benchmark by name, as ``python benchmarks/NAME.py`` finds its neighbours; nothing stays imported."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    names = [path.stem for path in FOLDER.glob("*.py")]
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_turns_alternate(load):
+    calls = []
+    result = load("common").compare("x", lambda: calls.append("o"), lambda: calls.append("t"), repeats=4, warmup=1)
+    assert "".join(calls) == "ot" + "ot" + "to" + "ot" + "to"
+    assert len(result.ours) == len(result.theirs) == 4
+
+
+def test_ratio_and_quartiles(load):
+    c = load("common").Comparison("x", ours=[1.0, 2.0, 2.0, 4.0, 2.0], theirs=[4.0, 6.0, 8.0, 8.0, 7.0])
+    assert c.ratio == 3.5
+    assert c.spread == (3.0, 4.0)
+
+
+def test_inference(load, tmp_path, capsys):
+    path = tmp_path / "inference.json"
+    load("inference").main(models=(LITE,), batches=(1,), repeats=1, json=path)
+    written = json.loads(path.read_text())
+    assert written["seconds"][0]["ratio"] > 0
+    assert written["environment"]["threads"] == torch.get_num_threads()
+    printed = capsys.readouterr().out
+    assert LITE in printed and "times as fast" in printed
+
+
+def test_both_sides_of_a_pair_see_the_same(load):
+    common = load("common")
+    ours, theirs = common.pair(LITE)
+    images = common.pictures(2, (200, 300))
+    assert all(len(found) > 30 for found in ours.predict(images))
+    with torch.no_grad():
+        expected = theirs([image / 255 for image in images])
+    for found, other in zip(ours.predict(images), expected, strict=True):
+        torch.testing.assert_close(found.scores, other["scores"], rtol=1e-3, atol=1e-4)
+
+
+def test_training_step_changes_both_models(load):
+    common, training = load("common"), load("training")
+    ours, theirs = common.pair(LITE)
+    decoded = training.samples(2, (60, 80))
+    for step, model in ((training.OurStep(ours), ours), (training.TheirStep(theirs), theirs)):
+        before = [p.clone() for p in model.parameters()]
+        step.from_samples(decoded)
+        assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > len(before) / 2
+
+
+def test_postprocessing_of_every_distribution_is_the_same(load):
+    postprocess = load("postprocess")
+    anchors = postprocess.their_anchors()
+    for what, (logits, deltas) in postprocess.distributions(anchors).items():
+        passing = int((logits.softmax(dim=1)[:, 1:] > 0.01).sum())
+        assert (100 < passing < 4000) == what.startswith("trained-like"), what
+        ours, theirs = postprocess.turns(logits[None], deltas[None])
+        postprocess.check_same(ours()[0], theirs()[0])
+
+
+def test_a_difference_in_detections_is_caught(load):
+    check_same = load("postprocess").check_same
+    found = Found(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0.5]), torch.tensor([3]))
+    other = {"boxes": found.boxes, "scores": found.scores, "labels": torch.tensor([4])}
+    check_same(found, other)
+    for key, wrong in (("boxes", found.boxes + 1), ("scores", found.scores + 0.1), ("labels", torch.tensor([3]))):
+        with pytest.raises(AssertionError):
+            check_same(found, other | {key: wrong})

@@ -24,7 +24,7 @@ IGNORED = -2
 """In matches: the anchor teaches nothing: it overlaps an object half, or a region marked as not to be counted."""
 
 _PAIRS_AT_ONCE = 1 << 21
-"""Pairs of anchor and object compared at a time: about 80 MB, whatever the number of objects."""
+"""Pairs of anchor and object compared at a time: about 120 MB, whatever the number of objects."""
 
 
 @dataclass(frozen=True, eq=False)

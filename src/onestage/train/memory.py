@@ -1,7 +1,7 @@
 """Memory that stays with the process between steps.
 
-On Linux, glibc returns every large block to the system as soon as it is freed, and gets it back as zeroed pages in the next step:
-a third of the time of a TinySSD step on the CPU (batch 16, 256 x 256, 2 cores, torch 2.15).
+On Linux, glibc returns every large block to the system as soon as it is freed, and gets it back as zeroed pages in the next
+step: a third of the time of a TinySSD step on the CPU (batch 16, 256 x 256, 2 cores, torch 2.15).
 """
 
 import ctypes

@@ -53,6 +53,15 @@ def test_of_two_objects_with_one_best_anchor_the_later_gets_it():
     assert assign(MaxIoUAssigner(claim="none"), anchors, [Targets(boxes, torch.arange(2))]).matches.tolist() == [[0, -1]]
 
 
+def test_an_overlap_of_exactly_the_limit():
+    """IoU 1/2: from ``positive`` on an object, from ``negative`` on no background."""
+    half = [Targets(torch.tensor([[0.0, 0, 12, 6]]), torch.tensor([0]))]
+    anchor = torch.tensor([[0.0, 0, 12, 12]])
+    assert assign(MaxIoUAssigner(claim="none"), anchor, half).matches.tolist() == [[0]]
+    assert assign(MaxIoUAssigner(positive=0.6, claim="none"), anchor, half).matches.tolist() == [[IGNORED]]
+    assert assign(MaxIoUAssigner(positive=0.6, negative=0.6, claim="none"), anchor, half).matches.tolist() == [[BACKGROUND]]
+
+
 @pytest.mark.parametrize("claim", ["best", "greedy"])
 def test_an_object_that_nothing_overlaps_gets_nothing(claim):
     far = Targets(torch.tensor([[500.0, 500, 510, 510]]), torch.tensor([0]))

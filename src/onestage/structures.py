@@ -166,7 +166,7 @@ class Detections:
     """What was found in one picture, best first.
 
     boxes (D, 4) xyxy float32 in pixels of the original picture; scores (D,) in 0..1, descending; labels (D,) int64 in 0..K-1;
-    class_names and category_ids: the data set's own name and id of each label, D of each. size is the picture's (height, width).
+    class_names and category_ids: the data set's own name and id of each label, D of each; size: the picture's (height, width).
     ``source`` gives the picture again, for drawing: a zero-argument function returning (3, H, W) uint8 RGB, or None.
     """
 

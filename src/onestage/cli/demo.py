@@ -96,7 +96,6 @@ def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
     state, _ = CheckpointStore(folder).latest()
     if state is not None:
         return resume(folder)
-    shutil.rmtree(folder, ignore_errors=True)  # what was killed before its first checkpoint
     classes = load_dataset(data, split="train").classes
     torch.manual_seed(scale.config.seed)
     model = create(MODEL, classes=classes, size=(scale.side, scale.side))

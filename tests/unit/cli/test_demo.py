@@ -50,3 +50,14 @@ def test_a_demo_of_another_size_is_not_mixed_in(tmp_path: Path, capsys: Captured
     (tmp_path / "data" / command.FINISHED).write_text("onestage data generate FOLDER --train 7 --val 8")
     assert main(["demo", "--out", str(tmp_path)]) == 2
     assert "a demo of another size" in capsys.readouterr().err
+
+
+def test_a_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capsys: Captured) -> None:
+    """A run without a whole checkpoint: what lies there stays, and damaged checkpoints are refused, not replaced."""
+    mine, damaged = tmp_path / "run/mine.txt", tmp_path / "run/checkpoints/step-00000001/state.json"
+    damaged.parent.mkdir(parents=True)
+    for path in (mine, damaged):
+        path.write_text("precious")
+    assert main(["demo", "--fast", "--out", str(tmp_path)]) == 2
+    assert "already holds a run" in capsys.readouterr().err
+    assert mine.read_text() == damaged.read_text() == "precious"

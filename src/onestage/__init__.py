@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from onestage.structures import Detections
     from onestage.train.config import TrainConfig
     from onestage.train.evaluate import evaluate
-    from onestage.train.loop import train
+    from onestage.train.loop import resume, train
     from onestage.zoo import create, list_models
 
 __version__ = version("onestage")
-__all__ = ["Detections", "Detector", "TrainConfig", "create", "evaluate", "list_models", "load", "train"]
+__all__ = ["Detections", "Detector", "TrainConfig", "create", "evaluate", "list_models", "load", "resume", "train"]
 
 _HOMES = {
     "Detections": ("onestage.structures", "Detections"),
@@ -26,25 +26,49 @@ _HOMES = {
     "evaluate": ("onestage.train.evaluate", "evaluate"),
     "list_models": ("onestage.zoo", "list_models"),
     "load": ("onestage.model.storage", "load_detector"),
+    "resume": ("onestage.train.loop", "resume"),
     "train": ("onestage.train.loop", "train"),
 }
+_PACKAGES = ("evaluate", "train")
+"""Functions whose name a package has as well: each is that package, and can be called."""
+_MODULES = ("boxes", "data", "draw", "errors", "images", "model", "structures", "zoo")
+
+
+def _home(name: str) -> Any:
+    module, own_name = _HOMES[name]
+    return getattr(import_module(module), own_name)
 
 
 class _PublicFace(ModuleType):
-    """Imports a public name when it is first used: ``onestage --help`` should not wait seconds for torch.
-
-    Where a package has the same name, ``onestage.train`` is the function all the same; ``from onestage.train.config import
-    ...`` finds the package.
-    """
+    """Imports a public name when it is first used: ``onestage --help`` should not wait seconds for torch."""
 
     def __getattribute__(self, name: str) -> Any:
-        if name in _HOMES:
-            home, own_name = _HOMES[name]
-            return getattr(import_module(home), own_name)
+        if name in _PACKAGES:
+            package = import_module(f"onestage.{name}")
+            package.__class__ = _CallablePackage
+            return package
         return super().__getattribute__(name)
 
+    def __getattr__(self, name: str) -> Any:
+        if name in _HOMES:
+            return _home(name)
+        if name in _MODULES:
+            return import_module(f"onestage.{name}")
+        raise AttributeError(f"module 'onestage' has no attribute '{name}'")
+
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *_HOMES})
+        return sorted({*super().__dir__(), *_HOMES, *_MODULES})
+
+
+class _CallablePackage(ModuleType):
+    """A package that is the public function of its name too: ``onestage.train(...)``, ``onestage.train.config``."""
+
+    @property
+    def __wrapped__(self) -> Any:  # where inspect.signature looks
+        return _home(self.__name__.removeprefix("onestage."))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
 
 
 sys.modules[__name__].__class__ = _PublicFace

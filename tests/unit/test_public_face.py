@@ -1,0 +1,46 @@
+"""The public face: every name is there in a fresh process, and torch comes only when it is needed."""
+
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str) -> str:
+    """What a fresh Python process prints: this one has imported too much already."""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import onestage; onestage.structures.Targets",
+        "import onestage; onestage.errors.DataError; onestage.boxes; onestage.data.Dataset; onestage.zoo.ZOO",
+        "import onestage.train.config as c; c.TrainConfig; import onestage; onestage.train.config.TrainConfig",
+        "import onestage.train.loop as l, onestage; assert onestage.resume is l.resume",
+        "import onestage; assert all(getattr(onestage, name) is not None for name in onestage.__all__ + dir(onestage))",
+    ],
+)
+def test_names_need_no_further_import(code: str) -> None:
+    run(code)
+
+
+def test_functions_that_share_a_packages_name_can_be_called() -> None:
+    code = """
+import inspect, onestage.evaluate.coco, onestage.train.loop, onestage
+assert inspect.signature(onestage.train) == inspect.signature(onestage.train.loop.train)
+onestage.evaluate.coco.coco_metrics
+for function in (onestage.train, onestage.evaluate):
+    try:
+        function(onestage.create("tinyssd", 1), "no such folder")
+    except onestage.errors.DataError as error:
+        print("no such" in str(error))
+"""
+    assert run(code) == "True\nTrue\n"
+
+
+def test_an_unknown_name_is_an_attribute_error_and_torch_waits() -> None:
+    code = "import sys, onestage; print(hasattr(onestage, 'trian'), onestage.errors.DataError.__name__, 'torch' in sys.modules)"
+    assert run(code) == "False DataError False\n"

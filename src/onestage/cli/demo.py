@@ -24,6 +24,7 @@ from onestage.train.checkpoint import CheckpointStore
 from onestage.train.config import TrainConfig
 from onestage.train.evaluate import evaluate_dataset
 from onestage.train.loop import TrainResult, resume, train
+from onestage.train.memory import keep_freed_memory
 from onestage.zoo import create
 
 MODEL = "tinyssd"
@@ -57,6 +58,7 @@ def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
         out: folder for everything
         fast: a few tiny pictures and one epoch, only to see that it works
     """
+    keep_freed_memory()
     scale = FAST if fast else FULL
     _step(1, "pictures")
     data = _pictures(out / "data", scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,10 +17,12 @@ from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError, explain
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
+from onestage.train.checkpoint import CheckpointStore
 from onestage.train.config import TrainConfig
 from onestage.train.loop import TrainResult
 from onestage.train.loop import resume as resume_run
 from onestage.train.loop import train as run_training
+from onestage.train.memory import keep_freed_memory
 from onestage.zoo import ZOO, build, recipe
 
 RUNS = Path("runs")
@@ -89,9 +92,15 @@ def train(
         if data is not None or out is not None or format is not None or detector != NO_CHOICE or training != USUAL:
             what = "--resume goes on with the data and settings of its run, so it takes no others"
             raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {resume}"))
+        keep_freed_memory()
         return _close(resume_run(resume))
     if data is None:
         raise ConfigError(explain("train on what?", fix="onestage train DATA --model NAME, or --resume RUN"))
+    keep_freed_memory()
+    if out is not None and _restarted() and CheckpointStore(out).latest()[0] is not None:
+        return _close(resume_run(out))
+    if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError(explain("several processes need to agree on one folder", fix="--out runs/NAME"))
     model = make_model(data, detector, training, format=format)
     out = out or _free_folder(model.config.name)
     return _close(run_training(model, data, out=out, config=training, format=format))
@@ -103,6 +112,11 @@ def make_model(data: Path, detector: ModelChoice, config: TrainConfig, *, format
     classes = load_dataset(data, format, split=first, on_bad=config.on_bad).classes
     torch.manual_seed(config.seed)
     return build(detector.config(classes), weights=detector.weights, backbone_weights=detector.backbone_weights)
+
+
+def _restarted() -> bool:
+    """Whether torchrun started this process again after a crash: with the same command line, which then means to go on."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _free_folder(name: str) -> Path:
@@ -117,6 +131,8 @@ def _close(result: TrainResult) -> int:
     """Where everything is, and what to do next. The loop itself says how to go on after an interruption."""
     if result.interrupted:
         return 130
+    if os.environ.get("RANK", "0") != "0":
+        return 0
     folder = escape(str(result.folder))
     out = stdout()
     out.print(f"\n[bold]best validation AP {result.best_ap:.3f}[/] after {result.seconds / 60:.1f} min", highlight=False)

@@ -225,13 +225,15 @@ class View:
         y = self.down.apply(boxes[:, 1::2]).sort(1).values
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
-    def pixels(self, image: Tensor, fill: tuple[int, int, int], recolour: Callable[[Tensor], Tensor]) -> Tensor:
+    def pixels(
+        self, image: Tensor, fill: tuple[int, int, int], recolour: Callable[[Tensor], Tensor], *, antialias: bool = True
+    ) -> Tensor:
         """(3, H, W) uint8 -> (3, h, w) uint8. Only what is seen is resized and recoloured; ``fill`` is all around it."""
         (left, right), (top, bottom) = self.across.source, self.down.source
         (x1, x2), (y1, y2) = self.across.target, self.down.target
         part = image[:, top:bottom, left:right]
         if part.shape[1:] != (y2 - y1, x2 - x1):
-            part = _resize(part, (y2 - y1, x2 - x1))
+            part = _resize(part, (y2 - y1, x2 - x1), antialias)
         mirrors = [dim for dim, axis in ((1, self.down), (2, self.across)) if axis.mirrored]
         part = recolour(part.flip(mirrors) if mirrors else part)
         if part.shape[1:] == self.meta.input:
@@ -241,11 +243,11 @@ class View:
         return canvas
 
 
-def _resize(image: Tensor, size: Size) -> Tensor:
-    """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it; torch 2.15 fails on uint8 at 1x1."""
+def _resize(image: Tensor, size: Size, antialias: bool) -> Tensor:
+    """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it or plain; torch 2.15 fails on uint8 at 1x1."""
     if size == (1, 1):
         return mean_colour(image.float()).round().to(torch.uint8).view(3, 1, 1)
-    return tv.resize(image, list(size), antialias=True)
+    return tv.resize(image, list(size), antialias=antialias)
 
 
 @dataclass(frozen=True)
@@ -253,12 +255,14 @@ class TrainTransform:
     """Sample -> augmented picture in the network's input, with its objects.
 
     place: where the (augmented) picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB of what is outside of it.
-    The meta that comes out is that of the augmented region, as if it were the whole picture; with its image id and path.
+    antialias: which filter resizes, that of the model's own preprocessing. The meta that comes out is that of the augmented
+    region, as if it were the whole picture; with its image id and path.
     """
 
     place: Place
     augment: Augment = Augment()
     fill: tuple[int, int, int] = MEAN_COLOUR
+    antialias: bool = True
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
         height, width = sample.image.shape[1:]
@@ -270,7 +274,7 @@ class TrainTransform:
                 part, self.augment.photometric, shuffle_channels=self.augment.shuffle_channels, generator=generator
             )
 
-        image = view.pixels(sample.image, self.fill, recolour)
+        image = view.pixels(sample.image, self.fill, recolour, antialias=self.antialias)
         meta = replace(view.meta, image_id=sample.image_id, path=sample.path)
         return image, self._targets(sample, view), meta
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
-from typing import Literal, get_type_hints
+from typing import Annotated, Literal, get_type_hints
+
+import tyro
 
 from onestage.data.transforms import Augment
-from onestage.errors import ConfigError, explain
+from onestage.errors import ConfigError, explain, nearest
 from onestage.model.config import decode
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
@@ -44,6 +46,8 @@ class TrainConfig:
     """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
     augment: Literal["ssd", "light", "none"] = "ssd"
     """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
+    augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Changes to it, as often as wanted: --augment-with flip_vertical=0.5 where pictures have no up and down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, fp32 elsewhere."""
     evaluate_every: int = 1
@@ -62,6 +66,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
             decode(getattr(self, name), declared, name)
+        _ = self.augmentation  # a wrong change is told now, not in the first epoch
         rules = {
             "epochs": (self.epochs >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
@@ -80,6 +85,24 @@ class TrainConfig:
         for name, (holds, expected) in rules.items():
             if not holds:
                 raise ConfigError(explain(f"{name} is out of range", got=getattr(self, name), expected=expected))
+
+    @property
+    def augmentation(self) -> Augment:
+        """The preset with its changes. ConfigError names the nearest setting to an unknown one."""
+        names = [f.name for f in fields(Augment)]
+        changes = {}
+        for change in self.augment_with:
+            name, _, value = change.partition("=")
+            if name not in names:
+                what = f"augmentation has no '{name}'{nearest(name, names)}"
+                raise ConfigError(explain(what, where="augment_with", expected=", ".join(names)))
+            try:
+                changes[name] = float(value)
+            except ValueError as e:
+                raise ConfigError(
+                    explain(f"{name} is not a number", where="augment_with", got=change, expected="NAME=VALUE")
+                ) from e
+        return replace(AUGMENTS[self.augment], **changes)
 
     @property
     def peak_lr(self) -> float:

@@ -1,6 +1,9 @@
 """Several processes, one training: plain ``torch.distributed``, started by torchrun.
 
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --nproc-per-node 2 --max-restarts 3 --no-python onestage train ...
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
+    torchrun --nproc-per-node 2 --max-restarts 3 --no-python onestage train DATA --model NAME --out runs/NAME
+
+After a crash torchrun starts the same command again, and the command line goes on with the run in its --out folder.
 
 torchrun starts every process with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; other launchers that set the
 same variables serve as well. Without them, or with one process, everything here does nothing and costs nothing.

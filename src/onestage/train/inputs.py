@@ -27,7 +27,7 @@ def read_data(
     splits = list_splits(data, format)
     classes = model.config.classes if _named(model) else None
     first = next((s for s in ("train", "trainval") if s in splits), None)
-    if first is None and len(splits) > 1:
+    if first is None and splits:
         raise DataError(explain("no split of this data set is there to train on", where=data, got=", ".join(splits)))
     train_set = load_dataset(data, format, split=first, classes=classes, on_bad=config.on_bad)
     if first == "train" and "val" in splits:

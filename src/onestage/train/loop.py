@@ -29,11 +29,10 @@ from onestage.model.detector import Detector
 from onestage.model.storage import metadata
 from onestage.structures import Batch
 from onestage.train.checkpoint import BEST, LAST, CheckpointStore, TrainState
-from onestage.train.config import AUGMENTS, TrainConfig
+from onestage.train.config import TrainConfig
 from onestage.train.distributed import Distributed, init
 from onestage.train.evaluate import evaluate_dataset
 from onestage.train.inputs import adopt_classes, read_data
-from onestage.train.memory import keep_freed_memory
 from onestage.train.monitor import Monitor
 from onestage.train.optim import learning_rate, make_optimizer
 from onestage.train.run import Plan, fingerprint, write_history
@@ -87,7 +86,6 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
-    keep_freed_memory()
     with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
         train_set, val_set = read_data(model, data, config, format)
         adopt_classes(model, train_set)
@@ -134,10 +132,10 @@ class Training:
 
     def prepare(self, plan: Plan, *, resume: bool) -> None:
         """Build what training needs; probe the folder, and either start it or take its newest whole checkpoint."""
-        config, group = self.config, self.group
+        config, group, preprocess = self.config, self.group, self.model.config.preprocess
         self.loader = TrainLoader(
             self.train_set,
-            TrainTransform(self.model.config.preprocess.place, AUGMENTS[config.augment]),
+            TrainTransform(preprocess.place, config.augmentation, antialias=preprocess.antialias),
             batch_size=config.batch_size,
             seed=config.seed,
             shard=Shard(group.rank, group.world),
@@ -209,7 +207,7 @@ class Training:
         """One optimiser step on B images of this process; the losses, over all processes, as plain numbers.
 
         All losses are divided by the positives of the whole step, whoever holds them: one process with 8 pictures, two with 4
-        and two accumulated parts of 4 take the same step.
+        and two accumulated parts of 4 take the same step, but for batch norm, which averages over what it sees at once.
         """
         torch.manual_seed(seed_of(self.config.seed, self.step, self.group.rank))  # dropout too is the same after a resume
         lr = learning_rate(self.step, self.steps, self.config)
@@ -376,7 +374,7 @@ class Training:
 
 @contextlib.contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """Torch's global random numbers as they were, afterwards; on a GPU, only kernels that give the same bits every time."""
+    """Torch's global random numbers as they were, afterwards; on a GPU, only cuDNN's deterministic kernels."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:

@@ -12,7 +12,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks for the next step. Elsewhere, and with another allocator, nothing happens."""
+    """Tell glibc to keep freed blocks, in this process, from now on: for programs that train, as our command line does.
+
+    Elsewhere, and with another allocator, nothing happens.
+    """
     if sys.platform != "linux":
         return
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)

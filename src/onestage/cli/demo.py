@@ -32,18 +32,26 @@ MODEL = "tinyssd"
 
 @dataclass(frozen=True)
 class Scale:
-    """How many pictures of ``side`` x ``side`` pixels, and how they are learned."""
+    """How many pictures of ``side`` x ``side`` pixels, the network's input of ``size`` x ``size``, and how they are learned."""
 
     train: int
     val: int
     test: int
     side: int
+    size: int
     config: TrainConfig
 
 
-FULL = Scale(train=1000, val=100, test=200, side=256, config=TrainConfig(epochs=6, batch_size=16, lr=2e-3, augment="light"))
-"""Trains in about five minutes on two cores."""
-FAST = Scale(train=16, val=8, test=8, side=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
+FULL = Scale(
+    train=1000,
+    val=100,
+    test=200,
+    side=256,
+    size=160,
+    config=TrainConfig(epochs=10, lr=2e-3, augment="none", augment_with=("flip=0.5",)),
+)
+"""Trains in about five minutes on two cores. At 160 pixels, a third of the work of 256, more epochs fit into that time."""
+FAST = Scale(train=16, val=8, test=8, side=64, size=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
 """Shows that everything works, and learns nothing."""
 
 
@@ -100,7 +108,7 @@ def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
         return resume(folder)
     classes = load_dataset(data, split="train").classes
     torch.manual_seed(scale.config.seed)
-    model = create(MODEL, classes=classes, size=(scale.side, scale.side))
+    model = create(MODEL, classes=classes, size=(scale.size, scale.size))
     return train(model, data, out=folder, config=scale.config)
 
 

@@ -21,6 +21,7 @@ from timm.layers.format import Format
 from torch import Tensor, nn
 
 from onestage.errors import ConfigError, explain, nearest, require
+from onestage.model.winograd import Conv3x3
 from onestage.structures import Size
 
 
@@ -123,7 +124,7 @@ class _VGG16(Features):
 def _convs(inputs: int, outputs: int, count: int) -> list[nn.Module]:
     """``count`` 3x3 convolutions with ReLU, the first from ``inputs`` channels."""
     channels = [inputs] + [outputs] * count
-    return [m for a, b in pairwise(channels) for m in (nn.Conv2d(a, b, 3, padding=1), nn.ReLU(inplace=True))]
+    return [m for a, b in pairwise(channels) for m in (Conv3x3(a, b), nn.ReLU(inplace=True))]
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,16 @@ class _Timm(Features):
     def __init__(self, config: TimmBackbone) -> None:
         super().__init__()
         with torch.device("meta"):  # only to ask: nothing is allocated
-            offered = _timm_features(config.name).feature_info.reduction()
+            info = _timm_features(config.name).feature_info
+        offered = info.reduction()
         if missing := [s for s in config.strides if s not in offered]:
             raise ConfigError(
                 explain("the backbone has no map of that stride", where=config.name, got=missing, expected=f"of {offered}")
             )
-        body = _timm_features(config.name, out_indices=[offered.index(s) for s in config.strides])
+        # the first map offered need not be the network's first: timm counts dla34's from 1
+        body = _timm_features(config.name, out_indices=[info.out_indices[offered.index(s)] for s in config.strides])
+        got, what = body.feature_info.reduction(), "the strides are those of different maps, fine to coarse"
+        require(got == list(config.strides), what, got=config.strides, expected=got)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
         self.body = body
@@ -222,7 +227,25 @@ def map_sizes(backbone: Backbone, size: Size) -> list[Size]:
         except (RuntimeError, AssertionError) as e:
             what = f"the backbone cannot take inputs of {size}"
             raise ConfigError(explain(what, where=backbone, got=e, fix="try multiples of 32 pixels")) from e
-    return [(m.shape[2], m.shape[3]) for m in maps]
+    sizes = [(m.shape[2], m.shape[3]) for m in maps]
+    if isinstance(backbone, TimmBackbone):
+        _check_padded(backbone, sizes, size)
+    return sizes
+
+
+def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:
+    """ConfigError where the cells of a map do not lie a stride apart over the whole input, rounded up or down.
+
+    Convolutions without padding (Inception) leave fewer: those cells look elsewhere than where their anchors would stand.
+    """
+    strides = list(backbone.strides)
+    if backbone.keep_resolution:
+        strides[-1] //= 2
+    for stride, cells in zip(strides, sizes, strict=True):
+        if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
+            expected = tuple(-(-side // stride) for side in size)
+            what = f"the backbone's map of stride {stride} does not cover an input of {size}: its convolutions are not padded"
+            raise ConfigError(explain(what, where=backbone.name, got=cells, expected=expected, fix="take another backbone"))
 
 
 Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from onestage.model.winograd import Conv3x3
+
 
 @dataclass(frozen=True)
 class ConvHead:
@@ -49,7 +51,7 @@ def _rows(output: Tensor, width: int) -> Tensor:
 
 
 def _plain(inputs: int, outputs: int) -> nn.Module:
-    conv = nn.Conv2d(inputs, outputs, 3, padding=1)
+    conv = Conv3x3(inputs, outputs)
     nn.init.xavier_uniform_(conv.weight)
     return _zero_bias(conv)
 

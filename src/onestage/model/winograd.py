@@ -1,0 +1,176 @@
+"""3x3 convolutions on a CPU with a quarter of the multiplications: Winograd's F(4x4, 3x3).
+
+Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015, arXiv 1509.09308, section 4.
+Shape letters: B images, C input and O output channels, H and W of a map; R rows and S columns of tiles, T = R * S. A tile is
+4x4 pixels of the output and the 6x6 = 36 pixels of the input that it depends on.
+
+Input tiles and filters are brought to 36 points, where a convolution is a product; the products are summed over the channels
+by 36 matrix products and brought back to 16 pixels. A GPU's library does so by itself; oneDNN, which computes torch's
+convolutions on a CPU, does not. Rounding differs from a plain convolution's by a few 1e-6 of the largest value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
+
+_FLOATS_AT_ONCE = 1 << 21
+"""Of a strip of tiles at their 36 points: 8 MB, so that they stay in the processor's cache between the steps."""
+_LEAST_PIXELS = 1024
+"""Of a map: on smaller ones bringing the filters to their points costs more than it saves."""
+_LEAST_CHANNELS = 128
+"""Of the input: with fewer, moving tiles about costs more than it saves."""
+_LEAST_CHANNELS_LEARNING = 64
+"""The same for the gradient of the weights, at which oneDNN is slow where channels lie last in memory."""
+
+
+class Conv3x3(nn.Conv2d):
+    """A 3x3 convolution of stride 1 and padding 1, by Winograd's algorithm where that is faster; weights as any other's."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H, W)."""
+        if not self._pays(input):
+            return super().forward(input)
+        result: Tensor = _Convolution.apply(input, self.weight, self.bias)
+        return result
+
+    def _pays(self, images: Tensor) -> bool:
+        """It depends on the layer and the size of the map, never on the batch. Compiled and exported graphs stay plain."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return False
+        learns = torch.is_grad_enabled() and self.weight.requires_grad
+        channels = _LEAST_CHANNELS_LEARNING if learns else _LEAST_CHANNELS
+        suits = self.in_channels >= channels and self.out_channels >= _LEAST_CHANNELS_LEARNING
+        return (
+            suits
+            and images.shape[2:].numel() >= _LEAST_PIXELS
+            and images.device.type == "cpu"
+            and images.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+        )
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: FunctionCtx, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        return _faster(images, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        images, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        turned = weight.flip(2, 3).transpose(0, 1)  # a convolution's gradient is one with its filters turned round
+        return (
+            _faster(gradient, turned, None) if wanted[0] else None,
+            weight_gradient(images, gradient) if wanted[1] else None,
+            gradient.sum((0, 2, 3)) if wanted[2] else None,
+        )
+
+
+def _faster(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.shape[1] < _LEAST_CHANNELS:
+        return F.conv2d(images, weight, bias, padding=1)
+    return convolve(images, weight, bias)
+
+
+def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory: padding 1, stride 1."""
+    height, width = images.shape[2:]
+    outputs, inputs = weight.shape[:2]
+    matrices = _matrices()
+    filters = matrices.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    filters = filters.view(36, outputs, inputs).mT
+    tiles = _input_tiles(images)
+    result = torch.empty((len(images), outputs, height, width), memory_format=torch.channels_last)
+    for image, rows in _strips(tiles, max(inputs, outputs)):
+        points = _points(matrices.input, tiles[:, :, image, rows])
+        sums = points @ filters
+        pixels = (matrices.output @ sums.view(36, -1)).view(4, 4, -1, tiles.shape[4], outputs)
+        strip = pixels.permute(2, 0, 3, 1, 4).reshape(-1, 4 * tiles.shape[4], outputs)
+        part = result.permute(0, 2, 3, 1)[image, 4 * rows.start : 4 * rows.stop]
+        torch.add(strip[: len(part), :width], 0.0 if bias is None else bias, out=part)
+    return result
+
+
+def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
+    """Gradient of the weights, (O, C, 3, 3), from the inputs (B, C, H, W) and the gradient of the outputs (B, O, H, W)."""
+    inputs, outputs = images.shape[1], gradient.shape[1]
+    matrices = _matrices()
+    tiles, slopes = _input_tiles(images), _output_tiles(gradient)
+    total = images.new_zeros(36, outputs, inputs)
+    for image, rows in _strips(tiles, max(inputs, outputs)):
+        points = _points(matrices.input, tiles[:, :, image, rows])
+        sums = _points(matrices.output.T, slopes[:, :, image, rows])
+        total.baddbmm_(sums.mT, points)
+    return (matrices.filter.T @ total.view(36, -1)).view(3, 3, outputs, inputs).permute(2, 3, 0, 1)
+
+
+def _points(matrix: Tensor, tiles: Tensor) -> Tensor:
+    """(36, N) and the N pixels of tiles (6, 6, R, S, C) or (4, 4, R, S, C) -> (36, T, C)."""
+    return (matrix @ tiles.reshape(matrix.shape[1], -1)).view(36, -1, tiles.shape[-1])
+
+
+def _input_tiles(images: Tensor) -> Tensor:
+    """(B, C, H, W) -> (6, 6, B, R, S, C): a view of overlapping tiles, with zeros around the map."""
+    height, width = images.shape[2:]
+    padded = F.pad(images.permute(0, 2, 3, 1), (0, 0, 1, 1 + -width % 4, 1, 1 + -height % 4))
+    return padded.unfold(1, 6, 4).unfold(2, 6, 4).permute(4, 5, 0, 1, 2, 3)
+
+
+def _output_tiles(maps: Tensor) -> Tensor:
+    """(B, O, H, W) -> (4, 4, B, R, S, O): tiles side by side, with zeros where they reach over the border."""
+    height, width = maps.shape[2:]
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, -width % 4, 0, -height % 4))
+    return padded.unfold(1, 4, 4).unfold(2, 4, 4).permute(4, 5, 0, 1, 2, 3)
+
+
+def _strips(tiles: Tensor, channels: int) -> Iterator[tuple[int, slice]]:
+    """Image by image, as many rows of tiles at a time as the cache holds."""
+    images, rows, columns = tiles.shape[2:5]
+    step = max(1, _FLOATS_AT_ONCE // (36 * columns * channels))
+    for image in range(images):
+        for row in range(0, rows, step):
+            yield image, slice(row, row + step)
+
+
+class _Matrices(NamedTuple):
+    """To the 36 points from an input tile (36, 36) and from a filter (36, 9), and from there to 16 pixels (16, 36)."""
+
+    input: Tensor
+    filter: Tensor
+    output: Tensor
+
+
+@cache
+def _matrices() -> _Matrices:
+    """B^T, G and A^T of section 4.3, each with itself: the two directions of a picture at once."""
+    data = [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+    filter = [
+        [1 / 4, 0, 0],
+        [-1 / 6, -1 / 6, -1 / 6],
+        [-1 / 6, 1 / 6, -1 / 6],
+        [1 / 24, 1 / 12, 1 / 6],
+        [1 / 24, -1 / 12, 1 / 6],
+        [0, 0, 1],
+    ]
+    inverse = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
+    squares = (torch.tensor(m, dtype=torch.float64) for m in (data, filter, inverse))
+    return _Matrices(*(torch.kron(m, m).float() for m in squares))

@@ -12,11 +12,12 @@ from onestage.structures import HeadOutput
 ANCHORS = torch.tensor([[x, y, x + 16.0, y + 16.0] for y in range(0, 40, 8) for x in range(0, 40, 8)])
 SIZE = (56, 56)
 
-# Few distinct logits make many equal scores; 0 and 30 are as sure as float32 can say.
+# Few distinct logits make many equal scores; 30 is as sure as float32 can say. No two of the boxes overlap by exactly an IoU
+# threshold (at 0 some only touch), where the rounding of float32 would decide.
 rules = st.builds(
     Postprocess,
     score_threshold=st.sampled_from([0.0, 0.01, 0.3]),
-    iou_threshold=st.sampled_from([0.0, 0.3, 1.0]),
+    iou_threshold=st.sampled_from([0.1, 0.3, 1.0]),
     top_k=st.integers(1, 30),
     detections=st.integers(1, 60),
 )

@@ -214,4 +214,6 @@ def _row(entry: Any, rows: Mapping[Id, int | None], labels: Mapping[Id, int], wh
     if picture is None:
         return None
     area = area if isinstance(area, int | float) and 0 < area < _HUGE else math.nan
-    return Row(picture, [min(number, _HUGE) for number in box], labels[category], where, ignore == 1, crowd == 1, area)
+    return Row(
+        picture, [max(-_HUGE, min(number, _HUGE)) for number in box], labels[category], where, ignore == 1, crowd == 1, area
+    )

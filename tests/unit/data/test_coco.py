@@ -70,6 +70,7 @@ def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_open
         (lambda c: c["annotations"][0].update(bbox=[True, 3, 4, 5]), "bbox should be"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "bbox should be"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, 10**400, 5]), "outside"),
+        (lambda c: c["annotations"][0].update(bbox=[-(10**400), 1, 5, 5]), "outside"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 5]), "zero or negative size"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, -4, 5]), "zero or negative size"),
         (lambda c: c["annotations"][0].update(category_id=4), "unknown class: category_id 4"),

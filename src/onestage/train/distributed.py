@@ -20,7 +20,8 @@ from typing import Any, Self
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from onestage.errors import ConfigError, explain
 
@@ -63,6 +64,17 @@ class Distributed:
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
+
+    def parallel(self, model: nn.Module, *, spare_parts: bool) -> nn.Module:
+        """The model, with its gradients averaged over the processes.
+
+        spare_parts: some parameters may take no part in the output, as the last fusion of timm's HRNets where not all their
+        maps are used. Each step then looks for them; torch refuses them otherwise.
+        """
+        if self.world == 1:
+            return model
+        devices = [self.device] if self.device.type == "cuda" else None
+        return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=spare_parts)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""

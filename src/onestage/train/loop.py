@@ -25,6 +25,7 @@ from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, explain
 from onestage.evaluate import Report
 from onestage.model.assign import Assignment
+from onestage.model.backbones import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.model.storage import metadata
 from onestage.structures import Batch
@@ -145,8 +146,7 @@ class Training:
         )
         self.steps = config.epochs * len(self.loader)
         self.optimizer = make_optimizer(self.model, config)
-        devices = [group.device] if group.device.type == "cuda" else None
-        self.network: nn.Module = self.model if group.world == 1 else DistributedDataParallel(self.model, device_ids=devices)
+        self.network = group.parallel(self.model, spare_parts=isinstance(self.model.config.backbone, TimmBackbone))
         self.autocast = _autocast(config.precision, group.device)
         self.store = CheckpointStore(self.folder)
         self.data = fingerprint(self.train_set)

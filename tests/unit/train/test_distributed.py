@@ -30,6 +30,29 @@ def launched(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
             monkeypatch.setenv(name, value)
 
 
+class HalfUsed(torch.nn.Module):
+    """A network with a part that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.used(x)
+        return output
+
+
+def mean_gradient(group: Distributed) -> float:
+    """Of two steps: torch notices in the second that a parameter had no gradient in the first."""
+    model = HalfUsed()
+    network = group.parallel(model, spare_parts=True)
+    for _ in range(2):
+        model.zero_grad()
+        network(torch.tensor([[group.rank + 1.0]])).sum().backward()
+    assert model.used.weight.grad is not None
+    return model.used.weight.grad.item()
+
+
 def take_part(out: Path) -> None:
     """What each of the two processes does; it leaves its results in ``out``."""
     with init("cpu") as group:
@@ -48,6 +71,7 @@ def take_part(out: Path) -> None:
             "gathered": gathered,
             "shared": shared.tolist(),
             "waited": (out / "late").exists(),
+            "gradient": mean_gradient(group),
         }
     result["left"] = not torch.distributed.is_initialized()
     (out / f"{group.rank}.json").write_text(json.dumps(result))
@@ -61,6 +85,7 @@ def check_results(out: Path) -> None:
             "gathered": [{"rank": 0, "ids": []}, {"rank": 1, "ids": ["a"]}],
             "shared": [5, 6],
             "waited": True,
+            "gradient": 1.5,
             "left": True,
         }
 

@@ -182,8 +182,8 @@ class _Timm(Features):
             )
         # the first map offered need not be the network's first: timm counts dla34's from 1
         body = _timm_features(config.name, out_indices=[info.out_indices[offered.index(s)] for s in config.strides])
-        got, what = body.feature_info.reduction(), "the strides are those of different maps, fine to coarse"
-        require(got == list(config.strides), what, got=config.strides, expected=got)
+        in_order = body.feature_info.reduction() == list(config.strides)
+        require(in_order, "strides are given fine to coarse, each once", got=config.strides)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
         self.body = body

@@ -80,6 +80,21 @@ def test_maps_and_channels(backbone, size, sizes):
         assert [m.shape[1] for m in built(torch.empty(1, 3, *size))] == list(built.channels)
 
 
+@pytest.mark.parametrize("name", ["dla34", "tresnet_l"])
+def test_strides_are_right_where_the_first_map_offered_is_not_the_networks_first(name):
+    assert map_sizes(TimmBackbone(name), (256, 128)) == [(32, 16), (16, 8), (8, 4)]
+
+
+def test_maps_that_do_not_cover_the_input_are_refused():
+    with pytest.raises(ConfigError, match="map of stride 8 does not cover"):
+        onestage.create("ssd", 2, backbone="inception_v3", size=(256, 256))
+
+
+def test_strides_in_another_order_are_refused():
+    with torch.device("meta"), pytest.raises(ConfigError, match="fine to coarse"):
+        TimmBackbone("resnet18", strides=(32, 8)).build()
+
+
 def test_keeping_the_resolution_changes_no_weight():
     torch.manual_seed(0)
     plain, kept = (TimmBackbone("resnet18", (16,), keep_resolution=keep).build() for keep in (False, True))

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -64,21 +65,21 @@ class Detector(nn.Module):
 
     def prepare(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[ImageMeta, ...]]:
         """B pictures (3, H, W) uint8 of any size -> (B, 3, h, w) for ``forward`` on the model's device, and how to undo it."""
-        inputs, metas = self.config.preprocess(images)
-        return inputs.to(self.device, non_blocking=True), metas
+        return self.config.preprocess(images, device=self.device)
 
     def anchors(self, input_size: Size) -> Tensor:
         """(A, 4) xyxy pixels of an input of that (height, width), on the model's device; cached, never part of the weights."""
         key = (input_size, self.device)
         if key not in self._anchors:
-            boxes = anchor_boxes(self.config.anchors, self.level_sizes(input_size), input_size)
-            self._anchors[key] = boxes.to(self.device)
+            with torch.inference_mode(False):  # training may use them later
+                boxes = anchor_boxes(self.config.anchors, self.level_sizes(input_size), input_size)
+                self._anchors[key] = boxes.to(self.device)
         return self._anchors[key]
 
     @torch.no_grad()
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
         """(height, width) of every map for an input of that size, found by a run without numbers (on torch's meta device)."""
-        shapes = {k: v.to("meta") for k, v in self.state_dict().items()}
+        shapes = {k: v.to("meta") for k, v in chain(self.named_parameters(), self.named_buffers())}
         with evaluating(self):
             output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
         return output.level_sizes
@@ -168,4 +169,9 @@ def _with_source(detections: Detections, image: Any, picture: Tensor) -> Detecti
     """A path is read again when it is drawn, so that a long list of results holds no pictures."""
     if isinstance(image, str | Path):
         return replace(detections, source=partial(decode_image, image), path=str(image), image_id=Path(image).name)
-    return replace(detections, source=lambda: picture)
+    return replace(detections, source=partial(_itself, picture))
+
+
+def _itself(picture: Tensor) -> Tensor:
+    """A source that, unlike a lambda, travels between processes."""
+    return picture

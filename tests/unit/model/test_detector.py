@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
@@ -195,3 +196,36 @@ def test_save_and_load_through_the_public_face(model, tmp_path):
     again = onestage.load(tmp_path / "m.safetensors")
     assert again.config == model.config
     assert same(again.predict(PIXELS)[0], model.predict(PIXELS)[0])
+
+
+@pytest.mark.parametrize("backbone", ["swinv2_cr_tiny_ns_224", "swin_tiny_patch4_window7_224"])
+def test_level_sizes_of_a_network_with_tensors_that_are_not_saved(backbone):
+    model = onestage.create("ssd", 1, backbone=backbone, size=(224, 224))
+    assert model.level_sizes((224, 224))[:3] == ((28, 28), (14, 14), (7, 7))
+
+
+def test_anchors_first_used_while_predicting_can_be_trained_with():
+    model = onestage.create("tinyssd", 1, size=(64, 64))
+    with torch.inference_mode():
+        assert not model.anchors((64, 64)).is_inference()
+
+
+def test_detections_travel_between_processes(model):
+    (found,) = model.predict(PIXELS)
+    again = pickle.loads(pickle.dumps(found))
+    assert again.draw().tobytes() == found.draw().tobytes()
+
+
+def test_pixels_move_to_the_device_as_bytes(model, monkeypatch):
+    seen = []
+    normalize = type(model.config.preprocess).normalize
+
+    def noted(self, images):
+        seen.append((images.device.type, images.dtype))
+        return normalize(self, images)
+
+    monkeypatch.setattr(type(model.config.preprocess), "normalize", noted)
+    elsewhere = copy.deepcopy(model).to("meta")
+    inputs, _ = elsewhere.prepare([torch.zeros(3, 64, 96, dtype=torch.uint8)])
+    assert seen == [("meta", torch.uint8)]
+    assert inputs.device.type == "meta"

@@ -86,20 +86,19 @@ def _faster(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory: padding 1, stride 1."""
-    height, width = images.shape[2:]
     outputs, inputs = weight.shape[:2]
     matrices = _matrices()
     filters = matrices.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
     filters = filters.view(36, outputs, inputs).mT
     tiles = _input_tiles(images)
-    result = torch.empty((len(images), outputs, height, width), memory_format=torch.channels_last)
+    result = torch.empty_like(images[:, :1].expand(-1, outputs, -1, -1), memory_format=torch.channels_last)
     for image, rows in _strips(tiles, max(inputs, outputs)):
         points = _points(matrices.input, tiles[:, :, image, rows])
         sums = points @ filters
         pixels = (matrices.output @ sums.view(36, -1)).view(4, 4, -1, tiles.shape[4], outputs)
         strip = pixels.permute(2, 0, 3, 1, 4).reshape(-1, 4 * tiles.shape[4], outputs)
         part = result.permute(0, 2, 3, 1)[image, 4 * rows.start : 4 * rows.stop]
-        torch.add(strip[: len(part), :width], 0.0 if bias is None else bias, out=part)
+        torch.add(strip[: len(part), : images.shape[3]], 0.0 if bias is None else bias, out=part)
     return result
 
 
@@ -172,5 +171,5 @@ def _matrices() -> _Matrices:
         [0, 0, 1],
     ]
     inverse = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    squares = (torch.tensor(m, dtype=torch.float64) for m in (data, filter, inverse))
+    squares = (torch.tensor(m, dtype=torch.float64, device="cpu") for m in (data, filter, inverse))
     return _Matrices(*(torch.kron(m, m).float() for m in squares))

@@ -61,6 +61,15 @@ def test_only_wanted_gradients():
     assert conv.bias.grad is None and conv.weight.grad is not None and images.grad is None
 
 
+def test_learns_after_inference_and_under_another_default_device():
+    conv, images = case(SHAPES[0])
+    winograd._matrices.cache_clear()
+    with torch.inference_mode(), torch.device("meta"):
+        conv(images)
+    conv(images).sum().backward()
+    assert conv.weight.grad.abs().sum() > 0
+
+
 def test_result_may_be_changed_in_place():
     conv, images = case(SHAPES[0])
     F.relu(conv(images), inplace=True).sum().backward()

@@ -1,0 +1,126 @@
+"""Every model of the zoo learns four pictures by heart, and every part of it learns.
+
+Whatever is wrong between pixels and boxes (anchors beside their cells, a transposed output, a loss that misses a level, a
+signal that dies on its way) shows here, whichever file it is in.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from onestage.data.synthetic import generate
+from onestage.data.writers import write_coco
+from onestage.model.detector import Detector
+from onestage.structures import Targets
+from onestage.train import run
+from onestage.train.config import TrainConfig
+from onestage.train.evaluate import evaluate
+from onestage.train.loop import train
+from onestage.train.optim import learning_rate, make_optimizer
+from onestage.zoo import list_models
+from small_runs import CONFIG, PICTURES, detector, pictures
+
+CASES: dict[str, dict[str, Any]] = {
+    "tinyssd": dict(lr=3e-3, steps=60),
+    "ssd300_vgg16": dict(lr=3e-4, steps=40),
+    "ssd512_vgg16": dict(lr=4e-4, steps=40, size=(48, 64)),
+    "ssdlite320_mobilenet_v3_large": dict(lr=4e-3, steps=110, size=(96, 96)),
+    "ssd300_mobilenet_v2": dict(lr=4e-3, steps=110, size=(96, 96)),
+    "ssd300_mobilenet_v1": dict(lr=2e-3, steps=80),
+    "ssd300_resnet50": dict(lr=1e-3, steps=45),
+    "ssd": dict(lr=2e-3, steps=40, backbone="timm/resnet18"),
+}
+
+
+def build(name: str) -> Detector:
+    return detector(name, **{k: v for k, v in CASES[name].items() if k in ("size", "backbone")})
+
+
+def inputs(model: Detector, count: int = 4) -> tuple[Tensor, list[Targets]]:
+    """The first pictures as the model takes them, with their objects."""
+    samples = [pictures(count)[i] for i in range(count)]
+    images, metas = model.prepare([s.image for s in samples])
+    return images, [Targets(meta.apply(s.boxes), s.labels) for s, meta in zip(samples, metas, strict=True)]
+
+
+def learn(model: Detector, images: Tensor, targets: Sequence[Targets], *, lr: float, steps: int) -> list[float]:
+    """Plain steps of AdamW; the losses before each."""
+    config = TrainConfig(lr=lr, warmup=5, weight_decay=0.0)
+    optimizer = make_optimizer(model, config)
+    losses = []
+    model.train()
+    for step in range(steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, config)
+        loss = sum(model.loss(model(images), targets).values())
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+        optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+def test_every_model_is_tried() -> None:
+    assert set(CASES) == set(list_models())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_four_pictures_are_learned_by_heart(name: str) -> None:
+    model = build(name)
+    before = evaluate(model, pictures(4), workers=0)
+    losses = learn(model, *inputs(model), lr=CASES[name]["lr"], steps=CASES[name]["steps"])
+    after = evaluate(model, pictures(4), workers=0)
+    assert before.coco.AP50 < 0.3
+    assert after.coco.AP50 >= 0.9
+    assert losses[-1] < losses[0] / 10
+    assert after.losses["total"] < before.losses["total"] / 5  # in evaluation mode too: batch norm has caught up
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_parameter_learns(name: str) -> None:
+    model = build(name)
+    images, _ = inputs(model, 2)
+    targets = on_every_level(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    reached: set[str] = set()
+    model.train()
+    for _ in range(3):  # the last batch norm of a residual block starts at 0, so what is before it learns from step 2 on
+        optimizer.zero_grad()
+        sum(model.loss(model(images), targets).values()).backward()
+        for key, parameter in model.named_parameters():
+            assert parameter.grad is not None and parameter.grad.isfinite().all(), key
+            if parameter.grad.any():
+                reached.add(key)
+        optimizer.step()
+    assert {key for key, _ in model.named_parameters()} - reached == set()
+
+
+def on_every_level(model: Detector) -> list[Targets]:
+    """For two pictures, an object on an anchor of every feature map, in the middle of the picture."""
+    size = model.config.preprocess.size
+    anchors, cells = model.anchors(size), model.level_sizes(size)
+    rows, start = [], 0
+    for (height, width), level in zip(cells, model.config.anchors, strict=True):
+        middle = (height // 2) * width + width // 2
+        rows.append(start + middle * len(level.shapes))
+        start += height * width * len(level.shapes)
+    assert start == len(anchors)
+    targets = Targets(anchors[rows], torch.arange(len(rows)) % len(model.config.classes))
+    learned = model.assign([targets], size).positives()[1]
+    assert set(rows) <= set(learned.tolist())
+    return [targets, targets]
+
+
+def test_the_whole_way_from_files_to_a_measured_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "plot_training_curves", lambda *_: None)  # 60 times would take longer than the training
+    for split in ("train", "val"):  # the same pictures: what is measured is what was learned
+        write_coco((generate(i, PICTURES) for i in range(4)), tmp_path / "data", classes=PICTURES.classes, split=split)
+    config = TrainConfig(**vars(CONFIG) | dict(epochs=60, lr=3e-3, augment="none", evaluate_every=0))
+    result = train(detector(), tmp_path / "data", out=tmp_path / "run", config=config)
+    assert result.report is not None and result.report.coco.AP50 >= 0.9
+    assert result.best_ap == result.report.coco.AP

@@ -1,0 +1,129 @@
+"""Trainings small enough for tests: the built-in pictures at 64 x 64, TinySSD, a few steps; here or in other processes.
+
+Other processes are forked from a server that has imported everything and run nothing, so they start in no time and share no
+threads or random numbers with the tests.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cache
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from onestage.data.synthetic import MemoryDataset, SyntheticConfig, generate, synthetic_dataset
+from onestage.data.writers import write_coco
+from onestage.model.detector import Detector
+from onestage.train.checkpoint import LAST
+from onestage.train.config import TrainConfig
+from onestage.train.distributed import VARIABLES
+from onestage.train.loop import TrainResult, resume, train
+from onestage.zoo import create
+
+PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)
+CONFIG = TrainConfig(epochs=3, batch_size=4, workers=0, device="cpu", warmup=2)
+"""On 12 pictures: 3 steps an epoch."""
+
+_forked = multiprocessing.get_context("forkserver")
+_forked.set_forkserver_preload(["small_runs"])
+
+
+@cache
+def pictures(count: int, first: int = 0) -> MemoryDataset:
+    """Pictures first .. first + count - 1, in memory."""
+    return synthetic_dataset(replace(PICTURES, count=count), first)
+
+
+def write_pictures(root: Path, *, train: int = 12, val: int = 3) -> Path:
+    """The same on disk, as COCO with a train and, if any, a val split."""
+    write_coco((generate(i, PICTURES) for i in range(train)), root, classes=PICTURES.classes, split="train")
+    if val:
+        samples = (generate(1000 + i, PICTURES) for i in range(val))
+        write_coco(samples, root, classes=PICTURES.classes, split="val")
+    return root
+
+
+def detector(name: str = "tinyssd", *, size: tuple[int, int] = (64, 64), seed: int = 0, **options: Any) -> Detector:
+    """Fresh, for the classes of the pictures; the same seed gives the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return create(name, classes=PICTURES.classes, size=size, **options)
+
+
+def run(data: Path, out: Path, config: TrainConfig = CONFIG, name: str = "tinyssd") -> TrainResult:
+    return train(detector(name), data, out=out, config=config)
+
+
+def go_on(folder: Path) -> TrainResult:
+    return resume(folder)
+
+
+def weights(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
+    return load_file(folder / name)
+
+
+def same_bits(a: Path, b: Path) -> bool:
+    """Whether two runs ended with the same model, and measured the same on their way."""
+    return (a / LAST).read_bytes() == (b / LAST).read_bytes() and metrics(a) == metrics(b)
+
+
+def metrics(folder: Path) -> list[dict[str, float]]:
+    """A run's rows, without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in rows]
+
+
+def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:
+    """Call ``function`` in another process; what it prints goes to ``log``. variables: of its environment."""
+    process = _forked.Process(target=_begin, args=(function, arguments, log, variables))
+    process.start()
+    return process
+
+
+def _begin(function: Callable[..., Any], arguments: tuple[Any, ...], log: Path | None, variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    os.setsid()  # a process group of its own, as under torchrun
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it, and so would we
+    torch.set_num_threads(1)
+    if log is not None:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
+    function(*arguments)
+
+
+@contextmanager
+def together(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Iterator[list[BaseProcess]]:
+    """The same call in two processes of one group, as torchrun would start them; at the end both must have returned."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    launched = [zip(VARIABLES, (str(rank), "2", str(rank), "127.0.0.1", str(port)), strict=True) for rank in range(2)]
+    processes = [start(function, *arguments, log=log, **dict(variables)) for variables in launched]
+    try:
+        yield processes
+        for process in processes:
+            process.join(120)
+        assert [process.exitcode for process in processes] == [0, 0], log and log.read_text()
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def wait_for_step(folder: Path, step: int, process: BaseProcess) -> None:
+    """Until the run has a whole checkpoint of that step or a later one."""
+    deadline = time.monotonic() + 120
+    while process.is_alive() and time.monotonic() < deadline:
+        if any(int(state.parent.name.split("-")[1]) >= step for state in folder.glob("checkpoints/step-*/state.json")):
+            return
+        time.sleep(0.002)
+    raise AssertionError(f"no checkpoint of step {step}; the process ended with {process.exitcode}")

@@ -28,6 +28,8 @@ CHUNK = 2**18  # bytes
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 """How torchvision and timm publish: ``ssd300_vgg16_coco-b556d3b4.pth`` names the beginning of its own SHA-256."""
 
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
 
 def cache_folder() -> Path:
     """Where published weights are kept; it need not exist yet."""
@@ -62,6 +64,11 @@ def fetch(
     return path
 
 
+def fetch_url(url: str) -> Path:
+    """The file at an address that somebody gave; see ``fetch``. Addresses that end in the same file name are kept apart."""
+    return fetch(url, sha256=None, cache=cache_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16])
+
+
 def fetch_hub(
     repo_id: str,
     filename: str,
@@ -73,10 +80,11 @@ def fetch_hub(
 ) -> Path:
     """A file of the public Hugging Face repository ``owner/name``, from the cache or downloaded into it; see ``fetch``.
 
+    Without a ``sha256`` a download is checked against the one that the hub states, as it does for every large file.
     $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its own
     download retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
     """
-    from huggingface_hub import constants, hf_hub_url  # takes a while to import
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # takes a while to import
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -85,8 +93,16 @@ def fetch_hub(
         raise WeightsError(explain("not a Hugging Face repository", got=repo_id, expected="owner/name")) from error
     folder = (cache or cache_folder()) / "hub" / f"{repo_id}@{revision or 'main'}".replace("/", "--")
     name = filename.replace("/", "--")
-    if constants.HF_HUB_OFFLINE and not (folder / name).is_file():
-        raise _cannot_fetch(url, folder / name, sha256 or "", "HF_HUB_OFFLINE is set")
+    path = folder / name
+    if constants.HF_HUB_OFFLINE and not path.is_file():
+        raise _cannot_fetch(url, path, sha256 or "", "HF_HUB_OFFLINE is set")
+    if sha256 is None and not path.is_file():
+        try:
+            stated = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
+        except Exception as error:  # the library lets those of its HTTP client through
+            raise _cannot_fetch(url, path, "", f"{type(error).__name__}: {error}") from error
+        url = hf_hub_url(repo_id, filename, revision=stated.commit_hash or revision)  # the very version that the checksum is of
+        sha256 = stated.etag if stated.etag and SHA256.fullmatch(stated.etag) else None
     return fetch(url, sha256=sha256, filename=name, cache=folder, progress=progress)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from onestage.errors import WeightsError
 from onestage.zoo import fetch as module
-from onestage.zoo.fetch import cache_folder, fetch, fetch_hub
+from onestage.zoo.fetch import cache_folder, fetch, fetch_hub, fetch_url
 
 CONTENT = bytes(range(256)) * 4000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -22,6 +22,8 @@ class Server(ThreadingHTTPServer):
     """Serves CONTENT at any path but these: /404, /503, /redirect-plain, /redirect-out; counts and notes what was asked."""
 
     ranges: list[str | None]
+    paths: list[str]
+    stated = SHA256  # by the hub, in the answer to HEAD
     break_off_after: int | None = None
     honours_ranges = True
 
@@ -36,6 +38,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         asked = self.headers.get("Range")
         self.server.ranges.append(asked)
+        self.server.paths.append(self.path)
         if self.path in ("/404", "/503"):
             self.send_error(int(self.path[1:]))
         elif self.path.startswith("/redirect"):
@@ -44,6 +47,14 @@ class Handler(BaseHTTPRequestHandler):
             self.end_headers()
         else:
             self.send_content(int(asked[6:-1]) if asked and self.server.honours_ranges else 0)
+
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("X-Repo-Commit", "c0ffee")
+        self.send_header("X-Linked-Etag", f'"{self.server.stated}"')
+        self.send_header("Content-Length", str(len(CONTENT)))
+        self.end_headers()
+        self.server.paths.append(self.path)
 
     def send_content(self, start: int) -> None:
         if start >= len(CONTENT):
@@ -64,7 +75,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
     with Server(("127.0.0.1", 0), Handler) as running:
-        running.ranges = []
+        running.ranges, running.paths = [], []
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running
@@ -129,6 +140,12 @@ def test_the_checksum_in_a_published_name_counts(server: Server, tmp_path: Path)
 def test_a_damaged_file_in_the_cache_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(CONTENT[:-1])
     assert get(f"{server.url}/w.bin", tmp_path).read_bytes() == CONTENT
+
+
+def test_addresses_that_end_alike_are_two_files(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path))
+    first, second = (fetch_url(f"{server.url}/{folder}/w.bin") for folder in "ab")
+    assert first != second and first.name == second.name == "w.bin" and len(server.ranges) == 2
 
 
 # --- interrupted downloads ---
@@ -269,13 +286,40 @@ def hub(server: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
     return server
 
 
+def files(hub: Server) -> list[str]:
+    """What was asked for, REVISION/NAME; the library may ask the hub other things too."""
+    return [path.split("/resolve/")[1] for path in hub.paths if "/resolve/" in path]
+
+
 def test_a_hub_file_is_kept_by_repository_and_revision(hub: Server, tmp_path: Path) -> None:
     first = fetch_hub("owner/name", "model.bin", sha256=SHA256, cache=tmp_path, progress=False)
     again = fetch_hub("owner/name", "model.bin", sha256=SHA256, cache=tmp_path, progress=False)
     other = fetch_hub("owner/name", "sub/model.bin", revision="v2", cache=tmp_path, progress=False)
     assert first == again == tmp_path / "hub" / "owner--name@main" / "model.bin"
     assert other == tmp_path / "hub" / "owner--name@v2" / "sub--model.bin"
-    assert first.read_bytes() == other.read_bytes() == CONTENT and len(hub.ranges) == 2
+    assert first.read_bytes() == other.read_bytes() == CONTENT
+    assert files(hub) == ["main/model.bin", "v2/sub/model.bin", "c0ffee/sub/model.bin"]
+
+
+def test_a_hub_file_has_the_checksum_that_the_hub_states(hub: Server, tmp_path: Path) -> None:
+    fetch_hub("owner/name", "model.bin", cache=tmp_path, progress=False)
+    fetch_hub("owner/name", "model.bin", cache=tmp_path, progress=False)
+    assert files(hub) == ["main/model.bin", "c0ffee/model.bin"]
+    hub.stated = "0" * 64
+    with pytest.raises(WeightsError, match="do not have their checksum"):
+        fetch_hub("owner/other", "model.bin", cache=tmp_path, progress=False)
+    hub.stated = "0" * 40  # of a small file the hub states git's own
+    assert fetch_hub("owner/other", "model.bin", cache=tmp_path, progress=False).read_bytes() == CONTENT
+
+
+def test_a_hub_out_of_reach_says_what_to_put_where(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    template = f"http://127.0.0.1:{closed_port()}" + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    with pytest.raises(WeightsError, match="could not be fetched") as caught:
+        fetch_hub("owner/name", "model.bin", cache=tmp_path)
+    assert f"put the file at {tmp_path / 'hub' / 'owner--name@main' / 'model.bin'}" in str(caught.value)
 
 
 def test_the_hub_offline_says_what_to_put_where(hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -316,6 +316,12 @@ def _is_pytorch(start: bytes) -> bool:
 # --- reading foreign files -------------------------------------------------------------------------------------------------
 
 
+def is_safetensors(path: Path | str) -> bool:
+    """Whether it is a safetensors file, told by its content. WeightsError where it cannot be read."""
+    with _opened(path) as file:
+        return file.read(9)[8:] == b"{"
+
+
 def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, told by content), on the CPU.
 
@@ -323,10 +329,10 @@ def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
     WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), no
     state_dict, or, with ``finite``, a NaN or infinity.
     """
+    if is_safetensors(path):
+        return _without_prefixes(load_tensors(path, finite=finite)[0])
     with _opened(path) as file:
         start = file.read(32)
-    if start[8:9] == b"{":
-        return _without_prefixes(load_tensors(path, finite=finite)[0])
     if not _is_pytorch(start):
         raise WeightsError(
             explain(

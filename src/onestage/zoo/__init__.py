@@ -11,6 +11,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.structures import Size
 from onestage.zoo import ssd
+from onestage.zoo.adapt_own import numbered_classes
 from onestage.zoo.weights import WEIGHTS, load_backbone, load_weights
 
 __all__ = ["ZOO", "Entry", "build", "create", "list_models", "numbered_classes", "recipe"]
@@ -95,7 +96,8 @@ def create(
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
     backbone: for "ssd", any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised by its keys, or
     a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning. backbone_weights: of a
-    classifier: a file, or "imagenet". Without weights they are drawn from torch's global random numbers.
+    classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too. Without weights they are drawn
+    from torch's global random numbers.
 
     Raises ConfigError or WeightsError saying what does not fit.
     """
@@ -137,8 +139,3 @@ def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | No
             explain("say which classes to detect", where=name, got=num_classes, fix='num_classes=20 or classes=["cat", "dog"]')
         )
     return numbered_classes(num_classes)
-
-
-def numbered_classes(count: int) -> tuple[str, ...]:
-    """The names of classes that were given by number only: training replaces them by those of its data."""
-    return tuple(f"class {i}" for i in range(count))

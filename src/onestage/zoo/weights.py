@@ -6,7 +6,8 @@ A weights file is recognised by its keys, never by its name. What a foreign proj
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,10 +24,14 @@ from onestage.errors import WeightsError, explain, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.files import check_finite, load_foreign, load_tensors
+from onestage.model.files import check_finite, is_safetensors, load_foreign, load_tensors
 from onestage.model.storage import load_fitting, read_config
-from onestage.zoo import adapt_d2l, adapt_timm, adapt_torchvision
-from onestage.zoo.fetch import fetch, fetch_hub
+from onestage.zoo import adapt_d2l, adapt_own, adapt_timm, adapt_torchvision
+from onestage.zoo.adapt_own import CLASS_OUTPUTS, is_numbered
+from onestage.zoo.fetch import fetch, fetch_hub, fetch_url
+
+HUB = "hf-hub:"
+"""How an address on the Hugging Face hub begins, as timm writes it."""
 
 
 @dataclass(frozen=True)
@@ -67,21 +72,27 @@ def tags(model: str) -> list[str]:
 
 
 def load_weights(config: DetectorConfig, model: str, weights: str | Path) -> Detector:
-    """A detector of this config with weights from a file (our own or a foreign one) or from a published tag.
+    """A detector of this config with weights from a file (our own or a foreign one), an address or a published tag.
 
     What these weights expect of the input's pixels replaces the config's. What does not fit, such as the class outputs for
     other classes, keeps fresh values and is named in a warning. WeightsError where the weights are of something else.
     """
     path = _locate(model, weights)
-    own = read_config(path) if path.suffix == ".safetensors" else None
+    own = read_config(path) if is_safetensors(path) else None
     if own is not None:
-        tensors = load_tensors(path)[0]
-        theirs = own.preprocess
-        config = config.replace({f"preprocess.{k}": getattr(theirs, k) for k in ("mean", "std", "antialias")})
+        tensors, config = adapt_own.convert(load_tensors(path)[0], own, config)
     else:
         tensors, config = _convert(load_foreign(path), config, path)
     detector = Detector(config)
-    _report(load_fitting(detector, tensors, where=path), path)
+    fresh = load_fitting(detector, tensors, where=path)
+    if own is None:
+        _report(fresh, path)
+        return detector
+    other = set(own.classes) != set(config.classes)
+    _report(fresh, path, f"; the file's classes are others: {', '.join(own.classes[:10])}" if other else "")
+    if not adapt_own.same_anchors(own, config):
+        what = f"{path}: made for other default boxes, so its box offsets mean something else until they are trained"
+        warnings.warn(what, stacklevel=4)  # the line that called create()
     return detector
 
 
@@ -91,7 +102,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
 
     WeightsError where the file is not of this backbone.
     """
-    path = _published_backbone(config) if str(weights) == "imagenet" else _existing(Path(weights), str(weights))
+    path = _published_backbone(config) if str(weights) == "imagenet" else _file(weights)
     tensors = load_foreign(path, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
     with torch.device("meta"):
         names = Detector(config).state_dict()
@@ -113,7 +124,8 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
 
 def _convert(tensors: dict[str, Tensor], config: DetectorConfig, path: Path) -> tuple[dict[str, Tensor], DetectorConfig]:
     if adapt_torchvision.recognises(tensors):
-        return adapt_torchvision.convert(tensors, config)
+        tensors, config = adapt_torchvision.convert(tensors, config)
+        return tensors, _with_coco_names(tensors, config)
     if adapt_d2l.recognises(tensors):
         return adapt_d2l.convert(tensors, config)
     raise WeightsError(
@@ -127,18 +139,35 @@ def _convert(tensors: dict[str, Tensor], config: DetectorConfig, path: Path) -> 
     )
 
 
+def _with_coco_names(tensors: Mapping[str, Tensor], config: DetectorConfig) -> DetectorConfig:
+    """The config with COCO's names and ids where its 90 classes have numbers alone and the file has as many."""
+    coco = WEIGHTS["ssd300_vgg16.coco"].classes
+    rows = next((len(t) for k, t in tensors.items() if CLASS_OUTPUTS.fullmatch(k) and k.startswith("head.cls.0.")), 0)
+    same = rows == len(config.anchors[0].shapes) * config.logits
+    if not (same and is_numbered(config) and len(config.classes) == len(coco)):
+        return config
+    return replace(config, classes=coco, category_ids=tuple(range(1, len(coco) + 1)))
+
+
 def _locate(model: str, weights: str | Path) -> Path:
     """The file of a path or tag; fetched and checked if it is a tag."""
     published = WEIGHTS.get(f"{model}.{weights}")
     if published is not None and not Path(weights).is_file():  # a folder may well be called "coco"
         return fetch(published.url, sha256=None)
-    return _existing(Path(weights), str(weights), tags(model))
+    return _file(weights, tags(model))
 
 
-def _existing(path: Path, given: str, known: list[str] | None = None) -> Path:
+def _file(weights: str | Path, known: Sequence[str] = ()) -> Path:
+    """The file of a path or an address; fetched if it is an address."""
+    given = str(weights)
+    if given.startswith("https://"):
+        return fetch_url(given)
+    if given.startswith(HUB):
+        return fetch_hub(given.removeprefix(HUB), "model.safetensors")
+    path = Path(weights)
     if not path.is_file():
-        choices = "a file" + (f", or one of the tags {', '.join(known)}" if known else "")
-        hint = nearest(given, known or [])
+        choices = f"a file, https://..., {HUB}owner/name" + (f", or one of the tags {', '.join(known)}" if known else "")
+        hint = nearest(given, known)
         raise WeightsError(explain("no such weights" + hint, got=given, expected=choices, fix="check the path"))
     return path
 
@@ -156,9 +185,9 @@ def _published_backbone(config: DetectorConfig) -> Path:
     return fetch(source.url, sha256=None)
 
 
-def _report(fresh: tuple[str, ...], path: Path) -> None:
+def _report(fresh: tuple[str, ...], path: Path, why: str = "") -> None:
     if fresh:
         modules = sorted({name.rsplit(".", 1)[0] for name in fresh})
         shown = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
-        message = f"{path}: {len(fresh)} tensors do not fit and start fresh: {shown}"
+        message = f"{path}: {len(fresh)} tensors do not fit and start fresh: {shown}{why}"
         warnings.warn(message, stacklevel=5)  # the line that called create()

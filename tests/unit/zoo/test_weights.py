@@ -1,6 +1,7 @@
 """Foreign weights and our own: classifiers made on the spot become backbones, whole detectors change their classes."""
 
 import re
+import shutil
 import warnings
 
 import pytest
@@ -209,3 +210,68 @@ def test_a_tag_brings_its_classes_and_ids(tmp_path, monkeypatch):
 def test_imagenet_weights_of_a_backbone_that_nobody_publishes():
     with pytest.raises(WeightsError, match="nobody publishes"):
         onestage.create("tinyssd", 1, backbone_weights="imagenet")
+
+
+def own_file(folder, classes, **changes):
+    """A TinySSD of random class outputs with these classes, ids from 10, and its file."""
+    torch.manual_seed(0)
+    model = onestage.create("tinyssd", classes=classes, size=(64, 64))
+    config = model.config.replace({"category_ids": [10 + i for i in range(len(classes))], **changes})
+    model = lively(onestage.Detector(config))
+    for conv in model.head.cls:
+        torch.nn.init.normal_(conv.bias)
+    model.save(folder / "own.safetensors")
+    return model, folder / "own.safetensors"
+
+
+def test_classes_given_by_number_take_the_names_of_our_file(tmp_path):
+    old, path = own_file(tmp_path, ["cat", "dog"])
+    new = quietly("tinyssd", 2, size=(64, 64), weights=path)
+    assert (new.config.classes, new.config.category_ids) == (("cat", "dog"), (10, 11))
+    assert all(torch.equal(v, old.state_dict()[k]) for k, v in new.state_dict().items())
+
+
+@torch.no_grad()
+def test_classes_in_another_order_take_their_outputs_along(tmp_path):
+    old, path = own_file(tmp_path, ["cat", "dog", "emu"])
+    new = quietly("tinyssd", classes=["emu", "cat", "dog"], size=(64, 64), weights=path)
+    images = IMAGES[:, :, :64, :64]
+    theirs, ours = old(images), new(images)
+    torch.testing.assert_close(ours.logits, theirs.logits[:, :, [0, 3, 1, 2]])
+    assert torch.equal(ours.deltas, theirs.deltas)
+
+
+def test_other_names_never_inherit_class_outputs(tmp_path):
+    old, path = own_file(tmp_path, ["cat", "dog"])
+    with pytest.warns(UserWarning, match="10 tensors do not fit .*the file's classes are others: cat, dog"):
+        new = onestage.create("tinyssd", classes=["dog", "emu"], size=(64, 64), weights=path)
+    assert not any(torch.equal(a.weight, b.weight) for a, b in zip(new.head.cls, old.head.cls, strict=True))
+
+
+def test_other_default_boxes_are_told(tmp_path):
+    _, path = own_file(tmp_path, ["cat"])
+    with pytest.warns(UserWarning, match="made for other default boxes") as caught:
+        onestage.create("tinyssd", classes=["cat"], size=(64, 64), weights=path, box_sizes=[5, 10, 20, 30, 40, 50])
+    assert caught[0].filename == __file__
+    quietly("tinyssd", classes=["cat"], size=(128, 128), weights=path)  # the same parts of a larger input
+
+
+def test_our_own_file_is_known_by_its_content(tmp_path):
+    _, path = own_file(tmp_path, ["cat"])
+    shutil.copy(path, tmp_path / "renamed.pth")
+    quietly("tinyssd", classes=["cat"], size=(64, 64), weights=tmp_path / "renamed.pth")
+
+
+def test_torchvisions_91_outputs_are_cocos(tmp_path):
+    config = quietly("ssdlite320_mobilenet_v3_large", 90, weights=file_of(their_ssdlite(90), tmp_path)).config
+    assert (config.classes[0], config.category_ids) == ("person", tuple(range(1, 91)))
+
+
+def test_an_address_is_fetched(tmp_path, monkeypatch):
+    _, path = own_file(tmp_path, ["cat"])
+    asked = []
+    monkeypatch.setattr(module, "fetch_url", lambda *a: asked.append(a) or path)
+    monkeypatch.setattr(module, "fetch_hub", lambda *a: asked.append(a) or path)
+    for address in ("https://host/own.safetensors", "hf-hub:owner/name"):
+        quietly("tinyssd", classes=["cat"], size=(64, 64), weights=address)
+    assert asked == [("https://host/own.safetensors",), ("owner/name", "model.safetensors")]

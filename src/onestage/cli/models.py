@@ -13,12 +13,22 @@ from onestage.errors import require
 from onestage.structures import Size
 from onestage.zoo import ZOO, numbered_classes, recipe
 from onestage.zoo.cost import cost_of
-from onestage.zoo.weights import tags
+from onestage.zoo.weights import WEIGHTS, tags
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Published weights: their tag, AP on COCO val2017 (percent), licence, and where it says how they were trained."""
+
+    tag: str
+    ap: float
+    licence: str
+    recipe: str
 
 
 @dataclass(frozen=True)
 class Row:
-    """One model of the zoo. size: of the input, (height, width). weights: tags of published weights."""
+    """One model of the zoo. size: of the input, (height, width)."""
 
     name: str
     parameters: int
@@ -26,7 +36,7 @@ class Row:
     size: Size
     anchors: int
     published: str
-    weights: tuple[str, ...]
+    weights: tuple[Weights, ...]
 
 
 def models(*, classes: int = 80, json: bool = False) -> int:
@@ -47,6 +57,8 @@ def models(*, classes: int = 80, json: bool = False) -> int:
     out.print(_costs(rows))
     out.print()
     out.print(_accuracies(rows))
+    out.print()
+    out.print(_weights(rows))
     out.print(
         f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
         " input size (height x width). Any of them takes another --size. ssd takes --backbone timm/NAME; listed is resnet34.\n"
@@ -59,9 +71,9 @@ def models(*, classes: int = 80, json: bool = False) -> int:
 def _row(name: str, classes: int) -> Row:
     config = recipe(name, numbered_classes(classes))
     cost = cost_of(config)
-    return Row(
-        name, cost.parameters, cost.multiply_adds, config.preprocess.size, cost.anchors, ZOO[name].published, tuple(tags(name))
-    )
+    weights = tuple(Weights(tag, w.ap, w.licence, w.recipe) for tag in tags(name) for w in [WEIGHTS[f"{name}.{tag}"]])
+    size, published = config.preprocess.size, ZOO[name].published
+    return Row(name, cost.parameters, cost.multiply_adds, size, cost.anchors, published, weights)
 
 
 def _table(*columns: str, numbers: int) -> Table:
@@ -69,7 +81,7 @@ def _table(*columns: str, numbers: int) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, title in enumerate(columns):
         is_number = place >= len(columns) - numbers
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number or place == 0)
+        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number or place == 0, overflow="fold")
     return table
 
 
@@ -78,7 +90,7 @@ def _costs(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row(
             f"[bold]{row.name}[/]",
-            ", ".join(row.weights) or "-",
+            ", ".join(w.tag for w in row.weights) or "-",
             f"{row.size[0]}x{row.size[1]}",
             f"{row.parameters / 1e6:.2f} M",
             f"{row.multiply_adds / 1e9:.2f} G",
@@ -92,4 +104,12 @@ def _accuracies(rows: list[Row]) -> Table:
     for row in rows:
         if row.published:
             table.add_row(row.name, row.published)
+    return table
+
+
+def _weights(rows: list[Row]) -> Table:
+    table = _table("published weights", "COCO val2017 AP, licence, recipe", numbers=0)
+    for row in rows:
+        for weights in row.weights:
+            table.add_row(f"{row.name}.{weights.tag}", f"{weights.ap} AP, {weights.licence}\n{weights.recipe}")
     return table

@@ -16,6 +16,8 @@ def test_the_table_for_programs_has_every_model(capsys: pytest.CaptureFixture[st
     assert tiny["parameters"] == sum(p.numel() for p in create("tinyssd", num_classes=3).parameters())
     assert tiny["anchors"] == 5444 and tiny["size"] == [256, 256]
     assert all(row["multiply_adds"] > 1e8 for row in rows)
+    (weights,) = rows[1]["weights"]
+    assert (weights["tag"], weights["ap"]) == ("coco", 25.1) and weights["recipe"].startswith("https://")
 
 
 def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +28,8 @@ def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, c
     assert line.split() == ["ssd300_vgg16", "coco", "300x300", "35.64", "M", "34.86", "G", "8,732"]
     assert max(map(len, text.splitlines())) <= 100
     assert "arXiv 1512.02325" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("ssd300_vgg16.coco")]
+    assert "25.1 AP, BSD-3-Clause" in line and "references/detection#ssd300" in "".join(text.split())
 
 
 def test_no_classes(capsys: pytest.CaptureFixture[str]) -> None:

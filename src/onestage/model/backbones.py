@@ -173,6 +173,8 @@ class TimmBackbone:
 class _Timm(Features):
     def __init__(self, config: TimmBackbone) -> None:
         super().__init__()
+        in_order = list(config.strides) == sorted(set(config.strides))
+        require(in_order, "strides are given fine to coarse, each once", got=config.strides)
         with torch.device("meta"):  # only to ask: nothing is allocated
             info = _timm_features(config.name).feature_info
         offered = info.reduction()
@@ -182,8 +184,7 @@ class _Timm(Features):
             )
         # the first map offered need not be the network's first: timm counts dla34's from 1
         body = _timm_features(config.name, out_indices=[info.out_indices[offered.index(s)] for s in config.strides])
-        in_order = body.feature_info.reduction() == list(config.strides)
-        require(in_order, "strides are given fine to coarse, each once", got=config.strides)
+        assert body.feature_info.reduction() == list(config.strides)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
         self.body = body

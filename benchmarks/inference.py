@@ -12,7 +12,7 @@ import torch
 import tyro
 from torch import Tensor, nn
 
-from common import MODELS, Comparison, compare, pair, pictures, report
+from common import MODELS, Clock, Comparison, compare, pair, pictures, report
 
 
 @torch.inference_mode()
@@ -22,7 +22,12 @@ def predict_theirs(model: nn.Module, images: list[Tensor]) -> object:
 
 
 def main(
-    *, models: tuple[str, ...] = MODELS, batches: tuple[int, ...] = (1, 8), repeats: int = 20, json: Path | None = None
+    *,
+    models: tuple[str, ...] = MODELS,
+    batches: tuple[int, ...] = (1, 8),
+    repeats: int = 20,
+    clock: Clock = "wall",
+    json: Path | None = None,
 ) -> list[Comparison]:
     """Compare predict() in eager fp32.
 
@@ -30,6 +35,7 @@ def main(
         models: torchvision's detectors, by name.
         batches: pictures at once.
         repeats: timed turns of each.
+        clock: wall time, or processor time for a machine that does other things too.
         json: a file for all that was measured.
     """
     results = []
@@ -38,8 +44,8 @@ def main(
         for batch in batches:
             images = pictures(batch)
             turns = partial(ours.predict, images), partial(predict_theirs, theirs, images)
-            results.append(compare(f"{name}, {batch} at once", *turns, repeats=repeats))
-    report("predict()", results, path=json)
+            results.append(compare(f"{name}, {batch} at once", *turns, repeats=repeats, clock=clock))
+    report(f"predict(), {clock} time", results, path=json)
     return results
 
 

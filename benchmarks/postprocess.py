@@ -20,7 +20,7 @@ from torch import Tensor
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
-from common import CLASSES, Comparison, compare, report
+from common import CLASSES, Clock, Comparison, compare, report
 from onestage import boxes as box_ops
 from onestage.model.coder import BoxCoder
 from onestage.model.postprocess import Found
@@ -114,12 +114,15 @@ def their_anchors() -> Tensor:
     return anchors
 
 
-def main(*, batches: tuple[int, ...] = (1, 8), repeats: int = 20, json: Path | None = None) -> list[Comparison]:
+def main(
+    *, batches: tuple[int, ...] = (1, 8), repeats: int = 20, clock: Clock = "wall", json: Path | None = None
+) -> list[Comparison]:
     """Compare postprocessing.
 
     Args:
         batches: pictures at once.
         repeats: timed turns of each.
+        clock: wall time, or processor time for a machine that does other things too.
         json: a file for all that was measured.
     """
     results = []
@@ -131,8 +134,8 @@ def main(*, batches: tuple[int, ...] = (1, 8), repeats: int = 20, json: Path | N
                 for found, other in zip(ours(), theirs(), strict=True):
                     check_same(found, other)
                 name = f"{what} ({passing} scores > 0.01), {batch} at once"
-                results.append(compare(name, ours, theirs, repeats=repeats))
-    report("postprocessing, SSD300, 90 classes; same detections", results, path=json)
+                results.append(compare(name, ours, theirs, repeats=repeats, clock=clock))
+    report(f"postprocessing, SSD300, 90 classes, {clock} time; same detections", results, path=json)
     return results
 
 

@@ -21,7 +21,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.transforms import v2
 
 import onestage
-from common import CLASSES, MODELS, Comparison, compare, pair, pictures, report
+from common import CLASSES, MODELS, Clock, Comparison, compare, pair, pictures, report
 from onestage.data.transforms import Augment, TrainTransform, stretch
 from onestage.structures import Sample, Size, Targets
 
@@ -114,7 +114,13 @@ def sgd(model: nn.Module) -> torch.optim.SGD:
 
 
 def main(
-    *, models: tuple[str, ...] = MODELS, batch: int = 8, repeats: int = 5, augment: bool = True, json: Path | None = None
+    *,
+    models: tuple[str, ...] = MODELS,
+    batch: int = 8,
+    repeats: int = 5,
+    augment: bool = True,
+    clock: Clock = "wall",
+    json: Path | None = None,
 ) -> list[Comparison]:
     """Compare training steps in fp32.
 
@@ -123,6 +129,7 @@ def main(
         batch: pictures per step.
         repeats: timed turns of each.
         augment: measure from decoded pictures too, augmentation included.
+        clock: wall time, or processor time for a machine that does other things too.
         json: a file for all that was measured.
     """
     results = []
@@ -133,11 +140,11 @@ def main(
         images, metas = ours.prepare([s.image for s in decoded])
         targets = [Targets(meta.apply(s.boxes), s.labels) for s, meta in zip(decoded, metas, strict=True)]
         turns = partial(mine.from_batch, images, targets), partial(other.from_batch, images.contiguous(), targets)
-        results.append(compare(f"{name}, step of {batch}", *turns, repeats=repeats, warmup=1))
+        results.append(compare(f"{name}, step of {batch}", *turns, repeats=repeats, warmup=1, clock=clock))
         if augment:
             turns = partial(mine.from_samples, decoded), partial(other.from_samples, decoded)
-            results.append(compare(f"{name}, augment + step of {batch}", *turns, repeats=repeats, warmup=1))
-    report("training", results, path=json)
+            results.append(compare(f"{name}, augment + step of {batch}", *turns, repeats=repeats, warmup=1, clock=clock))
+    report(f"training, {clock} time", results, path=json)
     return results
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -89,6 +89,11 @@ class ImageMeta:
     pad: tuple[int, int]
     image_id: int | str = ""
     path: str = ""
+
+    @classmethod
+    def stretched(cls, original: Size, input: Size) -> Self:
+        """The picture fills the whole input, its two sides scaled each by itself."""
+        return cls(original, input, scale=(input[0] / original[0], input[1] / original[1]), pad=(0, 0))
 
     def apply(self, boxes: Tensor) -> Tensor:
         """(N, 4) picture pixels -> (N, 4) input pixels."""

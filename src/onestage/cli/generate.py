@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+from rich.progress import Progress
 
+from onestage.cli.output import picture_columns, stderr
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
@@ -118,22 +117,10 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
             entry.unlink()
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} pictures/s" if task.speed else "")
-
-
 def _write(out: Path, format: str, counts: dict[Split, int], config: SyntheticConfig) -> None:
     """All splits, one after the other; each takes the next indices, so that no picture is in two of them."""
-    columns = (
-        TextColumn("{task.description:>5}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
     first = 0
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with Progress(*picture_columns(), console=stderr()) as progress:
         for split, count in counts.items():
             if count:
                 bar = progress.add_task(split, total=count)

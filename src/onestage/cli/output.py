@@ -38,12 +38,17 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
 
 
+def picture_columns() -> tuple[ProgressColumn, ...]:
+    """What a progress line over pictures shows: how many of how many, how fast, the time left and in the end the time taken."""
+    time = TimeRemainingColumn(elapsed_when_finished=True)
+    return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(), time
+
+
 @contextmanager
 def progress(what: str, total: int) -> Iterator[PictureProgress]:
     """A line that shows how many of ``total`` pictures are done, how fast, and the time left; on a terminal only."""
     console = stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*picture_columns(), console=console, transient=True, disable=not console.is_terminal) as bars:
         yield PictureProgress(bars, bars.add_task(what, total=total))
 
 

@@ -45,11 +45,7 @@ _ASPECT = (0.5, 2.0)
 
 def stretch(size: Size) -> Place:
     """The place of every picture when each is stretched to ``size`` (height, width), as SSD does."""
-    return partial(_stretched, size)
-
-
-def _stretched(size: Size, original: Size) -> ImageMeta:
-    return ImageMeta(original, size, scale=(size[0] / original[0], size[1] / original[1]), pad=(0, 0))
+    return partial(ImageMeta.stretched, input=size)
 
 
 @dataclass(frozen=True)

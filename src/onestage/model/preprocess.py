@@ -36,8 +36,7 @@ class Preprocess:
 
     def place(self, original: Size) -> ImageMeta:
         """Where a picture of that (height, width) lies in the input."""
-        scale = (self.size[0] / original[0], self.size[1] / original[1])
-        return ImageMeta(original, self.size, scale=scale, pad=(0, 0))
+        return ImageMeta.stretched(original, self.size)
 
     def resize(self, image: Tensor) -> tuple[Tensor, ImageMeta]:
         """(3, H, W) uint8 -> (3, h, w) in 0..255, uint8 (float32 without antialias), and where the picture now lies."""

@@ -85,16 +85,19 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:
     """Call ``function`` in another process; what it prints goes to ``log``. variables: of its environment."""
-    process = _forked.Process(target=_begin, args=(function, arguments, log, variables))
+    threads = torch.get_num_threads()  # sums are split among the threads: the same number, the same bits
+    process = _forked.Process(target=_begin, args=(function, arguments, log, variables, threads))
     process.start()
     return process
 
 
-def _begin(function: Callable[..., Any], arguments: tuple[Any, ...], log: Path | None, variables: dict[str, str]) -> None:
+def _begin(
+    function: Callable[..., Any], arguments: tuple[Any, ...], log: Path | None, variables: dict[str, str], threads: int
+) -> None:
     os.environ.update(variables)
     os.setsid()  # a process group of its own, as under torchrun
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it, and so would we
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     if log is not None:
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, 1)
@@ -112,7 +115,7 @@ def together(function: Callable[..., Any], *arguments: Any, log: Path | None = N
     try:
         yield processes
         for process in processes:
-            process.join(120)
+            process.join(240)
         assert [process.exitcode for process in processes] == [0, 0], log and log.read_text()
     finally:
         for process in processes:
@@ -121,7 +124,7 @@ def together(function: Callable[..., Any], *arguments: Any, log: Path | None = N
 
 def wait_for_step(folder: Path, step: int, process: BaseProcess) -> None:
     """Until the run has a whole checkpoint of that step or a later one."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while process.is_alive() and time.monotonic() < deadline:
         if any(int(state.parent.name.split("-")[1]) >= step for state in folder.glob("checkpoints/step-*/state.json")):
             return

@@ -68,7 +68,8 @@ def recipe(
     entry = ZOO[name]
     size = entry.size if size is None else size
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
-        raise ConfigError(explain("the input size is (height, width) of at least 32 pixels each", where=name, got=size))
+        what = "the input size is (height, width) of at least 32 pixels each"
+        raise ConfigError(explain(what, where=name, got=size, fix="such as size=(300, 300)"))
     options: dict[str, object] = {}
     if backbone is not None:
         if name != "ssd":

@@ -139,7 +139,7 @@ def _close(result: TrainResult) -> int:
     for what, text in {
         "model": escape(str(result.best)),
         "curves": f"{folder}/curves.png",
-        "measure it": f"onestage evaluate {folder} DATA --split test",
+        "measure it": f"onestage evaluate {folder} DATA",
         "use it": f"onestage predict {folder} PICTURES",
     }.items():
         out.print(f"  {what:<11} {text}", highlight=False, soft_wrap=True)

@@ -95,6 +95,7 @@ def _begin(
     function: Callable[..., Any], arguments: tuple[Any, ...], log: Path | None, variables: dict[str, str], threads: int
 ) -> None:
     os.environ.update(variables)
+    multiprocessing.set_start_method("fork", force=True)  # for those that load pictures: as in a program started by hand
     os.setsid()  # a process group of its own, as under torchrun
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the server ignores it, and so would we
     torch.set_num_threads(threads)

@@ -27,7 +27,7 @@ from small_runs import CONFIG, PICTURES, detector, pictures
 CASES: dict[str, dict[str, Any]] = {
     "tinyssd": dict(lr=3e-3, steps=60),
     "ssd300_vgg16": dict(lr=3e-4, steps=40),
-    "ssd512_vgg16": dict(lr=4e-4, steps=40, size=(48, 64)),
+    "ssd512_vgg16": dict(lr=3e-4, steps=40, size=(64, 96)),
     "ssdlite320_mobilenet_v3_large": dict(lr=4e-3, steps=110, size=(96, 96)),
     "ssd300_mobilenet_v2": dict(lr=4e-3, steps=110, size=(96, 96)),
     "ssd300_mobilenet_v1": dict(lr=2e-3, steps=80),

@@ -4,9 +4,15 @@ Shape letters: N, M boxes; ... any leading dimensions. A box is x1, y1, x2, y2 i
 the pixel (0, 0) covers 0..1, so width is x2 - x1. Other formats exist only as arguments and results of the converters below.
 """
 
+import math
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torchvision.ops import nms as _nms
+
+_TINY = 1e-7
+"""Keeps quotients of areas finite for boxes of no extent."""
 
 
 def from_xywh(boxes: Tensor) -> Tensor:
@@ -76,6 +82,56 @@ def cover(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(own > 0, inter / own, torch.zeros_like(inter))
 
 
+def paired_iou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...): intersection over union of each pair, 0..1."""
+    inter, union = _overlap(a, b)
+    return inter / union
+
+
+def paired_giou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...) in -1..1: IoU less the part of the common hull that neither box covers (arXiv 1902.09630)."""
+    inter, union = _overlap(a, b)
+    hull = _hull(a, b).prod(-1).clamp(min=_TINY)
+    return inter / union - (hull - union) / hull
+
+
+def paired_diou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...) in -1..1: IoU less the squared distance of the centres, as a part of the hull's squared
+    diagonal (arXiv 1911.08287, eq. 7)."""
+    return paired_iou(a, b) - _centre_distance(a, b)
+
+
+def paired_ciou(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...): DIoU less a term for different aspect ratios, which counts the more the better the boxes
+    overlap (arXiv 1911.08287, eq. 8-11). The weight of that term passes no gradient."""
+    iou = paired_iou(a, b)
+    angles = [torch.atan2(*_extent(box[..., :2], box[..., 2:]).clamp(min=_TINY).unbind(-1)) for box in (a, b)]
+    aspect = (2 / math.pi * (angles[0] - angles[1])).square()
+    with torch.no_grad():
+        weight = aspect / (1 - iou + aspect).clamp(min=_TINY)
+    return iou - _centre_distance(a, b) - weight * aspect
+
+
+def _overlap(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Areas of intersection and union of each pair, (...) each; the union is never quite 0."""
+    inter = _extent(torch.maximum(a[..., :2], b[..., :2]), torch.minimum(a[..., 2:], b[..., 2:])).prod(-1)
+    return inter, (area(a) + area(b) - inter).clamp(min=_TINY)
+
+
+def _extent(low: Tensor, high: Tensor) -> Tensor:
+    return (high - low).clamp(min=0)
+
+
+def _hull(a: Tensor, b: Tensor) -> Tensor:
+    """(..., 2) width and height of the smallest box around both."""
+    return torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])
+
+
+def _centre_distance(a: Tensor, b: Tensor) -> Tensor:
+    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    return apart.square().sum(-1) / _hull(a, b).square().sum(-1).clamp(min=_TINY)
+
+
 def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """Greedy non-maximum suppression inside each group (a class, or a class of one image of a batch).
 
@@ -90,3 +146,60 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
     lowest = wide.min()
     apart = groups.double() * (wide.max() - lowest + 1)
     return _nms(wide - lowest + apart[:, None], scores.double(), threshold)
+
+
+def diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
+    """As ``nms``, but a box goes when its DIoU with a better survivor is above ``threshold``: of two boxes that overlap, the
+    one
+    whose centre lies elsewhere is more likely another object (arXiv 1911.08287, section 3.3).
+
+    All boxes are judged at once, then again by those that were left, until nothing changes: what the greedy order gives
+    (Cluster-NMS, arXiv 2005.03572, proposition 1).
+    """
+    rows, there = _by_group(scores, groups)
+    inside = boxes[rows]
+    beats = paired_diou(inside[:, :, None], inside[:, None]) > threshold  # [g, i, j]: i, if it stays, removes j
+    beats &= there[:, :, None] & torch.ones_like(beats[0]).triu(1)
+    stays = there
+    while True:
+        next_stays = there & ~(beats & stays[:, :, None]).any(dim=1)
+        if torch.equal(next_stays, stays):
+            break
+        stays = next_stays
+    kept = rows[stays].sort().values
+    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+
+def soft_nms(
+    boxes: Tensor, scores: Tensor, groups: Tensor, *, decay: Callable[[Tensor], Tensor], threshold: float
+) -> tuple[Tensor, Tensor]:
+    """Soft-NMS inside each group (arXiv 1704.04503, figure 2): the best box is taken and the scores of the others are
+    multiplied by
+    ``decay(IoU with it)``, again and again, while scores above ``threshold`` are left.
+
+    Returns the rows (M,) int64 that were taken, best new score first, and those scores (M,). All groups go on at the same time.
+    """
+    rows, there = _by_group(scores, groups)
+    inside, left = boxes[rows], scores[rows].masked_fill(~there, -torch.inf)
+    final = torch.full_like(left, -torch.inf)
+    while left.numel() and bool((left > threshold).any()):
+        value, best = left.max(dim=1, keepdim=True)
+        final.scatter_(1, best, torch.where(value > threshold, value, final.gather(1, best)))
+        chosen = inside.gather(1, best[:, :, None].expand(-1, -1, 4))
+        left = (left * decay(paired_iou(chosen, inside))).scatter(1, best, -torch.inf)
+    taken = final > threshold
+    kept, order = rows[taken].sort()
+    values, by_score = final[taken][order].sort(descending=True, stable=True)
+    return kept[by_score], values
+
+
+def _by_group(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of each group, best score first, as a table (groups, rows of the largest), and which of its cells hold a row."""
+    order = scores.argsort(descending=True, stable=True)
+    order = order[groups[order].argsort(stable=True)]
+    _, counts = groups.unique(return_counts=True)  # in ascending order, as the groups now stand
+    most = int(counts.max()) if len(counts) else 0
+    there = torch.arange(most, device=scores.device) < counts[:, None]
+    rows = torch.zeros(there.shape, dtype=torch.int64, device=scores.device)
+    rows[there] = order
+    return rows, there

@@ -7,7 +7,8 @@ ratio" means width / height and stays inside the builder. Rows are ordered (leve
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import pairwise, product
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -21,27 +22,38 @@ from onestage.structures import Size
 class AnchorLevel:
     """The S anchor shapes of one feature map, and how far its cells are apart.
 
-    shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from one cell's centre to the next, the first
-    centre at half a stride; None spreads the cells evenly over the input, whatever the size of the map.
+    shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from one cell's centre to the next; None spreads
+    the cells evenly over the input, whatever the size of the map, "floor" does so in whole pixels, rounded down, as
+    torchvision's generator does (at 800x1088 its coarsest anchors end 84 pixels short). offset: where the first centre lies, in
+    strides.
     """
 
     shapes: tuple[tuple[float, float], ...]
-    stride: tuple[float, float] | None = None
+    stride: tuple[float, float] | Literal["floor"] | None = None
+    offset: float = 0.5
 
     def __post_init__(self) -> None:
-        sides = [side for shape in (*self.shapes, self.stride or (1.0, 1.0)) for side in shape]
+        apart = self.stride if isinstance(self.stride, tuple) else (1.0, 1.0)
+        sides = [side for shape in (*self.shapes, apart) for side in shape]
         require(bool(self.shapes) and min(sides) > 0, "anchor shapes and strides are above 0 pixels", got=self)
+
+    def steps(self, level_size: Size, input_size: Size) -> tuple[float, float]:
+        """(y, x) pixels between the centres of neighbouring cells, for a map of that size."""
+        if isinstance(self.stride, tuple):
+            return self.stride
+        y, x = (side / cells for side, cells in zip(input_size, level_size, strict=True))
+        return (float(int(y)), float(int(x))) if self.stride == "floor" else (y, x)
 
 
 def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
     """(height * width * S, 4) xyxy input pixels: every shape of the level, centred at every cell of its map.
 
-    Centres lie at (i + 0.5) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
+    Centres lie at (i + offset) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
     """
     rows, columns = level_size
-    step_y, step_x = level.stride or (input_size[0] / rows, input_size[1] / columns)
-    y = (torch.arange(rows, dtype=torch.float64) + 0.5) * step_y
-    x = (torch.arange(columns, dtype=torch.float64) + 0.5) * step_x
+    step_y, step_x = level.steps(level_size, input_size)
+    y = (torch.arange(rows, dtype=torch.float64) + level.offset) * step_y
+    x = (torch.arange(columns, dtype=torch.float64) + level.offset) * step_x
     shapes = torch.tensor(level.shapes, dtype=torch.float64)
     centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
     extents = shapes.expand(rows, columns, -1, -1)
@@ -86,3 +98,40 @@ def size_pairs(sizes: Sequence[float]) -> list[tuple[float, float]]:
 def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.9) -> list[float]:
     """SSD eq. (4): ``levels`` scales, evenly from the smallest to the largest, as parts of the input's side."""
     return [smallest + (largest - smallest) * k / max(levels - 1, 1) for k in range(levels)]
+
+
+def octave_levels(
+    strides: Sequence[int],
+    *,
+    scale: float = 4.0,
+    octaves: int = 3,
+    aspects: Sequence[tuple[float, float]] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4)),
+    ratio_major: bool = False,
+    whole_pixels: bool = False,
+    offset: float = 0.5,
+) -> tuple[AnchorLevel, ...]:
+    """RetinaNet's and EfficientDet's anchors, one level per stride: squares of side scale * stride * 2^(i / octaves), i =
+    0..octaves
+    - 1, each stretched by every (width, height) factor of ``aspects`` (RetinaNet, section 4; EfficientDet's code: 1.4 and 0.7).
+
+    Shapes are ordered (octave, aspect), or (aspect, octave) with ``ratio_major``, as in torchvision's RetinaNet. whole_pixels:
+    torchvision's rounding: sides to whole pixels downwards, then half the shape to the nearest.
+    """
+    sides = [[scale * stride * 2 ** (i / octaves) for i in range(octaves)] for stride in strides]
+    if whole_pixels:
+        sides = [[float(int(side)) for side in level] for level in sides]
+    levels = []
+    for stride, level in zip(strides, sides, strict=True):
+        if ratio_major:
+            shapes = [(side * w, side * h) for (w, h), side in product(aspects, level)]
+        else:
+            shapes = [(side * w, side * h) for side, (w, h) in product(level, aspects)]
+        if whole_pixels:
+            shapes = [(2.0 * round(w / 2), 2.0 * round(h / 2)) for w, h in shapes]
+        levels.append(AnchorLevel(tuple(shapes), (float(stride), float(stride)), offset))
+    return tuple(levels)
+
+
+def ratio_aspects(*ratios: float) -> tuple[tuple[float, float], ...]:
+    """(width, height) factors of area 1 for height / width ratios: RetinaNet's 1/2, 1 and 2 (section 4)."""
+    return tuple((1 / math.sqrt(r), math.sqrt(r)) for r in ratios)

@@ -6,9 +6,9 @@ pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.structures import Targets
+
+Levels = Sequence[int]
+"""How many anchors stand on each map; their rows follow one another, fine to coarse."""
 
 BACKGROUND = -1
 """In matches: the anchor stands on background."""
@@ -46,12 +49,20 @@ class Assignment:
         return image, anchor, self.matches[image, anchor]
 
 
-def assign(assigner: MaxIoUAssigner, anchors: Tensor, targets: Sequence[Targets]) -> Assignment:
+class Assigner(Protocol):
+    """Which anchor learns which object: a frozen dataclass with this call."""
+
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels) -> Tensor:
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
+        ...
+
+
+def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: Levels = ()) -> Assignment:
     """Pad the targets of B images to one tensor and let the assigner match them."""
     boxes = pad_sequence([t.boxes for t in targets], batch_first=True)
     labels = pad_sequence([t.labels for t in targets], batch_first=True)
     state = pad_sequence([1 + t.ignore.int() for t in targets], batch_first=True)  # 0: padding, 1: object, 2: not to be counted
-    matches = assigner(anchors, boxes, objects=state == 1, ignore=state == 2)
+    matches = assigner(anchors, boxes, objects=state == 1, ignore=state == 2, levels=levels)
     return Assignment(anchors, matches, boxes, labels)
 
 
@@ -63,55 +74,79 @@ class MaxIoUAssigner:
     ``claim`` decides what else an object gets, however small its overlap (above 0):
     - "best": its best anchor. Where two objects want one anchor the later object gets it, as in torchvision's SSD on a CPU
       (models/detection/_utils.py, SSDMatcher), and the earlier goes without.
+    - "first": likewise, but the earlier object gets it, as in EfficientDet's code (object_detection/argmax_matcher.py).
     - "greedy": an anchor of its own: the pair of largest IoU first, then both are out of the game (bipartite matching: SSD's
       original code; the d2l book, section 14.4). Ties go to the lower anchor, then the lower object.
+    - "tied": every anchor that reaches the object's largest IoU learns the object that it overlaps most itself, which may be
+      another one: RetinaNet in torchvision and detectron2 (models/detection/_utils.py, set_low_quality_matches_).
     - "none": nothing.
     Anchors of which ``ignore_cover`` or more lies inside an ignored region are IGNORED unless they learn an object.
     """
 
     positive: float = 0.5
     negative: float = 0.5
-    claim: Literal["best", "greedy", "none"] = "best"
+    claim: Literal["best", "first", "greedy", "tied", "none"] = "best"
     ignore_cover: float = 0.5
 
     def __post_init__(self) -> None:
         require(0 <= self.negative <= self.positive <= 1, "0 <= negative <= positive <= 1 for the IoU of an anchor", got=self)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
 
-    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor) -> Tensor:
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels = ()) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64.
 
-        Memory is bounded: objects are compared a few at a time. An equal IoU with two objects goes to the lower index.
+        On which level an anchor stands (``levels``) does not matter here. Memory is bounded: objects are compared a few at a
+        time. An equal IoU with two objects goes to the lower index.
         """
         shape = (len(boxes), len(anchors))
         overlap = anchors.new_zeros(shape)
-        matches = torch.full(shape, BACKGROUND, dtype=torch.int64, device=anchors.device)
+        nearest = torch.full(shape, BACKGROUND, dtype=torch.int64, device=anchors.device)
+        most = boxes.new_zeros(objects.shape)
         wanted = torch.zeros_like(objects, dtype=torch.int64)
-        claims = torch.zeros_like(objects)
-        for part in _slices(boxes, anchors):
-            busy = objects[:, part].any(dim=1)  # the others have only padding here: one crowd does not slow down a whole batch
-            iou = box_ops.iou(boxes[busy, part], anchors).masked_fill_(~objects[busy, part, None], -1.0)
+        for part, busy, iou in _overlaps(anchors, boxes, objects):
             value, index = iou.max(dim=1)
-            matches[busy] = torch.where(value > overlap[busy], index + part.start, matches[busy])
+            nearest[busy] = torch.where(value > overlap[busy], index + part.start, nearest[busy])
             overlap[busy] = overlap[busy].maximum(value)
-            best, wanted[busy, part] = iou.max(dim=2)
-            claims[busy, part] = best > 0
-        matches = torch.where(overlap >= self.positive, matches, torch.where(overlap < self.negative, BACKGROUND, IGNORED))
-        if self.claim == "greedy":
-            claims, wanted = _greedy(anchors, boxes, claims, wanted)
-        if self.claim != "none":
-            matches = _claim(matches, claims, wanted)
-        return self._without_ignored(matches, anchors, boxes, ignore)
+            most[busy, part], wanted[busy, part] = iou.max(dim=2)
+        claims = most > 0
+        matches = torch.where(overlap >= self.positive, nearest, torch.where(overlap < self.negative, BACKGROUND, IGNORED))
+        if self.claim == "tied":
+            matches = torch.where(_reached(anchors, boxes, claims, most), nearest, matches)
+        elif self.claim == "greedy":
+            matches = _claim(matches, *_greedy(anchors, boxes, claims, wanted), last=True)
+        elif self.claim != "none":
+            matches = _claim(matches, claims, wanted, last=self.claim == "best")
+        return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
 
-    def _without_ignored(self, matches: Tensor, anchors: Tensor, boxes: Tensor, ignore: Tensor) -> Tensor:
-        if not bool(ignore.any()):
-            return matches
-        covered = anchors.new_zeros(matches.shape)
-        for part in _slices(boxes, anchors):
-            busy = ignore[:, part].any(dim=1)
-            cover = box_ops.cover(anchors, boxes[busy, part]).mT.masked_fill(~ignore[busy, part, None], 0.0)
-            covered[busy] = covered[busy].maximum(cover.amax(dim=1))
-        return matches.masked_fill((matches < 0) & (covered >= self.ignore_cover), IGNORED)
+
+def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: Tensor, least: float) -> Tensor:
+    """matches (B, A), IGNORED where an anchor that learns nothing lies by ``least`` or more of itself in a box to be ignored."""
+    if not bool(ignore.any()):
+        return matches
+    covered = anchors.new_zeros(matches.shape)
+    for part in _slices(boxes, anchors):
+        busy = ignore[:, part].any(dim=1)
+        cover = box_ops.cover(anchors, boxes[busy, part]).mT.masked_fill(~ignore[busy, part, None], 0.0)
+        covered[busy] = covered[busy].maximum(cover.amax(dim=1))
+    return matches.masked_fill((matches < 0) & (covered >= least), IGNORED)
+
+
+def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """A few objects at a time: which (n of N), which images have any of them, and their IoU (b, n, A), -1 for no object.
+
+    Images that have only padding there are left out: one crowd does not slow down a whole batch.
+    """
+    for part in _slices(boxes, anchors):
+        busy = objects[:, part].any(dim=1)
+        yield part, busy, box_ops.iou(boxes[busy, part], anchors).masked_fill_(~objects[busy, part, None], -1.0)
+
+
+def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Tensor:
+    """(B, A): whether an anchor reaches the largest IoU (most, (B, N)) of any claiming object."""
+    reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
+    for part, busy, iou in _overlaps(anchors, boxes, claims):
+        reached[busy] |= (iou == most[busy, part, None]).any(dim=1)
+    return reached
 
 
 def _slices(boxes: Tensor, anchors: Tensor) -> list[slice]:
@@ -120,11 +155,12 @@ def _slices(boxes: Tensor, anchors: Tensor) -> list[slice]:
     return [slice(i, min(i + step, boxes.shape[1])) for i in range(0, boxes.shape[1], step)]
 
 
-def _claim(matches: Tensor, claims: Tensor, wanted: Tensor) -> Tensor:
-    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the highest index wins."""
-    index = torch.arange(claims.shape[1], device=claims.device).expand_as(wanted)
-    claimed = torch.full_like(matches, -1).scatter_reduce(1, wanted, index.masked_fill(~claims, -1), "amax")
-    return torch.where(claimed >= 0, claimed, matches)
+def _claim(matches: Tensor, claims: Tensor, wanted: Tensor, *, last: bool) -> Tensor:
+    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the last or first of several wins."""
+    none = -1 if last else claims.shape[1]
+    index = torch.arange(claims.shape[1], device=claims.device).expand_as(wanted).masked_fill(~claims, none)
+    claimed = torch.full_like(matches, none).scatter_reduce(1, wanted, index, "amax" if last else "amin")
+    return torch.where(claimed != none, claimed, matches)
 
 
 def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,21 +6,23 @@ or a field's own type below). These types are the closed table of kinds: reading
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onestage.errors import ConfigError, explain, nearest, require
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
+from onestage.model.atss import ATSSAssigner
 from onestage.model.backbones import Backbone
 from onestage.model.coder import BoxCoder
 from onestage.model.heads import ConvHead, Head
-from onestage.model.losses import MultiBoxLoss
+from onestage.model.losses import ClassLoss, MultiBoxLoss
 from onestage.model.necks import Neck
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
@@ -43,8 +45,8 @@ class DetectorConfig:
     head: Head = field(default_factory=ConvHead)
     anchors: tuple[AnchorLevel, ...]
     coder: BoxCoder = field(default_factory=BoxCoder)
-    assigner: MaxIoUAssigner = field(default_factory=MaxIoUAssigner)
-    loss: MultiBoxLoss = field(default_factory=MultiBoxLoss)
+    assigner: MaxIoUAssigner | ATSSAssigner = field(default_factory=MaxIoUAssigner)
+    loss: ClassLoss = field(default_factory=MultiBoxLoss)
     postprocess: Postprocess = field(default_factory=Postprocess)
 
     def __post_init__(self) -> None:
@@ -54,14 +56,11 @@ class DetectorConfig:
         require(bool(names) and all(isinstance(n, str) for n in names), "class names must be there, as text", got=list(names))
         require(len(set(names)) == len(names), "every class name stands only once", got=list(names))
         require(len(set(ids)) == len(ids) == len(names), f"one category id for each of the {len(names)} classes", got=ids)
-        if isinstance(self.loss, MultiBoxLoss):
-            need = "MultiBoxLoss tells background apart by a logit of its own: postprocess.activation must be softmax"
-            require(self.postprocess.activation == "softmax", need, got=self.postprocess.activation)
 
     @property
     def logits(self) -> int:
         """C: how many numbers the head gives per anchor to tell the classes apart."""
-        return len(self.classes) + (self.postprocess.activation == "softmax")
+        return len(self.classes) + (self.loss.activation == "softmax")
 
     def replace(self, changes: Mapping[str, Any]) -> DetectorConfig:
         """A copy with some values changed, each named by its path: ``config.replace({"loss.negative_ratio": 2})``.
@@ -120,14 +119,27 @@ def decode(data: Any, declared: Any, path: str) -> Any:
 def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
     if data is None and type(None) in choices:
         return None
-    real = [c for c in choices if c is not type(None)]
-    if len(real) == 1:
-        return decode(data, real[0], path)
-    parts = {c.__name__: c for c in real}
+    parts: dict[str, Any] = {c.__name__: c for c in choices if is_dataclass(c)}
+    if not parts:
+        return _decode_plain_union(data, [c for c in choices if c is not type(None)], path)
+    if isinstance(data, str) and data in parts:  # "loss=FocalLoss" on a command line: that part as it comes
+        return _decode_part({}, parts[data], path)
+    if is_dataclass(data) and type(data) in parts.values():
+        return data
+    if len(parts) == 1:
+        return _decode_part(data, next(iter(parts.values())), path)
     if not isinstance(data, dict) or data.get("kind") not in parts:
         got = data.get("kind") if isinstance(data, dict) else data
         raise _wrong(path, got, "one of " + ", ".join(parts) + nearest(str(got), parts))
     return _decode_part(data, parts[data["kind"]], path)
+
+
+def _decode_plain_union(data: Any, choices: Sequence[Any], path: str) -> Any:
+    """The first of the choices that takes the data; if none does, what the last has against it."""
+    for choice in choices[:-1]:
+        with contextlib.suppress(ConfigError):
+            return decode(data, choice, path)
+    return decode(data, choices[-1], path)
 
 
 def _decode_tuple(data: Any, items: tuple[Any, ...], path: str) -> tuple[Any, ...]:

@@ -24,6 +24,9 @@ from onestage.model.config import DetectorConfig
 from onestage.model.postprocess import Found
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets
 
+_CACHED_SIZES = 32
+"""For how many input sizes the anchors are kept."""
+
 
 class Detector(nn.Module):
     """A one-stage, anchor-based detector, whatever its family: the config says which parts it has.
@@ -45,7 +48,8 @@ class Detector(nn.Module):
             raise ConfigError(explain(what, where=config.name, fix="give one AnchorLevel per level"))
         shapes = tuple(len(level.shapes) for level in config.anchors)
         self.head = config.head.build(channels, shapes, config.logits)
-        self._anchors: dict[tuple[Size, torch.device], Tensor] = {}
+        self._shapes = shapes
+        self._anchors: dict[tuple[Size, torch.device], tuple[Tensor, tuple[int, ...]]] = {}
         self.to(memory_format=torch.channels_last)
 
     @property
@@ -69,11 +73,21 @@ class Detector(nn.Module):
 
     def anchors(self, input_size: Size) -> Tensor:
         """(A, 4) xyxy pixels of an input of that (height, width), on the model's device; cached, never part of the weights."""
+        return self._anchors_and_levels(input_size)[0]
+
+    def level_counts(self, input_size: Size) -> tuple[int, ...]:
+        """How many of these anchors stand on each map, fine to coarse."""
+        return self._anchors_and_levels(input_size)[1]
+
+    def _anchors_and_levels(self, input_size: Size) -> tuple[Tensor, tuple[int, ...]]:
         key = (input_size, self.device)
         if key not in self._anchors:
+            if len(self._anchors) == _CACHED_SIZES:  # pictures of many sizes: forget the oldest
+                del self._anchors[next(iter(self._anchors))]
+            sizes = self.level_sizes(input_size)
             with torch.inference_mode(False):  # training may use them later
-                boxes = anchor_boxes(self.config.anchors, self.level_sizes(input_size), input_size)
-                self._anchors[key] = boxes.to(self.device)
+                boxes = anchor_boxes(self.config.anchors, sizes, input_size).to(self.device)
+            self._anchors[key] = boxes, tuple(h * w * s for (h, w), s in zip(sizes, self._shapes, strict=True))
         return self._anchors[key]
 
     @torch.no_grad()
@@ -86,7 +100,7 @@ class Detector(nn.Module):
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
         """Which anchor learns which object of B images; targets in input pixels, on the model's device."""
-        return assign(self.config.assigner, self.anchors(input_size), targets)
+        return assign(self.config.assigner, self.anchors(input_size), targets, levels=self.level_counts(input_size))
 
     def loss(
         self, output: HeadOutput, targets: Sequence[Targets] | Assignment, *, normalizer: Tensor | None = None
@@ -105,7 +119,9 @@ class Detector(nn.Module):
         postprocess = self.config.postprocess
         if score is not None:
             postprocess = replace(postprocess, score_threshold=score)
-        found = postprocess(output, self.anchors(output.input_size), self.config.coder)
+        anchors, levels = self._anchors_and_levels(output.input_size)
+        activation = self.config.loss.activation
+        found = postprocess(output, anchors, self.config.coder, activation=activation, levels=levels)
         return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
 
     def _name(self, found: Found, meta: ImageMeta) -> Detections:

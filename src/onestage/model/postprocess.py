@@ -7,7 +7,8 @@ P candidates looked at per image, D detections. Boxes are xyxy input pixels.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.model.coder import BoxCoder
-from onestage.structures import HeadOutput
+from onestage.model.losses import Activation
+from onestage.model.suppress import NMS, HardNMS
+from onestage.structures import HeadOutput, Size
 
 
 class Found(NamedTuple):
@@ -27,14 +30,28 @@ class Found(NamedTuple):
     labels: Tensor
 
 
+class _Work(NamedTuple):
+    """What the candidates are taken from: scores (B, R, K), the anchor of each row (B, R), deltas (B, A, 4), anchors (A, 4) and
+    the level of each (A,)."""
+
+    scores: Tensor
+    rows: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level: Tensor
+    coder: BoxCoder
+    input_size: Size
+
+
 @dataclass(frozen=True)
 class Postprocess:
-    """Scores above a threshold, the best few of each class, NMS inside each class, the best few of the image.
+    """Scores above a threshold, the best few of them, NMS inside each class, the best few of the image.
 
-    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). activation: "softmax" over K + 1
-    logits, background first, or "sigmoid" of K. top_k bounds what enters NMS, per class of an image.
+    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds what enters NMS,
+    counted for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
+    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes, so one place holds one object.
 
-    The result is exactly that of scoring all, cutting each class to its top_k, decoding, NMS and cutting to ``detections``,
+    The result is exactly that of scoring all, cutting each scope to its top_k, decoding, NMS and cutting to ``detections``,
     equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that
     work changes nothing: an anchor whose background logit outweighs every class needs no softmax, a box that NMS never looks
     at needs no decoding, and NMS may stop at the last detection wanted. Whether a candidate survives depends only on better
@@ -42,80 +59,85 @@ class Postprocess:
     """
 
     score_threshold: float = 0.01
-    iou_threshold: float = 0.45
+    nms: NMS = field(default_factory=HardNMS)
     top_k: int = 400
+    scope: Literal["class", "level", "image"] = "class"
     detections: int = 200
-    activation: Literal["softmax", "sigmoid"] = "softmax"
+    class_agnostic: bool = False
 
     def __post_init__(self) -> None:
         require(0 <= self.score_threshold < 1, "the score threshold is at least 0 and below 1", got=self.score_threshold)
-        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
         require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
 
-    def __call__(self, output: HeadOutput, anchors: Tensor, coder: BoxCoder) -> list[Found]:
-        """The detections of each of the B images; their boxes are cut to the input."""
-        scores, rows = self._scores(output.logits.detach())
+    def __call__(
+        self, output: HeadOutput, anchors: Tensor, coder: BoxCoder, *, activation: Activation, levels: Sequence[int]
+    ) -> list[Found]:
+        """The detections of each of the B images; their boxes are cut to the input. levels: anchors on each feature map."""
+        scores, rows = self._scores(output.logits.detach(), activation)
         total = scores.shape[1] * scores.shape[2]
+        level = torch.arange(len(levels), device=anchors.device).repeat_interleave(torch.tensor(levels, device=anchors.device))
+        work = _Work(scores, rows, output.deltas.detach(), anchors, level, coder, output.input_size)
         helping = min(total, 4 * self.detections)
         while True:
-            found, full = self._helping(helping, scores, rows, output, anchors, coder)
+            found, full = self._helping(helping, work)
             if full or helping == total:
                 return found
             helping = min(total, 4 * helping)
 
-    def _scores(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _scores(self, logits: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
         """Scores (B, R, K) of the anchors that may pass the threshold, 0 elsewhere, and which anchors these are, (B, R)."""
         logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
-        foreground = logits[:, :, 1:] if self.activation == "softmax" else logits
+        foreground = logits[:, :, 1:] if activation == "softmax" else logits
         best = foreground.amax(dim=2).float()
-        if self.activation == "softmax":  # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
+        if activation == "softmax":  # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
             best = best - logits[:, :, 0].float()
         image, anchor = (best > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
         counts = torch.bincount(image, minlength=len(logits))
         slot = torch.arange(len(image), device=logits.device) - (counts.cumsum(0) - counts)[image]
         most = int(counts.max()) if len(counts) else 0
         picked = logits[image, anchor].float()
-        picked = picked.softmax(dim=1)[:, 1:] if self.activation == "softmax" else picked.sigmoid()
+        picked = picked.softmax(dim=1)[:, 1:] if activation == "softmax" else picked.sigmoid()
         scores = picked.new_zeros(len(logits), most, picked.shape[1])
         scores[image, slot] = picked
         rows = anchor.new_zeros(len(logits), most)
         rows[image, slot] = anchor
         return scores, rows
 
-    def _helping(
-        self, count: int, scores: Tensor, rows: Tensor, output: HeadOutput, anchors: Tensor, coder: BoxCoder
-    ) -> tuple[list[Found], bool]:
+    def _helping(self, count: int, work: _Work) -> tuple[list[Found], bool]:
         """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
-        batch, _, classes = scores.shape
-        top, flat = _largest(scores.flatten(1), count)
-        labels = flat % classes if classes else flat
+        batch, _, classes = work.scores.shape
+        top, flat = _largest(work.scores.flatten(1), count)
+        labels = flat % max(classes, 1)
+        anchor = work.rows.gather(1, flat // max(classes, 1)) if flat.numel() else flat
+        scope = {"class": lambda: labels, "level": lambda: work.level[anchor], "image": lambda: torch.zeros_like(labels)}
         above = top > self.score_threshold
-        passing = above & (self._rank_in_class(labels) < self.top_k)
+        passing = above & (self._rank_within(scope[self.scope]()) < self.top_k)
 
         image, rank = passing.nonzero(as_tuple=True)
-        kept = flat[image, rank]
-        anchor = rows[image, torch.div(kept, max(classes, 1), rounding_mode="floor")]
-        boxes = coder.decode(anchors[anchor], output.deltas.detach()[image, anchor].float())
-        boxes = box_ops.clip(boxes, output.input_size)
-        score, label = top[image, rank], labels[image, rank]
-        survivors = box_ops.nms(boxes, score, image * classes + label, self.iou_threshold)
-        image, boxes, score, label = image[survivors], boxes[survivors], score[survivors], label[survivors]
+        anchor, score, label = (column[image, rank] for column in (anchor, top, labels))
+        boxes = work.coder.decode(work.anchors[anchor], work.deltas[image, anchor].float())
+        boxes = box_ops.clip(boxes, work.input_size)
+        groups = image if self.class_agnostic else image * classes + label
+        survivors, score = self.nms(boxes, score, groups, least=self.score_threshold)
+        image, boxes, label = image[survivors], boxes[survivors], label[survivors]
 
         counts = torch.bincount(image, minlength=batch)
         order = image.argsort(stable=True)  # NMS left them best first over all images
         columns = [column[order].split(counts.tolist()) for column in (boxes, score, label)]
         found = [Found(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
-        return found, bool((~above.all(dim=1) | (counts >= self.detections)).all())
+        last = (counts.cumsum(0) - counts + self.detections - 1).clamp(max=max(len(order) - 1, 0))
+        full = (counts >= self.detections) & (score[order][last] >= top[:, -1]) if len(order) else counts > 0
+        return found, bool((~above.all(dim=1) | full).all())
 
-    def _rank_in_class(self, labels: Tensor) -> Tensor:
-        """(B, P) labels of candidates, best first -> (B, P): how many better candidates of the same class the image has."""
-        if labels.shape[1] <= self.top_k:
-            return torch.zeros_like(labels)
-        grouped, order = labels.sort(dim=1, stable=True)
-        position = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
+    def _rank_within(self, scope: Tensor) -> Tensor:
+        """(B, P) scope of each candidate, best first -> (B, P): how many better candidates of the same scope the image has."""
+        if scope.shape[1] <= self.top_k:
+            return torch.zeros_like(scope)
+        grouped, order = scope.sort(dim=1, stable=True)
+        position = torch.arange(scope.shape[1], device=scope.device).expand_as(scope)
         starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
         first = torch.where(starts, position, 0).cummax(dim=1).values
-        return torch.empty_like(labels).scatter_(1, order, position - first)
+        return torch.empty_like(scope).scatter_(1, order, position - first)
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -141,7 +141,7 @@ def _book(model: Detector, output: HeadOutput, assignment: Assignment) -> BookMe
     assigned[image, anchor] = assignment.labels[image, match] + 1
     targets = torch.zeros_like(output.deltas)
     targets[image, anchor] = model.config.coder.encode(assignment.anchors[anchor], assignment.boxes[image, match])
-    if model.config.postprocess.activation == "softmax":
+    if model.config.loss.activation == "softmax":
         predicted = output.logits.argmax(dim=2)
     else:
         score, label = output.logits.max(dim=2)

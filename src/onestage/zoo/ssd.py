@@ -18,6 +18,7 @@ from onestage.model.heads import ConvHead
 from onestage.model.necks import ExtraBlock, ExtraLevels
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
+from onestage.model.suppress import HardNMS
 from onestage.structures import Size
 
 VGG_EXTRAS = ((256, 512), (128, 256))
@@ -112,7 +113,7 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
         backbone=TinyBackbone(),
         anchors=ssd_levels(pixels, [(2.0,)] * 5),
         assigner=MaxIoUAssigner(claim="greedy"),
-        postprocess=Postprocess(iou_threshold=0.5),
+        postprocess=Postprocess(nms=HardNMS(0.5)),
     )
 
 
@@ -175,7 +176,7 @@ def _mobile(
         neck=ExtraLevels(tuple(ExtraBlock(*channels) for channels in MOBILE_EXTRAS), style="separable"),
         head=ConvHead("separable"),
         anchors=ssd_levels(size_pairs(sizes), [(2.0, 3.0)] * 6, clip=size),
-        postprocess=Postprocess(score_threshold=0.001, iou_threshold=0.55, top_k=300, detections=300),
+        postprocess=Postprocess(score_threshold=0.001, nms=HardNMS(0.55), top_k=300, detections=300),
     )
     return replace(base, **parts)  # type: ignore[arg-type]  # checked by the dataclass's own fields
 

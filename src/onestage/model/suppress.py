@@ -1,0 +1,77 @@
+"""Non-maximum suppression: of boxes that show the same object, one stays.
+
+Shape letters: N boxes. Each kind maps boxes (N, 4) xyxy pixels, scores (N,) and groups (N,) int64 to the rows that stay (M,)
+int64, best score first, and their scores (M,), all above ``least``. Boxes of different groups leave each other alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.errors import require
+
+
+@dataclass(frozen=True)
+class HardNMS:
+    """A box goes when its IoU with a better one that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
+
+    iou_threshold: float = 0.45
+
+    def __post_init__(self) -> None:
+        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        rows = box_ops.nms(boxes, scores, groups, self.iou_threshold)
+        return rows, scores[rows]
+
+
+@dataclass(frozen=True)
+class DIoUNMS:
+    """As HardNMS, with DIoU instead of IoU: neighbours with other centres stay (arXiv 1911.08287, section 3.3)."""
+
+    diou_threshold: float = 0.45
+
+    def __post_init__(self) -> None:
+        require(-1 <= self.diou_threshold <= 1, "the DIoU threshold of NMS lies in -1..1", got=self.diou_threshold)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        rows = box_ops.diou_nms(boxes, scores, groups, self.diou_threshold)
+        return rows, scores[rows]
+
+
+@dataclass(frozen=True)
+class SoftNMS:
+    """Boxes lose score, exp(-IoU^2 / sigma), for every better box (Soft-NMS, arXiv 1704.04503, section 3: sigma 0.5)."""
+
+    sigma: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.sigma > 0, "sigma of Soft-NMS is above 0", got=self.sigma)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        def decay(iou: Tensor) -> Tensor:
+            return (-iou.square() / self.sigma).exp()
+
+        return box_ops.soft_nms(boxes, scores, groups, decay=decay, threshold=least)
+
+
+@dataclass(frozen=True)
+class LinearSoftNMS:
+    """Boxes lose score, 1 - IoU, for every better box whose IoU is above ``iou_threshold`` (Soft-NMS, section 3: 0.3)."""
+
+    iou_threshold: float = 0.3
+
+    def __post_init__(self) -> None:
+        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
+
+    def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        def decay(iou: Tensor) -> Tensor:
+            return 1 - iou * (iou > self.iou_threshold)
+
+        return box_ops.soft_nms(boxes, scores, groups, decay=decay, threshold=least)
+
+
+NMS = HardNMS | DIoUNMS | SoftNMS | LinearSoftNMS

@@ -33,8 +33,8 @@ _LEAST_CHANNELS_LEARNING = 64
 class Conv3x3(nn.Conv2d):
     """A 3x3 convolution of stride 1 and padding 1, by Winograd's algorithm where that is faster; weights as any other's."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__(inputs, outputs, 3, padding=1)
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
 
     def forward(self, input: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
@@ -61,7 +61,7 @@ class Conv3x3(nn.Conv2d):
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: FunctionCtx, images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: FunctionCtx, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(images, weight)
         return _faster(images, weight, bias)
 

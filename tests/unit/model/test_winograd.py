@@ -140,3 +140,13 @@ def test_weights_are_those_of_any_convolution():
     plain = torch.nn.Conv2d(3, 5, 3, padding=1)
     assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), plain.state_dict().values(), strict=True))
     assert list(ours.state_dict()) == list(plain.state_dict())
+
+
+def test_without_a_bias():
+    images = case(SHAPES[0])[1]
+    conv = Conv3x3(128, 70, bias=False)
+    assert [name for name, _ in conv.named_parameters()] == ["weight"]
+    found = conv(images)
+    assert close(found, F.conv2d(images, conv.weight, padding=1))
+    found.sum().backward()
+    assert conv.weight.grad.shape == (70, 128, 3, 3)

@@ -25,12 +25,14 @@ class AnchorLevel:
     shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from one cell's centre to the next; None spreads
     the cells evenly over the input, whatever the size of the map, "floor" does so in whole pixels, rounded down, as
     torchvision's generator does (at 800x1088 its coarsest anchors end 84 pixels short). offset: where the first centre lies, in
-    strides.
+    strides. inside: centres beyond the input's border, which steps larger than the cells reach, are moved onto it, as in the
+    SSDs of pytorch-ssd, ssd.pytorch and SSD (lufficc).
     """
 
     shapes: tuple[tuple[float, float], ...]
     stride: tuple[float, float] | Literal["floor"] | None = None
     offset: float = 0.5
+    inside: bool = False
 
     def __post_init__(self) -> None:
         apart = self.stride if isinstance(self.stride, tuple) else (1.0, 1.0)
@@ -54,6 +56,8 @@ def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
     step_y, step_x = level.steps(level_size, input_size)
     y = (torch.arange(rows, dtype=torch.float64) + level.offset) * step_y
     x = (torch.arange(columns, dtype=torch.float64) + level.offset) * step_x
+    if level.inside:
+        y, x = y.clamp(0, input_size[0]), x.clamp(0, input_size[1])
     shapes = torch.tensor(level.shapes, dtype=torch.float64)
     centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
     extents = shapes.expand(rows, columns, -1, -1)

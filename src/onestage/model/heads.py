@@ -19,11 +19,13 @@ from onestage.model.winograd import Conv3x3
 class ConvHead:
     """SSD's head (section 2.1): on every level its own 3x3 convolutions, one for classes and one for offsets.
 
-    style: "plain", or "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
-    torchvision).
+    style: "plain", "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
+    torchvision), or "lite": the same with the usual eps of batch norm, and on the coarsest map, a single cell, 1x1 convolutions
+    (pytorch-ssd's mb2-ssd-lite). For networks whose batch norm is folded in: "pointwise", 1x1 convolutions (kernel_size 1 of the
+    TF object-detection API), or "folded", separable with a bias in place of the norm.
     """
 
-    style: Literal["plain", "separable"] = "plain"
+    style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
         """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
@@ -34,10 +36,11 @@ class _PerLevel(nn.Module):
     def __init__(self, config: ConvHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
         super().__init__()
         self.logits = logits
-        make = {"plain": _plain, "separable": _separable}[config.style]
-        levels = list(zip(channels, shapes, strict=True))
-        self.cls = nn.ModuleList(make(c, s * logits) for c, s in levels)
-        self.box = nn.ModuleList(make(c, s * 4) for c, s in levels)
+        make = _STYLES[config.style]
+        last = _pointwise if config.style == "lite" else make
+        levels = list(zip([make] * (len(channels) - 1) + [last], channels, shapes, strict=True))
+        self.cls = nn.ModuleList(conv(c, s * logits) for conv, c, s in levels)
+        self.box = nn.ModuleList(conv(c, s * 4) for conv, c, s in levels)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits = [_rows(conv(m), self.logits) for conv, m in zip(self.cls, maps, strict=True)]
@@ -56,13 +59,26 @@ def _plain(inputs: int, outputs: int) -> nn.Module:
     return _zero_bias(conv)
 
 
-def _separable(inputs: int, outputs: int) -> nn.Module:
+def _separable(inputs: int, outputs: int, *, eps: float = 1e-3) -> nn.Module:
     depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
-    pointwise = nn.Conv2d(inputs, outputs, 1)
-    for conv in (depthwise, pointwise):
-        nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
-    norm = nn.BatchNorm2d(inputs, eps=1e-3)
-    return nn.Sequential(depthwise, norm, nn.ReLU6(inplace=True), _zero_bias(pointwise))
+    nn.init.normal_(depthwise.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+    return nn.Sequential(depthwise, nn.BatchNorm2d(inputs, eps=eps), nn.ReLU6(inplace=True), _pointwise(inputs, outputs))
+
+
+def _lite(inputs: int, outputs: int) -> nn.Module:
+    return _separable(inputs, outputs, eps=1e-5)
+
+
+def _pointwise(inputs: int, outputs: int) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+    return _zero_bias(conv)
+
+
+def _folded(inputs: int, outputs: int) -> nn.Module:
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+    nn.init.kaiming_normal_(depthwise.weight, nonlinearity="relu")  # no norm keeps the variance
+    return nn.Sequential(_zero_bias(depthwise), nn.Identity(), nn.ReLU6(inplace=True), _pointwise(inputs, outputs))
 
 
 def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
@@ -70,5 +86,7 @@ def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
     nn.init.zeros_(conv.bias)
     return conv
 
+
+_STYLES = {"plain": _plain, "separable": _separable, "lite": _lite, "pointwise": _pointwise, "folded": _folded}
 
 Head = ConvHead

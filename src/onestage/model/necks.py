@@ -29,12 +29,13 @@ class ExtraBlock:
 class ExtraLevels:
     """SSD's extra feature layers (section 2.1, figure 2): coarser and coarser maps, each made from the one before.
 
-    style: "plain" convolutions with bias and ReLU (the paper), "batch_norm" without bias (NVIDIA's SSD300-ResNet50), or
-    "separable" with batch norm and ReLU6 (SSDLite: MobileNetV2, section 6.2; as in torchvision).
+    style: "plain" convolutions with bias and ReLU (the paper), "batch_norm" without bias (NVIDIA's SSD300-ResNet50),
+    "separable" with batch norm and ReLU6 (SSDLite: MobileNetV2, section 6.2; as in torchvision), or "inverted": the same
+    without the last ReLU6, as in MobileNetV2's own block, and with the usual eps of batch norm (pytorch-ssd's mb2-ssd-lite).
     """
 
     blocks: tuple[ExtraBlock, ...]
-    style: Literal["plain", "batch_norm", "separable"] = "plain"
+    style: Literal["plain", "batch_norm", "separable", "inverted"] = "plain"
 
     def build(self, channels: tuple[int, ...]) -> Features:
         return _Extra(self, channels)
@@ -45,7 +46,7 @@ class _Extra(Features):
         super().__init__()
         self.channels = (*channels, *(block.out for block in config.blocks))
         inputs = self.channels[len(channels) - 1 :]
-        make = {"plain": _plain, "batch_norm": _batch_norm, "separable": _separable}[config.style]
+        make = {"plain": _plain, "batch_norm": _batch_norm, "separable": _separable, "inverted": _inverted}[config.style]
         self.blocks = nn.ModuleList(make(i, block) for i, block in zip(inputs, config.blocks, strict=False))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
@@ -76,14 +77,18 @@ def _batch_norm(inputs: int, block: ExtraBlock) -> nn.Sequential:
     )
 
 
-def _separable(inputs: int, block: ExtraBlock) -> nn.Sequential:
+def _separable(inputs: int, block: ExtraBlock, *, eps: float = 1e-3) -> nn.Sequential:
     middle = block.middle
     depthwise = nn.Conv2d(middle, middle, block.kernel, block.stride, block.padding, groups=middle, bias=False)
     layers: list[nn.Module] = []
     for conv in (nn.Conv2d(inputs, middle, 1, bias=False), depthwise, nn.Conv2d(middle, block.out, 1, bias=False)):
         nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
-        layers += [conv, nn.BatchNorm2d(conv.out_channels, eps=1e-3), nn.ReLU6(inplace=True)]
+        layers += [conv, nn.BatchNorm2d(conv.out_channels, eps=eps), nn.ReLU6(inplace=True)]
     return nn.Sequential(*layers)
+
+
+def _inverted(inputs: int, block: ExtraBlock) -> nn.Sequential:
+    return _separable(inputs, block, eps=1e-5)[:-1]
 
 
 Neck = ExtraLevels

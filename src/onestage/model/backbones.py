@@ -159,12 +159,14 @@ class TimmBackbone:
     """Any timm model that gives feature maps, by its timm name ("resnet34", "convnext_tiny", ...).
 
     strides: which of its maps are used, by their stride in input pixels. keep_resolution: the last stage used runs at stride 1
-    instead of 2, as in NVIDIA's SSD300-ResNet50 (its map is then as fine as the one before it).
+    instead of 2, as in NVIDIA's SSD300-ResNet50 (its map is then as fine as the one before it). activation: in place of the
+    network's own.
     """
 
     name: str
     strides: tuple[int, ...] = (8, 16, 32)
     keep_resolution: bool = False
+    activation: Literal["relu", "relu6"] | None = None
 
     def build(self) -> Features:
         return _Timm(self)
@@ -183,7 +185,8 @@ class _Timm(Features):
                 explain("the backbone has no map of that stride", where=config.name, got=missing, expected=f"of {offered}")
             )
         # the first map offered need not be the network's first: timm counts dla34's from 1
-        body = _timm_features(config.name, out_indices=[info.out_indices[offered.index(s)] for s in config.strides])
+        indices = [info.out_indices[offered.index(s)] for s in config.strides]
+        body = _timm_features(config.name, out_indices=indices, act_layer=config.activation)
         assert body.feature_info.reduction() == list(config.strides)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
@@ -206,6 +209,8 @@ def _timm_features(name: str, **options: Any) -> Any:
         return timm.create_model(name, features_only=True, pretrained=False, **options)
     except (RuntimeError, NotImplementedError, AttributeError) as e:
         raise ConfigError(explain("this timm model gives no feature maps", got=name, fix="take a convolutional one")) from e
+    except TypeError as e:
+        raise ConfigError(explain("this timm model has no such options", where=name, got=options)) from e
 
 
 def _undo_stride(stage: nn.Module) -> None:

@@ -55,6 +55,8 @@ KINDS: tuple[tuple[bytes, str], ...] = (
     (b"\x89PNG", "a PNG picture"),
     (b"{", "JSON text"),
 )
+TFLITE = b"TFL3"
+"""Bytes 4 to 8 of a TensorFlow Lite model: the identifier of a flatbuffer."""
 DAMAGED = "copy or download it again; it was damaged on the way"
 IMPORT = 'a foreign checkpoint is imported, not loaded: onestage.create(NAME, weights="FILE")'
 
@@ -304,7 +306,7 @@ def _refuse_kind(start: bytes, size: int, where: Path | str) -> NoReturn:
 
 
 def _kind(start: bytes) -> str | None:
-    if start[4:8] == b"TFL3":
+    if start[4:8] == TFLITE:
         return "a TensorFlow Lite model"
     return next((kind for magic, kind in KINDS if start.startswith(magic)), None)
 
@@ -320,6 +322,12 @@ def is_safetensors(path: Path | str) -> bool:
     """Whether it is a safetensors file, told by its content. WeightsError where it cannot be read."""
     with _opened(path) as file:
         return file.read(9)[8:] == b"{"
+
+
+def is_tflite(path: Path | str) -> bool:
+    """Whether it is a TensorFlow Lite model, told by its content. WeightsError where it cannot be read."""
+    with _opened(path) as file:
+        return file.read(8)[4:] == TFLITE
 
 
 def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """The border to the d2l book's TinySSD (section 14.7): its state_dict's names to ours, and what it expects of the input."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
 from onestage.model.config import DetectorConfig
+from onestage.zoo.class_names import Classes, known_classes
+from onestage.zoo.keys import Rules, rename
 
-_NAMES = (
+PROJECT = "the d2l book's TinySSD"
+
+_NAMES: Rules = (
     (r"blk_0\.(.+)", r"backbone.stages.0.\1"),
     (r"blk_(\d)\.(.+)", r"backbone.stages.\1.\2"),
     (r"cls_(\d)\.(.+)", r"head.cls.\1.\2"),
@@ -20,12 +23,17 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
     return "blk_0.0.0.weight" in tensors and "cls_4.weight" in tensors
 
 
+def model(tensors: Mapping[str, Tensor]) -> str:
+    """The zoo's name of the detector."""
+    return "tinyssd"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> Classes:
+    """By number: the book's net has 4 default boxes per cell, each with background first."""
+    return known_classes(len(tensors["cls_0.weight"]) // 4 - 1)
+
+
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Our names for the book's tensors, and the config with its input: RGB 0..255 as it is."""
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, becomes in _NAMES:
-            if match := re.fullmatch(pattern, name):
-                renamed[match.expand(becomes)] = tensor
-                break
-    return renamed, config.replace({"preprocess.mean": (0.0, 0.0, 0.0), "preprocess.std": (1 / 255, 1 / 255, 1 / 255)})
+    pixels = {"preprocess.mean": (0.0, 0.0, 0.0), "preprocess.std": (1 / 255, 1 / 255, 1 / 255)}
+    return rename(tensors, _NAMES), config.replace(pixels)

@@ -3,16 +3,16 @@
 Sources: torchvision models/detection/ssd.py, ssdlite.py; models/vgg.py, mobilenetv2.py, mobilenetv3.py.
 """
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
+from onestage.zoo.class_names import COCO_90, Classes, known_classes
+from onestage.zoo.keys import Rules, rename
 
-Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
-"""(pattern of a whole name, what it becomes); the first that matches counts, a name that none matches is dropped."""
+PROJECT = "torchvision"
 
 _SSD: Rules = (
     (r"backbone\.features\.(\d+)\.(weight|bias)", r"backbone.conv4_3.\1.\2"),
@@ -41,13 +41,25 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
     return "head.classification_head.module_list.0.weight" in tensors or "backbone.features.0.0.0.weight" in tensors
 
 
+def model(tensors: Mapping[str, Tensor]) -> str:
+    """The zoo's name of the detector."""
+    return "ssd300_vgg16" if "backbone.scale_weight" in tensors else "ssdlite320_mobilenet_v3_large"
+
+
+def classes(tensors: Mapping[str, Tensor]) -> Classes:
+    """COCO's for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite; background comes first."""
+    plain = tensors.get("head.classification_head.module_list.0.weight")
+    outputs = len(tensors["head.classification_head.module_list.0.1.weight"]) // 6 if plain is None else len(plain) // 4
+    return known_classes(outputs - 1, COCO_90)
+
+
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Our names for torchvision's tensors, and the config with the input that these weights were made for."""
     if "backbone.scale_weight" in tensors:
-        renamed = _rename(tensors, _SSD)
+        renamed = rename(tensors, _SSD)
         preprocess = Preprocess(config.preprocess.size, VGG_MEAN, VGG_STD, antialias=False)
     else:
-        renamed = _rename(tensors, _SSDLITE)
+        renamed = rename(tensors, _SSDLITE)
         preprocess = Preprocess(config.preprocess.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), antialias=False)
     return renamed, config.replace({"preprocess": preprocess})
 
@@ -89,14 +101,4 @@ def convert_backbone(tensors: Mapping[str, Tensor], config: DetectorConfig) -> t
     preprocess = {"preprocess.mean": (0.485, 0.456, 0.406), "preprocess.std": (0.229, 0.224, 0.225)}
     if rules is _VGG16 and not ("classifier.6.bias" in tensors and bool(tensors["classifier.6.bias"].isfinite().all())):
         preprocess = {"preprocess.mean": VGG_MEAN, "preprocess.std": VGG_STD}
-    return _rename(tensors, rules), config.replace(preprocess)
-
-
-def _rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    renamed = {}
-    for name, tensor in tensors.items():
-        for pattern, becomes in rules:
-            if match := re.fullmatch(pattern, name):
-                renamed[match.expand(becomes) if isinstance(becomes, str) else becomes(match)] = tensor
-                break
-    return renamed
+    return rename(tensors, rules), config.replace(preprocess)

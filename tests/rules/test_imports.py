@@ -21,6 +21,8 @@ ALLOWED = {
     "data": BASE,
     "evaluate": BASE | {"draw"},
     "zoo": BASE | {"model"},
+    "explain": BASE | {"model", "draw", "evaluate"},  # evaluate for its colours and its page
+    "deploy": BASE | {"model", "zoo", "data", "evaluate"},
     "train": BASE | {"model", "data", "evaluate", "zoo", "draw"},
 }
 """A room (a file or folder of the package) and the others it may import. cli and the package's own face may import all."""

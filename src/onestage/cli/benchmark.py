@@ -1,0 +1,90 @@
+"""``onestage benchmark``: how fast detectors are on this machine."""
+
+from __future__ import annotations
+
+import json as json_format
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import tyro
+from rich import box
+from rich.table import Table
+
+from onestage.cli.common import find_model
+from onestage.cli.generate import parse_size
+from onestage.cli.output import progress, say, stdout
+from onestage.deploy.benchmark import WARM_UP, Timing, environment, pictures, time_detector
+from onestage.errors import ConfigError, explain, require
+from onestage.model.detector import Detector
+from onestage.train.distributed import choose_device
+from onestage.zoo import ZOO, create, list_models
+
+
+def benchmark(
+    models: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    *,
+    batch: int = 1,
+    repeats: int = 10,
+    picture: str = "480x640",
+    classes: int = 80,
+    device: str | None = None,
+    json: Path | None = None,
+) -> int:
+    """Time detectors on this machine: whole predict(), from decoded pictures to boxes, and the network alone.
+
+    onestage benchmark ssd300_vgg16 efficientdet_d0
+
+    onestage benchmark runs/first --batch 8 --repeats 30 --json speed.json
+
+    A name of the zoo stands for that model with random weights: its network takes as long as a trained one, but what comes
+    after depends on how much it finds; your own trained model shows that.
+
+    Args:
+        models: names of the zoo, run folders or files; the whole zoo if left out
+        batch: pictures at once; times are per picture
+        repeats: how often each is timed; the median counts
+        picture: height x width of the pictures that are given to predict()
+        classes: of the zoo's models; COCO has 80
+        device: "cpu" or "cuda"; by default cuda where there is one
+        json: a file for every single time
+    """
+    require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
+    if json is not None and not json.parent.is_dir():
+        raise ConfigError(explain("no such folder to write into", where=json, fix="create it, or name another file"))
+    images = pictures(batch, parse_size(picture))
+    names = models or tuple(list_models())
+    timings = []
+    where: dict[str, str | int] = {}
+    with progress("timing", len(names) * (WARM_UP + repeats) * batch) as bar:
+        for name in names:
+            detector = _detector(name, classes, device)
+            where = environment(detector.device)
+            timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
+            if json is not None:  # after every model: an interruption loses one, not all
+                json.write_text(json_format.dumps({"environment": where, "timings": [asdict(t) for t in timings]}, indent=1))
+    stdout().print(_table(timings, batch))
+    say("[dim]" + ", ".join(f"{key} {value}" for key, value in where.items()) + "[/]")
+    return 0
+
+
+def _detector(name: str, classes: int, device: str | None) -> Detector:
+    if name not in ZOO:
+        return find_model(name, device=device)
+    torch.manual_seed(0)
+    model = create(name, num_classes=classes)
+    return model.to(choose_device(device)).eval()
+
+
+def _table(timings: list[Timing], batch: int) -> Table:
+    together = f", {batch} at once" if batch > 1 else ""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=f"milliseconds per picture{together}")
+    table.add_column("model", no_wrap=True)
+    for column in ("input", "predict()", "network", "pictures/s"):
+        table.add_column(column, justify="right")
+    for timing in timings:
+        whole, network = timing.median("predict"), timing.median("network")
+        size = "x".join(map(str, timing.input))
+        table.add_row(f"[bold]{timing.model}[/]", size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
+    return table

@@ -1,7 +1,7 @@
 """From the network's numbers to the few boxes worth showing.
 
-Shape letters: B images, A anchors, C logits per anchor, K classes, R anchors that may hold an object (of the fullest image),
-P candidates looked at per image, D detections. Boxes are xyxy input pixels.
+Shape letters: B images, A anchors, C logits per anchor, K classes, P candidates looked at per image, D detections. Boxes are
+xyxy input pixels.
 """
 
 from __future__ import annotations
@@ -31,15 +31,17 @@ class Found(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What the candidates are taken from: scores (B, R, K), the anchor of each row (B, R), deltas (B, A, 4), anchors (A, 4) and
+    """What candidates are taken from: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4), anchors (A, 4)
+    and
     the level of each (A,)."""
 
-    scores: Tensor
-    rows: Tensor
+    logits: Tensor
+    best: Tensor
     deltas: Tensor
     anchors: Tensor
     level: Tensor
     coder: BoxCoder
+    activation: Activation
     input_size: Size
 
 
@@ -53,9 +55,10 @@ class Postprocess:
 
     The result is exactly that of scoring all, cutting each scope to its top_k, decoding, NMS and cutting to ``detections``,
     equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that
-    work changes nothing: an anchor whose background logit outweighs every class needs no softmax, a box that NMS never looks
-    at needs no decoding, and NMS may stop at the last detection wanted. Whether a candidate survives depends only on better
-    ones, so the candidates are taken best first, in growing helpings, until the result is full.
+    work changes nothing: an anchor whose background logit outweighs every class needs no softmax, the n best candidates stand
+    on the n anchors of best score, a box that NMS never looks at needs no decoding, and NMS may stop at the last detection
+    wanted. Whether a candidate survives depends only on better ones, so the candidates are taken best first, in growing
+    helpings, until the result is full.
     """
 
     score_threshold: float = 0.01
@@ -73,10 +76,11 @@ class Postprocess:
         self, output: HeadOutput, anchors: Tensor, coder: BoxCoder, *, activation: Activation, levels: Sequence[int]
     ) -> list[Found]:
         """The detections of each of the B images; their boxes are cut to the input. levels: anchors on each feature map."""
-        scores, rows = self._scores(output.logits.detach(), activation)
-        total = scores.shape[1] * scores.shape[2]
+        logits = output.logits.detach()
         level = torch.arange(len(levels), device=anchors.device).repeat_interleave(torch.tensor(levels, device=anchors.device))
-        work = _Work(scores, rows, output.deltas.detach(), anchors, level, coder, output.input_size)
+        best = self._best(logits, activation)
+        work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, output.input_size)
+        total = logits.shape[1] * (logits.shape[2] - (activation == "softmax"))
         helping = min(total, 4 * self.detections)
         while True:
             found, full = self._helping(helping, work)
@@ -84,31 +88,26 @@ class Postprocess:
                 return found
             helping = min(total, 4 * helping)
 
-    def _scores(self, logits: Tensor, activation: Activation) -> tuple[Tensor, Tensor]:
-        """Scores (B, R, K) of the anchors that may pass the threshold, 0 elsewhere, and which anchors these are, (B, R)."""
+    def _best(self, logits: Tensor, activation: Activation) -> Tensor:
+        """(B, A): the best score of every anchor; 0 where the softmax cannot bring one above the threshold."""
+        if activation == "sigmoid":
+            return logits.amax(dim=2).float().sigmoid()
+        # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
         logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
-        foreground = logits[:, :, 1:] if activation == "softmax" else logits
-        best = foreground.amax(dim=2).float()
-        if activation == "softmax":  # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
-            best = best - logits[:, :, 0].float()
-        image, anchor = (best > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
-        counts = torch.bincount(image, minlength=len(logits))
-        slot = torch.arange(len(image), device=logits.device) - (counts.cumsum(0) - counts)[image]
-        most = int(counts.max()) if len(counts) else 0
-        picked = logits[image, anchor].float()
-        picked = picked.softmax(dim=1)[:, 1:] if activation == "softmax" else picked.sigmoid()
-        scores = picked.new_zeros(len(logits), most, picked.shape[1])
-        scores[image, slot] = picked
-        rows = anchor.new_zeros(len(logits), most)
-        rows[image, slot] = anchor
-        return scores, rows
+        lead = logits[:, :, 1:].amax(dim=2).float() - logits[:, :, 0].float()
+        image, anchor = (lead > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
+        best = lead.new_zeros(lead.shape)
+        best[image, anchor] = _scores(logits[image, anchor], activation).amax(dim=1)
+        return best
 
     def _helping(self, count: int, work: _Work) -> tuple[list[Found], bool]:
         """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
-        batch, _, classes = work.scores.shape
-        top, flat = _largest(work.scores.flatten(1), count)
-        labels = flat % max(classes, 1)
-        anchor = work.rows.gather(1, flat // max(classes, 1)) if flat.numel() else flat
+        batch, anchors = work.best.shape
+        rows = _largest(work.best, min(count, anchors))[1].sort(dim=1).values
+        scores = _scores(work.logits.gather(1, rows[:, :, None].expand(-1, -1, work.logits.shape[2])), work.activation)
+        classes = scores.shape[2]
+        top, flat = _largest(scores.flatten(1), count)
+        labels, anchor = flat % classes, rows.gather(1, flat // classes)
         scope = {"class": lambda: labels, "level": lambda: work.level[anchor], "image": lambda: torch.zeros_like(labels)}
         above = top > self.score_threshold
         passing = above & (self._rank_within(scope[self.scope]()) < self.top_k)
@@ -138,6 +137,11 @@ class Postprocess:
         starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
         first = torch.where(starts, position, 0).cummax(dim=1).values
         return torch.empty_like(scope).scatter_(1, order, position - first)
+
+
+def _scores(logits: Tensor, activation: Activation) -> Tensor:
+    """(..., C) -> (..., K) scores of the classes."""
+    return logits.float().softmax(dim=-1)[..., 1:] if activation == "softmax" else logits.float().sigmoid()
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """What the benchmarks share: two models with the same weights, a fair stopwatch, a table.
 
-torchvision and onestage take turns in one process (ours, theirs, theirs, ours, ...), so that whatever else slows the machine
-down falls on both. Nothing sets the number of threads: it is what a user gets.
+The peer (torchvision, effdet) and onestage take turns in one process (ours, theirs, theirs, ours, ...), so that whatever else
+slows the machine down falls on both. Nothing sets the number of threads: it is what a user gets.
 """
 
 from __future__ import annotations
@@ -30,11 +30,19 @@ CLASSES = 90
 PASSING = 1500
 """Scores above 0.01 in a picture; trained SSDs give a few hundred to a few thousand."""
 MODELS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
+"""torchvision's SSDs, for training; predict() is compared for all of PEERS."""
+PEERS = {
+    "ssd300_vgg16": "ssd300_vgg16",
+    "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
+    "retinanet_resnet50_fpn": "retinanet_r50_fpn",
+    "tf_efficientdet_d0": "efficientdet_d0",
+}
+"""What torchvision or effdet (tf_*) calls a model -> what it is called here."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Seconds that each turn took, ours and torchvision's, in the order they were measured."""
+    """Seconds that each turn took, ours and the peer's, in the order they were measured."""
 
     what: str
     ours: list[float]
@@ -85,43 +93,80 @@ def pictures(count: int = 4, size: tuple[int, int] = (480, 640)) -> list[Tensor]
 
 
 def pair(name: str) -> tuple[onestage.Detector, nn.Module]:
-    """Our model and torchvision's of that name, in eval mode, with the same random weights and lively outputs."""
+    """Our model and the peer's of that name, in eval mode, with the same random weights and lively outputs."""
     torch.manual_seed(0)
-    build = getattr(torchvision.models.detection, name)
-    theirs = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
-    enliven(theirs)
+    theirs = effdet_model(name) if name.startswith("tf_") else torchvision_model(name)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "torchvision.pth"
+        path = Path(folder) / "peer.pth"
         torch.save(theirs.state_dict(), path)
-        ours = onestage.create(name, num_classes=CLASSES, weights=path)
+        ours = onestage.create(PEERS[name], num_classes=CLASSES, weights=path)
     return ours.eval(), theirs.eval()
 
 
-@torch.no_grad()
-def enliven(model: nn.Module) -> None:
-    """Give random weights the outputs of a trained model: activations of unit size, class logits with a standard deviation of
-    2, and so much background above them that PASSING scores of a picture exceed 0.01."""
+def torchvision_model(name: str) -> nn.Module:
+    """torchvision's detector for CLASSES and background, lively."""
+    build = getattr(torchvision.models.detection, name)
+    model: nn.Module = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     images = model.transform([image / 255 for image in pictures()])[0].tensors
+    softmax = name.startswith("ssd")
+
+    def logits() -> Tensor:
+        return model.head(list(model.backbone(images).values()))["cls_logits"]
+
+    enliven(model, logits, "classification_head", softmax=softmax)
+    return model
+
+
+def effdet_model(name: str) -> nn.Module:
+    """effdet's detector for CLASSES, lively."""
+    import effdet
+
+    model: nn.Module = effdet.create_model(name, pretrained=False, pretrained_backbone=False, num_classes=CLASSES)
+    images = torch.stack(pictures(size=tuple(model.config.image_size))) / 127.5 - 1
+
+    def logits() -> Tensor:
+        return torch.cat([out.permute(0, 2, 3, 1).reshape(len(images), -1, CLASSES) for out in model(images)[0]], dim=1)
+
+    enliven(model, logits, "class_net.predict", softmax=False)
+    return model
+
+
+@torch.no_grad()
+def enliven(model: nn.Module, logits: Callable[[], Tensor], outputs: str, *, softmax: bool) -> None:
+    """Give random weights the outputs of a trained model: activations of unit size, class logits with a standard deviation of
+    2, and so much less of all classes, or so much more background, that PASSING scores of a picture exceed 0.01.
+
+    logits: runs the model, (B, A, C). outputs: what the names of the parameters hold that give them. softmax: whether the
+    first of them is background.
+    """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # one pass sets the statistics: without it nothing of the picture gets through
-    model.train().head(list(model.backbone(images).values()))
-    logits = model.eval().head(list(model.backbone(images).values()))["cls_logits"]
-    scale = 2 / logits.std()
-    background = _background(logits * scale)
-    for name, p in model.named_parameters():
-        if "classification_head" in name and p.shape[0] % (CLASSES + 1) == 0:
-            p.mul_(scale)
-            if p.ndim == 1:
-                p.view(-1, CLASSES + 1)[:, 0] += background
+    model.train()
+    logits()
+    model.eval()
+    last = [p for key, p in model.named_parameters() if outputs in key and p.shape[0] % logits().shape[2] == 0]
+    scale = 2 / logits().std()
+    for p in last:
+        p.mul_(scale)
+    shift = _shift(logits(), softmax=softmax)
+    for p in last:
+        if p.ndim == 1 and softmax:
+            p.view(-1, CLASSES + 1)[:, 0] += shift
+        elif p.ndim == 1:
+            p -= shift
 
 
-def _background(logits: Tensor) -> float:
-    """How much must be added to the background's logits (B, A, C) that about PASSING scores of a picture exceed 0.01."""
+def _shift(logits: Tensor, *, softmax: bool) -> float:
+    """How much must be added to the background's logits (B, A, C), or taken from all where there is none, that about PASSING
+    scores of a picture exceed 0.01."""
     low, high = 0.0, 40.0
     for _ in range(20):
         middle = (low + high) / 2
-        scores = torch.cat([logits[:, :, :1] + middle, logits[:, :, 1:]], dim=2).softmax(dim=2)[:, :, 1:]
+        if softmax:
+            scores = torch.cat([logits[:, :, :1] + middle, logits[:, :, 1:]], dim=2).softmax(dim=2)[:, :, 1:]
+        else:
+            scores = (logits - middle).sigmoid()
         low, high = (middle, high) if (scores > 0.01).sum() > PASSING * len(logits) else (low, middle)
     return middle
 
@@ -131,7 +176,7 @@ def report(title: str, comparisons: Sequence[Comparison], *, path: Path | None) 
     where = environment()
     table = Table(title=title, caption=", ".join(f"{k} {v}" for k, v in where.items()))
     table.add_column()
-    for column in ("onestage ms", "torchvision ms", "times as fast", "quartiles"):
+    for column in ("onestage ms", "peer ms", "times as fast", "quartiles"):
         table.add_column(column, justify="right")
     for c in comparisons:
         ours, theirs = (f"{1000 * statistics.median(t):.1f}" for t in (c.ours, c.theirs))

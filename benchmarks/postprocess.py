@@ -28,6 +28,7 @@ from onestage.structures import HeadOutput
 from onestage.zoo import recipe
 
 SIZE = (300, 300)
+MAPS = (38, 19, 10, 5, 3, 1)
 
 
 def trained(anchors: Tensor, objects: int, *, clutter: float, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -95,7 +96,8 @@ def turns(logits: Tensor, deltas: Tensor) -> tuple[Callable[[], list[Found]], Ca
     theirs, anchors = their_model(), their_anchors()
     output = HeadOutput(logits, deltas, (), SIZE)
     heads = {"cls_logits": logits, "bbox_regression": deltas}
-    ours = partial(config.postprocess, output, anchors, config.coder)
+    levels = [side * side * len(level.shapes) for side, level in zip(MAPS, config.anchors, strict=True)]
+    ours = partial(config.postprocess, output, anchors, config.coder, activation=config.loss.activation, levels=levels)
     batch = len(logits)
     return ours, partial(theirs.postprocess_detections, heads, [anchors] * batch, [SIZE] * batch)
 
@@ -109,7 +111,7 @@ def their_model() -> SSD:
 
 def their_anchors() -> Tensor:
     """The (8732, 4) anchors of torchvision's SSD300."""
-    maps = [torch.empty(1, 1, side, side) for side in (38, 19, 10, 5, 3, 1)]
+    maps = [torch.empty(1, 1, side, side) for side in MAPS]
     anchors: Tensor = their_model().anchor_generator(ImageList(torch.empty(1, 3, *SIZE), [SIZE]), maps)[0]
     return anchors
 

@@ -22,6 +22,7 @@ ALLOWED = {
     "evaluate": BASE | {"draw"},
     "zoo": BASE | {"model"},
     "explain": BASE | {"model", "draw", "evaluate"},  # evaluate for its colours and its page
+    "explain": BASE | {"model", "draw", "evaluate"},  # evaluate for its colours and its page
     "deploy": BASE | {"model", "zoo", "data", "evaluate"},
     "train": BASE | {"model", "data", "evaluate", "zoo", "draw"},
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-PAGE = """<!doctype html>
+HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -44,7 +44,10 @@ PAGE = """<!doctype html>
 </style>
 </head>
 <body>
-<h1>{{ title }}</h1>
+"""
+"""The beginning of every page: one file under a policy that lets nothing be fetched or run. It names ``title``."""
+
+PAGE = """<h1>{{ title }}</h1>
 <p>{{ subtitle }}</p>
 <div class="tiles">
 {% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
@@ -78,10 +81,16 @@ PAGE = """<!doctype html>
 
 def render(content: Mapping[str, Any], *, curves: bytes, examples: Mapping[str, bytes]) -> str:
     """The page: ``content`` holds the texts and rows that PAGE names, ``curves`` a PNG, ``examples`` JPEGs by caption."""
-    template = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True).from_string(PAGE)
-    pictures = [(name, _base64(data)) for name, data in examples.items()]
-    return template.render(**content, curves=_base64(curves), examples=pictures)
+    pictures = [(name, as_base64(data)) for name, data in examples.items()]
+    return fill(PAGE, **content, curves=as_base64(curves), examples=pictures)
 
 
-def _base64(data: bytes) -> str:
+def fill(body: str, *, style: str = "", **content: Any) -> str:
+    """A whole page: HEAD, with more rules of ``style``, and the jinja2 template ``body``; all content put in is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    head = HEAD.replace("</style>", f"{style}</style>")
+    return environment.from_string(head + body).render(**content)
+
+
+def as_base64(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")

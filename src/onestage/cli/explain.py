@@ -1,0 +1,122 @@
+"""``onestage explain``: one picture's way through a detector, as pictures and a page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from onestage.cli.common import find_model, make_folder
+from onestage.cli.output import stdout
+from onestage.cli.pictures import absolute
+from onestage.data import Dataset, load_dataset
+from onestage.errors import ConfigError, DataError, explain, require
+from onestage.explain import Explanation, explain_sample, save_explanation, stand_ins
+from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
+from onestage.images import decode_image
+from onestage.model.detector import Detector
+from onestage.structures import Sample
+from onestage.zoo import ZOO, create
+
+
+def explain_picture(
+    model: tyro.conf.Positional[str],
+    picture: tyro.conf.Positional[Path],
+    /,
+    *,
+    labels: Path | None = None,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("explained"),
+    score: float = 0.3,
+    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    device: str | None = None,
+) -> int:
+    """Show how a detector looks at one picture: the anchors of every feature map, which of them learn which object, where the
+    class loss lies, and the boxes before and after non-maximum suppression.
+
+    onestage explain runs/first pictures/test/7.jpg --labels pictures/ -o seven/
+
+    onestage explain ssd300_vgg16.coco holiday.jpg
+
+    Without labels the model's own detections stand in for them. A recipe of the zoo without weights works too, with labels: its
+    anchors and what they match are those of a trained model, its loss that of the first step.
+
+    Args:
+        model: a run folder, a .safetensors file, published weights, or a recipe (see onestage models)
+        picture: the picture to look at
+        labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO or CSV
+        out: folder for index.html, the pictures and figures.json
+        score: the least score of the detections to show, and of those that stand in for labels
+        format: the data set's format, if it is not recognised
+        device: "cpu" or "cuda"; by default cuda where there is one
+    """
+    require(0 < score < 1, "--score lies between 0 and 1", got=score)
+    dataset = None if labels is None else load_dataset(labels, format)
+    detector = _find(model, dataset, device=device)
+    if dataset is None:
+        sample = stand_ins(detector, decode_image(picture), path=str(picture), score=score)
+    else:
+        sample = _labelled(picture, dataset, detector)
+    make_folder(out)
+    seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
+    page = save_explanation(seen, out)
+    _summary(seen, page)
+    return 0
+
+
+def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detector:
+    """The trained model that is meant, or a recipe with fresh weights for the data set's classes."""
+    if model not in ZOO or Path(model).exists():
+        return find_model(model, device=device)
+    if dataset is None:
+        fix = f"name a trained model, or the labels: onestage explain {model} PICTURE --labels DATASET"
+        raise ConfigError(explain(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create(model, classes=dataset.classes).eval()
+
+
+def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:
+    """The picture with its labels, as the model's classes."""
+    here = absolute(picture).resolve()
+    rows = [row for row, path in enumerate(dataset.paths) if Path(path).name == picture.name]
+    row = next((row for row in rows if Path(dataset.paths[row]).resolve() == here), rows[0] if len(rows) == 1 else None)
+    if row is None:
+        what = "the data set has several pictures of this name" if rows else "the data set has no labels for this picture"
+        raise DataError(explain(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path"))
+    sample = dataset[row]
+    known = detector.config.classes
+    if unknown := sorted({dataset.classes[label] for label in sample.labels.tolist()} - set(known)):
+        what = "the picture holds classes that the model does not know"
+        raise DataError(explain(what, where=picture, got=", ".join(unknown), expected=", ".join(known[:20])))
+    own = [known.index(dataset.classes[label]) for label in sample.labels.tolist()]
+    return replace(sample, labels=torch.tensor(own, dtype=torch.int64))
+
+
+def _summary(seen: Explanation, page: Path) -> None:
+    out = stdout()
+    out.print(f"[bold]{escape(seen.name)}[/] on {escape(seen.source)}", highlight=False)
+    out.print(f"[dim]{labels_in_words(seen)}[/]\n", highlight=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for number, title in enumerate(LEVEL_TITLES):
+        table.add_column(title, justify="right" if number else "left", no_wrap=True)
+    *rows, total = level_rows(seen)
+    for row in rows:
+        table.add_row(*row)
+    table.add_section()
+    table.add_row(*total)
+    out.print(table)
+    for group in seen.groups:
+        _line(out, group.name, f"{group.anchors:>8,} anchors  {percent(group.share):>8} of the class loss")
+    _line(out, "NMS", f"{len(seen.before):>8,} boxes of score {seen.score:g} or more, {len(seen.after):,} after it")
+    out.print(f"\npage: {escape(str(page))}", highlight=False, soft_wrap=True)
+
+
+def _line(out: Console, name: str, text: str) -> None:
+    out.print(f"[bold]{name:<16}[/]{text}", highlight=False)

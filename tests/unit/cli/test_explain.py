@@ -1,0 +1,80 @@
+"""``onestage explain``: what is written, where the labels come from, what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from onestage.cli.main import main
+
+Captured = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def picture(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return next(path for path in sorted((shapes / "test").iterdir()))
+
+
+def figures(folder: str = "explained") -> dict:
+    return json.loads(Path(folder, "figures.json").read_text())
+
+
+def test_labels_are_found_in_the_data_set(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:
+    assert main(["explain", str(run), str(picture), "--labels", str(shapes), "-o", "seen"]) == 0
+    known = json.loads((shapes / "annotations/instances_test.json").read_text())
+    image = next(i for i in known["images"] if Path(i["file_name"]).name == picture.name)
+    names = {c["id"]: c["name"] for c in known["categories"]}
+    expected = [names[a["category_id"]] for a in known["annotations"] if a["image_id"] == image["id"]]
+    assert [o["name"] for o in figures("seen")["objects"]] == expected
+    assert not figures("seen")["guessed_labels"]
+    text = capsys.readouterr().out
+    assert "hard negatives" in text and "seen/index.html" in text and "learn an object" in text
+
+
+def test_without_labels_detections_stand_in(run: Path, picture: Path, capsys: Captured) -> None:
+    assert main(["explain", str(run), str(picture), "--score", "0.3"]) == 0
+    assert figures()["guessed_labels"] and "stand in for them" in capsys.readouterr().out
+
+
+def test_a_recipe_is_explained_with_labels_only(shapes: Path, picture: Path, capsys: Captured) -> None:
+    assert main(["explain", "tinyssd", str(picture)]) == 2
+    assert "--labels DATASET" in capsys.readouterr().err
+    assert main(["explain", "tinyssd", str(picture), "--labels", str(shapes)]) == 0
+    assert figures()["input"] == [256, 256]
+
+
+def test_mistakes_are_told(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:
+    Path("other.jpg").write_bytes(picture.read_bytes())
+    Path("text.jpg").write_text("no picture")
+    for arguments, words in (
+        (["other.jpg", "--labels", str(shapes)], "no labels for this picture"),
+        (["missing.jpg"], "missing.jpg"),
+        (["text.jpg"], "not a picture"),
+        ([str(picture), "--labels", "nowhere"], "no such file or folder"),
+        ([str(picture), "--score", "1.5"], "between 0 and 1"),
+    ):
+        assert main(["explain", str(run), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error and "Traceback" not in error
+    assert not Path("explained").exists()
+
+
+def test_classes_that_the_model_does_not_know_are_named(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:
+    for path in (shapes / "annotations").iterdir():
+        text = path.read_text().replace('"ball"', '"planet"').replace('"ring"', '"moon"')
+        target = Path("copy", *path.relative_to(shapes).parts)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+    for split in ("train", "val", "test"):
+        (Path("copy") / split).symlink_to(shapes / split)
+    labelled = next(name for name in sorted(Path("copy/test").iterdir()) if _has_objects(name, shapes))
+    assert main(["explain", str(run), str(labelled), "--labels", "copy"]) == 2
+    error = capsys.readouterr().err
+    assert "does not know" in error and ("planet" in error or "moon" in error) and "ball" in error
+
+
+def _has_objects(picture: Path, shapes: Path) -> bool:
+    known = json.loads((shapes / "annotations/instances_test.json").read_text())
+    ids = {i["id"] for i in known["images"] if Path(i["file_name"]).name == picture.name}
+    return any(a["image_id"] in ids for a in known["annotations"])

@@ -21,14 +21,10 @@ from timm.layers.format import Format
 from torch import Tensor, nn
 
 from onestage.errors import ConfigError, explain, nearest, require
+from onestage.model.features import Features as Features  # necks find it here
+from onestage.model.folded import FoldedBackbone
 from onestage.model.winograd import Conv3x3
 from onestage.structures import Size
-
-
-class Features(nn.Module):
-    """What a backbone or a neck builds: a module that says how many channels each of its maps has."""
-
-    channels: tuple[int, ...]
 
 
 class Chain(Features):
@@ -254,4 +250,4 @@ def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> 
             raise ConfigError(explain(what, where=backbone.name, got=cells, expected=expected, fix="take another backbone"))
 
 
-Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone
+Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone | FoldedBackbone

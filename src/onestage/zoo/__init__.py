@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onestage.errors import ConfigError, explain, nearest
+from onestage.errors import ConfigError, WeightsError, explain, nearest
+from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.structures import Size
 from onestage.zoo import ssd
 from onestage.zoo.adapt_own import numbered_classes
-from onestage.zoo.weights import WEIGHTS, load_backbone, load_weights
+from onestage.zoo.weights import OWN, PROJECTS, Source, load_backbone, load_weights, open_weights
 
 __all__ = ["ZOO", "Entry", "build", "create", "list_models", "numbered_classes", "recipe"]
 
@@ -63,9 +64,7 @@ def recipe(
 
     Raises ConfigError for an unknown name or a value that does not fit.
     """
-    if name not in ZOO:
-        raise ConfigError(explain(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO)))
-    entry = ZOO[name]
+    entry = _entry(name)
     size = entry.size if size is None else size
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
@@ -81,6 +80,12 @@ def recipe(
     return replace(config, name=name)
 
 
+def _entry(name: str) -> Entry:
+    if name not in ZOO:
+        raise ConfigError(explain(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO)))
+    return ZOO[name]
+
+
 def create(
     name: str,
     num_classes: int | None = None,
@@ -89,39 +94,73 @@ def create(
     size: Size | None = None,
     box_sizes: Sequence[float] | None = None,
     backbone: str | None = None,
-    weights: str | Path | None = None,
+    weights: str | Path | Source | None = None,
     backbone_weights: str | Path | None = None,
 ) -> Detector:
-    """A detector of the zoo for K classes, given by number or by name.
+    """A detector of the zoo for K classes, given by number or by name; those of the weights where neither is given.
 
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
-    backbone: for "ssd", any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised by its keys, or
-    a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning. backbone_weights: of a
-    classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too. Without weights they are drawn
-    from torch's global random numbers.
+    backbone: for "ssd", any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised
+    by its keys, or a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning.
+    backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too. Without
+    weights they are drawn from torch's global random numbers.
 
     Raises ConfigError or WeightsError saying what does not fit.
     """
-    published = WEIGHTS.get(f"{name}.{weights}")
-    if classes is None and num_classes is None and published is not None:
-        classes = published.classes
+    _entry(name)
+    source = _source(name, weights, backbone_weights)
+    if classes is None and num_classes is None and source is not None:
+        classes = source.classes.names
+    if size is None and source is not None and source.own is not None:
+        size = source.own.preprocess.size
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
-    if published is not None and config.classes == published.classes:
-        config = replace(config, category_ids=tuple(range(1, len(config.classes) + 1)))
-    return build(config, weights=weights, backbone_weights=backbone_weights)
+    if source is not None and config.classes == source.classes.names:
+        config = replace(config, category_ids=source.classes.ids)
+    return build(config, weights=source, backbone_weights=backbone_weights)
 
 
-def build(config: DetectorConfig, *, weights: str | Path | None = None, backbone_weights: str | Path | None = None) -> Detector:
+def build(
+    config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
+) -> Detector:
     """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
+    source = _source(config.name, weights, backbone_weights)
+    if source is not None:
+        _check_kind(config.name, source)
+        return load_weights(config, source, _recipe_of)
+    if backbone_weights is not None:
+        return load_backbone(config, backbone_weights)
+    return Detector(config)
+
+
+def _source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
+    """The weights for a model of the zoo, read if they are not yet."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError(
             explain("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
         )
-    if weights is not None:
-        return load_weights(config, config.name, weights)
-    if backbone_weights is not None:
-        return load_backbone(config, backbone_weights)
-    return Detector(config)
+    return weights if isinstance(weights, Source | None) else open_weights(name, weights)
+
+
+def _recipe_of(config: DetectorConfig) -> DetectorConfig:
+    """What the zoo gives for the name, size and backbone of a config; the config itself where it has no such name."""
+    entry = ZOO.get(config.name)
+    if entry is None:
+        return config
+    backbone = config.backbone.name if config.name == "ssd" and isinstance(config.backbone, TimmBackbone) else None
+    return recipe(config.name, config.classes, size=config.preprocess.size, backbone=backbone)
+
+
+def _check_kind(name: str, source: Source) -> None:
+    """WeightsError where a foreign detector is of another recipe; another size of the same recipe may well take most of it."""
+    if source.origin != OWN and _entry(source.model).build is not _entry(name).build:
+        raise WeightsError(
+            explain(
+                f"these weights are not those of {name}",
+                where=source.path,
+                got=f"{source.model}, of {PROJECTS[source.origin]}",
+                fix=f"name the model the weights were made for: {source.model}",
+            )
+        )
 
 
 def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | None) -> tuple[str, ...]:

@@ -68,9 +68,9 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _anchors(config: DetectorConfig, name: str) -> tuple[AnchorLevel, ...]:
-    """Its default boxes at the config's input size; the config's own where somebody chose them."""
+    """Its default boxes at the config's input size; the config's own where that has other levels than the file."""
     size = config.preprocess.size
-    if config.anchors != ssd_vgg16(config.classes, size).anchors or len(config.anchors) != len(BOX_SIZES[name, "voc"]) - 1:
+    if len(config.anchors) != len(BOX_SIZES[name, "voc"]) - 1:
         return config.anchors
     sizes = BOX_SIZES[name, "coco" if len(config.classes) in (80, 200) else "voc"]
     levels = ssd_vgg16(config.classes, size, [s * min(size) for s in sizes]).anchors

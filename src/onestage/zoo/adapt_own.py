@@ -11,10 +11,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from onestage.model.anchors import AnchorLevel
 from onestage.model.config import DetectorConfig
+from onestage.structures import Size
 
-CLASS_OUTPUTS = re.compile(r"head\.cls\.\d+\.(3\.)?(weight|bias)")
-"""What gives the logits, in ConvHead plain or separable: tensors (S * C, ...), rows ordered (shape, logit)."""
+CLASS_OUTPUTS = re.compile(r"head\.cls\.(\d+\.(3\.)?|output\.pointwise\.)(weight|bias)")
+"""What gives the logits, in ConvHead, plain or separable, and SeparableHead: tensors (S * C, ...), rows (shape, logit)."""
+
+
+PARTS = ("backbone", "neck", "head", "anchors", "coder", "assigner", "loss", "postprocess")
+"""Fields of a config that weights may need otherwise than the recipe has them."""
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
@@ -24,6 +30,30 @@ def numbered_classes(count: int) -> tuple[str, ...]:
 
 def is_numbered(config: DetectorConfig) -> bool:
     return config.classes == numbered_classes(len(config.classes))
+
+
+def with_parts_of(
+    own: DetectorConfig, config: DetectorConfig, *, own_recipe: DetectorConfig, recipe: DetectorConfig
+) -> DetectorConfig:
+    """The config with the parts that a file's detector ``own`` has otherwise than its recipe, which its weights need: default
+    boxes of other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays.
+
+    own_recipe, recipe: what the zoo gives for the size of each.
+    """
+    taken = {
+        part: getattr(own, part)
+        for part in PARTS
+        if getattr(own, part) != getattr(own_recipe, part) and getattr(config, part) == getattr(recipe, part)
+    }
+    if "anchors" in taken:
+        taken["anchors"] = tuple(_scaled(level, own.preprocess.size, config.preprocess.size) for level in own.anchors)
+    return replace(config, **taken)
+
+
+def _scaled(level: AnchorLevel, old: Size, new: Size) -> AnchorLevel:
+    """The same parts of an input of another (height, width)."""
+    y, x = new[0] / old[0], new[1] / old[1]
+    return replace(level, shapes=tuple((w * x, h * y) for w, h in level.shapes))
 
 
 def convert(

@@ -106,10 +106,8 @@ def _v2_place(match: re.Match[str]) -> str:
 
 
 def _anchors(config: DetectorConfig) -> tuple[AnchorLevel, ...]:
-    """Its default boxes at the config's input size; the config's own where somebody chose them."""
+    """Its default boxes at the config's input size."""
     size = config.preprocess.size
-    if config.anchors != ssd300_mobilenet_v1(config.classes, size).anchors:
-        return config.anchors
     levels = ssd300_mobilenet_v1(config.classes, size, [s * min(size) / 300 for s in _SIZES]).anchors
     strides = [None if s is None else (float(s), float(s)) for s in _STRIDES]
     return tuple(replace(level, stride=s, inside=True) for level, s in zip(levels, strides, strict=True))

@@ -6,9 +6,10 @@ A weights file is recognised by its keys, never by its name. What a foreign proj
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -24,46 +25,164 @@ from onestage.errors import WeightsError, explain, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.files import check_finite, is_safetensors, load_foreign, load_tensors
+from onestage.model.files import check_finite, is_safetensors, is_tflite, load_foreign, load_tensors
 from onestage.model.storage import load_fitting, read_config
-from onestage.zoo import adapt_d2l, adapt_own, adapt_timm, adapt_torchvision
-from onestage.zoo.adapt_own import CLASS_OUTPUTS, is_numbered
+from onestage.zoo import (
+    adapt_amdegroot,
+    adapt_d2l,
+    adapt_lufficc,
+    adapt_own,
+    adapt_qfgaohao,
+    adapt_tflite,
+    adapt_tflite_backbone,
+    adapt_timm,
+    adapt_torchvision,
+)
+from onestage.zoo.adapt_own import is_numbered
+from onestage.zoo.class_names import COCO_90, Classes
 from onestage.zoo.fetch import fetch, fetch_hub, fetch_url
 
 HUB = "hf-hub:"
 """How an address on the Hugging Face hub begins, as timm writes it."""
 
+# --- whose files these are -------------------------------------------------------------------------------------------------
+
+
+class Adapter(Protocol):
+    """What a module ``adapt_*.py`` offers for the checkpoints of a foreign project."""
+
+    PROJECT: str
+    """Its name, for messages."""
+
+    def recognises(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether these are the keys of one of its detectors."""
+
+    def model(self, tensors: Mapping[str, Tensor]) -> str:
+        """The zoo's name of this detector."""
+
+    def classes(self, tensors: Mapping[str, Tensor]) -> Classes:
+        """What its class outputs stand for; classes by number where nobody knows."""
+
+    def convert(self, tensors: Mapping[str, Tensor], config: DetectorConfig, /) -> tuple[dict[str, Tensor], DetectorConfig]:
+        """The tensors under our names, and the zoo's config for these classes as the weights need it: with their pixels,
+        default boxes, postprocessing.
+        """
+
+
+ADAPTERS: Mapping[str, Adapter] = {
+    "torchvision": adapt_torchvision,
+    "qfgaohao": adapt_qfgaohao,
+    "amdegroot": adapt_amdegroot,
+    "lufficc": adapt_lufficc,
+    "d2l": adapt_d2l,
+}
+"""Foreign projects whose files are state_dicts, in the order they are asked."""
+
+OWN, TFLITE = "onestage", "tflite"
+
+PROJECTS = {name: adapter.PROJECT for name, adapter in ADAPTERS.items()} | {TFLITE: "the TF object-detection API, as TFLite"}
+"""All foreign projects by the short names that ``onestage import --from`` takes, and what they are called in messages."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OWN. model: the zoo's name of it.
+
+    own: the config that the file itself holds, as ours and TensorFlow Lite's do.
+    """
+
+    path: Path
+    origin: str
+    model: str
+    classes: Classes
+    tensors: Mapping[str, Tensor]
+    own: DetectorConfig | None = None
+
+    def renamed(self, classes: Classes) -> Source:
+        """The same weights with their K classes named by somebody who knows."""
+        own = self.own and replace(self.own, classes=classes.names, category_ids=classes.ids)
+        return replace(self, classes=classes, own=own)
+
+
+def read_source(path: Path, origin: str | None = None) -> Source:
+    """The weights in a file, our own or of a known project; ``origin`` insists on one.
+
+    WeightsError where the file is damaged, unknown, or of another project than that.
+    """
+    if origin not in (None, *PROJECTS):
+        what = f"no project '{origin}' is known{nearest(str(origin), PROJECTS)}"
+        raise WeightsError(explain(what, expected=", ".join(PROJECTS), fix="leave it out: the file tells by itself"))
+    if is_tflite(path):
+        _insist(TFLITE, origin, path)
+        return _with_config(path, TFLITE, *adapt_tflite.read(path))
+    own = read_config(path) if is_safetensors(path) else None
+    if own is not None:
+        _insist(OWN, origin, path)
+        return _with_config(path, OWN, own, load_tensors(path)[0])
+    tensors = load_foreign(path)
+    found = next((name for name, adapter in ADAPTERS.items() if adapter.recognises(tensors)), None)
+    if found is None:
+        raise WeightsError(_unknown(tensors, path))
+    _insist(found, origin, path)
+    try:
+        return Source(path, found, ADAPTERS[found].model(tensors), ADAPTERS[found].classes(tensors), tensors)
+    except KeyError as e:
+        raise WeightsError(_incomplete(found, path, e)) from e
+
+
+def _with_config(path: Path, origin: str, own: DetectorConfig, tensors: Mapping[str, Tensor]) -> Source:
+    return Source(path, origin, own.name, Classes(own.classes, own.category_ids), tensors, own)
+
+
+def _insist(found: str, origin: str | None, path: Path) -> None:
+    if origin not in (None, found):
+        what = f"this file is not of {PROJECTS[str(origin)]}"
+        whose = PROJECTS.get(found, "this project itself")
+        raise WeightsError(explain(what, where=path, got=f"a detector of {whose}", fix="leave the project out"))
+
+
+def _unknown(tensors: Mapping[str, Tensor], path: Path) -> str:
+    return explain(
+        "no known project's detector has such keys",
+        where=path,
+        got=", ".join(list(tensors)[:5]) + ", ...",
+        expected="a file of this project, or a detector of " + ", ".join(PROJECTS.values()),
+        fix="a classifier's weights go to backbone_weights",
+    )
+
+
+def _incomplete(origin: str, path: Path, missing: KeyError) -> str:
+    what = f"this looks like a detector of {PROJECTS[origin]}, but tensors are missing"
+    return explain(what, where=path, got=f"no {missing}", fix="take the whole state_dict of the detector")
+
+
+# --- the published ones ----------------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody publishes for a model: where, under which licence, how good, made how."""
+    """Weights that somebody publishes for a model: where, under which licence, how good (AP on COCO val2017), made how.
 
-    source: WeightsEnum
+    sha256: the checksum or its first digits; None where the file's name ends in them.
+    """
+
+    url: str
     licence: str
     ap: float
+    recipe: str
+    sha256: str | None = None
+    classes: Classes = COCO_90
 
-    @property
-    def url(self) -> str:
-        return str(self.source.url)
 
-    @property
-    def recipe(self) -> str:
-        return str(self.source.meta["recipe"])
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """COCO's 90 category names; ids that COCO does not use are told apart by their number."""
-        names = self.source.meta["categories"][1:]
-        return tuple(name if name != "N/A" else f"N/A {i}" for i, name in enumerate(names, start=1))
+def _torchvision(weights: WeightsEnum, ap: float) -> Published:
+    return Published(str(weights.url), "BSD-3-Clause (torchvision)", ap, str(weights.meta["recipe"]))
 
 
 WEIGHTS = {
-    "ssd300_vgg16.coco": Published(detection.SSD300_VGG16_Weights.COCO_V1, "BSD-3-Clause (torchvision)", 25.1),
-    "ssdlite320_mobilenet_v3_large.coco": Published(
-        detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1, "BSD-3-Clause (torchvision)", 21.3
-    ),
+    "ssd300_vgg16.coco": _torchvision(detection.SSD300_VGG16_Weights.COCO_V1, 25.1),
+    "ssdlite320_mobilenet_v3_large.coco": _torchvision(detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1, 21.3),
 }
-"""MODEL.TAG -> published weights; AP on COCO val2017 as torchvision states it."""
+"""MODEL.TAG -> published weights; AP as torchvision and effdet state it."""
 
 
 def tags(model: str) -> list[str]:
@@ -71,29 +190,49 @@ def tags(model: str) -> list[str]:
     return [key.split(".", 1)[1] for key in WEIGHTS if key.startswith(f"{model}.")]
 
 
-def load_weights(config: DetectorConfig, model: str, weights: str | Path) -> Detector:
-    """A detector of this config with weights from a file (our own or a foreign one), an address or a published tag.
+# --- into a detector -------------------------------------------------------------------------------------------------------
 
-    What these weights expect of the input's pixels replaces the config's. What does not fit, such as the class outputs for
-    other classes, keeps fresh values and is named in a warning. WeightsError where the weights are of something else.
+
+def open_weights(model: str, weights: str | Path) -> Source:
+    """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised."""
+    source = read_source(_locate(model, weights))
+    published = _published(model, weights)
+    return source if published is None else source.renamed(published.classes)
+
+
+def load_weights(config: DetectorConfig, source: Source, recipe_of: Callable[[DetectorConfig], DetectorConfig]) -> Detector:
+    """A detector of this config with these weights. recipe_of: what the zoo gives for the name and size of a config.
+
+    What they expect of the input's pixels replaces the config's, and so do the parts of a detector of that name that they need
+    otherwise than the recipe has them, unless the config has them otherwise too. What does not fit, such as the class outputs
+    for other classes, keeps fresh values and is named in a warning. WeightsError where the weights are of something else.
     """
-    path = _locate(model, weights)
-    own = read_config(path) if is_safetensors(path) else None
-    if own is not None:
-        tensors, config = adapt_own.convert(load_tensors(path)[0], own, config)
-    else:
-        tensors, config = _convert(load_foreign(path), config, path)
+    path, usual = source.path, recipe_of(config)
+    tensors, own = (source.tensors, source.own) if source.own is not None else _converted(usual, source)
+    if own.name == config.name:
+        config = adapt_own.with_parts_of(own, config, own_recipe=recipe_of(own), recipe=usual)
+    if source.origin != OWN and is_numbered(own) and len(own.classes) == len(config.classes):
+        own = replace(
+            own, classes=config.classes, category_ids=config.category_ids
+        )  # nobody knows the file's names: these may be
+    tensors, config = adapt_own.convert(tensors, own, config)
     detector = Detector(config)
     fresh = load_fitting(detector, tensors, where=path)
-    if own is None:
-        _report(fresh, path)
-        return detector
     other = set(own.classes) != set(config.classes)
     _report(fresh, path, f"; the file's classes are others: {', '.join(own.classes[:10])}" if other else "")
     if not adapt_own.same_anchors(own, config):
         what = f"{path}: made for other default boxes, so its box offsets mean something else until they are trained"
         warnings.warn(what, stacklevel=4)  # the line that called create()
     return detector
+
+
+def _converted(config: DetectorConfig, source: Source) -> tuple[Mapping[str, Tensor], DetectorConfig]:
+    """A foreign file's tensors under our names, and the recipe's config as they need it for their own classes."""
+    config = replace(config, classes=source.classes.names, category_ids=source.classes.ids)
+    try:
+        return ADAPTERS[source.origin].convert(source.tensors, config)
+    except KeyError as e:
+        raise WeightsError(_incomplete(source.origin, source.path, e)) from e
 
 
 def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
@@ -103,10 +242,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
     WeightsError where the file is not of this backbone.
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else _file(weights)
-    tensors = load_foreign(path, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
-    with torch.device("meta"):
-        names = Detector(config).state_dict()
-    converted = adapt_timm.convert_backbone(tensors, config, names) or adapt_torchvision.convert_backbone(tensors, config)
+    tensors, converted = _read_backbone(config, path)
     adapted, config = converted or ({}, config)
     detector = Detector(config)
     own = detector.state_dict()
@@ -122,38 +258,29 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
     return detector
 
 
-def _convert(tensors: dict[str, Tensor], config: DetectorConfig, path: Path) -> tuple[dict[str, Tensor], DetectorConfig]:
-    if adapt_torchvision.recognises(tensors):
-        tensors, config = adapt_torchvision.convert(tensors, config)
-        return tensors, _with_coco_names(tensors, config)
-    if adapt_d2l.recognises(tensors):
-        return adapt_d2l.convert(tensors, config)
-    raise WeightsError(
-        explain(
-            "no known project's detector has such keys",
-            where=path,
-            got=", ".join(list(tensors)[:5]) + ", ...",
-            expected="a file of this project, or of torchvision's SSDs, or of the d2l book's TinySSD",
-            fix="a classifier's weights go to backbone_weights",
-        )
-    )
+def _read_backbone(
+    config: DetectorConfig, path: Path
+) -> tuple[Mapping[str, Tensor], tuple[dict[str, Tensor], DetectorConfig] | None]:
+    """A classifier's tensors, and the same under our names with the config that they need, or None where nobody knows them."""
+    if is_tflite(path):
+        converted = adapt_tflite_backbone.convert_backbone(path, config)
+        return converted[0], converted
+    tensors = load_foreign(path, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
+    with torch.device("meta"):
+        names = Detector(config).state_dict()
+    return tensors, (adapt_timm.convert_backbone(tensors, config, names) or adapt_torchvision.convert_backbone(tensors, config))
 
 
-def _with_coco_names(tensors: Mapping[str, Tensor], config: DetectorConfig) -> DetectorConfig:
-    """The config with COCO's names and ids where its 90 classes have numbers alone and the file has as many."""
-    coco = WEIGHTS["ssd300_vgg16.coco"].classes
-    rows = next((len(t) for k, t in tensors.items() if CLASS_OUTPUTS.fullmatch(k) and k.startswith("head.cls.0.")), 0)
-    same = rows == len(config.anchors[0].shapes) * config.logits
-    if not (same and is_numbered(config) and len(config.classes) == len(coco)):
-        return config
-    return replace(config, classes=coco, category_ids=tuple(range(1, len(coco) + 1)))
+def _published(model: str, weights: str | Path) -> Published | None:
+    """What a tag stands for; nothing where a file has its name. (A folder may well be called "coco".)"""
+    return None if Path(weights).is_file() else WEIGHTS.get(f"{model}.{weights}")
 
 
 def _locate(model: str, weights: str | Path) -> Path:
     """The file of a path or tag; fetched and checked if it is a tag."""
-    published = WEIGHTS.get(f"{model}.{weights}")
-    if published is not None and not Path(weights).is_file():  # a folder may well be called "coco"
-        return fetch(published.url, sha256=None)
+    published = _published(model, weights)
+    if published is not None:
+        return fetch(published.url, sha256=published.sha256)
     return _file(weights, tags(model))
 
 

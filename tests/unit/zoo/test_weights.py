@@ -3,6 +3,7 @@
 import re
 import shutil
 import warnings
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,8 +13,11 @@ import torchvision
 import onestage
 from onestage.errors import WeightsError
 from onestage.model.files import save_tensors
+from onestage.zoo import recipe
 from onestage.zoo import weights as module
+from onestage.zoo.adapt_own import with_parts_of
 from onestage.zoo.adapt_torchvision import VGG_MEAN
+from onestage.zoo.class_names import COCO_80, COCO_90, VOC
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
 
@@ -124,13 +128,92 @@ def test_another_number_of_classes_keeps_all_that_fits(tmp_path):
     assert not ours.config.preprocess.antialias
 
 
-def test_the_number_of_classes_of_the_file_warns_of_nothing(tmp_path):
-    quietly("ssdlite320_mobilenet_v3_large", 7, weights=file_of(their_ssdlite(7), tmp_path))
+def has_all_of(ours, theirs):
+    """Whether our SSDLite holds every tensor of torchvision's, in whatever order and under whatever names."""
+
+    def sums(model):
+        return sorted(v.double().sum().item() for k, v in model.state_dict().items() if v.is_floating_point())
+
+    return sums(ours) == sums(theirs)
+
+
+@pytest.mark.parametrize("count", [7, None], ids=["told", "taken from the file"])
+def test_the_number_of_classes_of_the_file_warns_of_nothing(count, tmp_path):
+    theirs = their_ssdlite(7)
+    ours = quietly("ssdlite320_mobilenet_v3_large", count, weights=file_of(theirs, tmp_path))
+    assert ours.config.classes == tuple(f"class {i}" for i in range(7))
+    assert has_all_of(ours, theirs)
 
 
 def test_wrapped_checkpoints_are_understood(tmp_path):
-    torch.save({"model": {f"module.{k}": v for k, v in their_ssdlite(7).state_dict().items()}, "epoch": 3}, tmp_path / "c.pth")
-    quietly("ssdlite320_mobilenet_v3_large", 7, weights=tmp_path / "c.pth")
+    theirs = their_ssdlite(7)
+    torch.save({"model": {f"module.{k}": v for k, v in theirs.state_dict().items()}, "epoch": 3}, tmp_path / "c.pth")
+    assert has_all_of(quietly("ssdlite320_mobilenet_v3_large", 7, weights=tmp_path / "c.pth"), theirs)
+
+
+def test_a_half_checkpoint_is_named(tmp_path):
+    """Recognised by its first head, but without the others."""
+    kept = {k: v for k, v in their_ssdlite(2).state_dict().items() if "module_list" not in k}
+    torch.save(kept, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match="a detector of torchvision, but tensors are missing"):
+        onestage.create("ssdlite320_mobilenet_v3_large", weights=tmp_path / "half.pth")
+
+
+@torch.no_grad()
+def test_a_foreign_file_s_names_in_another_order_take_their_outputs_along(tmp_path):
+    """90 outputs are COCO's: the user's order counts, so that no output gets a wrong name."""
+    path = file_of(their_ssdlite(90), tmp_path)
+    names = COCO_90.names[::-1]
+    ours = quietly("ssdlite320_mobilenet_v3_large", classes=names, weights=path)
+    straight = quietly("ssdlite320_mobilenet_v3_large", weights=path)
+    assert ours.config.classes == names
+    assert straight.config.category_ids == COCO_90.ids
+    flipped, logits = ours(IMAGES).logits, straight(IMAGES).logits
+    torch.testing.assert_close(flipped[..., 1:], logits[..., 1:].flip(2))
+    torch.testing.assert_close(flipped[..., 0], logits[..., 0])
+
+
+def test_parts_that_a_file_has_otherwise_than_its_recipe_are_taken():
+    """Where the config has the recipe's; what somebody chose stays."""
+    usual, larger = recipe("ssd300_mobilenet_v1", ["cat"]), recipe("ssd300_mobilenet_v1", ["cat"], size=(600, 450))
+    own = usual.replace({"backbone.activation": "relu", "postprocess.top_k": 7, "anchors": usual.anchors[::-1]})
+    chosen = larger.replace({"postprocess.top_k": 9})
+    merged = with_parts_of(own, chosen, own_recipe=usual, recipe=larger)
+    assert (merged.backbone.activation, merged.postprocess.top_k) == ("relu", 9)
+    (width, height), (scaled_width, scaled_height) = own.anchors[0].shapes[2], merged.anchors[0].shapes[2]
+    assert (scaled_width, scaled_height) == pytest.approx((1.5 * width, 2 * height))
+    assert merged.preprocess.size == (600, 450)
+    assert merged.loss == larger.loss
+
+
+def test_an_imported_file_goes_on_as_it_is(tmp_path):
+    """Its parts travel into later detectors, by name alone, with other classes, at another size."""
+    config = recipe("ssd300_mobilenet_v2", ["cat"], size=(96, 96))
+    foreign = module.ADAPTERS["qfgaohao"].convert({"base_net.17.conv.6.weight": torch.zeros(1)}, config)[1]
+    onestage.Detector(foreign).save(tmp_path / "imported.safetensors")
+    same = quietly("ssd300_mobilenet_v2", weights=tmp_path / "imported.safetensors")
+    assert same.config == foreign
+    with pytest.warns(UserWarning, match="12 tensors do not fit"):  # the class outputs' weights and biases
+        other = onestage.create("ssd300_mobilenet_v2", 3, size=(128, 96), weights=tmp_path / "imported.safetensors").config
+    assert (other.neck, other.head, other.backbone) == (foreign.neck, foreign.head, foreign.backbone)
+    assert other.anchors[0].shapes[0] == pytest.approx(
+        (foreign.anchors[0].shapes[0][0], foreign.anchors[0].shapes[0][1] * 4 / 3)
+    )
+
+
+def test_default_boxes_that_a_foreign_file_brings(tmp_path):
+    """VOC's or COCO's, by the number of classes."""
+    brought = module.ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", VOC.names))[1]
+    assert [level.shapes[0][0] for level in brought.anchors] == pytest.approx([30, 60, 111, 162, 213, 264])
+    coco = module.ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", COCO_80.names))[1]
+    assert [level.shapes[0][0] for level in coco.anchors] == pytest.approx([21, 45, 99, 153, 207, 261])
+
+
+def test_every_adapter_is_in_the_table():
+    folder = Path(module.__file__).parent
+    written = {p.stem.removeprefix("adapt_") for p in folder.glob("adapt_*.py") if "def recognises(" in p.read_text()}
+    assert written == set(module.ADAPTERS)
+    assert {"tflite", *written} == set(module.PROJECTS)
 
 
 def test_our_own_file_with_other_classes(tmp_path):
@@ -187,8 +270,8 @@ def test_the_published_table():
         assert row.url.startswith("https://")
         assert re.search(r"-[0-9a-f]{8}\.pth$", row.url), "the name holds the checksum that fetch() verifies"
         assert row.recipe.startswith("https://")
-        assert len(set(row.classes)) == 90
-        assert row.classes[0] == "person"
+        assert len(set(row.classes.names)) == 90
+        assert row.classes.names[0] == "person"
         assert 0 < row.ap < 100
     assert module.tags("ssd300_vgg16") == ["coco"]
     assert module.tags("ssd300") == []
@@ -257,9 +340,11 @@ def test_other_default_boxes_are_told(tmp_path):
 
 
 def test_our_own_file_is_known_by_its_content(tmp_path):
-    _, path = own_file(tmp_path, ["cat"])
+    old, path = own_file(tmp_path, ["cat"])
     shutil.copy(path, tmp_path / "renamed.pth")
-    quietly("tinyssd", classes=["cat"], size=(64, 64), weights=tmp_path / "renamed.pth")
+    new = quietly("tinyssd", size=(64, 64), weights=tmp_path / "renamed.pth")
+    assert (new.config.classes, new.config.category_ids) == (("cat",), (10,))
+    assert all(torch.equal(v, old.state_dict()[k]) for k, v in new.state_dict().items())
 
 
 def test_torchvisions_91_outputs_are_cocos(tmp_path):

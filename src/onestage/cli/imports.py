@@ -1,0 +1,126 @@
+"""``onestage import``: a checkpoint of another project becomes a file of this one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.markup import escape
+
+from onestage.cli.output import say, stdout
+from onestage.errors import ConfigError, WeightsError, explain
+from onestage.model.config import DetectorConfig, encode
+from onestage.model.detector import Detector
+from onestage.zoo import create, recipe
+from onestage.zoo.class_names import Classes
+from onestage.zoo.weights import OWN, PROJECTS, Source, read_source
+
+BACKGROUND = {"background", "__background__"}
+"""What label files call the class before the first one, in lower case."""
+SHOWN = 8
+"""Class names in the summary."""
+
+
+def import_weights(
+    file: tyro.conf.Positional[Path],
+    /,
+    *,
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
+    origin: Annotated[str | None, tyro.conf.arg(name="from", metavar="PROJECT")] = None,
+    model: str | None = None,
+    classes: tuple[str, ...] | None = None,
+) -> int:
+    """Turn another project's checkpoint into a detector that every verb takes.
+
+    onestage import mb1-ssd-Epoch-99.pth -o mine.safetensors --classes labels.txt
+
+    onestage import tf_efficientdet_d0_34-f153e0cf.pth --from effdet --model efficientdet_d0 -o d0.safetensors
+
+    The file is read without running anything in it.
+
+    Args:
+        file: a state_dict (.pth, .pt, .safetensors) or a TensorFlow Lite file of an SSD
+        out: the file to write, .safetensors
+        origin: whose it is, if you want to be sure: torchvision, effdet, qfgaohao (jetson-inference), amdegroot, ...
+        model: its name in the zoo, if you want to be sure: see onestage models
+        classes: the names of its classes in its order, or a file with one name per line; without them those of COCO or VOC
+            where the number fits, else numbers
+    """
+    if out.suffix != ".safetensors":
+        raise WeightsError(
+            explain("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
+        )
+    if out.exists():
+        raise WeightsError(explain("the file to write exists already", where=out, fix="name another one, or move it away"))
+    if not file.is_file():
+        raise WeightsError(explain("there is no such file", got=file, fix="check the path"))
+    source = read_source(file, origin)
+    if source.origin == OWN:
+        raise WeightsError(explain("this is a detector of onestage already", where=file, fix="use it as it is"))
+    if classes is not None:
+        source = _named(source, _class_names(classes))
+    detector = create(model or source.model, weights=source)
+    detector.save(out)
+    _show(source, detector, out)
+    return 0
+
+
+def _class_names(given: Sequence[str]) -> tuple[str, ...]:
+    """The names as they stand, or those in the file that is named; background, which every file has before them, left out."""
+    names = list(given)
+    if len(given) == 1 and Path(given[0]).is_file():
+        try:
+            lines = Path(given[0]).read_text(encoding="utf-8-sig").splitlines()
+        except UnicodeDecodeError as e:
+            raise ConfigError(explain("the file of class names is not text", where=given[0], expected="a name per line")) from e
+        names = [line.strip() for line in lines if line.strip()]
+    return tuple(names[1:] if names and names[0].lower() in BACKGROUND else names)
+
+
+def _named(source: Source, names: tuple[str, ...]) -> Source:
+    """The same weights, their classes named by somebody who knows."""
+    count = len(source.classes.names)
+    if len(names) != count:
+        what = "one name for every class of the file"
+        raise ConfigError(explain(what, where=source.path, got=_listed(names), expected=f"{count} names"))
+    return source.renamed(Classes(names, tuple(range(count))))
+
+
+def _show(source: Source, detector: Detector, out: Path) -> None:
+    config, size = detector.config, detector.config.preprocess.size
+    differing = differences(config, recipe(config.name, config.classes))
+    rows = {
+        "recognised": f"{config.name}, of {PROJECTS[source.origin]}",
+        "classes": _listed(config.classes),
+        "parameters": f"{sum(p.numel() for p in detector.parameters()):,}",
+        "input": f"{size[0]}x{size[1]} (height x width)",
+        "differs": f"from the recipe in {', '.join(differing)}" if differing else "in nothing from the recipe",
+        "file": str(out),
+        "use it": f"onestage predict {out} PICTURES",
+        "tune it": f"onestage train DATA --model {config.name} --weights {out}",
+    }
+    console = stdout()
+    for what, text in rows.items():
+        console.print(f"[bold]{what:<11}[/] {escape(text)}", highlight=False, soft_wrap=True)
+    if config.classes[0] == "class 0":
+        say("[bold yellow]note:[/] the file does not say what its classes are called; --classes does")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"{len(names)}: {', '.join(names[:SHOWN])}" + (", ..." if len(names) > SHOWN else "")
+
+
+def differences(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
+    """Where two configs differ, as paths such as "preprocess.mean"; classes, which are the file's, are not looked at."""
+    ours, theirs = (encode(c) for c in (config, usual))
+    return [path for key in ours if key not in ("classes", "category_ids") for path in _differing(key, ours[key], theirs[key])]
+
+
+def _differing(path: str, ours: Any, theirs: Any) -> list[str]:
+    if ours == theirs:
+        return []
+    if not (isinstance(ours, dict) and isinstance(theirs, dict) and ours["kind"] == theirs["kind"]):
+        return [path]
+    return [deeper for key in ours for deeper in _differing(f"{path}.{key}", ours[key], theirs[key])]

@@ -1,6 +1,7 @@
 """Anchors: centres, shapes and order, from the paper's definitions."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -72,3 +73,13 @@ def test_the_caffe_boxes_of_ssd300():
     assert levels[5].shapes[1][0] == pytest.approx(math.sqrt(261 * 315))
     assert [len(level.shapes) for level in levels] == [4, 6, 6, 6, 4, 4]
     assert [level.stride and level.stride[0] for level in levels] == [8, 16, 32, 64, None, None]
+
+
+def test_centres_are_kept_inside_where_that_is_asked():
+    """Ten cells 32 pixels apart on 300 pixels: the last centre, 304, moves onto the border; the shapes stay whole."""
+    level = AnchorLevel(((60.0, 40.0),), (32.0, 32.0))
+    free = grid(level, (10, 10), (300, 300)).view(10, 10, 4)
+    kept = grid(replace(level, inside=True), (10, 10), (300, 300)).view(10, 10, 4)
+    assert free[9, 0].tolist() == [16 - 30, 304 - 20, 16 + 30, 304 + 20]
+    assert kept[9, 0].tolist() == [16 - 30, 300 - 20, 16 + 30, 300 + 20]
+    assert torch.equal(kept[:9, :9], free[:9, :9])

@@ -89,7 +89,7 @@ def paired_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_giou(a: Tensor, b: Tensor) -> Tensor:
-    """(..., 4) and (..., 4) -> (...) in -1..1: IoU less the part of the common hull that neither box covers (arXiv 1902.09630)."""
+    """(..., 4) and (..., 4) -> (...) in -1..1: IoU less the part of their hull that neither box covers (arXiv 1902.09630)."""
     inter, union = _overlap(a, b)
     hull = _hull(a, b).prod(-1).clamp(min=_TINY)
     return inter / union - (hull - union) / hull
@@ -128,7 +128,7 @@ def _hull(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _centre_distance(a: Tensor, b: Tensor) -> Tensor:
-    apart = (a[..., :2] + a[..., 2:] - b[..., :2] - b[..., 2:]) / 2
+    apart = ((a[..., :2] + a[..., 2:]) - (b[..., :2] + b[..., 2:])) / 2
     return apart.square().sum(-1) / _hull(a, b).square().sum(-1).clamp(min=_TINY)
 
 
@@ -150,43 +150,41 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
 
 def diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """As ``nms``, but a box goes when its DIoU with a better survivor is above ``threshold``: of two boxes that overlap, the
-    one
-    whose centre lies elsewhere is more likely another object (arXiv 1911.08287, section 3.3).
-
-    All boxes are judged at once, then again by those that were left, until nothing changes: what the greedy order gives
-    (Cluster-NMS, arXiv 2005.03572, proposition 1).
+    one whose centre lies elsewhere is more likely another object (arXiv 1911.08287, section 3.3). Scores are above 0.
     """
-    rows, there = _by_group(scores, groups)
-    inside = boxes[rows]
-    beats = paired_diou(inside[:, :, None], inside[:, None]) > threshold  # [g, i, j]: i, if it stays, removes j
-    beats &= there[:, :, None] & torch.ones_like(beats[0]).triu(1)
-    stays = there
-    while True:
-        next_stays = there & ~(beats & stays[:, :, None]).any(dim=1)
-        if torch.equal(next_stays, stays):
-            break
-        stays = next_stays
-    kept = rows[stays].sort().values
-    return kept[scores[kept].argsort(descending=True, stable=True)]
+
+    def decay(diou: Tensor) -> Tensor:
+        return (diou <= threshold).to(scores.dtype)
+
+    return soft_nms(boxes, scores, groups, decay=decay, threshold=0.0, overlap=paired_diou)[0]
 
 
 def soft_nms(
-    boxes: Tensor, scores: Tensor, groups: Tensor, *, decay: Callable[[Tensor], Tensor], threshold: float
+    boxes: Tensor,
+    scores: Tensor,
+    groups: Tensor,
+    *,
+    decay: Callable[[Tensor], Tensor],
+    threshold: float,
+    overlap: Callable[[Tensor, Tensor], Tensor] = paired_iou,
 ) -> tuple[Tensor, Tensor]:
     """Soft-NMS inside each group (arXiv 1704.04503, figure 2): the best box is taken and the scores of the others are
-    multiplied by
-    ``decay(IoU with it)``, again and again, while scores above ``threshold`` are left.
+    multiplied by ``decay(overlap with it)``, again and again, while scores above ``threshold``, which is at least 0, are left.
 
-    Returns the rows (M,) int64 that were taken, best new score first, and those scores (M,). All groups go on at the same time.
+    Returns the rows (M,) int64 that were taken, best new score first, and those scores (M,); equal ones: the lower index first.
+    Of equal ones that could be taken, the one with the better old score is. All groups go on at the same time.
     """
     rows, there = _by_group(scores, groups)
-    inside, left = boxes[rows], scores[rows].masked_fill(~there, -torch.inf)
-    final = torch.full_like(left, -torch.inf)
-    while left.numel() and bool((left > threshold).any()):
-        value, best = left.max(dim=1, keepdim=True)
-        final.scatter_(1, best, torch.where(value > threshold, value, final.gather(1, best)))
+    inside, left = boxes[rows], scores[rows].masked_fill(~there, 0.0)  # what is 0 stays 0 and is never taken
+    final = torch.zeros_like(left)
+    while left.numel():
+        value, best = left.max(dim=1, keepdim=True)  # the first of equal ones
+        alive = value > threshold
+        if not bool(alive.any()):
+            break
+        final.scatter_(1, best, torch.where(alive, value, final.gather(1, best)))
         chosen = inside.gather(1, best[:, :, None].expand(-1, -1, 4))
-        left = (left * decay(paired_iou(chosen, inside))).scatter(1, best, -torch.inf)
+        left = (left * decay(overlap(chosen, inside))).scatter(1, best, 0.0)
     taken = final > threshold
     kept, order = rows[taken].sort()
     values, by_score = final[taken][order].sort(descending=True, stable=True)

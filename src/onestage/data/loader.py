@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from onestage.data.dataset import Dataset
 from onestage.data.table import OnBad
-from onestage.data.transforms import EvalTransform, Prepared, TrainTransform
+from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
 from onestage.errors import ConfigError, DataError, explain
 from onestage.structures import Batch, ImageMeta, Targets
 
@@ -217,7 +217,7 @@ class _Packed(NamedTuple):
         return Batch(self.images, tuple(Targets(*rows) for rows in zip(*columns, strict=True)), self.metas)
 
 
-def _pack(items: Sequence[_Item], *, fill: tuple[int, int, int]) -> _Packed:
+def _pack(items: Sequence[_Item], *, fill: Colour) -> _Packed:
     """Pictures of different sizes are padded with ``fill`` at the right and bottom to the largest height and width."""
     prepared = [item.prepared for item in items if item.prepared is not None]
     failures = tuple(failure for item in items for failure in item.failures)
@@ -232,8 +232,8 @@ def _pack(items: Sequence[_Item], *, fill: tuple[int, int, int]) -> _Packed:
     return _Packed(torch.stack(images), boxes, labels, ignore, tuple(len(t.boxes) for t in targets), tuple(metas), failures)
 
 
-def _pad(image: Tensor, size: tuple[int, int], fill: tuple[int, int, int]) -> Tensor:
-    canvas = image.new_tensor(fill).view(3, 1, 1).repeat(1, *size)
+def _pad(image: Tensor, size: tuple[int, int], fill: Colour) -> Tensor:
+    canvas = canvas_of(fill, size, like=image)
     canvas[:, : image.shape[1], : image.shape[2]] = image
     return canvas
 

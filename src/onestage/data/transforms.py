@@ -32,7 +32,10 @@ Place = Callable[[Size], ImageMeta]
 Prepared = tuple[Tensor, Targets, ImageMeta]
 """A picture ready for a batch: (3, h, w) in 0..255, its objects in input pixels, and where the picture lies in the input."""
 
-MEAN_COLOUR = (124, 116, 104)
+Colour = tuple[float, float, float]
+"""RGB in 0..255; rounded where pictures are uint8."""
+
+MEAN_COLOUR = (124.0, 116.0, 104.0)
 """The mean RGB of ImageNet: almost nothing is left of it after normalisation."""
 
 # The sampler of the SSD paper, section 2.2 "Data augmentation", with the numbers of torchvision's RandomIoUCrop: the smallest
@@ -221,9 +224,7 @@ class View:
         y = self.down.apply(boxes[:, 1::2]).sort(1).values
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
-    def pixels(
-        self, image: Tensor, fill: tuple[int, int, int], recolour: Callable[[Tensor], Tensor], *, antialias: bool = True
-    ) -> Tensor:
+    def pixels(self, image: Tensor, fill: Colour, recolour: Callable[[Tensor], Tensor], *, antialias: bool = True) -> Tensor:
         """(3, H, W) uint8 -> (3, h, w) uint8. Only what is seen is resized and recoloured; ``fill`` is all around it."""
         (left, right), (top, bottom) = self.across.source, self.down.source
         (x1, x2), (y1, y2) = self.across.target, self.down.target
@@ -234,9 +235,15 @@ class View:
         part = recolour(part.flip(mirrors) if mirrors else part)
         if part.shape[1:] == self.meta.input:
             return part
-        canvas = torch.tensor(fill, dtype=torch.uint8).view(3, 1, 1).repeat(1, *self.meta.input)
+        canvas = canvas_of(fill, self.meta.input, like=part)
         canvas[:, y1:y2, x1:x2] = part
         return canvas
+
+
+def canvas_of(colour: Colour, size: Size, *, like: Tensor) -> Tensor:
+    """(3, *size) of that colour, of the other picture's type."""
+    pixel = torch.tensor(colour).view(3, 1, 1)
+    return (pixel if like.is_floating_point() else pixel.round()).to(like.dtype).repeat(1, *size)
 
 
 def _resize(image: Tensor, size: Size, antialias: bool) -> Tensor:
@@ -257,7 +264,7 @@ class TrainTransform:
 
     place: Place
     augment: Augment = Augment()
-    fill: tuple[int, int, int] = MEAN_COLOUR
+    fill: Colour = MEAN_COLOUR
     antialias: bool = True
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
@@ -294,7 +301,7 @@ class EvalTransform:
     """
 
     resize: Callable[[Tensor], tuple[Tensor, ImageMeta]]
-    fill: tuple[int, int, int] = MEAN_COLOUR
+    fill: Colour = MEAN_COLOUR
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
         image, meta = self.resize(sample.image)

@@ -114,9 +114,9 @@ def octave_levels(
     whole_pixels: bool = False,
     offset: float = 0.5,
 ) -> tuple[AnchorLevel, ...]:
-    """RetinaNet's and EfficientDet's anchors, one level per stride: squares of side scale * stride * 2^(i / octaves), i =
-    0..octaves
-    - 1, each stretched by every (width, height) factor of ``aspects`` (RetinaNet, section 4; EfficientDet's code: 1.4 and 0.7).
+    """RetinaNet's and EfficientDet's anchors, one level per stride: squares of side scale * stride * 2^(i / octaves) for i from
+    0 to octaves - 1, each stretched by every (width, height) factor of ``aspects`` (RetinaNet, section 4; EfficientDet's code:
+    1.4 and 0.7).
 
     Shapes are ordered (octave, aspect), or (aspect, octave) with ``ratio_major``, as in torchvision's RetinaNet. whole_pixels:
     torchvision's rounding: sides to whole pixels downwards, then half the shape to the nearest.

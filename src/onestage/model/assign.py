@@ -120,7 +120,7 @@ class MaxIoUAssigner:
 
 
 def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: Tensor, least: float) -> Tensor:
-    """matches (B, A), IGNORED where an anchor that learns nothing lies by ``least`` or more of itself in a box to be ignored."""
+    """matches (B, A), IGNORED where an anchor that learns nothing lies by ``least`` or more of itself in an ignored box."""
     if not bool(ignore.any()):
         return matches
     covered = anchors.new_zeros(matches.shape)
@@ -156,7 +156,9 @@ def _slices(boxes: Tensor, anchors: Tensor) -> list[slice]:
 
 
 def _claim(matches: Tensor, claims: Tensor, wanted: Tensor, *, last: bool) -> Tensor:
-    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the last or first of several wins."""
+    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the last or first of several
+    wins.
+    """
     none = -1 if last else claims.shape[1]
     index = torch.arange(claims.shape[1], device=claims.device).expand_as(wanted).masked_fill(~claims, none)
     claimed = torch.full_like(matches, none).scatter_reduce(1, wanted, index, "amax" if last else "amin")

@@ -15,16 +15,18 @@ from onestage.errors import require
 from onestage.model.assign import BACKGROUND, Levels, without_ignored
 
 _PAIRS_AT_ONCE = 1 << 22
-"""Distances between an object and an anchor computed at a time: 16 MB, whatever the number of objects."""
+"""Pairs of an object and an anchor looked at at a time: about 100 MB, whatever the number of objects."""
+
+_SAME_PLACE = 1e-2
+"""Pixels: the shapes of one cell share its centre, but for rounding."""
 
 
 @dataclass(frozen=True)
 class ATSSAssigner:
     """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1): of each level the anchors in the
-    ``top_k``
-    cells whose centres are nearest to the object's are its candidates; those learn it whose IoU reaches the candidates' mean
-    plus their standard deviation and whose centre lies inside the object. An anchor wanted by several learns the one it
-    overlaps most, at equal IoU the first.
+    ``top_k`` cells whose centres are nearest to the object's are its candidates; those learn it whose IoU reaches the
+    candidates' mean plus their standard deviation and whose centre lies inside the object. An anchor wanted by several learns
+    the one it overlaps most, at equal IoU the first.
 
     Anchors of which ``ignore_cover`` or more lies inside an ignored region are ignored unless they learn an object.
     """
@@ -56,19 +58,23 @@ class ATSSAssigner:
         return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
 
     def _candidates(self, anchors: Tensor, boxes: Tensor, levels: Levels) -> Tensor:
-        """(n, M) anchors for each of n boxes (n, 4)."""
-        centres = box_ops.to_cxcywh(anchors)[:, :2]
+        """(n, M) anchors for each of n boxes (n, 4); of cells equally near the first."""
+        places = box_ops.to_cxcywh(anchors)[:, :2].split(list(levels))
+        starts = [sum(levels[:i]) for i in range(len(levels))]
+        shapes = [int(((place - place[0]).abs().amax(1) < _SAME_PLACE).sum()) for place in places]
         parts = []
         for chunk in box_ops.to_cxcywh(boxes)[:, :2].split(max(1, _PAIRS_AT_ONCE // max(1, len(anchors)))):
-            start, of_levels = 0, []
-            for size in levels:
-                level = centres[start : start + size]
-                shapes = int((level == level[0]).all(1).sum())  # they share their cell's centre
-                distance = torch.cdist(chunk, level)
-                of_levels.append(distance.topk(min(self.top_k * shapes, size), largest=False).indices + start)
-                start += size
+            nearest = [_nearest(chunk, p[::s], self.top_k) for p, s in zip(places, shapes, strict=True)]
+            cells = zip(nearest, shapes, starts, strict=True)
+            of_levels = [(n[:, :, None] * s + torch.arange(s, device=n.device)).flatten(1) + start for n, s, start in cells]
             parts.append(torch.cat(of_levels, dim=1))
         return torch.cat(parts)
+
+
+def _nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
+    """(n, 2) and (cells, 2) -> (n, at most count): the cells nearest to each point. topk does not say which of equal ones."""
+    distance = (points[:, None] - centres).square().sum(2)
+    return distance.argsort(dim=1, stable=True)[:, :count]
 
 
 def _centre_inside(anchors: Tensor, boxes: Tensor) -> Tensor:

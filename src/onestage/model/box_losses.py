@@ -55,11 +55,11 @@ class Huber:
 class IoULoss:
     """1 - GIoU, DIoU or CIoU of the decoded box and its object: what AP looks at, and blind to the box's size."""
 
-    kind: Literal["giou", "diou", "ciou"] = "giou"
+    overlap: Literal["giou", "diou", "ciou"] = "giou"
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
-        overlap = {"giou": box_ops.paired_giou, "diou": box_ops.paired_diou, "ciou": box_ops.paired_ciou}[self.kind]
-        return 1 - overlap(coder.decode(anchors, deltas), boxes)
+        measure = {"giou": box_ops.paired_giou, "diou": box_ops.paired_diou, "ciou": box_ops.paired_ciou}[self.overlap]
+        return 1 - measure(coder.decode(anchors, deltas), boxes)
 
 
 BoxLoss = SmoothL1 | L1 | Huber | IoULoss

@@ -108,8 +108,7 @@ class MultiBoxLoss:
 @dataclass(frozen=True)
 class FocalLoss:
     """RetinaNet's loss (section 3): K independent sigmoids, the focal loss summed over all anchors that are not ignored, and a
-    box
-    loss on the positives, both divided by the number of positives.
+    box loss on the positives, both divided by the number of positives.
 
     alpha: weight of the class that is there, 1 - alpha that of those that are not; None leaves both unweighted. gamma: how much
     the easy ones are turned down; 0 is cross-entropy. label_smoothing: s makes the targets 1 - s / 2 and s / 2. per_image: each
@@ -154,15 +153,14 @@ class FocalLoss:
         return _of_anchors(losses, assignment.matches)
 
     def normalizer(self, matches: Tensor) -> Tensor:
-        """The divisor of the batch, () float32. Over several batches or processes the sum divides them all, or 1 if that is 0."""
+        """The divisor of the batch, () float32. Over several batches or processes the sum divides them all, but at least 1."""
         return matches.new_tensor(len(matches)).float() if self.per_image else _positives(matches)
 
 
 @dataclass(frozen=True)
 class QualityFocalLoss:
     """Generalized Focal Loss, section 3.1, eq. 2: the score learns how well its box fits. The target of an object's class is
-    the
-    IoU of the box that this anchor predicts, everything else 0; |target - p|^beta turns down what is right already.
+    the IoU of the box that this anchor predicts, everything else 0; |target - p|^beta turns down what is right already.
 
     All anchors that are not ignored count; the sum is divided by the number of positives.
     """
@@ -197,7 +195,7 @@ class QualityFocalLoss:
         return _of_anchors(losses, assignment.matches)
 
     def normalizer(self, matches: Tensor) -> Tensor:
-        """The divisor of the batch, () float32. Over several batches or processes the sum divides them all, or 1 if that is 0."""
+        """The divisor of the batch, () float32. Over several batches or processes the sum divides them all, but at least 1."""
         return _positives(matches)
 
 

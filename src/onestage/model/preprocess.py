@@ -45,6 +45,12 @@ class Preprocess:
         require(in_order, 'with "shortest_edge" the size is (shortest, longest) side', got=self.size)
 
     @property
+    def colour(self) -> tuple[float, float, float]:
+        """The mean colour, RGB in 0..255: what padding has."""
+        red, green, blue = self.mean
+        return 255 * red, 255 * green, 255 * blue
+
+    @property
     def largest(self) -> Size:
         """(height, width) of the largest input of a picture that is wider than high."""
         return self.size if self.mode != "shortest_edge" else (_padded(self.size[0]), _padded(self.size[1]))
@@ -67,7 +73,7 @@ class Preprocess:
         meta = self.place((image.shape[1], image.shape[2]))
         inner = (round(meta.original[0] * meta.scale[0]), round(meta.original[1] * meta.scale[1]))
         if meta.original == inner:
-            resized = image
+            resized = image if self.antialias else image.float()
         elif self.antialias:
             resized = tv.resize(image, list(inner), antialias=True)
         else:
@@ -78,14 +84,14 @@ class Preprocess:
         """The image (3, h, w) in the top left corner of one of that size, the rest in the mean colour."""
         if (image.shape[1], image.shape[2]) == size:
             return image
-        colour = torch.tensor(self.mean, device=image.device).view(3, 1, 1) * 255
+        colour = torch.tensor(self.colour, device=image.device).view(3, 1, 1)
         canvas = (colour if image.is_floating_point() else colour.round()).to(image.dtype).repeat(1, *size)
         canvas[:, : image.shape[1], : image.shape[2]] = image
         return canvas
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, h, w) in 0..255, uint8 or float -> float32 as the network wants it, channels last in memory."""
-        mean = torch.tensor(self.mean, device=images.device).view(3, 1, 1) * 255
+        mean = torch.tensor(self.colour, device=images.device).view(3, 1, 1)
         scale = 1 / (torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255)
         return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
 

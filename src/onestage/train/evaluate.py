@@ -81,7 +81,7 @@ def evaluate_dataset(
         )
     shard = Shard(distributed.rank, distributed.world)
     workers = usual_workers(distributed.world) if workers is None else workers
-    transform = EvalTransform(model.config.preprocess.resize)
+    transform = EvalTransform(model.config.preprocess.resize, fill=model.config.preprocess.colour)
     loader = EvalLoader(dataset, transform, batch_size=batch_size, shard=shard, workers=workers, on_bad=on_bad)
     found, losses, book = _run(model, loader, advance)
 

@@ -136,7 +136,7 @@ class Training:
         config, group, preprocess = self.config, self.group, self.model.config.preprocess
         self.loader = TrainLoader(
             self.train_set,
-            TrainTransform(preprocess.place, config.augmentation, antialias=preprocess.antialias),
+            TrainTransform(preprocess.place, config.augmentation, fill=preprocess.colour, antialias=preprocess.antialias),
             batch_size=config.batch_size,
             seed=config.seed,
             shard=Shard(group.rank, group.world),

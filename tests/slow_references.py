@@ -23,14 +23,54 @@ def iou(a, b):
     return float(np.float32(overlap(a, b) / union)) if union > 0 else 0.0
 
 
-def nms(boxes, scores, groups, threshold):
-    """Indices of the survivors, best first; equal scores in the order of their index."""
+def giou(a, b):
+    hull = area(around(a, b))
+    return iou(a, b) - (hull - (area(a) + area(b) - overlap(a, b))) / hull
+
+
+def diou(a, b):
+    x1, y1, x2, y2 = around(a, b)
+    (ax, ay), (bx, by) = centre(a), centre(b)
+    return iou(a, b) - ((ax - bx) ** 2 + (ay - by) ** 2) / ((x2 - x1) ** 2 + (y2 - y1) ** 2)
+
+
+def ciou(a, b):
+    angles = [math.atan((box[2] - box[0]) / (box[3] - box[1])) for box in (a, b)]
+    aspect = 4 / math.pi**2 * (angles[0] - angles[1]) ** 2
+    return diou(a, b) - (aspect * aspect / (1 - iou(a, b) + aspect) if aspect > 0 else 0)
+
+
+def around(a, b):
+    """The smallest box that holds both."""
+    return [min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])]
+
+
+def nms(boxes, scores, groups, threshold, *, overlap=iou):
+    """(index, score) of the survivors, best first; equal scores in the order of their index."""
     survivors = []
     for i in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
         rivals = [j for j in survivors if groups[j] == groups[i]]
-        if all(iou(boxes[i], boxes[j]) <= threshold for j in rivals):
+        if all(overlap(boxes[i], boxes[j]) <= threshold for j in rivals):
             survivors.append(i)
-    return survivors
+    return [(i, scores[i]) for i in survivors]
+
+
+def soft_nms(boxes, scores, groups, decay, threshold):
+    """(index, new score) of all that are taken, best first; equal ones in the order of their index.
+
+    Soft-NMS, figure 2, for each group: take the best of those that are left, let the others decay. Of equal ones the one that
+    began with more, then the lower index, is taken.
+    """
+    taken = []
+    for group in set(groups):
+        left = {i: scores[i] for i in range(len(boxes)) if groups[i] == group}
+        while left:
+            best = max(left, key=lambda i: (left[i], scores[i], -i))
+            score = left.pop(best)
+            if score > threshold:
+                taken.append((best, score))
+            left = {i: value * decay(iou(boxes[best], boxes[i])) for i, value in left.items()}
+    return sorted(taken, key=lambda pair: (-pair[1], pair[0]))
 
 
 def max_iou_matches(anchors, boxes, ignore, *, positive=0.5, negative=0.5, claim="best", ignore_cover=0.5):
@@ -106,16 +146,23 @@ def decoded(anchor, delta, size):
     return [min(max(c, 0.0), limit) for c, limit in zip(corners, (size[1], size[0], size[1], size[0]), strict=True)]
 
 
-def detections(scores, deltas, anchors, size, *, score_threshold, iou_threshold, top_k, detections):
-    """(score, label, anchor, box) of one image, best first: score all, top_k per class, decode, NMS per class, best few.
+def detections(
+    scores, deltas, anchors, size, *, score_threshold, top_k, detections, nms, levels=(), scope="class", class_agnostic=False
+):
+    """(score, label, anchor, box) of one image, best first: score all, top_k of each scope, decode, NMS, best few.
 
-    scores: of every anchor and foreground class. Equal scores: the lower anchor first, then the lower class.
+    scores: of every anchor and foreground class. nms(boxes, scores, groups, least) -> (index, score). levels: anchors on each.
+    Equal scores: the lower anchor first, then the lower class.
     """
-    candidates = []
-    for label in range(len(scores[0])):
-        of_class = [(scores[a][label], label, a) for a in range(len(scores)) if scores[a][label] > score_threshold]
-        candidates += sorted(of_class, key=lambda c: (-c[0], c[2]))[:top_k]
+    level = [n for n, count in enumerate(levels) for _ in range(count)]
+    candidates = [(s, k, a) for a, row in enumerate(scores) for k, s in enumerate(row) if s > score_threshold]
     candidates.sort(key=lambda c: (-c[0], c[2], c[1]))
+    of_scope = {}
+    for candidate in candidates:
+        key = {"class": candidate[1], "level": level[candidate[2]] if levels else 0, "image": 0}[scope]
+        of_scope.setdefault(key, []).append(candidate)
+    candidates = sorted((c for group in of_scope.values() for c in group[:top_k]), key=lambda c: (-c[0], c[2], c[1]))
     boxes = [decoded(anchors[a], deltas[a], size) for _, _, a in candidates]
-    kept = nms(boxes, [c[0] for c in candidates], [c[1] for c in candidates], iou_threshold)
-    return [(*candidates[i], boxes[i]) for i in kept[:detections]]
+    groups = [0 if class_agnostic else c[1] for c in candidates]
+    kept = nms(boxes, [c[0] for c in candidates], groups, least=score_threshold)
+    return [(score, *candidates[i][1:], boxes[i]) for i, score in kept[:detections]]

@@ -81,24 +81,24 @@ def test_replace(path, value, expected):
 
 
 def test_replace_several_and_leave_the_original():
-    new = TINY.replace({"assigner.positive": 0.6, "assigner.claim": "best", "loss.beta": "0.1"})
+    new = TINY.replace({"assigner.positive": 0.6, "assigner.claim": "best", "loss.box.beta": "0.1"})
     assert new.assigner == MaxIoUAssigner(positive=0.6, claim="best")
-    assert new.loss.beta == 0.1
+    assert new.loss.box.beta == 0.1
     assert TINY.assigner.positive == 0.5
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"los.beta": 1}, "did you mean 'loss'"),
+        ({"los.box": 1}, "did you mean 'loss'"),
         ({"loss.negativ_ratio": 1}, "did you mean 'negative_ratio'"),
-        ({"loss.beta.x": 1}, "no parts"),
+        ({"loss.box.beta.x": 1}, "no parts"),
         ({"neck.style": "plain"}, "no parts"),
-        ({"loss.beta": "fast"}, "wrong kind"),
+        ({"loss.box.beta": "fast"}, "wrong kind"),
         ({"loss.min_negatives": "2.5"}, "wrong kind"),
         ({"loss.min_negatives": True}, "wrong kind"),
-        ({"loss.beta": "NaN"}, "finite"),
-        ({"loss.beta": "1e999"}, "finite"),
+        ({"loss.box.beta": "NaN"}, "finite"),
+        ({"loss.box.beta": "1e999"}, "finite"),
         ({"preprocess.antialias": "1"}, "wrong kind"),
         ({"preprocess.size": "[1, 2, 3]"}, "2 values"),
         ({"preprocess.size": "5"}, "a list"),
@@ -111,7 +111,7 @@ def test_replace_several_and_leave_the_original():
         ({"classes": '["cat", "cat"]'}, "only once"),
         ({"classes": "[]"}, "must be there"),
         ({"category_ids": "[4, 4]"}, "one category id for each"),
-        ({"postprocess.activation": "sigmoid"}, "softmax"),
+        ({"postprocess.activation": "sigmoid"}, "unknown key 'activation'"),
         ({"assigner.positive": "0.4"}, "negative <= positive"),
     ],
 )
@@ -123,7 +123,7 @@ def test_replace_says_what_is_wrong(changes, says):
 @pytest.mark.parametrize(
     ("path", "value", "says"),
     [
-        ("loss.kind", "FocalLoss", "wrong kind"),
+        ("loss.kind", "FocalLos", "did you mean 'FocalLoss'"),
         ("backbone.kind", "Resnet", "one of TinyBackbone"),
         ("backbone.kind", None, "one of TinyBackbone"),
         ("loss.gamma", 2.0, "unknown key 'gamma'"),
@@ -132,9 +132,9 @@ def test_replace_says_what_is_wrong(changes, says):
         ("classes.0", 5, r"config.classes\[0\]"),
         ("anchors.2.shapes", [], "above 0"),
         ("preprocess.mean", [0.1, "x", 0.1], r"config.preprocess.mean\[1\]"),
-        ("loss", 7, "fields of MultiBoxLoss"),
-        ("loss.beta", float("inf"), "finite"),
-        ("loss.beta", 10**400, "finite"),
+        ("loss", 7, "one of MultiBoxLoss, FocalLoss"),
+        ("loss.box.beta", float("inf"), "finite"),
+        ("loss.box.beta", 10**400, "finite"),
         ("head.style", ["plain"], "'plain' or 'separable'"),
     ],
 )

@@ -38,7 +38,6 @@ VERBS = {
     "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
     "explain": Verb("explain", "explain_picture", "how a detector looks at one picture: anchors, matches, loss, NMS"),
     "import": Verb("imports", "import_weights", "turn a checkpoint of another project into a detector"),
-    "explain": Verb("explain", "explain_picture", "how a detector looks at one picture: anchors, matches, loss, NMS"),
     "models": Verb("models", "models", "the zoo: parameters, multiply-adds, input sizes, published accuracy"),
     "benchmark": Verb("benchmark", "benchmark", "how fast detectors are on this machine"),
     "data check": Verb("data", "check", "what is in a data set, and what is wrong with it"),

@@ -22,7 +22,6 @@ ALLOWED = {
     "evaluate": BASE | {"draw"},
     "zoo": BASE | {"model"},
     "explain": BASE | {"model", "draw", "evaluate"},  # evaluate for its colours and its page
-    "explain": BASE | {"model", "draw", "evaluate"},  # evaluate for its colours and its page
     "deploy": BASE | {"model", "zoo", "data", "evaluate"},
     "train": BASE | {"model", "data", "evaluate", "zoo", "draw"},
 }
@@ -82,6 +81,17 @@ def test_only_adapters_know_foreign_names():
         if not path.name.startswith("adapt_"):
             text = path.read_text(encoding="utf-8")
             assert [sign for sign in signs if sign in text] == [], path
+
+
+def test_no_room_but_the_zoo_asks_for_a_family():
+    """What a detector does follows from its parts: no name of the zoo, whole or its beginning, is compared or looked up."""
+    families = ("ssd", "dssd", "tinyssd", "ssdlite", "retinanet", "efficientdet")
+    for path in FILES:
+        if room_of(path) in ("model", "train", "evaluate", "explain", "data", "deploy"):
+            texts = [n.value for n in ast.walk(tree_of(path)) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            plain = [t for t in texts if "\n" not in t and " " not in t]  # not docstrings and messages
+            assert [t for t in plain if t.lower().startswith(families) and t != "ssd"] == [], path
+            assert "ssd" not in plain or path.name == "config.py", path  # a way to augment has that name
 
 
 def test_only_boxes_suppresses_boxes_and_only_images_decodes():

@@ -1,0 +1,148 @@
+"""The EfficientDet family (Tan, Pang and Le, arXiv 1911.09070): one recipe and a table of differences.
+
+Compound scaling (section 4.2) makes everything larger with one number, phi = 0 for D0, 1 for D1, and so on: the input has
+512 + 128 phi pixels (eq. 3), the BiFPN about 64 * 1.35^phi channels, rounded to what suits processors, and 3 + phi layers
+(eq. 1), the heads 3 + floor(phi / 3) (eq. 2), and the backbone is EfficientNet-B(phi). The largest stray from it where it asks
+for more than pays, as table 1 does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from onestage.errors import ConfigError, explain
+from onestage.model.anchors import AnchorLevel
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.backbones import TimmBackbone, map_sizes
+from onestage.model.bifpn import BiFPN
+from onestage.model.box_losses import Huber
+from onestage.model.coder import BoxCoder
+from onestage.model.config import DetectorConfig
+from onestage.model.losses import FocalLoss
+from onestage.model.postprocess import Postprocess
+from onestage.model.preprocess import Preprocess
+from onestage.model.separable_head import SeparableHead
+from onestage.model.suppress import HardNMS
+from onestage.structures import Size
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What tells one EfficientDet from another.
+
+    side: of its usual input, in pixels. width, layers, levels: of the BiFPN. scale: of the smallest anchors, in strides.
+    weighted: whether nodes weigh their inputs; D6 and larger train more stably without. lite: made for small processors: ReLU6
+    and no squeeze-and-excitation, pixels in -1..1. published: AP on COCO, val2017 and test-dev.
+    """
+
+    backbone: str
+    side: int
+    width: int
+    layers: int
+    head_layers: int
+    published: tuple[float, float | None]
+    levels: int = 5
+    scale: float = 4.0
+    weighted: bool = True
+    lite: bool = False
+
+
+VARIANTS = {
+    "efficientdet_d0": Variant("tf_efficientnet_b0", 512, 64, 3, 3, (34.3, 34.6)),
+    "efficientdet_d1": Variant("tf_efficientnet_b1", 640, 88, 4, 3, (40.2, 40.5)),
+    "efficientdet_d2": Variant("tf_efficientnet_b2", 768, 112, 5, 3, (42.5, 43.0)),
+    "efficientdet_d3": Variant("tf_efficientnet_b3", 896, 160, 6, 4, (47.2, 47.5)),
+    "efficientdet_d4": Variant("tf_efficientnet_b4", 1024, 224, 7, 4, (49.3, 49.7)),
+    "efficientdet_d5": Variant("tf_efficientnet_b5", 1280, 288, 7, 4, (51.2, 51.5)),
+    "efficientdet_d6": Variant("tf_efficientnet_b6", 1280, 384, 8, 5, (52.1, 52.6), weighted=False),
+    "efficientdet_d7": Variant("tf_efficientnet_b6", 1536, 384, 8, 5, (53.4, 53.7), scale=5.0, weighted=False),
+    "efficientdet_d7x": Variant("tf_efficientnet_b7", 1536, 384, 8, 5, (54.4, 55.1), levels=6, weighted=False),
+    "efficientdet_lite0": Variant("tf_efficientnet_lite0", 320, 64, 3, 3, (26.4, None), scale=3.0, weighted=False, lite=True),
+    "efficientdet_lite1": Variant("tf_efficientnet_lite1", 384, 88, 4, 3, (31.5, None), scale=3.0, weighted=False, lite=True),
+    "efficientdet_lite2": Variant("tf_efficientnet_lite2", 448, 112, 5, 3, (35.1, None), scale=3.0, weighted=False, lite=True),
+    "efficientdet_lite3": Variant("tf_efficientnet_lite3", 512, 160, 6, 4, (38.8, None), weighted=False, lite=True),
+    "efficientdet_lite4": Variant("tf_efficientnet_lite4", 640, 224, 7, 4, (43.2, None), weighted=False, lite=True),
+}
+"""Table 1 of the paper, and google/automl, efficientdet/hparams_config.py; AP of Google's own weights as the README of
+rwightman/efficientdet-pytorch states it."""
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+"""(width, height) of the anchors in parts of their size (hparams_config.py, aspect_ratios)."""
+
+
+def published(variant: str) -> str:
+    """What the authors measured, and where it stands."""
+    val, test = VARIANTS[variant].published
+    also = "" if test is None else f", test-dev {test} AP"
+    return f"COCO val2017 {val} AP{also}: Google's weights, github.com/rwightman/efficientdet-pytorch"
+
+
+def efficientdet_scaled(
+    classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, variant: str
+) -> DetectorConfig:
+    """D0 to D7x and lite0 to lite4, as Google publishes them: TensorFlow's padding, biases before batch norm."""
+    v = VARIANTS[variant]
+    maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 16, 32)]
+    kind = "relu6" if v.lite else "silu"
+    mean, std = HALF if v.lite else IMAGENET
+    return DetectorConfig(
+        name=variant,
+        classes=classes,
+        preprocess=Preprocess(size, mean, std, mode="letterbox"),
+        backbone=TimmBackbone(v.backbone),
+        neck=BiFPN(v.width, v.layers, v.levels, "fast" if v.weighted else "sum", kind),
+        head=SeparableHead(v.head_layers, kind),
+        anchors=_anchors(maps, size, box_sizes, levels=v.levels, scale=v.scale),
+        coder=BoxCoder(variances=(1.0, 1.0, 1.0, 1.0)),
+        assigner=MaxIoUAssigner(0.5, 0.5, claim="first"),
+        loss=FocalLoss(alpha=0.25, gamma=1.5, box=Huber(0.1), box_weight=50 / 4),  # the code takes the mean of four offsets
+        postprocess=Postprocess(0.001, nms=HardNMS(0.5), top_k=5000, scope="image", detections=100),
+    )
+
+
+def efficientdet(
+    classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
+) -> DetectorConfig:
+    """D0's neck and heads on any timm backbone: its maps of stride 8, 16 and 32, with the padding usual in PyTorch."""
+    body = TimmBackbone(backbone)
+    return efficientdet_scaled(classes, size, box_sizes, variant="efficientdet_d0").replace(
+        {
+            "name": f"efficientdet_{backbone}",
+            "backbone": body,
+            "neck.padding": "symmetric",
+            "neck.bias": False,
+            "head.bias": False,
+            "anchors": _anchors(map_sizes(body, size), size, box_sizes),
+        }
+    )
+
+
+def _anchors(
+    maps: Sequence[Size], size: Size, box_sizes: Sequence[float] | None, *, levels: int = 5, scale: float = 4.0
+) -> tuple[AnchorLevel, ...]:
+    """Three sizes and three aspects per cell (google/automl, efficientdet/tf2/anchors.py): the smallest size of a level is
+    ``scale`` strides, or that of ``box_sizes``, and the others lie evenly between it and the next level's. Cells are spread
+    evenly over the input, so a stride is its side by the cells: at 320 pixels the coarsest map has 3 cells, 106.7 pixels apart.
+
+    maps: (height, width) of the backbone's; each of the other levels is half of the one before, rounded up.
+    """
+    cells = list(maps)
+    while len(cells) < levels:
+        cells.append((-(-cells[-1][0] // 2), -(-cells[-1][1] // 2)))
+    steps = [(size[0] / rows, size[1] / columns) for rows, columns in cells]
+    smallest = [(scale * x, scale * y) for y, x in steps]
+    growth = [2.0] * levels
+    if box_sizes is not None:
+        if len(box_sizes) != levels + 1 or min(box_sizes) <= 0:
+            what = "one anchor size per level and one more"
+            raise ConfigError(explain(what, got=list(box_sizes), expected=f"{levels + 1} sizes in pixels"))
+        smallest = [(side, side) for side in box_sizes[:-1]]
+        growth = [b / a for a, b in pairwise(box_sizes)]
+    return tuple(
+        AnchorLevel(tuple((w * g ** (i / 3) * a, h * g ** (i / 3) * b) for i in range(3) for a, b in ASPECTS), step)
+        for (w, h), g, step in zip(smallest, growth, steps, strict=True)
+    )

@@ -72,6 +72,7 @@ class _Net(nn.Module):
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
         """L maps (B, W, H_l, W_l) -> L maps (B, outputs, H_l, W_l)."""
         for conv, norms in zip(self.convs, self.norms, strict=True):
+            assert isinstance(norms, nn.ModuleList)
             maps = [self.activation(norm(conv(m))) for norm, m in zip(norms, maps, strict=True)]
         return [self.output(m) for m in maps]
 

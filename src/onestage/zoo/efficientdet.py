@@ -23,6 +23,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.losses import FocalLoss
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
+from onestage.model.separable import Activation
 from onestage.model.separable_head import SeparableHead
 from onestage.model.suppress import HardNMS
 from onestage.structures import Size
@@ -87,7 +88,7 @@ def efficientdet_scaled(
     """D0 to D7x and lite0 to lite4, as Google publishes them: TensorFlow's padding, biases before batch norm."""
     v = VARIANTS[variant]
     maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 16, 32)]
-    kind = "relu6" if v.lite else "silu"
+    kind: Activation = "relu6" if v.lite else "silu"
     mean, std = HALF if v.lite else IMAGENET
     return DetectorConfig(
         name=variant,

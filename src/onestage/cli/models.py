@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import tyro
 from rich import box
 from rich.table import Table
 
-from onestage.cli.output import stdout
-from onestage.errors import require
+from onestage.cli.output import progress, stdout
+from onestage.errors import ConfigError, explain, nearest, require
 from onestage.structures import Size
-from onestage.zoo import ZOO, numbered_classes, recipe
+from onestage.zoo import ANY_BACKBONE, ZOO, numbered_classes, recipe
 from onestage.zoo.cost import cost_of
 from onestage.zoo.weights import WEIGHTS, tags
 
@@ -39,17 +41,25 @@ class Row:
     weights: tuple[Weights, ...]
 
 
-def models(*, classes: int = 80, json: bool = False) -> int:
+def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int = 80, json: bool = False) -> int:
     """List the zoo: what each model costs, and how accurate its authors found it.
 
-    onestage models --classes 3
+    onestage models
+
+    onestage models retinanet efficientdet_lite --classes 3
 
     Args:
+        names: only models whose names begin so; all if left out
         classes: how many classes to count parameters and multiply-adds for; COCO has 80
         json: as JSON, for programs
     """
     require(classes >= 1, "--classes is 1 or more", got=classes)
-    rows = [_row(name, classes) for name in ZOO]
+    rows = []
+    chosen = _chosen(names)
+    with progress("counting", len(chosen), unit="models") as bar:
+        for name in chosen:
+            rows.append(_row(name, classes))
+            bar.advance(1)
     if json:
         print(json_format.dumps([asdict(row) for row in rows], indent=2))
         return 0
@@ -61,11 +71,21 @@ def models(*, classes: int = 80, json: bool = False) -> int:
     out.print(_weights(rows))
     out.print(
         f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
-        " input size (height x width). Any of them takes another --size. ssd takes --backbone timm/NAME; listed is resnet34.\n"
+        " input size (height x width); retinanet brings a picture's shorter side to the first number. Any of them takes another"
+        f" --size. {', '.join(ANY_BACKBONE)} take --backbone timm/NAME; listed is resnet34.\n"
         "Weights are used by name: onestage predict ssd300_vgg16.coco PICTURES[/]",
         highlight=False,
     )
     return 0
+
+
+def _chosen(names: Sequence[str]) -> list[str]:
+    """The zoo's models whose names begin with one of these, in the zoo's order."""
+    for name in names:
+        if not any(model.startswith(name) for model in ZOO):
+            what = f"no model of the zoo begins with '{name}'{nearest(name, ZOO)}"
+            raise ConfigError(explain(what, expected=", ".join(ZOO), fix="onestage models"))
+    return [model for model in ZOO if not names or model.startswith(tuple(names))]
 
 
 def _row(name: str, classes: int) -> Row:

@@ -34,21 +34,27 @@ def say(markup: str) -> None:
 
 
 class _Rate(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f} pictures/s" if task.speed else "")
+        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
 
 
-def picture_columns() -> tuple[ProgressColumn, ...]:
+def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
     """What a progress line over pictures shows: how many of how many, how fast, the time left and in the end the time taken."""
     time = TimeRemainingColumn(elapsed_when_finished=True)
-    return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(), time
+    return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), time
 
 
 @contextmanager
-def progress(what: str, total: int) -> Iterator[PictureProgress]:
-    """A line that shows how many of ``total`` pictures are done, how fast, and the time left; on a terminal only."""
+def progress(what: str, total: int, *, unit: str = "pictures") -> Iterator[PictureProgress]:
+    """A line that shows how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal
+    only.
+    """
     console = stderr()
-    with Progress(*picture_columns(), console=console, transient=True, disable=not console.is_terminal) as bars:
+    with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
         yield PictureProgress(bars, bars.add_task(what, total=total))
 
 

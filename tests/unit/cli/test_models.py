@@ -4,14 +4,15 @@ import json
 
 import pytest
 
-from onestage import create, list_models
+from onestage import create
 from onestage.cli.main import main
 
 
-def test_the_table_for_programs_has_every_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models", "--json", "--classes", "3"]) == 0
+def test_the_table_for_programs_has_the_models_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole zoo is counted in tests/unit/test_docs.py."""
+    assert main(["models", "ssd300_vgg", "tiny", "--json", "--classes", "3"]) == 0
     rows = json.loads(capsys.readouterr().out)
-    assert [row["name"] for row in rows] == list_models()
+    assert [row["name"] for row in rows] == ["tinyssd", "ssd300_vgg16"]
     tiny = rows[0]
     assert tiny["parameters"] == sum(p.numel() for p in create("tinyssd", num_classes=3).parameters())
     assert tiny["anchors"] == 5444 and tiny["size"] == [256, 256]
@@ -22,7 +23,7 @@ def test_the_table_for_programs_has_every_model(capsys: pytest.CaptureFixture[st
 
 def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "100")
-    assert main(["models", "--classes", "90"]) == 0
+    assert main(["models", "ssd300", "retinanet_r18", "--classes", "90"]) == 0
     text = capsys.readouterr().out
     (line,) = [line for line in text.splitlines() if line.startswith("ssd300_vgg16") and "M" in line and "8,732" in line]
     assert line.split() == ["ssd300_vgg16", "coco", "300x300", "35.64", "M", "34.86", "G", "8,732"]
@@ -30,6 +31,11 @@ def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, c
     assert "arXiv 1512.02325" in text
     (line,) = [line for line in text.splitlines() if line.startswith("ssd300_vgg16.coco")]
     assert "25.1 AP, BSD-3-Clause" in line and "references/detection#ssd300" in "".join(text.split())
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "efficentdet"]) == 2
+    assert "did you mean 'efficientdet'" in capsys.readouterr().err
 
 
 def test_no_classes(capsys: pytest.CaptureFixture[str]) -> None:

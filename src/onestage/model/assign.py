@@ -145,7 +145,7 @@ def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Te
     """(B, A): whether an anchor reaches the largest IoU (most, (B, N)) of any claiming object."""
     reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
     for part, busy, iou in _overlaps(anchors, boxes, claims):
-        reached[busy] |= (iou == most[busy, part, None]).any(dim=1)
+        reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
     return reached
 
 

@@ -157,12 +157,21 @@ class TimmBackbone:
     strides: which of its maps are used, by their stride in input pixels. keep_resolution: the last stage used runs at stride 1
     instead of 2, as in NVIDIA's SSD300-ResNet50 (its map is then as fine as the one before it). activation: in place of the
     network's own.
+
+    dilated: in a stage of kept resolution the convolutions behind the stride that is gone take every second cell, so that they
+    look as far as they did (DSSD, section 3.1: a trous). unpadded_pool: the stem's max pooling rounds up instead of padding, as
+    in Caffe's ResNets: 321 pixels give maps of 40 and 20 cells, not 41 and 21.
     """
 
     name: str
     strides: tuple[int, ...] = (8, 16, 32)
     keep_resolution: bool = False
     activation: Literal["relu", "relu6"] | None = None
+    dilated: bool = False
+    unpadded_pool: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.keep_resolution or not self.dilated, "dilated needs keep_resolution", got=self)
 
     def build(self) -> Features:
         return _Timm(self)
@@ -188,7 +197,9 @@ class _Timm(Features):
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
         self.body = body
         if config.keep_resolution:
-            _undo_stride(list(body.children())[-1])
+            _undo_stride(list(body.children())[-1], dilated=config.dilated)
+        if config.unpadded_pool:
+            _unpad_pool(body)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(images)
@@ -209,12 +220,24 @@ def _timm_features(name: str, **options: Any) -> Any:
         raise ConfigError(explain("this timm model has no such options", where=name, got=options)) from e
 
 
-def _undo_stride(stage: nn.Module) -> None:
+def _undo_stride(stage: nn.Module, *, dilated: bool) -> None:
     """Set every stride of a stage to 1; its weights stay as they are. ConfigError where it has none."""
     strided = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and m.stride in (2, (2, 2))]
     require(bool(strided), "keep_resolution needs a backbone whose last stage has a stride", got=type(stage).__name__)
+    if dilated:
+        for conv in stage.modules():
+            if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1) and conv not in strided:
+                conv.dilation = (2, 2)
+                conv.padding = tuple(2 * cells for cells in conv.padding)  # type: ignore[assignment]  # timm gives numbers
     for module in strided:
         module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
+
+
+def _unpad_pool(body: nn.Module) -> None:
+    """ConfigError where the network has no max pooling of its own, or several."""
+    pools = [m for m in body.modules() if isinstance(m, nn.MaxPool2d)]
+    require(len(pools) == 1, "unpadded_pool needs a backbone with one max pooling", got=len(pools))
+    pools[0].padding, pools[0].ceil_mode = 0, True
 
 
 def map_sizes(backbone: Backbone, size: Size) -> list[Size]:

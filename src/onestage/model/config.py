@@ -21,11 +21,13 @@ from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
 from onestage.model.backbones import Backbone
 from onestage.model.coder import BoxCoder
+from onestage.model.deconvolution import Deconvolution
 from onestage.model.heads import ConvHead, Head
 from onestage.model.losses import ClassLoss, MultiBoxLoss
 from onestage.model.necks import Neck
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
+from onestage.model.residual_head import ResidualHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +43,8 @@ class DetectorConfig:
     category_ids: tuple[int, ...] = ()
     preprocess: Preprocess
     backbone: Backbone
-    neck: Neck | None = None
-    head: Head = field(default_factory=ConvHead)
+    neck: Neck | Deconvolution | None = None
+    head: Head | ResidualHead = field(default_factory=ConvHead)
     anchors: tuple[AnchorLevel, ...]
     coder: BoxCoder = field(default_factory=BoxCoder)
     assigner: MaxIoUAssigner | ATSSAssigner = field(default_factory=MaxIoUAssigner)

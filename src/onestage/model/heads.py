@@ -6,12 +6,16 @@ A built head maps a list of (B, C_l, H_l, W_l) to logits (B, A, C) and deltas (B
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from onestage.errors import require
+from onestage.model.separable_head import SeparableHead
+from onestage.model.shared_head import SharedHead
 from onestage.model.winograd import Conv3x3
 
 
@@ -21,11 +25,18 @@ class ConvHead:
 
     style: "plain", "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
     torchvision), or "lite": the same with the usual eps of batch norm, and on the coarsest map, a single cell, 1x1 convolutions
-    (pytorch-ssd's mb2-ssd-lite). For networks whose batch norm is folded in: "pointwise", 1x1 convolutions (kernel_size 1 of the
-    TF object-detection API), or "folded", separable with a bias in place of the norm.
+    (pytorch-ssd's mb2-ssd-lite). Of networks with folded norms: "pointwise", 1x1 convolutions (kernel_size 1 of the TF
+    object-detection API), or "folded", separable with a bias in place of the norm.
+
+    prior: for losses of sigmoids, how likely each class is at the start of training, for every anchor (RetinaNet, section 3.3:
+    0.01); None leaves the biases of the logits at 0, as a softmax wants.
     """
 
     style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
+    prior: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
         """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
@@ -41,6 +52,10 @@ class _PerLevel(nn.Module):
         levels = list(zip([make] * (len(channels) - 1) + [last], channels, shapes, strict=True))
         self.cls = nn.ModuleList(conv(c, s * logits) for conv, c, s in levels)
         self.box = nn.ModuleList(conv(c, s * 4) for conv, c, s in levels)
+        if config.prior is not None:
+            for conv in self.cls:
+                *_, bias = conv.parameters()
+                nn.init.constant_(bias, math.log(config.prior / (1 - config.prior)))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         logits = [_rows(conv(m), self.logits) for conv, m in zip(self.cls, maps, strict=True)]
@@ -89,4 +104,4 @@ def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
 
 _STYLES = {"plain": _plain, "separable": _separable, "lite": _lite, "pointwise": _pointwise, "folded": _folded}
 
-Head = ConvHead
+Head = ConvHead | SeparableHead | SharedHead

@@ -12,6 +12,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.model.backbones import Features
+from onestage.model.bifpn import BiFPN
+from onestage.model.fpn import FPN
 
 
 @dataclass(frozen=True)
@@ -91,4 +93,4 @@ def _inverted(inputs: int, block: ExtraBlock) -> nn.Sequential:
     return _separable(inputs, block, eps=1e-5)[:-1]
 
 
-Neck = ExtraLevels
+Neck = ExtraLevels | BiFPN | FPN

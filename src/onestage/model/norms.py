@@ -1,0 +1,24 @@
+"""The norms that necks and heads may have after a convolution."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import nn
+
+from onestage.errors import require
+
+Norm = Literal["none", "group", "batch"]
+
+GROUPS = 32
+"""Of group norm (Wu and He, Group Normalization, arXiv 1803.08494, section 4)."""
+
+
+def norm_layers(kind: Norm, channels: int) -> list[nn.Module]:
+    """The norm as layers, an empty list for "none"; ConfigError where group norm does not divide the channels."""
+    if kind == "none":
+        return []
+    if kind == "batch":
+        return [nn.BatchNorm2d(channels)]
+    require(channels % GROUPS == 0, f"group norm needs channels in {GROUPS} equal groups", got=channels)
+    return [nn.GroupNorm(GROUPS, channels)]

@@ -48,6 +48,11 @@ def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
     return boxes.clamp(min=0).minimum(sizes[..., [1, 0, 1, 0]])
 
 
+def clip_to(boxes: Tensor, frames: Tensor) -> Tensor:
+    """(..., 4) cut each to its own frame, (..., 4). A box wholly outside becomes one of zero area on the frame's border."""
+    return boxes.maximum(frames[..., [0, 1, 0, 1]]).minimum(frames[..., [2, 3, 2, 3]])
+
+
 def flip_horizontal(boxes: Tensor, width: float) -> Tensor:
     """(..., 4) mirrored left to right in a picture of that width. Its own inverse."""
     x1, y1, x2, y2 = boxes.unbind(-1)

@@ -105,6 +105,12 @@ class ImageMeta:
         scale, shift = self._scale_and_shift(boxes)
         return (boxes - shift) / scale
 
+    @property
+    def frame(self) -> Tensor:
+        """(4,) xyxy input pixels: where the picture lies; what is beside it is padding."""
+        height, width = self.original
+        return self.apply(torch.tensor([[0.0, 0.0, width, height]])).round()[0]
+
     def _scale_and_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
         (sy, sx), (top, left) = self.scale, self.pad
         return like.new_tensor([sx, sy, sx, sy]), like.new_tensor([left, top, left, top])

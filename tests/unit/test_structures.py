@@ -91,3 +91,9 @@ def test_drawing_needs_a_picture():
     drawn = found(source=lambda: grey).draw(score=0.6)
     assert drawn.size == (15, 25)
     assert drawn.tobytes() != found(source=lambda: grey).draw(score=0.95).tobytes()
+
+
+def test_the_frame_is_where_the_picture_lies():
+    meta = ImageMeta((100, 201), (320, 256), scale=(1.28, 256 / 201), pad=(40, 0))
+    assert meta.frame.tolist() == [0, 40, 256, 168]
+    assert ImageMeta.stretched((100, 201), (300, 333)).frame.tolist() == [0, 0, 333, 300]

@@ -121,7 +121,8 @@ class Detector(nn.Module):
             postprocess = replace(postprocess, score_threshold=score)
         anchors, levels = self._anchors_and_levels(output.input_size)
         activation = self.config.loss.activation
-        found = postprocess(output, anchors, self.config.coder, activation=activation, levels=levels)
+        frames = torch.stack([meta.frame for meta in metas]).to(anchors.device)
+        found = postprocess(output, anchors, self.config.coder, activation=activation, levels=levels, frames=frames)
         return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
 
     def _name(self, found: Found, meta: ImageMeta) -> Detections:

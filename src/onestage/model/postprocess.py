@@ -19,7 +19,7 @@ from onestage.errors import require
 from onestage.model.coder import BoxCoder
 from onestage.model.losses import Activation
 from onestage.model.suppress import NMS, HardNMS
-from onestage.structures import HeadOutput, Size
+from onestage.structures import HeadOutput
 
 
 class Found(NamedTuple):
@@ -31,9 +31,9 @@ class Found(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What candidates are taken from: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4), anchors (A, 4)
-    and
-    the level of each (A,)."""
+    """What candidates are taken from: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4), anchors (A, 4),
+    the level of each (A,), and where the pictures lie in the input (B, 4).
+    """
 
     logits: Tensor
     best: Tensor
@@ -42,7 +42,7 @@ class _Work(NamedTuple):
     level: Tensor
     coder: BoxCoder
     activation: Activation
-    input_size: Size
+    frames: Tensor
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,24 @@ class Postprocess:
         require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
 
     def __call__(
-        self, output: HeadOutput, anchors: Tensor, coder: BoxCoder, *, activation: Activation, levels: Sequence[int]
+        self,
+        output: HeadOutput,
+        anchors: Tensor,
+        coder: BoxCoder,
+        *,
+        activation: Activation,
+        levels: Sequence[int],
+        frames: Tensor | None = None,
     ) -> list[Found]:
-        """The detections of each of the B images; their boxes are cut to the input. levels: anchors on each feature map."""
+        """The detections of each of the B images. levels: anchors on each feature map. frames: (B, 4) xyxy input pixels, where
+        the pictures lie; the rest is padding. Boxes are cut to them, or to the input, before NMS.
+        """
+        height, width = output.input_size
+        frames = anchors.new_tensor([[0, 0, width, height]]).expand(len(output.logits), -1) if frames is None else frames
         logits = output.logits.detach()
         level = torch.arange(len(levels), device=anchors.device).repeat_interleave(torch.tensor(levels, device=anchors.device))
         best = self._best(logits, activation)
-        work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, output.input_size)
+        work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, frames)
         total = logits.shape[1] * (logits.shape[2] - (activation == "softmax"))
         helping = min(total, 4 * self.detections)
         while True:
@@ -115,7 +126,7 @@ class Postprocess:
         image, rank = passing.nonzero(as_tuple=True)
         anchor, score, label = (column[image, rank] for column in (anchor, top, labels))
         boxes = work.coder.decode(work.anchors[anchor], work.deltas[image, anchor].float())
-        boxes = box_ops.clip(boxes, work.input_size)
+        boxes = box_ops.clip_to(boxes, work.frames[image])
         groups = image if self.class_agnostic else image * classes + label
         survivors, score = self.nms(boxes, score, groups, least=self.score_threshold)
         image, boxes, label = image[survivors], boxes[survivors], label[survivors]

@@ -197,3 +197,17 @@ def test_bfloat16_outputs():
 def test_numbers_out_of_range_are_refused(rules):
     with pytest.raises(ConfigError):
         Postprocess(**rules)
+
+
+def test_boxes_are_cut_to_the_picture_before_nms():
+    """Two pictures, the second narrower than the input: it gives what it would in an input of its own size."""
+    output = outputs(2, 3, background=1.0, spread=1.5)
+    rules = Postprocess(nms=HARD, detections=1000)
+    frames = torch.tensor([[0.0, 0, 120, 90], [0, 0, 70, 90]])
+    found = rules(output, ANCHORS, BoxCoder(), activation="softmax", levels=LEVELS, frames=frames)
+    for i, width in enumerate((120, 70)):
+        alone = HeadOutput(output.logits[i : i + 1], output.deltas[i : i + 1], output.level_sizes, (90, width))
+        (expected,) = run(rules, alone)
+        assert all(torch.equal(a, b) for a, b in zip(found[i], expected, strict=True))
+    assert found[1].boxes[:, 2].max() == 70
+    assert len(found[1].boxes) != len(run(rules, output)[1].boxes)

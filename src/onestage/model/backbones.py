@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import timm
 import torch
@@ -19,6 +19,7 @@ import torch.nn.functional as F
 import torchvision
 from timm.layers.format import Format
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestage.errors import ConfigError, explain, nearest, require
 from onestage.model.features import Features as Features  # necks find it here
@@ -161,11 +162,17 @@ class TimmBackbone:
     dilated: in a stage of kept resolution the convolutions behind the stride that is gone take every second cell, so that they
     look as far as they did (DSSD, section 3.1: a trous). unpadded_pool: the stem's max pooling rounds up instead of padding, as
     in Caffe's ResNets: 321 pixels give maps of 40 and 20 cells, not 41 and 21.
+
+    norm: "frozen" batch norm keeps its weights and statistics, as is usual when a classifier is tuned on batches of few large
+    pictures. freeze: nothing learns up to the freeze-th map that timm offers, batch norm included: of a ResNet 1 is the stem, 2
+    the first stage too, as detectron2's MODEL.BACKBONE.FREEZE_AT counts.
     """
 
     name: str
     strides: tuple[int, ...] = (8, 16, 32)
     keep_resolution: bool = False
+    norm: Literal["train", "frozen"] = "train"
+    freeze: int = 0
     activation: Literal["relu", "relu6"] | None = None
     dilated: bool = False
     unpadded_pool: bool = False
@@ -183,7 +190,8 @@ class _Timm(Features):
         in_order = list(config.strides) == sorted(set(config.strides))
         require(in_order, "strides are given fine to coarse, each once", got=config.strides)
         with torch.device("meta"):  # only to ask: nothing is allocated
-            info = _timm_features(config.name).feature_info
+            whole = _timm_features(config.name)
+        info = whole.feature_info
         offered = info.reduction()
         if missing := [s for s in config.strides if s not in offered]:
             raise ConfigError(
@@ -200,10 +208,45 @@ class _Timm(Features):
             _undo_stride(list(body.children())[-1], dilated=config.dilated)
         if config.unpadded_pool:
             _unpad_pool(body)
+        self._freeze(config, whole)
+        self.train()
+
+    def _freeze(self, config: TimmBackbone, whole: nn.Module) -> None:
+        """Take what the config freezes out of learning. whole: the network with all the maps it offers, on the meta device."""
+        frozen = _behind(whole, config)
+        for name, parameter in self.body.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        if config.norm == "frozen":
+            norms = [m for m in self.body.modules() if isinstance(m, _BatchNorm)]
+            require(bool(norms), 'norm="frozen" needs a backbone with batch norm', got=config.name)
+            for norm in norms:
+                norm.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for batch norm whose weights are frozen: that keeps its statistics too."""
+        super().train(mode)
+        for module in self.body.modules():
+            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+                module.eval()
+        return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
         maps: list[Tensor] = self.body(images)
         return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+def _behind(whole: nn.Module, config: TimmBackbone) -> set[str]:
+    """Names of the parameters on which the first ``config.freeze`` maps depend, whatever the network looks like inside."""
+    if config.freeze == 0:
+        return set()
+    size = timm.get_pretrained_cfg_value(config.name, "input_size") or (3, 224, 224)
+    maps: list[Tensor] = whole(torch.empty(1, *size, device="meta"))
+    rule = f"{config.name} offers {len(maps)} maps, so freeze lies in 0..{len(maps)}"
+    require(0 < config.freeze <= len(maps), rule, got=config.freeze)
+    names, parameters = zip(*whole.named_parameters(), strict=True)
+    total = sum((m.sum() for m in maps[: config.freeze]), start=torch.zeros((), device="meta"))
+    slopes = torch.autograd.grad(total, parameters, allow_unused=True)
+    return {name for name, slope in zip(names, slopes, strict=True) if slope is not None}
 
 
 def _timm_features(name: str, **options: Any) -> Any:

@@ -8,6 +8,7 @@ from torch import nn
 import onestage
 from onestage.errors import ConfigError
 from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone, map_sizes
+from onestage.model.detector import Detector
 from onestage.model.heads import ConvHead
 from onestage.model.necks import ExtraBlock, ExtraLevels
 from onestage.structures import Targets
@@ -158,3 +159,70 @@ def test_head_rows_are_ordered_level_y_x_shape(style):
     assert logits[0, :, 0].tolist() == pytest.approx(expected)
     assert logits.shape == (1, 19, 5)
     assert deltas.shape == (1, 19, 4)
+
+
+def learns(backbone):
+    """Names of the parameters that learn, and of the batch norms whose statistics still move in training mode."""
+    parameters = {name for name, p in backbone.named_parameters() if p.requires_grad}
+    return parameters, {name for name, m in backbone.named_modules() if isinstance(m, nn.BatchNorm2d) and m.training}
+
+
+@pytest.mark.parametrize(
+    ("name", "freeze", "stages"),
+    [
+        ("resnet18", 1, ["conv1", "bn1"]),  # detectron2's MODEL.BACKBONE.FREEZE_AT: 1 is the stem, 2 the first stage too
+        ("resnet18", 2, ["conv1", "bn1", "layer1"]),
+        ("resnet18", 5, [""]),
+        ("mobilenetv3_small_100", 2, ["conv_stem", "bn1", "blocks.0"]),
+        ("convnext_atto", 1, ["stem_0", "stem_1", "stages_0"]),  # its stem gives no map of its own
+    ],
+)
+def test_the_first_stages_can_be_frozen(name, freeze, stages):
+    with torch.device("meta"):
+        free, frozen = TimmBackbone(name).build().train(), TimmBackbone(name, freeze=freeze).build().train()
+    held = tuple(f"body.{stage}" for stage in stages)
+    parameters, norms = learns(free)
+    assert learns(frozen) == ({n for n in parameters if not n.startswith(held)}, {n for n in norms if not n.startswith(held)})
+    assert len(learns(frozen)[0]) < len(parameters)
+    assert list(frozen.state_dict()) == list(free.state_dict())
+
+
+@pytest.mark.parametrize("settings", [{"norm": "frozen"}, {"norm": "frozen", "freeze": 3}, {"freeze": 5}])
+def test_what_is_frozen_stays_through_training(settings):
+    torch.manual_seed(0)
+    config = onestage.create("ssd", 2, backbone="resnet18", size=(96, 96)).config
+    model = Detector(config.replace({f"backbone.{k}": v for k, v in settings.items()})).train()
+    before = {k: v.clone() for k, v in model.backbone.state_dict().items()}
+    learning, moving = learns(model.backbone)
+    assert moving == set()
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    losses = model.loss(model(torch.randn(2, 3, 96, 96)), [OBJECTS, OBJECTS])
+    sum(losses.values()).backward()
+    optimizer.step()
+    after = model.backbone.state_dict()
+    assert {k for k in before if not torch.equal(before[k], after[k])} == learning
+    assert len(learning) < len(list(model.backbone.parameters()))
+
+
+def test_frozen_norms_stay_so_between_training_and_evaluation():
+    with torch.device("meta"):
+        backbone = TimmBackbone("resnet18", freeze=1).build()
+    assert not backbone.body.bn1.training
+    assert backbone.body.layer1[0].bn1.training
+    assert not backbone.eval().body.layer1[0].bn1.training
+    backbone.train()
+    assert not backbone.body.bn1.training
+    assert backbone.body.layer1[0].bn1.training
+
+
+@pytest.mark.parametrize(
+    ("backbone", "says"),
+    [
+        (TimmBackbone("resnet18", freeze=6), r"freeze lies in 0\.\.5"),
+        (TimmBackbone("resnet18", freeze=-1), r"freeze lies in 0\.\.5"),
+        (TimmBackbone("convnext_atto", norm="frozen"), "needs a backbone with batch norm"),
+    ],
+)
+def test_what_cannot_be_frozen(backbone, says):
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        backbone.build()

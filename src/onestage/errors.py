@@ -44,9 +44,12 @@ def require(holds: bool, rule: str, *, got: object) -> None:
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close."""
-    close = get_close_matches(name, list(names), n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+    """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close. Capitals do
+    not count.
+    """
+    known = {n.lower(): n for n in names}
+    close = get_close_matches(name.lower(), known, n=1)
+    return f" (did you mean '{known[close[0]]}'?)" if close else ""
 
 
 def first_ten(lines: Sequence[str]) -> str:

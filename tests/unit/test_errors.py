@@ -28,6 +28,7 @@ def test_nearest_names_only_what_is_close():
     assert nearest("tinysd", ["tinyssd", "ssd300_vgg16"]) == " (did you mean 'tinyssd'?)"
     assert nearest("yolo", ["tinyssd", "ssd300_vgg16"]) == ""
     assert nearest("anything", []) == ""
+    assert nearest("fpn", ["FPN", "BiFPN"]) == " (did you mean 'FPN'?)"
 
 
 def test_first_ten_counts_the_rest():

@@ -105,7 +105,7 @@ def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.9) -> l
 
 
 def octave_levels(
-    strides: Sequence[int],
+    strides: Sequence[float],
     *,
     scale: float = 4.0,
     octaves: int = 3,

@@ -44,7 +44,8 @@ class ATSSAssigner:
         wanted = boxes[image, row]
         candidates = self._candidates(anchors, wanted, levels)
         overlap = box_ops.paired_iou(wanted[:, None], anchors[candidates])
-        spread = overlap.std(1, correction=1) if overlap.shape[1] > 1 else overlap.new_zeros(len(overlap))
+        several = overlap.shape[1] > 1 and len(overlap) > 0
+        spread = overlap.std(1, correction=1) if several else overlap.new_zeros(len(overlap))
         good = overlap >= (overlap.mean(1) + spread)[:, None]
         good &= _centre_inside(anchors[candidates], wanted[:, None])
 

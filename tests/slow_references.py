@@ -4,6 +4,7 @@ A box is a list of four numbers. IoU is rounded to float32, as the project's is,
 """
 
 import math
+import statistics
 
 import numpy as np
 
@@ -82,22 +83,57 @@ def max_iou_matches(anchors, boxes, ignore, *, positive=0.5, negative=0.5, claim
         best = max(objects, key=lambda n: (table[a, n], -n), default=None)
         value = table[a, best] if best is not None else 0.0
         matches.append(best if value >= positive and value > 0 else -1 if value < negative else -2)
-    if claim == "best":
-        for n in objects:  # a later object takes the anchor from an earlier one
+    if claim in ("best", "first"):
+        for n in objects if claim == "best" else reversed(objects):  # the one that comes after takes the anchor
             a = max(range(len(anchors)), key=lambda a: (table[a, n], -a))
             if table[a, n] > 0:
                 matches[a] = n
+    if claim == "tied":
+        for n in objects:
+            top = max(table[a, n] for a in range(len(anchors)))
+            for a in range(len(anchors)):
+                if table[a, n] == top > 0:
+                    matches[a] = max(objects, key=lambda m: (table[a, m], -m))
     if claim == "greedy":
         left = {pair: value for pair, value in table.items() if value > 0}
         while left:
             a, n = max(left, key=lambda pair: (left[pair], -pair[0], -pair[1]))
             matches[a] = n
             left = {pair: value for pair, value in left.items() if pair[0] != a and pair[1] != n}
+    return without_ignored(matches, anchors, boxes, ignore, ignore_cover)
+
+
+def atss_matches(anchors, levels, boxes, ignore, *, shapes, top_k, ignore_cover=0.5):
+    """ATSS, algorithm 1, object by object. levels: anchors on each; shapes: of those how many stand at each cell."""
+    wanted = [[] for _ in anchors]
+    for n, box in enumerate(boxes):
+        if ignore[n]:
+            continue
+        candidates, start = [], 0
+        for count, of_cell in zip(levels, shapes, strict=True):
+            cells = range(start, start + count, of_cell)
+            nearest = sorted(cells, key=lambda a: math.dist(centre(anchors[a]), centre(box)))[:top_k]
+            candidates += [cell + shape for cell in nearest for shape in range(of_cell)]
+            start += count
+        overlaps = [iou(anchors[a], box) for a in candidates]
+        spread = statistics.stdev(overlaps) if len(overlaps) > 1 else 0.0
+        least = statistics.mean(overlaps) + spread
+        for a, value in zip(candidates, overlaps, strict=True):
+            x, y = centre(anchors[a])
+            if value >= least and box[0] < x < box[2] and box[1] < y < box[3]:
+                wanted[a].append((value, -n))
+    matches = [-max(by)[1] if by else -1 for by in wanted]
+    return without_ignored(matches, anchors, boxes, ignore, ignore_cover)
+
+
+def without_ignored(matches, anchors, boxes, ignore, least):
+    """-2 for anchors that learn nothing and lie by ``least`` or more of themselves in one box that is to be ignored."""
+    found = list(matches)
     for a, anchor in enumerate(anchors):
         regions = [overlap(anchor, boxes[n]) / area(anchor) for n in range(len(boxes)) if ignore[n] and area(anchor) > 0]
-        if matches[a] < 0 and max(regions, default=0) >= ignore_cover:
-            matches[a] = -2
-    return matches
+        if matches[a] < 0 and max(regions, default=0) >= least:
+            found[a] = -2
+    return found
 
 
 def log_sum_exp(values):
@@ -121,6 +157,24 @@ def multibox_loss(logits, deltas, anchors, matches, boxes, labels, *, ratio=3.0,
         cls += sum(sorted(negatives, reverse=True)[:due])
         divisor += len(positives) if positives else min_negatives / ratio
     return cls / max(divisor, 1), box / max(divisor, 1)
+
+
+def focal_loss(logit, target, *, alpha=0.25, gamma=2.0):
+    """RetinaNet, eq. 5; a target between 0 and 1 weighs p_t, alpha_t and cross-entropy of the two cases. alpha None: eq. 4."""
+    p = 1 / (1 + math.exp(-logit))
+    wrong = (1 - p) * target + p * (1 - target)
+    weight = 1.0 if alpha is None else alpha * target + (1 - alpha) * (1 - target)
+    return weight * wrong**gamma * cross_entropy(logit, target)
+
+
+def quality_focal_loss(logit, target, *, beta=2.0):
+    """Generalized Focal Loss, eq. 2."""
+    return abs(target - 1 / (1 + math.exp(-logit))) ** beta * cross_entropy(logit, target)
+
+
+def cross_entropy(logit, target):
+    """Binary, of a sigmoid."""
+    return target * log_sum_exp([0, -logit]) + (1 - target) * log_sum_exp([0, logit])
 
 
 def smooth_l1(x):

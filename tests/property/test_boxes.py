@@ -1,9 +1,13 @@
 """Laws of boxes: converters undo each other, IoU is bounded and symmetric, NMS is idempotent and knows no order."""
 
+import math
+
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import slow_references as slow
 from onestage import boxes as box_ops
 from onestage.structures import ImageMeta
 
@@ -48,6 +52,27 @@ def test_clipping_lands_inside_once_and_for_all(b, height, width):
     assert (clipped[:, 2:] >= clipped[:, :2]).all()
 
 
+solid = st.tuples(corner, corner, st.integers(1, 300), st.integers(1, 300))
+pair = st.tuples(solid, solid).map(lambda p: [torch.tensor([x, y, x + w, y + h], dtype=torch.float32) for x, y, w, h in p])
+measures = st.sampled_from([box_ops.paired_iou, box_ops.paired_giou, box_ops.paired_diou, box_ops.paired_ciou])
+
+
+@given(pair, measures)
+def test_an_overlap_of_two_is_symmetric_and_bounded(ab, measure):
+    a, b = ab
+    assert measure(a, b) == measure(b, a)
+    assert -1.5 < measure(a, b) <= box_ops.paired_iou(a, b) <= 1
+    assert measure(a, b) >= -1 or measure is box_ops.paired_ciou
+    assert measure(a, a).item() == pytest.approx(1, abs=1e-6)
+    assert measure(a, b) < 1 or torch.equal(a, b)
+
+
+@given(pair, measures, st.integers(-500, 500), st.integers(-500, 500), st.sampled_from([0.25, 0.5, 2.0, 8.0]))
+def test_an_overlap_knows_neither_place_nor_size(ab, measure, right, down, scale):
+    moved = [(box + torch.tensor([right, down, right, down])) * scale for box in ab]
+    assert measure(*moved).item() == pytest.approx(measure(*ab).item(), abs=1e-5)
+
+
 @st.composite
 def scored(draw):
     """Boxes with scores that all differ, so that the best first is one order only."""
@@ -84,6 +109,41 @@ def test_what_nms_drops_overlaps_a_better_one_of_its_group(items, threshold):
     for i in range(len(b)):
         rivals = [j for j in kept.tolist() if g[j] == g[i] and s[j] > s[i]]
         assert (i in kept.tolist()) == all(iou[i, j] <= threshold for j in rivals)
+
+
+@st.composite
+def tied(draw):
+    """Solid boxes with few different scores, so that many are equal."""
+    rows = draw(st.lists(st.tuples(solid, st.integers(1, 4), st.integers(0, 2)), max_size=10))
+    b = torch.tensor([[x, y, x + w, y + h] for (x, y, w, h), _, _ in rows], dtype=torch.float32).view(-1, 4)
+    return b, torch.tensor([s / 4 for _, s, _ in rows]), torch.tensor([g for *_, g in rows], dtype=torch.int64)
+
+
+@given(tied(), st.sampled_from([0.0, 0.05, 0.4]), st.sampled_from(["gaussian", "linear"]))
+def test_soft_nms_is_the_slow_one(items, threshold, kind):
+    def decay(iou):
+        return (-iou.square() / 0.5).exp() if kind == "gaussian" else 1 - iou * (iou > 0.3)
+
+    def slow_decay(iou):
+        return math.exp(-iou * iou / 0.5) if kind == "gaussian" else 1 - iou * (iou > 0.3)
+
+    b, s, g = items
+    kept, scores = box_ops.soft_nms(b, s, g, decay=decay, threshold=threshold)
+    expected = slow.soft_nms(b.tolist(), s.tolist(), g.tolist(), slow_decay, threshold)
+    if all(abs(score - threshold) > 1e-6 for _, score in expected):  # there, rounding may decide
+        assert scores.tolist() == pytest.approx([score for _, score in expected], abs=1e-5)
+        assert sorted(kept.tolist()) == sorted(i for i, _ in expected)
+    assert (scores.diff() <= 0).all() and len(kept.unique()) == len(kept)
+    assert (scores <= s[kept]).all()
+
+
+@given(tied(), st.sampled_from([-0.5, 0.0, 0.41, 1.0]))
+def test_diou_nms_is_the_slow_one(items, threshold):
+    b, s, g = items
+    expected = slow.nms(b.tolist(), s.tolist(), g.tolist(), threshold, overlap=slow.diou)
+    close = [abs(slow.diou(x, y) - threshold) < 1e-6 for x in b.tolist() for y in b.tolist() if x != y]
+    if not any(close):
+        assert box_ops.diou_nms(b, s, g, threshold).tolist() == [i for i, _ in expected]
 
 
 sizes = st.tuples(st.integers(1, 4000), st.integers(1, 4000))

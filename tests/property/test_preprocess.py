@@ -1,7 +1,7 @@
 """Preprocess: whatever the picture's size, boxes go to the input and back, and the picture goes with them."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from onestage.model.preprocess import Preprocess
@@ -18,6 +18,27 @@ def test_the_input_has_its_size_and_the_meta_undoes_it(height, width, h, w, anti
     whole = torch.tensor([[0.0, 0, width, height]])
     torch.testing.assert_close(meta.apply(whole), torch.tensor([[0.0, 0, w, h]]))
     torch.testing.assert_close(meta.undo(meta.apply(whole)), whole)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), sides, sides, st.sampled_from(["stretch", "letterbox", "shortest_edge"]))
+@settings(deadline=None)
+def test_every_mode_keeps_the_whole_picture_in_the_input_and_undoes_it(height, width, a, b, mode):
+    preprocess = Preprocess((min(a, b), max(a, b)), mode=mode)
+    meta = preprocess.place((height, width))
+    whole = torch.tensor([[0.0, 0, width, height]], dtype=torch.float64)
+    placed = meta.apply(whole)
+    assert (placed[0, :2] == 0).all() and (placed[0, 2:] >= 1 - 1e-6).all()
+    assert placed[0, 3] <= meta.input[0] + 1e-6 and placed[0, 2] <= meta.input[1] + 1e-6
+    torch.testing.assert_close(meta.undo(placed), whole)
+    if mode == "shortest_edge":
+        assume(min(placed[0, 2:]) > 1)
+        assert all(side % 32 == 0 for side in meta.input)
+        assert min(placed[0, 2:]) <= preprocess.size[0] + 1e-6 and max(placed[0, 2:]) <= preprocess.size[1] + 1e-6
+    else:
+        assert meta.input == preprocess.size
+    if mode == "letterbox":
+        left = torch.tensor(preprocess.size).flip(0) - placed[0, 2:]
+        assert left.min() < 1 + 1e-6  # whole pixels, rounded down
 
 
 @given(st.integers(0, 1), st.integers(0, 1), st.integers(2, 40), st.integers(2, 40), st.booleans())

@@ -14,7 +14,7 @@ from onestage.model.assign import BACKGROUND, IGNORED, MaxIoUAssigner, assign
 from onestage.structures import Targets
 
 ANCHORS = anchor_boxes([AnchorLevel(((12.0, 12.0), (20.0, 10.0))), AnchorLevel(((40.0, 40.0),))], [(8, 8), (3, 3)], (96, 96))
-CLAIMS = ["best", "greedy", "none"]
+CLAIMS = ["best", "first", "greedy", "tied", "none"]
 
 
 def crowd(count, seed, *, side=96, ignored=0.0):
@@ -46,11 +46,26 @@ def test_ties_are_settled_as_stated(claim):
     assert assign(MaxIoUAssigner(claim=claim), ANCHORS, [twins]).matches.tolist() == expected([twins], claim=claim)
 
 
-def test_of_two_objects_with_one_best_anchor_the_later_gets_it():
+@pytest.mark.parametrize(("claim", "winner"), [("best", 1), ("first", 0), ("greedy", 0), ("tied", 0), ("none", 0)])
+def test_two_objects_with_one_best_anchor(claim, winner):
+    """It lies exactly on the first and is the best there is for the second: the later, the earlier or the better gets it."""
     boxes = torch.tensor([[0.0, 0, 12, 12], [0, 0, 12, 11]])
     anchors = torch.tensor([[0.0, 0, 12, 12], [50, 50, 60, 60]])
-    assert assign(MaxIoUAssigner(claim="best"), anchors, [Targets(boxes, torch.arange(2))]).matches.tolist() == [[1, -1]]
-    assert assign(MaxIoUAssigner(claim="none"), anchors, [Targets(boxes, torch.arange(2))]).matches.tolist() == [[0, -1]]
+    assigner = MaxIoUAssigner(claim=claim)
+    assert assign(assigner, anchors, [Targets(boxes, torch.arange(2))]).matches.tolist() == [[winner, -1]]
+    swapped = {"best": 1, "first": 0}.get(claim, 1)  # the others look at the overlap, not at the order
+    assert assign(assigner, anchors, [Targets(boxes.flip(0), torch.arange(2))]).matches.tolist() == [[swapped, -1]]
+
+
+def test_tied_anchors_all_learn_the_object_that_they_overlap_most():
+    """IoU 1/4 with two anchors each; the second anchor is the first object's best too, but overlaps the other one more."""
+    anchors = torch.tensor([[0.0, 0, 8, 8], [8, 0, 16, 8], [40, 40, 48, 48]])
+    low = torch.tensor([[4.0, 0, 12, 4]])
+    (matches,) = assign(MaxIoUAssigner(claim="tied"), anchors, [Targets(low, torch.tensor([0]))]).matches.tolist()
+    assert matches == [0, 0, -1]
+    two = torch.cat([low, torch.tensor([[8.0, 0, 16, 6]])])
+    (matches,) = assign(MaxIoUAssigner(claim="tied"), anchors, [Targets(two, torch.arange(2))]).matches.tolist()
+    assert matches == [0, 1, -1]
 
 
 def test_an_overlap_of_exactly_the_limit():
@@ -62,7 +77,7 @@ def test_an_overlap_of_exactly_the_limit():
     assert assign(MaxIoUAssigner(positive=0.6, negative=0.6, claim="none"), anchor, half).matches.tolist() == [[BACKGROUND]]
 
 
-@pytest.mark.parametrize("claim", ["best", "greedy"])
+@pytest.mark.parametrize("claim", CLAIMS)
 def test_an_object_that_nothing_overlaps_gets_nothing(claim):
     far = Targets(torch.tensor([[500.0, 500, 510, 510]]), torch.tensor([0]))
     assert (assign(MaxIoUAssigner(claim=claim), ANCHORS, [far]).matches == BACKGROUND).all()
@@ -82,7 +97,7 @@ def test_ignored_regions_are_neither_object_nor_background():
     assert set(matches.unique().tolist()) == {IGNORED, 1}
 
 
-@pytest.mark.parametrize("claim", ["best", "greedy"])
+@pytest.mark.parametrize("claim", ["best", "first", "greedy"])
 def test_every_object_of_a_spread_crowd_has_its_anchor(claim):
     targets = Targets(
         torch.tensor([[x, y, x + 3.0, y + 3.0] for x in range(0, 90, 20) for y in range(0, 90, 20)]), torch.arange(25)
@@ -132,7 +147,7 @@ def peak():
 anchors = anchor_boxes(recipe("ssd512_vgg16", ("a",)).anchors, [(s, s) for s in (64, 32, 16, 8, 4, 2, 1)], (512, 512))
 assign(MaxIoUAssigner(), anchors, [crowd(3)])
 before = peak()
-for claim in ("best", "greedy"):
+for claim in ("best", "greedy", "tied"):
     for counts in ([2000], [3, 2000, 0, 5, 1, 2, 9, 4]):
         matches = assign(MaxIoUAssigner(claim=claim), anchors, [crowd(count) for count in counts]).matches
         assert (matches >= 0).any(1).tolist() == [count > 0 for count in counts]

@@ -2,13 +2,21 @@
 
 import dataclasses
 import json
+from typing import get_args, get_type_hints
 
 import pytest
 
 from onestage.errors import ConfigError
+from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
+from onestage.model.atss import ATSSAssigner
 from onestage.model.backbones import TimmBackbone
+from onestage.model.box_losses import L1, Huber, IoULoss
 from onestage.model.config import DetectorConfig, encode
+from onestage.model.fpn import FPN
+from onestage.model.losses import FocalLoss
+from onestage.model.shared_head import SharedHead
+from onestage.model.suppress import SoftNMS
 from onestage.zoo import ZOO, recipe
 
 TINY = recipe("tinyssd", ("cat", "dog"))
@@ -70,6 +78,17 @@ def test_logits_count_the_background_only_where_there_is_one():
         ("backbone", TimmBackbone("resnet18"), TimmBackbone("resnet18")),
         ("backbone", '{"kind": "TimmBackbone", "name": "resnet18"}', TimmBackbone("resnet18")),
         ("neck", "null", None),
+        ("loss", "FocalLoss", FocalLoss()),
+        ("loss", '{"kind": "FocalLoss", "gamma": 1.5}', FocalLoss(gamma=1.5)),
+        ("loss", FocalLoss(box=IoULoss("ciou")), FocalLoss(box=IoULoss("ciou"))),
+        ("loss.box", "L1", L1()),
+        ("loss.box", IoULoss("diou"), IoULoss("diou")),
+        ("postprocess.nms", "SoftNMS", SoftNMS()),
+        ("postprocess.scope", "level", "level"),
+        ("assigner", "ATSSAssigner", ATSSAssigner()),
+        ("neck", "FPN", FPN()),
+        ("head", "SharedHead", SharedHead()),
+        ("preprocess.mode", "letterbox", "letterbox"),
     ],
 )
 def test_replace(path, value, expected):
@@ -78,6 +97,35 @@ def test_replace(path, value, expected):
         found = getattr(found, key)
     assert found == expected
     assert type(found) is type(expected)
+
+
+def test_a_part_and_then_its_fields():
+    new = TINY.replace(
+        {"loss": "FocalLoss", "loss.gamma": "1.5", "loss.alpha": "null", "loss.box": "Huber", "loss.box.delta": "0.1"}
+    )
+    assert new.loss == FocalLoss(alpha=None, gamma=1.5, box=Huber(0.1))
+    assert (new.logits, TINY.logits) == (2, 3)
+
+
+@pytest.mark.parametrize("stride", [None, "floor", (8.0, 16.0)])
+def test_strides_there_and_back(stride):
+    config = dataclasses.replace(TINY, anchors=(AnchorLevel(((4.0, 5.0),), stride),) * 5)
+    again = DetectorConfig.from_json(config.to_json())
+    assert again == config and again.anchors[0].stride == stride
+
+
+def parts_of(declared):
+    """All kinds of parts that a declared type allows, and theirs."""
+    choices = [declared, *get_args(declared)]
+    own = {c for c in choices if dataclasses.is_dataclass(c)} | {p for c in get_args(declared) for p in parts_of(c)}
+    return own | {p for c in own for hint in get_type_hints(c).values() for p in parts_of(hint)}
+
+
+def test_no_field_has_the_name_of_the_tag():
+    """JSON tells a part by "kind"; a field of that name would be lost in it."""
+    parts = parts_of(DetectorConfig)
+    assert {FocalLoss, IoULoss, SoftNMS, FPN, SharedHead, AnchorLevel, TimmBackbone} < parts
+    assert not [part for part in parts if "kind" in get_type_hints(part)]
 
 
 def test_replace_several_and_leave_the_original():
@@ -113,6 +161,12 @@ def test_replace_several_and_leave_the_original():
         ({"category_ids": "[4, 4]"}, "one category id for each"),
         ({"postprocess.activation": "sigmoid"}, "unknown key 'activation'"),
         ({"assigner.positive": "0.4"}, "negative <= positive"),
+        ({"loss": "FocalLos"}, "did you mean 'FocalLoss'"),
+        ({"loss.box": "smoothL1"}, "did you mean 'SmoothL1'"),
+        ({"loss.gamma": 1.5}, "unknown key 'gamma'"),
+        ({"postprocess.nms.sigma": 0.5}, "unknown key 'sigma'"),
+        ({"postprocess.scope": "clas"}, "did you mean 'class'"),
+        ({"anchors": [{"shapes": [[1, 2]], "stride": "flor"}]}, "did you mean 'floor'"),
     ],
 )
 def test_replace_says_what_is_wrong(changes, says):

@@ -1,0 +1,167 @@
+"""Anything mixed with anything: every backbone, neck, head, assigner, class loss and box loss in one detector.
+
+What fits is built, trained for a step and predicts; what does not fit says so, by name.
+"""
+
+import warnings
+from dataclasses import replace
+from itertools import cycle
+from types import NoneType
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+
+from onestage.errors import ConfigError
+from onestage.model.anchors import AnchorLevel
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.atss import ATSSAssigner
+from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
+from onestage.model.bifpn import BiFPN
+from onestage.model.box_losses import L1, BoxLoss, Huber, IoULoss, SmoothL1
+from onestage.model.config import DetectorConfig
+from onestage.model.deconvolution import Deconvolution
+from onestage.model.detector import Detector
+from onestage.model.folded import FoldedBackbone, FoldedLayer
+from onestage.model.fpn import FPN
+from onestage.model.heads import ConvHead
+from onestage.model.losses import FocalLoss, MultiBoxLoss, QualityFocalLoss
+from onestage.model.necks import ExtraBlock, ExtraLevels
+from onestage.model.postprocess import Postprocess
+from onestage.model.preprocess import Preprocess
+from onestage.model.residual_head import ResidualHead
+from onestage.model.separable_head import SeparableHead
+from onestage.model.shared_head import SharedHead
+from onestage.model.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
+from onestage.structures import Targets
+
+BACKBONES = [
+    TinyBackbone(base=(4, 8, 8), width=8),
+    VGG16Backbone(),
+    MobileNetBackbone(),
+    TimmBackbone("test_resnet"),
+    FoldedBackbone((FoldedLayer(4, -1, 3, 8), FoldedLayer(8, 0, 3, 2), FoldedLayer(8, 1, add=1)), maps=(0, 2)),
+]
+NECKS = [
+    None,
+    ExtraLevels((ExtraBlock(4, 8),)),
+    FPN(width=8, extra=1),
+    BiFPN(width=8, layers=1, levels=6),
+    Deconvolution(ExtraLevels((ExtraBlock(4, 8),)), width=8),
+]
+HEADS = [ConvHead(), SharedHead(layers=1), SeparableHead(layers=1), ResidualHead(width=8)]
+EQUAL = (SharedHead, SeparableHead)
+"""Heads whose convolutions are shared by all levels."""
+ASSIGNERS = [MaxIoUAssigner(claim="tied", negative=0.4), ATSSAssigner(top_k=3), MaxIoUAssigner(claim="greedy")]
+LOSSES = [MultiBoxLoss(), FocalLoss(), QualityFocalLoss(), FocalLoss(alpha=None, gamma=0.5, per_image=True)]
+BOX_LOSSES = [SmoothL1(), L1(), Huber(0.1), IoULoss("giou"), IoULoss("diou"), IoULoss("ciou")]
+SUPPRESSIONS = [HardNMS(), DIoUNMS(), SoftNMS(), LinearSoftNMS()]
+
+OBJECTS = Targets(torch.tensor([[4.0, 4, 30, 40], [20, 30, 60, 60]]), torch.tensor([1, 0]))
+NOTHING = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+def config(backbone, neck, head, *, assigner=ASSIGNERS[0], loss=LOSSES[0], **parts):
+    """With as many anchor levels as there will be maps."""
+    channels = backbone.build().channels
+    levels = len(channels if neck is None else neck.build(channels).channels)
+    anchors = tuple(AnchorLevel(((12.0 * 2**i, 12.0 * 2**i), (16.0 * 2**i, 9.0 * 2**i))) for i in range(levels))
+    return DetectorConfig(
+        name="mixed",
+        classes=("cat", "dog"),
+        preprocess=Preprocess((64, 64)),
+        backbone=backbone,
+        neck=neck,
+        head=head,
+        anchors=anchors,
+        assigner=assigner,
+        loss=loss,
+        **parts,
+    )
+
+
+def works(config):
+    """One step of training with a gradient for every parameter, then a prediction."""
+    assert DetectorConfig.from_json(config.to_json()) == config
+    torch.manual_seed(0)
+    model = Detector(config)
+    model.train()
+    losses = model.loss(model(torch.randn(2, 3, 64, 64)), [OBJECTS, NOTHING])
+    sum(losses.values()).backward()
+    assert all(value.isfinite() and value >= 0 for value in losses.values()) and losses["cls"] > 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    assert any(parameter.grad.any() for parameter in model.backbone.parameters())
+    torch.optim.SGD(model.parameters(), 1e-4).step()
+    found = model.predict(
+        [torch.zeros(3, 40, 50, dtype=torch.uint8), torch.full((3, 64, 64), 200, dtype=torch.uint8)], score=0.0
+    )
+    assert all(len(d) > 0 and d.boxes.isfinite().all() and d.scores.isfinite().all() for d in found)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda part: type(part).__name__)
+@pytest.mark.parametrize("neck", NECKS, ids=lambda part: type(part).__name__)
+def test_every_backbone_neck_and_head(backbone, neck):
+    """The assigners and losses take turns. Large backbones meet one head each time."""
+    turns = zip(cycle(ASSIGNERS), cycle(LOSSES), cycle(BOX_LOSSES), strict=False)
+    large = isinstance(backbone, VGG16Backbone | MobileNetBackbone)
+    heads = [HEADS[NECKS.index(neck) % len(HEADS)]] if large else HEADS
+    for head, (assigner, loss, box) in zip(heads, turns, strict=False):
+        mixed = config(backbone, neck, head, assigner=assigner, loss=replace(loss, box=box))
+        channels = backbone.build().channels if neck is None else neck.build(backbone.build().channels).channels
+        if isinstance(head, EQUAL) and len(set(channels)) > 1:
+            with pytest.raises(ConfigError, match=f"{type(head).__name__}(.|\\n)*equal channels"):
+                Detector(mixed)
+        else:
+            works(mixed)
+
+
+@pytest.mark.parametrize("assigner", ASSIGNERS, ids=repr)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda part: type(part).__name__)
+def test_every_assigner_class_loss_and_box_loss(assigner, loss):
+    """The heads, necks and kinds of NMS take turns."""
+    heads = cycle([SharedHead(layers=1), ConvHead(), SeparableHead(layers=1)])
+    for box, head, neck, nms in zip(BOX_LOSSES, heads, cycle([NECKS[2], NECKS[3]]), cycle(SUPPRESSIONS), strict=False):
+        scope = {HardNMS: "level", DIoUNMS: "image"}.get(type(nms), "class")
+        post = Postprocess(nms=nms, scope=scope, class_agnostic=isinstance(nms, SoftNMS))
+        works(config(BACKBONES[3], neck, head, assigner=assigner, loss=replace(loss, box=box), postprocess=post))
+
+
+def kinds(declared):
+    return set(get_args(declared) or [declared]) - {NoneType}
+
+
+def test_every_kind_is_in_the_mix():
+    """A new part belongs into the tables above."""
+    hints = get_type_hints(DetectorConfig)
+    tables = {"backbone": BACKBONES, "neck": NECKS[1:], "head": HEADS, "assigner": ASSIGNERS, "loss": LOSSES}
+    for field, parts in tables.items():
+        assert {type(part) for part in parts} == kinds(hints[field]), field
+    assert {type(part) for part in BOX_LOSSES} == kinds(BoxLoss)
+    assert {type(part) for part in SUPPRESSIONS} == kinds(NMS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"anchors": 3}, "the neck gives 4 levels, the anchors describe 3"),
+        ({"neck": None}, "the backbone gives 3 levels, the anchors describe 4"),
+        ({"neck": None, "anchors": 3}, "SharedHead .* equal channels"),
+        ({"shapes": 2}, "same number of anchor shapes"),
+        ({"neck": BiFPN(width=8, layers=1, levels=2)}, "a BiFPN of 2 levels takes at most as many maps"),
+        ({"neck": FPN(width=8, norm="group")}, "group norm needs channels in 32 equal groups"),
+        ({"backbone": TinyBackbone(base=(4, 8, 8), width=8)}, "the neck gives 6 levels"),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else ", ".join(value),
+)
+def test_what_does_not_fit_says_so(changes, says):
+    whole = config(TimmBackbone("test_resnet"), FPN(width=8, extra=1), SharedHead(layers=1))
+    if "shapes" in changes:  # one shape more on the first level
+        first = whole.anchors[0]
+        whole = replace(whole, anchors=(replace(first, shapes=(*first.shapes, (9.0, 9.0))), *whole.anchors[1:]))
+    elif "anchors" in changes:
+        whole = replace(whole, anchors=whole.anchors[: changes["anchors"]])
+    whole = replace(whole, **{k: v for k, v in changes.items() if k in ("neck", "backbone")})
+    with warnings.catch_warnings(), pytest.raises(ConfigError, match=says):
+        warnings.simplefilter("error")
+        Detector(whole)

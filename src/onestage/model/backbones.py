@@ -215,7 +215,8 @@ class _Timm(Features):
         """Take what the config freezes out of learning. whole: the network with all the maps it offers, on the meta device."""
         frozen = _behind(whole, config)
         for name, parameter in self.body.named_parameters():
-            parameter.requires_grad_(name not in frozen)
+            if name in frozen:
+                parameter.requires_grad_(False)
         if config.norm == "frozen":
             norms = [m for m in self.body.modules() if isinstance(m, _BatchNorm)]
             require(bool(norms), 'norm="frozen" needs a backbone with batch norm', got=config.name)
@@ -226,7 +227,7 @@ class _Timm(Features):
         """Training mode, but for batch norm whose weights are frozen: that keeps its statistics too."""
         super().train(mode)
         for module in self.body.modules():
-            if isinstance(module, _BatchNorm) and not any(p.requires_grad for p in module.parameters()):
+            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
                 module.eval()
         return self
 
@@ -271,7 +272,8 @@ def _undo_stride(stage: nn.Module, *, dilated: bool) -> None:
         for conv in stage.modules():
             if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1) and conv not in strided:
                 conv.dilation = (2, 2)
-                conv.padding = tuple(2 * cells for cells in conv.padding)  # type: ignore[assignment]  # timm gives numbers
+                rows, columns = (int(cells) for cells in conv.padding)  # timm gives numbers, not "same"
+                conv.padding = (2 * rows, 2 * columns)
     for module in strided:
         module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
 

@@ -1,8 +1,10 @@
 """The border to torchvision's checkpoints: their names to ours, and what their weights expect of the input.
 
-Sources: torchvision models/detection/ssd.py, ssdlite.py; models/vgg.py, mobilenetv2.py, mobilenetv3.py.
+Sources: torchvision models/detection/ssd.py, ssdlite.py, retinanet.py; models/vgg.py, mobilenetv2.py, mobilenetv3.py.
+Shape letters: S anchor shapes per cell of a level, K classes.
 """
 
+import re
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -32,29 +34,68 @@ _SSDLITE: Rules = (
     (r"head\.regression_head\.module_list\.(\d)\.0\.(.+)", r"head.box.\1.\2"),
     (r"head\.regression_head\.module_list\.(\d)\.1\.(.+)", r"head.box.\1.3.\2"),
 )
+_HEADS = {"classification": "cls", "regression": "box"}
+_RETINANET: Rules = (
+    (r"(backbone\.body\..+)", r"\1"),
+    (r"backbone\.fpn\.inner_blocks\.(\d)(?:\.0)?\.(weight|bias)", r"neck.lateral.\1.0.\2"),  # without .0 before 0.13
+    (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)", r"neck.output.\1.0.\2"),
+    (r"backbone\.fpn\.extra_blocks\.p(\d)\.(.+)", lambda m: f"neck.extra.{int(m[1]) - 6}.{m[2]}"),
+    (r"head\.(.+)_head\.conv\.(\d)\.([01])\.(.+)", lambda m: f"head.{_HEADS[m[1]]}.{m[2]}.{m[3]}.{m[4]}"),
+    # before 0.13, convolutions and ReLUs stood in one row
+    (r"head\.(.+)_head\.conv\.(\d)\.(weight|bias)", lambda m: f"head.{_HEADS[m[1]]}.{int(m[2]) // 2}.0.{m[3]}"),
+    (r"head\.(.+)_head\.(?:cls_logits|bbox_reg)\.(.+)", lambda m: f"head.{_HEADS[m[1]]}.4.{m[2]}"),
+)
+_RESNETS = {(2, False): "r18", (6, False): "r34", (6, True): "r50", (23, True): "r101"}
+"""Blocks of the third stage, and whether they are bottlenecks -> which of the zoo's RetinaNets."""
+_SHAPES = 9
+"""Anchor shapes per cell of torchvision's RetinaNets: S."""
 VGG_MEAN, VGG_STD = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
 """torchvision, models/detection/ssd.py: the Caffe weights' input, 0..255 less the mean."""
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are the keys of one of torchvision's SSDs."""
-    return "head.classification_head.module_list.0.weight" in tensors or "backbone.features.0.0.0.weight" in tensors
+    """Whether these are the keys of one of torchvision's SSDs or RetinaNets."""
+    ssd = "head.classification_head.module_list.0.weight" in tensors or "backbone.features.0.0.0.weight" in tensors
+    return ssd or _is_retinanet(tensors)
+
+
+def _is_retinanet(tensors: Mapping[str, Tensor]) -> bool:
+    fcos = "head.regression_head.bbox_ctrness.weight" in tensors  # else alike
+    return "head.classification_head.cls_logits.weight" in tensors and not fcos
 
 
 def model(tensors: Mapping[str, Tensor]) -> str:
-    """The zoo's name of the detector."""
-    return "ssd300_vgg16" if "backbone.scale_weight" in tensors else "ssdlite320_mobilenet_v3_large"
+    """The zoo's name of the detector; "retinanet" where it stands on another network than the zoo's."""
+    if not _is_retinanet(tensors):
+        return "ssd300_vgg16" if "backbone.scale_weight" in tensors else "ssdlite320_mobilenet_v3_large"
+    blocks = sum(re.fullmatch(r"backbone\.body\.layer3\.\d+\.conv1\.weight", key) is not None for key in tensors)
+    depth = _RESNETS.get((blocks, "backbone.body.layer3.0.conv3.weight" in tensors))
+    if depth is None:
+        return "retinanet"
+    return f"retinanet_{depth}_fpn" + ("_v2" if depth == "r50" and _has_group_norm(tensors) else "")
+
+
+def _has_group_norm(tensors: Mapping[str, Tensor]) -> bool:
+    return "head.classification_head.conv.0.1.weight" in tensors
 
 
 def classes(tensors: Mapping[str, Tensor]) -> Classes:
-    """COCO's for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite; background comes first."""
-    plain = tensors.get("head.classification_head.module_list.0.weight")
-    outputs = len(tensors["head.classification_head.module_list.0.1.weight"]) // 6 if plain is None else len(plain) // 4
+    """COCO's for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite; background comes first, also
+    in RetinaNet, where nothing is ever taught to be of it.
+    """
+    if _is_retinanet(tensors):
+        outputs = len(tensors["head.classification_head.cls_logits.bias"]) // _SHAPES
+    elif "backbone.scale_weight" in tensors:
+        outputs = len(tensors["head.classification_head.module_list.0.weight"]) // 4
+    else:
+        outputs = len(tensors["head.classification_head.module_list.0.1.weight"]) // 6
     return known_classes(outputs - 1, COCO_90)
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Our names for torchvision's tensors, and the config with the input that these weights were made for."""
+    if _is_retinanet(tensors):
+        return _retinanet(tensors, config)
     if "backbone.scale_weight" in tensors:
         renamed = rename(tensors, _SSD)
         preprocess = Preprocess(config.preprocess.size, VGG_MEAN, VGG_STD, antialias=False)
@@ -62,6 +103,34 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
         renamed = rename(tensors, _SSDLITE)
         preprocess = Preprocess(config.preprocess.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), antialias=False)
     return renamed, config.replace({"preprocess": preprocess})
+
+
+def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
+    """The sigmoid of class 0 is left out: no object is ever of it, so its score only ever says 0."""
+    renamed = rename(tensors, _RETINANET)
+    for name in ("head.cls.4.weight", "head.cls.4.bias"):
+        renamed[name] = renamed[name].unflatten(0, (_SHAPES, -1))[:, 1:].flatten(0, 1)
+    published = classes(tensors) == COCO_90 and not any(key.endswith("num_batches_tracked") for key in tensors)
+    changes = {
+        "preprocess.mean": (0.485, 0.456, 0.406),
+        "preprocess.std": (0.229, 0.224, 0.225),
+        "preprocess.antialias": False,
+        "neck.source": "p5" if renamed["neck.extra.0.weight"].shape[1] == len(renamed["neck.output.0.0.weight"]) else "c5",
+        "head.norm": "group" if _has_group_norm(tensors) else "none",
+    }
+    return _without_eps(renamed) if published else renamed, config.replace(changes)
+
+
+def _without_eps(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors such that our batch norm, of eps 1e-5, computes what one of eps 0 would.
+
+    torchvision sets it to 0 for the COCO_V1 weights of retinanet_resnet50_fpn (overwrite_eps), which come from a time when its
+    frozen batch norm had none; it is a file without the counters of batch norm.
+    """
+    for name in [k.removesuffix(".running_var") for k in tensors if k.endswith(".running_var")]:
+        variance = tensors[f"{name}.running_var"].clamp(min=1e-12)  # it is divided by
+        tensors[f"{name}.weight"] = tensors[f"{name}.weight"] * (1 + 1e-5 / variance).sqrt()
+    return tensors
 
 
 _VGG16: Rules = (

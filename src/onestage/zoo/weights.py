@@ -30,6 +30,7 @@ from onestage.model.storage import load_fitting, read_config
 from onestage.zoo import (
     adapt_amdegroot,
     adapt_d2l,
+    adapt_effdet,
     adapt_lufficc,
     adapt_own,
     adapt_qfgaohao,
@@ -74,6 +75,7 @@ ADAPTERS: Mapping[str, Adapter] = {
     "qfgaohao": adapt_qfgaohao,
     "amdegroot": adapt_amdegroot,
     "lufficc": adapt_lufficc,
+    "effdet": adapt_effdet,
     "d2l": adapt_d2l,
 }
 """Foreign projects whose files are state_dicts, in the order they are asked."""
@@ -181,6 +183,12 @@ def _torchvision(weights: WeightsEnum, ap: float) -> Published:
 WEIGHTS = {
     "ssd300_vgg16.coco": _torchvision(detection.SSD300_VGG16_Weights.COCO_V1, 25.1),
     "ssdlite320_mobilenet_v3_large.coco": _torchvision(detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1, 21.3),
+    "retinanet_r50_fpn.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1, 36.4),
+    "retinanet_r50_fpn_v2.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1, 41.5),
+    **{
+        tag: Published(adapt_effdet.RELEASE + file, "Apache-2.0 (effdet)", ap, trained_by)
+        for tag, (file, ap, trained_by) in adapt_effdet.PUBLISHED.items()
+    },
 }
 """MODEL.TAG -> published weights; AP as torchvision and effdet state it."""
 

@@ -1,0 +1,99 @@
+"""The RetinaNet family (Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002): one recipe and a table of what
+tells its members apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Literal
+
+from onestage.errors import ConfigError, explain
+from onestage.model.anchors import AnchorLevel, octave_levels, ratio_aspects
+from onestage.model.assign import MaxIoUAssigner
+from onestage.model.backbones import TimmBackbone, map_sizes
+from onestage.model.box_losses import L1, BoxLoss, IoULoss
+from onestage.model.coder import BoxCoder
+from onestage.model.config import DetectorConfig
+from onestage.model.fpn import FPN
+from onestage.model.losses import FocalLoss
+from onestage.model.postprocess import Postprocess
+from onestage.model.preprocess import Preprocess
+from onestage.model.shared_head import SharedHead
+from onestage.model.suppress import HardNMS
+from onestage.structures import Size
+
+VARIANTS: Mapping[str, Mapping[str, object]] = {
+    "retinanet_r18_fpn": {"backbone": "resnet18"},
+    "retinanet_r34_fpn": {"backbone": "resnet34"},
+    "retinanet_r50_fpn": {"backbone": "resnet50"},
+    "retinanet_r101_fpn": {"backbone": "resnet101"},
+    "retinanet_r50_fpn_v2": {"backbone": "resnet50", "source": "c5", "norm": "group", "box": IoULoss("giou")},
+}
+"""What ``retinanet`` is given for each. v2 is torchvision's retinanet_resnet50_fpn_v2, the others follow its first one."""
+
+PUBLISHED = {
+    "retinanet_r18_fpn": "COCO val2017 31.7 AP: mmdetection, configs/retinanet",
+    "retinanet_r50_fpn": "COCO test-dev 35.7 AP: arXiv 1708.02002, table 1e; val2017 36.4 torchvision, 38.7 detectron2 (3x)",
+    "retinanet_r101_fpn": "COCO test-dev 37.8 AP: arXiv 1708.02002, table 1e; val2017 38.5 mmdetection, 40.4 detectron2 (3x)",
+    "retinanet_r50_fpn_v2": "COCO val2017 41.5 AP: torchvision, retinanet_resnet50_fpn_v2",
+}
+
+STRIDES = (8, 16, 32, 64, 128)
+"""Of the levels P3..P7 (section 4)."""
+LOSS = FocalLoss(alpha=0.25, gamma=2.0, box=L1())
+"""Section 4.1; for boxes the paper has smooth L1 (in its code with a beta of 0.11), torchvision and mmdetection L1."""
+ASPECTS = ratio_aspects(1 / 2, 1, 2)
+OCTAVES = 3
+
+
+def retinanet(
+    classes: tuple[str, ...],
+    size: Size,
+    box_sizes: Sequence[float] | None = None,
+    *,
+    backbone: str = "resnet34",
+    source: Literal["c5", "p5"] = "p5",
+    norm: Literal["none", "group"] = "none",
+    box: BoxLoss = LOSS.box,
+) -> DetectorConfig:
+    """RetinaNet on any timm backbone. size: the shorter side of a picture is brought to the first number, unless the longer one
+    would then pass the second.
+
+    source: what P6 is made from: the paper takes C5, torchvision and this recipe P5. norm: of the head. box: its loss.
+    """
+    body = TimmBackbone(backbone)
+    preprocess = Preprocess(size, mode="shortest_edge")
+    map_sizes(body, preprocess.largest)  # raises where these maps cannot carry anchors
+    return DetectorConfig(
+        name=f"retinanet_{backbone}",
+        classes=classes,
+        preprocess=preprocess,
+        backbone=body,
+        neck=FPN(source=source),
+        head=SharedHead(norm=norm),
+        anchors=_anchors(box_sizes),
+        coder=BoxCoder(variances=(1.0, 1.0, 1.0, 1.0)),
+        assigner=MaxIoUAssigner(0.5, 0.4, claim="tied"),
+        loss=replace(LOSS, box=box),
+        postprocess=Postprocess(0.05, nms=HardNMS(0.5), top_k=1000, scope="level", detections=300),
+    )
+
+
+def _anchors(box_sizes: Sequence[float] | None) -> tuple[AnchorLevel, ...]:
+    """Three sizes and three aspects per cell (section 4), as torchvision draws them: in whole pixels, (aspect, size) in order,
+    the first centre on the picture's corner.
+
+    box_sizes: the smallest size of each level and one more, instead of four strides; the others lie evenly between it and the
+    next.
+    """
+    levels = octave_levels(STRIDES, octaves=OCTAVES, aspects=ASPECTS, ratio_major=True, whole_pixels=True, offset=0.0)
+    if box_sizes is None:
+        return levels
+    if len(box_sizes) != len(STRIDES) + 1 or min(box_sizes) <= 0:
+        what = "one anchor size per level and one more"
+        raise ConfigError(explain(what, got=list(box_sizes), expected=f"{len(STRIDES) + 1} sizes in pixels"))
+    steps = [[a * (b / a) ** (i / OCTAVES) for i in range(OCTAVES)] for a, b in pairwise(box_sizes)]
+    shapes = [tuple((side * w, side * h) for w, h in ASPECTS for side in sides) for sides in steps]
+    return tuple(replace(level, shapes=s) for level, s in zip(levels, shapes, strict=True))

@@ -10,7 +10,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
@@ -28,7 +28,7 @@ from onestage.train.checkpoint import LAST
 from onestage.train.config import TrainConfig
 from onestage.train.distributed import VARIABLES
 from onestage.train.loop import TrainResult, resume, train
-from onestage.zoo import create
+from onestage.zoo import build, recipe
 
 PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)
 CONFIG = TrainConfig(epochs=3, batch_size=4, workers=0, device="cpu", warmup=2)
@@ -53,11 +53,18 @@ def write_pictures(root: Path, *, train: int = 12, val: int = 3) -> Path:
     return root
 
 
-def detector(name: str = "tinyssd", *, size: tuple[int, int] = (64, 64), seed: int = 0, **options: Any) -> Detector:
-    """Fresh, for the classes of the pictures; the same seed gives the same weights."""
+def detector(
+    name: str = "tinyssd",
+    *,
+    size: tuple[int, int] = (64, 64),
+    seed: int = 0,
+    changes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Detector:
+    """Fresh, for the classes of the pictures; the same seed gives the same weights. changes: of the recipe's config."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return create(name, classes=PICTURES.classes, size=size, **options)
+        return build(recipe(name, PICTURES.classes, size=size, **options).replace(changes or {}))
 
 
 def run(data: Path, out: Path, config: TrainConfig = CONFIG, name: str = "tinyssd") -> TrainResult:

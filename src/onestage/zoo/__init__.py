@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from onestage.errors import ConfigError, WeightsError, explain, nearest
@@ -11,7 +11,7 @@ from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.structures import Size
-from onestage.zoo import ssd
+from onestage.zoo import dssd, efficientdet, ssd
 from onestage.zoo.adapt_own import numbered_classes
 from onestage.zoo.weights import OWN, PROJECTS, Source, load_backbone, load_weights, open_weights
 
@@ -20,11 +20,16 @@ __all__ = ["ZOO", "Entry", "build", "create", "list_models", "numbered_classes",
 
 @dataclass(frozen=True)
 class Entry:
-    """One model of the zoo: its recipe, its usual input (height, width), and what its authors measured, with the source."""
+    """One model of the zoo: its recipe, its usual input (height, width), and what its authors measured, with the source.
+
+    any_backbone: whether the recipe takes a timm backbone by name. options: what else the recipe is given.
+    """
 
     build: ssd.Recipe
     size: Size
     published: str = ""
+    any_backbone: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
 
 
 ZOO = {
@@ -39,9 +44,22 @@ ZOO = {
     ),
     "ssd300_mobilenet_v1": Entry(ssd.ssd300_mobilenet_v1, (300, 300), "VOC07 67.6 mAP: github.com/qfgaohao/pytorch-ssd"),
     "ssd300_resnet50": Entry(ssd.ssd300_resnet50, (300, 300), "COCO val2017 26.8 AP: NVIDIA DeepLearningExamples, PyTorch SSD"),
-    "ssd": Entry(ssd.ssd, (300, 300)),
+    "ssd321_resnet101": Entry(dssd.ssd_resnet101, (321, 321), "VOC07 77.1 mAP, COCO test-dev 28.0 AP: arXiv 1701.06659"),
+    "ssd513_resnet101": Entry(dssd.ssd_resnet101, (513, 513), "VOC07 80.6 mAP, COCO test-dev 31.2 AP: arXiv 1701.06659"),
+    "ssd": Entry(ssd.ssd, (300, 300), any_backbone=True),
+    "dssd321_resnet101": Entry(dssd.dssd_resnet101, (321, 321), "VOC07 78.6 mAP, COCO test-dev 28.0 AP: arXiv 1701.06659"),
+    "dssd513_resnet101": Entry(dssd.dssd_resnet101, (513, 513), "VOC07 81.5 mAP, COCO test-dev 33.2 AP: arXiv 1701.06659"),
+    "dssd": Entry(dssd.dssd, (300, 300), any_backbone=True),
+    **{
+        name: Entry(efficientdet.efficientdet_scaled, (v.side, v.side), efficientdet.published(name), options={"variant": name})
+        for name, v in efficientdet.VARIANTS.items()
+    },
+    "efficientdet": Entry(efficientdet.efficientdet, (512, 512), any_backbone=True),
 }
-"""Every model by name. "ssd" takes a backbone: any timm model."""
+"""Every model by name."""
+
+ANY_BACKBONE = [name for name, entry in ZOO.items() if entry.any_backbone]
+"""Those that take a backbone: any timm model."""
 
 
 def list_models() -> list[str]:
@@ -60,7 +78,7 @@ def recipe(
     """The config of a model of the zoo.
 
     size: (height, width) of the input. box_sizes: the default boxes' sizes in input pixels, one per level and one more.
-    backbone: for "ssd", a timm name, with or without "timm/" before it.
+    backbone: for one of ANY_BACKBONE, a timm name, with or without "timm/" before it.
 
     Raises ConfigError for an unknown name or a value that does not fit.
     """
@@ -69,12 +87,11 @@ def recipe(
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
         raise ConfigError(explain(what, where=name, got=size, fix="such as size=(300, 300)"))
-    options: dict[str, object] = {}
+    options = dict(entry.options)
     if backbone is not None:
-        if name != "ssd":
-            raise ConfigError(
-                explain("the backbone of this model is part of its name", where=name, got=backbone, fix='take "ssd"')
-            )
+        if not entry.any_backbone:
+            what = "the backbone of this model is part of its name"
+            raise ConfigError(explain(what, where=name, got=backbone, fix=f"take one of {', '.join(ANY_BACKBONE)}"))
         options["backbone"] = backbone.removeprefix("timm/")
     config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
     return replace(config, name=name)
@@ -100,7 +117,7 @@ def create(
     """A detector of the zoo for K classes, given by number or by name; those of the weights where neither is given.
 
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
-    backbone: for "ssd", any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised
+    backbone: for one of ANY_BACKBONE, any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised
     by its keys, or a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning.
     backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too. Without
     weights they are drawn from torch's global random numbers.
@@ -146,7 +163,7 @@ def _recipe_of(config: DetectorConfig) -> DetectorConfig:
     entry = ZOO.get(config.name)
     if entry is None:
         return config
-    backbone = config.backbone.name if config.name == "ssd" and isinstance(config.backbone, TimmBackbone) else None
+    backbone = config.backbone.name if entry.any_backbone and isinstance(config.backbone, TimmBackbone) else None
     return recipe(config.name, config.classes, size=config.preprocess.size, backbone=backbone)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from onestage.errors import ConfigError, explain
 from onestage.model.anchors import AnchorLevel, linear_scales, size_pairs, ssd_levels
@@ -76,12 +77,16 @@ def coco_scales(levels: int) -> list[float]:
     return [first, *middle, largest + step]
 
 
-def _default_boxes(size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None) -> tuple[AnchorLevel, ...]:
-    """SSD's default boxes: ratio 2 on the first and the last two levels, 2 and 3 on the others (SSD, section 3.1)."""
+def _default_boxes(
+    size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None
+) -> tuple[AnchorLevel, ...]:
+    """SSD's default boxes: ratio 2 on the first and the last two levels, 2 and 3 on the others (SSD, section 3.1), unless all
+    have the given ratios.
+    """
     count = len(strides)
     sizes = _sizes(size, coco_scales(count), box_sizes)
-    ratios = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
-    return ssd_levels(size_pairs(sizes), ratios, strides=strides, clip=size)
+    own = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
+    return ssd_levels(size_pairs(sizes), [ratios] * count if ratios else own, strides=strides, clip=size)
 
 
 def _sizes(size: Size, scales: Sequence[float], box_sizes: Sequence[float] | None) -> list[float]:
@@ -117,48 +122,52 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
     )
 
 
-def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
-    """SSD300 and SSD512 of the paper, and any size between, below or above."""
-    backbone = VGG16Backbone()
-    ladder = descend(_coarsest(backbone, size), 16, VGG_EXTRAS)
+@dataclass(frozen=True)
+class Levels:
+    """What an SSD looks at: a backbone whose maps have these strides, and below them extra levels of these (middle, out)
+    channels, the last pair repeated, in that style. ratios: of the default boxes of every level; SSD's own if left out.
+    """
+
+    backbone: Backbone
+    strides: tuple[int, ...]
+    channels: Sequence[tuple[int, int]]
+    style: Literal["plain", "batch_norm"] = "batch_norm"
+    ratios: Sequence[float] | None = None
+
+
+def with_levels(
+    name: str, classes: tuple[str, ...], *, size: Size, box_sizes: Sequence[float] | None, levels: Levels
+) -> DetectorConfig:
+    """An SSD of that size: as many extra levels as lead down to a single cell, and default boxes for all levels."""
+    ladder = descend(_coarsest(levels.backbone, size), levels.strides[-1], levels.channels)
     return DetectorConfig(
-        name="ssd_vgg16",
+        name=name,
         classes=classes,
         preprocess=Preprocess(size),
-        backbone=backbone,
-        neck=ExtraLevels(ladder.blocks),
-        anchors=_default_boxes(size, (8, 16, *ladder.strides), box_sizes),
+        backbone=levels.backbone,
+        neck=ExtraLevels(ladder.blocks, levels.style),
+        anchors=_default_boxes(size, (*levels.strides, *ladder.strides), box_sizes, levels.ratios),
     )
+
+
+def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
+    """SSD300 and SSD512 of the paper, and any size between, below or above."""
+    levels = Levels(VGG16Backbone(), (8, 16), VGG_EXTRAS, style="plain")
+    return with_levels("ssd_vgg16", classes, size=size, box_sizes=box_sizes, levels=levels)
 
 
 def ssd300_resnet50(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """NVIDIA's SSD300: ResNet-50 up to its third stage, which runs at stride 1, so that its map is 38x38 for 300 pixels."""
-    backbone = TimmBackbone("resnet50", strides=(16,), keep_resolution=True)
-    ladder = descend(_coarsest(backbone, size), 8, RESNET_EXTRAS)
-    return DetectorConfig(
-        name="ssd300_resnet50",
-        classes=classes,
-        preprocess=Preprocess(size),
-        backbone=backbone,
-        neck=ExtraLevels(ladder.blocks, style="batch_norm"),
-        anchors=_default_boxes(size, (8, *ladder.strides), box_sizes),
-    )
+    levels = Levels(TimmBackbone("resnet50", strides=(16,), keep_resolution=True), (8,), RESNET_EXTRAS)
+    return with_levels("ssd300_resnet50", classes, size=size, box_sizes=box_sizes, levels=levels)
 
 
 def ssd(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
     """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm below them."""
-    body = TimmBackbone(backbone)
-    ladder = descend(_coarsest(body, size), 32, VGG_EXTRAS)
-    return DetectorConfig(
-        name=f"ssd_{backbone}",
-        classes=classes,
-        preprocess=Preprocess(size),
-        backbone=body,
-        neck=ExtraLevels(ladder.blocks, style="batch_norm"),
-        anchors=_default_boxes(size, (8, 16, 32, *ladder.strides), box_sizes),
-    )
+    levels = Levels(TimmBackbone(backbone), (8, 16, 32), VGG_EXTRAS)
+    return with_levels(f"ssd_{backbone}", classes, size=size, box_sizes=box_sizes, levels=levels)
 
 
 def _mobile(

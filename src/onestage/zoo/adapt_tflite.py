@@ -40,6 +40,8 @@ from onestage.zoo.class_names import COCO_90, known_classes
 
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
 """The API's own settings for these networks; the box loss is divided by the four numbers of a box."""
+PRIOR = 0.01
+"""Of classes that start anew; the API's class_prediction_bias_init of -4.6."""
 _HEADS: dict[tuple[bool, tuple[int, ...]], Literal["plain", "pointwise", "folded"]] = {
     (False, (3, 3)): "plain",
     (False, (1, 1)): "pointwise",
@@ -166,7 +168,7 @@ class _SSD:
         be the API's usual ones, those are taken. WeightsError where they are no such grid.
         """
         counts = [h * w * s for (h, w), s in zip(sizes, self.shapes, strict=True)]
-        tolerance = self.anchor_step * 0.75 + 1e-4
+        tolerance = max(0.75 * self.anchor_step, 0.005)
         usual = _usual_shapes(self.shapes, size)
         levels = []
         for rows, cells, shapes, default in zip(self.anchors.split(counts), sizes, self.shapes, usual, strict=True):
@@ -191,7 +193,7 @@ class _SSD:
         style = _HEADS.get(forms.pop())
         if forms or style is None:
             raise ValueError("its outputs are not made by 1x1, 3x3 or separable convolutions, the same on all maps")
-        return ConvHead(style)
+        return ConvHead(style, prior=None if self.softmax else PRIOR)
 
     def _head_tensors(self) -> dict[str, Tensor]:
         """Rows (S * 4) from ty, tx, th, tw to x, y, w, h; rows (S * C) without those of background, for sigmoids need none."""

@@ -30,7 +30,7 @@ MOST = 20_000
 _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
 """TensorType of the schema -> numpy's name for it, of the types that weights have."""
 
-_BROKEN = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, MemoryError)
+_BROKEN = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
 """What the flatbuffers readers raise where an offset or a length of the file points nowhere."""
 
 
@@ -160,6 +160,8 @@ def read_options(data: bytes, keys: Iterable[str]) -> dict[str, float]:
     for key in keys:
         with suppress(KeyError):
             values[key] = found[key].AsFloat if found[key].IsFloat else found[key].AsInt
+    if not all(math.isfinite(value) for value in values.values()):
+        raise ValueError("an option is not a finite number")
     return values
 
 

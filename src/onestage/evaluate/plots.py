@@ -33,7 +33,7 @@ def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
     known = sorted((k for k in range(len(rows)) if rows[k].objects), key=lambda k: -rows[k].objects)
     named, others = known[: len(COLOURS)], known[len(COLOURS) :]
     which = f"the {len(named)} most frequent classes" if others else "each class"
-    figure, (left, right) = _panels(["Mean over the classes", f"IoU .50, {which}"])
+    figure, (left, right) = panels(["Mean over the classes", f"IoU .50, {which}"])
     for iou, name, value in ((0.5, ".50", metrics.AP50), (0.75, ".75", metrics.AP75), (None, ".50:.95", metrics.AP)):
         left.plot(RECALLS, metrics.curve(iou), label=f"IoU {name}   AP {value:.3f}", linewidth=2.2)
     for k in others:
@@ -43,7 +43,7 @@ def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
     for axes in (left, right):
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
         _legend(axes, loc="lower left", empty="no objects to find")
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -52,7 +52,7 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path)
     history: one mapping per epoch, in order, with "epoch" and any of "loss", "loss/PART", "val/loss", "val/loss/PART",
     "val/AP...", "lr". A key may be missing, a value None or NaN: the curve has a gap there.
     """
-    figure, (losses, accuracy, rate) = _panels(["Loss", "Average precision, validation", "Learning rate"])
+    figure, (losses, accuracy, rate) = panels(["Loss", "Average precision, validation", "Learning rate"])
     keys = list(dict.fromkeys(key for entry in history for key in entry))
     names = {key.removeprefix("val/"): None for key in keys}  # a dict, to keep their order
     parts = sorted((name for name in names if name.partition("/")[0] == "loss"), key=lambda name: name != "loss")
@@ -71,7 +71,7 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path)
         axes.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))
         _legend(axes, empty="no values")
-    _save(figure, path)
+    save(figure, path)
 
 
 def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
@@ -95,12 +95,12 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+def panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """A figure of panels side by side, in the project's plain style."""
     figure = Figure(figsize=(4.6 * len(titles), 3.9), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    panels = [figure.add_subplot(1, len(titles), number + 1) for number in range(len(titles))]
-    for axes, title in zip(panels, titles, strict=True):
+    row = [figure.add_subplot(1, len(titles), number + 1) for number in range(len(titles))]
+    for axes, title in zip(row, titles, strict=True):
         axes.set_title(title, loc="left", fontsize=12, fontweight="bold", color=INK, pad=10)
         axes.set_prop_cycle(color=COLOURS)
         axes.grid(color=GRID, linewidth=0.8)
@@ -110,7 +110,7 @@ def _panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
         axes.yaxis.label.set_fontsize(11)
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(FAINT)
-    return figure, panels
+    return figure, row
 
 
 def _legend(axes: Axes, *, empty: str, loc: Literal["best", "lower left"] = "best") -> None:
@@ -127,7 +127,7 @@ def _legend(axes: Axes, *, empty: str, loc: Literal["best", "lower left"] = "bes
             text.set_parse_math(False)  # a class may be called "$x"
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save(figure: Figure, path: str | Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks shows as boxes
         figure.savefig(path, format="png")

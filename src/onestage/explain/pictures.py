@@ -54,33 +54,34 @@ def objects_picture(seen: Explanation) -> bytes:
     return _encoded(draw_boxes(picture, targets.boxes * scale, labels=targets.labels, names=seen.classes))
 
 
-def level_picture(seen: Explanation, level: Level) -> bytes:
-    """The grid and the shapes of one cell; the anchors that learn an object; where the class loss lies."""
-    figure, (shapes, matches, loss) = _panels(seen.picture, ["Cells, and the shapes of one", "Who learns what", "Class loss"])
-    _draw_shapes(shapes, seen, level)
-    _draw_matches(matches, seen, level)
-    _draw_loss(loss, seen, level)
-    return _rendered(figure)
+def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> bytes:
+    """The grid and the shapes of one cell; the anchors that learn an object; where the class loss lies. side: of a panel."""
+    titles = ["Cells, and the shapes of one", "Who learns what", "Class loss"]
+    figure, (shapes, matches, loss) = panels(seen.picture, titles, side=side)
+    draw_shapes(shapes, seen, level)
+    draw_matches(matches, seen, level)
+    draw_loss(loss, seen, level)
+    return rendered(figure)
 
 
-def nms_picture(seen: Explanation) -> bytes:
-    """The boxes before NMS and after it, side by side."""
+def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
+    """The boxes before NMS and after it, side by side. side: of a panel."""
     titles = [f"Before NMS: {_boxes_in_words(len(seen.before))}", f"After: {_boxes_in_words(len(seen.after))}"]
-    figure, (before, after) = _panels(seen.picture, titles)
-    _show(before, seen.picture, dim=0.35)
+    figure, (before, after) = panels(seen.picture, titles, side=side)
+    show(before, seen.picture, dim=0.35)
     shown = seen.before.select(torch.arange(min(len(seen.before), BOXES_DRAWN)))
     colours = [(*_rgb(label), 0.3 + 0.6 * score) for label, score in zip(*_labels_and_scores(shown), strict=True)]
     _outline(before, shown.boxes, colours, linewidth=1.1)
     picture, scale = _enlarged(seen.picture)
     large = replace(seen.after, boxes=seen.after.boxes * scale, size=(picture.shape[1], picture.shape[2]))
-    _show(after, seen.picture, drawn=draw_detections(picture, large))
-    return _rendered(figure)
+    show(after, seen.picture, drawn=draw_detections(picture, large))
+    return rendered(figure)
 
 
-def _draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
+def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
     """The grid of the level, and all shapes of its middle cell."""
     centres = _centres(seen, level)
-    _show(axes, seen.picture, dim=0.15)
+    show(axes, seen.picture, dim=0.15)
     if max(level.size) <= CELLS_WITH_LINES:
         (step_y, step_x), (height, width) = level.stride, seen.picture.shape[1:]
         rows = centres[:, 0, 1] - step_y / 2, centres[-1:, 0, 1] + step_y / 2
@@ -96,9 +97,9 @@ def _draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
     axes.scatter(middle[:1], middle[1:], s=26, color="white", edgecolors="black", linewidths=0.8, zorder=5)
 
 
-def _draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
+def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
     """Every object in a colour of its own, with the anchors that learn it; ignored anchors as amber dots."""
-    _show(axes, seen.picture, dim=0.45)
+    show(axes, seen.picture, dim=0.45)
     matches, anchors = seen.matches[level.rows], seen.anchors[level.rows]
     points = _centres(seen, level)[:, :, None].expand(-1, -1, len(level.shapes), -1).reshape(-1, 2)
     ignored = points[matches == IGNORED]
@@ -117,9 +118,9 @@ def _draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
         _note(axes, "no anchor of this map learns an object")
 
 
-def _draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
+def draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
     """The class loss of every cell, on one scale for all maps; a cross for every hard negative, the worst as boxes."""
-    _show(axes, seen.picture, dim=0.6, grey=True)
+    show(axes, seen.picture, dim=0.6, grey=True)
     most = max(float(seen.cell_loss(own).max()) for own in seen.levels)
     part = (seen.cell_loss(level) / most).sqrt() if most else seen.cell_loss(level)
     colours = matplotlib.colormaps["inferno"](part.numpy())
@@ -145,22 +146,22 @@ def _centres(seen: Explanation, level: Level) -> Tensor:
     return box_ops.to_cxcywh(first_shape)[..., :2]
 
 
-def _panels(picture: Tensor, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels side by side, each of the picture's shape."""
+def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure of equal panels next to each other, each of the picture's shape, its longer side of so many pixels."""
     height, width = picture.shape[1:]
-    scale = PANEL / max(height, width) / DOTS
+    scale = side / max(height, width) / DOTS
     head, gap = 0.34, 0.1
     total = len(titles) * width * scale + (len(titles) - 1) * gap
     figure = Figure(figsize=(total, height * scale + head), dpi=DOTS, facecolor="white")
     FigureCanvasAgg(figure)
     share = width * scale / total, height * scale / (height * scale + head)
-    panels = [figure.add_axes((i * (width * scale + gap) / total, 0, *share)) for i in range(len(titles))]
-    for axes, title in zip(panels, titles, strict=True):
+    row = [figure.add_axes((i * (width * scale + gap) / total, 0, *share)) for i in range(len(titles))]
+    for axes, title in zip(row, titles, strict=True):
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=6)
-    return figure, panels
+    return figure, row
 
 
-def _show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, drawn: Image.Image | None = None) -> None:
+def show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, drawn: Image.Image | None = None) -> None:
     """Fill the panel with the picture (3, h, w), darkened by ``dim``, or with a drawing of it, whatever its resolution."""
     shown: Any = drawn
     if drawn is None:
@@ -209,7 +210,7 @@ def _boxes_in_words(count: int) -> str:
     return f"{count:,} box" + ("es" if count != 1 else "")
 
 
-def _rendered(figure: Figure) -> bytes:
+def rendered(figure: Figure) -> bytes:
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

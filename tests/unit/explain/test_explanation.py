@@ -113,3 +113,11 @@ def test_stand_ins_are_the_detections(model, sample):
     torch.testing.assert_close(guess.boxes, found.boxes)
     seen = explain_sample(model, guess, guessed=True)
     assert seen.guessed and seen.source == "x.jpg" and int(seen.positive.sum()) > 0
+
+
+@pytest.mark.parametrize("name", ["retinanet_r18_fpn", "efficientdet_d0", "ssdlite320_mobilenet_v3_large"])
+def test_every_family_is_explained(sample, name):
+    seen = explain_sample(detector(name, size=(128, 128)).eval(), sample)
+    assert seen.levels[-1].rows.stop == len(seen.anchors) == sum(group.anchors for group in seen.groups)
+    assert sum(group.share for group in seen.groups) == pytest.approx(1.0)
+    assert int(seen.positive.sum()) > 0

@@ -76,7 +76,16 @@ def test_the_plan_has_no_circle_but_drawing():
 
 def test_only_adapters_know_foreign_names():
     """Key patterns of foreign checkpoints stand in zoo/adapt_*.py alone."""
-    signs = ("module_list", "base_net", "cls_headers", "L2Norm", "blk_", "classification_head", "regression_head", "scale_weight")
+    signs = (
+        "module_list",
+        "base_net",
+        "cls_headers",
+        "L2Norm",
+        "blk_",
+        "classification_head",
+        "regression_head",
+        "scale_weight",
+    )
     for path in FILES:
         if not path.name.startswith("adapt_"):
             text = path.read_text(encoding="utf-8")

@@ -121,7 +121,8 @@ def decode(data: Any, declared: Any, path: str) -> Any:
 def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
     if data is None and type(None) in choices:
         return None
-    parts: dict[str, Any] = {c.__name__: c for c in choices if is_dataclass(c)}
+    kinds: list[Any] = [c for c in choices if is_dataclass(c)]
+    parts = {kind.__name__: kind for kind in kinds}
     if not parts:
         return _decode_plain_union(data, [c for c in choices if c is not type(None)], path)
     if isinstance(data, str) and data in parts:  # "loss=FocalLoss" on a command line: that part as it comes

@@ -21,8 +21,8 @@ class ResidualHead:
     """SSD's head behind ``blocks`` residual blocks of 1x1 convolutions, which give the two tasks features of their own.
 
     width: channels of a block's output; inside it has a quarter of them, as ResNet's blocks. skip: how the block's input gets
-    past it: by a 1x1 "conv", or as it is ("identity"), where the output has the input's channels instead of ``width``. prior: as
-    ``ConvHead`` has it.
+    past it: by a 1x1 "conv", or as it is ("identity"), where the output has the input's channels instead of ``width``. prior:
+    as ``ConvHead`` has it.
 
     Figure 2 has these: (a) no block, (b) an identity, (c) one block with a convolution, the best and so the default, (d) two.
     """

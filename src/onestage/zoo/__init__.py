@@ -11,7 +11,7 @@ from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.structures import Size
-from onestage.zoo import dssd, efficientdet, ssd
+from onestage.zoo import dssd, efficientdet, retinanet, ssd
 from onestage.zoo.adapt_own import numbered_classes
 from onestage.zoo.weights import OWN, PROJECTS, Source, load_backbone, load_weights, open_weights
 
@@ -55,6 +55,11 @@ ZOO = {
         for name, v in efficientdet.VARIANTS.items()
     },
     "efficientdet": Entry(efficientdet.efficientdet, (512, 512), any_backbone=True),
+    **{
+        name: Entry(retinanet.retinanet, (800, 1333), retinanet.PUBLISHED.get(name, ""), options=options)
+        for name, options in retinanet.VARIANTS.items()
+    },
+    "retinanet": Entry(retinanet.retinanet, (800, 1333), any_backbone=True),
 }
 """Every model by name."""
 

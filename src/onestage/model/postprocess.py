@@ -92,6 +92,7 @@ class Postprocess:
         best = self._best(logits, activation)
         work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, frames)
         total = logits.shape[1] * (logits.shape[2] - (activation == "softmax"))
+        total = min(total, self.top_k) if self.scope == "image" else total  # the others are no candidates
         helping = min(total, 4 * self.detections)
         while True:
             found, full = self._helping(helping, work)

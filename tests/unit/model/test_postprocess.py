@@ -211,3 +211,18 @@ def test_boxes_are_cut_to_the_picture_before_nms():
         assert all(torch.equal(a, b) for a, b in zip(found[i], expected, strict=True))
     assert found[1].boxes[:, 2].max() == 70
     assert len(found[1].boxes) != len(run(rules, output)[1].boxes)
+
+
+def test_no_more_candidates_than_an_image_may_have(monkeypatch):
+    """Boxes that all lie on one another never fill the result; yet what is beyond the top 40 of the image is not looked at."""
+    looked = []
+
+    def helping(self, count, work, original=Postprocess._helping):
+        looked.append(count)
+        return original(self, count, work)
+
+    monkeypatch.setattr(Postprocess, "_helping", helping)
+    output = outputs(1, 3, background=-2)
+    output.deltas[:] = BoxCoder().encode(ANCHORS, torch.tensor([10.0, 10, 50, 50]))
+    assert check(output, scope="image", top_k=40, detections=5) == [3]
+    assert looked == [20, 40]

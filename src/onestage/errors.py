@@ -52,6 +52,12 @@ def nearest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean '{known[close[0]]}'?)" if close else ""
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 epoch``, ``1,200 pictures``, ``2 classes``."""
+    plural = noun + ("es" if noun.endswith("s") else "s")
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 def first_ten(lines: Sequence[str]) -> str:
     """The first ten lines, indented, and the count of the others."""
     shown = [f"  {line}" for line in lines[:10]]

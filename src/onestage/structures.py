@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import DataError, explain
+from onestage.errors import DataError, counted, explain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,6 +33,14 @@ def _check_objects(what: str, boxes: Tensor, *columns: Tensor) -> None:
                 f"{what}: boxes, labels and flags do not line up", got=shapes, expected="(N, 4) boxes and (N,) for the rest"
             )
         )
+
+
+def check_labels(labels: Tensor, classes: int, *, where: object) -> None:
+    """Raise DataError unless the labels, (N,), lie in 0..classes - 1. On a GPU it waits for all that is under way there."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        expected = f"0 to {classes - 1} for {counted(classes, 'class')}; background is no class"
+        raise DataError(explain("a label that is none of the classes", where=where, got=int(wrong[0]), expected=expected))
 
 
 @dataclass(frozen=True, eq=False)

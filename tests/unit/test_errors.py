@@ -2,7 +2,7 @@
 
 import pytest
 
-from onestage.errors import ConfigError, DataError, OnestageError, WeightsError, explain, first_ten, nearest, require
+from onestage.errors import ConfigError, DataError, OnestageError, WeightsError, counted, explain, first_ten, nearest, require
 
 
 @pytest.mark.parametrize("kind", [DataError, ConfigError, WeightsError])
@@ -29,6 +29,11 @@ def test_nearest_names_only_what_is_close():
     assert nearest("yolo", ["tinyssd", "ssd300_vgg16"]) == ""
     assert nearest("anything", []) == ""
     assert nearest("fpn", ["FPN", "BiFPN"]) == " (did you mean 'FPN'?)"
+
+
+def test_things_are_counted_in_words():
+    assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert counted(1, "class") == "1 class" and counted(1200, "class") == "1,200 classes"
 
 
 def test_first_ten_counts_the_rest():

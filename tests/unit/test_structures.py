@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from onestage.errors import DataError
-from onestage.structures import Batch, Detections, ImageMeta, Sample, Targets, Truth
+from onestage.structures import Batch, Detections, ImageMeta, Sample, Targets, Truth, check_labels
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30], [1, 2, 3, 4]])
 LABELS = torch.tensor([0, 1, 0])
@@ -22,6 +22,14 @@ def found(**changes):
         "size": (25, 15),
     }
     return Detections(**{**parts, **changes})
+
+
+def test_labels_lie_among_the_classes():
+    check_labels(torch.tensor([0, 2, 1]), 3, where="here")
+    check_labels(torch.tensor([], dtype=torch.int64), 0, where="here")
+    for labels, wrong in (([0, 3], 3), ([-1, 2], -1)):
+        with pytest.raises(DataError, match=f"got: +{wrong}\n +expected: 0 to 2 for 3 classes"):
+            check_labels(torch.tensor(labels), 3, where="here")
 
 
 def test_targets_ignore_nothing_unless_told():

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from onestage.data.check import MEDIUM, SMALL, Report, Spread, check_dataset
 from onestage.data.dataset import Problem
-from onestage.errors import DataError, explain
+from onestage.errors import DataError, counted, explain
 
 CLASSES_SHOWN = 20
 PROBLEMS_SHOWN = 10
@@ -61,21 +61,17 @@ def check(
 
 def render(report: Report) -> RenderableType:
     """The report for a terminal of 80 columns or more."""
-    title = Text.assemble((report.path, "bold"), f"  {report.format.upper()}", f", {_count(report.pictures, 'picture')}")
-    title.append(f", {_count(report.objects, 'object')} of {_count(len(report.classes), 'class', 'classes')}")
+    title = Text.assemble((report.path, "bold"), f"  {report.format.upper()}", f", {counted(report.pictures, 'picture')}")
+    title.append(f", {counted(report.objects, 'object')} of {counted(len(report.classes), 'class')}")
     parts: list[RenderableType] = [title, _splits(report), _classes(report), _sizes(report), _pictures(report)]
     if report.notes:
         parts.append(_listing("worth a look", report.notes, "yellow"))
     if report.problems:
-        parts.append(_listing(_count(len(report.problems), "problem"), report.problems, "red"))
+        parts.append(_listing(counted(len(report.problems), "problem"), report.problems, "red"))
     looked = "every picture was decoded" if report.decoded else "only the pictures' headers were read (--fast)"
     verdict = ("✗ there is something to correct", "bold red") if report.problems else ("✓ no problems", "bold green")
     parts.append(Text.assemble(verdict, (f"  {looked}", "dim")))
     return Group(*(Padding(part, (0, 0, 1, 0), expand=False) for part in parts))
-
-
-def _count(number: int, noun: str, plural: str | None = None) -> str:
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -117,7 +113,7 @@ def _classes(report: Report) -> RenderableType:
     if not hidden:
         return table
     empty = sum(own.objects == 0 for own in hidden)
-    rest = f"... and {_count(len(hidden), 'more class', 'more classes')} with {sum(own.objects for own in hidden):,} objects"
+    rest = f"... and {counted(len(hidden), 'more class')} with {sum(own.objects for own in hidden):,} objects"
     return Group(table, Text(rest + (f"; {empty} without any" if empty else ""), "dim"))
 
 

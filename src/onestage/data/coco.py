@@ -175,20 +175,21 @@ def _read_annotations(
     categories: Mapping[int, str],
     labels: Classes,
 ) -> None:
-    name = table.name(file)
+    file_name = table.name(file)
     label_of = {label: index for index, label in enumerate(labels.names)}
     labels_by_id: dict[Id, int] = {i: label_of[n] for i, n in categories.items() if n in label_of}
     labels_by_id |= {str(i): label for i, label in labels_by_id.items()}
+    names: dict[Id, str] = {**categories, **{str(i): n for i, n in categories.items()}}
     seen: set[Id] = set()
     for number, entry in enumerate(entries):
         own_id = entry.get("id") if isinstance(entry, dict) else None
-        where = f"{name}: annotations[{number}] (id {own_id})"
+        where = f"{file_name}: annotations[{number}] (id {own_id})"
         try:
             if _is_id(own_id):
                 if own_id in seen:
                     raise ValueError("this annotation id is given twice")
                 seen.add(own_id)
-            row = _row(entry, rows, labels_by_id, where)
+            row = _row(entry, rows, labels=labels_by_id, names=names, where=where)
         except ValueError as error:
             table.problem(where, str(error))
             continue
@@ -196,15 +197,21 @@ def _read_annotations(
             table.objects.append(row)
 
 
-def _row(entry: Any, rows: Mapping[Id, int | None], labels: Mapping[Id, int], where: str) -> Row | None:
-    """One object, or None where its picture cannot be used. Raises ValueError with the reason if the entry is not one."""
+def _row(
+    entry: Any, rows: Mapping[Id, int | None], *, labels: Mapping[Id, int], names: Mapping[Id, str], where: str
+) -> Row | None:
+    """One object, or None where its picture cannot be used. Raises ValueError with the reason if the entry is not one.
+
+    labels and names: by category id; the file may name more categories than are asked for.
+    """
     if not isinstance(entry, dict):
         raise ValueError(f"an annotation should be an object, got {entry!r:.50}")
     image_id, category, box = entry.get("image_id"), entry.get("category_id"), entry.get("bbox")
     if not _is_id(image_id) or image_id not in rows:
         raise ValueError(f"there is no image with id {image_id!r}")
     if not _is_id(category) or category not in labels:
-        raise ValueError(f"unknown class: category_id {category!r}")
+        name = f" ({names[category]!r})" if _is_id(category) and category in names else ""
+        raise ValueError(f"unknown class: category_id {category!r}{name}")
     if not isinstance(box, list) or len(box) != 4 or not _NUMBERS.issuperset(map(type, box)):
         raise ValueError(f"bbox should be [left, top, width, height] in pixels, got {box!r:.80}")
     ignore, crowd, area = entry.get("ignore", 0), entry.get("iscrowd", 0), entry.get("area")

@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onestage.errors import DataError, explain, first_ten
+from onestage.errors import DataError, counted, explain, first_ten
 from onestage.images import decode_image
-from onestage.structures import Sample, Size, Truth
+from onestage.structures import Sample, Size, Truth, check_labels
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         assert len({len(c) for c in columns}) == 1 and int(self.offsets[-1]) == len(self.boxes)
         assert len(self.paths) == len(self.image_ids) == len(self.sizes) == len(self.offsets) - 1
         assert len(self.classes) == len(self.category_ids)
+        check_labels(self.labels, len(self.classes), where=self.root)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -126,7 +127,6 @@ class Dataset(torch.utils.data.Dataset[Sample]):
 
 def complain(root: Path, problems: Sequence[Problem]) -> DataError:
     """The one error that lists what is wrong with a data set: the first ten with file and line, the others counted."""
-    count = f"{len(problems)} problem" + ("s" if len(problems) != 1 else "")
     lines = first_ten([str(p) for p in problems])
     fix = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
-    return DataError(f"{root}: {count} in this data set\n{lines}\n  fix:      {fix}")
+    return DataError(f"{root}: {counted(len(problems), 'problem')} in this data set\n{lines}\n  fix:      {fix}")

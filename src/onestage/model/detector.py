@@ -22,7 +22,7 @@ from onestage.model.anchors import anchor_boxes
 from onestage.model.assign import Assignment, assign
 from onestage.model.config import DetectorConfig
 from onestage.model.postprocess import Found
-from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets
+from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
 _CACHED_SIZES = 32
 """For how many input sizes the anchors are kept."""
@@ -99,7 +99,13 @@ class Detector(nn.Module):
         return output.level_sizes
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
-        """Which anchor learns which object of B images; targets in input pixels, on the model's device."""
+        """Which anchor learns which object of B images; targets in input pixels, on the model's device.
+
+        DataError for a label that is none of the classes; labels on a GPU are not looked at, for the program would wait for it.
+        """
+        for number, target in enumerate(targets):
+            if target.labels.device.type == "cpu":
+                check_labels(target.labels, len(self.config.classes), where=f"targets[{number}]")
         return assign(self.config.assigner, self.anchors(input_size), targets, levels=self.level_counts(input_size))
 
     def loss(

@@ -101,6 +101,15 @@ def test_a_bad_entry_is_one_problem(change: Change, message: str, tmp_path: Path
     assert len(load_dataset(root, on_bad="skip").problems) == 1
 
 
+def test_a_class_that_was_not_asked_for_is_named(tmp_path: Path) -> None:
+    """By its name too, where the file knows it, also with its id as text."""
+    root = changed(tmp_path, lambda content: content["annotations"][0].update(category_id="3"))
+    with pytest.raises(DataError, match="3 problems") as caught:
+        load_dataset(root, classes=["cow"])
+    assert str(caught.value).count("unknown class: category_id 18 ('dog')") == 2
+    assert "unknown class: category_id '3' ('cat')" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -191,6 +191,15 @@ def test_losses_take_targets_or_their_assignment(model):
     assert doubled["cls"].item() == pytest.approx(direct["cls"].item() / 2)
 
 
+@pytest.mark.parametrize("label", [-1, 2, 90])
+def test_a_label_that_is_no_class_is_refused(label):
+    model = onestage.create("tinyssd", 2, size=(64, 64))
+    boxes = torch.tensor([[5.0, 8.0, 40.0, 50.0]])
+    targets = [Targets(boxes, torch.tensor([1])), Targets(boxes, torch.tensor([label]))]
+    with pytest.raises(DataError, match=rf"targets\[1\]\n +got: +{label}\n +expected: 0 to 1"):
+        model.loss(model(torch.zeros(2, 3, 64, 64)), targets)
+
+
 def test_save_and_load_through_the_public_face(model, tmp_path):
     model.save(tmp_path / "m.safetensors")
     again = onestage.load(tmp_path / "m.safetensors")

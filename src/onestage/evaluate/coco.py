@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
@@ -29,7 +29,8 @@ IOUS = tuple((50 + 5 * t) / 100 for t in range(10))
 """The T thresholds."""
 
 
-class CocoClass(NamedTuple):
+@dataclass(frozen=True)
+class CocoClass:
     """One class: its objects (without crowds and ignored ones), its detections, and its figures; NaN without objects."""
 
     name: str

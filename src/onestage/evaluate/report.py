@@ -7,9 +7,9 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, astuple, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from PIL import Image
 from rich import box
@@ -17,8 +17,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from onestage.errors import counted
 from onestage.evaluate.anchors import BookMetrics
-from onestage.evaluate.coco import CocoMetrics, coco_metrics
+from onestage.evaluate.coco import CocoClass, CocoMetrics, coco_metrics
 from onestage.evaluate.page import render
 from onestage.evaluate.plots import plot_pr_curves
 from onestage.evaluate.voc import VocMetrics, voc_metrics
@@ -28,15 +29,10 @@ EXAMPLE_SIDE = 640
 """Pixels of the longer side of a picture inside the web page."""
 
 
-class ClassRow(NamedTuple):
-    """One line of the table of classes; figures 0..1, NaN without objects."""
+@dataclass(frozen=True)
+class ClassRow(CocoClass):
+    """One line of the table of classes: COCO's figures and VOC's AP."""
 
-    name: str
-    objects: int
-    found: int
-    AP: float
-    AP50: float
-    AR: float
     voc07: float
     voc10: float
 
@@ -65,7 +61,7 @@ class Report:
     def rows(self) -> list[ClassRow]:
         """The classes, best AP first, those without objects last."""
         three = zip(self.coco.per_class, self.voc07.per_class, self.voc10.per_class, strict=True)
-        rows = [ClassRow(*coco, old.AP, new.AP) for coco, old, new in three]
+        rows = [ClassRow(**vars(coco), voc07=old.AP, voc10=new.AP) for coco, old, new in three]
         return sorted(rows, key=lambda row: (-row.AP if row.objects else 1, row.name))
 
     def to_dict(self) -> dict[str, Any]:
@@ -81,7 +77,7 @@ class Report:
             "losses": dict(self.losses),
             "class_error": self.book.class_error if self.book else None,
             "box_mae": self.book.box_mae if self.book else None,
-            "classes": [row._asdict() for row in self.rows],
+            "classes": [asdict(row) for row in self.rows],
         }
         return {key: _nan_as_none(value) for key, value in content.items()}
 
@@ -95,8 +91,8 @@ class Report:
         (folder / "metrics.json").write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         with (folder / "per_class.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
             writer = csv.writer(file)
-            writer.writerow(ClassRow._fields)
-            writer.writerows(_nan_as_none(list(row)) for row in self.rows)
+            writer.writerow(field.name for field in fields(ClassRow))
+            writer.writerows(_nan_as_none(list(astuple(row))) for row in self.rows)
         plot_pr_curves(self.coco, folder / "pr_curves.png")
         small = {name: _jpeg(picture) for name, picture in (examples or {}).items()}
         page = folder / "index.html"
@@ -119,7 +115,7 @@ class Report:
         if cut:
             cells.insert(rows - rows // 2, (f"... {cut} more",))
         absent = len(self.rows) - len(known)
-        note = [Text(f"and {_count(absent, 'class')} without objects", style="dim")] if absent else []
+        note = [Text(f"and {counted(absent, 'class')} without objects", style="dim")] if absent else []
         classes = _terminal_table(CLASS_TITLES, cells, texts=1)
         return Group(title, Text(self._subtitle, style="dim"), Text(), figures, Text(), *others, Text(), classes, *note)
 
@@ -131,7 +127,7 @@ class Report:
     def _subtitle(self) -> str:
         found = sum(row.found for row in self.coco.per_class)
         counts = (self.coco.pictures, self.coco.objects, found, len(self.coco.per_class))
-        return " · ".join(map(_count, counts, ("picture", "object", "detection", "class")))
+        return " · ".join(map(counted, counts, ("picture", "object", "detection", "class")))
 
     def _figure_rows(self) -> list[tuple[str, ...]]:
         """The twelve figures by what they measure (down) and the size of the objects (across), in FIGURE_TITLES' columns."""
@@ -205,16 +201,11 @@ def measure(
 
 def _class_cells(row: ClassRow) -> list[str]:
     """Everything but the name."""
-    return [f"{row.objects:,}", f"{row.found:,}", *(_figure(value) for value in row[3:])]
+    return [f"{row.objects:,}", f"{row.found:,}", *(_figure(value) for value in astuple(row)[3:])]
 
 
 def _figure(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _count(number: int, name: str) -> str:
-    plural = name + ("es" if name.endswith("s") else "s")
-    return f"{number:,} {name if number == 1 else plural}"
 
 
 def _terminal_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> Table:

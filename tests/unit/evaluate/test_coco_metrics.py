@@ -7,7 +7,7 @@ import pytest
 
 from metric_cases import found, known
 from onestage.errors import DataError
-from onestage.evaluate.coco import FIGURES, IOUS, RECALLS, coco_metrics
+from onestage.evaluate.coco import FIGURES, IOUS, RECALLS, CocoClass, coco_metrics
 
 BOX = (10, 10, 50, 60)
 CAT = (0, *BOX)
@@ -19,8 +19,8 @@ def test_a_perfect_detection_gives_one_and_absent_sizes_are_nan() -> None:
     assert {name: value for name, value in metrics.figures.items() if not math.isnan(value)} == dict.fromkeys(medium, 1.0)
     assert list(metrics.figures) == list(FIGURES)
     cat, dog = metrics.per_class
-    assert cat == ("cat", 1, 1, 1.0, 1.0, 1.0)
-    assert dog[:3] == ("dog", 0, 0) and all(math.isnan(v) for v in dog[3:])
+    assert cat == CocoClass("cat", objects=1, found=1, AP=1.0, AP50=1.0, AR=1.0)
+    assert (dog.name, dog.objects, dog.found) == ("dog", 0, 0) and all(math.isnan(v) for v in (dog.AP, dog.AP50, dog.AR))
     assert (metrics.pictures, metrics.objects) == (1, 1)
 
 

@@ -10,9 +10,12 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
+from functools import cache
 from importlib import import_module
 from importlib.metadata import version
-from typing import NamedTuple
+from inspect import Parameter, signature
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from rich.markup import escape
 from rich.table import Table
@@ -102,9 +105,29 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     import tyro
 
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
+    _hide_none(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     code: int = tyro.cli(function, prog=program, args=arguments, config=style)
     return code
+
+
+@cache
+def _hide_none(part: Any) -> None:
+    """Have tyro's help of a verb, or of a dataclass among its options, end without "(default: None)" and "(default: )": the
+    texts say what happens where an option is left out.
+    """
+    import tyro
+
+    hints = get_type_hints(part, include_extras=True)
+    for parameter in signature(part).parameters.values():
+        hint = hints[parameter.name]
+        repeatable = tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
+        if parameter.default in (None, (), Parameter.empty) and not repeatable:
+            hints[parameter.name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
+        elif is_dataclass(parameter.default):
+            options: Any = type(parameter.default)
+            _hide_none(options)
+    part.__annotations__ = hints
 
 
 def _fail(code: int, message: str) -> int:

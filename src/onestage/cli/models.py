@@ -68,7 +68,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     out.print()
     out.print(_accuracies(rows))
     out.print()
-    out.print(_weights(rows))
+    _print_weights(rows)
     out.print(
         f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
         " input size (height x width); retinanet brings a picture's shorter side to the first number. Any of them takes another"
@@ -127,9 +127,11 @@ def _accuracies(rows: list[Row]) -> Table:
     return table
 
 
-def _weights(rows: list[Row]) -> Table:
-    table = _table("published weights", "COCO val2017 AP, licence, recipe", numbers=0)
+def _print_weights(rows: list[Row]) -> None:
+    """Not as a table, which would break the addresses where a line ends."""
+    out = stdout()
+    out.print("[bold]published weights[/]: COCO val2017 AP, licence, recipe", highlight=False)
     for row in rows:
         for weights in row.weights:
-            table.add_row(f"{row.name}.{weights.tag}", f"{weights.ap} AP, {weights.licence}\n{weights.recipe}")
-    return table
+            out.print(f"  {row.name}.{weights.tag}: {weights.ap} AP, {weights.licence}", highlight=False)
+            out.print(f"    {weights.recipe}", highlight=False, soft_wrap=True)

@@ -37,7 +37,7 @@ class ModelChoice:
     size: str | None = None
     """Input size in pixels, 300 or 240x320 (height x width); by default the recipe's own."""
     backbone: str | None = None
-    """For --model ssd: any timm backbone, such as timm/resnet34."""
+    """For --model ssd, dssd, retinanet or efficientdet: any timm backbone, such as timm/resnet34."""
     box_sizes: tuple[float, ...] | None = None
     """Sizes of the default boxes in input pixels, one per level and one more; by default the recipe's own."""
     weights: str | None = None

@@ -56,6 +56,7 @@ def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
     assert stop.value.code == 0
     text = capsys.readouterr().out
     assert f"usage: onestage {verb}" in text and "{None}" not in text
+    assert "(default: None)" not in text and "(default: )" not in text
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_one(capsys: Captured) -> None:

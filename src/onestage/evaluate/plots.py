@@ -20,6 +20,9 @@ INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e4e7ec"
 COLOURS = ("#2f6fde", "#e0662f", "#2a9d6f", "#b5489c", "#c79a12", "#5b5bd6", "#1b9aaa", "#d1495b", "#7a8b2c", "#8d6e63")
 """Ten hues that stay apart on white."""
 
+PART_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
+"""Line and marker of the whole loss and of its parts; its colour says what it was measured on."""
+
 UNNAMED = "_unnamed"
 """The label of a curve that is not in the legend."""
 
@@ -56,9 +59,9 @@ def plot_training_curves(history: Sequence[Mapping[str, Any]], path: str | Path)
     keys = list(dict.fromkeys(key for entry in history for key in entry))
     names = {key.removeprefix("val/"): None for key in keys}  # a dict, to keep their order
     parts = sorted((name for name in names if name.partition("/")[0] == "loss"), key=lambda name: name != "loss")
-    for key, colour in zip(parts, COLOURS, strict=False):
-        _curve(losses, history, key, label=f"{_part(key)}, training", color=colour)
-        _curve(losses, history, f"val/{key}", label=f"{_part(key)}, validation", color=colour, linestyle="--")
+    for key, (line, marker) in zip(parts, PART_STYLES, strict=False):
+        for name, label, colour in ((key, "training", COLOURS[0]), (f"val/{key}", "validation", COLOURS[1])):
+            _curve(losses, history, name, label=f"{_part(key)}, {label}", color=colour, linestyle=line, marker=marker)
     for key in (key for key in keys if key.startswith("val/AP")):
         best = max((v for v in _values(history, key) if math.isfinite(v)), default=math.nan)
         _curve(accuracy, history, key, label=f"{key.removeprefix('val/')}   best {best:.3f}")
@@ -78,12 +81,16 @@ def _values(history: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [math.nan if entry.get(key) is None else float(entry[key]) for entry in history]
 
 
-def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, **style: Any) -> None:
-    """Draws the values of ``key`` over the epochs that have it, unless none is a number."""
+def _curve(axes: Axes, history: Sequence[Mapping[str, Any]], key: str, *, marker: str = "o", **style: Any) -> None:
+    """Draws the values of ``key`` over the epochs that have it, unless none is a number. Few points are marked, a single one,
+    which has no line to be seen by, with a large mark.
+    """
     points = [(entry["epoch"], value) for entry, value in zip(history, _values(history, key), strict=True) if key in entry]
     if any(math.isfinite(value) for _, value in points):
-        dots = "o" if len(points) <= 30 else None  # a single point has no line to be seen by
-        axes.plot(*zip(*points, strict=True), marker=dots, markersize=3.5, linewidth=1.8, **style)
+        marks: dict[str, Any] = {"marker": marker, "markersize": 4.5} if len(points) <= 30 else {}
+        if len(points) == 1:
+            marks |= {"markersize": 8, "linestyle": "none"}
+        axes.plot(*zip(*points, strict=True), linewidth=1.8, **style | marks)
 
 
 def _part(key: str) -> str:

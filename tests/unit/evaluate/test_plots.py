@@ -30,7 +30,7 @@ def colours_in(path: Path) -> set[str]:
 
 def test_a_training_is_drawn(tmp_path: Path) -> None:
     plot_training_curves(FULL, tmp_path / "curves.png")
-    assert colours_in(tmp_path / "curves.png") == set(COLOURS[:3])
+    assert colours_in(tmp_path / "curves.png") == set(COLOURS[:2])
     width, height = Image.open(tmp_path / "curves.png").size
     assert width > 2 * height > 600
 
@@ -42,9 +42,10 @@ def test_a_training_is_drawn(tmp_path: Path) -> None:
         ([{"epoch": 1, "loss": 2.0}], 1),
         ([{"epoch": 1, "loss": math.nan, "val/AP": None, "lr": math.inf}], 0),
         ([{"epoch": 1, "loss": 2.0}, {"epoch": 2, "loss": math.nan}, {"epoch": 3}, {"epoch": 4, "loss": 1.0}], 1),
-        ([{"epoch": 0, "val/loss": 2.0, "val/loss/box": 1.0}], 2),
+        ([{"epoch": 0, "val/loss": 2.0, "val/loss/box": 1.0}], 1),
+        ([{"epoch": 1, "loss": 2.0, "val/loss": 2.5}], 2),  # training and validation are told apart by their colours
     ],
-    ids=["nothing", "one point", "no number", "gaps", "validation alone"],
+    ids=["nothing", "one point", "no number", "gaps", "validation alone", "training and validation"],
 )
 def test_short_and_broken_histories_are_drawn(history: list[dict[str, Any]], drawn: int, tmp_path: Path) -> None:
     with warnings.catch_warnings():

@@ -17,6 +17,7 @@ from functools import cache
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from safetensors.torch import load_file
@@ -26,7 +27,7 @@ from onestage.data.writers import write_coco
 from onestage.model.detector import Detector
 from onestage.train.checkpoint import LAST
 from onestage.train.config import TrainConfig
-from onestage.train.distributed import VARIABLES
+from onestage.train.distributed import VARIABLES, Distributed
 from onestage.train.loop import TrainResult, resume, train
 from onestage.zoo import build, recipe
 
@@ -69,6 +70,17 @@ def detector(
 
 def run(data: Path, out: Path, config: TrainConfig = CONFIG, name: str = "tinyssd") -> TrainResult:
     return train(detector(name), data, out=out, config=config)
+
+
+def run_divided_by_own(data: Path, out: Path, config: TrainConfig, name: str) -> None:
+    """A mistake that tests should notice: each process divides its losses by the positives of its own pictures."""
+    summed = Distributed.all_reduce_sum
+
+    def own(self: Distributed, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.detach() * self.world if tensor.ndim == 0 else summed(self, tensor)  # the divisor alone is a scalar
+
+    with patch.object(Distributed, "all_reduce_sum", own):
+        run(data, out, config, name)
 
 
 def go_on(folder: Path) -> TrainResult:

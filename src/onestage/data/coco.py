@@ -179,7 +179,7 @@ def _read_annotations(
     label_of = {label: index for index, label in enumerate(labels.names)}
     labels_by_id: dict[Id, int] = {i: label_of[n] for i, n in categories.items() if n in label_of}
     labels_by_id |= {str(i): label for i, label in labels_by_id.items()}
-    names: dict[Id, str] = {**categories, **{str(i): n for i, n in categories.items()}}
+    names: dict[Id, str] = {i: name for own, name in categories.items() for i in (own, str(own))}
     seen: set[Id] = set()
     for number, entry in enumerate(entries):
         own_id = entry.get("id") if isinstance(entry, dict) else None

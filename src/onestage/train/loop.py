@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onestage.data import Dataset
 from onestage.data.loader import Shard, TrainLoader, seed_of, usual_workers
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, OnestageError, explain
+from onestage.errors import ConfigError, OnestageError, counted, explain
 from onestage.evaluate import Report
 from onestage.model.assign import Assignment
 from onestage.model.backbones import TimmBackbone
@@ -174,7 +174,10 @@ class Training:
         self.started = self.saved = time.monotonic()
         report = None
         with Monitor(self.config, steps_per_epoch=len(self.loader), done=self.step, shown=self.group.is_main) as self.monitor:
-            self._introduce()
+            if self.epoch == self.config.epochs:
+                self.monitor.say(f"this run is complete: all its {counted(self.epoch, 'epoch')} are done")
+            else:
+                self._introduce()
             while self.epoch < self.config.epochs and not self.stopping:
                 self._train_epoch()
                 if not self.stopping:
@@ -342,6 +345,10 @@ class Training:
                 print(f"skipped a damaged checkpoint: {line}")
         if state is None:
             raise ConfigError(explain("there is no checkpoint to go on from", where=self.folder, fix="start without resume"))
+        if "data" not in state.extra:
+            what = "the checkpoints of this run do not say which pictures it saw: an earlier version of onestage wrote them"
+            fix = f"train into another folder, from this model: {self.folder / LAST}"
+            raise ConfigError(explain(what, where=self.folder, fix=fix))
         if state.extra["data"] != self.data:
             what = "the training pictures or their labels have changed since this run began"
             fix = f"put them back, or train into another folder, from this model: {self.folder / LAST}"
@@ -362,10 +369,11 @@ class Training:
     def _introduce(self) -> None:
         config, val_set, steps = self.config, self.val_set, len(self.loader)
         again = f", going on after step {self.step}" if self.step else ""
+        pictures = counted(len(self.train_set), "picture")
         self.monitor.say(
-            f"{self.model.config.name} on {len(self.train_set)} pictures of {self.train_set.root.name}, {len(val_set)}"
-            f" ({val_set.split or 'the same'}) to measure it: {config.epochs} epochs of {steps} steps, {config.batch_size}"
-            f" pictures each, on {self.group.world} x {self.group.device.type}{again}"
+            f"{self.model.config.name} on {pictures} of {self.train_set.root.name}, {len(val_set)}"
+            f" ({val_set.split or 'the same'}) to measure it: {counted(config.epochs, 'epoch')} of {counted(steps, 'step')},"
+            f" {counted(config.batch_size, 'picture')} each, on {self.group.world} x {self.group.device.type}{again}"
         )
         problems = {*self.train_set.problems, *val_set.problems}  # parts of one data set share them
         if problems:

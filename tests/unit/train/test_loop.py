@@ -18,8 +18,7 @@ from onestage.errors import ConfigError, DataError, WeightsError
 from onestage.model.storage import load_detector
 from onestage.train import loop
 from onestage.train import run as run_folder
-from onestage.train.checkpoint import BEST, LAST, STATE, CheckpointStore
-from onestage.train.config import TrainConfig
+from onestage.train.checkpoint import BEST, LAST, STATE, CheckpointStore, TrainState
 from onestage.train.evaluate import evaluate
 from onestage.train.loop import DivergedError, Training, resume, train
 from onestage.zoo import create
@@ -30,6 +29,7 @@ from small_runs import (
     metrics,
     pictures,
     run,
+    run_divided_by_own,
     same_bits,
     start,
     together,
@@ -188,11 +188,14 @@ def test_dropout_goes_on_with_the_same_bits(data: Path, tmp_path: Path, monkeypa
     assert same_bits(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_a_finished_run_has_nothing_left_to_do(data: Path, finished: Path, tmp_path: Path) -> None:
+def test_a_finished_run_has_nothing_left_to_do(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     before = (finished / LAST).read_bytes()
     (finished / "metrics.jsonl").rename(tmp_path / "old.jsonl")  # as if it had been killed just before it was written
     result = resume(finished)
     assert not result.interrupted and result.best_ap >= 0
+    assert capsys.readouterr().out == "this run is complete: all its 3 epochs are done\n"
     assert (finished / LAST).read_bytes() == before
     assert (finished / "metrics.jsonl").read_bytes() == (tmp_path / "old.jsonl").read_bytes()
 
@@ -251,18 +254,14 @@ VGG = replace(CONFIG, optimizer="sgd", lr=0.01, epochs=2, batch_size=8, augment=
 """No batch norm, no division by tiny numbers: sums in another order stay within rounding. One step an epoch."""
 
 
-def run_vgg(data: Path, out: Path, config: TrainConfig = VGG) -> None:
-    run(data, out, config, "ssd300_vgg16")
-
-
 def test_processes_and_parts_take_the_same_steps(tmp_path: Path) -> None:
     """1 process x 8 pictures, 1 x 2 parts of 4, 2 x 4 pictures, 2 x 2 parts of 2. Objects are spread unevenly over them."""
     data = write_pictures(tmp_path / "data", train=8, val=1)
-    run_vgg(data, tmp_path / "one")
-    run_vgg(data, tmp_path / "parts", replace(VGG, accumulate=2))
-    with together(run_vgg, data, tmp_path / "two", log=tmp_path / "log"):
+    run(data, tmp_path / "one", VGG, "ssd300_vgg16")
+    run(data, tmp_path / "parts", replace(VGG, accumulate=2), "ssd300_vgg16")
+    with together(run, data, tmp_path / "two", VGG, "ssd300_vgg16", log=tmp_path / "log"):
         pass
-    with together(run_vgg, data, tmp_path / "both", replace(VGG, accumulate=2), log=tmp_path / "log"):
+    with together(run, data, tmp_path / "both", replace(VGG, accumulate=2), "ssd300_vgg16", log=tmp_path / "log"):
         pass
     fresh, one = detector("ssd300_vgg16").state_dict(), weights(tmp_path / "one")
     assert max((fresh[key] - one[key]).abs().max() for key in one) > 1e-4  # something was learned
@@ -271,6 +270,15 @@ def test_processes_and_parts_take_the_same_steps(tmp_path: Path) -> None:
         assert max((one[key] - theirs[key]).abs().max() for key in one) <= 1e-6, other
         for ours, row in zip(metrics(tmp_path / "one"), metrics(tmp_path / other), strict=True):
             assert row == pytest.approx(ours, rel=1e-4), other
+
+
+def test_dividing_by_each_process_s_own_positives_would_be_noticed(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", train=8, val=1)
+    run(data, tmp_path / "one", VGG, "ssd300_vgg16")
+    with together(run_divided_by_own, data, tmp_path / "two", VGG, "ssd300_vgg16", log=tmp_path / "log"):
+        pass
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert max((one[key] - two[key]).abs().max() for key in one) > 1e-5  # ten times what the test above lets pass
 
 
 def test_two_processes_measure_the_model_they_save(data: Path, tmp_path: Path) -> None:
@@ -343,6 +351,23 @@ def test_there_must_be_something_to_go_on_from(data: Path, tmp_path: Path) -> No
         (folder / STATE).unlink()
     with pytest.raises(ConfigError, match="no checkpoint to go on from"):
         train(detector(), pictures(4), out=tmp_path / "memory", config=replace(CONFIG, epochs=1), resume=True)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_words(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that does not yet say which pictures it saw."""
+    latest = CheckpointStore.latest
+
+    def older(self: CheckpointStore) -> tuple[TrainState | None, tuple[str, ...]]:
+        state, damaged = latest(self)
+        assert state is not None
+        return replace(state, extra={key: value for key, value in state.extra.items() if key != "data"}), damaged
+
+    monkeypatch.setattr(CheckpointStore, "latest", older)
+    with pytest.raises(ConfigError, match="an earlier version of onestage") as caught:
+        resume(finished)
+    assert str(finished / LAST) in str(caught.value)
 
 
 def test_a_folder_that_cannot_be_written_fails_at_the_start(

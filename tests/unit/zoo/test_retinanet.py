@@ -8,7 +8,7 @@ import onestage
 from onestage.errors import ConfigError
 from onestage.model.detector import Detector
 from onestage.structures import Targets
-from onestage.zoo import recipe, retinanet
+from onestage.zoo import adapt_torchvision, recipe, retinanet
 
 BODIES = {
     "retinanet_r18_fpn": ("resnet18", (128, 256, 512)),
@@ -117,3 +117,34 @@ def test_every_parameter_learns_and_pictures_of_any_shape_go_through(name, backb
     assert [k for k, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
     pictures = [torch.zeros(3, *size, dtype=torch.uint8) for size in ((50, 60), (64, 200), (90, 40))]
     assert len(model.eval().predict(pictures)) == 3
+
+
+def torchvision_keys(backbone, *, group_norm=False):
+    """Some of the names in a checkpoint of torchvision's RetinaNet on that network."""
+    with torch.device("meta"):
+        body = timm.create_model(backbone)
+    head = ["cls_logits.weight", "conv.0.0.weight", "conv.0.1.weight" if group_norm else "conv.0.0.bias"]
+    keys = [f"backbone.body.{name}" for name in body.state_dict()] + [f"head.classification_head.{name}" for name in head]
+    return dict.fromkeys(keys, torch.zeros(1))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "group_norm", "name"),
+    [
+        ("resnet18", False, "retinanet_r18_fpn"),
+        ("resnet34", False, "retinanet_r34_fpn"),
+        ("resnet50", False, "retinanet_r50_fpn"),
+        ("resnet50", True, "retinanet_r50_fpn_v2"),
+        ("resnet101", True, "retinanet_r101_fpn"),
+        ("resnet26", False, "retinanet"),
+    ],
+)
+def test_which_of_torchvisions_retinanets_a_file_is(backbone, group_norm, name):
+    keys = torchvision_keys(backbone, group_norm=group_norm)
+    assert adapt_torchvision.recognises(keys)
+    assert adapt_torchvision.model(keys) == name
+
+
+def test_torchvisions_fcos_is_no_retinanet():
+    keys = torchvision_keys("resnet18", group_norm=True) | {"head.regression_head.bbox_ctrness.weight": torch.zeros(1)}
+    assert not adapt_torchvision.recognises(keys)

@@ -20,14 +20,21 @@ from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
 from onestage.model.backbones import Backbone
+from onestage.model.bifpn import BiFPN
 from onestage.model.coder import BoxCoder
 from onestage.model.deconvolution import Deconvolution
-from onestage.model.heads import ConvHead, Head
+from onestage.model.fpn import FPN
+from onestage.model.heads import ConvHead
 from onestage.model.losses import ClassLoss, MultiBoxLoss
-from onestage.model.necks import Neck
+from onestage.model.necks import ExtraLevels
 from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
 from onestage.model.residual_head import ResidualHead
+from onestage.model.separable_head import SeparableHead
+from onestage.model.shared_head import SharedHead
+
+Neck = ExtraLevels | FPN | BiFPN | Deconvolution
+Head = ConvHead | SharedHead | SeparableHead | ResidualHead
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +50,8 @@ class DetectorConfig:
     category_ids: tuple[int, ...] = ()
     preprocess: Preprocess
     backbone: Backbone
-    neck: Neck | Deconvolution | None = None
-    head: Head | ResidualHead = field(default_factory=ConvHead)
+    neck: Neck | None = None
+    head: Head = field(default_factory=ConvHead)
     anchors: tuple[AnchorLevel, ...]
     coder: BoxCoder = field(default_factory=BoxCoder)
     assigner: MaxIoUAssigner | ATSSAssigner = field(default_factory=MaxIoUAssigner)

@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.separable_head import SeparableHead
-from onestage.model.shared_head import SharedHead
 from onestage.model.winograd import Conv3x3
 
 
@@ -103,5 +101,3 @@ def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 _STYLES = {"plain": _plain, "separable": _separable, "lite": _lite, "pointwise": _pointwise, "folded": _folded}
-
-Head = ConvHead | SeparableHead | SharedHead

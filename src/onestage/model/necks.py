@@ -12,8 +12,6 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.model.backbones import Features
-from onestage.model.bifpn import BiFPN
-from onestage.model.fpn import FPN
 
 
 @dataclass(frozen=True)
@@ -91,6 +89,3 @@ def _separable(inputs: int, block: ExtraBlock, *, eps: float = 1e-3) -> nn.Seque
 
 def _inverted(inputs: int, block: ExtraBlock) -> nn.Sequential:
     return _separable(inputs, block, eps=1e-5)[:-1]
-
-
-Neck = ExtraLevels | BiFPN | FPN

@@ -258,7 +258,7 @@ def _timm_features(name: str, **options: Any) -> Any:
         )
     try:
         return timm.create_model(name, features_only=True, pretrained=False, **options)
-    except (RuntimeError, NotImplementedError, AttributeError) as e:
+    except (RuntimeError, AttributeError) as e:  # timm's own refusal, and a model without feature_info
         raise ConfigError(explain("this timm model gives no feature maps", got=name, fix="take a convolutional one")) from e
     except TypeError as e:
         raise ConfigError(explain("this timm model has no such options", where=name, got=options)) from e

@@ -226,3 +226,15 @@ def test_frozen_norms_stay_so_between_training_and_evaluation():
 def test_what_cannot_be_frozen(backbone, says):
     with torch.device("meta"), pytest.raises(ConfigError, match=says):
         backbone.build()
+
+
+@pytest.mark.parametrize("error", [RuntimeError("features_only not implemented"), AttributeError("feature_info")])
+def test_a_timm_model_that_refuses_to_give_maps(monkeypatch, error):
+    """None of timm 1.0.31's is known to; earlier and later ones may."""
+
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    with pytest.raises(ConfigError, match="gives no feature maps"):
+        TimmBackbone("resnet18").build()

@@ -175,7 +175,7 @@ class Training:
         report = None
         with Monitor(self.config, steps_per_epoch=len(self.loader), done=self.step, shown=self.group.is_main) as self.monitor:
             if self.epoch == self.config.epochs:
-                self.monitor.say(f"this run is complete: all its {counted(self.epoch, 'epoch')} are done")
+                self.monitor.say(f"this run was complete already, after {counted(self.epoch, 'epoch')}")
             else:
                 self._introduce()
             while self.epoch < self.config.epochs and not self.stopping:

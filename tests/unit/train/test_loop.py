@@ -195,7 +195,7 @@ def test_a_finished_run_has_nothing_left_to_do(
     (finished / "metrics.jsonl").rename(tmp_path / "old.jsonl")  # as if it had been killed just before it was written
     result = resume(finished)
     assert not result.interrupted and result.best_ap >= 0
-    assert capsys.readouterr().out == "this run is complete: all its 3 epochs are done\n"
+    assert capsys.readouterr().out == "this run was complete already, after 3 epochs\n"
     assert (finished / LAST).read_bytes() == before
     assert (finished / "metrics.jsonl").read_bytes() == (tmp_path / "old.jsonl").read_bytes()
 

@@ -167,7 +167,8 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
 
     def found(postprocess: Postprocess) -> Detections:
         counts, activation = [level.anchors for level in levels], config.loss.activation
-        boxes = postprocess(output, assignment.anchors, config.coder, activation=activation, levels=counts)[0]
+        frames = meta.frame[None].to(detector.device)
+        boxes = postprocess(output, assignment.anchors, config.coder, activation=activation, levels=counts, frames=frames)[0]
         return _named(boxes, config.classes, size=output.input_size)
 
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.preprocess.mean, config.preprocess.std))

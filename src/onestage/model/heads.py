@@ -7,6 +7,7 @@ A built head maps a list of (B, C_l, H_l, W_l) to logits (B, A, C) and deltas (B
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,14 +57,20 @@ class _PerLevel(nn.Module):
                 nn.init.constant_(bias, math.log(config.prior / (1 - config.prior)))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        logits = [_rows(conv(m), self.logits) for conv, m in zip(self.cls, maps, strict=True)]
-        deltas = [_rows(conv(m), 4) for conv, m in zip(self.box, maps, strict=True)]
-        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        logits, deltas = ([conv(m) for conv, m in zip(convs, maps, strict=True)] for convs in (self.cls, self.box))
+        return as_rows(logits, deltas, self.logits)
 
 
-def _rows(output: Tensor, width: int) -> Tensor:
-    """(B, S * width, H, W) -> (B, H * W * S, width)."""
-    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width)
+def as_rows(logits: Sequence[Tensor], deltas: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
+    """What the convolutions of a head give, maps (B, S * C, H_l, W_l) and (B, S * 4, H_l, W_l), as (B, A, C) and (B, A, 4).
+
+    width: C.
+    """
+    return _rows(logits, width), _rows(deltas, 4)
+
+
+def _rows(maps: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, width) for m in maps], dim=1)
 
 
 def _plain(inputs: int, outputs: int) -> nn.Module:

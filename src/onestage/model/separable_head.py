@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.heads import as_rows
 from onestage.model.separable import Activation, SeparableConv, activation, batch_norm
 
 
@@ -53,9 +53,7 @@ class _Separable(nn.Module):
         nn.init.constant_(self.cls.output.pointwise.bias, math.log(config.prior / (1 - config.prior)))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        logits = [_rows(output, self.logits) for output in self.cls(maps)]
-        deltas = [_rows(output, 4) for output in self.box(maps)]
-        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        return as_rows(self.cls(maps), self.box(maps), self.logits)
 
 
 class _Net(nn.Module):
@@ -75,8 +73,3 @@ class _Net(nn.Module):
             assert isinstance(norms, nn.ModuleList)
             maps = [self.activation(norm(conv(m))) for norm, m in zip(norms, maps, strict=True)]
         return [self.output(m) for m in maps]
-
-
-def _rows(output: Tensor, width: int) -> Tensor:
-    """(B, S * width, H, W) -> (B, H * W * S, width)."""
-    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width)

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.heads import as_rows
 from onestage.model.norms import norm_layers
 from onestage.model.winograd import Conv3x3
 
@@ -52,9 +52,7 @@ class _Shared(nn.Module):
         self.box = _subnet(config, width, shapes * 4, 0.0)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        logits = [_rows(self.cls(m), self.logits) for m in maps]
-        deltas = [_rows(self.box(m), 4) for m in maps]
-        return torch.cat(logits, dim=1), torch.cat(deltas, dim=1)
+        return as_rows([self.cls(m) for m in maps], [self.box(m) for m in maps], self.logits)
 
 
 def _subnet(config: SharedHead, width: int, outputs: int, start: float) -> nn.Sequential:
@@ -70,8 +68,3 @@ def _subnet(config: SharedHead, width: int, outputs: int, start: float) -> nn.Se
             if module.bias is not None:
                 nn.init.constant_(module.bias, start if module is subnet[-1] else 0.0)
     return subnet
-
-
-def _rows(output: Tensor, width: int) -> Tensor:
-    """(B, S * width, H, W) -> (B, H * W * S, width)."""
-    return output.permute(0, 2, 3, 1).reshape(len(output), -1, width)

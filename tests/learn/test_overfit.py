@@ -39,7 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
     "ssd321_resnet101": dict(lr=2e-3, steps=30, changes=NARROW),
     "dssd321_resnet101": dict(lr=2e-3, steps=40, changes=NARROW | {"neck.width": 64}),
     "dssd": dict(lr=2e-3, steps=40, backbone="timm/resnet18"),
-    "retinanet_r18_fpn": dict(lr=1e-3, steps=55),
+    "retinanet_r18_fpn": dict(lr=1e-3, steps=80),
     # two cells of the coarsest map: with one alone, batch norm after the next convolution would take this level's shift away
     "efficientdet_lite0": dict(lr=4e-3, steps=70, size=(64, 160)),
     "efficientdet": dict(lr=2e-3, steps=75, backbone="timm/resnet18"),

@@ -13,10 +13,14 @@ from torch import Tensor
 
 from onestage.model.anchors import AnchorLevel
 from onestage.model.config import DetectorConfig
-from onestage.structures import Size
 
-CLASS_OUTPUTS = re.compile(r"head\.cls\.(\d+\.(3\.)?|output\.pointwise\.)(weight|bias)")
-"""What gives the logits, in ConvHead, plain or separable, and SeparableHead: tensors (S * C, ...), rows (shape, logit)."""
+Unit = tuple[float, float]
+"""(height, width) in pixels of what anchor shapes are measured in: the input, or a level's strides."""
+
+CLASS_OUTPUTS = re.compile(r"head\.(convs\.)?cls\.(\d+\.(3\.)?|output\.pointwise\.)(weight|bias)")
+"""What gives the logits, in ConvHead, plain or separable, also inside ResidualHead, SharedHead and SeparableHead: tensors
+(S * C, ...), rows (shape, logit).
+"""
 
 
 PARTS = ("backbone", "neck", "head", "anchors", "coder", "assigner", "loss", "postprocess")
@@ -46,12 +50,31 @@ def with_parts_of(
         if getattr(own, part) != getattr(own_recipe, part) and getattr(config, part) == getattr(recipe, part)
     }
     if "anchors" in taken:
-        taken["anchors"] = tuple(_scaled(level, own.preprocess.size, config.preprocess.size) for level in own.anchors)
+        taken["anchors"] = _resized(own, own_recipe, recipe)
+    mode, own_mode = recipe.preprocess.mode, own.preprocess.mode
+    if own_mode != own_recipe.preprocess.mode and config.preprocess.mode == mode:
+        taken["preprocess"] = replace(config.preprocess, mode=own_mode)
     return replace(config, **taken)
 
 
-def _scaled(level: AnchorLevel, old: Size, new: Size) -> AnchorLevel:
-    """The same parts of an input of another (height, width)."""
+def _resized(own: DetectorConfig, own_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:
+    """The anchors of ``own`` for the input of ``recipe``. They grow as the recipe's do: with the strides where these measure
+    them, as in RetinaNet and EfficientDet, or else with the input, as in SSD, whose strides stay.
+    """
+    if len(own.anchors) != len(recipe.anchors) or not _same_in_strides(own_recipe, recipe):
+        return tuple(_grown(level, own.preprocess.size, recipe.preprocess.size) for level in own.anchors)
+    resized = []
+    for level, before, after in zip(own.anchors, own_recipe.anchors, recipe.anchors, strict=True):
+        old, new = _strides(before, after)
+        grown = _grown(level, old, new)
+        if isinstance(level.stride, tuple):
+            grown = replace(grown, stride=(level.stride[0] / old[0] * new[0], level.stride[1] / old[1] * new[1]))
+        resized.append(grown)
+    return tuple(resized)
+
+
+def _grown(level: AnchorLevel, old: Unit, new: Unit) -> AnchorLevel:
+    """The level with shapes that are in new units what they were in old ones."""
     y, x = new[0] / old[0], new[1] / old[1]
     return replace(level, shapes=tuple((w * x, h * y) for w, h in level.shapes))
 
@@ -82,12 +105,33 @@ def _reordered(tensor: Tensor, own: DetectorConfig, config: DetectorConfig) -> T
 
 
 def same_anchors(own: DetectorConfig, config: DetectorConfig) -> bool:
-    """Whether both have the same anchor shapes on every level, as parts of their inputs."""
-    if [len(level.shapes) for level in own.anchors] != [len(level.shapes) for level in config.anchors]:
-        return False
-    return all(math.isclose(a, b, rel_tol=1e-3) for a, b in zip(_parts(own), _parts(config), strict=True))
+    """Whether both have the same anchor shapes on every level, as parts of their inputs or in strides."""
+    return _same_in_parts(own, config) or _same_in_strides(own, config)
 
 
-def _parts(config: DetectorConfig) -> list[float]:
-    height, width = config.preprocess.size
-    return [part for level in config.anchors for w, h in level.shapes for part in (w / width, h / height)]
+def _same_in_parts(a: DetectorConfig, b: DetectorConfig) -> bool:
+    sizes = a.preprocess.size, b.preprocess.size
+    return len(a.anchors) == len(b.anchors) and all(_alike(*p, *sizes) for p in zip(a.anchors, b.anchors, strict=True))
+
+
+def _same_in_strides(a: DetectorConfig, b: DetectorConfig) -> bool:
+    return len(a.anchors) == len(b.anchors) and all(
+        _alike(*pair, *_strides(*pair)) for pair in zip(a.anchors, b.anchors, strict=True)
+    )
+
+
+def _strides(a: AnchorLevel, b: AnchorLevel) -> tuple[Unit, Unit]:
+    """The strides of two levels; a pixel for both where the size of the map decides, which is not known here."""
+    if isinstance(a.stride, tuple) and isinstance(b.stride, tuple):
+        return a.stride, b.stride
+    return (1.0, 1.0), (1.0, 1.0)
+
+
+def _alike(a: AnchorLevel, b: AnchorLevel, unit_a: Unit, unit_b: Unit) -> bool:
+    """Whether the shapes of ``a``, in units of it, are those of ``b`` in units of that."""
+    grown = _grown(a, unit_a, unit_b)
+    return len(a.shapes) == len(b.shapes) and all(
+        math.isclose(old, new, rel_tol=1e-3)
+        for shapes in zip(grown.shapes, b.shapes, strict=True)
+        for old, new in zip(*shapes, strict=True)
+    )

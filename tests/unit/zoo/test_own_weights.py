@@ -1,0 +1,110 @@
+"""Our own files under another config: class outputs of every head, default boxes and input at another size."""
+
+import warnings
+
+import pytest
+import torch
+
+import onestage
+from onestage.zoo import recipe
+from onestage.zoo.adapt_own import CLASS_OUTPUTS, same_anchors, with_parts_of
+
+HEADS = {
+    "tinyssd": {},
+    "ssdlite320_mobilenet_v3_large": {},
+    "dssd": {"backbone": "resnet18"},
+    "retinanet_r18_fpn": {},
+    "efficientdet_lite0": {},
+}
+"""A model of every head class -> its other options."""
+SIZE = (96, 96)
+
+
+def quietly(*arguments, **options):
+    """create() where no warning may be given."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return onestage.create(*arguments, **options).eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", HEADS)
+def test_class_outputs_of_every_head(name, tmp_path):
+    """The same names in another order take their rows along; other names start fresh."""
+    options = {"size": SIZE, **HEADS[name]}
+    torch.manual_seed(0)
+    old = onestage.create(name, classes=["cat", "dog", "emu"], **options).eval()
+    outputs = {k for k in old.state_dict() if CLASS_OUTPUTS.fullmatch(k)}
+    assert outputs
+    for key in outputs:
+        torch.nn.init.normal_(old.get_parameter(key))
+    old.save(tmp_path / "own.safetensors")
+    images = torch.randn(1, 3, *SIZE)
+    theirs = old(images)
+    ours = quietly(name, classes=["emu", "cat", "dog"], weights=tmp_path / "own.safetensors", **options)(images)
+    background = list(range(theirs.logits.shape[2] - 3))
+    order = [*background, *(len(background) + i for i in (2, 0, 1))]
+    torch.testing.assert_close(ours.logits, theirs.logits[:, :, order])
+    torch.testing.assert_close(ours.deltas, theirs.deltas)
+    with pytest.warns(UserWarning, match=f"{len(outputs)} tensors do not fit .*the file's classes are others: cat, dog, emu"):
+        other = onestage.create(name, classes=["a", "b", "c"], weights=tmp_path / "own.safetensors", **options)
+    tensors = other.state_dict()
+    assert {k for k, v in old.state_dict().items() if not torch.equal(v, tensors[k])} == outputs
+
+
+def at_sizes(name, old, new, **options):
+    """Recipes of a model: with the options at the old size, and the usual ones at the old and the new."""
+    return recipe(name, ["cat"], size=old, **options), recipe(name, ["cat"], size=old), recipe(name, ["cat"], size=new)
+
+
+def test_boxes_in_pixels_keep_them_at_another_size():
+    """RetinaNet's strides are the same at any size, and so are its shapes; the file's own stride stays, too."""
+    sizes = [20, 40, 80, 160, 320, 640]
+    own, own_recipe, other = at_sizes("retinanet_r18_fpn", (800, 1333), (480, 800), box_sizes=sizes)
+    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    assert merged.anchors == own.anchors != other.anchors
+    assert same_anchors(own, merged)
+    assert same_anchors(own_recipe, other)
+    assert not same_anchors(own, other)
+    floor = own.replace({"anchors.0.stride": "floor"})
+    assert with_parts_of(floor, other, own_recipe=own_recipe, recipe=other).anchors == floor.anchors
+
+
+def test_boxes_in_strides_grow_with_them():
+    """At 320 pixels D0's coarsest map has 3 cells, at 512 4: its strides are 106.7 and 128."""
+    own, own_recipe, other = at_sizes("efficientdet_d0", (320, 320), (512, 512), box_sizes=[24, 48, 96, 192, 384, 768])
+    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    assert [level.stride for level in merged.anchors] == [level.stride for level in other.anchors]
+    assert [level.shapes[0][0] for level in merged.anchors] == pytest.approx([24, 48, 96, 192, 384 * 1.2])
+    assert same_anchors(own, merged)
+    assert same_anchors(own_recipe, other)
+    assert not same_anchors(own, other)
+
+
+def test_boxes_in_parts_of_the_input_grow_with_it():
+    """SSD's, on levels with strides and without."""
+    own, own_recipe, other = at_sizes("ssd300_vgg16", (300, 300), (330, 360), box_sizes=[30, 60, 111, 162, 213, 264, 315])
+    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    assert len(other.anchors) == len(own.anchors)
+    for level, grown in zip(own.anchors, merged.anchors, strict=True):
+        assert grown.stride == level.stride
+        assert grown.shapes[0] == pytest.approx((1.2 * level.shapes[0][0], 1.1 * level.shapes[0][1]))
+    assert same_anchors(own, merged)
+
+
+def test_own_box_sizes_win_over_those_of_a_file():
+    sizes = [20, 40, 80, 160, 320, 640]
+    mine, own_recipe, other = at_sizes("retinanet_r18_fpn", (800, 1333), (800, 1333), box_sizes=sizes)
+    floor = own_recipe.replace({f"anchors.{i}.stride": "floor" for i in range(5)})
+    assert with_parts_of(floor, mine, own_recipe=own_recipe, recipe=other).anchors == mine.anchors
+    assert with_parts_of(floor, other, own_recipe=own_recipe, recipe=other).anchors == floor.anchors
+
+
+def test_how_a_file_fits_pictures_into_the_input_is_kept():
+    """Unless somebody chose another way."""
+    usual = recipe("tinyssd", ["cat"])
+    own = usual.replace({"preprocess.mode": "letterbox"})
+    assert with_parts_of(own, usual, own_recipe=usual, recipe=usual).preprocess.mode == "letterbox"
+    chosen = usual.replace({"preprocess.mode": "shortest_edge"})
+    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).preprocess.mode == "shortest_edge"
+    assert with_parts_of(usual, chosen, own_recipe=usual, recipe=usual).preprocess == chosen.preprocess

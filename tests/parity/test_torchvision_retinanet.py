@@ -1,10 +1,8 @@
 """Our RetinaNets against torchvision's with the same weights: network, anchors, matches, losses, detections.
 
-Pictures are brought to a shorter side of 256 pixels instead of 800, so that it is quick. Two things are switched to its
-ways that are not our own: strides that are rounded down ("floor"), and a loss divided image by image.
+Pictures are brought to a shorter side of 256 pixels instead of 800, so that it is quick. One thing is switched to its way that
+is not our own: a loss divided image by image.
 """
-
-from dataclasses import replace
 
 import pytest
 import torch
@@ -69,8 +67,7 @@ def pair(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "torchvision.pth"
     torch.save(theirs.state_dict(), path)
     ours = onestage.create(request.param, num_classes=90, size=SIDES, weights=path)
-    floor = tuple(replace(level, stride="floor") for level in ours.config.anchors)
-    as_theirs = Detector(replace(ours.config.replace({"loss.per_image": True}), anchors=floor))
+    as_theirs = Detector(ours.config.replace({"loss.per_image": True}))
     as_theirs.load_state_dict(ours.state_dict())
     return theirs.eval(), as_theirs.eval()
 
@@ -183,6 +180,19 @@ def test_batch_norm_of_the_published_weights_has_no_eps(tmp_path):
     assert (ours.backbone(images)[-1] - other).abs().max() > 1e-3 * other.abs().max()
 
 
+def test_frozen_batch_norm_of_other_classes_is_told(tmp_path):
+    """Nobody knows whether it was tuned from the published weights, which have no eps."""
+    state = frozen_torchvision().state_dict()
+    for name in ("weight", "bias"):
+        key = f"head.classification_head.cls_logits.{name}"
+        state[key] = state[key].unflatten(0, (9, 91))[:, :4].flatten(0, 1)
+    torch.save(state, tmp_path / "frozen.pth")
+    with pytest.warns(UserWarning, match="frozen batch norm, of other classes than COCO's") as caught:
+        ours = onestage.create("retinanet_r18_fpn", size=SIDES, weights=tmp_path / "frozen.pth")
+    assert caught[0].filename == __file__
+    assert torch.equal(ours.backbone.body.bn1.weight, state["backbone.body.bn1.weight"])
+
+
 def test_names_of_before_torchvision_0_13():
     """The published file of the first RetinaNet has them."""
     with torch.device("meta"):
@@ -206,6 +216,7 @@ def test_names_of_before_torchvision_0_13():
     config = recipe("retinanet_r18_fpn", ["a", "b", "c"])
     (tensors, changed), (same, _) = (adapt_torchvision.convert(file, config) for file in (new, old))
     assert all(torch.equal(tensor, same[name]) for name, tensor in tensors.items())
+    assert [level.stride for level in changed.anchors] == ["floor"] * 5
     assert changed.neck.source == "c5"  # its P6 has 512 channels to start from
     with torch.device("meta"):
         ours = Detector(changed).state_dict()

@@ -5,7 +5,9 @@ Shape letters: S anchor shapes per cell of a level, K classes.
 """
 
 import re
+import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -106,17 +108,27 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The sigmoid of class 0 is left out: no object is ever of it, so its score only ever says 0."""
+    """The sigmoid of class 0 is left out: no object is ever of it, so its score only ever says 0. The anchors are as far apart
+    as torchvision has them, in whole pixels rounded down.
+
+    A file without the counters of batch norm comes from frozen batch norm. With COCO's classes it counts as the published one,
+    made with an eps of 0; with others nobody knows the eps, and a warning says that the usual one is taken.
+    """
     renamed = rename(tensors, _RETINANET)
     for name in ("head.cls.4.weight", "head.cls.4.bias"):
         renamed[name] = renamed[name].unflatten(0, (_SHAPES, -1))[:, 1:].flatten(0, 1)
-    published = classes(tensors) == COCO_90 and not any(key.endswith("num_batches_tracked") for key in tensors)
+    frozen = not any(key.endswith("num_batches_tracked") for key in tensors)
+    published = frozen and classes(tensors) == COCO_90
+    if frozen and not published:
+        what = "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"
+        warnings.warn(what, stacklevel=7)  # the line that called create()
     changes = {
         "preprocess.mean": (0.485, 0.456, 0.406),
         "preprocess.std": (0.229, 0.224, 0.225),
         "preprocess.antialias": False,
         "neck.source": "p5" if renamed["neck.extra.0.weight"].shape[1] == len(renamed["neck.output.0.0.weight"]) else "c5",
         "head.norm": "group" if _has_group_norm(tensors) else "none",
+        "anchors": tuple(replace(level, stride="floor") for level in config.anchors),
     }
     return _without_eps(renamed) if published else renamed, config.replace(changes)
 

@@ -1,15 +1,22 @@
 """Our EfficientDets against effdet's with the same weights: network, anchors, matches, losses, detections."""
 
+from dataclasses import replace
+from itertools import combinations
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 import onestage
+from onestage.cli import imports
+from onestage.errors import WeightsError
 from onestage.model.anchors import anchor_boxes
 from onestage.structures import ImageMeta, Targets
 from onestage.zoo import recipe
 from onestage.zoo.adapt_effdet import PUBLISHED, RELEASE, classes, convert, model, recognises
-from onestage.zoo.efficientdet import VARIANTS
+from onestage.zoo.class_names import COCO_90
+from onestage.zoo.efficientdet import TWINS, VARIANTS
+from onestage.zoo.weights import Source
 
 effdet = pytest.importorskip("effdet")
 
@@ -164,13 +171,31 @@ def test_every_checkpoint_is_recognised_and_fits(name):
     """By names and shapes alone, and so every parameter of each model is counted."""
     tensors = keys_only(f"tf_{name}")
     assert recognises(tensors)
-    assert model(tensors) == ("efficientdet_d6" if name == "efficientdet_d7" else name)  # the same network
+    assert name in (model(tensors), TWINS.get(model(tensors)))
     assert len(classes(tensors).names) == 90
     converted, config = convert(tensors, recipe(name, NAMES))
     assert config == recipe(name, NAMES)
     with torch.device("meta"):
         ours = onestage.Detector(config).state_dict()
     assert {k: v.shape for k, v in converted.items()} == {k: v.shape for k, v in ours.items()}
+
+
+def test_a_file_of_d6_or_d7_is_taken_for_neither_until_somebody_says_which(tmp_path, monkeypatch):
+    """Their tensors are the same, their anchors are not."""
+    source = Source(tmp_path, "effdet", model(keys_only("tf_efficientdet_d7")), COCO_90, {})
+    monkeypatch.setattr(imports, "read_source", lambda *_: source)
+    monkeypatch.setattr(imports, "create", lambda name, **_: onestage.create("tinyssd", 1, size=(64, 64)))
+    monkeypatch.setattr(imports, "_show", lambda *_: None)
+    (tmp_path / "d7.pth").touch()
+    with pytest.raises(WeightsError, match="efficientdet_d6 or efficientdet_d7: say --model"):
+        imports.import_weights(tmp_path / "d7.pth", out=tmp_path / "d7.safetensors")
+    assert imports.import_weights(tmp_path / "d7.pth", out=tmp_path / "d7.safetensors", model="efficientdet_d7") == 0
+
+
+def test_twins_are_the_variants_that_differ_in_input_and_anchors_alone():
+    usual = {name: replace(v, side=0, scale=0.0, published=(0.0, None)) for name, v in VARIANTS.items()}
+    alike = {a: b for (a, x), (b, y) in combinations(usual.items(), 2) if x == y}
+    assert alike == TWINS
 
 
 @pytest.mark.parametrize("name", ["resdet50", "efficientdet_q0", "efficientdetv2_dt", "efficientdet_lite0"])

@@ -15,6 +15,7 @@ from onestage.model.config import DetectorConfig, encode
 from onestage.model.detector import Detector
 from onestage.zoo import create, recipe
 from onestage.zoo.class_names import Classes
+from onestage.zoo.efficientdet import TWINS
 from onestage.zoo.weights import OWN, PROJECTS, Source, read_source
 
 BACKGROUND = {"background", "__background__"}
@@ -61,10 +62,19 @@ def import_weights(
         raise WeightsError(explain("this is a detector of onestage already", where=file, fix="use it as it is"))
     if classes is not None:
         source = _named(source, _class_names(classes))
-    detector = create(model or source.model, weights=source)
+    detector = create(model or _only_model(source), weights=source)
     detector.save(out)
     _show(source, detector, out)
     return 0
+
+
+def _only_model(source: Source) -> str:
+    """The model that the tensors tell by themselves; WeightsError where they fit another as well."""
+    if source.model in TWINS:
+        what = f"this is {source.model} or {TWINS[source.model]}: say --model"
+        fix = f"--model {source.model} or --model {TWINS[source.model]}: they differ in anchors and input"
+        raise WeightsError(explain(what, where=source.path, fix=fix))
+    return source.model
 
 
 def _class_names(given: Sequence[str]) -> tuple[str, ...]:

@@ -54,7 +54,7 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def model(tensors: Mapping[str, Tensor]) -> str:
-    """The zoo's name of the detector. D6 and D7 have the same tensors and differ in their input alone: they count as D6."""
+    """The zoo's name of the detector; the first of several with the same tensors (efficientdet.TWINS)."""
     found = _variant(_unwrapped(tensors))
     if found is None:
         raise KeyError(_LANDMARK)

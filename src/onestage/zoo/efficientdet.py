@@ -69,6 +69,9 @@ VARIANTS = {
 """Table 1 of the paper, and google/automl, efficientdet/hparams_config.py; AP of Google's own weights as the README of
 rwightman/efficientdet-pytorch states it."""
 
+TWINS = {"efficientdet_d6": "efficientdet_d7"}
+"""Variants with the same tensors, which differ in input and anchors: weights do not tell which of the two they are."""
+
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))

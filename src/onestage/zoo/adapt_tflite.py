@@ -34,7 +34,7 @@ from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
 from onestage.model.suppress import HardNMS
 from onestage.structures import Size
-from onestage.zoo.adapt_tflite_graph import Graph, Operator, damage, read_graph, read_options
+from onestage.zoo.adapt_tflite_graph import Graph, Operator, Unsupported, damage, read_graph, read_options
 from onestage.zoo.adapt_tflite_layers import POSTPROCESS, SAME_NUMBERS, Trunk, input_size, normalisation, parameters
 from onestage.zoo.class_names import COCO_90, known_classes
 
@@ -110,7 +110,7 @@ class _SSD:
         self.box, self.cls = _outputs(graph, boxes), _outputs(graph, logits)
         self.maps = [output.source for output in self.box]
         if self.maps != [output.source for output in self.cls]:
-            raise ValueError("class and box outputs do not stand on the same maps")
+            raise Unsupported("class and box outputs do not stand on the same maps")
         self.shapes = tuple(_channels(graph, output) // 4 for output in self.box)
         self.background = self._background()
 
@@ -118,6 +118,7 @@ class _SSD:
         """The config, and the weights under our names."""
         trunk = Trunk(self.graph)
         trunk.follow(_needed(self.graph, self.maps))
+        tensors = trunk.tensors() | self._head_tensors()  # before the classes, whose number the file may only claim
         picture = self.graph.values[self.graph.input]
         size = input_size(picture)
         mean, std = normalisation(picture)
@@ -137,7 +138,7 @@ class _SSD:
             loss=MultiBoxLoss() if self.softmax else TRAINED_WITH,
             postprocess=self._postprocess(),
         )
-        return config, trunk.tensors() | self._head_tensors()
+        return config, tensors
 
     def _background(self) -> int:
         """1 where the first logit of an anchor is background, else 0."""
@@ -178,7 +179,7 @@ class _SSD:
             extents = table[0, 0, :, 2:]
             off = torch.maximum(off, (table[..., 2:] - extents).abs().max())
             if not off <= tolerance:  # so written, it refuses NaN too
-                raise ValueError(f"the anchors of a map of {cells} cells are not the same at every cell")
+                raise Unsupported(f"the anchors of a map of {cells} cells are not the same at every cell")
             ours = extents * torch.tensor(size)
             close = default is not None and bool(((default - ours).abs() <= tolerance * max(size)).all())
             chosen = default if close and default is not None and self.anchor_step else ours
@@ -192,7 +193,7 @@ class _SSD:
         }
         style = _HEADS.get(forms.pop())
         if forms or style is None:
-            raise ValueError("its outputs are not made by 1x1, 3x3 or separable convolutions, the same on all maps")
+            raise Unsupported("its outputs are not made by 1x1, 3x3 or separable convolutions, the same on all maps")
         return ConvHead(style, prior=None if self.softmax else PRIOR)
 
     def _head_tensors(self) -> dict[str, Tensor]:
@@ -232,7 +233,7 @@ def _before_activation(graph: Graph, scores: int) -> tuple[int, bool]:
     """The logits behind the scores, and whether these are their softmax, else sigmoids."""
     maker = graph.maker(_through(graph, scores))
     if maker is None or maker.kind not in ("LOGISTIC", "SOFTMAX"):
-        raise ValueError("its scores are made in an unknown way")
+        raise Unsupported("its scores are made in an unknown way")
     return maker.inputs[0], maker.kind == "SOFTMAX"
 
 
@@ -247,7 +248,7 @@ def _outputs(graph: Graph, value: int) -> list[_Output]:
 def _output(graph: Graph, value: int) -> _Output:
     conv = graph.maker(value)
     if conv is None or conv.kind != "CONV_2D":
-        raise ValueError("its outputs are not made by a convolution on each map")
+        raise Unsupported("its outputs are not made by a convolution on each map")
     before = graph.maker(conv.inputs[0])
     return _Output(conv, before if before is not None and before.kind == "DEPTHWISE_CONV_2D" else None)
 

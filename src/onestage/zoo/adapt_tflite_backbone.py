@@ -21,7 +21,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.files import check_finite, read_bytes
 from onestage.model.folded import FoldedBackbone
 from onestage.structures import Size
-from onestage.zoo.adapt_tflite_graph import Graph, damage, read_graph
+from onestage.zoo.adapt_tflite_graph import Graph, Unsupported, damage, read_graph
 from onestage.zoo.adapt_tflite_layers import POSTPROCESS, Trunk, normalisation
 
 _POOLING = ("MEAN", "AVERAGE_POOL_2D")
@@ -65,7 +65,7 @@ def _classifier(graph: Graph) -> Trunk:
     if POSTPROCESS in kinds:
         raise WeightsError(explain("this file holds a whole detector, not a classifier", fix="give it as weights"))
     if not set(kinds) & set(_POOLING):
-        raise ValueError("its network does not pool its last map, as a classifier does")
+        raise Unsupported("its network does not pool its last map, as a classifier does")
     trunk = Trunk(graph)
     trunk.follow(takewhile(lambda operator: operator.kind not in _POOLING, graph.operators))
     return trunk

@@ -30,8 +30,18 @@ MOST = 20_000
 _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
 """TensorType of the schema -> numpy's name for it, of the types that weights have."""
 
-_BROKEN = (struct.error, ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError)
-"""What the flatbuffers readers raise where an offset or a length of the file points nowhere."""
+_BROKEN = (struct.error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RuntimeError)
+"""What the flatbuffers readers raise where an offset or a length of the file points nowhere; RuntimeError is PyTorch's, where
+shapes do not fit."""
+
+_SUPPORTED = (
+    "give a MobileNet v1 or v2, as a classifier or under an SSD or SSDLite of the TF object-detection API: "
+    "1x1 and SAME-padded convolutions of stride 1 or 2, ReLU6, residual additions"
+)
+
+
+class Unsupported(ValueError):
+    """The file may well be whole, but this project has no parts for its network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,12 +97,11 @@ class Graph:
 
     def constant(self, value: int) -> Tensor:
         """A stored value as float32. Float16 weights stand behind a DEQUANTIZE operator, which is looked through."""
-        maker = self.maker(value)
-        if maker is not None and maker.kind == "DEQUANTIZE":
-            return self.constant(maker.inputs[0])
+        while (maker := self.maker(value)) is not None and maker.kind == "DEQUANTIZE":
+            value = maker.inputs[0]
         found = self.values[value]
         count = math.prod(found.shape)
-        if found.stored not in _TYPES.values() or len(found.data) != count * np.dtype(found.stored).itemsize:
+        if not count or found.stored not in _TYPES.values() or len(found.data) != count * np.dtype(found.stored).itemsize:
             expected = f"{count:,} numbers ({'x'.join(map(str, found.shape))})"
             raise WeightsError(
                 explain("a constant of the file is damaged", got=f"{len(found.data):,} bytes", expected=expected)
@@ -119,11 +128,13 @@ def _dequantised(numbers: np.ndarray, value: Value) -> np.ndarray:
 
 @contextmanager
 def damage(where: object) -> Iterator[None]:
-    """Turns what reading a damaged file raises into a WeightsError that names the file."""
+    """Turns what reading a damaged or unsupported file raises into a WeightsError that names the file."""
     try:
         yield
     except WeightsError as e:
         raise WeightsError(f"{e}\n  file:     {where}") from e
+    except Unsupported as e:
+        raise WeightsError(explain(f"this TensorFlow Lite file is not supported: {e}", where=where, fix=_SUPPORTED)) from e
     except _BROKEN as e:
         what = "the TensorFlow Lite file is damaged, or of a kind that is not understood"
         raise WeightsError(explain(what, where=where, got=f"{type(e).__name__}: {e}", fix=DAMAGED)) from e

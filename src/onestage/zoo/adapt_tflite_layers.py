@@ -9,7 +9,7 @@ from torch import Tensor
 
 from onestage.model.folded import IMAGE, FoldedLayer
 from onestage.structures import Size
-from onestage.zoo.adapt_tflite_graph import Graph, Operator, Value
+from onestage.zoo.adapt_tflite_graph import Graph, Operator, Unsupported, Value
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
 """The custom operator that a detector of the TF object-detection API ends in."""
@@ -32,14 +32,14 @@ class Trunk:
         """Which layer's output a value is."""
 
     def follow(self, operators: Iterable[Operator]) -> None:
-        """Add these operators. ValueError at one that this project has no layer for."""
+        """Add these operators. Unsupported at one that this project has no layer for."""
         for operator in operators:
             if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
                 self._convolve(operator)
             elif operator.kind == "ADD":
                 self._add(operator)
             elif operator.kind not in SAME_NUMBERS:
-                raise ValueError(f"its network has an operator {operator.kind}")
+                raise Unsupported(f"its network has an operator {operator.kind}")
             elif operator.inputs[0] in self.made:  # else it unpacks a constant
                 self.made[operator.outputs[0]] = self.made[operator.inputs[0]]
 
@@ -49,7 +49,7 @@ class Trunk:
         stride = operator.stride[0]
         usual = height == width and operator.stride == (stride, stride) and stride in (1, 2) and not operator.dilated
         if not usual or not (operator.same or height == 1):
-            raise ValueError("its network has a convolution of an unusual form")
+            raise Unsupported("its network has a convolution of an unusual form")
         source = self.made[operator.inputs[0]]
         relu6 = _has_relu6(operator, self.graph.values[operator.outputs[0]])
         layer = FoldedLayer(last if depthwise else first, source, height, stride, depthwise=depthwise, relu6=relu6)
@@ -59,11 +59,11 @@ class Trunk:
 
     def _add(self, operator: Operator) -> None:
         """MobileNet v2's addition: to the output of a layer that nothing else reads, the output of one before it."""
-        values = sorted(operator.inputs, key=lambda value: self.made[value])
-        earlier, later = (self.made[value] for value in values)
-        readers = sum(values[1] in other.inputs for other in self.graph.operators)
+        earlier, later = sorted(self.made[value] for value in operator.inputs)
+        forms = {value for value, layer in self.made.items() if layer == later}  # of the same numbers
+        readers = sum(not forms.isdisjoint(o.inputs) and forms.isdisjoint(o.outputs) for o in self.graph.operators)
         if operator.activation != _NONE or readers != 1 or earlier == later or self.layers[later].add is not None:
-            raise ValueError("its network has an addition of an unusual form")
+            raise Unsupported("its network has an addition of an unusual form")
         self.layers[later] = replace(self.layers[later], add=earlier)
         self.made[operator.outputs[0]] = later
 
@@ -97,7 +97,7 @@ def _has_relu6(operator: Operator, output: Value) -> bool:
     if operator.activation == _RELU6 or (lowest == 0 and abs(highest - 6) < 0.05):
         return True
     if operator.activation != _NONE:
-        raise ValueError("its network has another activation than ReLU6")
+        raise Unsupported("its network has another activation than ReLU6")
     return False
 
 
@@ -114,7 +114,7 @@ def input_size(picture: Value) -> Size:
     """(height, width) of the pictures that a file takes."""
     batch, height, width, channels = picture.shape
     if (batch, channels) != (1, 3) or not (0 < height <= _LARGEST_INPUT and 0 < width <= _LARGEST_INPUT):
-        raise ValueError(f"it does not take one RGB picture, but {picture.shape}")
+        raise Unsupported(f"it does not take one RGB picture, but {picture.shape}")
     return height, width
 
 

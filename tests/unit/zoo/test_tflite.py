@@ -15,9 +15,10 @@ from onestage.model.detector import Detector
 from onestage.model.folded import FoldedBackbone
 from onestage.model.losses import FocalLoss, MultiBoxLoss
 from onestage.structures import Targets
-from onestage.zoo import recipe
+from onestage.zoo import adapt_tflite, recipe
 from onestage.zoo.adapt_tflite import read
 from onestage.zoo.adapt_tflite_backbone import convert_backbone
+from onestage.zoo.adapt_tflite_graph import read_graph
 from tflite_files import Network, Value, anchors_for, small_ssd, write
 
 IMAGES = torch.randn(2, 3, 44, 36, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
@@ -157,6 +158,7 @@ def refused(path, match):
     with pytest.raises(WeightsError, match=match) as error:
         read(path)
     assert str(path) in str(error.value)
+    return str(error.value)
 
 
 def test_cut_short_anywhere(file):
@@ -203,12 +205,53 @@ def test_a_bomb_of_operators_that_share_one_constant(file):
     refused(file(write(values, steps, inputs=[0], outputs=[51])), "more constants than it holds")
 
 
+def test_a_long_chain_before_a_constant():
+    network = Network()
+    picture = network.value(1, 8, 8, 3)
+    last = network.constant(np.arange(6, dtype=np.float32))
+    for _ in range(3000):
+        last = network.operator("DEQUANTIZE", [last], (6,))
+    assert read_graph(network.file(picture, [last])).constant(last).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_classes_that_the_file_only_claims(side, file, monkeypatch):
+    """Two thousand million names would fill the memory."""
+    claimed = 2**31 - 1
+    network = Network()
+    picture = network.value(1, 44, 36, 3)
+    maps = network.conv(picture, 8, kernel=3, stride=2)
+    outputs = network.detector([maps], (1,), 2, anchors_for([(22, 18)], (1,)), num_classes=claimed)
+    predictor = [operator for operator in network.operators if operator[0] == "CONV_2D"][-1]
+    network.values[predictor[1][1]] = Value((claimed, side, side, 8))
+    monkeypatch.setattr(adapt_tflite, "known_classes", lambda *_: pytest.fail("names were made"))
+    refused(file(network.file(picture, outputs)), "a constant of the file is damaged")
+
+
+def addition_to_a_reshaped_map(network, maps, *, read_before):
+    """The sum of the maps and those of a convolution on them, in another form; its own form is read too or not."""
+    added = network.conv(maps, 8)
+    if read_before:
+        network.conv(added, 8)
+    return network.add(maps, network.reshape(added, *network.values[added].shape))
+
+
+def test_an_addition_to_a_reshaped_map(file):
+    network = Network()
+    picture = network.value(1, 44, 36, 3)
+    maps = addition_to_a_reshaped_map(network, network.conv(picture, 8, kernel=3, stride=2), read_before=False)
+    outputs = network.detector([maps], (3,), 2, anchors_for([(22, 18)], (3,)))
+    config, _ = read(file(network.file(picture, outputs)))
+    assert [layer.add for layer in config.backbone.layers] == [None, 0]
+
+
 @pytest.mark.parametrize(
     ("build", "match"),
     [
         (lambda n, x: n.conv(x, 8, kernel=3, stride=3), "unusual form"),
         (lambda n, x: n.operator("HARD_SWISH", [x], n.values[x].shape), "an operator HARD_SWISH"),
         (lambda n, x: n.add(x, x), "addition of an unusual form"),
+        (lambda n, x: addition_to_a_reshaped_map(n, x, read_before=True), "addition of an unusual form"),
     ],
 )
 def test_networks_of_another_kind(build, match, file):
@@ -217,12 +260,13 @@ def test_networks_of_another_kind(build, match, file):
     maps = build(network, network.conv(picture, 8, kernel=3, stride=2))
     size = network.values[maps].shape[1:3]
     outputs = network.detector([maps], (3,), 2, anchors_for([size], (3,)))
-    refused(file(network.file(picture, outputs)), match)
+    message = refused(file(network.file(picture, outputs)), match)
+    assert "give a MobileNet v1 or v2" in message and "damaged" not in message
 
 
 def test_another_activation(file, monkeypatch):
     monkeypatch.setattr("tflite_files.RELU6", 1)  # plain ReLU
-    refused(file(small_ssd()), "another activation")
+    assert "damaged" not in refused(file(small_ssd()), "another activation")
 
 
 @pytest.mark.parametrize(
@@ -242,6 +286,11 @@ def test_options_that_cannot_be(options, match, file):
 def test_anchors_that_are_no_grid(file, monkeypatch):
     monkeypatch.setattr("tflite_files.anchors_for", lambda sizes, shapes: anchors_for(sizes, shapes)[::-1])
     refused(file(small_ssd()), "not the same at every cell")
+
+
+def test_a_table_of_anchors_that_lacks_a_row(file, monkeypatch):
+    monkeypatch.setattr("tflite_files.anchors_for", lambda sizes, shapes: anchors_for(sizes, shapes)[:-1])
+    refused(file(small_ssd()), "damaged")
 
 
 def test_without_the_extra(file, monkeypatch):

@@ -22,9 +22,6 @@ from onestage.model.postprocess import Found, Postprocess
 from onestage.model.suppress import HardNMS
 from onestage.structures import Detections, HeadOutput, Sample, Size, Targets
 
-HARD_RATIO, HARD_LEAST = 3, 30
-"""How many of the negatives count as hard: 3 for every positive (SSD, section 2.2), or 30 where there is no positive."""
-
 ALL_BOXES = 2000
 """At most so many boxes are shown from before NMS."""
 
@@ -71,7 +68,8 @@ class Explanation:
     picture (3, h, w) uint8: the network's input as a person sees it. targets: the objects, by the labels or, where ``guessed``,
     the detector's own confident detections. anchors (A, 4); matches (A,): object index, BACKGROUND or IGNORED; class_loss
     (A,): each anchor's part of the class loss; losses: the divided sums that training would minimise. mined: whether the loss
-    leaves easy negatives out. before, after: detections in input pixels of at least ``score``, without NMS and with it.
+    leaves easy negatives out. mining: how many negatives count as hard, the loss's own numbers if it mines, else SSD's.
+    before, after: detections in input pixels of at least ``score``, without NMS and with it.
     """
 
     name: str
@@ -88,6 +86,7 @@ class Explanation:
     class_loss: Tensor
     losses: dict[str, float]
     mined: bool
+    mining: MultiBoxLoss
     before: Detections
     after: Detections
     score: float
@@ -104,8 +103,9 @@ class Explanation:
 
     @property
     def hard(self) -> Tensor:
-        """(A,) bool: the negatives of largest loss, HARD_RATIO for every positive."""
-        due = HARD_RATIO * int(self.positive.sum()) or HARD_LEAST
+        """(A,) bool: the negatives of largest loss, as many as ``mining`` takes."""
+        positives = int(self.positive.sum())
+        due = int(self.mining.negative_ratio * positives) if positives else self.mining.min_negatives
         losses = self.class_loss.masked_fill(~self.negative, 0.0)
         values, rows = losses.topk(min(due, len(losses)))
         return torch.zeros_like(self.negative).index_fill(0, rows[values > 0], True)
@@ -187,6 +187,7 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
         class_loss=class_loss.double().cpu(),
         losses=losses,
         mined=isinstance(config.loss, MultiBoxLoss),
+        mining=config.loss if isinstance(config.loss, MultiBoxLoss) else MultiBoxLoss(),
         before=found(without_nms),
         after=found(kept),
         score=score,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from onestage.evaluate.page import as_base64, fill
-from onestage.explain.explanation import HARD_LEAST, HARD_RATIO, Explanation, Group, Level
+from onestage.explain.explanation import Explanation, Group, Level
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
 
 GROUP_COLOURS = {"positives": "#2a9d6f", "hard negatives": "#e0662f", "easy negatives": "#2f6fde", "ignored": "#c9ced6"}
@@ -205,8 +205,8 @@ def _level_words(seen: Explanation, level: Level) -> str:
 
 def _loss_words(seen: Explanation) -> str:
     hard = (
-        f"Hard negatives are the background anchors of largest loss: {HARD_RATIO} for every positive, "
-        f"or {HARD_LEAST} where there is none."
+        f"Hard negatives are the background anchors of largest loss: {seen.mining.negative_ratio:g} for every positive, "
+        f"or {seen.mining.min_negatives} where there is none."
     )
     if seen.mined:
         return f"{seen.loss_name} mines: only the positives and the hardest negatives count, all others are left out. {hard}"

@@ -50,7 +50,9 @@ def test_the_parts_of_the_anchors_are_the_whole_loss(model, sample, loss):
     assert seen.mined == isinstance(loss, MultiBoxLoss)
 
 
-def test_the_hard_negatives_are_those_that_the_loss_mines(model, sample):
+@pytest.mark.parametrize("loss", [MultiBoxLoss(), MultiBoxLoss(negative_ratio=5.0, min_negatives=7)], ids=["usual", "own"])
+def test_the_hard_negatives_are_those_that_the_loss_mines(model, sample, loss):
+    model = with_parts(model, loss=loss)
     seen = explain_sample(model, sample)
     with torch.no_grad():
         output = model(model.prepare([sample.image])[0])
@@ -58,6 +60,8 @@ def test_the_hard_negatives_are_those_that_the_loss_mines(model, sample):
     assert sorted(seen.hard.nonzero().flatten().tolist()) == sorted(mined.tolist())
     easy = seen.groups[2]
     assert easy.anchors > 0 and easy.share == 0
+    empty = replace(sample, boxes=sample.boxes[:0], labels=sample.labels[:0], ignore=sample.ignore[:0])
+    assert int(explain_sample(model, empty).hard.sum()) == loss.min_negatives
 
 
 def test_levels_cut_the_anchors_into_maps(model, sample):

@@ -6,19 +6,17 @@ import json as json_format
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 import tyro
 from rich import box
 from rich.table import Table
 
-from onestage.cli.common import find_model
+from onestage.cli.common import find_or_create
 from onestage.cli.generate import parse_size
 from onestage.cli.output import progress, say, stdout
 from onestage.deploy.benchmark import WARM_UP, Timing, environment, pictures, time_detector
 from onestage.errors import ConfigError, explain, require
-from onestage.model.detector import Detector
-from onestage.train.distributed import choose_device
-from onestage.zoo import ZOO, create, list_models
+from onestage.zoo import list_models
+from onestage.zoo.adapt_own import numbered_classes
 
 
 def benchmark(
@@ -59,7 +57,7 @@ def benchmark(
     where: dict[str, str | int] = {}
     with progress("timing", len(names) * (WARM_UP + repeats) * batch) as bar:
         for name in names:
-            detector = _detector(name, classes, device)
+            detector = find_or_create(name, numbered_classes(classes), device=device)
             where = environment(detector.device)
             timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
             if json is not None:  # after every model: an interruption loses one, not all
@@ -67,14 +65,6 @@ def benchmark(
     stdout().print(_table(timings, batch))
     say("[dim]" + ", ".join(f"{key} {value}" for key, value in where.items()) + "[/]")
     return 0
-
-
-def _detector(name: str, classes: int, device: str | None) -> Detector:
-    if name not in ZOO:
-        return find_model(name, device=device)
-    torch.manual_seed(0)
-    model = create(name, num_classes=classes)
-    return model.to(choose_device(device)).eval()
 
 
 def _table(timings: list[Timing], batch: int) -> Table:

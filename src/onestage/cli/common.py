@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import torch
+
 from onestage.errors import ConfigError, DataError, WeightsError, explain, nearest
 from onestage.model.detector import Detector
 from onestage.model.storage import load_detector
@@ -32,6 +34,22 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     else:
         raise WeightsError(_no_model(name, path))
     return detector.to(choose_device(device))
+
+
+def is_recipe(name: str) -> bool:
+    """Whether a user means a recipe of the zoo, and not a file or folder of that name."""
+    return name in ZOO and not Path(name).exists()
+
+
+def find_or_create(name: str, classes: Sequence[str], *, device: str | None = None) -> Detector:
+    """The detector that a user means, as of ``find_model``, or a recipe of the zoo for these classes, with random weights that
+    are the same every time.
+    """
+    if not is_recipe(name):
+        return find_model(name, device=device)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return create(name, classes=classes).eval().to(choose_device(device))
 
 
 def _no_model(name: str, path: Path) -> str:

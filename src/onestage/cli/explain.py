@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onestage.cli.common import find_model, make_folder
+from onestage.cli.common import find_model, find_or_create, is_recipe, make_folder
 from onestage.cli.output import stdout
 from onestage.cli.pictures import absolute
 from onestage.data import Dataset, load_dataset
@@ -23,7 +23,6 @@ from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, per
 from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.structures import Sample
-from onestage.zoo import ZOO, create
 
 
 def explain_picture(
@@ -72,14 +71,12 @@ def explain_picture(
 
 def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detector:
     """The trained model that is meant, or a recipe with fresh weights for the data set's classes."""
-    if model not in ZOO or Path(model).exists():
-        return find_model(model, device=device)
-    if dataset is None:
+    if dataset is not None:
+        return find_or_create(model, dataset.classes, device=device)
+    if is_recipe(model):
         fix = f"name a trained model, or the labels: onestage explain {model} PICTURE --labels DATASET"
         raise ConfigError(explain(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return create(model, classes=dataset.classes).eval()
+    return find_model(model, device=device)
 
 
 def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:

@@ -42,6 +42,8 @@ def test_a_recipe_is_explained_with_labels_only(shapes: Path, picture: Path, cap
     assert "--labels DATASET" in capsys.readouterr().err
     assert main(["explain", "tinyssd", str(picture), "--labels", str(shapes)]) == 0
     assert figures()["input"] == [256, 256]
+    assert main(["explain", "tinyssd", str(picture), "--labels", str(shapes), "--device", "nowhere"]) == 2
+    assert "this device cannot be used" in capsys.readouterr().err
 
 
 def test_mistakes_are_told(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:

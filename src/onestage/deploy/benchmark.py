@@ -30,8 +30,8 @@ WARM_UP = 2
 @dataclass(frozen=True)
 class Timing:
     """Seconds of every turn on ``batch`` pictures at once: whole predict() from decoded pictures to boxes in their own pixels,
-    and
-    the network alone. input: (height, width) of the network's input."""
+    and the network alone. input: (height, width) of the network's input.
+    """
 
     model: str
     batch: int

@@ -220,9 +220,8 @@ def load_weights(config: DetectorConfig, source: Source, recipe_of: Callable[[De
     if own.name == config.name:
         config = adapt_own.with_parts_of(own, config, own_recipe=recipe_of(own), recipe=usual)
     if source.origin != OWN and is_numbered(own) and len(own.classes) == len(config.classes):
-        own = replace(
-            own, classes=config.classes, category_ids=config.category_ids
-        )  # nobody knows the file's names: these may be
+        # nobody knows the file's names: these may be them
+        own = replace(own, classes=config.classes, category_ids=config.category_ids)
     tensors, config = adapt_own.convert(tensors, own, config)
     detector = Detector(config)
     fresh = load_fitting(detector, tensors, where=path)

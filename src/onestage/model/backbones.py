@@ -222,13 +222,14 @@ class _Timm(Features):
             require(bool(norms), 'norm="frozen" needs a backbone with batch norm', got=config.name)
             for norm in norms:
                 norm.requires_grad_(False)
+        norms = [m for m in self.body.modules() if isinstance(m, _BatchNorm) and m.affine]
+        self._resting = [norm for norm in norms if not norm.weight.requires_grad]
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for batch norm whose weights are frozen: that keeps its statistics too."""
+        """Training mode, but for batch norm whose weights the config freezes: that keeps its statistics too."""
         super().train(mode)
-        for module in self.body.modules():
-            if isinstance(module, _BatchNorm) and module.affine and not module.weight.requires_grad:
-                module.eval()
+        for norm in self._resting:  # whatever a caller has done to requires_grad since
+            norm.eval()
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:

@@ -37,6 +37,12 @@ Neck = ExtraLevels | FPN | BiFPN | Deconvolution
 Head = ConvHead | SharedHead | SeparableHead | ResidualHead
 
 
+PRIOR = 0.01
+"""How likely every class is at the start of training with a loss of sigmoids, where the head does not say (RetinaNet, section
+3.3).
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
     """A whole detector.
@@ -65,6 +71,8 @@ class DetectorConfig:
         require(bool(names) and all(isinstance(n, str) for n in names), "class names must be there, as text", got=list(names))
         require(len(set(names)) == len(names), "every class name stands only once", got=list(names))
         require(len(set(ids)) == len(ids) == len(names), f"one category id for each of the {len(names)} classes", got=ids)
+        if self.loss.activation == "sigmoid" and self.head.prior is None:  # at 0.5 each, all the negatives drown the rest
+            object.__setattr__(self, "head", dataclasses.replace(self.head, prior=PRIOR))
 
     @property
     def logits(self) -> int:

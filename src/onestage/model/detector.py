@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from onestage import boxes as box_ops
 from onestage.errors import ConfigError, explain, require
 from onestage.images import decode_image, to_tensor
 from onestage.model.anchors import anchor_boxes
@@ -132,6 +133,7 @@ class Detector(nn.Module):
         return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
 
     def _name(self, found: Found, meta: ImageMeta) -> Detections:
+        found = Found(*(column[box_ops.area(found.boxes) > 0] for column in found))  # the others lay beside the picture
         labels = found.labels.cpu()
         names, ids = self.config.classes, self.config.category_ids
         return Detections(

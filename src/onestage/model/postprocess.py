@@ -51,7 +51,8 @@ class Postprocess:
 
     The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds what enters NMS,
     counted for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
-    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes, so one place holds one object.
+    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes, so with hard NMS one place holds one
+    object.
 
     The result is exactly that of scoring all, cutting each scope to its top_k, decoding, NMS and cutting to ``detections``,
     equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that

@@ -238,3 +238,11 @@ def test_a_timm_model_that_refuses_to_give_maps(monkeypatch, error):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(ConfigError, match="gives no feature maps"):
         TimmBackbone("resnet18").build()
+
+
+def test_frozen_norms_stay_so_when_a_caller_freezes_and_frees_everything():
+    features = TimmBackbone("resnet18", norm="frozen").build()
+    features.requires_grad_(False)
+    features.requires_grad_(True)
+    features.train()
+    assert not any(m.training for m in features.modules() if isinstance(m, torch.nn.BatchNorm2d))

@@ -210,3 +210,9 @@ def test_a_text_is_no_list_of_classes():
 
 def test_encode_goes_into_nested_tuples():
     assert encode(((1.0, (2.0,)), "a", None)) == [[1.0, [2.0]], "a", None]
+
+
+def test_sigmoids_start_from_a_prior():
+    focal = TINY.replace({"loss": "FocalLoss"})
+    assert (TINY.head.prior, focal.head.prior) == (None, 0.01)
+    assert TINY.replace({"loss": "FocalLoss", "head.prior": 0.1}).head.prior == 0.1

@@ -238,3 +238,13 @@ def test_pixels_move_to_the_device_as_bytes(model, monkeypatch):
     inputs, _ = elsewhere.prepare([torch.zeros(3, 64, 96, dtype=torch.uint8)])
     assert seen == [("meta", torch.uint8)]
     assert inputs.device.type == "meta"
+
+
+def test_boxes_beside_the_picture_are_no_detections(model):
+    """A high picture fills the left of a letterboxed input; what is predicted to its right has no area in it."""
+    beside = Detector(model.config.replace({"preprocess.mode": "letterbox", "postprocess.score_threshold": 0.0})).eval()
+    images, metas = beside.prepare([torch.zeros(3, 64, 16, dtype=torch.uint8)])
+    found = beside.decode(beside(images), metas)[0]
+    sides = found.boxes[:, 2:] - found.boxes[:, :2]
+    assert len(found) > 0 and (sides > 0).all()
+    assert found.boxes[:, 2].max() <= 16

@@ -144,6 +144,10 @@ def test_detections(pair, count):
     found = ours.predict(pictures()[:count])
     assert min(len(f) for f in found) > 50
     for own, foreign in zip(found, expected, strict=True):
+        x1, y1, x2, y2 = foreign["boxes"].unbind(1)
+        there = (x2 > x1) & (y2 > y1)  # torchvision reports boxes of no area too, which lie beside the picture
+        assert there.float().mean() > 0.9
+        foreign = {name: column[there] for name, column in foreign.items()}
         assert len(own) == len(foreign["scores"])
         torch.testing.assert_close(own.scores, foreign["scores"], atol=1e-4, rtol=0)
         # neighbours in rank may change places where scores are equal up to rounding: look for each of theirs among ours

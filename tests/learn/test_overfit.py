@@ -79,7 +79,11 @@ def test_every_recipe_is_tried() -> None:
     assert {ZOO[name].build for name in CASES} == {entry.build for entry in ZOO.values()}
 
 
-@pytest.mark.parametrize("name", CASES)
+LONG = ("ssd512_vgg16", "dssd321_resnet101", "efficientdet")
+"""Nearest to another case: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])
 def test_four_pictures_are_learned_by_heart(name: str) -> None:
     model = build(name)
     before = evaluate(model, pictures(4), workers=0)

@@ -7,11 +7,12 @@ batch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from onestage import boxes as box_ops
 from onestage.errors import require
@@ -218,14 +219,46 @@ def focal_loss(
     targets: as logits, 0 or 1 (hard), or anything between (soft: p_t and alpha_t are then weighed between the two cases). alpha
     None: eq. (4), unweighted. "none" keeps the shape, "sum" and "mean" give ().
     """
-    p = logits.sigmoid()
-    wrong = (p + targets - 2 * p * targets).clamp(min=_TINY)  # 1 - p_t
-    loss = wrong**gamma * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
-    if alpha is not None:
-        loss = loss * (1 - alpha + (2 * alpha - 1) * targets)
+    loss: Tensor = _Focal.apply(logits, targets, alpha, gamma)
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.mean()
+
+
+class _Focal(torch.autograd.Function):
+    """With its gradient written out: RetinaNet's 200,000 anchors of 80 classes take 64 MB a picture as float32, and of such
+    tensors the backward pass keeps two, not the eight that it would keep of the formula.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, alpha: float | None, gamma: float) -> Tensor:
+        ctx.save_for_backward(logits, targets)
+        ctx.alpha, ctx.gamma = alpha, gamma
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+        return cross_entropy.mul_(_wrong(logits.sigmoid(), targets).pow_(gamma)).mul_(_weight(targets, alpha))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        """d/dx of w^gamma * ce: w^gamma * (p - t) + gamma * w^(gamma - 1) * w' * ce, where w' = p * (1 - p) * (1 - 2 t)."""
+        logits, targets = ctx.saved_tensors
+        p = logits.sigmoid()
+        wrong = _wrong(p, targets)
+        result = (p - targets).mul_(wrong**ctx.gamma)
+        if ctx.gamma > 0:
+            cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+            result += cross_entropy.mul_(wrong.pow_(ctx.gamma - 1)).mul_(p - p * p).mul_(ctx.gamma * (1 - 2 * targets))
+        return result.mul_(_weight(targets, ctx.alpha)).mul_(slope), None, None, None
+
+
+def _wrong(p: Tensor, targets: Tensor) -> Tensor:
+    """1 - p_t"""
+    return (p + targets - 2 * p * targets).clamp_(min=_TINY)
+
+
+def _weight(targets: Tensor, alpha: float | None) -> Tensor | float:
+    """alpha_t"""
+    return 1.0 if alpha is None else 1 - alpha + (2 * alpha - 1) * targets
 
 
 def _of_anchors(losses: Tensor, matches: Tensor) -> Tensor:

@@ -70,6 +70,26 @@ def test_soft_targets_are_weighed_between_the_two_cases(alpha, gamma):
     assert ours.flatten().tolist() == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 2.0, 5.0])
+def test_the_gradient_is_that_of_the_formula(gamma, alpha):
+    generator = torch.Generator().manual_seed(0)
+    logits = (3 * torch.randn(20, 4, generator=generator, dtype=torch.float64)).requires_grad_()
+    soft = torch.rand(20, 4, generator=generator, dtype=torch.float64)
+    for targets in (soft, soft.round()):
+        assert torch.autograd.gradcheck(
+            lambda x, t=targets: focal_loss(x, t, alpha=alpha, gamma=gamma, reduction="none"), logits
+        )
+
+
+def test_the_backward_pass_keeps_logits_and_targets_alone():
+    logits, targets = rows()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):
+        focal_loss(logits, targets)
+    assert kept == [logits.shape, targets.shape]
+
+
 def test_gamma_zero_is_cross_entropy_and_a_larger_one_turns_the_easy_down():
     easy, target = torch.tensor([4.0]), torch.tensor([1.0])
     losses = [focal_loss(easy, target, alpha=None, gamma=g).item() for g in (0, 0.5, 1, 2, 5)]

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestage.errors import ConfigError, explain, nearest, require
 from onestage.model.features import Features as Features  # necks find it here
+from onestage.model.features import dry_run
 from onestage.model.folded import FoldedBackbone
 from onestage.model.winograd import Conv3x3
 from onestage.structures import Size
@@ -54,6 +55,10 @@ class TinyBackbone:
 
     base: tuple[int, ...] = (16, 32, 64)
     width: int = 128
+
+    def __post_init__(self) -> None:
+        rule = "the base has three blocks, for a first map of stride 8, and every map has channels"
+        require(len(self.base) == 3 and min(*self.base, self.width) >= 1, rule, got=self)
 
     def build(self) -> Features:
         ends = (3, *self.base)
@@ -139,6 +144,9 @@ class MobileNetBackbone:
     eps: float = 1e-3
     momentum: float = 0.1
 
+    def __post_init__(self) -> None:
+        require(self.eps > 0 and 0 < self.momentum <= 1, "eps is above 0, momentum above 0 and up to 1", got=self)
+
     def build(self) -> Features:
         norm = partial(nn.BatchNorm2d, eps=self.eps, momentum=self.momentum)
         if self.version == "v2":
@@ -206,6 +214,7 @@ class _Timm(Features):
         self.body = body
         if config.keep_resolution:
             _undo_stride(list(body.children())[-1], dilated=config.dilated)
+            _check_kept(whole, body, config)
         if config.unpadded_pool:
             _unpad_pool(body)
         self._freeze(config, whole)
@@ -279,10 +288,30 @@ def _undo_stride(stage: nn.Module, *, dilated: bool) -> None:
         module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
 
 
+def _check_kept(whole: nn.Module, body: nn.Module, config: TimmBackbone) -> None:
+    """ConfigError unless the last map of ``body`` is now as fine as the one before it was, and the others are what they were.
+
+    Where the last stage of a network is not the last of its modules (MobileNets), strides before it are gone too.
+    """
+    size = timm.get_pretrained_cfg_value(config.name, "input_size") or (3, 224, 224)
+    whole_info: Any = whole.feature_info
+    offered = [1, *whole_info.reduction()]
+    before = dry_run(whole, size[1:], where=config.name)
+    cells = dict(zip(offered, [size[1:], *((m.shape[2], m.shape[3]) for m in before)], strict=True))
+    kept = [*config.strides[:-1], offered[offered.index(config.strides[-1]) - 1]]
+    expected = [tuple(cells[stride]) for stride in kept]
+    got = [(m.shape[2], m.shape[3]) for m in dry_run(body, size[1:], where=config.name)]
+    if got != expected:
+        what = "keep_resolution does not suit this backbone: its strides do not stand in its last stage alone"
+        fix = "take a ResNet or a relative of it"
+        raise ConfigError(explain(what, where=config.name, got=f"maps of {got}", expected=expected, fix=fix))
+
+
 def _unpad_pool(body: nn.Module) -> None:
     """ConfigError where the network has no max pooling of its own, or several."""
     pools = [m for m in body.modules() if isinstance(m, nn.MaxPool2d)]
-    require(len(pools) == 1, "unpadded_pool needs a backbone with one max pooling", got=len(pools))
+    rule = "unpadded_pool needs a backbone with one max pooling"
+    require(len(pools) == 1, rule, got=f"{len(pools)} in {type(body).__name__}")
     pools[0].padding, pools[0].ceil_mode = 0, True
 
 
@@ -292,13 +321,12 @@ def map_sizes(backbone: Backbone, size: Size) -> list[Size]:
     ConfigError where the backbone cannot take such an input.
     """
     with torch.device("meta"):
-        features = backbone.build().eval()
-        try:
-            maps = features(torch.empty(1, 3, *size))
-        except (RuntimeError, AssertionError) as e:
-            what = f"the backbone cannot take inputs of {size}"
-            raise ConfigError(explain(what, where=backbone, got=e, fix="try multiples of 32 pixels")) from e
-    sizes = [(m.shape[2], m.shape[3]) for m in maps]
+        return check_maps(backbone, backbone.build(), size)
+
+
+def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Size]:
+    """As ``map_sizes``, of the backbone that has been built already."""
+    sizes = [(m.shape[2], m.shape[3]) for m in dry_run(features, size, where=backbone)]
     if isinstance(backbone, TimmBackbone):
         _check_padded(backbone, sizes, size)
     return sizes

@@ -11,11 +11,13 @@ import dataclasses
 import json
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onestage.errors import ConfigError, explain, nearest, require
+from onestage.model.anchor_plans import AnchorPlan
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
@@ -48,7 +50,8 @@ class DetectorConfig:
     """A whole detector.
 
     name: of the recipe it came from. classes: the K names. category_ids: the data set's own ids of the classes (0..K-1 unless
-    given). neck None: the head stands on the backbone's maps. anchors: one entry per map the head sees, fine to coarse.
+    given). neck None: the head stands on the backbone's maps. anchors: one entry per map the head sees, fine to coarse, or a
+    rule, which a detector of this config replaces by the entries that follow from its maps.
     """
 
     name: str
@@ -58,7 +61,7 @@ class DetectorConfig:
     backbone: Backbone
     neck: Neck | None = None
     head: Head = field(default_factory=ConvHead)
-    anchors: tuple[AnchorLevel, ...]
+    anchors: tuple[AnchorLevel, ...] | AnchorPlan
     coder: BoxCoder = field(default_factory=BoxCoder)
     assigner: MaxIoUAssigner | ATSSAssigner = field(default_factory=MaxIoUAssigner)
     loss: ClassLoss = field(default_factory=MultiBoxLoss)
@@ -79,14 +82,27 @@ class DetectorConfig:
         """C: how many numbers the head gives per anchor to tell the classes apart."""
         return len(self.classes) + (self.loss.activation == "softmax")
 
+    @property
+    def levels(self) -> tuple[AnchorLevel, ...]:
+        """The anchors, level by level, of a recipe or of a detector that has been built."""
+        assert isinstance(self.anchors, tuple)
+        return self.anchors
+
     def replace(self, changes: Mapping[str, Any]) -> DetectorConfig:
         """A copy with some values changed, each named by its path: ``config.replace({"loss.negative_ratio": 2})``.
 
         Values may be text, as they come from a command line. ConfigError names the nearest key to an unknown one.
         """
-        config = self
+        if "classes" in changes and "category_ids" not in changes and self.category_ids == tuple(range(len(self.classes))):
+            changes = {**changes, "category_ids": ()}  # nobody chose these, so they follow
+        tree: dict[str, Any] = {}
         for path, value in changes.items():
-            config = _replace(config, path.split("."), value, path)
+            *parents, last = path.split(".")
+            node = tree
+            for key in parents:
+                node = node.setdefault(key, {})
+            node[last] = {_WHOLE: value}  # a whole part, given later than parts of it, replaces them too
+        config: DetectorConfig = _changed(self, tree, "")
         return config
 
     def to_json(self) -> str:
@@ -134,21 +150,26 @@ def decode(data: Any, declared: Any, path: str) -> Any:
 
 
 def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
-    if data is None and type(None) in choices:
+    optional = type(None) in choices
+    if optional and data in (None, "None", "none"):
         return None
-    kinds: list[Any] = [c for c in choices if is_dataclass(c)]
-    parts = {kind.__name__: kind for kind in kinds}
-    if not parts:
-        return _decode_plain_union(data, [c for c in choices if c is not type(None)], path)
-    if isinstance(data, str) and data in parts:  # "loss=FocalLoss" on a command line: that part as it comes
-        return _decode_part({}, parts[data], path)
-    if is_dataclass(data) and type(data) in parts.values():
+    parts: dict[str, Any] = {c.__name__: c for c in choices if is_dataclass(c) and isinstance(c, type)}
+    if isinstance(data, str) and data in parts:
+        return _decode_part(data, parts[data], path)
+    if type(data) in parts.values():
         return data
+    others = [c for c in choices if c is not type(None) and c not in parts.values()]
+    if others and not isinstance(data, dict):
+        try:
+            return _decode_plain_union(data, others, path)
+        except ConfigError as e:
+            raise ConfigError(f"{e}" + "".join(f", or {name}" for name in (*parts, *["null"] * optional))) from e
     if len(parts) == 1:
         return _decode_part(data, next(iter(parts.values())), path)
     if not isinstance(data, dict) or data.get("kind") not in parts:
         got = data.get("kind") if isinstance(data, dict) else data
-        raise _wrong(path, got, "one of " + ", ".join(parts) + nearest(str(got), parts))
+        known = ", ".join(parts) + (", or null" if optional else "")
+        raise _wrong(path, got, f"one of {known}{nearest(str(got), parts)}")
     return _decode_part(data, parts[data["kind"]], path)
 
 
@@ -172,11 +193,13 @@ def _decode_tuple(data: Any, items: tuple[Any, ...], path: str) -> tuple[Any, ..
 def _decode_part(data: Any, part: Any, path: str) -> Any:
     if is_dataclass(data) and isinstance(data, part):
         return data
+    if data == part.__name__:  # "loss=FocalLoss" on a command line: that part as it comes
+        data = {}
     if not isinstance(data, dict):
         raise _wrong(path, data, f"the fields of {part.__name__}")
     if (kind := data.get("kind", part.__name__)) != part.__name__:
         raise _wrong(path, kind, part.__name__ + nearest(str(kind), [part.__name__]))
-    hints = get_type_hints(part)
+    hints = _hints(part)
     if unknown := [k for k in data if k != "kind" and k not in hints]:
         raise ConfigError(
             explain(f"unknown key '{unknown[0]}'{nearest(unknown[0], hints)}", where=path, expected=", ".join(hints))
@@ -184,22 +207,50 @@ def _decode_part(data: Any, part: Any, path: str) -> Any:
     needed = [f.name for f in fields(part) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in data]:
         raise ConfigError(explain("keys are missing", where=path, got=", ".join(data), expected=", ".join(missing)))
-    return part(**{k: decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
+    return _made(path, part, {k: decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
 
 
-def _replace(part: Any, keys: list[str], value: Any, path: str) -> Any:
-    """The part with the value at ``keys`` below it replaced; text is read as JSON where the declared type is not text."""
+@cache
+def _hints(part: type) -> dict[str, Any]:
+    """The fields of a part and their types; constants of its class are no fields."""
+    hints = get_type_hints(part)
+    return {f.name: hints[f.name] for f in fields(part)}
+
+
+_WHOLE = ""
+"""In a tree of changes: the value of the part itself, not of one of its fields."""
+
+
+def _changed(part: Any, tree: Mapping[str, Any], path: str) -> Any:
+    """The part with the values in ``tree`` below it, all of a part at once: what holds of them together need not hold of each
+    with the old others. Text is read as JSON where the declared type is not text.
+    """
     if not is_dataclass(part) or isinstance(part, type):
-        raise ConfigError(explain("this value has no parts", where=path, got=part))
-    hints = get_type_hints(type(part))
-    name = keys[0]
-    if name not in hints:
-        raise ConfigError(explain(f"unknown key '{name}'{nearest(name, hints)}", where=path, expected=", ".join(hints)))
-    if len(keys) > 1:
-        changed = _replace(getattr(part, name), keys[1:], value, path)
-    else:
-        changed = decode(value if hints[name] is str else _from_text(value), hints[name], path)
-    return dataclasses.replace(part, **{name: changed})
+        got = "null" if part is None else part
+        raise ConfigError(explain("this value has no parts", where=path, got=got, fix=f"give it as a whole: {path}=VALUE"))
+    hints, values = _hints(type(part)), {}
+    for name, below in tree.items():
+        here = f"{path}.{name}".lstrip(".")
+        if name not in hints:
+            raise ConfigError(explain(f"unknown key '{name}'{nearest(name, hints)}", where=here, expected=", ".join(hints)))
+        value = getattr(part, name)
+        if _WHOLE in below:
+            given = below[_WHOLE]
+            value = decode(given if hints[name] is str else _from_text(given), hints[name], here)
+        rest = {key: node for key, node in below.items() if key != _WHOLE}
+        values[name] = _changed(value, rest, here) if rest else value
+    return _made(path, partial(dataclasses.replace, part), values)
+
+
+def _made(path: str, make: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """A part made of these values; where they break its rules, the error says which part it is."""
+    try:
+        return make(**values)
+    except ConfigError as e:
+        what, *rest = str(e).split("\n")
+        if not path or any(line.startswith("  where:") for line in rest):
+            raise
+        raise ConfigError("\n".join([explain(what, where=path), *rest])) from e
 
 
 def _from_text(value: Any) -> Any:

@@ -103,8 +103,11 @@ def _fit(maps: Tensor, size: Size) -> Tensor:
     """(B, C, H, W) with that many (height, width) cells: cut off, or the last ones repeated, below and on the right.
 
     A map of an odd number of cells is halved to one cell more or less than its half. Either way cell i of it belongs to cell
-    i // 2 of the coarser map, as far as that one reaches.
+    i // 2 of the coarser map, as far as that one reaches. ConfigError where more than one is missing or too many.
     """
+    rule = "Deconvolution doubles maps: each map below has half the cells of the one above, or one more or less"
+    apart = max(abs(have - want) for have, want in zip(maps.shape[2:], size, strict=True))
+    require(apart <= 1, rule, got=f"{tuple(maps.shape[2:])} cells, enlarged, for a map of {tuple(size)}")
     maps = maps[:, :, : size[0], : size[1]]
     below, right = size[0] - maps.shape[2], size[1] - maps.shape[3]
     return F.pad(maps, (0, right, 0, below), mode="replicate") if below or right else maps

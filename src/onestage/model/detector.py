@@ -5,23 +5,23 @@ Shape letters: B images, A anchors, C logits per anchor, N objects of one image.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from onestage import boxes as box_ops
 from onestage.errors import ConfigError, explain, require
 from onestage.images import decode_image, to_tensor
 from onestage.model.anchors import anchor_boxes
 from onestage.model.assign import Assignment, assign
+from onestage.model.backbones import check_maps
 from onestage.model.config import DetectorConfig
+from onestage.model.features import dry_run
+from onestage.model.features import evaluating as evaluating  # its users find it here
 from onestage.model.postprocess import Found
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
@@ -39,19 +39,35 @@ class Detector(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         """Raises ConfigError where the parts do not fit each other. Weights are drawn from torch's global random numbers."""
         super().__init__()
+        config = with_levels(config)
         self.config = config
         self.backbone = config.backbone.build()
         self.neck = config.neck.build(self.backbone.channels) if config.neck else None
         channels = self.neck.channels if self.neck is not None else self.backbone.channels
-        if len(channels) != len(config.anchors):
+        if len(channels) != len(config.levels):
             giver = "backbone" if self.neck is None else "neck"
-            what = f"the {giver} gives {len(channels)} levels, the anchors describe {len(config.anchors)}"
-            raise ConfigError(explain(what, where=config.name, fix="give one AnchorLevel per level"))
-        shapes = tuple(len(level.shapes) for level in config.anchors)
+            what = f"the {giver} gives {len(channels)} levels, the anchors describe {len(config.levels)}"
+            fix = "give one AnchorLevel per level, or anchors=OctaveAnchors, which suits any maps"
+            raise ConfigError(explain(what, where=config.name, fix=fix))
+        shapes = tuple(len(level.shapes) for level in config.levels)
         self.head = config.head.build(channels, shapes, config.logits)
         self._shapes = shapes
         self._anchors: dict[tuple[Size, torch.device], tuple[Tensor, tuple[int, ...]]] = {}
         self.to(memory_format=torch.channels_last)
+        self._check_places()
+
+    def _check_places(self) -> None:
+        """ConfigError where the network cannot take its own input, or the anchors of a level stand elsewhere than its cells."""
+        size = self.config.preprocess.largest
+        check_maps(self.config.backbone, self.backbone, size)
+        for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
+            steps = level.steps(cells, size)
+            if not level.inside and any(abs(n * s - side) >= s for side, n, s in zip(size, cells, steps, strict=True)):
+                even = tuple(round(side / n, 1) for side, n in zip(size, cells, strict=True))
+                what = f"the anchors of level {number} stand {steps} pixels apart, but the cells of its map {even}"
+                fix = "change the size as the recipe's own (--size, size=), or take anchors=OctaveAnchors, which suits any maps"
+                where = f"{self.config.name}, map of {cells[0]}x{cells[1]} cells over {size[0]}x{size[1]} pixels"
+                raise ConfigError(explain(what, where=where, got=f"stride {steps}", expected=f"about {even}", fix=fix))
 
     @property
     def device(self) -> torch.device:
@@ -87,16 +103,15 @@ class Detector(nn.Module):
                 del self._anchors[next(iter(self._anchors))]
             sizes = self.level_sizes(input_size)
             with torch.inference_mode(False):  # training may use them later
-                boxes = anchor_boxes(self.config.anchors, sizes, input_size).to(self.device)
+                boxes = anchor_boxes(self.config.levels, sizes, input_size).to(self.device)
             self._anchors[key] = boxes, tuple(h * w * s for (h, w), s in zip(sizes, self._shapes, strict=True))
         return self._anchors[key]
 
-    @torch.no_grad()
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
-        """(height, width) of every map for an input of that size, found by a run without numbers (on torch's meta device)."""
-        shapes = {k: v.to("meta") for k, v in chain(self.named_parameters(), self.named_buffers())}
-        with evaluating(self):
-            output: HeadOutput = torch.func.functional_call(self, shapes, (torch.empty(1, 3, *input_size, device="meta"),))
+        """(height, width) of every map for an input of that size, found by a run without numbers. ConfigError where the
+        network cannot take it.
+        """
+        output: HeadOutput = dry_run(self, input_size, where=self.config.name)
         return output.level_sizes
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
@@ -133,7 +148,6 @@ class Detector(nn.Module):
         return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
 
     def _name(self, found: Found, meta: ImageMeta) -> Detections:
-        found = Found(*(column[box_ops.area(found.boxes) > 0] for column in found))  # the others lay beside the picture
         labels = found.labels.cpu()
         names, ids = self.config.classes, self.config.category_ids
         return Detections(
@@ -161,6 +175,7 @@ class Detector(nn.Module):
             part = several[start : start + batch_size]
             pictures = [_picture(image) for image in part]
             inputs, metas = self.prepare(pictures)
+            self.anchors((inputs.shape[2], inputs.shape[3]))  # tells of a size that the network cannot take
             with evaluating(self), torch.inference_mode():
                 output = self(inputs)
             detections = self.decode(output, metas, score=score)  # outside: its tensors are ordinary ones
@@ -174,16 +189,16 @@ class Detector(nn.Module):
         save_detector(self, path)
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every part then has its own mode again, a frozen one too."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+def with_levels(config: DetectorConfig) -> DetectorConfig:
+    """The config with a rule for anchors replaced by the levels that follow from the maps of its own input."""
+    if isinstance(config.anchors, tuple):
+        return config
+    size = config.preprocess.largest
+    with torch.device("meta"):
+        body = config.backbone.build()
+        neck = config.neck.build(body.channels) if config.neck else nn.Identity()
+    maps = dry_run(nn.Sequential(body, neck), size, where=config.name)
+    return replace(config, anchors=config.anchors.levels([(m.shape[2], m.shape[3]) for m in maps], size))
 
 
 def _picture(image: Any) -> Tensor:

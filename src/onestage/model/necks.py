@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from onestage.errors import require
 from onestage.model.backbones import Features
 
 
@@ -23,6 +24,10 @@ class ExtraBlock:
     kernel: int = 3
     stride: int = 2
     padding: int = 1
+
+    def __post_init__(self) -> None:
+        least = min(self.middle, self.out, self.kernel, self.stride, self.padding + 1)
+        require(least >= 1, "channels, kernel and stride are 1 or more, padding 0 or more", got=self)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from onestage.errors import ConfigError, WeightsError, explain, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, with_levels
 from onestage.structures import Size
 from onestage.zoo import dssd, efficientdet, retinanet, ssd
 from onestage.zoo.adapt_own import numbered_classes
@@ -145,12 +146,16 @@ def build(
     config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
 ) -> Detector:
     """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
+    config = with_levels(config)
     source = _source(config.name, weights, backbone_weights)
     if source is not None:
         _check_kind(config.name, source)
         return load_weights(config, source, _recipe_of)
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
+    if isinstance(config.backbone, TimmBackbone) and (config.backbone.freeze or config.backbone.norm == "frozen"):
+        what = "the backbone is frozen but has no weights that were trained: give weights or backbone_weights"
+        warnings.warn(what, stacklevel=2)
     return Detector(config)
 
 

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
-from onestage.errors import ConfigError, explain
+from onestage.model.anchor_plans import OctaveAnchors
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.backbones import TimmBackbone, map_sizes
@@ -74,8 +73,6 @@ TWINS = {"efficientdet_d6": "efficientdet_d7"}
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-ASPECTS = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
-"""(width, height) of the anchors in parts of their size (hparams_config.py, aspect_ratios)."""
 
 
 def published(variant: str) -> str:
@@ -128,25 +125,12 @@ def efficientdet(
 def _anchors(
     maps: Sequence[Size], size: Size, box_sizes: Sequence[float] | None, *, levels: int = 5, scale: float = 4.0
 ) -> tuple[AnchorLevel, ...]:
-    """Three sizes and three aspects per cell (google/automl, efficientdet/tf2/anchors.py): the smallest size of a level is
-    ``scale`` strides, or that of ``box_sizes``, and the others lie evenly between it and the next level's. Cells are spread
-    evenly over the input, so a stride is its side by the cells: at 320 pixels the coarsest map has 3 cells, 106.7 pixels apart.
+    """Three sizes and three aspects per cell. Cells are spread evenly over the input, so a stride is its side by the cells: at
+    320 pixels the coarsest map has 3 cells, 106.7 pixels apart.
 
     maps: (height, width) of the backbone's; each of the other levels is half of the one before, rounded up.
     """
     cells = list(maps)
     while len(cells) < levels:
         cells.append((-(-cells[-1][0] // 2), -(-cells[-1][1] // 2)))
-    steps = [(size[0] / rows, size[1] / columns) for rows, columns in cells]
-    smallest = [(scale * x, scale * y) for y, x in steps]
-    growth = [2.0] * levels
-    if box_sizes is not None:
-        if len(box_sizes) != levels + 1 or min(box_sizes) <= 0:
-            what = "one anchor size per level and one more"
-            raise ConfigError(explain(what, got=list(box_sizes), expected=f"{levels + 1} sizes in pixels"))
-        smallest = [(side, side) for side in box_sizes[:-1]]
-        growth = [b / a for a, b in pairwise(box_sizes)]
-    return tuple(
-        AnchorLevel(tuple((w * g ** (i / 3) * a, h * g ** (i / 3) * b) for i in range(3) for a, b in ASPECTS), step)
-        for (w, h), g, step in zip(smallest, growth, steps, strict=True)
-    )
+    return OctaveAnchors(scale, sizes=None if box_sizes is None else tuple(box_sizes)).levels(cells, size)

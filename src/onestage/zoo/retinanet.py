@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
-from onestage.errors import ConfigError, explain
+from onestage.model.anchor_plans import check_sizes
 from onestage.model.anchors import AnchorLevel, octave_levels, ratio_aspects
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.backbones import TimmBackbone, map_sizes
@@ -91,9 +91,6 @@ def _anchors(box_sizes: Sequence[float] | None) -> tuple[AnchorLevel, ...]:
     levels = octave_levels(STRIDES, octaves=OCTAVES, aspects=ASPECTS, ratio_major=True, whole_pixels=True, offset=0.0)
     if box_sizes is None:
         return levels
-    if len(box_sizes) != len(STRIDES) + 1 or min(box_sizes) <= 0:
-        what = "one anchor size per level and one more"
-        raise ConfigError(explain(what, got=list(box_sizes), expected=f"{len(STRIDES) + 1} sizes in pixels"))
-    steps = [[a * (b / a) ** (i / OCTAVES) for i in range(OCTAVES)] for a, b in pairwise(box_sizes)]
+    steps = [[a * (b / a) ** (i / OCTAVES) for i in range(OCTAVES)] for a, b in pairwise(check_sizes(box_sizes, len(STRIDES)))]
     shapes = [tuple((side * w, side * h) for w, h in ASPECTS for side in sides) for sides in steps]
     return tuple(replace(level, shapes=s) for level, s in zip(levels, shapes, strict=True))

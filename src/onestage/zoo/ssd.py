@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onestage.errors import ConfigError, explain
-from onestage.model.anchors import AnchorLevel, linear_scales, size_pairs, ssd_levels
+from onestage.model.anchor_plans import check_sizes, default_boxes
+from onestage.model.anchors import linear_scales, size_pairs, ssd_levels
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.backbones import Backbone, MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone, map_sizes
 from onestage.model.config import DetectorConfig
@@ -68,40 +68,6 @@ def _coarsest(backbone: Backbone, size: Size) -> int:
     return min(map_sizes(backbone, size)[-1])
 
 
-def coco_scales(levels: int) -> list[float]:
-    """SSD's default box scales for COCO, one more than levels, as parts of the input's shorter side: 0.07, then 0.15..0.87
-    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code)."""
-    first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
-    middle = linear_scales(levels - 1, smallest, largest)
-    step = (largest - smallest) / max(levels - 2, 1)
-    return [first, *middle, largest + step]
-
-
-def _default_boxes(
-    size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None
-) -> tuple[AnchorLevel, ...]:
-    """SSD's default boxes: ratio 2 on the first and the last two levels, 2 and 3 on the others (SSD, section 3.1), unless all
-    have the given ratios.
-    """
-    count = len(strides)
-    sizes = _sizes(size, coco_scales(count), box_sizes)
-    own = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
-    return ssd_levels(size_pairs(sizes), [ratios] * count if ratios else own, strides=strides, clip=size)
-
-
-def _sizes(size: Size, scales: Sequence[float], box_sizes: Sequence[float] | None) -> list[float]:
-    """Box sizes in pixels: the given ones, or the scales times the input's shorter side."""
-    if box_sizes is None:
-        return [s * min(size) for s in scales]
-    if len(box_sizes) != len(scales) or min(box_sizes) <= 0:
-        raise ConfigError(
-            explain(
-                "one default box size per level and one more", got=list(box_sizes), expected=f"{len(scales)} sizes in pixels"
-            )
-        )
-    return list(box_sizes)
-
-
 Recipe = Callable[..., DetectorConfig]
 
 
@@ -110,7 +76,7 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
     pairs = [(0.2, 0.272), (0.37, 0.447), (0.54, 0.619), (0.71, 0.79), (0.88, 0.961)]
     pixels = [(a * min(size), b * min(size)) for a, b in pairs]
     if box_sizes is not None:
-        pixels = size_pairs(_sizes(size, [0.0] * 6, box_sizes))
+        pixels = size_pairs(check_sizes(box_sizes, 5))
     return DetectorConfig(
         name="tinyssd",
         classes=classes,
@@ -146,7 +112,7 @@ def with_levels(
         preprocess=Preprocess(size),
         backbone=levels.backbone,
         neck=ExtraLevels(ladder.blocks, levels.style),
-        anchors=_default_boxes(size, (*levels.strides, *ladder.strides), box_sizes, levels.ratios),
+        anchors=default_boxes(size, (*levels.strides, *ladder.strides), box_sizes, levels.ratios),
     )
 
 
@@ -176,7 +142,8 @@ def _mobile(
     """SSD on a MobileNet: maps of stride 16 and 32, four extra levels, each half of the one before; six boxes per cell, the
     cells spread evenly.
     """
-    sizes = _sizes(size, [*linear_scales(6, 0.2, 0.95), 1.0], box_sizes)
+    scales = [*linear_scales(6, 0.2, 0.95), 1.0]
+    sizes = [s * min(size) for s in scales] if box_sizes is None else check_sizes(box_sizes, 6)
     base = DetectorConfig(
         name=name,
         classes=classes,

@@ -7,6 +7,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from onestage.errors import ConfigError
+from onestage.model.anchor_plans import OctaveAnchors
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
@@ -99,6 +100,41 @@ def test_replace(path, value, expected):
     assert type(found) is type(expected)
 
 
+def test_what_holds_of_all_changes_together_need_not_hold_of_each():
+    """In any order."""
+    changes = {"assigner.negative": 0.6, "assigner.positive": 0.7}
+    ids = {"category_ids": [7, 8, 9], "classes": ["a", "b", "c"]}
+    for order in (list, lambda items: list(reversed(items))):
+        assert TINY.replace(dict(order(changes.items()))).assigner == MaxIoUAssigner(0.7, 0.6, claim="greedy")
+        new = TINY.replace(dict(order(ids.items())))
+        assert (new.classes, new.category_ids) == (("a", "b", "c"), (7, 8, 9))
+
+
+def test_ids_that_nobody_chose_follow_the_classes():
+    assert TINY.replace({"classes": ["a", "b", "c"]}).category_ids == (0, 1, 2)
+    chosen = TINY.replace({"category_ids": [4, 5]})
+    assert chosen.replace({"classes": ["a", "b"]}).category_ids == (4, 5)
+    with pytest.raises(ConfigError, match="one category id for each of the 3 classes"):
+        chosen.replace({"classes": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize("nothing", [None, "null", "None", "none"])
+def test_nothing_has_several_names(nothing):
+    assert TINY.replace({"neck": FPN()}).replace({"neck": nothing}).neck is None
+    assert TINY.replace({"loss": FocalLoss()}).replace({"loss.alpha": nothing}).loss.alpha is None
+
+
+def test_a_part_that_has_one_kind_by_its_name():
+    changed = TINY.replace({"coder.variances": [1, 1, 1, 1]})
+    assert changed.replace({"coder": "BoxCoder"}) == TINY
+
+
+def test_anchors_by_a_rule_there_and_back():
+    config = TINY.replace({"anchors": "OctaveAnchors", "anchors.scale": 3, "anchors.sizes": [8, 16, 32, 64, 128, 256]})
+    assert config.anchors == OctaveAnchors(3.0, sizes=(8.0, 16.0, 32.0, 64.0, 128.0, 256.0))
+    assert DetectorConfig.from_json(config.to_json()) == config
+
+
 def test_a_part_and_then_its_fields():
     new = TINY.replace(
         {"loss": "FocalLoss", "loss.gamma": "1.5", "loss.alpha": "null", "loss.box": "Huber", "loss.box.delta": "0.1"}
@@ -155,7 +191,13 @@ def test_replace_several_and_leave_the_original():
         ({"backbone": '{"kind": "TimBackbone", "name": "x"}'}, "did you mean 'TimmBackbone'"),
         ({"backbone": '{"kind": "TimmBackbone"}'}, "keys are missing"),
         ({"backbone": "resnet18"}, "one of TinyBackbone"),
-        ({"classes": '["cat"]'}, "one category id for each"),
+        ({"classes": '["cat"]', "category_ids": "[1, 2]"}, "one category id for each"),
+        ({"loss.activation": "sigmoid"}, "unknown key 'activation'"),
+        ({"postprocess.nms.iou_threshold": 2}, "where:    postprocess.nms"),
+        ({"loss": {"kind": "FocalLoss", "gamma": -1}}, "where:    loss"),
+        ({"neck.width": 2}, "neck=VALUE"),
+        ({"neck": "resnet"}, "Deconvolution, or null"),
+        ({"head.prior": "high"}, "float, or null"),
         ({"classes": '["cat", "cat"]'}, "only once"),
         ({"classes": "[]"}, "must be there"),
         ({"category_ids": "[4, 4]"}, "one category id for each"),
@@ -181,6 +223,8 @@ def test_replace_says_what_is_wrong(changes, says):
         ("backbone.kind", "Resnet", "one of TinyBackbone"),
         ("backbone.kind", None, "one of TinyBackbone"),
         ("loss.gamma", 2.0, "unknown key 'gamma'"),
+        ("loss.activation", "softmax", "unknown key 'activation'"),
+        ("anchors", "OctaveAnchor", "a list, or OctaveAnchors, or SSDAnchors"),
         ("preprocess.size", None, "keys are missing"),
         ("classes", None, "keys are missing"),
         ("classes.0", 5, r"config.classes\[0\]"),

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from onestage.errors import ConfigError
+from onestage.model.anchor_plans import OctaveAnchors, SSDAnchors
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
@@ -34,6 +35,7 @@ from onestage.model.separable_head import SeparableHead
 from onestage.model.shared_head import SharedHead
 from onestage.model.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 from onestage.structures import Targets
+from onestage.zoo import recipe
 
 BACKBONES = [
     TinyBackbone(base=(4, 8, 8), width=8),
@@ -170,3 +172,56 @@ def test_what_does_not_fit_says_so(changes, says):
     with warnings.catch_warnings(), pytest.raises(ConfigError, match=says):
         warnings.simplefilter("error")
         Detector(whole)
+
+
+@pytest.mark.parametrize("plan", [OctaveAnchors(), OctaveAnchors(octaves=1, aspects=((1.0, 1.0),)), SSDAnchors(ratios=(2.0,))])
+@pytest.mark.parametrize("neck", [FPN(width=8, extra=1), BiFPN(width=8, layers=1)])
+def test_a_rule_for_anchors_suits_any_maps(plan, neck):
+    whole = replace(config(TimmBackbone("test_resnet"), neck, SharedHead(layers=1)), anchors=plan)
+    works(whole)
+    built = Detector(whole).config
+    sizes = Detector(whole).level_sizes((64, 64))
+    assert built.levels == plan.levels(sizes, (64, 64))
+    assert Detector(built).config == built  # what is stored says every level, and is taken as it is
+
+
+def test_recipes_change_their_neck_and_head_in_one_line():
+    for name in ("ssd", "dssd", "tinyssd", "ssdlite320_mobilenet_v3_large"):
+        changes = {"neck": "FPN", "neck.width": "32", "head": "SharedHead", "anchors": "OctaveAnchors", "loss": "FocalLoss"}
+        model = Detector(recipe(name, ("cat", "dog"), size=(128, 128)).replace(changes))
+        assert {len(level.shapes) for level in model.config.levels} == {9}
+        output = model(torch.zeros(1, 3, 128, 128))
+        assert output.logits.shape[1] == len(model.anchors((128, 128)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("retinanet_r18_fpn", {"backbone.strides": "[4, 8, 16]"}, "anchors of level 0 stand"),
+        ("retinanet_r18_fpn", {"backbone.keep_resolution": "true"}, "anchors of level 2 stand"),
+        ("retinanet_r18_fpn", {"backbone": "MobileNetBackbone", "neck.extra": "3"}, "anchors of level 0 stand"),
+        ("retinanet_r18_fpn", {"backbone.name": "inception_v3"}, "not padded"),
+        ("retinanet_r18_fpn", {"backbone.name": "swin_tiny_patch4_window7_224"}, "cannot take inputs of 128x160"),
+        ("dssd", {"backbone.keep_resolution": "true"}, "Deconvolution doubles maps"),
+        ("dssd", {"backbone.strides": "[4, 8, 32]"}, "Deconvolution doubles maps"),
+        ("ssd300_resnet50", {"backbone.name": "efficientnet_b0"}, "keep_resolution does not suit"),
+        ("ssd300_resnet50", {"backbone.name": "convnext_atto"}, "keep_resolution does not suit"),
+    ],
+)
+def test_anchors_that_would_stand_beside_their_cells_are_refused(name, changes, says):
+    size = (300, 300) if "ssd" in name else (128, 160)
+    with torch.device("meta"), pytest.raises(ConfigError, match=says):
+        Detector(recipe(name, ("cat", "dog"), size=size).replace(changes))
+
+
+@pytest.mark.parametrize(
+    "head", [ConvHead(), ConvHead("separable"), SharedHead(layers=1), SeparableHead(layers=1), ResidualHead(width=64)]
+)
+def test_with_sigmoids_every_class_starts_at_the_prior(head):
+    """On maps as strong as a fresh backbone gives them."""
+    torch.manual_seed(0)
+    mixed = config(TimmBackbone("resnet18"), FPN(width=128, extra=1), head, loss=FocalLoss())
+    with torch.no_grad():
+        p = Detector(mixed)(torch.randn(2, 3, 64, 64)).logits.sigmoid()
+    assert p.mean().item() == pytest.approx(0.01, rel=0.2)
+    assert p.max().item() < 0.1

@@ -60,7 +60,7 @@ def test_weights_are_drawn_from_torch_s_random_numbers():
         ({"name": "tinyssd", "num_classes": 1, "size": (256.5, 256)}, "the input size is"),
         ({"name": "tinyssd", "num_classes": 1, "size": ("256", "256")}, "the input size is"),
         ({"name": "tinyssd", "num_classes": 1, "size": "ab"}, "the input size is"),
-        ({"name": "tinyssd", "num_classes": 1, "box_sizes": [10, 20]}, "one default box size per level"),
+        ({"name": "tinyssd", "num_classes": 1, "box_sizes": [10, 20]}, "one anchor size per level"),
         ({"name": "ssd300_vgg16", "num_classes": 1, "backbone": "resnet18"}, "part of its name"),
         ({"name": "ssd", "num_classes": 1, "backbone": "resnet81"}, "timm has no such model"),
     ],

@@ -9,6 +9,7 @@ import torch
 import onestage
 from onestage import boxes as box_ops
 from onestage.errors import ConfigError
+from onestage.model.anchor_plans import coco_scales
 from onestage.zoo import ZOO, recipe, ssd
 from parameter_counts import classifier, conv, count, heads, norm, parameters
 
@@ -135,16 +136,16 @@ def test_the_way_down():
 
 
 def test_scales_for_coco_are_those_of_the_paper_s_code():
-    assert [300 * s for s in ssd.coco_scales(6)] == pytest.approx([21, 45, 99, 153, 207, 261, 315])
+    assert [300 * s for s in coco_scales(6)] == pytest.approx([21, 45, 99, 153, 207, 261, 315])
     pixels = [20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72]
-    assert [512 * s for s in ssd.coco_scales(7)] == pytest.approx(pixels)
+    assert [512 * s for s in coco_scales(7)] == pytest.approx(pixels)
 
 
 def test_box_sizes_in_pixels():
     config = recipe("ssdlite320_mobilenet_v3_large", ("a",), box_sizes=[20, 40, 60, 80, 100, 120, 140])
     assert [level.shapes[0] for level in config.anchors] == [(s, s) for s in (20, 40, 60, 80, 100, 120)]
     for wrong in ([20, 40], [0, 40, 60, 80, 100, 120, 140], [-1, 40, 60, 80, 100, 120, 140]):
-        with pytest.raises(ConfigError, match="one default box size per level and one more"):
+        with pytest.raises(ConfigError, match="one anchor size per level and one more"):
             recipe("ssdlite320_mobilenet_v3_large", ("a",), box_sizes=wrong)
 
 

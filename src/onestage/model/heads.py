@@ -53,7 +53,8 @@ class _PerLevel(nn.Module):
         self.box = nn.ModuleList(conv(c, s * 4) for conv, c, s in levels)
         if config.prior is not None:
             for conv in self.cls:
-                *_, bias = conv.parameters()
+                *_, weight, bias = conv.parameters()
+                nn.init.normal_(weight, std=0.01)  # RetinaNet, section 4.1: wider ones would drown the bias
                 nn.init.constant_(bias, math.log(config.prior / (1 - config.prior)))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:

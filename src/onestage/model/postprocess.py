@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
+from onestage.errors import WeightsError, explain, require
 from onestage.model.coder import BoxCoder
 from onestage.model.losses import Activation
 from onestage.model.suppress import NMS, HardNMS
@@ -104,10 +104,10 @@ class Postprocess:
     def _best(self, logits: Tensor, activation: Activation) -> Tensor:
         """(B, A): the best score of every anchor; 0 where the softmax cannot bring one above the threshold."""
         if activation == "sigmoid":
-            return logits.amax(dim=2).float().sigmoid()
+            return _numbers(logits.amax(dim=2).float()).sigmoid()
         # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
         logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
-        lead = logits[:, :, 1:].amax(dim=2).float() - logits[:, :, 0].float()
+        lead = _numbers(logits[:, :, 1:].amax(dim=2).float() - logits[:, :, 0].float())
         image, anchor = (lead > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
         best = lead.new_zeros(lead.shape)
         best[image, anchor] = _scores(logits[image, anchor], activation).amax(dim=1)
@@ -129,6 +129,8 @@ class Postprocess:
         anchor, score, label = (column[image, rank] for column in (anchor, top, labels))
         boxes = work.coder.decode(work.anchors[anchor], work.deltas[image, anchor].float())
         boxes = box_ops.clip_to(boxes, work.frames[image])
+        inside = box_ops.area(boxes) > 0  # the others lie beside the picture, or are no numbers
+        image, boxes, score, label = image[inside], boxes[inside], score[inside], label[inside]
         groups = image if self.class_agnostic else image * classes + label
         survivors, score = self.nms(boxes, score, groups, least=self.score_threshold)
         image, boxes, label = image[survivors], boxes[survivors], label[survivors]
@@ -150,6 +152,14 @@ class Postprocess:
         starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
         first = torch.where(starts, position, 0).cummax(dim=1).values
         return torch.empty_like(scope).scatter_(1, order, position - first)
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """The values; WeightsError where one is NaN: a network that computes such finds nothing, and should not look as if."""
+    if bool(values.isnan().any()):
+        what = "the network's outputs are not numbers (NaN)"
+        raise WeightsError(explain(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones"))
+    return values
 
 
 def _scores(logits: Tensor, activation: Activation) -> Tensor:

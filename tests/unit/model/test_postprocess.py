@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import slow_references as slow
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, WeightsError
 from onestage.model.anchors import AnchorLevel, anchor_boxes
 from onestage.model.coder import BoxCoder
 from onestage.model.postprocess import Postprocess
@@ -226,3 +226,30 @@ def test_no_more_candidates_than_an_image_may_have(monkeypatch):
     output.deltas[:] = BoxCoder().encode(ANCHORS, torch.tensor([10.0, 10, 50, 50]))
     assert check(output, scope="image", top_k=40, detections=5) == [3]
     assert looked == [20, 40]
+
+
+def test_boxes_beside_the_picture_take_nobodys_place():
+    """Every anchor but the last looks far to the right, all of them surer than the one that sees something."""
+    output = outputs(1, 2, background=-5.0, spread=0.1)
+    output.deltas[0, :-1] = torch.tensor([1000.0, 0, 0, 0])
+    output.deltas[0, -1] = 0
+    output.logits[0, -1] = torch.tensor([0.0, 2, -9])
+    (found,) = run(Postprocess(detections=20), output)
+    assert len(found.scores) == 1
+    assert found.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
+def test_logits_that_are_no_numbers_are_told(activation):
+    output = outputs(2, 2, background=0.0)
+    output.logits[1, 3, 1] = torch.nan
+    with pytest.raises(WeightsError, match="not numbers"):
+        run(Postprocess(), output, activation)
+
+
+def test_offsets_that_are_no_numbers_leave_the_other_images_alone():
+    output = outputs(2, 2, background=0.0)
+    before = run(Postprocess(), output)[0]
+    output.deltas[1, 3] = torch.nan
+    for ours, theirs in zip(before, run(Postprocess(), output)[0], strict=True):
+        assert torch.equal(ours, theirs)

@@ -56,7 +56,11 @@ class ModelChoice:
         for change in self.changes:
             if "=" not in change:
                 raise ConfigError(explain("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2"))
-        return config.replace(dict(change.split("=", 1) for change in self.changes))
+        changes = dict(change.split("=", 1) for change in self.changes)
+        if "preprocess.size" in changes:
+            what = "the recipe's levels and boxes follow from its size, so it is given to the recipe"
+            raise ConfigError(explain(what, where="--set preprocess.size", fix="--size HEIGHTxWIDTH"))
+        return config.replace(changes)
 
 
 NO_CHOICE, USUAL = ModelChoice(), TrainConfig()

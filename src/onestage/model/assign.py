@@ -58,7 +58,8 @@ class Assigner(Protocol):
 
 
 def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: Levels = ()) -> Assignment:
-    """Pad the targets of B images to one tensor and let the assigner match them."""
+    """Pad the targets of B images to one tensor and let the assigner match them. levels left out: all anchors stand on one."""
+    levels = levels or (len(anchors),)
     boxes = pad_sequence([t.boxes for t in targets], batch_first=True)
     labels = pad_sequence([t.labels for t in targets], batch_first=True)
     state = pad_sequence([1 + t.ignore.int() for t in targets], batch_first=True)  # 0: padding, 1: object, 2: not to be counted
@@ -89,7 +90,8 @@ class MaxIoUAssigner:
     ignore_cover: float = 0.5
 
     def __post_init__(self) -> None:
-        require(0 <= self.negative <= self.positive <= 1, "0 <= negative <= positive <= 1 for the IoU of an anchor", got=self)
+        rule = "0 < negative <= positive <= 1 for the IoU of an anchor: without negatives nothing is background"
+        require(0 < self.negative <= self.positive <= 1, rule, got=self)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels = ()) -> Tensor:

@@ -29,6 +29,7 @@ class BoxCoder:
 
     def __post_init__(self) -> None:
         require(min(self.variances) > 0, "variances are above 0: offsets are divided by them", got=self)
+        require(self.max_log_scale > 0, "max_log_scale is above 0: an anchor may grow", got=self)
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """(..., 4) anchors and (..., 4) boxes of positive extent -> (..., 4) offsets."""

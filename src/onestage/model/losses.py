@@ -147,9 +147,8 @@ class FocalLoss:
     def class_losses(self, output: HeadOutput, assignment: Assignment, coder: BoxCoder) -> Tensor:
         """(B, A): the class loss of every anchor before the divisor; 0 for those that teach nothing."""
         image, anchor, match = assignment.positives()
-        targets = torch.zeros_like(output.logits, dtype=torch.float32)
-        targets[image, anchor, assignment.labels[image, match]] = 1.0
-        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / 2
+        targets = torch.full_like(output.logits, self.label_smoothing / 2, dtype=torch.float32)
+        targets[image, anchor, assignment.labels[image, match]] = 1 - self.label_smoothing / 2
         losses = focal_loss(output.logits.float(), targets, alpha=self.alpha, gamma=self.gamma, reduction="none")
         return _of_anchors(losses, assignment.matches)
 
@@ -216,8 +215,8 @@ def focal_loss(
 ) -> Tensor:
     """RetinaNet eq. (5): -alpha_t * (1 - p_t)^gamma * log(p_t), with p the sigmoid of the logits.
 
-    targets: as logits, 0 or 1 (hard), or anything between (soft: p_t and alpha_t are then weighed between the two cases). alpha
-    None: eq. (4), unweighted. "none" keeps the shape, "sum" and "mean" give ().
+    targets: as logits, 0 or 1 (hard), or anything between (soft: p_t and alpha_t are then weighed between the two cases); no
+    gradient goes to them. alpha None: eq. (4), unweighted. "none" keeps the shape, "sum" and "mean" give ().
     """
     loss: Tensor = _Focal.apply(logits, targets, alpha, gamma)
     if reduction == "none":

@@ -70,11 +70,12 @@ class TrainConfig:
         rules = {
             "epochs": (self.epochs >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),
-            "accumulate": (self.accumulate >= 1, "1 or more"),
+            "accumulate": (1 <= self.accumulate <= max(1, self.batch_size), "1 up to the batch size"),
             "lr": (self.lr is None or 0 < self.lr < 100, "above 0, usually 1e-5 to 1"),
             "momentum": (0 <= self.momentum < 1, "0 or more, below 1"),
             "weight_decay": (self.weight_decay is None or 0 <= self.weight_decay < 1, "0 or more, below 1"),
             "milestones": (_rising(0, *self.milestones, 1), "rising parts of the training, such as 0.67 0.89"),
+            "milestones, with a cosine,": (self.schedule == "steps" or self.milestones == (0.67, 0.89), "schedule steps"),
             "warmup": (self.warmup >= 0, "0 or more steps"),
             "clip_norm": (self.clip_norm >= 0, "above 0, or 0 for none"),
             "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
@@ -84,7 +85,8 @@ class TrainConfig:
         }
         for name, (holds, expected) in rules.items():
             if not holds:
-                raise ConfigError(explain(f"{name} is out of range", got=getattr(self, name), expected=expected))
+                got = getattr(self, name.split(",")[0])
+                raise ConfigError(explain(f"{name} is out of range", got=got, expected=expected))
 
     @property
     def augmentation(self) -> Augment:

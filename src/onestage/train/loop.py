@@ -12,6 +12,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -398,8 +399,7 @@ def _autocast(precision: str, device: torch.device) -> torch.autocast:
 
 
 def _cut(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in ``parts`` of nearly equal size, none empty."""
+    """The batch in ``parts`` of nearly equal size, fewer where it has fewer pictures."""
     count = len(batch.metas)
-    size = -(-count // parts)
-    cuts = [slice(i, i + size) for i in range(0, count, size)]
+    cuts = [slice(a, b) for a, b in pairwise(i * count // parts for i in range(parts + 1)) if a < b]
     return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]

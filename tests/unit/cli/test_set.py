@@ -63,6 +63,7 @@ def test_numbers_words_null_and_json():
         ("loss.box.beta=wide", "wrong kind"),
         ("loss", "--set takes KEY=VALUE"),
         ("=5", "unknown key ''"),
+        ("loss.activation=sigmoid", "unknown key 'activation'"),
     ],
 )
 def test_what_is_unknown_gets_the_nearest_name(change, says):
@@ -77,6 +78,7 @@ def test_what_is_unknown_gets_the_nearest_name(change, says):
         ("loss=FocalLos", "did you mean 'FocalLoss'?"),
         ("head=SharedHead", "equal channels"),
         ("anchors=[]", "anchors describe 0"),
+        ("preprocess.size=[96, 96]", "--size HEIGHTxWIDTH"),
     ],
 )
 def test_no_traceback_and_nothing_written(change, says, shapes, tmp_path, monkeypatch, capsys):

@@ -82,7 +82,9 @@ def test_batch_norm_does_not_decay() -> None:
 
 WRONG = [
     {"epochs": 0}, {"batch_size": 0}, {"accumulate": 0}, {"lr": 0.0}, {"lr": -1.0}, {"lr": float("nan")}, {"lr": "0.1"},
-    {"momentum": 1.0}, {"weight_decay": -0.1}, {"clip_norm": -1.0}, {"milestones": (0.9, 0.5)}, {"milestones": (0.5, 1.0)},
+    {"momentum": 1.0}, {"weight_decay": -0.1}, {"clip_norm": -1.0}, {"accumulate": 17},
+    {"milestones": (0.5, 0.75)}, {"milestones": (0.9, 0.5), "schedule": "steps"},
+    {"milestones": (0.5, 1.0), "schedule": "steps"},
     {"warmup": -1}, {"checkpoint_minutes": -1.0}, {"workers": -1}, {"seed": -1}, {"epochs": 2.5}, {"evaluate_every": -1},
     {"optimizer": "adam"}, {"schedule": "linear"}, {"precision": "fp16"}, {"augment": "strong"}, {"on_bad": "ignore"},
 ]  # fmt: skip

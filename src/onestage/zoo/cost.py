@@ -26,11 +26,11 @@ class Cost:
 
 
 def cost_of(config: DetectorConfig) -> Cost:
-    """The cost of a detector at its own input size."""
+    """The cost of a detector at its own input size, of its largest input where that varies."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval()
         with FlopCounterMode(display=False) as counter:
-            output: HeadOutput = detector(torch.empty(1, 3, *config.preprocess.size))
+            output: HeadOutput = detector(torch.empty(1, 3, *config.preprocess.largest))
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),
         multiply_adds=counter.get_total_flops() // 2,

@@ -1,7 +1,12 @@
 """Parameters and multiply-adds, against the tables of those who count them too."""
 
 import pytest
-from torchvision.models.detection import SSD300_VGG16_Weights, SSDLite320_MobileNet_V3_Large_Weights
+from torchvision.models.detection import (
+    RetinaNet_ResNet50_FPN_V2_Weights,
+    RetinaNet_ResNet50_FPN_Weights,
+    SSD300_VGG16_Weights,
+    SSDLite320_MobileNet_V3_Large_Weights,
+)
 
 from onestage.zoo import numbered_classes, recipe
 from onestage.zoo.cost import cost_of
@@ -20,6 +25,25 @@ def test_costs_are_those_that_torchvision_publishes(name: str, published: object
     assert cost.parameters == meta["num_params"]
     assert round(cost.multiply_adds / 1e9, 3) == meta["_ops"]
     assert cost.anchors == anchors
+
+
+@pytest.mark.parametrize(
+    ("name", "published"),
+    [
+        ("retinanet_r50_fpn", RetinaNet_ResNet50_FPN_Weights.COCO_V1),
+        ("retinanet_r50_fpn_v2", RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1),
+    ],
+)
+def test_retinanets_at_torchvisions_size_and_classes(name: str, published: object) -> None:
+    """It counts at 800x800 and has a 91st class, of background."""
+    cost = cost_of(recipe(name, numbered_classes(91), size=(800, 800)))
+    assert round(cost.multiply_adds / 1e9, 3) == published.meta["_ops"]  # type: ignore[attr-defined]
+
+
+def test_sizes_that_vary_count_at_their_largest() -> None:
+    """RetinaNet pads 800x1333 to 800x1344: 100x168 cells of stride 8, 50x84, 25x42, 13x21 and 7x11, nine anchors each."""
+    cost = cost_of(recipe("retinanet_r18_fpn", numbered_classes(3)))
+    assert cost.anchors == 9 * (100 * 168 + 50 * 84 + 25 * 42 + 13 * 21 + 7 * 11) == 201_600
 
 
 def test_multiply_adds_follow_the_size_and_the_classes() -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from onestage.data.synthetic import generate
 from onestage.data.writers import write_coco
+from onestage.model.bifpn import BiFPN
+from onestage.model.box_losses import IoULoss
 from onestage.model.detector import Detector
 from onestage.structures import Targets
 from onestage.train import run
@@ -45,9 +47,31 @@ CASES: dict[str, dict[str, Any]] = {
     "efficientdet": dict(lr=2e-3, steps=75, backbone="timm/resnet18"),
 }
 
+TINY = dict(model="tinyssd", lr=3e-3, steps=100)
+MIXED: dict[str, dict[str, Any]] = {
+    "quality focal loss, ATSS": TINY | dict(changes={"loss": "QualityFocalLoss", "assigner": "ATSSAssigner"}),
+    "focal loss, CIoU, ATSS": TINY
+    | dict(changes={"loss": "FocalLoss", "loss.box": IoULoss("ciou"), "loss.box_weight": 2, "assigner": "ATSSAssigner"}),
+    "an SSD with RetinaNet's neck and head": dict(
+        model="ssd",
+        lr=1e-3,
+        steps=80,
+        backbone="timm/resnet18",
+        changes={"neck": "FPN", "neck.width": 64, "head": "SharedHead", "head.layers": 2, "anchors": "OctaveAnchors"},
+    ),
+    "a RetinaNet with SSD's loss and softmax fusion": dict(
+        model="retinanet_r18_fpn",
+        lr=1e-3,
+        steps=80,
+        changes={"neck": BiFPN(64, 2, fusion="softmax"), "loss": "MultiBoxLoss", "head.layers": 2},
+    ),
+}
+"""What no recipe has, on recipes that learn fast."""
+
 
 def build(name: str) -> Detector:
-    return detector(name, **{k: v for k, v in CASES[name].items() if k in ("size", "backbone", "changes")})
+    case = CASES.get(name) or MIXED[name]
+    return detector(case.get("model", name), **{k: v for k, v in case.items() if k in ("size", "backbone", "changes")})
 
 
 def inputs(model: Detector, count: int = 4) -> tuple[Tensor, list[Targets]]:
@@ -83,11 +107,11 @@ LONG = ("ssd512_vgg16", "dssd321_resnet101", "efficientdet")
 """Nearest to another case: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in CASES])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in (*CASES, *MIXED)])
 def test_four_pictures_are_learned_by_heart(name: str) -> None:
-    model = build(name)
+    model, case = build(name), CASES.get(name) or MIXED[name]
     before = evaluate(model, pictures(4), workers=0)
-    losses = learn(model, *inputs(model), lr=CASES[name]["lr"], steps=CASES[name]["steps"])
+    losses = learn(model, *inputs(model), lr=case["lr"], steps=case["steps"])
     after = evaluate(model, pictures(4), workers=0)
     assert before.coco.AP50 < 0.3
     assert after.coco.AP50 >= 0.9

@@ -11,7 +11,7 @@ import dataclasses
 import json
 import sys
 import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -154,8 +154,8 @@ def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
     if optional and data in (None, "None", "none"):
         return None
     parts: dict[str, Any] = {c.__name__: c for c in choices if is_dataclass(c) and isinstance(c, type)}
-    if isinstance(data, str) and data in parts:
-        return _decode_part(data, parts[data], path)
+    if isinstance(data, str) and (kind := parts.get(data) or _called(data, parts.values())):
+        return kind(data.lower()) if data not in parts else _decode_part(data, kind, path)
     if type(data) in parts.values():
         return data
     others = [c for c in choices if c is not type(None) and c not in parts.values()]
@@ -171,6 +171,14 @@ def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
         known = ", ".join(parts) + (", or null" if optional else "")
         raise _wrong(path, got, f"one of {known}{nearest(str(got), parts)}")
     return _decode_part(data, parts[data["kind"]], path)
+
+
+def _called(word: str, kinds: Iterable[Any]) -> Any:
+    """The kind of part whose first field is a choice that has this word, whatever its capitals: "GIoU" is an IoULoss."""
+    first = {kind: next(iter(_hints(kind).values()), None) for kind in kinds}
+    return next(
+        (k for k, declared in first.items() if get_origin(declared) is Literal and word.lower() in get_args(declared)), None
+    )
 
 
 def _decode_plain_union(data: Any, choices: Sequence[Any], path: str) -> Any:

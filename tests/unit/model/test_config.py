@@ -11,7 +11,7 @@ from onestage.model.anchor_plans import OctaveAnchors
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
 from onestage.model.atss import ATSSAssigner
-from onestage.model.backbones import TimmBackbone
+from onestage.model.backbones import MobileNetBackbone, TimmBackbone
 from onestage.model.box_losses import L1, Huber, IoULoss
 from onestage.model.config import DetectorConfig, encode
 from onestage.model.fpn import FPN
@@ -84,6 +84,9 @@ def test_logits_count_the_background_only_where_there_is_one():
         ("loss", FocalLoss(box=IoULoss("ciou")), FocalLoss(box=IoULoss("ciou"))),
         ("loss.box", "L1", L1()),
         ("loss.box", IoULoss("diou"), IoULoss("diou")),
+        ("loss.box", "ciou", IoULoss("ciou")),
+        ("loss.box", "GIoU", IoULoss("giou")),
+        ("backbone", "v2", MobileNetBackbone("v2")),
         ("postprocess.nms", "SoftNMS", SoftNMS()),
         ("postprocess.scope", "level", "level"),
         ("assigner", "ATSSAssigner", ATSSAssigner()),

@@ -5,7 +5,7 @@ import torch
 
 import onestage
 from onestage.errors import ConfigError, WeightsError
-from onestage.zoo import ZOO, recipe
+from onestage.zoo import ZOO, build, recipe
 
 
 def test_the_zoo():
@@ -93,3 +93,9 @@ def test_a_recipe_is_a_config_and_builds_nothing():
     assert config.preprocess.size == (320, 480)
     assert config.classes == ("cat",)
     assert hash(config) == hash(recipe("ssd300_vgg16", ["cat"], size=(320, 480)))
+
+
+@pytest.mark.parametrize("change", [{"backbone.freeze": 2}, {"backbone.norm": "frozen"}])
+def test_a_frozen_backbone_without_weights_is_told(change):
+    with pytest.warns(UserWarning, match="frozen but has no weights"):
+        build(recipe("retinanet_r18_fpn", ("cat",), size=(64, 64)).replace(change))

@@ -172,10 +172,13 @@ def test_a_copy_is_whole_and_separate(model):
     assert not same(twin.predict(PIXELS)[0], model.predict(PIXELS)[0])
 
 
-def test_forward_exports(model):
-    images = torch.randn(2, 3, 64, 96)
-    program = torch.export.export(model, (images,))
-    expected, output = model(images), program.module()(images)
+@pytest.mark.parametrize("name", ["tinyssd", "dssd", "retinanet_r18_fpn", "efficientdet_lite0"])
+def test_forward_exports_for_any_number_of_pictures(name):
+    model = Detector(recipe(name, ("cat", "dog"), size=(64, 96))).eval()
+    program = torch.export.export(model, (torch.randn(2, 3, 64, 96),), dynamic_shapes=({0: torch.export.Dim("batch")},))
+    images = torch.randn(3, 3, 64, 96)
+    with torch.no_grad():
+        expected, output = model(images), program.module()(images)
     torch.testing.assert_close(output.logits, expected.logits)
     torch.testing.assert_close(output.deltas, expected.deltas)
 

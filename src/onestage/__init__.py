@@ -13,19 +13,33 @@ if TYPE_CHECKING:
     from onestage.train.config import TrainConfig
     from onestage.train.evaluate import evaluate
     from onestage.train.loop import resume, train
-    from onestage.zoo import create, list_models
+    from onestage.zoo import build, create, list_models, recipe
 
 __version__ = version("onestage")
-__all__ = ["Detections", "Detector", "TrainConfig", "create", "evaluate", "list_models", "load", "resume", "train"]
+__all__ = [
+    "Detections",
+    "Detector",
+    "TrainConfig",
+    "build",
+    "create",
+    "evaluate",
+    "list_models",
+    "load",
+    "recipe",
+    "resume",
+    "train",
+]
 
 _HOMES = {
     "Detections": ("onestage.structures", "Detections"),
     "Detector": ("onestage.model.detector", "Detector"),
     "TrainConfig": ("onestage.train.config", "TrainConfig"),
+    "build": ("onestage.zoo", "build"),
     "create": ("onestage.zoo", "create"),
     "evaluate": ("onestage.train.evaluate", "evaluate"),
     "list_models": ("onestage.zoo", "list_models"),
     "load": ("onestage.model.storage", "load_detector"),
+    "recipe": ("onestage.zoo", "recipe"),
     "resume": ("onestage.train.loop", "resume"),
     "train": ("onestage.train.loop", "train"),
 }

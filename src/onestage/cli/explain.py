@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onestage.cli.common import find_model, find_or_create, is_recipe, make_folder
-from onestage.cli.output import stdout
+from onestage.cli.output import say, stdout
 from onestage.cli.pictures import absolute
 from onestage.data import Dataset, load_dataset
 from onestage.errors import ConfigError, DataError, explain, require
@@ -34,6 +34,7 @@ def explain_picture(
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("explained"),
     score: float = 0.3,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    on_bad: Literal["stop", "skip"] = "stop",
     device: str | None = None,
 ) -> int:
     """Show how a detector looks at one picture: the anchors of every feature map, which of them learn which object, where the
@@ -53,15 +54,19 @@ def explain_picture(
         out: folder for index.html, the pictures and figures.json
         score: the least score of the detections to show, and of those that stand in for labels
         format: the data set's format, if it is not recognised
+        on_bad: what a bad annotation of the data set does: stop, or be left out
         device: "cpu" or "cuda"; by default cuda where there is one
     """
     require(0 < score < 1, "--score lies between 0 and 1", got=score)
-    dataset = None if labels is None else load_dataset(labels, format)
+    dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
     if dataset is None:
         sample = stand_ins(detector, decode_image(picture), path=str(picture), score=score)
     else:
         sample = _labelled(picture, dataset, detector)
+    if dataset is not None and dataset.problems:
+        count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
+        say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
     make_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
     page = save_explanation(seen, out)

@@ -76,6 +76,22 @@ def test_classes_that_the_model_does_not_know_are_named(run: Path, shapes: Path,
     assert "does not know" in error and ("planet" in error or "moon" in error) and "ball" in error
 
 
+def test_bad_labels_stop_or_are_left_out(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:
+    labels = json.loads((shapes / "annotations/instances_test.json").read_text())
+    worst = max(labels["images"], key=lambda image: sum(a["image_id"] == image["id"] for a in labels["annotations"]))
+    own = [a for a in labels["annotations"] if a["image_id"] == worst["id"]]
+    labels["annotations"].append({**own[0], "id": 10_000, "bbox": [5, 5, 0, 0]})
+    Path("copy/annotations").mkdir(parents=True)
+    Path("copy/annotations/instances_test.json").write_text(json.dumps(labels))
+    Path("copy/test").symlink_to(shapes / "test")
+    arguments = ["explain", str(run), f"copy/test/{Path(worst['file_name']).name}", "--labels", "copy"]
+    assert main(arguments) == 2
+    assert "--on-bad skip" in capsys.readouterr().err
+    assert main([*arguments, "--on-bad", "skip"]) == 0
+    assert "left out: 1 bad labels or pictures of the data set; see them: onestage data check copy" in capsys.readouterr().err
+    assert len(figures()["objects"]) == len(own)
+
+
 def _has_objects(picture: Path, shapes: Path) -> bool:
     known = json.loads((shapes / "annotations/instances_test.json").read_text())
     ids = {i["id"] for i in known["images"] if Path(i["file_name"]).name == picture.name}

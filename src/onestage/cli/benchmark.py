@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json as json_format
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from onestage.cli.common import find_or_create
@@ -46,14 +48,14 @@ def benchmark(
         picture: height x width of the pictures that are given to predict()
         classes: of the zoo's models; COCO has 80
         device: "cpu" or "cuda"; by default cuda where there is one
-        json: a file for every single time
+        json: a file for every single time, with what was given and the name of the model in it
     """
     require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
     if json is not None and not json.parent.is_dir():
         raise ConfigError(explain("no such folder to write into", where=json, fix="create it, or name another file"))
-    images = pictures(batch, parse_size(picture))
+    images = pictures(batch, parse_size(picture, option="--picture"))
     names = models or tuple(list_models())
-    timings = []
+    timings: list[Timing] = []
     where: dict[str, str | int] = {}
     with progress("timing", len(names) * (WARM_UP + repeats) * batch) as bar:
         for name in names:
@@ -61,20 +63,22 @@ def benchmark(
             where = environment(detector.device)
             timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
             if json is not None:  # after every model: an interruption loses one, not all
-                json.write_text(json_format.dumps({"environment": where, "timings": [asdict(t) for t in timings]}, indent=1))
-    stdout().print(_table(timings, batch))
+                rows = [{"given": own, **asdict(timing)} for own, timing in zip(names, timings, strict=False)]
+                json.write_text(json_format.dumps({"environment": where, "timings": rows}, indent=1))
+    stdout().print(_table(names, timings, batch))
     say("[dim]" + ", ".join(f"{key} {value}" for key, value in where.items()) + "[/]")
     return 0
 
 
-def _table(timings: list[Timing], batch: int) -> Table:
+def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table:
+    """names: as the user gave them; two files may hold models of one name."""
     together = f", {batch} at once" if batch > 1 else ""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=f"milliseconds per picture{together}")
-    table.add_column("model", no_wrap=True)
+    table.add_column("model", overflow="fold")
     for column in ("input", "predict()", "network", "pictures/s"):
         table.add_column(column, justify="right")
-    for timing in timings:
+    for name, timing in zip(names, timings, strict=True):
         whole, network = timing.median("predict"), timing.median("network")
         size = "x".join(map(str, timing.input))
-        table.add_row(f"[bold]{timing.model}[/]", size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
+        table.add_row(f"[bold]{escape(name)}[/]", size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
     return table

@@ -82,11 +82,14 @@ def write_data_set(
     (out / UNFINISHED).unlink()
 
 
-def parse_size(text: str) -> Size:
-    """'256' or '240x320' -> (height, width)."""
+def parse_size(text: str, *, option: str = "--size") -> Size:
+    """'256' or '240x320' -> (height, width), both 1 or more. option: what the user gave it for, as ConfigError names it."""
     sides = text.lower().split("x")
+    expected = "256, or 240x320 for height x width"
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(explain("--size is not understood", got=repr(text), expected="256, or 240x320 for height x width"))
+        raise ConfigError(explain(f"{option} is not understood", got=repr(text), expected=expected))
+    if min(map(int, sides)) < 1:
+        raise ConfigError(explain(f"{option} has a side without pixels", got=repr(text), expected=expected))
     return int(sides[0]), int(sides[-1])
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from onestage.cli import generate as command
-from onestage.cli.generate import generate
+from onestage.cli.generate import generate, parse_size
 from onestage.data.reader import load_dataset
 from onestage.errors import ConfigError, DataError
 
@@ -68,6 +68,15 @@ def test_a_size_that_is_not_understood(size: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--size"):
         generate(tmp_path / "new", size=size)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_size_without_pixels_is_refused_under_the_name_of_its_option() -> None:
+    for text in ("0", "0x0", "64x0"):
+        with pytest.raises(ConfigError, match="--picture has a side without pixels"):
+            parse_size(text, option="--picture")
+    with pytest.raises(ConfigError, match="--picture is not understood"):
+        parse_size("big", option="--picture")
+    assert parse_size("1x2") == (1, 2)
 
 
 @pytest.mark.parametrize(("train", "val"), [(0, 0), (-1, 5)])

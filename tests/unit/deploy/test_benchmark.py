@@ -24,7 +24,7 @@ def test_the_verb_writes_every_time(tmp_path, capsys):
     assert main(["benchmark", "tinyssd", "--repeats", "2", "--batch", "2", "--picture", "60x80", "--json", str(file)]) == 0
     assert "tinyssd" in capsys.readouterr().out
     (timing,) = json.loads(file.read_text())["timings"]
-    assert (timing["batch"], len(timing["predict"])) == (2, 2)
+    assert (timing["given"], timing["model"], timing["batch"], len(timing["predict"])) == ("tinyssd", "tinyssd", 2, 2)
 
 
 def test_a_model_of_ones_own(tmp_path, capsys):
@@ -33,12 +33,24 @@ def test_a_model_of_ones_own(tmp_path, capsys):
     assert "64x64" in capsys.readouterr().out
 
 
+def test_two_files_of_one_model_are_told_apart(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("old", "new"):
+        onestage.create("tinyssd", classes=["a"], size=(64, 64)).save(f"{name}[1].safetensors")
+    assert main(["benchmark", "old[1].safetensors", "new[1].safetensors", "--repeats", "1", "--json", "t.json"]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if "64x64" in line]
+    assert [row.split()[0] for row in rows] == ["old[1].safetensors", "new[1].safetensors"]
+    timings = json.loads((tmp_path / "t.json").read_text())["timings"]
+    assert [(t["given"], t["model"]) for t in timings] == [("old[1].safetensors", "tinyssd"), ("new[1].safetensors", "tinyssd")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["nope"], "no such model"),
         (["tinyssd", "--batch", "0"], "1 or more"),
-        (["tinyssd", "--picture", "big"], "big"),
+        (["tinyssd", "--picture", "big"], "--picture is not understood"),
+        (["tinyssd", "--picture", "0x0"], "--picture has a side without pixels"),
         (["tinyssd", "--json", "/nowhere/x.json"], "no such folder"),
     ],
 )

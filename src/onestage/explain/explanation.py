@@ -52,8 +52,11 @@ class Group(NamedTuple):
 
 
 class ObjectRow(NamedTuple):
-    """One object: its class, width and height in input pixels, how many anchors learn it, and its best anchor's IoU."""
+    """One object: its number, from 1 on, its class, width and height in input pixels, how many anchors learn it, and its best
+    anchor's IoU.
+    """
 
+    number: int
     name: str
     width: float
     height: float
@@ -69,7 +72,7 @@ class Explanation:
     the detector's own confident detections. anchors (A, 4); matches (A,): object index, BACKGROUND or IGNORED; class_loss
     (A,): each anchor's part of the class loss; losses: the divided sums that training would minimise. mined: whether the loss
     leaves easy negatives out. mining: how many negatives count as hard, the loss's own numbers if it mines, else SSD's.
-    before, after: detections in input pixels of at least ``score``, without NMS and with it.
+    before, after: detections in input pixels of at least ``score``, without NMS and with it, as ``postprocess`` does it.
     """
 
     name: str
@@ -87,6 +90,7 @@ class Explanation:
     losses: dict[str, float]
     mined: bool
     mining: MultiBoxLoss
+    postprocess: Postprocess
     before: Detections
     after: Detections
     score: float
@@ -142,8 +146,8 @@ class Explanation:
         extents = box_ops.to_cxcywh(self.targets.boxes)[:, 2:].tolist()
         ignored = self.targets.ignore.tolist()
         names = [self.classes[k] + " (ignored)" * i for k, i in zip(self.targets.labels.tolist(), ignored, strict=True)]
-        rows = zip(names, extents, counts, best, strict=True)
-        return [ObjectRow(name, width, height, count, iou) for name, (width, height), count, iou in rows]
+        rows = enumerate(zip(names, extents, counts, best, strict=True), start=1)
+        return [ObjectRow(number, name, w, h, count, iou) for number, (name, (w, h), count, iou) in rows]
 
 
 @torch.no_grad()
@@ -188,6 +192,7 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
         losses=losses,
         mined=isinstance(config.loss, MultiBoxLoss),
         mining=config.loss if isinstance(config.loss, MultiBoxLoss) else MultiBoxLoss(),
+        postprocess=kept,
         before=found(without_nms),
         after=found(kept),
         score=score,
@@ -197,12 +202,11 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
 def stand_ins(detector: Detector, image: Tensor, *, path: str = "", score: float = 0.3) -> Sample:
     """The detector's own detections of a picture, (3, H, W) uint8, in the place of labels; those of at least ``score``."""
     found = detector.predict(image, score=score)[0]
-    found = found.select((box_ops.area(found.boxes) > 0).nonzero().flatten())
     return Sample(image, found.boxes, found.labels, torch.zeros(len(found), dtype=torch.bool), path, path)
 
 
 def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
-    configured = detector.config.anchors
+    configured = detector.config.levels
     counts = [h * w * len(level.shapes) for (h, w), level in zip(output.level_sizes, configured, strict=True)]
     spans = pairwise(accumulate(counts, initial=0))
     return tuple(

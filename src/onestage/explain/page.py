@@ -6,21 +6,24 @@ import json
 from pathlib import Path
 from typing import Any
 
+from onestage.draw import colour_of
 from onestage.evaluate.page import as_base64, fill
-from onestage.explain.explanation import Explanation, Group, Level
+from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
+from onestage.model.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 
 GROUP_COLOURS = {"positives": "#2a9d6f", "hard negatives": "#e0662f", "easy negatives": "#2f6fde", "ignored": "#c9ced6"}
 
 LEVEL_TITLES = ("map", "cells", "stride", "shapes", "anchors", "learn an object", "class loss")
-OBJECT_TITLES = ("object", "width × height", "anchors that learn it", "best IoU")
+OBJECT_TITLES = ("", "object", "width × height", "anchors that learn it", "best IoU")
 
 STYLE = """  .bar { display: flex; height: 1.6rem; margin: .8rem 0 .4rem; border-radius: .4rem; overflow: hidden;
          background: var(--line); }
   .bar i { display: block; min-width: 0; }
   .key { display: flex; flex-wrap: wrap; gap: .4rem 1.6rem; margin: 0 0 .6rem; }
-  .key i { display: inline-block; width: .75rem; height: .75rem; border-radius: .2rem; margin-right: .45rem; }
+  .key i, .objects td i { display: inline-block; width: .75rem; height: .75rem; border-radius: .2rem; margin-right: .45rem; }
   .objects { display: grid; grid-template-columns: minmax(16rem, 24rem) 1fr; gap: 1.5rem; align-items: start; }
+  .objects :is(th, td):nth-child(2) { text-align: left; }
   figure { margin: .6rem 0 0; }
   figcaption { margin-top: .35rem; }
   h3 { margin: 2rem 0 .2rem; font-size: 1rem; }
@@ -43,8 +46,9 @@ learn it, the others learn that they stand on background. An object that few anc
 <div class="wide"><table>
 <thead><tr>{% for name in object_titles %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for row in objects %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% else %}<tr><td colspan="4">no objects: every anchor learns background</td></tr>
+{% for colour, number, cells in objects %}<tr><td><i style="background: {{ colour }}"></i>{{ number }}</td>
+{%- for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% else %}<tr><td colspan="5">no objects: every anchor learns background</td></tr>
 {% endfor %}</tbody></table></div></div>
 
 <h2>2. Who makes the class loss</h2>
@@ -62,10 +66,10 @@ learn it, the others learn that they stand on background. An object that few anc
 <tbody>
 {% for row in level_rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-<p>Left: the cells of the map, and in colours all anchor shapes of the middle one. Middle: every object (dashed) in a colour of
-its own, the centres of the anchors that learn it and the best of these anchors; amber dots are anchors that are ignored. Right:
-the brighter a cell, the more class loss its anchors make (one scale for all maps); blue crosses are hard negatives, the worst
-of them with their boxes.</p>
+<p>Left: the cells of the map, and in colours all anchor shapes of the middle one. Middle: every object (dashed) with its
+number and in its colour, the centres of the anchors that learn it and the best of these anchors; amber dots are anchors that
+are ignored. Right: the brighter a cell, the more class loss its anchors make (one scale for all maps); blue crosses are hard
+negatives, smaller where they are many, the worst of them with their boxes.</p>
 {% for name, text, data in levels %}<h3>{{ name }}</h3>
 <p>{{ text }}</p>
 <figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}: its cells and shapes, its matches, its loss"></figure>
@@ -170,7 +174,7 @@ def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, Any]:
     for level in seen.levels:
         name = f"Map {level.number}: {level.size[0]} × {level.size[1]} cells"
         levels.append((name, _level_words(seen, level), as_base64(pictures[f"map-{level.number}"])))
-    objects = [(o.name, f"{o.width:.0f} × {o.height:.0f}", f"{o.anchors:,}", f"{o.best_iou:.2f}") for o in seen.objects()]
+    objects = [(_css(colour_of(o.number - 1)), o.number, _object_cells(o)) for o in seen.objects()]
     return {
         "title": f"How {seen.name} sees {Path(seen.source).name}",
         "subtitle": f"{seen.original[1]} × {seen.original[0]} pixels, as an input of {width} × {height} (width × height)",
@@ -184,7 +188,7 @@ def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, Any]:
         "level_titles": LEVEL_TITLES,
         "level_rows": level_rows(seen),
         "levels": levels,
-        "nms_words": _nms_words(seen),
+        "nms_words": nms_words(seen),
         "nms": as_base64(pictures["nms"]),
     }
 
@@ -213,8 +217,34 @@ def _loss_words(seen: Explanation) -> str:
     return f"{seen.loss_name} listens to every anchor that is not ignored, to the easy ones little. {hard}"
 
 
-def _nms_words(seen: Explanation) -> str:
+def nms_words(seen: Explanation) -> str:
+    """What its pictures before and after NMS show."""
     return (
         f"Many anchors find the same object. Left, all boxes with a score of {seen.score:g} or more ({len(seen.before):,}); "
-        f"right, what is left when the best box of each object has put aside those that overlap it ({len(seen.after):,})."
+        f"right, what is left when {_suppression_words(seen)} ({len(seen.after):,})."
     )
+
+
+def _suppression_words(seen: Explanation) -> str:
+    """What the detector's own NMS does."""
+    of = "of any class" if seen.postprocess.class_agnostic else "of its class"
+    best = f"the best box of each object has put aside those {of}"
+    lost = f"every box has lost score to the better ones {of}, and those below {seen.score:g} are gone: it is multiplied by"
+    match seen.postprocess.nms:
+        case HardNMS(threshold):
+            return f"{best} whose IoU with it is above {threshold:g}"
+        case DIoUNMS(threshold):
+            return f"{best} whose DIoU with it is above {threshold:g}"
+        case LinearSoftNMS(threshold):
+            return f"{lost} 1 − IoU for each of them with an IoU above {threshold:g}"
+        case SoftNMS(sigma):
+            return f"{lost} exp(−IoU² / {sigma:g}) for each of them"
+
+
+def _object_cells(row: ObjectRow) -> tuple[str, ...]:
+    """A row of the table of objects, in OBJECT_TITLES' columns after the number."""
+    return row.name, f"{row.width:.0f} × {row.height:.0f}", f"{row.anchors:,}", f"{row.best_iou:.2f}"
+
+
+def _css(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)

@@ -40,6 +40,8 @@ MATCHES_DRAWN = 6
 """Anchors of one object that are drawn as boxes, those that fit it best; of all the centres are marked."""
 HARD_DRAWN = 6
 """Hard negatives that are drawn as boxes."""
+CROSSES = 200
+"""Up to so many crosses have their full size; more are drawn smaller and fainter, so that the loss beneath can be seen."""
 BOXES_DRAWN = 300
 """Boxes drawn from before NMS, the best ones."""
 
@@ -48,10 +50,10 @@ AMBER = "#ffb000"
 
 
 def objects_picture(seen: Explanation) -> bytes:
-    """The input with the objects that the anchors are to learn."""
+    """The input with the objects that the anchors are to learn, each with its number and in a colour of its own."""
     picture, scale = _enlarged(seen.picture)
-    targets = seen.targets
-    return _encoded(draw_boxes(picture, targets.boxes * scale, labels=targets.labels, names=seen.classes))
+    names = [f"{number} {seen.classes[label]}" for number, label in enumerate(seen.targets.labels.tolist(), start=1)]
+    return _encoded(draw_boxes(picture, seen.targets.boxes * scale, labels=torch.arange(len(names)), names=names))
 
 
 def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> bytes:
@@ -98,14 +100,16 @@ def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
 
 
 def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
-    """Every object in a colour of its own, with the anchors that learn it; ignored anchors as amber dots."""
+    """Every object with its number, in a colour of its own, and the anchors that learn it; ignored anchors as amber dots."""
     show(axes, seen.picture, dim=0.45)
     matches, anchors = seen.matches[level.rows], seen.anchors[level.rows]
     points = _centres(seen, level)[:, :, None].expand(-1, -1, len(level.shapes), -1).reshape(-1, 2)
     ignored = points[matches == IGNORED]
     axes.scatter(ignored[:, 0], ignored[:, 1], s=7, color=AMBER, alpha=0.7, linewidths=0)
-    _outline(axes, seen.targets.boxes, ["white"] * len(seen.targets.boxes), linewidth=1.6, linestyle=(0, (4, 3)))
-    for number, box in enumerate(seen.targets.boxes):
+    objects = seen.targets.boxes
+    _outline(axes, objects, [_rgb(number) for number in range(len(objects))], linewidth=1.8, linestyle=(0, (4, 3)))
+    for number, box in enumerate(objects):
+        _number(axes, number, box)
         own = (matches == number).nonzero().flatten()
         if len(own):
             fit = box_ops.iou(box[None], anchors[own])[0]
@@ -135,7 +139,9 @@ def draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
     anchors = seen.anchors[level.rows]
     _outline(axes, anchors[worst], [CYAN] * len(worst), linewidth=1.1)
     x, y = box_ops.to_cxcywh(anchors[hard])[:, :2].T
-    axes.scatter(x, y, s=20, marker="x", color=CYAN, linewidths=1.0, zorder=5)
+    full = min(1.0, CROSSES / max(len(hard), 1))
+    width, alpha = 0.4 + 0.6 * full, full ** (1 / 3)
+    axes.scatter(x, y, s=max(4.0, 20 * full), marker="x", color=CYAN, linewidths=width, alpha=alpha, zorder=5)
     if not seen.share(level.rows):
         _note(axes, "no loss on this map")
 
@@ -182,6 +188,14 @@ def _frame(axes: Axes, picture: Tensor) -> None:
 def _outline(axes: Axes, boxes: Tensor, colours: Sequence[Any], **style: Any) -> None:
     patches = [Rectangle((x, y), w, h) for x, y, w, h in box_ops.to_xywh(boxes).tolist()]
     axes.add_collection(PatchCollection(patches, facecolor="none", edgecolor=list(colours), zorder=4, **style))
+
+
+def _number(axes: Axes, number: int, box: Tensor) -> None:
+    """The object's number, from 1 on, in the corner of its box, or where that enters the picture."""
+    x, y = box[:2].tolist()
+    plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": _rgb(number)}
+    text = axes.text(max(x, 0), max(y, 0), f"{number + 1}", fontsize=7.5, fontweight="bold", bbox=plate, zorder=6)
+    text.set(color="black", ha="left", va="top", clip_on=True)
 
 
 def _note(axes: Axes, text: str) -> None:

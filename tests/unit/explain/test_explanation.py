@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from onestage import boxes as box_ops
+from onestage import create
 from onestage.explain import explain_sample, stand_ins
 from onestage.model.assign import BACKGROUND, IGNORED, MaxIoUAssigner
 from onestage.model.detector import Detector
@@ -83,7 +84,7 @@ def test_objects_lie_in_the_input_with_what_learns_them(model, sample):
     assert seen.original == (128, 128) and tuple(seen.picture.shape) == (3, 64, 64)
     for number, row in enumerate(seen.objects()):
         iou = box_ops.iou(sample.boxes[number][None], seen.anchors)[0]
-        assert row.name == model.config.classes[sample.labels[number]]
+        assert row.number == number + 1 and row.name == model.config.classes[sample.labels[number]]
         assert row.anchors == int((seen.matches == number).sum()) > 0
         assert row.best_iou == pytest.approx(float(iou.max()), abs=1e-6)
     assert (seen.picture.float() - sample.image.float()).abs().mean() < 8
@@ -119,9 +120,25 @@ def test_stand_ins_are_the_detections(model, sample):
     assert seen.guessed and seen.source == "x.jpg" and int(seen.positive.sum()) > 0
 
 
-@pytest.mark.parametrize("name", ["retinanet_r18_fpn", "efficientdet_d0", "ssdlite320_mobilenet_v3_large"])
+FAMILIES = {
+    **{name: {} for name in ("retinanet_r18_fpn", "efficientdet_d0", "ssdlite320_mobilenet_v3_large")},
+    "dssd": {"backbone": "resnet18"},
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_is_explained(sample, name):
-    seen = explain_sample(detector(name, size=(128, 128)).eval(), sample)
+    check_whole(explain_sample(detector(name, size=(128, 128), **FAMILIES[name]).eval(), sample))
+
+
+def test_a_detector_from_tensorflow_is_explained(sample, shared_data):
+    file = shared_data / "weights" / "coco_ssd_mobilenet_v1_quant_2018_06_29.tflite"
+    seen = explain_sample(create("ssd300_mobilenet_v1", weights=file).eval(), sample)
+    check_whole(seen)
+    assert len(seen.anchors) == 1917 and len(seen.after) <= len(seen.before)
+
+
+def check_whole(seen):
     assert seen.levels[-1].rows.stop == len(seen.anchors) == sum(group.anchors for group in seen.groups)
     assert sum(group.share for group in seen.groups) == pytest.approx(1.0)
     assert int(seen.positive.sum()) > 0

@@ -62,7 +62,8 @@ def ssd300_table() -> str:
     for number, (level, (height, width)) in enumerate(zip(config.anchors, sizes, strict=True), start=1):
         count = height * width * len(level.shapes)
         smallest = level.shapes[0][0]  # a square
-        rows.append((number, f"{height} × {width}", f"{300 / width:.0f}", len(level.shapes), f"{count:,}", f"{smallest:.0f}"))
+        _, apart = level.steps((height, width), (300, 300))
+        rows.append((number, f"{height} × {width}", f"{apart:.0f}", len(level.shapes), f"{count:,}", f"{smallest:.0f}"))
     total = ("all", "", "", "", f"{cost_of(config).anchors:,}", "")
     return table(("map", "cells", "pixels per cell", "boxes per cell", "boxes", "smaller square"), [*rows, total])
 
@@ -99,11 +100,14 @@ def draw_sizes() -> None:
 
 
 def looked_at(detector: Detector, loss: MultiBoxLoss | FocalLoss) -> list[Explanation]:
-    """The test pictures, seen by a detector whose loss is replaced by that one."""
+    """The test pictures, seen by a detector whose loss is replaced by that one. Whatever that takes, three negatives for each
+    positive are called hard.
+    """
     other = build(replace(detector.config, loss=loss)).eval()
     other.load_state_dict(detector.state_dict())
     pictures = practice.test_pictures()
-    return [explain_sample(other, pictures[i]) for i in range(len(pictures))]
+    seen = [explain_sample(other, pictures[i]) for i in range(len(pictures))]
+    return [replace(one, mining=MultiBoxLoss()) for one in seen]
 
 
 def shares(seen: Sequence[Explanation]) -> dict[str, float]:
@@ -127,7 +131,7 @@ def percents(part: Mapping[str, float]) -> list[str]:
 
 
 def mining_table(detectors: Mapping[str, Detector]) -> str:
-    """Shares of the class loss with and without mining, before and after training."""
+    """Shares of the class loss with and without mining, before and after training; a row for each detector that is given."""
     rows = []
     for when, detector in detectors.items():
         for how, ratio in (("all negatives", EVERYTHING), ("3 : 1, hardest", 3.0)):
@@ -135,9 +139,9 @@ def mining_table(detectors: Mapping[str, Detector]) -> str:
     return table(("network", "negatives that count", *KINDS), rows, texts=2)
 
 
-def anchors_table(detectors: Mapping[str, Detector]) -> str:
-    """How many anchors are positives, hard and easy negatives."""
-    seen = looked_at(detectors["trained"], MultiBoxLoss())
+def anchors_table() -> str:
+    """How many anchors are positives, hard and easy negatives: the same before and after training."""
+    seen = looked_at(practice.fresh("mining"), MultiBoxLoss())
     number = counts(seen)
     total = sum(number.values())
     rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %") for name, count in number.items()]
@@ -323,6 +327,7 @@ def draw_nms() -> None:
 
 TABLES: dict[str, Callable[[], str]] = {
     "ssd300": ssd300_table,
+    "anchors": anchors_table,
     "factors": factor_table,
     "scaling": scaling_table,
     "nms": nms_table,
@@ -342,8 +347,9 @@ def fill(tables: Mapping[str, str]) -> None:
 
 
 def best_picture(seen: Sequence[Explanation]) -> Explanation:
-    """The one in which NMS has most to do with several objects."""
-    return max(seen, key=lambda one: (len(one.after) == len(one.targets.boxes), len(one.before)))
+    """The one in which NMS has most to do with several objects, all of them found as what they are."""
+    right = [one for one in seen if sorted(one.after.labels.tolist()) == sorted(one.targets.labels.tolist())]
+    return max(right, key=lambda one: len(one.before))
 
 
 def main() -> None:
@@ -363,7 +369,7 @@ def main() -> None:
     draw_maps(seen)
     draw_sizes()
     busiest = max(seen.levels, key=seen.matched)
-    (PICTURES / "level.jpg").write_bytes(seen_as.level_picture(seen, busiest, side=380))
+    (PICTURES / "level.jpg").write_bytes(seen_as.level_picture(seen, busiest, side=360))
     (PICTURES / "nms.jpg").write_bytes(seen_as.nms_picture(seen, side=420))
     draw_mining(mining)
     draw_focal_curves()
@@ -372,7 +378,7 @@ def main() -> None:
     draw_nms()
     diagrams.draw_pyramid(PICTURES / "fpn.png")
     diagrams.draw_bifpn(PICTURES / "bifpn.png")
-    fill({"anchors": anchors_table(mining), "mining": mining_table(mining), "focal": focal_table(focal)})
+    fill({"mining": mining_table(mining), "focal": focal_table(focal)})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import torch
 
 from onestage import Detector, TrainConfig, create, load, train
 from onestage.data.synthetic import MemoryDataset, SyntheticConfig, synthetic_dataset
-from onestage.model.heads import ConvHead
 from onestage.model.losses import FocalLoss, MultiBoxLoss
 from onestage.zoo import build
 
@@ -19,7 +18,7 @@ PICTURES = SyntheticConfig(classes=CLASSES, size=(160, 160), count=160, objects=
 TEST = replace(PICTURES, count=16, empty=0.0)
 PARTS = {
     "mining": {"loss": MultiBoxLoss()},
-    "focal": {"loss": FocalLoss(), "head": ConvHead(prior=0.01)},
+    "focal": {"loss": FocalLoss()},
 }
 TRAINING = TrainConfig(epochs=14, batch_size=8, workers=0, device="cpu", augment="light", evaluate_every=0, lr=2e-3)
 

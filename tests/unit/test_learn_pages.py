@@ -3,11 +3,14 @@
 import importlib.util
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from PIL import Image
+
+from onestage.zoo.efficientdet import VARIANTS
 
 LEARN = Path(__file__).resolve().parents[2] / "docs" / "learn"
 PAGES = sorted(LEARN.glob("*.md"))
@@ -58,15 +61,56 @@ def tables_in_pages() -> dict[str, str]:
     return {name: text.strip() for page in PAGES for name, text in tables.findall(page.read_text(encoding="utf-8"))}
 
 
-@pytest.mark.parametrize("name", ["ssd300", "factors", "nms", pytest.param("scaling", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["ssd300", "anchors", "factors", "nms", pytest.param("scaling", marks=pytest.mark.slow)])
 def test_tables_are_what_the_code_says_now(make_pictures, name):
     assert tables_in_pages()[name] == make_pictures.TABLES[name](), "run: python docs/learn/make_pictures.py --tables"
+
+
+@pytest.mark.parametrize("name", ["mining", "focal"])
+def test_the_rows_before_training_are_what_the_code_says_now(make_pictures, name):
+    """Those after it take minutes; up to a tenth of a percent may be another processor's rounding."""
+    said = rows_of(tables_in_pages()[name], "fresh")
+    now = rows_of(getattr(make_pictures, f"{name}_table")({"fresh": make_pictures.practice.fresh(name)}), "fresh")
+    assert said.keys() == now.keys() and len(said) >= 2
+    for kind, shares in said.items():
+        assert shares == pytest.approx(now[kind], abs=0.11), "run: python docs/learn/make_pictures.py"
+
+
+def rows_of(table: str, first: str) -> dict[str, list[float]]:
+    """What stands in the second column -> the percents behind it, of the rows that begin so."""
+    rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    return {row[1]: [float(cell.removesuffix(" %")) for cell in row[2:]] for row in rows if row[0] == first}
 
 
 def test_every_table_is_made(make_pictures):
     found = tables_in_pages()
     assert all(text.startswith("|") for text in found.values())
-    assert found.keys() == make_pictures.TABLES.keys() | {"anchors", "mining", "focal"}
+    assert found.keys() == make_pictures.TABLES.keys() | {"mining", "focal"}
+
+
+def test_what_strays_from_compound_scaling_is_named():
+    """The equations of EfficientDet's section 4.2 against the table of the variants, in which D7 and D7x are D6's."""
+    strays = {}
+    for phi in range(7):
+        variant = VARIANTS[f"efficientdet_d{phi}"]
+        due = {"pixels": 512 + 128 * phi, "layers": 3 + phi, "head": 3 + phi // 3}
+        real = {"pixels": variant.side, "layers": variant.layers, "head": variant.head_layers}
+        assert abs(variant.width / (64 * 1.35**phi) - 1) < 0.06 and variant.backbone.endswith(f"b{phi}") and variant.scale == 4
+        strays |= {(phi, what): (real[what], due[what]) for what in due if real[what] != due[what]}
+    assert strays == {(5, "pixels"): (1280, 1152), (5, "layers"): (7, 8), (6, "layers"): (8, 9)}
+    text = " ".join((LEARN / "compound-scaling.md").read_text(encoding="utf-8").split())
+    assert "D5 has 7 layers instead of 8 and 1,280 pixels instead of 1,152; D6 has 8 layers instead of 9." in text
+    d6, d7, d7x = (VARIANTS[f"efficientdet_{name}"] for name in ("d6", "d7", "d7x"))
+    assert replace(d6, side=1536, scale=5.0, published=d7.published) == d7
+    larger = replace(d7, backbone="tf_efficientnet_b7", levels=6, scale=4.0, published=d7x.published)
+    assert larger == d7x
+    assert "D7 is D6 with an input of 1,536 pixels and anchors from 5 strides on instead of 4. D7x has the input of D7," in text
+
+
+def test_a_focal_loss_alone_starts_from_its_prior(make_pictures):
+    """As its page says: without any word about the prior on the command line or in the detector of the page."""
+    assert make_pictures.practice.fresh("focal").config.head.prior == 0.01
+    assert "prior=" not in (LEARN / "focal-loss.md").read_text() + (LEARN / "practice.py").read_text()
 
 
 def test_the_numbers_in_the_text_are_those_of_the_tables():

@@ -1,7 +1,11 @@
-"""Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json.
+"""Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json. And refresh what other pages
+hold of such numbers: the times in which-model.md, the lines of source files in architecture.md.
 
 onestage benchmark --json docs/latency.json   # on a quiet machine
 python docs/make_models.py
+
+A number that follows from latency.json stands between ``<!-- time: MODEL -->``, ``<!-- ratio: MODEL / OTHER -->`` or
+``<!-- machine -->`` and ``<!-- end -->``; a number of lines after the name of its file, or of several as in ``adapt_*.py``.
 """
 
 from __future__ import annotations
@@ -9,13 +13,20 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 from onestage.cli.models import models
+from onestage.errors import DataError, OnestageError, explain
 
 DOCS = Path(__file__).resolve().parent
+SOURCE = DOCS.parent / "src" / "onestage"
+NOISE = 0.03
+"""By so much of the network's time predict(), which does more, may seem faster than the network inside it."""
+MARK = re.compile(r"(?P<start><!-- (?P<kind>time|ratio|machine):?(?P<models>[^>]*?) -->).*?<!-- end -->")
 
 INTRODUCTION = """# The zoo
 
@@ -59,7 +70,7 @@ def page(rows: list[dict[str, Any]], latency: dict[str, Any]) -> str:
 
 
 def _row(row: dict[str, Any], timing: dict[str, Any] | None) -> str:
-    times = [1000 * statistics.median(timing[what]) / timing["batch"] for what in ("predict", "network")] if timing else []
+    times = [_milliseconds(timing, what) for what in ("predict", "network")] if timing else []
     cells = [
         row["name"],
         "x".join(map(str, row["size"])),
@@ -72,13 +83,75 @@ def _row(row: dict[str, Any], timing: dict[str, Any] | None) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
+def _milliseconds(timing: dict[str, Any], what: str) -> float:
+    """Of "predict" or "network", per picture."""
+    return 1000 * statistics.median(timing[what]) / timing["batch"]
+
+
+def read_latency(file: Path = DOCS / "latency.json") -> dict[str, Any]:
+    """What ``onestage benchmark --json`` wrote. DataError where it cannot be true, as after too few repeats."""
+    latency: dict[str, Any] = json.loads(file.read_text())
+    for timing in latency["timings"]:
+        whole, network = (_milliseconds(timing, what) for what in ("predict", "network"))
+        if whole < (1 - NOISE) * network:
+            what = "predict() is faster than the network inside it, so these times are noise"
+            got, fix = f"{whole:.1f} and {network:.1f} ms", "measure again on a quiet machine, with more --repeats"
+            raise DataError(explain(what, where=f"{file.name}, {timing['model']}", got=got, fix=fix))
+    return latency
+
+
+def with_times(text: str, latency: dict[str, Any]) -> str:
+    """The page with every marked number as ``latency`` has it. DataError for a model that was not timed."""
+    milliseconds = {timing["model"]: _milliseconds(timing, "predict") for timing in latency["timings"]}
+
+    def number(mark: re.Match[str]) -> str:
+        kind, names = mark["kind"], [name for name in re.split(r"[\s/]+", mark["models"]) if name]
+        if missing := [name for name in names if name not in milliseconds]:
+            raise DataError(explain("a page needs the time of a model that was not timed", where=mark["start"], got=missing[0]))
+        if kind == "machine":
+            machine = latency["environment"]
+            return f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads"
+        times = [milliseconds[name] for name in names]
+        return in_words(times[0]) if kind == "time" else f"{times[0] / times[1]:.2g}"
+
+    return MARK.sub(lambda mark: f"{mark['start']}{number(mark)}<!-- end -->", text)
+
+
+def in_words(milliseconds: float) -> str:
+    return f"{milliseconds:.0f} ms" if milliseconds < 999.5 else f"{milliseconds / 1000:.1f} s"
+
+
+def with_lines(text: str) -> str:
+    """The page with the present lines (``wc -l``) of every file that it names with a number behind: `fpn.py` 74."""
+
+    def count(found: re.Match[str]) -> str:
+        files = [file for file in SOURCE.rglob(found[1]) if file.is_file()]
+        if not files or (len(files) > 1 and "*" not in found[1]):
+            got = ", ".join(str(file.relative_to(SOURCE)) for file in files) or "none"
+            raise DataError(explain("a page counts the lines of one file", where=found[0], got=got))
+        return f"`{found[1]}` {sum(file.read_text().count(chr(10)) for file in files)}"
+
+    return re.sub(r"`([\w*]+\.py)` (\d+)", count, text)
+
+
 def current() -> str:
-    """The page as it should be now."""
+    """The page of the zoo as it should be now."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         models(json=True)
-    return page(json.loads(text.getvalue()), json.loads((DOCS / "latency.json").read_text()))
+    return page(json.loads(text.getvalue()), read_latency())
+
+
+def refresh() -> None:
+    """Write the pages of others that hold such numbers, then the zoo's own."""
+    which, house = DOCS / "which-model.md", DOCS / "architecture.md"
+    which.write_text(with_times(which.read_text(), read_latency()))
+    house.write_text(with_lines(house.read_text()))
+    (DOCS / "models.md").write_text(current())
 
 
 if __name__ == "__main__":
-    (DOCS / "models.md").write_text(current())
+    try:
+        refresh()
+    except OnestageError as error:
+        sys.exit(f"error: {error}")

@@ -1,17 +1,358 @@
-"""The generated page of the zoo is what the zoo is now."""
+"""The pages say what is so now: generated numbers, the import table, snippets and command lines."""
 
+import ast
+import functools
+import importlib
 import importlib.util
+import inspect
+import io
+import json
+import re
+import shlex
+import textwrap
+import typing
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import ModuleType
+
+import pytest
 
 import onestage
+from onestage.cli.main import VERBS, main
+from onestage.cli.models import ANY_BACKBONE
+from onestage.cli.train import NO_CHOICE
+from onestage.errors import DataError
+from onestage.zoo import ZOO, numbered_classes, recipe
+from onestage.zoo.cost import cost_of
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+
+blocks = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+inline = re.compile(r"`((?:torchrun [^`]*)?onestage [^`]+)`")
 
 
-def test_the_page_of_the_zoo_is_up_to_date():
-    spec = importlib.util.spec_from_file_location("make_models", DOCS / "make_models.py")
-    make_models = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_models)
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def loaded(file: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def make_models() -> ModuleType:
+    return loaded(DOCS / "make_models.py")
+
+
+# --- generated numbers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_the_zoo_is_up_to_date(make_models):
     page = (DOCS / "models.md").read_text()
     assert page == make_models.current(), "run: python docs/make_models.py"
     assert all(f"| {name} |" in page for name in onestage.list_models())
+
+
+def test_the_times_are_those_of_the_benchmark(make_models):
+    text = (DOCS / "which-model.md").read_text()
+    assert text == make_models.with_times(text, make_models.read_latency()), "run: python docs/make_models.py"
+    rest = make_models.MARK.sub("", text)
+    assert re.findall(r"\d[\d.,]* ?(?:ms|s|sec\w*|milli\w*)\b", rest) == [], "times stand between marks, see make_models.py"
+
+
+def test_marked_times_are_replaced(make_models):
+    times = {"a": [0.05, 9.0, 0.05], "b": [2.5] * 3}
+    timings = [{"model": name, "batch": 2, "predict": seconds, "network": seconds} for name, seconds in times.items()]
+    latency = {"environment": {"device": "D", "cores": 3, "threads": 1}, "timings": timings}
+    marks = ("time: a", "time: b", "ratio: b / a", "machine")
+    text = " ".join(f"<!-- {mark} -->{{}}<!-- end -->" for mark in marks)
+    old, expected = text.format("1", "", "?", "x"), text.format("25 ms", "1.2 s", "50", "D, 3 cores, 1 threads")
+    assert make_models.with_times(old, latency) == expected
+    with pytest.raises(DataError, match="not timed"):
+        make_models.with_times("<!-- time: c -->1<!-- end -->", latency)
+
+
+@pytest.mark.parametrize(("network", "good"), [(0.10, True), (0.1029, True), (0.105, False)])
+def test_times_that_cannot_be_are_refused(make_models, tmp_path, network, good):
+    file = tmp_path / "latency.json"
+    timing = {"model": "tinyssd", "batch": 1, "predict": [0.1] * 3, "network": [network] * 3}
+    file.write_text(json.dumps({"environment": {}, "timings": [timing]}))
+    if good:
+        assert make_models.read_latency(file)["timings"] == [timing]
+    else:
+        with pytest.raises(DataError, match="faster than the network inside it") as error:
+            make_models.read_latency(file)
+        assert "latency.json, tinyssd" in str(error.value) and "--repeats" in str(error.value)
+
+
+def test_the_lines_of_the_files_are_counted(make_models):
+    text = (DOCS / "architecture.md").read_text()
+    assert text == make_models.with_lines(text), "run: python docs/make_models.py"
+    assert len(re.findall(r"`[\w*]+\.py` \d+", text)) >= 15
+    lines = len((ROOT / "src/onestage/model/fpn.py").read_text().splitlines())
+    assert make_models.with_lines("`fpn.py` 0 and `make.py`") == f"`fpn.py` {lines} and `make.py`"
+    for unclear in ("`no_such_file.py` 3", "`__init__.py` 3"):
+        with pytest.raises(DataError, match="counts the lines"):
+            make_models.with_lines(unclear)
+
+
+def test_the_models_of_each_family_are_counted():
+    text = (DOCS / "architecture.md").read_text()
+    said = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) and any timm backbone \|$", text, re.MULTILINE))
+    named = {name: next(f for f in ("dssd", "retinanet", "efficientdet", "ssd") if f in name) for name in ZOO}
+    named |= {name: "dssd" for name in ZOO if re.fullmatch(r"ssd\d+_resnet101", name)}  # DSSD's paper, and its file
+    fixed = [family for name, family in named.items() if name not in ANY_BACKBONE]
+    assert {family.lower(): int(count) for family, count in said.items()} == {f: fixed.count(f) for f in set(fixed)}
+
+
+def test_the_import_table_is_that_of_the_rules():
+    rules = loaded(ROOT / "tests" / "rules" / "test_imports.py")
+    text = (DOCS / "architecture.md").read_text()
+    rows = dict(re.findall(r"^(\w+) +-> (.+)$", text, re.MULTILINE))
+    assert rows.pop("cli") == "everything"
+    said = {room: set() if others == "nothing more" else set(others.split(", ")) for room, others in rows.items()}
+    assert said == {room: others - rules.BASE for room, others in rules.ALLOWED.items() if room not in rules.BASE}
+    assert all(f"`{room}`" in text for room in rules.BASE)
+
+
+def test_which_model_knows_the_smallest_anchors_and_the_work():
+    text = " ".join((DOCS / "which-model.md").read_text().split())
+    smallest = {name: round(recipe(name, ("x",)).levels[0].shapes[0][0]) for name in ZOO if "efficientdet_" in name}
+    strays = {name.removeprefix("efficientdet_"): side for name, side in smallest.items() if side != 32}
+    assert strays == {"lite0": 24, "lite1": 24, "lite2": 24, "d7": 40}
+    assert "EfficientDet 32 at any input, but lite0 to lite2 24 and D7 40" in text
+    for name, title in (("ssdlite320_mobilenet_v3_large", "SSDLite320"), ("ssd300_vgg16", "SSD300")):
+        assert f"{title} {recipe(name, ('x',)).levels[0].shapes[0][0]:.0f}" in text
+    assert min(w for w, h in recipe("retinanet_r50_fpn", ("x",)).levels[0].shapes if w == h) == 32
+    work = [cost_of(recipe(name, numbered_classes(80))).multiply_adds for name in ("ssd300_vgg16", "efficientdet_d0")]
+    assert "a fourteenth of SSD300's multiply-adds" in text and 13.5 < work[0] / work[1] < 14.5
+
+
+# --- snippets --------------------------------------------------------------------------------------------------------------
+
+
+class Names(ast.NodeVisitor):
+    """Goes through a snippet with what is known of its names: the modules, functions and classes that it imports, and the types
+    of what they give. What it says of them has to be so.
+    """
+
+    def __init__(self) -> None:
+        self.known: dict[str, object] = {}
+        self.wrong: list[str] = []
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for name in node.names:
+            module = importlib.import_module(name.name)
+            self.known[name.asname or name.name] = module
+            if not name.asname:
+                self.known[name.name.split(".")[0]] = importlib.import_module(name.name.split(".")[0])
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        for name in node.names:
+            self.known[name.asname or name.name] = getattr(importlib.import_module(node.module), name.name)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        self.generic_visit(node)
+        for target in node.targets:
+            if isinstance(target, ast.Name):
+                self.known[target.id] = self.value(node.value)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        self.generic_visit(node)
+        if (owner := self.value(node.value)) is not None and not self.has(owner, node.attr):
+            self.wrong.append(f"line {node.lineno}: {ast.unparse(node)}")
+
+    def visit_Call(self, node: ast.Call) -> None:
+        self.generic_visit(node)
+        function = self.value(node.func)
+        if callable(function) and is_ours(function):
+            of_a_type = isinstance(node.func, ast.Attribute) and inspect.isclass(self.value(node.func.value))
+            places = [None] * (len(node.args) + (of_a_type and inspect.isfunction(function)))
+            try:
+                inspect.signature(function).bind_partial(*places, **{k.arg: None for k in node.keywords if k.arg})
+            except TypeError as error:
+                self.wrong.append(f"line {node.lineno}: {ast.unparse(node.func)}: {error}")
+
+    def value(self, node: ast.expr) -> object:
+        """The module, function or type that an expression is, or whose instance it is; None where that is not known."""
+        if isinstance(node, ast.Name):
+            return self.known.get(node.id)
+        if isinstance(node, ast.Attribute):
+            return member(self.value(node.value), node.attr)
+        if isinstance(node, ast.Call):
+            function = self.value(node.func)
+            return function if inspect.isclass(function) else hint(function, "return")
+        if isinstance(node, ast.Subscript):
+            items = typing.get_args(self.value(node.value))
+            return items[0] if items else None
+        return None
+
+    @staticmethod
+    def has(owner: object, name: str) -> bool:
+        return hasattr(typing.get_origin(owner) or owner, name) or name in own_members(owner)
+
+
+def is_ours(thing: object) -> bool:
+    return (getattr(thing, "__module__", None) or "").startswith("onestage")
+
+
+def hint(thing: object, name: str) -> object:
+    """The type that a function or class of ours declares for a parameter, "return" or a field; None where it cannot be read."""
+    if not is_ours(thing) or name not in (declared := getattr(thing, "__annotations__", {})):
+        return None
+    try:
+        names = dict(vars(importlib.import_module(thing.__module__)))
+        return eval(declared[name], names) if isinstance(declared[name], str) else declared[name]
+    except NameError:  # imported for type checkers only
+        return None
+
+
+def own_members(owner: object) -> dict[str, object]:
+    """Fields of a class of ours and what its __init__ gives to self, with their types where these are known."""
+    if not (inspect.isclass(owner) and is_ours(owner)):
+        return {}
+    found = {name: hint(owner, name) for name in getattr(owner, "__annotations__", {})}
+    source = ast.parse(textwrap.dedent(inspect.getsource(owner)))
+    for node in ast.walk(source):
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
+                    given = node.value.id if isinstance(node.value, ast.Name) else ""
+                    found.setdefault(target.attr, hint(owner.__init__, given))
+    return found
+
+
+def member(owner: object, name: str) -> object:
+    """A function, class or module, or the type of an instance's part; None where it is neither or not known."""
+    found = own_members(owner).get(name) or getattr(owner, name, None)
+    if owner is onestage and name in onestage.__all__:  # evaluate and train are packages too
+        found = onestage._home(name)
+    if isinstance(found, property):
+        return hint(found.fget, "return")
+    return found if inspect.ismodule(found) or callable(found) else None
+
+
+def snippets_of(page: Path) -> list[str]:
+    return [text for language, text in blocks.findall(page.read_text(encoding="utf-8")) if language == "python"]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if snippets_of(page)], ids=name_of)
+def test_snippets_use_what_there_is(page):
+    names = Names()
+    for code in snippets_of(page):  # the later ones go on with the names of the earlier
+        names.visit(ast.parse(code))
+    assert names.wrong == []
+
+
+@pytest.mark.parametrize(
+    ("code", "wrong"),
+    [
+        ("m = onestage.create('x', num_classes=2)\nm.config.replace({}).loss", ""),
+        ("onestage.creat('x')", "onestage.creat"),
+        ("m = onestage.create('x')\nm.predikt('a')", "m.predikt"),
+        ("m = onestage.create('x', klasses=['a'])", "klasses"),
+        ("f = onestage.load('x').predict(['a'])[0]\nf.draw(score=1).save('a')", ""),
+        ("f = onestage.load('x').predict(['a'])[0]\nf.names", "f.names"),
+        ("onestage.load('x').config.los", "config.los"),
+        ("onestage.load('x').predict(['a'], skore=1)", "skore"),
+        ("r = onestage.evaluate(1, data='x')\nr.coco.AP, r.coco.AP51", "r.coco.AP51"),
+    ],
+)
+def test_the_snippets_test_sees_mistakes(code, wrong):
+    names = Names()
+    names.visit(ast.parse(f"import onestage\n{code}"))
+    assert wrong in "".join(names.wrong) and bool(names.wrong) == bool(wrong)
+
+
+# --- command lines ---------------------------------------------------------------------------------------------------------
+
+
+def command_lines(page: Path) -> list[str]:
+    """The lines of code blocks that call onestage, joined where a backslash ends them."""
+    text = "\n".join(
+        block for language, block in blocks.findall(page.read_text(encoding="utf-8")) if language in ("", "sh", "bash")
+    )
+    return [line for line in text.replace("\\\n", " ").splitlines() if line.startswith("onestage ")]
+
+
+def mentions(page: Path) -> list[str]:
+    """The command lines inside of sentences: often only a verb, or a verb and an option."""
+    text = blocks.sub("", page.read_text(encoding="utf-8"))
+    return [found[found.index("onestage ") :] for found in inline.findall(text)]
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Parses a command line as the program does, and runs nothing; gives what is wrong with it."""
+    for verb in VERBS.values():
+        module = importlib.import_module(f"onestage.cli.{verb.module}")
+        monkeypatch.setattr(module, verb.function, parsed(getattr(module, verb.function)))
+
+    def run(line: str) -> str:
+        with redirect_stderr(io.StringIO()) as errors, redirect_stdout(io.StringIO()) as out:
+            try:
+                code = main(shlex.split(line, comments=True)[1:])
+            except SystemExit as end:
+                code = end.code
+        return "" if code == 0 else f"{errors.getvalue()}{out.getvalue()}" or str(code)
+
+    return run
+
+
+def parsed(function):
+    """In the place of a verb: takes its arguments; for train, makes the config that they ask for."""
+
+    @functools.wraps(function)
+    def stub(*_, detector=NO_CHOICE, **__):
+        if detector.model is not None:
+            detector.config(("a", "b"))
+        return 0
+
+    return stub
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if command_lines(page)], ids=name_of)
+def test_command_lines_are_understood(page, parse):
+    wrong = {line: error for line in command_lines(page) if (error := parse(line))}
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if mentions(page)], ids=name_of)
+def test_mentioned_verbs_and_options_are_there(page):
+    wrong = []
+    for line in mentions(page):
+        words = line.split()[1:]
+        verb = next((name for name in (" ".join(words[:2]), words[0]) if name in VERBS), None)
+        known = options_of(verb) if verb else {"--help", "--version"}
+        wrong += [line] * (verb is None and words[0] not in ("VERB", *known))
+        wrong += [f"{line}: {word}" for word in words if re.match(r"--?[a-z]", word) and word not in known]
+    assert wrong == []
+
+
+@functools.cache
+def options_of(verb: str) -> set[str]:
+    with redirect_stdout(io.StringIO()) as text, pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    return set(re.findall(r"--?[a-z][a-z-]*", re.sub(r"\x1b\[[\d;]*m", "", text.getvalue())))
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("onestage train DATA --model tinyssd --set loss.gama=1", "gama"),
+        ("onestage train DATA --model tinyssd --set anchors=OctaveAnchors", ""),
+        ("onestage train DATA --modell tinyssd", "--modell"),
+        ("onestage explain MODEL PICTURE --labels DATA --on-bad skip", ""),
+        ("onestage explain MODEL", "PICTURE"),
+        ("onestage predikt MODEL a.jpg", "no verb"),
+        ("onestage benchmark tinyssd --repeats many   # comment", "many"),
+    ],
+)
+def test_the_command_lines_test_sees_mistakes(line, says, parse):
+    error = parse(line)
+    assert says in error and bool(error) == bool(says)

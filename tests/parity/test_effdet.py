@@ -13,9 +13,9 @@ from onestage.errors import WeightsError
 from onestage.model.anchors import anchor_boxes
 from onestage.structures import ImageMeta, Targets
 from onestage.zoo import recipe
-from onestage.zoo.adapt_effdet import PUBLISHED, RELEASE, classes, convert, model, recognises
+from onestage.zoo.adapt_effdet import PIXELS, PUBLISHED, RELEASE, classes, convert, model, recognises
 from onestage.zoo.class_names import COCO_90
-from onestage.zoo.efficientdet import TWINS, VARIANTS
+from onestage.zoo.efficientdet import IMAGENET, TWINS, VARIANTS
 from onestage.zoo.weights import Source
 
 effdet = pytest.importorskip("effdet")
@@ -220,5 +220,9 @@ def test_published_files_are_those_effdet_names():
     configs = effdet.config.model_config.efficientdet_model_param_dict
     for tag, (file, *_) in PUBLISHED.items():
         name, kind = tag.split(".")
-        theirs = name if kind == "coco_effdet" else f"tf_{name}"
+        theirs = name if kind == "coco_effdet" else f"tf_{name}" + kind.removeprefix("coco")
         assert configs[theirs]["url"] == RELEASE + file
+        preprocess = recipe(name, NAMES).preprocess
+        usual = effdet.config.get_efficientdet_config(theirs)
+        pixels = tuple(usual.get("mean", IMAGENET[0])), tuple(usual.get("std", IMAGENET[1]))
+        assert PIXELS.get(tag, (preprocess.mean, preprocess.std)) == pixels

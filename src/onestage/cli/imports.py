@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 from rich.markup import escape
@@ -15,11 +16,14 @@ from onestage.model.config import DetectorConfig, encode
 from onestage.model.detector import Detector
 from onestage.zoo import create, recipe
 from onestage.zoo.class_names import Classes
-from onestage.zoo.efficientdet import TWINS
+from onestage.zoo.efficientdet import HALF, IMAGENET, TWINS
 from onestage.zoo.weights import OWN, PROJECTS, Source, read_source
 
-BACKGROUND = {"background", "__background__"}
+BACKGROUND = {"background", "__background__", "???"}
 """What label files call the class before the first one, in lower case."""
+PLACEHOLDERS = {"???", "n/a"}
+"""What they call a class that no object is of, in lower case: numbered, as in COCO_90, for a name stands only once."""
+PIXELS = {"half": HALF, "imagenet": IMAGENET}
 SHOWN = 8
 """Class names in the summary."""
 
@@ -32,6 +36,7 @@ def import_weights(
     origin: Annotated[str | None, tyro.conf.arg(name="from", metavar="PROJECT")] = None,
     model: str | None = None,
     classes: tuple[str, ...] | None = None,
+    pixels: Literal["half", "imagenet"] | None = None,
 ) -> int:
     """Turn another project's checkpoint into a detector that every verb takes.
 
@@ -48,6 +53,8 @@ def import_weights(
         model: its name in the zoo, if you want to be sure: see onestage models
         classes: the names of its classes in its order, or a file with one name per line; without them those of COCO or VOC
             where the number fits, else numbers
+        pixels: mean and standard deviation of the input's pixels: half (0.5 each) or imagenet; by default what the model's
+            usual files want. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, and nothing in them says so
     """
     if out.suffix != ".safetensors":
         raise WeightsError(
@@ -62,6 +69,8 @@ def import_weights(
         raise WeightsError(explain("this is a detector of onestage already", where=file, fix="use it as it is"))
     if classes is not None:
         source = _named(source, _class_names(classes))
+    if pixels is not None:
+        source = replace(source, pixels=PIXELS[pixels])
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)
     _show(source, detector, out)
@@ -79,14 +88,21 @@ def _only_model(source: Source) -> str:
 
 def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     """The names as they stand, or those in the file that is named; background, which every file has before them, left out."""
-    names = list(given)
+    names, lines = list(given), list(given)
     if len(given) == 1 and Path(given[0]).is_file():
         try:
             lines = Path(given[0]).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as e:
             raise ConfigError(explain("the file of class names is not text", where=given[0], expected="a name per line")) from e
         names = [line.strip() for line in lines if line.strip()]
-    return tuple(names[1:] if names and names[0].lower() in BACKGROUND else names)
+    names = names[1:] if names and names[0].lower() in BACKGROUND else names
+    names = [f"{name} {i}" if name.lower() in PLACEHOLDERS else name for i, name in enumerate(names, start=1)]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        at = [str(i) for i, line in enumerate(lines, start=1) if line.strip() == twice]
+        where = f"{given[0]}, lines {' and '.join(at)}" if len(given) == 1 else f"--classes, names {' and '.join(at)}"
+        raise ConfigError(explain("every class name stands only once", where=where, got=twice, fix="give each its own name"))
+    return tuple(names)
 
 
 def _named(source: Source, names: tuple[str, ...]) -> Source:
@@ -114,8 +130,23 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
     console = stdout()
     for what, text in rows.items():
         console.print(f"[bold]{what:<11}[/] {escape(text)}", highlight=False, soft_wrap=True)
+    for note in _notes(source, config, out):
+        say(f"[bold yellow]note:[/] {escape(note)}")
+
+
+def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
+    """What the file leaves open or keeps narrow, and how to have it otherwise."""
     if config.classes[0] == "class 0":
-        say("[bold yellow]note:[/] the file does not say what its classes are called; --classes does")
+        yield "the file does not say what its classes are called; --classes does"
+    if source.may_be_advprop and source.pixels is None:
+        yield "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
+    count = config.postprocess.detections
+    if count < recipe(config.name, config.classes).postprocess.detections:
+        yield (
+            f"it reports at most {count} detections a picture, as the file does; for more, in Python: from onestage "
+            f"import load, zoo; config = load({str(out)!r}).config.replace({{'postprocess.detections': 100}}); "
+            f"zoo.build(config, weights={str(out)!r}).save('more.safetensors')"
+        )
 
 
 def _listed(names: Sequence[str]) -> str:

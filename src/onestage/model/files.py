@@ -57,8 +57,9 @@ KINDS: tuple[tuple[bytes, str], ...] = (
 )
 TFLITE = b"TFL3"
 """Bytes 4 to 8 of a TensorFlow Lite model: the identifier of a flatbuffer."""
+TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
+"""What torch.save pickles first, in its files that are no zip archives."""
 DAMAGED = "copy or download it again; it was damaged on the way"
-IMPORT = 'a foreign checkpoint is imported, not loaded: onestage.create(NAME, weights="FILE")'
 
 
 class Header(NamedTuple):
@@ -300,7 +301,7 @@ def _refuse_kind(start: bytes, size: int, where: Path | str) -> NoReturn:
             where=where,
             got=kind or "a file of unknown type",
             expected="a safetensors file, as model.save() and training write it",
-            fix=IMPORT if _is_pytorch(start) else "name the right file, or fetch it again",
+            fix=import_first(where) if _is_foreign(start) else "name the right file, or fetch it again",
         )
     )
 
@@ -309,6 +310,15 @@ def _kind(start: bytes) -> str | None:
     if start[4:8] == TFLITE:
         return "a TensorFlow Lite model"
     return next((kind for magic, kind in KINDS if start.startswith(magic)), None)
+
+
+def import_first(path: Path | str) -> str:
+    """What to do with another project's detector where one of ours is wanted."""
+    return f"import it first: onestage import {path} -o imported.safetensors"
+
+
+def _is_foreign(start: bytes) -> bool:
+    return _is_pytorch(start) or start[4:8] == TFLITE
 
 
 def _is_pytorch(start: bytes) -> bool:
@@ -350,7 +360,7 @@ def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
                 expected="a PyTorch state_dict (.pth, .pt, .pkl, .bin) or a safetensors file",
             )
         )
-    tensors = _state_dict(_load_pickled(path, zipped=start.startswith(b"PK")), path)
+    tensors = _state_dict(_load_pickled(path, start), path)
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(explain(f"tensor '{name}' claims more numbers than the file holds", where=path, fix=DAMAGED))
@@ -359,12 +369,14 @@ def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
     return _without_prefixes({name: tensor.detach().clone() for name, tensor in tensors.items()})  # off the mapped file
 
 
-def _load_pickled(path: Path | str, *, zipped: bool) -> object:
-    """Tensors and plain data out of a torch.save file. Namespace (a program's arguments) is plain data in other clothes."""
+def _load_pickled(path: Path | str, start: bytes) -> object:
+    """Tensors and plain data out of a torch.save file, whose first bytes are ``start``. Namespace (a program's arguments) is
+    plain data in other clothes.
+    """
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of old pickles and TorchScript; the outcome is what counts
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=zipped)
+            return torch.load(path, weights_only=True, map_location="cpu", mmap=start.startswith(b"PK"))
     except Exception as error:  # torch's reader lets many kinds through: RuntimeError, EOFError, KeyError, struct.error ...
         # torch's own text advises to load the file unsafely, so it is not passed on.
         culprit = re.search(r"GLOBAL (\S+)", str(error))
@@ -372,6 +384,8 @@ def _load_pickled(path: Path | str, *, zipped: bool) -> object:
             got, fix = f"Python objects ({culprit[1]}), which could run code when loaded", "save only model.state_dict()"
         elif "TorchScript" in str(error):
             got, fix = "a TorchScript program", "save the state_dict() of the model it was made from"
+        elif not start.startswith(b"PK") and TORCH_PICKLE not in start:
+            got, fix = "a Python pickle of other things than tensors", "save it anew: torch.save(model.state_dict(), FILE)"
         else:
             got, fix = f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED
         raise WeightsError(

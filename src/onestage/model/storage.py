@@ -11,7 +11,7 @@ from torch import Tensor
 from onestage.errors import ConfigError, WeightsError, explain, first_ten
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.files import FORMAT, FORMAT_KEY, load_tensors, read_header, save_tensors
+from onestage.model.files import DAMAGED, FORMAT, FORMAT_KEY, import_first, load_tensors, read_header, save_tensors
 
 CONFIG_KEY = "onestage_config"
 
@@ -33,6 +33,9 @@ def read_config(path: str | Path) -> DetectorConfig | None:
         return None if text is None else DetectorConfig.from_json(text)
     except ConfigError as e:
         raise WeightsError(explain("the config in the weights file cannot be used", where=path, got=str(e))) from e
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
+        what = "the config in the weights file is damaged"
+        raise WeightsError(explain(what, where=path, got=f"{type(e).__name__}: {e}", fix=DAMAGED)) from e
 
 
 def load_detector(path: str | Path) -> Detector:
@@ -47,10 +50,13 @@ def load_detector(path: str | Path) -> Detector:
             explain(
                 "the weights file holds no detector of this project",
                 where=path,
-                fix='use onestage.create(NAME, weights="FILE")',
+                fix=import_first(path),
             )
         )
-    _compare(_shapes(config, path), read_header(path).shapes, path)
+    wrong = differing(shapes_of(config, path), read_header(path).shapes)
+    if wrong:
+        what = f"{len(wrong)} tensors do not fit the config in the file"
+        raise WeightsError(explain(what, where=path, got="\n" + first_ten(wrong)))
     detector = Detector(config)
     detector.load_state_dict(load_tensors(path)[0])
     return detector.eval()
@@ -59,26 +65,28 @@ def load_detector(path: str | Path) -> Detector:
 def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
     """Load every tensor that has the name and shape of one of the detector's; the names of those that keep their fresh values.
 
-    A checkpoint for other classes fits all but the class outputs. WeightsError where less than half of the names fit: then it
-    is a checkpoint of something else.
+    A checkpoint for other classes fits all but the class outputs. WeightsError where less than half of the tensors fit: then it
+    is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
     """
     own = detector.state_dict()
+    needed = [k for k in own if not k.endswith("num_batches_tracked")]
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
-    known = [k for k in tensors if k in own]
-    if len(known) < len(own) / 2 or not fitting:
+    fresh = tuple(k for k in needed if k not in fitting)
+    if len(fresh) > len(needed) / 2:
+        shapes = ({k: tuple(v.shape) for k, v in side.items()} for side in (own, tensors))
         raise WeightsError(
             explain(
                 f"these weights are not those of {detector.config.name}",
                 where=where,
-                got=f"{len(known)} of its {len(own)} tensors; such as\n" + first_ten([k for k in tensors if k not in own]),
+                got=f"{len(needed) - len(fresh)} of its {len(needed)} tensors; but\n" + first_ten(differing(*shapes)),
                 fix="name the model the weights were made for",
             )
         )
     detector.load_state_dict(fitting, strict=False)
-    return tuple(k for k in own if k not in fitting and not k.endswith("num_batches_tracked"))
+    return fresh
 
 
-def _shapes(config: DetectorConfig, path: str | Path) -> dict[str, tuple[int, ...]]:
+def shapes_of(config: DetectorConfig, path: str | Path) -> dict[str, tuple[int, ...]]:
     """The tensors that a detector of this config has; nothing is allocated (torch's meta device)."""
     try:
         with torch.device("meta"):
@@ -87,11 +95,8 @@ def _shapes(config: DetectorConfig, path: str | Path) -> dict[str, tuple[int, ..
         raise WeightsError(explain("no detector can be built from the config in the file", where=path, got=e)) from e
 
 
-def _compare(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]], path: str | Path) -> None:
+def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """A line for every tensor that is missing, has another shape or is one too many."""
     wrong = [f"{k}: missing, expected {s}" for k, s in expected.items() if k not in got]
     wrong += [f"{k}: {got[k]}, expected {s}" for k, s in expected.items() if k in got and got[k] != s]
-    wrong += [f"{k}: not part of this detector" for k in got if k not in expected]
-    if wrong:
-        raise WeightsError(
-            explain(f"{len(wrong)} tensors do not fit the config in the file", where=path, got="\n" + first_ten(wrong))
-        )
+    return wrong + [f"{k}: not part of this detector" for k in got if k not in expected]

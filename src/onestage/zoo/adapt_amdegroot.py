@@ -16,10 +16,12 @@ from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
 from onestage.model.suppress import HardNMS
 from onestage.zoo.class_names import COCO_80, VOC, Classes, known_classes
-from onestage.zoo.keys import Rules, rename
+from onestage.zoo.keys import Rules, demand_levels, rename
 from onestage.zoo.ssd import ssd_vgg16
 
 PROJECT = "ssd.pytorch (amdegroot)"
+MARK = r"L2Norm\.weight|(conf|loc)\.\d\."
+TAKEN = "its SSDs on VGG16 for 300 and 512 pixels"
 
 _NAMES: Rules = (
     (r"vgg\.(\d|1\d|2[0-2])\.(.+)", r"backbone.conv4_3.\1.\2"),
@@ -54,6 +56,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 def classes(tensors: Mapping[str, Tensor]) -> Classes:
     """VOC's or COCO's for as many outputs; the first level has 4 default boxes per cell, and background comes first."""
+    demand_levels(tensors, "conf", "loc", levels=7 if model(tensors) == "ssd512_vgg16" else 6)
     return known_classes(len(tensors["conf.0.weight"]) // 4 - 1, VOC, COCO_80)
 
 
@@ -70,8 +73,8 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 def _anchors(config: DetectorConfig, name: str) -> tuple[AnchorLevel, ...]:
     """Its default boxes at the config's input size; the config's own where that has other levels than the file."""
     size = config.preprocess.size
-    if len(config.anchors) != len(BOX_SIZES[name, "voc"]) - 1:
-        return config.anchors
+    if len(config.levels) != len(BOX_SIZES[name, "voc"]) - 1:
+        return config.levels
     sizes = BOX_SIZES[name, "coco" if len(config.classes) in (80, 200) else "voc"]
-    levels = ssd_vgg16(config.classes, size, [s * min(size) for s in sizes]).anchors
+    levels = ssd_vgg16(config.classes, size, [s * min(size) for s in sizes]).levels
     return tuple(replace(level, inside=True) for level in levels)

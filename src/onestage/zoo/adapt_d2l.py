@@ -9,6 +9,8 @@ from onestage.zoo.class_names import Classes, known_classes
 from onestage.zoo.keys import Rules, rename
 
 PROJECT = "the d2l book's TinySSD"
+MARK = r"(blk|cls|bbox)_\d\."
+TAKEN = "the book's own five blocks"
 
 _NAMES: Rules = (
     (r"blk_0\.(.+)", r"backbone.stages.0.\1"),

@@ -16,10 +16,14 @@ from onestage.model.bifpn import BiFPN
 from onestage.model.config import DetectorConfig
 from onestage.model.separable_head import SeparableHead
 from onestage.zoo.class_names import COCO_90, Classes, known_classes
-from onestage.zoo.efficientdet import VARIANTS
+from onestage.zoo.efficientdet import HALF, VARIANTS
 from onestage.zoo.keys import Rules, rename
 
 PROJECT = "effdet (rwightman/efficientdet-pytorch)"
+MARK = r"(.+\.)?(class|box)_net\.predict\."
+TAKEN = (
+    "tf_efficientdet_d0 to d7x, tf_efficientdet_lite0 to lite4 and efficientdet_d0 to d7 (not q0 to q2, lite3x, resdet50, ...)"
+)
 
 RELEASE = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
 GOOGLE, OWN = "https://github.com/google/automl/tree/master/efficientdet", "https://github.com/rwightman/efficientdet-pytorch"
@@ -38,10 +42,18 @@ PUBLISHED = {
     "efficientdet_lite2.coco": ("tf_efficientdet_lite2-86c5d55b.pth", 35.9, GOOGLE),
     "efficientdet_lite3.coco": ("tf_efficientdet_lite3-506852cb.pth", 39.6, GOOGLE),
     "efficientdet_lite4.coco": ("tf_efficientdet_lite4-391ddabc.pth", 44.2, GOOGLE),
+    "efficientdet_d0.coco_ap": ("tf_efficientdet_d0_ap-d0cdbd0a.pth", 34.8, GOOGLE),
+    "efficientdet_d1.coco_ap": ("tf_efficientdet_d1_ap-7721d075.pth", 40.8, GOOGLE),
+    "efficientdet_d2.coco_ap": ("tf_efficientdet_d2_ap-a2995c19.pth", 44.2, GOOGLE),
+    "efficientdet_d3.coco_ap": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7, GOOGLE),
+    "efficientdet_d4.coco_ap": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2, GOOGLE),
+    "efficientdet_d5.coco_ap": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1, GOOGLE),
     "efficientdet_d0.coco_effdet": ("efficientdet_d0-f3276ba8.pth", 33.6, OWN),
     "efficientdet_d1.coco_effdet": ("efficientdet_d1-bb7e98fe.pth", 39.4, OWN),
 }
 """MODEL.TAG -> file of its release, AP on COCO val2017 as its README measured it, and who trained it."""
+PIXELS = {tag: HALF for tag in PUBLISHED if tag.endswith(".coco_ap")}
+"""MODEL.TAG -> mean and std of the pixels, where these are not the recipe's, as AdvProp's are not (model_config.py)."""
 
 _LANDMARK = "class_net.predict.conv_pw.weight"
 _NETS = {"class": "cls", "box": "box"}
@@ -68,11 +80,17 @@ def classes(tensors: Mapping[str, Tensor]) -> Classes:
     return known_classes(len(tensors["class_net.predict.conv_pw.bias"]) // shapes, COCO_90)
 
 
+def may_be_advprop(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether AdvProp's file of this model has the same tensors: Google's D0 to D5."""
+    return f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors))
+
+
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Our names for its tensors, offsets (ty, tx, th, tw) turned to (tx, ty, tw, th), and the config with its kind of layers.
 
     A file without biases before batch norm gets PyTorch's padding, for that is how effdet trains.
     """
+    _check_wrapper(tensors)
     tensors = _unwrapped(tensors)
     turned = {name: _offsets_turned(t) if name.startswith("box_net.predict.conv_pw") else t for name, t in tensors.items()}
     renamed = rename(turned, (*_rules(_levels(tensors)), *_HEADS, (r"backbone\.(.+)", r"backbone.body.\1")))
@@ -83,6 +101,12 @@ def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """The tensors of the model itself, without what its wrappers put before the names."""
     prefix = next((name.removesuffix(_LANDMARK) for name in tensors if name.endswith(_LANDMARK)), "")
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _check_wrapper(tensors: Mapping[str, Tensor]) -> None:
+    """WeightsError where there is more beside the model than the anchors that its wrappers keep."""
+    prefix = next(name.removesuffix(_LANDMARK) for name in tensors if name.endswith(_LANDMARK))
+    rename({name: t for name, t in tensors.items() if not name.startswith(prefix)}, ((r"(.+\.)?anchors\.boxes", r"\g<0>"),))
 
 
 def _variant(tensors: Mapping[str, Tensor]) -> str | None:

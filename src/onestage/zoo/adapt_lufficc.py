@@ -15,6 +15,8 @@ from onestage.zoo.class_names import Classes
 from onestage.zoo.keys import Rules, rename
 
 PROJECT = "SSD (lufficc)"
+MARK = r"box_head\.predictor\."
+TAKEN = "its SSDs on VGG16 for 300 and 512 pixels"
 
 _NAMES: Rules = (
     (r"backbone\.(vgg|extras)\.(.+)", r"\1.\2"),

@@ -21,7 +21,8 @@ CLASS_OUTPUTS = re.compile(r"head\.(convs\.)?cls\.(\d+\.(3\.)?|output\.pointwise
 """What gives the logits, in ConvHead, plain or separable, also inside ResidualHead, SharedHead and SeparableHead: tensors
 (S * C, ...), rows (shape, logit).
 """
-
+OUTPUTS = re.compile(CLASS_OUTPUTS.pattern.replace("cls", "(cls|box)"))
+"""These and what gives the box offsets: tensors (S * 4, ...)."""
 
 PARTS = ("backbone", "neck", "head", "anchors", "coder", "assigner", "loss", "postprocess")
 """Fields of a config that weights may need otherwise than the recipe has them."""
@@ -36,18 +37,27 @@ def is_numbered(config: DetectorConfig) -> bool:
     return config.classes == numbered_classes(len(config.classes))
 
 
+def same_classes(own: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether a config means a file's classes, in whatever order; by number alone it does where there are as many."""
+    numbered = is_numbered(config) and len(own.classes) == len(config.classes)
+    return numbered or set(own.classes) == set(config.classes)
+
+
 def with_parts_of(
     own: DetectorConfig, config: DetectorConfig, *, own_recipe: DetectorConfig, recipe: DetectorConfig
 ) -> DetectorConfig:
     """The config with the parts that a file's detector ``own`` has otherwise than its recipe, which its weights need: default
-    boxes of other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays.
+    boxes of other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays. How
+    many detections are wanted, and how sure, is a matter of the classes: with others the recipe's postprocess stays.
 
     own_recipe, recipe: what the zoo gives for the size of each.
     """
     taken = {
         part: getattr(own, part)
         for part in PARTS
-        if getattr(own, part) != getattr(own_recipe, part) and getattr(config, part) == getattr(recipe, part)
+        if (part != "postprocess" or same_classes(own, config))
+        and getattr(own, part) != getattr(own_recipe, part)
+        and getattr(config, part) == getattr(recipe, part)
     }
     if "anchors" in taken:
         taken["anchors"] = _resized(own, own_recipe, recipe)
@@ -61,10 +71,10 @@ def _resized(own: DetectorConfig, own_recipe: DetectorConfig, recipe: DetectorCo
     """The anchors of ``own`` for the input of ``recipe``. They grow as the recipe's do: with the strides where these measure
     them, as in RetinaNet and EfficientDet, or else with the input, as in SSD, whose strides stay.
     """
-    if len(own.anchors) != len(recipe.anchors) or not _same_in_strides(own_recipe, recipe):
-        return tuple(_grown(level, own.preprocess.size, recipe.preprocess.size) for level in own.anchors)
+    if len(own.levels) != len(recipe.levels) or not _same_in_strides(own_recipe, recipe):
+        return tuple(_grown(level, own.preprocess.size, recipe.preprocess.size) for level in own.levels)
     resized = []
-    for level, before, after in zip(own.anchors, own_recipe.anchors, recipe.anchors, strict=True):
+    for level, before, after in zip(own.levels, own_recipe.levels, recipe.levels, strict=True):
         old, new = _strides(before, after)
         grown = _grown(level, old, new)
         if isinstance(level.stride, tuple):
@@ -111,12 +121,12 @@ def same_anchors(own: DetectorConfig, config: DetectorConfig) -> bool:
 
 def _same_in_parts(a: DetectorConfig, b: DetectorConfig) -> bool:
     sizes = a.preprocess.size, b.preprocess.size
-    return len(a.anchors) == len(b.anchors) and all(_alike(*p, *sizes) for p in zip(a.anchors, b.anchors, strict=True))
+    return len(a.levels) == len(b.levels) and all(_alike(*p, *sizes) for p in zip(a.levels, b.levels, strict=True))
 
 
 def _same_in_strides(a: DetectorConfig, b: DetectorConfig) -> bool:
-    return len(a.anchors) == len(b.anchors) and all(
-        _alike(*pair, *_strides(*pair)) for pair in zip(a.anchors, b.anchors, strict=True)
+    return len(a.levels) == len(b.levels) and all(
+        _alike(*pair, *_strides(*pair)) for pair in zip(a.levels, b.levels, strict=True)
     )
 
 

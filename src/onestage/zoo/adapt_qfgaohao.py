@@ -19,10 +19,12 @@ from onestage.model.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
 from onestage.model.suppress import HardNMS
 from onestage.zoo.class_names import VOC, Classes, known_classes
-from onestage.zoo.keys import Rules, rename
+from onestage.zoo.keys import Rules, demand_levels, rename
 from onestage.zoo.ssd import ssd300_mobilenet_v1
 
 PROJECT = "pytorch-ssd (qfgaohao, jetson-inference)"
+MARK = r"(classification|regression)_headers\."
+TAKEN = "mb1-ssd and mb2-ssd-lite (not mb1-ssd-lite, mb3-..., sq-ssd-lite or vgg16-ssd)"
 
 _V1_BLOCKS = ("0.0", "1.0", "1.1", "2.0", "2.1", "3.0", "3.1", "3.2", "3.3", "3.4", "3.5", "4.0", "4.1")
 """timm's mobilenetv1 numbers the thirteen depthwise separable blocks by stage."""
@@ -61,8 +63,8 @@ _MB2_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 64))
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
     """Whether these are the keys of its mb1-ssd or mb2-ssd-lite."""
-    mb1 = "base_net.13.3.weight" in tensors and "classification_headers.5.weight" in tensors
-    return mb1 or "base_net.17.conv.6.weight" in tensors
+    mb1 = "base_net.13.3.weight" in tensors and "classification_headers.0.weight" in tensors
+    return mb1 or (_is_v2(tensors) and "classification_headers.0.3.weight" in tensors)
 
 
 def model(tensors: Mapping[str, Tensor]) -> str:
@@ -72,6 +74,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 def classes(tensors: Mapping[str, Tensor]) -> Classes:
     """VOC's for 20 outputs; every level has 6 default boxes per cell, and background comes first."""
+    demand_levels(tensors, "classification_headers", "regression_headers", levels=6)
     return known_classes(len(tensors["classification_headers.5.weight"]) // 6 - 1, VOC)
 
 
@@ -108,7 +111,7 @@ def _v2_place(match: re.Match[str]) -> str:
 def _anchors(config: DetectorConfig) -> tuple[AnchorLevel, ...]:
     """Its default boxes at the config's input size."""
     size = config.preprocess.size
-    levels = ssd300_mobilenet_v1(config.classes, size, [s * min(size) / 300 for s in _SIZES]).anchors
+    levels = ssd300_mobilenet_v1(config.classes, size, [s * min(size) / 300 for s in _SIZES]).levels
     strides = [None if s is None else (float(s), float(s)) for s in _STRIDES]
     return tuple(replace(level, stride=s, inside=True) for level, s in zip(levels, strides, strict=True))
 

@@ -53,8 +53,11 @@ def convert_backbone(path: Path | str, config: DetectorConfig) -> tuple[dict[str
         tensors[f"backbone.{name}.weight"] = found["weight"]
         tensors |= {f"backbone.{key}": value for key, value in _bias(name, norm, found["bias"]).items()}
     if len(tensors) < len(convolutions):  # not even half of the weights and biases
-        got = f"a MobileNet {'v2' if _residual(trunk) else 'v1'} classifier"
-        raise WeightsError(explain(f"these are no weights for {type(config.backbone).__name__}", where=path, got=got))
+        kind = f"MobileNet {'v2' if _residual(trunk) else 'v1'}"
+        what = f"these are no weights for {getattr(config.backbone, 'name', type(config.backbone).__name__)}"
+        expected = f"a classifier of the same network as the backbone of {config.name}"
+        fix = f"give this file to a model on {kind}: ssd300_{kind.lower().replace(' ', '_')}"
+        raise WeightsError(explain(what, where=path, got=f"a {kind} classifier", expected=expected, fix=fix))
     check_finite(tensors, path)
     return tensors, config
 

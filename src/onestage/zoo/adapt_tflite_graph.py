@@ -20,6 +20,7 @@ from torch import Tensor
 
 from onestage.errors import WeightsError, explain
 from onestage.model.files import DAMAGED
+from onestage.zoo.keys import located
 
 MAGIC = b"TFL3"
 """Bytes 4 to 7 of every such file."""
@@ -132,7 +133,7 @@ def damage(where: object) -> Iterator[None]:
     try:
         yield
     except WeightsError as e:
-        raise WeightsError(f"{e}\n  file:     {where}") from e
+        raise located(e, where) from e
     except Unsupported as e:
         raise WeightsError(explain(f"this TensorFlow Lite file is not supported: {e}", where=where, fix=_SUPPORTED)) from e
     except _BROKEN as e:

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
+from torchvision.models import MobileNet_V2_Weights, MobileNet_V3_Large_Weights, VGG16_Weights, WeightsEnum
 
+from onestage.errors import WeightsError, explain
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
 from onestage.zoo.class_names import COCO_90, Classes, known_classes
-from onestage.zoo.keys import Rules, rename
+from onestage.zoo.keys import Rules, demand_levels, pick, rename
 
 PROJECT = "torchvision"
+MARK = r"head\.(classification|regression)_head\.|roi_heads\."
+TAKEN = "ssd300_vgg16, ssdlite320_mobilenet_v3_large and RetinaNet on a ResNet"
 
 _SSD: Rules = (
     (r"backbone\.features\.(\d+)\.(weight|bias)", r"backbone.conv4_3.\1.\2"),
@@ -72,7 +76,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
         return "ssd300_vgg16" if "backbone.scale_weight" in tensors else "ssdlite320_mobilenet_v3_large"
     blocks = sum(re.fullmatch(r"backbone\.body\.layer3\.\d+\.conv1\.weight", key) is not None for key in tensors)
     depth = _RESNETS.get((blocks, "backbone.body.layer3.0.conv3.weight" in tensors))
-    if depth is None:
+    if depth is None or tuple(tensors["backbone.body.layer1.0.conv2.weight"].shape[:2]) != (64, 64):  # ResNeXt, wide ResNet
         return "retinanet"
     return f"retinanet_{depth}_fpn" + ("_v2" if depth == "r50" and _has_group_norm(tensors) else "")
 
@@ -86,12 +90,26 @@ def classes(tensors: Mapping[str, Tensor]) -> Classes:
     in RetinaNet, where nothing is ever taught to be of it.
     """
     if _is_retinanet(tensors):
+        _check_shapes(tensors)
         outputs = len(tensors["head.classification_head.cls_logits.bias"]) // _SHAPES
     elif "backbone.scale_weight" in tensors:
         outputs = len(tensors["head.classification_head.module_list.0.weight"]) // 4
     else:
         outputs = len(tensors["head.classification_head.module_list.0.1.weight"]) // 6
+    if not _is_retinanet(tensors):
+        demand_levels(tensors, *(f"head.{kind}_head.module_list" for kind in _HEADS), levels=6)
     return known_classes(outputs - 1, COCO_90)
+
+
+def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
+    """WeightsError where a RetinaNet has another number of anchor shapes than torchvision's usual ones."""
+    shapes = len(tensors["head.regression_head.bbox_reg.bias"]) // 4
+    if shapes != _SHAPES:
+        what = "this RetinaNet has anchors of its own, and which ones does not stand in the file"
+        got, expected = f"{shapes} shapes per cell", f"{_SHAPES}, torchvision's usual ones"
+        raise WeightsError(
+            explain(what, got=got, expected=expected, fix="train it anew: onestage train DATA --model retinanet")
+        )
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
@@ -128,7 +146,7 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
         "preprocess.antialias": False,
         "neck.source": "p5" if renamed["neck.extra.0.weight"].shape[1] == len(renamed["neck.output.0.0.weight"]) else "c5",
         "head.norm": "group" if _has_group_norm(tensors) else "none",
-        "anchors": tuple(replace(level, stride="floor") for level in config.anchors),
+        "anchors": tuple(replace(level, stride="floor") for level in config.levels),
     }
     return _without_eps(renamed) if published else renamed, config.replace(changes)
 
@@ -182,4 +200,13 @@ def convert_backbone(tensors: Mapping[str, Tensor], config: DetectorConfig) -> t
     preprocess = {"preprocess.mean": (0.485, 0.456, 0.406), "preprocess.std": (0.229, 0.224, 0.225)}
     if rules is _VGG16 and not ("classifier.6.bias" in tensors and bool(tensors["classifier.6.bias"].isfinite().all())):
         preprocess = {"preprocess.mean": VGG_MEAN, "preprocess.std": VGG_STD}
-    return rename(tensors, rules), config.replace(preprocess)
+    return pick(tensors, rules), config.replace(preprocess)
+
+
+def published_backbone(config: DetectorConfig) -> tuple[str, WeightsEnum] | None:
+    """torchvision's name of the classifier that the config's backbone is part of, and its published weights; else None."""
+    return {
+        ("VGG16Backbone", None): ("vgg16", VGG16_Weights.IMAGENET1K_FEATURES),
+        ("MobileNetBackbone", "v2"): ("mobilenet_v2", MobileNet_V2_Weights.IMAGENET1K_V2),
+        ("MobileNetBackbone", "v3_large"): ("mobilenet_v3_large", MobileNet_V3_Large_Weights.IMAGENET1K_V2),
+    }.get((type(config.backbone).__name__, getattr(config.backbone, "version", None)))

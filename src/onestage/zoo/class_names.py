@@ -38,5 +38,7 @@ def known_classes(count: int, *known: Classes) -> Classes:
 
     A file of weights rarely names its classes, so their number tells: a project's published weights are for few data sets.
     """
+    if count < 1:
+        raise ValueError(f"outputs for {count} classes")
     numbered = Classes(numbered_classes(count), tuple(range(count)))
     return next((classes for classes in known if len(classes.names) == count), numbered)

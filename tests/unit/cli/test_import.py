@@ -184,3 +184,58 @@ def test_the_imported_detector_works_like_any_other(book: Path, run: Path, shape
     picture = next(shapes.rglob("*.png"), None) or next(shapes.rglob("*.jpg"))
     assert main(["predict", str(out), str(picture), "--out", str(tmp_path / "found")]) == 0
     assert any((tmp_path / "found").iterdir())
+
+
+def test_placeholders_of_a_labels_file_are_numbered(tmp_path: Path) -> None:
+    """As TensorFlow's labelmap.txt has them, background too."""
+    (tmp_path / "labels.txt").write_text("???\nred car\n???\nN/A\n???\n")
+    path, out = their_ssdlite(tmp_path / "four.pth", 4), tmp_path / "ours.safetensors"
+    assert main(["import", str(path), "--classes", str(tmp_path / "labels.txt"), "-o", str(out)]) == 0
+    assert load(out).config.classes == ("red car", "??? 2", "N/A 3", "??? 4")
+
+
+def test_the_labels_beside_the_published_tflite_file(shared_data: Path, tmp_path: Path, capsys: Captured) -> None:
+    """Its note says how to have more detections than the file reports, and that is true."""
+    weights, out = shared_data / "weights", tmp_path / "ours.safetensors"
+    labels = ["--classes", str(weights / "coco_labelmap.txt")]
+    assert main(["import", str(weights / "coco_ssd_mobilenet_v1_quant_2018_06_29.tflite"), *labels, "-o", str(out)]) == 0
+    names = load(out).config.classes
+    assert (names[0], names[11], names[89]) == ("person", "??? 12", "toothbrush")
+    note = capsys.readouterr().err
+    assert "at most 10 detections a picture" in note
+    program = note.split("in Python: ")[1].strip().replace("more.safetensors", str(tmp_path / "more.safetensors"))
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    more = load(tmp_path / "more.safetensors")
+    assert more.config == load(out).config.replace({"postprocess.detections": 100})
+    assert all(torch.equal(v, more.state_dict()[k]) for k, v in load(out).state_dict().items())
+
+
+def test_a_name_that_stands_twice(foreign: Path, tmp_path: Path, capsys: Captured) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.write_text("BACKGROUND\nred car\n\nred car\n")
+    message = refused(capsys, foreign, "--classes", labels, "-o", tmp_path / "x.safetensors")
+    assert f"{labels}, lines 2 and 4" in message and "red car" in message
+    assert "names 1 and 2" in refused(capsys, foreign, "--classes", "a", "a", "-o", tmp_path / "x.safetensors")
+
+
+def test_pixels_that_nothing_in_the_file_tells(foreign: Path, tmp_path: Path) -> None:
+    out = tmp_path / "ours.safetensors"
+    assert main(["import", str(foreign), "--pixels", "imagenet", "-o", str(out)]) == 0
+    preprocess = load(out).config.preprocess
+    assert (preprocess.mean, preprocess.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_advprop_is_named_where_it_may_be(tmp_path: Path, capsys: Captured) -> None:
+    effdet = pytest.importorskip("effdet")
+    torch.save(effdet.create_model("tf_efficientdet_d0", pretrained_backbone=False).state_dict(), tmp_path / "d0.pth")
+    for pixels, noted in ([], True), (["--pixels", "half"], False):
+        out = tmp_path / f"{noted}.safetensors"
+        assert main(["import", str(tmp_path / "d0.pth"), *pixels, "-o", str(out)]) == 0
+        assert ("import it with --pixels half" in " ".join(capsys.readouterr().err.split())) == noted
+        assert (load(out).config.preprocess.mean == (0.5, 0.5, 0.5)) != noted
+
+
+def test_a_pickle_of_other_things(tmp_path: Path, capsys: Captured) -> None:
+    (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
+    message = refused(capsys, tmp_path / "arrays.pkl", "-o", tmp_path / "x.safetensors")
+    assert "a Python pickle of other things than tensors" in message and "damaged" not in message

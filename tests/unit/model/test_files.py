@@ -199,9 +199,9 @@ BAD = {
     "html": (b"<!DOCTYPE html><html>404</html>", "HTML"),
     "git-lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git-lfs pointer"),
     "jpeg": (b"\xff\xd8\xff\xe0" + bytes(60), "JPEG"),
-    "tflite": (b"\x20\0\0\0TFL3" + bytes(60), "TensorFlow Lite"),
-    "pickle": (b"\x80\x02}q\x00." + bytes(60), "import"),
-    "zip": (b"PK\x03\x04" + bytes(60), r'onestage\.create\(NAME, weights="FILE"\)'),
+    "tflite": (b"\x20\0\0\0TFL3" + bytes(60), r"TensorFlow Lite model\n(.*\n)*.*onestage import \S+ -o"),
+    "pickle": (b"\x80\x02}q\x00." + bytes(60), r"onestage import \S+ -o \S+\.safetensors"),
+    "zip": (b"PK\x03\x04" + bytes(60), r"onestage import \S+ -o \S+\.safetensors"),
 }
 
 
@@ -369,7 +369,9 @@ def test_a_cut_foreign_file_is_an_error(tmp_path: Path, zipped: bool) -> None:
             files.load_foreign(tmp_path / "x.pth")
 
 
-@pytest.mark.parametrize(("contents", "message"), [(b"", "empty"), (b"<html>", "HTML"), (b"\x80\x04]\x94.", "cannot read")])
+@pytest.mark.parametrize(
+    ("contents", "message"), [(b"", "empty"), (b"<html>", "HTML"), (b"\x80\x04]\x94.", "other things than tensors")]
+)
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, contents: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(contents)
     with pytest.raises(WeightsError, match=message):

@@ -8,6 +8,7 @@ import torch
 
 import onestage
 from onestage.errors import WeightsError
+from onestage.model.config import DetectorConfig
 from onestage.model.files import load_tensors, save_tensors
 from onestage.model.storage import CONFIG_KEY, load_detector, load_fitting, metadata, read_config, save_detector
 from onestage.structures import Targets
@@ -68,7 +69,7 @@ def test_the_header_says_what_it_is(model, saved):
 def test_a_foreign_safetensors_file(tmp_path):
     save_tensors(tmp_path / "f.safetensors", {"a": torch.zeros(1)}, {})
     assert read_config(tmp_path / "f.safetensors") is None
-    with pytest.raises(WeightsError, match="no detector of this project"):
+    with pytest.raises(WeightsError, match=r"no detector of this project(.*\n)*.*onestage import \S+ -o"):
         load_detector(tmp_path / "f.safetensors")
 
 
@@ -82,12 +83,33 @@ def test_a_foreign_safetensors_file(tmp_path):
         lambda c: c.update(backbone={"kind": "TimmBackbone", "name": "no such model"}),
         lambda c: c.update(extra=1),
         lambda c: c.pop("classes"),
+        lambda c: c["backbone"].update(kind=[]),
     ],
-    ids=["negative width", "no base", "unknown kind", "a level less", "unknown backbone", "unknown key", "no classes"],
+    ids=[
+        "negative width",
+        "no base",
+        "unknown kind",
+        "a level less",
+        "unknown backbone",
+        "unknown key",
+        "no classes",
+        "a list for a kind",
+    ],
 )
 def test_a_config_that_makes_no_detector(saved, change):
     with pytest.raises(WeightsError) as error:
         load_detector(rewritten(saved, config=change))
+    assert str(saved) in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [TypeError, ValueError, KeyError])
+def test_a_config_that_nobody_foresaw(saved, monkeypatch, kind):
+    def broken(text):
+        raise kind("odd")
+
+    monkeypatch.setattr(DetectorConfig, "from_json", broken)
+    with pytest.raises(WeightsError, match="damaged") as error:
+        read_config(saved)
     assert str(saved) in str(error.value)
 
 
@@ -137,6 +159,9 @@ def test_load_fitting_refuses_what_is_of_something_else(model):
     assert "here.pth" in str(error.value)
     with pytest.raises(WeightsError):
         load_fitting(ssd, {}, where="empty")
+    names = {k: v if v.ndim == 0 else torch.zeros(*v.shape, 1) for k, v in ssd.state_dict().items()}
+    with pytest.raises(WeightsError, match="not those of ssdlite320"):
+        load_fitting(ssd, names, where="the names alone")
 
 
 def test_nothing_is_warned_of_on_the_way(saved, model):

@@ -107,6 +107,18 @@ def test_own_box_sizes_win_over_those_of_a_file():
     assert with_parts_of(floor, other, own_recipe=own_recipe, recipe=other).anchors == floor.anchors
 
 
+def test_how_many_detections_is_a_matter_of_the_classes():
+    """A file made for use may report few; with other classes the recipe's number counts."""
+    usual = recipe("tinyssd", ["cat", "dog"])
+    own = usual.replace({"postprocess.detections": 10, "postprocess.class_agnostic": True})
+    for classes, taken in ((["dog", "cat"], True), (["class 0", "class 1"], True), (["cat", "emu"], False), (["cat"], False)):
+        config = recipe("tinyssd", classes)
+        merged = with_parts_of(own, config, own_recipe=usual, recipe=config)
+        assert merged.postprocess == (own if taken else usual).postprocess
+    chosen = usual.replace({"postprocess.detections": 7})
+    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).postprocess.detections == 7
+
+
 def test_how_a_file_fits_pictures_into_the_input_is_kept():
     """Unless somebody chose another way."""
     usual = recipe("tinyssd", ["cat"])

@@ -13,6 +13,7 @@ import torchvision
 import onestage
 from onestage.errors import WeightsError
 from onestage.model.files import save_tensors
+from onestage.model.storage import metadata
 from onestage.zoo import recipe
 from onestage.zoo import weights as module
 from onestage.zoo.adapt_own import with_parts_of
@@ -106,7 +107,10 @@ def test_the_classifier_of_another_backbone(model, options, tmp_path):
     path = file_of(timm.create_model("resnet18"), tmp_path)
     with pytest.raises(WeightsError, match="these are no weights for") as error:
         onestage.create(model, 2, size=(96, 96), backbone_weights=path, **options)
-    assert str(path) in str(error.value)
+    message = str(error.value)
+    assert str(path) in message and "conv1.weight, " in message
+    network = {"ssd300_vgg16": "vgg16", "ssd": "resnet50", "tinyssd": "TinyBackbone"}.get(model, "mobilenet_v2")
+    assert network in message.splitlines()[0] and "expected:" in message and "fix:" in message
 
 
 def their_ssdlite(classes):
@@ -360,3 +364,21 @@ def test_an_address_is_fetched(tmp_path, monkeypatch):
     for address in ("https://host/own.safetensors", "hf-hub:owner/name"):
         quietly("tinyssd", classes=["cat"], size=(64, 64), weights=address)
     assert asked == [("https://host/own.safetensors",), ("owner/name", "model.safetensors")]
+
+
+def test_a_tag_that_is_not_published():
+    with pytest.raises(WeightsError, match="nothing is published for tinyssd") as error:
+        onestage.create("tinyssd", 2, weights="coco")
+    assert "ssd300_vgg16, ssdlite320_mobilenet_v3_large, retinanet_r50_fpn" in str(error.value)
+    with pytest.raises(WeightsError, match="did you mean 'coco'"):
+        onestage.create("ssd300_vgg16", 2, weights="cocoo")
+    with pytest.raises(WeightsError, match=r"no such weights\n(.*\n)*.*check the path"):
+        onestage.create("tinyssd", 2, weights="no/file.pth")
+
+
+def test_our_own_file_with_a_class_output_of_no_sensible_shape(tmp_path):
+    model, path = own_file(tmp_path, ["cat", "dog"])
+    save_tensors(path, model.state_dict() | {"head.cls.0.bias": torch.zeros(7)}, metadata(model))
+    with pytest.raises(WeightsError, match="other shapes") as error:
+        onestage.create("tinyssd", classes=["dog", "cat"], size=(64, 64), weights=path)
+    assert str(path) in str(error.value)

@@ -1,5 +1,5 @@
 """Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json. And refresh what other pages
-hold of such numbers: the times in which-model.md, the lines of source files in architecture.md.
+hold of such numbers: the times in which-model.md, the lines of source files in architecture.md, the README's table of models.
 
 onestage benchmark --json docs/latency.json   # on a quiet machine
 python docs/make_models.py
@@ -69,14 +69,20 @@ def page(rows: list[dict[str, Any]], latency: dict[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _row(row: dict[str, Any], timing: dict[str, Any] | None) -> str:
-    times = [_milliseconds(timing, what) for what in ("predict", "network")] if timing else []
-    cells = [
+def _counts(row: dict[str, Any]) -> list[str]:
+    return [
         row["name"],
         "x".join(map(str, row["size"])),
         f"{row['parameters'] / 1e6:.2f} M",
         f"{row['multiply_adds'] / 1e9:.2f} G",
         f"{row['anchors']:,}",
+    ]
+
+
+def _row(row: dict[str, Any], timing: dict[str, Any] | None) -> str:
+    times = [_milliseconds(timing, what) for what in ("predict", "network")] if timing else []
+    cells = [
+        *_counts(row),
         *(f"{ms:,.0f}" if ms >= 100 else f"{ms:.1f}" for ms in times),
         *["-"] * (2 - len(times)),
     ]
@@ -134,17 +140,32 @@ def with_lines(text: str) -> str:
     return re.sub(r"`([\w*]+\.py)` (\d+)", count, text)
 
 
-def current() -> str:
-    """The page of the zoo as it should be now."""
+def with_counts(text: str, rows: list[dict[str, Any]]) -> str:
+    """The page with the present counts in each line of a table that begins with a model's name and input."""
+    for row in rows:
+        name, *counts = _counts(row)
+        text = re.sub(rf"^\| {name} \| \d+x\d+( \| [^|]+){{3}} \|", f"| {' | '.join([name, *counts])} |", text, flags=re.M)
+    return text
+
+
+def zoo() -> list[dict[str, Any]]:
+    """What ``onestage models`` knows of every model."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         models(json=True)
-    return page(json.loads(text.getvalue()), read_latency())
+    rows: list[dict[str, Any]] = json.loads(text.getvalue())
+    return rows
+
+
+def current() -> str:
+    """The page of the zoo as it should be now."""
+    return page(zoo(), read_latency())
 
 
 def refresh() -> None:
     """Write the pages of others that hold such numbers, then the zoo's own."""
-    which, house = DOCS / "which-model.md", DOCS / "architecture.md"
+    which, house, front = DOCS / "which-model.md", DOCS / "architecture.md", DOCS.parent / "README.md"
+    front.write_text(with_counts(front.read_text(), zoo()))
     which.write_text(with_times(which.read_text(), read_latency()))
     house.write_text(with_lines(house.read_text()))
     (DOCS / "models.md").write_text(current())

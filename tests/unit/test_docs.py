@@ -58,6 +58,13 @@ def test_the_page_of_the_zoo_is_up_to_date(make_models):
     assert all(f"| {name} |" in page for name in onestage.list_models())
 
 
+def test_the_readme_s_table_is_up_to_date(make_models):
+    text = (DOCS.parent / "README.md").read_text()
+    assert text == make_models.with_counts(text, make_models.zoo()), "run: python docs/make_models.py"
+    spoiled = text.replace("| 8,732 |", "| 8,733 |")
+    assert spoiled != text == make_models.with_counts(spoiled, make_models.zoo())
+
+
 def test_the_times_are_those_of_the_benchmark(make_models):
     text = (DOCS / "which-model.md").read_text()
     assert text == make_models.with_times(text, make_models.read_latency()), "run: python docs/make_models.py"

@@ -37,10 +37,10 @@ def explain(
     return "\n".join([what, *(f"  {name + ':':<10}{value}" for name, value in parts.items() if value is not None)])
 
 
-def require(holds: bool, rule: str, *, got: object) -> None:
+def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> None:
     """Raise ConfigError stating the rule unless it holds."""
     if not holds:
-        raise ConfigError(explain(rule, got=got))
+        raise ConfigError(explain(rule, got=got, fix=fix))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

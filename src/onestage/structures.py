@@ -7,6 +7,7 @@ labels are 0..K-1. Pictures are RGB, uint8, (3, H, W).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -180,7 +181,7 @@ class Truth:
         _check_objects(f"Truth {self.image_id}", self.boxes, self.labels, self.ignore, self.crowd, self.area)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Detections:
     """What was found in one picture, best first.
 
@@ -197,7 +198,7 @@ class Detections:
     size: Size
     image_id: int | str = ""
     path: str = ""
-    source: Callable[[], Tensor] | None = field(default=None, repr=False)
+    source: Callable[[], Tensor] | None = None
 
     def __post_init__(self) -> None:
         _check_objects(f"Detections {self.image_id}", self.boxes, self.scores, self.labels)
@@ -205,6 +206,13 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def __repr__(self) -> str:
+        """Short: a picture may well have 300 detections. ``to_dict`` has them all."""
+        counts = Counter(self.class_names)
+        best = f", best score {float(self.scores[0]):.2f}" if len(self) else ""
+        parts = ", ".join(f"{name} {count}" for name, count in counts.most_common(5)) + (", ..." if len(counts) > 5 else "")
+        return f"Detections({len(self)}{': ' if len(self) else ''}{parts}{best})"
 
     def select(self, keep: Tensor) -> Detections:
         """Those rows that ``keep`` names: (D,) bool, or (M,) int64 indices in ascending order."""

@@ -58,6 +58,11 @@ def test_the_page_of_the_zoo_is_up_to_date(make_models):
     assert all(f"| {name} |" in page for name in onestage.list_models())
 
 
+def test_the_page_of_parts_is_up_to_date():
+    make_parts = loaded(DOCS / "make_parts.py")
+    assert (DOCS / "parts.md").read_text() == make_parts.page(), "run: python docs/make_parts.py"
+
+
 def test_the_readme_s_table_is_up_to_date(make_models):
     text = (DOCS.parent / "README.md").read_text()
     assert text == make_models.with_counts(text, make_models.zoo()), "run: python docs/make_models.py"

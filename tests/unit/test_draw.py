@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageDraw
 from torch import Tensor
 
 from onestage import boxes as box_ops
@@ -186,3 +186,17 @@ def test_labels_stay_inside_the_picture(data: st.DataObject, width: int, height:
     plates = _place(torch.tensor(boxes).view(-1, 4), torch.tensor([[60, 15]] * count).view(-1, 2), (width, height))
     assert plates.shape == (count, 4)
     assert torch.equal(box_ops.clip(plates, (height, width)), plates)
+
+
+@pytest.mark.parametrize(("count", "least", "most"), [(1, 1, 1), (20, 20, 20), (300, 20, 60)])
+def test_a_crowd_does_not_vanish_under_its_labels(count: int, least: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few boxes all have labels; of many the best have, as far as a sixth of the picture goes."""
+    low = torch.rand(count, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([580.0, 420])
+    names = [f"cell {i}" for i in range(count)]
+    written: list[str] = []
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", lambda self, xy, text, **rest: written.append(text))
+    picture = torch.zeros(3, 480, 640, dtype=torch.uint8)
+    drawn = draw_boxes(picture, torch.cat([low, low + 50], dim=1), labels=torch.arange(count), names=names)
+    assert written == names[: len(written)][::-1]  # the best last, on top of the others
+    assert least <= len(written) <= most
+    assert to_tensor(drawn).any(0).float().mean() < 0.9

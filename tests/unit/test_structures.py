@@ -105,3 +105,10 @@ def test_the_frame_is_where_the_picture_lies():
     meta = ImageMeta((100, 201), (320, 256), scale=(1.28, 256 / 201), pad=(40, 0))
     assert meta.frame.tolist() == [0, 40, 256, 168]
     assert ImageMeta.stretched((100, 201), (300, 333)).frame.tolist() == [0, 0, 333, 300]
+
+
+def test_detections_introduce_themselves_in_a_line():
+    many = found()
+    assert repr(many).startswith(f"Detections({len(many)}: ") and "best score" in repr(many)
+    assert len(repr(many)) < 120
+    assert repr(many.select(torch.zeros(len(many), dtype=torch.bool))) == "Detections(0)"

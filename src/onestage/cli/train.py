@@ -17,7 +17,7 @@ from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError, explain
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.train.checkpoint import CheckpointStore
+from onestage.train.checkpoint import BEST, CheckpointStore
 from onestage.train.config import TrainConfig
 from onestage.train.loop import TrainResult
 from onestage.train.loop import resume as resume_run
@@ -95,7 +95,8 @@ def train(
     if resume is not None:
         if data is not None or out is not None or format is not None or detector != NO_CHOICE or training != USUAL:
             what = "--resume goes on with the data and settings of its run, so it takes no others"
-            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {resume}"))
+            longer = f"to train longer, start a new run from its model: --weights {resume / BEST}"
+            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {resume}; {longer}"))
         keep_freed_memory()
         return _close(resume_run(resume))
     if data is None:
@@ -105,6 +106,7 @@ def train(
         return _close(resume_run(out))
     if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(explain("several processes need to agree on one folder", fix="--out runs/NAME"))
+    detector.config(("object",))  # a misspelt model or setting is told before the data is read
     model = make_model(data, detector, training, format=format)
     out = out or _free_folder(model.config.name)
     return _close(run_training(model, data, out=out, config=training, format=format))

@@ -40,7 +40,8 @@ BODY = """<h1>{{ title }}</h1>
 
 <h2>1. The objects, and how many anchors learn them</h2>
 <p>This is what the network sees. Every anchor of every map is compared with every object; those that overlap one well enough
-learn it, the others learn that they stand on background. An object that few anchors learn is hard to find.</p>
+learn it, the others learn that they stand on background. An object that few anchors learn is hard to find; one that none learns
+has lost its best anchors to objects that overlap them more, or want them too. Sizes are in pixels of the input.</p>
 <div class="objects">
 <figure><img src="data:image/jpeg;base64,{{ objects_picture }}" alt="The network's input with its objects"></figure>
 <div class="wide"><table>

@@ -89,7 +89,8 @@ class DetectorConfig:
         return self.anchors
 
     def replace(self, changes: Mapping[str, Any]) -> DetectorConfig:
-        """A copy with some values changed, each named by its path: ``config.replace({"loss.negative_ratio": 2})``.
+        """A copy with some values changed, each named by its path: ``config.replace({"loss.negative_ratio": 2})``. All are made
+        together, whatever their order; a whole part before the values in it.
 
         Values may be text, as they come from a command line. ConfigError names the nearest key to an unknown one.
         """
@@ -97,11 +98,10 @@ class DetectorConfig:
             changes = {**changes, "category_ids": ()}  # nobody chose these, so they follow
         tree: dict[str, Any] = {}
         for path, value in changes.items():
-            *parents, last = path.split(".")
             node = tree
-            for key in parents:
+            for key in path.split("."):
                 node = node.setdefault(key, {})
-            node[last] = {_WHOLE: value}  # a whole part, given later than parts of it, replaces them too
+            node[_WHOLE] = value
         config: DetectorConfig = _changed(self, tree, "")
         return config
 
@@ -168,9 +168,15 @@ def _decode_union(data: Any, choices: tuple[Any, ...], path: str) -> Any:
         return _decode_part(data, next(iter(parts.values())), path)
     if not isinstance(data, dict) or data.get("kind") not in parts:
         got = data.get("kind") if isinstance(data, dict) else data
-        known = ", ".join(parts) + (", or null" if optional else "")
+        known = ", ".join(map(_introduced, parts.values())) + (", or null" if optional else "")
         raise _wrong(path, got, f"one of {known}{nearest(str(got), parts)}")
     return _decode_part(data, parts[data["kind"]], path)
+
+
+def _introduced(kind: Any) -> str:
+    """The name of a kind of part, and the words that call for it too."""
+    words = [get_args(declared) for declared in list(_hints(kind).values())[:1] if get_origin(declared) is Literal]
+    return f"{kind.__name__} ({', '.join(words[0])})" if words else str(kind.__name__)
 
 
 def _called(word: str, kinds: Iterable[Any]) -> Any:
@@ -234,13 +240,16 @@ def _changed(part: Any, tree: Mapping[str, Any], path: str) -> Any:
     with the old others. Text is read as JSON where the declared type is not text.
     """
     if not is_dataclass(part) or isinstance(part, type):
-        got = "null" if part is None else part
-        raise ConfigError(explain("this value has no parts", where=path, got=got, fix=f"give it as a whole: {path}=VALUE"))
+        got = "null" if part is None else f"{len(part)} values" if isinstance(part, tuple) else part
+        fix = f"give {path} as a whole: a name such as those that {path}=x lists, or JSON"
+        raise ConfigError(explain("this value has no parts", where=path, got=got, fix=fix))
     hints, values = _hints(type(part)), {}
     for name, below in tree.items():
         here = f"{path}.{name}".lstrip(".")
         if name not in hints:
-            raise ConfigError(explain(f"unknown key '{name}'{nearest(name, hints)}", where=here, expected=", ".join(hints)))
+            what = f"unknown key '{name}'{nearest(name, hints)}"
+            where = f"{here}, of {type(part).__name__}"
+            raise ConfigError(explain(what, where=where, expected=", ".join(hints) or "nothing: it has no settings"))
         value = getattr(part, name)
         if _WHOLE in below:
             given = below[_WHOLE]

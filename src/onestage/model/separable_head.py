@@ -37,9 +37,9 @@ class SeparableHead:
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
         """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
         rule = "SeparableHead shares its convolutions over all levels: they need equal channels, such as a BiFPN gives"
-        require(len(set(channels)) == 1, rule, got=channels)
+        require(len(set(channels)) == 1, rule, got=channels, fix="neck=BiFPN and anchors=OctaveAnchors")
         rule = "SeparableHead shares its convolutions over all levels: they need the same number of anchor shapes"
-        require(len(set(shapes)) == 1, rule, got=shapes)
+        require(len(set(shapes)) == 1, rule, got=shapes, fix="anchors=OctaveAnchors")
         return _Separable(self, channels, shapes[0], logits)
 
 

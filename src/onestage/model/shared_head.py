@@ -38,9 +38,9 @@ class SharedHead:
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
         """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
         rule = "SharedHead shares its convolutions over all levels: they need equal channels, such as an FPN gives"
-        require(len(set(channels)) == 1, rule, got=channels)
+        require(len(set(channels)) == 1, rule, got=channels, fix="neck=FPN and anchors=OctaveAnchors")
         rule = "SharedHead shares its convolutions over all levels: they need the same number of anchor shapes"
-        require(len(set(shapes)) == 1, rule, got=shapes)
+        require(len(set(shapes)) == 1, rule, got=shapes, fix="anchors=OctaveAnchors")
         return _Shared(self, channels[0], shapes[0], logits)
 
 

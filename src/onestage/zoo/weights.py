@@ -187,7 +187,7 @@ def _unknown(tensors: Mapping[str, Tensor], path: Path) -> str:
         where=path,
         got=got,
         expected="a file of this project, or a detector of " + ", ".join(PROJECTS.values()),
-        fix="a classifier's weights go to backbone_weights",
+        fix="a classifier's weights go to --backbone-weights (backbone_weights=)",
     )
 
 
@@ -395,7 +395,9 @@ def _no_weights(given: str, model: str | None) -> str:
         others = ", ".join(dict.fromkeys(key.split(".")[0] for key in WEIGHTS))
         fix = f"give a file, or take a model that somebody publishes weights for: {others}"
         return explain(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)
-    return explain("no such weights" + nearest(given, known), got=given, expected=choices, fix="check the path")
+    models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, say
+    fix = f"name the file: {' or '.join(models)}" if models else "check the path"
+    return explain("no such weights" + nearest(given, known), got=given, expected=choices, fix=fix)
 
 
 def _published_backbone(config: DetectorConfig) -> Path:

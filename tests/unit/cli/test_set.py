@@ -23,10 +23,11 @@ def test_a_part_by_its_name_and_then_its_numbers():
     assert changed.logits == 2  # no background among sigmoids
 
 
-def test_in_the_order_given():
-    assert config("loss.negative_ratio=2").loss == MultiBoxLoss(negative_ratio=2.0)
-    assert config("loss.negative_ratio=2", "loss=MultiBoxLoss").loss == MultiBoxLoss()
-    assert config("loss=MultiBoxLoss", "loss.negative_ratio=2", "loss.negative_ratio=4").loss.negative_ratio == 4
+def test_in_any_order_and_the_last_of_the_same():
+    assert config("loss.gamma=1.5", "loss.box.overlap=ciou", "loss=FocalLoss", "loss.box=IoULoss").loss == FocalLoss(
+        gamma=1.5, box=IoULoss("ciou")
+    )
+    assert config("loss.negative_ratio=2", "loss.negative_ratio=4").loss == MultiBoxLoss(negative_ratio=4.0)
 
 
 def test_numbers_words_null_and_json():
@@ -52,7 +53,9 @@ def test_numbers_words_null_and_json():
         ("loss=focalloss", "did you mean 'FocalLoss'?"),
         ("loss.negativ_ratio=2", "did you mean 'negative_ratio'?"),
         ("loss.gamma=2", "unknown key 'gamma'"),
-        ("loss.box=L2", "one of SmoothL1, L1, Huber, IoULoss"),
+        ("loss.box=L2", "one of SmoothL1, L1, Huber, IoULoss (giou, diou, ciou)"),
+        ("loss.gamma=2", "loss.gamma, of MultiBoxLoss"),
+        ("anchors.shapes=3", "5 values"),
         ("postprocess.nms=SoftNms", "did you mean 'SoftNMS'?"),
         ("postprocess.nms.iou_treshold=0.5", "did you mean 'iou_threshold'?"),
         ("postprocess.scope=images", "did you mean 'image'?"),

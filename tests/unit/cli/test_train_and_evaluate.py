@@ -93,6 +93,7 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     [
         ([], "train on what?"),
         (["DATA"], "which model?"),
+        (["nowhere", "--model", "tinysd"], "did you mean 'tinyssd'?"),  # before a long look at the data
         (["nowhere", "--model", "tinyssd"], "there is no such file or folder"),
         (["DATA", "--model", "tinysd"], "did you mean 'tinyssd'?"),
         (["DATA", "--model", "tinyssd", "--size", "big"], "--size is not understood"),
@@ -103,7 +104,7 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) ->
         (["DATA", "--model", "tinyssd", "--weights", "a", "--backbone-weights", "b"], "give one of them"),
         (["DATA", "--model", "tinyssd", "--out", "/proc/no"], "cannot be written here"),
         (["--resume", "nowhere"], "this folder holds no run"),
-        (["--resume", "nowhere", "--epochs", "3"], "takes no others"),
+        (["--resume", "nowhere", "--epochs", "3"], "--weights nowhere/best.safetensors"),
         (["DATA", "--resume", "nowhere"], "takes no others"),
     ],
 )

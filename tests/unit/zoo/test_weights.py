@@ -376,6 +376,12 @@ def test_a_tag_that_is_not_published():
         onestage.create("tinyssd", 2, weights="no/file.pth")
 
 
+def test_a_run_folder_in_the_place_of_its_model(tmp_path):
+    _, path = own_file(tmp_path, ["cat", "dog"])
+    with pytest.raises(WeightsError, match=f"name the file: {path}"):
+        onestage.create("tinyssd", 2, weights=path.parent)
+
+
 def test_our_own_file_with_a_class_output_of_no_sensible_shape(tmp_path):
     model, path = own_file(tmp_path, ["cat", "dog"])
     save_tensors(path, model.state_dict() | {"head.cls.0.bias": torch.zeros(7)}, metadata(model))

@@ -25,6 +25,7 @@ from onestage.errors import ConfigError, explain, nearest, require
 from onestage.model.features import Features as Features  # necks find it here
 from onestage.model.features import dry_run
 from onestage.model.folded import FoldedBackbone
+from onestage.model.same_padding import spare_copies
 from onestage.model.winograd import Conv3x3
 from onestage.structures import Size
 
@@ -217,6 +218,7 @@ class _Timm(Features):
             _check_kept(whole, body, config)
         if config.unpadded_pool:
             _unpad_pool(body)
+        spare_copies(body)
         self._freeze(config, whole)
         self.train()
 

@@ -11,6 +11,7 @@ A number that follows from latency.json stands between ``<!-- time: MODEL -->``,
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import re
@@ -148,6 +149,7 @@ def with_counts(text: str, rows: list[dict[str, Any]]) -> str:
     return text
 
 
+@functools.cache
 def zoo() -> list[dict[str, Any]]:
     """What ``onestage models`` knows of every model."""
     text = io.StringIO()

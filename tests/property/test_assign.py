@@ -24,7 +24,7 @@ def image(draw, most=6):
     return Targets(boxes, torch.arange(len(rows)), torch.tensor([i for _, i in rows], dtype=torch.bool))
 
 
-@given(st.lists(image(), min_size=1, max_size=3), claims, st.sampled_from([(0.5, 0.5), (0.5, 0.3), (0.3, 0.0)]))
+@given(st.lists(image(), min_size=1, max_size=3), claims, st.sampled_from([(0.5, 0.5), (0.5, 0.3), (0.3, 0.05)]))
 @settings(max_examples=150, deadline=None)
 def test_equals_the_slow_one(batch, claim, limits):
     rules = {"positive": limits[0], "negative": limits[1], "claim": claim}

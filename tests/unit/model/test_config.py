@@ -198,7 +198,7 @@ def test_replace_several_and_leave_the_original():
         ({"loss.activation": "sigmoid"}, "unknown key 'activation'"),
         ({"postprocess.nms.iou_threshold": 2}, "where:    postprocess.nms"),
         ({"loss": {"kind": "FocalLoss", "gamma": -1}}, "where:    loss"),
-        ({"neck.width": 2}, "neck=VALUE"),
+        ({"neck.width": 2}, "give neck as a whole"),
         ({"neck": "resnet"}, "Deconvolution, or null"),
         ({"head.prior": "high"}, "float, or null"),
         ({"classes": '["cat", "cat"]'}, "only once"),

@@ -120,12 +120,12 @@ def test_every_parameter_learns_and_pictures_of_any_shape_go_through(name, backb
 
 
 def torchvision_keys(backbone, *, group_norm=False):
-    """Some of the names in a checkpoint of torchvision's RetinaNet on that network."""
+    """Some of the names in a checkpoint of torchvision's RetinaNet on that network, with the shapes of the backbone."""
     with torch.device("meta"):
         body = timm.create_model(backbone)
     head = ["cls_logits.weight", "conv.0.0.weight", "conv.0.1.weight" if group_norm else "conv.0.0.bias"]
-    keys = [f"backbone.body.{name}" for name in body.state_dict()] + [f"head.classification_head.{name}" for name in head]
-    return dict.fromkeys(keys, torch.zeros(1))
+    parts = {f"backbone.body.{name}": tensor for name, tensor in body.state_dict().items()}
+    return parts | {f"head.classification_head.{name}": torch.zeros(1) for name in head}
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,8 @@ def torchvision_keys(backbone, *, group_norm=False):
         ("resnet50", True, "retinanet_r50_fpn_v2"),
         ("resnet101", True, "retinanet_r101_fpn"),
         ("resnet26", False, "retinanet"),
+        ("resnext50_32x4d", False, "retinanet"),
+        ("wide_resnet50_2", False, "retinanet"),
     ],
 )
 def test_which_of_torchvisions_retinanets_a_file_is(backbone, group_norm, name):

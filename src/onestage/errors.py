@@ -37,6 +37,14 @@ def explain(
     return "\n".join([what, *(f"  {name + ':':<10}{value}" for name, value in parts.items() if value is not None)])
 
 
+def located(message: str, where: object) -> str:
+    """The message of an error with where it happened, unless it says so already."""
+    what, *rest = message.split("\n")
+    if any(line.startswith("  where:") for line in rest):
+        return message
+    return "\n".join([explain(what, where=where), *rest])
+
+
 def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> None:
     """Raise ConfigError stating the rule unless it holds."""
     if not holds:

@@ -138,8 +138,8 @@ def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
     """What the file leaves open or keeps narrow, and how to have it otherwise."""
     if config.classes[0] == "class 0":
         yield "the file does not say what its classes are called; --classes does"
-    if source.may_be_advprop and source.pixels is None:
-        yield "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
+    if source.doubt and source.pixels is None:
+        yield source.doubt
     count = config.postprocess.detections
     if count < recipe(config.name, config.classes).postprocess.detections:
         yield (

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor
 
-from onestage.model.detector import Detector, evaluating
+from onestage.model.detector import Detector
+from onestage.model.features import evaluating
 from onestage.structures import Size
 
 Progress = Callable[[int], None]

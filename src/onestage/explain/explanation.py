@@ -16,7 +16,8 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.model.assign import BACKGROUND, IGNORED
-from onestage.model.detector import Detector, evaluating
+from onestage.model.detector import Detector
+from onestage.model.features import evaluating
 from onestage.model.losses import MultiBoxLoss
 from onestage.model.postprocess import Found, Postprocess
 from onestage.model.suppress import HardNMS

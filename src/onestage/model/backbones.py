@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestage.errors import ConfigError, explain, nearest, require
-from onestage.model.features import Features as Features  # necks find it here
-from onestage.model.features import dry_run
+from onestage.model.features import Features, dry_run
 from onestage.model.folded import FoldedBackbone
 from onestage.model.same_padding import spare_copies
 from onestage.model.winograd import Conv3x3

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onestage.errors import ConfigError, explain, nearest, require
+from onestage.errors import ConfigError, explain, located, nearest, require
 from onestage.model.anchor_plans import AnchorPlan
 from onestage.model.anchors import AnchorLevel
 from onestage.model.assign import MaxIoUAssigner
@@ -264,10 +264,7 @@ def _made(path: str, make: Callable[..., Any], values: Mapping[str, Any]) -> Any
     try:
         return make(**values)
     except ConfigError as e:
-        what, *rest = str(e).split("\n")
-        if not path or any(line.startswith("  where:") for line in rest):
-            raise
-        raise ConfigError("\n".join([explain(what, where=path), *rest])) from e
+        raise ConfigError(located(str(e), path) if path else str(e)) from e
 
 
 def _from_text(value: Any) -> Any:

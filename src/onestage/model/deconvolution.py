@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.backbones import Features
+from onestage.model.features import Features
 from onestage.model.necks import ExtraBlock, ExtraLevels
 from onestage.model.winograd import Conv3x3
 from onestage.structures import Size

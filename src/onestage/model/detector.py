@@ -20,8 +20,7 @@ from onestage.model.anchors import anchor_boxes
 from onestage.model.assign import Assignment, assign
 from onestage.model.backbones import check_maps
 from onestage.model.config import DetectorConfig
-from onestage.model.features import dry_run
-from onestage.model.features import evaluating as evaluating  # its users find it here
+from onestage.model.features import dry_run, evaluating
 from onestage.model.postprocess import Found
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 

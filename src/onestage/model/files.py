@@ -56,7 +56,7 @@ KINDS: tuple[tuple[bytes, str], ...] = (
     (b"{", "JSON text"),
 )
 TFLITE = b"TFL3"
-"""Bytes 4 to 8 of a TensorFlow Lite model: the identifier of a flatbuffer."""
+"""Bytes 4 to 7 of a TensorFlow Lite model: the identifier of a flatbuffer."""
 TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 """What torch.save pickles first, in its files that are no zip archives."""
 DAMAGED = "copy or download it again; it was damaged on the way"

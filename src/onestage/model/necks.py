@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.backbones import Features
+from onestage.model.features import Features
 
 
 @dataclass(frozen=True)

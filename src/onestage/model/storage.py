@@ -14,6 +14,8 @@ from onestage.model.detector import Detector
 from onestage.model.files import DAMAGED, FORMAT, FORMAT_KEY, import_first, load_tensors, read_header, save_tensors
 
 CONFIG_KEY = "onestage_config"
+COUNTER = "num_batches_tracked"
+"""How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
 
 def metadata(detector: Detector) -> dict[str, str]:
@@ -69,7 +71,7 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
     is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
     """
     own = detector.state_dict()
-    needed = [k for k in own if not k.endswith("num_batches_tracked")]
+    needed = [k for k in own if not k.endswith(COUNTER)]
     fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
     fresh = tuple(k for k in needed if k not in fitting)
     if len(fresh) > len(needed) / 2:

@@ -15,6 +15,8 @@ from onestage.model.config import decode
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
 """For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
+MILESTONES = (0.67, 0.89)
+"""SSD's 80k and 100k of 120k steps."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 
@@ -38,8 +40,8 @@ class TrainConfig:
     """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
     schedule: Literal["cosine", "steps"] = "cosine"
     """How the learning rate falls: along a cosine to a hundredth, or tenfold at each milestone."""
-    milestones: tuple[float, ...] = (0.67, 0.89)
-    """Where "steps" falls, as parts of the whole training (SSD's 80k and 100k of 120k)."""
+    milestones: tuple[float, ...] = MILESTONES
+    """Where "steps" falls, as parts of the whole training."""
     warmup: int = 200
     """Steps over which the learning rate rises from nearly nothing; at most a tenth of the training."""
     clip_norm: float = 10.0
@@ -75,7 +77,6 @@ class TrainConfig:
             "momentum": (0 <= self.momentum < 1, "0 or more, below 1"),
             "weight_decay": (self.weight_decay is None or 0 <= self.weight_decay < 1, "0 or more, below 1"),
             "milestones": (_rising(0, *self.milestones, 1), "rising parts of the training, such as 0.67 0.89"),
-            "milestones, with a cosine,": (self.schedule == "steps" or self.milestones == (0.67, 0.89), "schedule steps"),
             "warmup": (self.warmup >= 0, "0 or more steps"),
             "clip_norm": (self.clip_norm >= 0, "above 0, or 0 for none"),
             "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
@@ -85,8 +86,9 @@ class TrainConfig:
         }
         for name, (holds, expected) in rules.items():
             if not holds:
-                got = getattr(self, name.split(",")[0])
-                raise ConfigError(explain(f"{name} is out of range", got=got, expected=expected))
+                raise ConfigError(explain(f"{name} is out of range", got=getattr(self, name), expected=expected))
+        if self.schedule != "steps" and self.milestones != MILESTONES:
+            raise ConfigError(explain("milestones do nothing along a cosine", got=self.milestones, fix="--schedule steps"))
 
     @property
     def augmentation(self) -> Augment:

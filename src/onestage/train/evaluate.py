@@ -18,7 +18,8 @@ from onestage.data.transforms import EvalTransform
 from onestage.errors import ConfigError, explain
 from onestage.evaluate import BookMetrics, Report, measure
 from onestage.model.assign import Assignment
-from onestage.model.detector import Detector, evaluating
+from onestage.model.detector import Detector
+from onestage.model.features import evaluating
 from onestage.structures import Batch, Detections, HeadOutput
 from onestage.train.distributed import Distributed
 

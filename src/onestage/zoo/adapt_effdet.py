@@ -80,9 +80,11 @@ def classes(tensors: Mapping[str, Tensor]) -> Classes:
     return known_classes(len(tensors["class_net.predict.conv_pw.bias"]) // shapes, COCO_90)
 
 
-def may_be_advprop(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether AdvProp's file of this model has the same tensors: Google's D0 to D5."""
-    return f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors))
+def doubt(tensors: Mapping[str, Tensor]) -> str:
+    """AdvProp's files of Google's D0 to D5 have the same tensors and want other pixels."""
+    if f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors)):
+        return "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
+    return ""
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:

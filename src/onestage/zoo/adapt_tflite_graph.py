@@ -18,12 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestage.errors import WeightsError, explain
-from onestage.model.files import DAMAGED
-from onestage.zoo.keys import located
-
-MAGIC = b"TFL3"
-"""Bytes 4 to 7 of every such file."""
+from onestage.errors import WeightsError, explain, located
+from onestage.model.files import DAMAGED, TFLITE
 
 MOST = 20_000
 """Operators and values of a graph; the largest published networks have some thousands."""
@@ -133,7 +129,7 @@ def damage(where: object) -> Iterator[None]:
     try:
         yield
     except WeightsError as e:
-        raise located(e, where) from e
+        raise WeightsError(located(str(e), where)) from e
     except Unsupported as e:
         raise WeightsError(explain(f"this TensorFlow Lite file is not supported: {e}", where=where, fix=_SUPPORTED)) from e
     except _BROKEN as e:
@@ -148,7 +144,7 @@ def read_graph(data: bytes) -> Graph:
     except ImportError as e:
         fix = "pip install 'onestage[tflite]'"
         raise WeightsError(explain("TensorFlow Lite files are read with the tflite package", fix=fix)) from e
-    if data[4:8] != MAGIC:
+    if data[4:8] != TFLITE:
         raise ValueError("it does not begin as a TensorFlow Lite file does")
     model = Model.GetRootAs(data, 0)
     subgraph = _item(model.Subgraphs, 0, model.SubgraphsLength())

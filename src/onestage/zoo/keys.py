@@ -7,13 +7,11 @@ from collections.abc import Callable, Mapping
 
 from torch import Tensor
 
-from onestage.errors import OnestageError, WeightsError, counted, explain, first_ten
+from onestage.errors import WeightsError, counted, explain, first_ten
+from onestage.model.storage import COUNTER
 
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 """(pattern of a whole name, what it becomes); the first that matches counts."""
-
-COUNTER = "num_batches_tracked"
-"""How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
@@ -67,11 +65,3 @@ def _new_name(name: str, rules: Rules) -> str | None:
             except LookupError:  # a number beyond the layers that the rule knows
                 return None
     return None
-
-
-def located(error: OnestageError, where: object) -> WeightsError:
-    """The same error as one of a weights file, saying which, unless it says already where it is."""
-    what, *rest = str(error).split("\n")
-    if any(line.startswith("  where:") for line in rest):
-        return WeightsError(str(error))
-    return WeightsError("\n".join([explain(what, where=where), *rest]))

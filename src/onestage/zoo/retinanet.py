@@ -12,7 +12,7 @@ from typing import Literal
 from onestage.model.anchor_plans import check_sizes
 from onestage.model.anchors import AnchorLevel, octave_levels, ratio_aspects
 from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import TimmBackbone, map_sizes
+from onestage.model.backbones import TimmBackbone
 from onestage.model.box_losses import L1, BoxLoss, IoULoss
 from onestage.model.coder import BoxCoder
 from onestage.model.config import DetectorConfig
@@ -63,14 +63,11 @@ def retinanet(
 
     source: what P6 is made from: the paper takes C5, torchvision and this recipe P5. norm: of the head. box: its loss.
     """
-    body = TimmBackbone(backbone)
-    preprocess = Preprocess(size, mode="shortest_edge")
-    map_sizes(body, preprocess.largest)  # raises where these maps cannot carry anchors
     return DetectorConfig(
         name=f"retinanet_{backbone}",
         classes=classes,
-        preprocess=preprocess,
-        backbone=body,
+        preprocess=Preprocess(size, mode="shortest_edge"),
+        backbone=TimmBackbone(backbone),
         neck=FPN(source=source),
         head=SharedHead(norm=norm),
         anchors=_anchors(box_sizes),

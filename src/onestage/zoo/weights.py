@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum, detection
 
-from onestage.errors import OnestageError, WeightsError, counted, explain, first_ten, nearest
+from onestage.errors import OnestageError, WeightsError, counted, explain, first_ten, located, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.files import check_finite, is_safetensors, is_tflite, load_foreign, load_tensors
 from onestage.model.heads import ConvHead
-from onestage.model.storage import differing, load_fitting, read_config, shapes_of
+from onestage.model.storage import COUNTER, differing, load_fitting, read_config, shapes_of
 from onestage.zoo import (
     adapt_amdegroot,
     adapt_d2l,
@@ -39,7 +39,6 @@ from onestage.zoo import (
 from onestage.zoo.adapt_own import is_numbered
 from onestage.zoo.class_names import COCO_90, Classes
 from onestage.zoo.fetch import fetch, fetch_hub, fetch_url
-from onestage.zoo.keys import COUNTER, located
 
 HUB = "hf-hub:"
 """How an address on the Hugging Face hub begins, as timm writes it."""
@@ -82,6 +81,9 @@ ADAPTERS: Mapping[str, Adapter] = {
 }
 """Foreign projects whose files are state_dicts, in the order they are asked."""
 
+DOUBTS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = {"effdet": adapt_effdet.doubt}
+"""Of those whose files do not say which pixels they want: what to ask, or nothing for a file that leaves no doubt."""
+
 OWN, TFLITE = "onestage", "tflite"
 
 Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -95,7 +97,7 @@ class Source:
     """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OWN. model: the zoo's name of it.
 
     own: the config that the file itself holds, as ours and TensorFlow Lite's do. pixels: mean and std that the input needs,
-    from somebody who knows; may_be_advprop: whether the tensors leave that open.
+    from somebody who knows; doubt: where the tensors leave that open, what to ask.
     """
 
     path: Path
@@ -105,7 +107,7 @@ class Source:
     tensors: Mapping[str, Tensor]
     own: DetectorConfig | None = None
     pixels: Pixels | None = None
-    may_be_advprop: bool = False
+    doubt: str = ""
 
     def renamed(self, classes: Classes) -> Source:
         """The same weights with their K classes named by somebody who knows."""
@@ -135,8 +137,8 @@ def read_source(path: Path, origin: str | None = None) -> Source:
     _insist(found, origin, path)
     adapter = ADAPTERS[found]
     with _adapting(found, path):
-        advprop = found == "effdet" and adapt_effdet.may_be_advprop(tensors)
-        return Source(path, found, adapter.model(tensors), adapter.classes(tensors), tensors, may_be_advprop=advprop)
+        doubt = DOUBTS[found](tensors) if found in DOUBTS else ""
+        return Source(path, found, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt)
 
 
 def _recognises(origin: str, tensors: Mapping[str, Tensor], path: Path) -> bool:
@@ -152,7 +154,7 @@ def _adapting(origin: str, path: Path) -> Iterator[None]:
     except KeyError as e:
         raise WeightsError(_incomplete(origin, path, e)) from e
     except OnestageError as e:
-        raise located(e, path) from e
+        raise WeightsError(located(str(e), path)) from e
     except (TypeError, IndexError, ValueError, RuntimeError, ArithmeticError) as e:
         what = f"this looks like a detector of {PROJECTS.get(origin, OWN)}, but its tensors have other shapes"
         fix = "take the whole state_dict of the detector, as its own project saves it"
@@ -298,7 +300,7 @@ def _check_exact(tensors: Mapping[str, Tensor], own: DetectorConfig, config: Det
     if wrong:
         fix = "leave backbone, neck, head and input size as the recipe has them"
         if source.model == "retinanet":
-            fix = 'name the network that it stands on: onestage.create("retinanet", backbone="resnet152", weights=FILE)'
+            fix = 'name the network that it stands on: onestage.create("retinanet", backbone=NAME, weights=FILE)'
         elif source.model != config.name:
             fix = f"name the model the weights were made for: {source.model}"
         what = f"these weights are not those of {config.name}: {counted(len(wrong), 'tensor')} do not fit"
@@ -329,7 +331,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Detector:
         raise WeightsError(_of_another_backbone(config, tensors, expected, path))
     check_finite(fitting, path)
     detector.load_state_dict(fitting, strict=False)
-    _report(tuple(k for k in expected if k not in fitting and not k.endswith("num_batches_tracked")), path)
+    _report(tuple(k for k in expected if k not in fitting and not k.endswith(COUNTER)), path)
     return detector
 
 

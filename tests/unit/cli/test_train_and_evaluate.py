@@ -94,6 +94,7 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) ->
         ([], "train on what?"),
         (["DATA"], "which model?"),
         (["nowhere", "--model", "tinysd"], "did you mean 'tinyssd'?"),  # before a long look at the data
+        (["nowhere", "--model", "tinyssd", "--set", "head=SharedHead"], "equal channels"),
         (["nowhere", "--model", "tinyssd"], "there is no such file or folder"),
         (["DATA", "--model", "tinysd"], "did you mean 'tinyssd'?"),
         (["DATA", "--model", "tinyssd", "--size", "big"], "--size is not understood"),

@@ -126,8 +126,12 @@ def test_names_that_are_no_backbone(name, says):
 
 
 def test_weights_are_not_downloaded(monkeypatch):
-    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *_, **__: pytest.fail("a download"))
+    asked = []
+    monkeypatch.setattr(timm.models._builder, "load_pretrained", lambda *_, **__: asked.append("a download"))
     TimmBackbone("resnet18").build()
+    assert asked == []
+    timm.create_model("resnet18", pretrained=True)  # which asks, so the check can fail
+    assert asked == ["a download"]
 
 
 def test_a_backbone_without_strides_cannot_keep_its_resolution():

@@ -199,7 +199,7 @@ def test_advprops_pixels(imported, tmp_path, monkeypatch):
     theirs = their_efficientdet("tf_efficientdet_d0")
     detector = imported(theirs)
     assert (detector.config.preprocess.mean, detector.config.preprocess.std) == IMAGENET
-    assert module.read_source(tmp_path / "theirs.pth").may_be_advprop
+    assert "--pixels half" in module.read_source(tmp_path / "theirs.pth").doubt
     monkeypatch.setattr(module, "fetch", lambda url, **_: tmp_path / "theirs.pth")
     for tag, pixels in {"coco_ap": HALF, "coco": IMAGENET}.items():
         preprocess = onestage.create("efficientdet_d0", weights=tag).config.preprocess
@@ -209,4 +209,4 @@ def test_advprops_pixels(imported, tmp_path, monkeypatch):
             == recipe("efficientdet_d0", ["a"]).replace({"preprocess.mean": pixels[0], "preprocess.std": pixels[1]}).preprocess
         )
     imported(their_efficientdet("tf_efficientdet_lite0"))
-    assert not module.read_source(tmp_path / "theirs.pth").may_be_advprop
+    assert module.read_source(tmp_path / "theirs.pth").doubt == ""

@@ -101,7 +101,7 @@ def test_the_shorter_side_comes_first():
 
 def test_a_backbone_whose_maps_cannot_carry_anchors():
     with pytest.raises(ConfigError, match="does not cover"):
-        recipe("retinanet", ("a",), backbone="inception_v3")
+        onestage.create("retinanet", 1, backbone="inception_v3")
     with pytest.raises(ConfigError, match="part of its name"):
         recipe("retinanet_r18_fpn", ("a",), backbone="resnet50")
 

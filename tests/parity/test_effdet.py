@@ -6,6 +6,7 @@ from itertools import combinations
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 
 import onestage
 from onestage.cli import imports
@@ -73,6 +74,16 @@ def pair(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "effdet.pth"
     torch.save(theirs.state_dict(), path)
     return theirs, onestage.create(own, weights=path, size=size).eval(), size
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_blocks_left_out_in_training(name):
+    with torch.device("meta"):
+        theirs = effdet.create_model(f"tf_{name}", pretrained=False, pretrained_backbone=False).backbone
+        ours = onestage.create(name, 90).backbone
+    expected, got = ([m.drop_prob for m in b.modules() if isinstance(m, DropPath)] for b in (theirs, ours))
+    assert got == expected
+    assert got or name == "efficientdet_lite0", "which is too small for it"
 
 
 @torch.no_grad()

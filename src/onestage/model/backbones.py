@@ -174,6 +174,9 @@ class TimmBackbone:
     norm: "frozen" batch norm keeps its weights and statistics, as is usual when a classifier is tuned on batches of few large
     pictures. freeze: nothing learns up to the freeze-th map that timm offers, batch norm included: of a ResNet 1 is the stem, 2
     the first stage too, as detectron2's MODEL.BACKBONE.FREEZE_AT counts.
+
+    drop_path: in training the last residual block is left out of that part of the pictures, the ones before it of ever less
+    (stochastic depth, arXiv 1603.09382).
     """
 
     name: str
@@ -184,9 +187,11 @@ class TimmBackbone:
     activation: Literal["relu", "relu6"] | None = None
     dilated: bool = False
     unpadded_pool: bool = False
+    drop_path: float = 0.0
 
     def __post_init__(self) -> None:
         require(self.keep_resolution or not self.dilated, "dilated needs keep_resolution", got=self)
+        require(0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
 
     def build(self) -> Features:
         return _Timm(self)
@@ -207,7 +212,8 @@ class _Timm(Features):
             )
         # the first map offered need not be the network's first: timm counts dla34's from 1
         indices = [info.out_indices[offered.index(s)] for s in config.strides]
-        body = _timm_features(config.name, out_indices=indices, act_layer=config.activation)
+        asked = {"act_layer": config.activation, "drop_path_rate": config.drop_path}
+        body = _timm_features(config.name, out_indices=indices, **{key: value for key, value in asked.items() if value})
         assert body.feature_info.reduction() == list(config.strides)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
@@ -272,7 +278,8 @@ def _timm_features(name: str, **options: Any) -> Any:
     except (RuntimeError, AttributeError) as e:  # timm's own refusal, and a model without feature_info
         raise ConfigError(explain("this timm model gives no feature maps", got=name, fix="take a convolutional one")) from e
     except TypeError as e:
-        raise ConfigError(explain("this timm model has no such options", where=name, got=options)) from e
+        asked = ", ".join(f"{key}={value}" for key, value in options.items() if key != "out_indices")
+        raise ConfigError(explain("this timm model does not take all of these options", where=name, got=asked)) from e
 
 
 def _undo_stride(stage: nn.Module, *, dilated: bool) -> None:

@@ -29,7 +29,7 @@ class TrainConfig:
     batch_size: int = 16
     """Pictures per optimiser step, over all processes together."""
     accumulate: int = 1
-    """Into how many parts a step is cut to save memory; the result stays the same but for batch norm."""
+    """Into how many parts a step is cut to save memory; the result stays the same but for batch norm and drop_path."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """AdamW needs the least tuning; SGD with momentum is what the papers used."""
     lr: float | None = None

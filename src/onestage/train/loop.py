@@ -211,7 +211,8 @@ class Training:
         """One optimiser step on B images of this process; the losses, over all processes, as plain numbers.
 
         All losses are divided by the positives of the whole step, whoever holds them: one process with 8 pictures, two with 4
-        and two accumulated parts of 4 take the same step, but for batch norm, which averages over what it sees at once.
+        and two accumulated parts of 4 take the same step, but for batch norm, which averages over what it sees at once, and for
+        what drop_path leaves out.
         """
         torch.manual_seed(seed_of(self.config.seed, self.step, self.group.rank))  # dropout too is the same after a resume
         lr = learning_rate(self.step, self.steps, self.config)

@@ -34,7 +34,9 @@ class Variant:
 
     side: of its usual input, in pixels. width, layers, levels: of the BiFPN. scale: of the smallest anchors, in strides.
     weighted: whether nodes weigh their inputs; D6 and larger train more stably without. lite: made for small processors: ReLU6
-    and no squeeze-and-excitation, pixels in -1..1. published: AP on COCO, val2017 and test-dev.
+    and no squeeze-and-excitation, pixels in -1..1. drop_path: of the backbone in training; without it, what a gate of
+    squeeze-and-excitation lets through in a rare picture grows from block to block, beyond what batch norm has seen.
+    published: AP on COCO, val2017 and test-dev.
     """
 
     backbone: str
@@ -47,6 +49,7 @@ class Variant:
     scale: float = 4.0
     weighted: bool = True
     lite: bool = False
+    drop_path: float = 0.2
 
 
 VARIANTS = {
@@ -59,14 +62,16 @@ VARIANTS = {
     "efficientdet_d6": Variant("tf_efficientnet_b6", 1280, 384, 8, 5, (52.1, 52.6), weighted=False),
     "efficientdet_d7": Variant("tf_efficientnet_b6", 1536, 384, 8, 5, (53.4, 53.7), scale=5.0, weighted=False),
     "efficientdet_d7x": Variant("tf_efficientnet_b7", 1536, 384, 8, 5, (54.4, 55.1), levels=6, weighted=False),
-    "efficientdet_lite0": Variant("tf_efficientnet_lite0", 320, 64, 3, 3, (26.4, None), scale=3.0, weighted=False, lite=True),
+    "efficientdet_lite0": Variant(
+        "tf_efficientnet_lite0", 320, 64, 3, 3, (26.4, None), scale=3.0, weighted=False, lite=True, drop_path=0.0
+    ),
     "efficientdet_lite1": Variant("tf_efficientnet_lite1", 384, 88, 4, 3, (31.5, None), scale=3.0, weighted=False, lite=True),
     "efficientdet_lite2": Variant("tf_efficientnet_lite2", 448, 112, 5, 3, (35.1, None), scale=3.0, weighted=False, lite=True),
     "efficientdet_lite3": Variant("tf_efficientnet_lite3", 512, 160, 6, 4, (38.8, None), weighted=False, lite=True),
     "efficientdet_lite4": Variant("tf_efficientnet_lite4", 640, 224, 7, 4, (43.2, None), weighted=False, lite=True),
 }
 """Table 1 of the paper, and google/automl, efficientdet/hparams_config.py; AP of Google's own weights as the README of
-rwightman/efficientdet-pytorch states it."""
+rwightman/efficientdet-pytorch states it, and drop_path as it trains them."""
 
 TWINS = {"efficientdet_d6": "efficientdet_d7"}
 """Variants with the same tensors, which differ in input and anchors: weights do not tell which of the two they are."""
@@ -94,7 +99,7 @@ def efficientdet_scaled(
         name=variant,
         classes=classes,
         preprocess=Preprocess(size, mean, std, mode="letterbox"),
-        backbone=TimmBackbone(v.backbone),
+        backbone=TimmBackbone(v.backbone, drop_path=v.drop_path),
         neck=BiFPN(v.width, v.layers, v.levels, "fast" if v.weighted else "sum", kind),
         head=SeparableHead(v.head_layers, kind),
         anchors=_anchors(maps, size, box_sizes, levels=v.levels, scale=v.scale),

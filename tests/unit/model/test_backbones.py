@@ -232,6 +232,40 @@ def test_what_cannot_be_frozen(backbone, says):
         backbone.build()
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_100", "tf_efficientnet_b0"])
+def test_blocks_are_left_out_in_training_alone(name):
+    whole, leaving_out = (TimmBackbone(name, norm="frozen", drop_path=part).build() for part in (0.0, 0.5))
+    leaving_out.load_state_dict(whole.state_dict())  # the same tensors by the same names
+    images = torch.randn(8, 3, 64, 64)
+
+    def maps(backbone, seed=0):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            return backbone(images)
+
+    expected = maps(whole.train())
+    for ours, theirs in zip(maps(leaving_out.eval()), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    first, same, other = (maps(leaving_out.train(), seed) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True)), "the same seed leaves out the same"
+    assert not torch.equal(first[-1], other[-1])
+    changed = [(a - b).abs().amax(dim=(1, 2, 3)) > 1e-3 * b.abs().max() for a, b in zip(first, expected, strict=True)]
+    assert changed[-1].any()
+    assert changed[-1].sum() >= changed[0].sum(), "the deeper, the more"
+
+
+@pytest.mark.parametrize("part", [-0.1, 1.0])
+def test_blocks_are_left_out_of_a_part_of_the_pictures(part):
+    with pytest.raises(ConfigError, match="drop_path is 0 or more, below 1"):
+        TimmBackbone("resnet18", drop_path=part)
+
+
+def test_a_network_without_residual_blocks_cannot_leave_them_out():
+    with torch.device("meta"), pytest.raises(ConfigError, match="does not take all of these options") as error:
+        TimmBackbone("vgg11", drop_path=0.2).build()
+    assert "drop_path_rate=0.2" in str(error.value) and "out_indices" not in str(error.value)
+
+
 @pytest.mark.parametrize("error", [RuntimeError("features_only not implemented"), AttributeError("feature_info")])
 def test_a_timm_model_that_refuses_to_give_maps(monkeypatch, error):
     """None of timm 1.0.31's is known to; earlier and later ones may."""

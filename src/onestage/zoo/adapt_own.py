@@ -6,7 +6,8 @@ Shape letters: S anchor shapes per cell of a level, C logits per anchor, K class
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +25,10 @@ CLASS_OUTPUTS = re.compile(r"head\.(convs\.)?cls\.(\d+\.(3\.)?|output\.pointwise
 OUTPUTS = re.compile(CLASS_OUTPUTS.pattern.replace("cls", "(cls|box)"))
 """These and what gives the box offsets: tensors (S * 4, ...)."""
 
-PARTS = ("backbone", "neck", "head", "anchors", "coder", "assigner", "loss", "postprocess")
-"""Fields of a config that weights may need otherwise than the recipe has them."""
+PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
+"""Fields of a config that weights may need otherwise than the recipe has them; anchors change with the size."""
+NEVER = ("drop_path",)
+"""Settings that no weights need: files of before there was one do not have it, and are to be trained like the others."""
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:
@@ -46,25 +49,29 @@ def same_classes(own: DetectorConfig, config: DetectorConfig) -> bool:
 def with_parts_of(
     own: DetectorConfig, config: DetectorConfig, *, own_recipe: DetectorConfig, recipe: DetectorConfig
 ) -> DetectorConfig:
-    """The config with the parts that a file's detector ``own`` has otherwise than its recipe, which its weights need: default
-    boxes of other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays. How
-    many detections are wanted, and how sure, is a matter of the classes: with others the recipe's postprocess stays.
+    """The config with what a file's detector ``own`` has otherwise than its recipe, which its weights need: default boxes of
+    other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays. How many
+    detections are wanted, and how sure, is a matter of the classes: with others the recipe's postprocess stays.
 
     own_recipe, recipe: what the zoo gives for the size of each.
     """
-    taken = {
-        part: getattr(own, part)
-        for part in PARTS
-        if (part != "postprocess" or same_classes(own, config))
-        and getattr(own, part) != getattr(own_recipe, part)
-        and getattr(config, part) == getattr(recipe, part)
-    }
-    if "anchors" in taken:
+    parts = PARTS if same_classes(own, config) else [part for part in PARTS if part != "postprocess"]
+    taken = {part: _merged(*(getattr(c, part) for c in (own, config, own_recipe, recipe))) for part in parts}
+    if own.anchors != own_recipe.anchors and config.anchors == recipe.anchors:
         taken["anchors"] = _resized(own, own_recipe, recipe)
     mode, own_mode = recipe.preprocess.mode, own.preprocess.mode
     if own_mode != own_recipe.preprocess.mode and config.preprocess.mode == mode:
         taken["preprocess"] = replace(config.preprocess, mode=own_mode)
     return replace(config, **taken)
+
+
+def _merged(own: Any, config: Any, own_recipe: Any, recipe: Any) -> Any:
+    """The config's part, or value, with what ``own`` alone has otherwise: setting by setting where all four are of one kind."""
+    if is_dataclass(own) and len({type(part) for part in (own, config, own_recipe, recipe)}) == 1:
+        names = [field.name for field in fields(own) if field.name not in NEVER]
+        settings = {name: _merged(*(getattr(p, name) for p in (own, config, own_recipe, recipe))) for name in names}
+        return replace(config, **settings)
+    return own if own != own_recipe and config == recipe else config
 
 
 def _resized(own: DetectorConfig, own_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:

@@ -127,3 +127,30 @@ def test_how_a_file_fits_pictures_into_the_input_is_kept():
     chosen = usual.replace({"preprocess.mode": "shortest_edge"})
     assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).preprocess.mode == "shortest_edge"
     assert with_parts_of(usual, chosen, own_recipe=usual, recipe=usual).preprocess == chosen.preprocess
+
+
+def test_a_setting_that_no_weights_need_is_the_recipes():
+    """A file of before there was drop_path is trained with it."""
+    usual = recipe("efficientdet_d0", ["cat"])
+    old = usual.replace({"backbone.drop_path": None})
+    assert with_parts_of(old, usual, own_recipe=usual, recipe=usual).backbone.drop_path == 0.2
+    without = usual.replace({"backbone.drop_path": 0.0})
+    assert with_parts_of(old, without, own_recipe=usual, recipe=usual).backbone.drop_path == 0.0
+
+
+def test_what_was_chosen_stays_beside_what_the_weights_need():
+    """effdet's own D0 pads as PyTorch does and has no biases before batch norm; who leaves no block out gets it all."""
+    usual = recipe("efficientdet_d0", ["cat"])
+    own = usual.replace({"backbone.name": "efficientnet_b0", "neck.padding": "symmetric", "head.bias": False})
+    chosen = usual.replace({"backbone.drop_path": 0.0, "backbone.freeze": 1, "loss.gamma": 2.0})
+    merged = with_parts_of(own, chosen, own_recipe=usual, recipe=usual)
+    expected = own.replace({"backbone.drop_path": 0.0, "backbone.freeze": 1, "loss.gamma": 2.0})
+    assert merged == expected
+
+
+def test_parts_of_another_kind_are_taken_whole_or_not_at_all():
+    usual = recipe("retinanet_r18_fpn", ["cat"])
+    own = usual.replace({"loss": "QualityFocalLoss", "loss.box": "giou"})
+    assert with_parts_of(own, usual, own_recipe=usual, recipe=usual).loss == own.loss
+    chosen = usual.replace({"loss.alpha": 0.5})
+    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).loss == chosen.loss

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 from rich.markup import escape
 
 from onestage.cli.output import say, stdout
 from onestage.errors import ConfigError, WeightsError, explain
-from onestage.model.config import DetectorConfig, encode
+from onestage.model.config import DetectorConfig, differences
 from onestage.model.detector import Detector
 from onestage.zoo import create, recipe
 from onestage.zoo.class_names import Classes
@@ -116,7 +116,8 @@ def _named(source: Source, names: tuple[str, ...]) -> Source:
 
 def _show(source: Source, detector: Detector, out: Path) -> None:
     config, size = detector.config, detector.config.preprocess.size
-    differing = differences(config, recipe(config.name, config.classes))
+    usual = recipe(config.name, config.classes)
+    differing = [path for path in differences(config, usual) if path not in ("classes", "category_ids")]  # these are the file's
     rows = {
         "recognised": f"{config.name}, of {PROJECTS[source.origin]}",
         "classes": _listed(config.classes),
@@ -151,17 +152,3 @@ def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
 
 def _listed(names: Sequence[str]) -> str:
     return f"{len(names)}: {', '.join(names[:SHOWN])}" + (", ..." if len(names) > SHOWN else "")
-
-
-def differences(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
-    """Where two configs differ, as paths such as "preprocess.mean"; classes, which are the file's, are not looked at."""
-    ours, theirs = (encode(c) for c in (config, usual))
-    return [path for key in ours if key not in ("classes", "category_ids") for path in _differing(key, ours[key], theirs[key])]
-
-
-def _differing(path: str, ours: Any, theirs: Any) -> list[str]:
-    if ours == theirs:
-        return []
-    if not (isinstance(ours, dict) and isinstance(theirs, dict) and ours["kind"] == theirs["kind"]):
-        return [path]
-    return [deeper for key in ours for deeper in _differing(f"{path}.{key}", ours[key], theirs[key])]

@@ -127,6 +127,20 @@ def encode(value: Any) -> Any:
     return [encode(v) for v in value] if isinstance(value, tuple | list) else value
 
 
+def differences(ours: DetectorConfig, theirs: DetectorConfig) -> list[str]:
+    """Where two configs differ, as paths such as "preprocess.mean"; of parts of different kinds, or tuples, the name alone."""
+
+    def differing(path: str, a: Any, b: Any) -> list[str]:
+        if a == b:
+            return []
+        if not (isinstance(a, dict) and isinstance(b, dict) and a["kind"] == b["kind"]):
+            return [path]
+        return [deeper for key in a for deeper in differing(f"{path}.{key}", a[key], b[key])]
+
+    a, b = encode(ours), encode(theirs)
+    return [path for key in a for path in differing(key, a[key], b[key])]
+
+
 def decode(data: Any, declared: Any, path: str) -> Any:
     """Plain data to a value of the declared type, or ConfigError naming the path."""
     origin, arguments = get_origin(declared), get_args(declared)
@@ -264,7 +278,9 @@ def _made(path: str, make: Callable[..., Any], values: Mapping[str, Any]) -> Any
     try:
         return make(**values)
     except ConfigError as e:
-        raise ConfigError(located(str(e), path) if path else str(e)) from e
+        if not path:
+            raise
+        raise ConfigError(located(str(e), path)) from e
 
 
 def _from_text(value: Any) -> Any:

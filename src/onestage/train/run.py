@@ -20,7 +20,7 @@ from typing import Any
 from onestage.data import Dataset
 from onestage.errors import ConfigError, explain
 from onestage.evaluate import plot_training_curves
-from onestage.model.config import DetectorConfig, decode, encode
+from onestage.model.config import DetectorConfig, decode, differences, encode
 from onestage.model.files import write_atomically
 from onestage.train.checkpoint import LAST
 from onestage.train.config import TrainConfig
@@ -65,7 +65,7 @@ class Plan:
         own, others = vars(self.train), vars(other.train)
         differ = [f"{k} {own[k]} -> {others[k]}" for k in own if k not in FREE and own[k] != others[k]]
         if self.model != other.model:
-            differ.insert(0, "model")
+            differ.insert(0, f"a model of other {', '.join(differences(self.model, other.model))}")
         if differ:
             raise ConfigError(
                 explain(

@@ -83,7 +83,7 @@ def test_blocks_left_out_in_training(name):
         ours = onestage.create(name, 90).backbone
     expected, got = ([m.drop_prob for m in b.modules() if isinstance(m, DropPath)] for b in (theirs, ours))
     assert got == expected
-    assert got or name == "efficientdet_lite0", "which is too small for it"
+    assert got or name == "efficientdet_lite0", "where effdet has none"
 
 
 @torch.no_grad()

@@ -103,14 +103,14 @@ def test_times_that_cannot_be_are_refused(make_models, tmp_path, network, good):
 
 
 def test_the_lines_of_the_files_are_counted(make_models):
-    """To a tenth, or ten lines: a docstring may grow without a run of ``python docs/make_models.py``."""
+    """To a tenth: a docstring may grow without a run of ``python docs/make_models.py``."""
     counted = r"`([\w*]+\.py)` (\d+)"
     text = (DOCS / "architecture.md").read_text()
     said, now = (re.findall(counted, page) for page in (text, make_models.with_lines(text)))
     assert len(said) >= 15
     for (file, lines), (same, present) in zip(said, now, strict=True):
         assert file == same
-        assert int(lines) == pytest.approx(int(present), rel=0.1, abs=10), f"{file}: run python docs/make_models.py"
+        assert int(lines) == pytest.approx(int(present), rel=0.1, abs=3), f"{file}: run python docs/make_models.py"
     lines = len((ROOT / "src/onestage/model/fpn.py").read_text().splitlines())
     assert make_models.with_lines("`fpn.py` 0 and `make.py`") == f"`fpn.py` {lines} and `make.py`"
     for unclear in ("`no_such_file.py` 3", "`__init__.py` 3"):

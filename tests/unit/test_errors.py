@@ -2,7 +2,18 @@
 
 import pytest
 
-from onestage.errors import ConfigError, DataError, OnestageError, WeightsError, counted, explain, first_ten, nearest, require
+from onestage.errors import (
+    ConfigError,
+    DataError,
+    OnestageError,
+    WeightsError,
+    counted,
+    explain,
+    first_ten,
+    located,
+    nearest,
+    require,
+)
 
 
 @pytest.mark.parametrize("kind", [DataError, ConfigError, WeightsError])
@@ -34,6 +45,14 @@ def test_nearest_names_only_what_is_close():
 def test_things_are_counted_in_words():
     assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
     assert counted(1, "class") == "1 class" and counted(1200, "class") == "1,200 classes"
+
+
+def test_an_error_gets_its_place_once():
+    message = explain("the box is empty", got=5, fix="draw it again")
+    told = explain("the box is empty", where="a.xml", got=5, fix="draw it again")
+    assert located(message, "a.xml") == told
+    assert located(told, "b.xml") == told
+    assert located("short", "a.xml") == "short\n  where:    a.xml"
 
 
 def test_first_ten_counts_the_rest():

@@ -106,8 +106,10 @@ def train(
         return _close(resume_run(out))
     if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(explain("several processes need to agree on one folder", fix="--out runs/NAME"))
-    with torch.device("meta"):  # a misspelt setting, or parts that do not fit, are told before the data is read
-        Detector(detector.config(("object",)))
+    config = detector.config(("object",))  # a misspelt setting is told before the data is read
+    if detector.weights is None:  # and so are parts that do not fit; a file may bring some of its own
+        with torch.device("meta"):
+            Detector(config)
     model = make_model(data, detector, training, format=format)
     out = out or _free_folder(model.config.name)
     return _close(run_training(model, data, out=out, config=training, format=format))

@@ -17,6 +17,7 @@ import timm
 import torch
 import torch.nn.functional as F
 import torchvision
+from timm.layers.drop import DropPath
 from timm.layers.format import Format
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -175,8 +176,8 @@ class TimmBackbone:
     pictures. freeze: nothing learns up to the freeze-th map that timm offers, batch norm included: of a ResNet 1 is the stem, 2
     the first stage too, as detectron2's MODEL.BACKBONE.FREEZE_AT counts.
 
-    drop_path: in training the last residual block is left out of that part of the pictures, the ones before it of ever less
-    (stochastic depth, arXiv 1603.09382).
+    drop_path: in training each residual block is left out for a picture with a chance of its own, which rises over the network
+    from 0 to about this (stochastic depth, arXiv 1603.09382), but where all is frozen. None leaves it to timm: mostly none.
     """
 
     name: str
@@ -187,11 +188,11 @@ class TimmBackbone:
     activation: Literal["relu", "relu6"] | None = None
     dilated: bool = False
     unpadded_pool: bool = False
-    drop_path: float = 0.0
+    drop_path: float | None = None
 
     def __post_init__(self) -> None:
         require(self.keep_resolution or not self.dilated, "dilated needs keep_resolution", got=self)
-        require(0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
+        require(self.drop_path is None or 0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
 
     def build(self) -> Features:
         return _Timm(self)
@@ -212,8 +213,7 @@ class _Timm(Features):
             )
         # the first map offered need not be the network's first: timm counts dla34's from 1
         indices = [info.out_indices[offered.index(s)] for s in config.strides]
-        asked = {"act_layer": config.activation, "drop_path_rate": config.drop_path}
-        body = _timm_features(config.name, out_indices=indices, **{key: value for key, value in asked.items() if value})
+        body = _timm_features(config.name, indices, activation=config.activation, drop_path=config.drop_path)
         assert body.feature_info.reduction() == list(config.strides)
         self.channels = tuple(body.feature_info.channels())
         self.channels_last = getattr(body, "output_fmt", None) == Format.NHWC
@@ -223,6 +223,9 @@ class _Timm(Features):
             _check_kept(whole, body, config)
         if config.unpadded_pool:
             _unpad_pool(body)
+        if config.drop_path:
+            what = "drop_path needs a backbone with residual blocks that timm can leave out"
+            require(_leaves_out(body), what, got=config.name, fix="take another backbone, or leave backbone.drop_path alone")
         spare_copies(body)
         self._freeze(config, whole)
         self.train()
@@ -239,13 +242,15 @@ class _Timm(Features):
             for norm in norms:
                 norm.requires_grad_(False)
         norms = [m for m in self.body.modules() if isinstance(m, _BatchNorm) and m.affine]
-        self._resting = [norm for norm in norms if not norm.weight.requires_grad]
+        held = [m for m in self.body.modules() if not any(p.requires_grad for p in m.parameters())]
+        drops = [drop for module in held for drop in module.children() if isinstance(drop, DropPath)]
+        self._resting = [*(norm for norm in norms if not norm.weight.requires_grad), *drops]
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for batch norm whose weights the config freezes: that keeps its statistics too."""
+        """Training mode, but for what the config freezes: batch norm keeps its statistics there, and no block is left out."""
         super().train(mode)
-        for norm in self._resting:  # whatever a caller has done to requires_grad since
-            norm.eval()
+        for module in self._resting:  # whatever a caller has done to requires_grad since
+            module.eval()
         return self
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -267,19 +272,30 @@ def _behind(whole: nn.Module, config: TimmBackbone) -> set[str]:
     return {name for name, slope in zip(names, slopes, strict=True) if slope is not None}
 
 
-def _timm_features(name: str, **options: Any) -> Any:
-    """timm's feature extractor of that name, with fresh weights; ConfigError where there is none."""
+def _timm_features(
+    name: str, out_indices: list[int] | None = None, *, activation: str | None = None, drop_path: float | None = None
+) -> Any:
+    """timm's feature extractor of that name, with fresh weights; ConfigError where there is none. None: as timm has it."""
     if not timm.is_model(name):
         raise ConfigError(
             explain("timm has no such model", got=name + nearest(name, timm.list_models()), fix="see timm.list_models()")
         )
     try:
-        return timm.create_model(name, features_only=True, pretrained=False, **options)
+        options: dict[str, Any] = {"out_indices": out_indices, "act_layer": activation, "drop_path_rate": drop_path}
+        return timm.create_model(name, features_only=True, pretrained=False, **options)  # which passes no None on
     except (RuntimeError, AttributeError) as e:  # timm's own refusal, and a model without feature_info
         raise ConfigError(explain("this timm model gives no feature maps", got=name, fix="take a convolutional one")) from e
     except TypeError as e:
-        asked = ", ".join(f"{key}={value}" for key, value in options.items() if key != "out_indices")
-        raise ConfigError(explain("this timm model does not take all of these options", where=name, got=asked)) from e
+        asked = {"backbone.activation": activation, "backbone.drop_path": drop_path}
+        got = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
+        what, fix = "timm has no such choice for this backbone", "leave it as it is, or take another backbone"
+        raise ConfigError(explain(what, where=name, got=f"{got} ({e})", fix=fix)) from e
+
+
+def _leaves_out(body: nn.Module) -> bool:
+    """Whether any block does: MobileNet v1's of timm hold a DropPath too, but have no shortcut and never call it."""
+    blocks = (m for m in body.modules() if any(isinstance(child, DropPath) for child in m.children()))
+    return any(getattr(block, "has_skip", True) for block in blocks)
 
 
 def _undo_stride(stage: nn.Module, *, dilated: bool) -> None:

@@ -16,7 +16,7 @@ LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
 """For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
 MILESTONES = (0.67, 0.89)
-"""SSD's 80k and 100k of 120k steps."""
+"""RetinaNet's 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1)."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 

@@ -81,7 +81,9 @@ def classes(tensors: Mapping[str, Tensor]) -> Classes:
 
 
 def doubt(tensors: Mapping[str, Tensor]) -> str:
-    """AdvProp's files of Google's D0 to D5 have the same tensors and want other pixels."""
+    """What whoever imports the file has to know, or nothing: AdvProp's of Google's D0 to D5 have the same tensors as the others
+    and want other pixels.
+    """
     if f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors)):
         return "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
     return ""

@@ -34,9 +34,8 @@ class Variant:
 
     side: of its usual input, in pixels. width, layers, levels: of the BiFPN. scale: of the smallest anchors, in strides.
     weighted: whether nodes weigh their inputs; D6 and larger train more stably without. lite: made for small processors: ReLU6
-    and no squeeze-and-excitation, pixels in -1..1. drop_path: of the backbone in training; without it, what a gate of
-    squeeze-and-excitation lets through in a rare picture grows from block to block, beyond what batch norm has seen.
-    published: AP on COCO, val2017 and test-dev.
+    and no squeeze-and-excitation, pixels in -1..1. drop_path: of the backbone, in training. published: AP on COCO, val2017 and
+    test-dev.
     """
 
     backbone: str
@@ -71,7 +70,8 @@ VARIANTS = {
     "efficientdet_lite4": Variant("tf_efficientnet_lite4", 640, 224, 7, 4, (43.2, None), weighted=False, lite=True),
 }
 """Table 1 of the paper, and google/automl, efficientdet/hparams_config.py; AP of Google's own weights as the README of
-rwightman/efficientdet-pytorch states it, and drop_path as it trains them."""
+rwightman/efficientdet-pytorch states it, and drop_path as its model_config.py has it (google/automl, efficientdet_arch.py, has
+none for D0)."""
 
 TWINS = {"efficientdet_d6": "efficientdet_d7"}
 """Variants with the same tensors, which differ in input and anchors: weights do not tell which of the two they are."""
@@ -113,7 +113,7 @@ def efficientdet_scaled(
 def efficientdet(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
-    """D0's neck and heads on any timm backbone: its maps of stride 8, 16 and 32, with the padding usual in PyTorch."""
+    """D0's neck and heads on any timm backbone, as timm has it: its maps of stride 8, 16 and 32, PyTorch's padding."""
     body = TimmBackbone(backbone)
     return efficientdet_scaled(classes, size, box_sizes, variant="efficientdet_d0").replace(
         {

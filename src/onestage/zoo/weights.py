@@ -82,7 +82,7 @@ ADAPTERS: Mapping[str, Adapter] = {
 """Foreign projects whose files are state_dicts, in the order they are asked."""
 
 DOUBTS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = {"effdet": adapt_effdet.doubt}
-"""Of those whose files do not say which pixels they want: what to ask, or nothing for a file that leaves no doubt."""
+"""Of those whose files do not say which pixels they want: what to tell who imports them, or nothing."""
 
 OWN, TFLITE = "onestage", "tflite"
 
@@ -97,7 +97,7 @@ class Source:
     """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OWN. model: the zoo's name of it.
 
     own: the config that the file itself holds, as ours and TensorFlow Lite's do. pixels: mean and std that the input needs,
-    from somebody who knows; doubt: where the tensors leave that open, what to ask.
+    from somebody who knows; doubt: where the tensors leave that open, what to tell.
     """
 
     path: Path

@@ -1,8 +1,11 @@
 """Backbones, necks and heads: shapes, strides, and whatever timm has."""
 
+import re
+
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 import onestage
@@ -249,9 +252,37 @@ def test_blocks_are_left_out_in_training_alone(name):
     first, same, other = (maps(leaving_out.train(), seed) for seed in (0, 0, 1))
     assert all(torch.equal(a, b) for a, b in zip(first, same, strict=True)), "the same seed leaves out the same"
     assert not torch.equal(first[-1], other[-1])
-    changed = [(a - b).abs().amax(dim=(1, 2, 3)) > 1e-3 * b.abs().max() for a, b in zip(first, expected, strict=True)]
-    assert changed[-1].any()
-    assert changed[-1].sum() >= changed[0].sum(), "the deeper, the more"
+    chances = [m.drop_prob for m in leaving_out.modules() if isinstance(m, DropPath)]
+    assert chances == sorted(chances)
+    assert 0.4 <= chances[-1] <= 0.5 and chances[0] <= 0.1
+
+
+def test_blocks_are_left_out_as_often_as_asked():
+    """Of ResNet-18's eight blocks, the last with the chance asked for."""
+    with torch.device("meta"):
+        body = TimmBackbone("resnet18", drop_path=0.35).build()
+    chances = {name: m.drop_prob for name, m in body.named_modules() if isinstance(m, DropPath)}
+    assert chances["body.layer4.1.drop_path"] == pytest.approx(0.35)
+    assert chances["body.layer1.1.drop_path"] == pytest.approx(0.05)
+
+
+def test_nothing_is_left_out_where_nothing_learns():
+    with torch.device("meta"):
+        body = TimmBackbone("tf_efficientnet_b0", norm="frozen", freeze=2, drop_path=0.2).build().train()
+    stages = {True: set(), False: set()}
+    for name, module in body.named_modules():
+        if isinstance(module, DropPath):
+            stages[module.training].add(name.removesuffix(".drop_path").split(".")[2])
+    assert stages == {True: {"2", "3", "4", "5", "6"}, False: {"1"}}  # the first has no chance to be left out
+
+
+@pytest.mark.parametrize(("asked", "chance"), [(None, 0.1), (0.0, None)])
+def test_timm_decides_what_is_left_out_unless_asked(asked, chance):
+    """swin leaves out blocks by itself."""
+    with torch.device("meta"):
+        body = TimmBackbone("swin_tiny_patch4_window7_224", drop_path=asked).build()
+    chances = [m.drop_prob for m in body.modules() if isinstance(m, DropPath)]
+    assert max(chances, default=None) == (chance and pytest.approx(chance))
 
 
 @pytest.mark.parametrize("part", [-0.1, 1.0])
@@ -260,10 +291,17 @@ def test_blocks_are_left_out_of_a_part_of_the_pictures(part):
         TimmBackbone("resnet18", drop_path=part)
 
 
-def test_a_network_without_residual_blocks_cannot_leave_them_out():
-    with torch.device("meta"), pytest.raises(ConfigError, match="does not take all of these options") as error:
-        TimmBackbone("vgg11", drop_path=0.2).build()
-    assert "drop_path_rate=0.2" in str(error.value) and "out_indices" not in str(error.value)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("vgg11", "timm has no such choice for this backbone\n  where:    vgg11\n  got:      backbone.drop_path=0.2 "),
+        ("mobilenetv1_100", "drop_path needs a backbone with residual blocks that timm can leave out\n  got:      mobilenetv1"),
+    ],
+)
+def test_a_network_without_residual_blocks_cannot_leave_them_out(name, says):
+    with torch.device("meta"), pytest.raises(ConfigError, match=re.escape(says)) as error:
+        TimmBackbone(name, drop_path=0.2).build()
+    assert "fix:      " in str(error.value)
 
 
 @pytest.mark.parametrize("error", [RuntimeError("features_only not implemented"), AttributeError("feature_info")])

@@ -78,6 +78,10 @@ class _CallablePackage(ModuleType):
     """A package that is the public function of its name too: ``onestage.train(...)``, ``onestage.train.config``."""
 
     @property
+    def __doc__(self) -> Any:  # type: ignore[override]  # what help() shows
+        return self.__wrapped__.__doc__
+
+    @property
     def __wrapped__(self) -> Any:  # where inspect.signature looks
         return _home(self.__name__.removeprefix("onestage."))
 

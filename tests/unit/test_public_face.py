@@ -31,6 +31,7 @@ def test_functions_that_share_a_packages_name_can_be_called() -> None:
     code = """
 import inspect, onestage.evaluate.coco, onestage.train.loop, onestage
 assert inspect.signature(onestage.train) == inspect.signature(onestage.train.loop.train)
+assert inspect.getdoc(onestage.train) == inspect.getdoc(onestage.train.loop.train)
 onestage.evaluate.coco.coco_metrics
 for function in (onestage.train, onestage.evaluate):
     try:

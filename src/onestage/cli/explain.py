@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from filecmp import cmp
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -85,12 +86,14 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
 
 
 def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:
-    """The picture with its labels, as the model's classes."""
+    """The picture, of the data set or a copy of one, with its labels, as the model's classes."""
     here = absolute(picture).resolve()
     rows = [row for row, path in enumerate(dataset.paths) if Path(path).name == picture.name]
-    row = next((row for row in rows if Path(dataset.paths[row]).resolve() == here), rows[0] if len(rows) == 1 else None)
+    row = next((row for row in rows if Path(dataset.paths[row]).resolve() == here), None)
     if row is None:
-        what = "the data set has several pictures of this name" if rows else "the data set has no labels for this picture"
+        row = next((row for row in rows if _same_bytes(picture, Path(dataset.paths[row]))), None)
+    if row is None:
+        what = "the data set has another picture of this name" if rows else "the data set has no labels for this picture"
         raise DataError(explain(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path"))
     sample = dataset[row]
     known = detector.config.classes
@@ -99,6 +102,13 @@ def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:
         raise DataError(explain(what, where=picture, got=", ".join(unknown), expected=", ".join(known[:20])))
     own = [known.index(dataset.classes[label]) for label in sample.labels.tolist()]
     return replace(sample, labels=torch.tensor(own, dtype=torch.int64))
+
+
+def _same_bytes(a: Path, b: Path) -> bool:
+    try:
+        return cmp(a, b, shallow=False)
+    except OSError:
+        return False
 
 
 def _summary(seen: Explanation, page: Path) -> None:

@@ -142,7 +142,7 @@ def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
     if source.doubt and source.pixels is None:
         yield source.doubt
     count = config.postprocess.detections
-    if count < recipe(config.name, config.classes).postprocess.detections:
+    if count < min(100, recipe(config.name, config.classes).postprocess.detections):
         yield (
             f"it reports at most {count} detections a picture, as the file does; for more, in Python: from onestage "
             f"import load, zoo; config = load({str(out)!r}).config.replace({{'postprocess.detections': 100}}); "

@@ -134,12 +134,25 @@ def create(
     source = _source(name, weights, backbone_weights)
     if classes is None and num_classes is None and source is not None:
         classes = source.classes.names
-    if size is None and source is not None and source.own is not None:
-        size = source.own.preprocess.size
+    size, backbone = as_in_weights(name, source, size=size, backbone=backbone)
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
         config = replace(config, category_ids=source.classes.ids)
     return build(config, weights=source, backbone_weights=backbone_weights)
+
+
+def as_in_weights(
+    name: str, source: Source | None, *, size: Size | None, backbone: str | None
+) -> tuple[Size | None, str | None]:
+    """The input size and the backbone for a recipe: what was asked for, or else those of weights whose file holds a detector of
+    that name.
+    """
+    own = None if source is None else source.own
+    if own is None or own.name != name:
+        return size, backbone
+    if backbone is None and _entry(name).any_backbone and isinstance(own.backbone, TimmBackbone):
+        backbone = own.backbone.name
+    return own.preprocess.size if size is None else size, backbone
 
 
 def build(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torchvision.models import WeightsEnum, detection
 
-from onestage.errors import OnestageError, WeightsError, counted, explain, first_ten, located, nearest
+from onestage.errors import OnestageError, WeightsError, explain, first_ten, located, nearest
 from onestage.model.backbones import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -274,7 +274,8 @@ def load_weights(config: DetectorConfig, source: Source, recipe_of: Callable[[De
     detector = Detector(config)
     fresh = load_fitting(detector, tensors, where=path)
     other = set(own.classes) != set(config.classes)
-    _report(fresh, path, f"; the file's classes are others: {', '.join(own.classes[:10])}" if other else "")
+    more = f" and {len(own.classes) - 10} more" if len(own.classes) > 10 else ""
+    _report(fresh, path, f"; the file's classes are others: {', '.join(own.classes[:10])}{more}" if other else "")
     if not adapt_own.same_anchors(own, config):
         what = f"{path}: made for other default boxes, so its box offsets mean something else until they are trained"
         warnings.warn(what, stacklevel=4)  # the line that called create()
@@ -303,7 +304,7 @@ def _check_exact(tensors: Mapping[str, Tensor], own: DetectorConfig, config: Det
             fix = 'name the network that it stands on: onestage.create("retinanet", backbone=NAME, weights=FILE)'
         elif source.model != config.name:
             fix = f"name the model the weights were made for: {source.model}"
-        what = f"these weights are not those of {config.name}: {counted(len(wrong), 'tensor')} do not fit"
+        what = f"these weights are not those of {config.name}: tensors that do not fit, {len(wrong):,}"
         raise WeightsError(explain(what, where=source.path, got="\n" + first_ten(wrong), fix=fix))
 
 
@@ -415,5 +416,6 @@ def _report(fresh: tuple[str, ...], path: Path, why: str = "") -> None:
     if fresh:
         modules = sorted({name.rsplit(".", 1)[0] for name in fresh})
         shown = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
-        message = f"{path}: {len(fresh)} tensors do not fit and start fresh: {shown}{why}"
+        what = "1 tensor does not fit and starts" if len(fresh) == 1 else f"{len(fresh)} tensors do not fit and start"
+        message = f"{path}: {what} fresh: {shown}{why}"
         warnings.warn(message, stacklevel=5)  # the line that called create()

@@ -32,6 +32,15 @@ def test_labels_are_found_in_the_data_set(run: Path, shapes: Path, picture: Path
     assert "hard negatives" in text and "seen/index.html" in text and "learn an object" in text
 
 
+def test_a_copy_of_a_picture_has_its_labels(run: Path, shapes: Path, picture: Path) -> None:
+    copy = Path("elsewhere", picture.name)
+    copy.parent.mkdir()
+    copy.write_bytes(picture.read_bytes())
+    for path, out in (picture, "one"), (copy, "two"):
+        assert main(["explain", str(run), str(path), "--labels", str(shapes), "-o", out]) == 0
+    assert figures("one")["objects"] == figures("two")["objects"]
+
+
 def test_without_labels_detections_stand_in(run: Path, picture: Path, capsys: Captured) -> None:
     assert main(["explain", str(run), str(picture), "--score", "0.3"]) == 0
     assert figures()["guessed_labels"] and "stand in for them" in capsys.readouterr().out
@@ -49,8 +58,13 @@ def test_a_recipe_is_explained_with_labels_only(shapes: Path, picture: Path, cap
 def test_mistakes_are_told(run: Path, shapes: Path, picture: Path, capsys: Captured) -> None:
     Path("other.jpg").write_bytes(picture.read_bytes())
     Path("text.jpg").write_text("no picture")
+    namesake = Path("elsewhere", picture.name)
+    namesake.parent.mkdir()
+    namesake.write_bytes(sorted((shapes / "test").iterdir())[1].read_bytes())
     for arguments, words in (
         (["other.jpg", "--labels", str(shapes)], "no labels for this picture"),
+        ([str(namesake), "--labels", str(shapes)], "another picture of this name"),
+        (["nowhere/" + picture.name, "--labels", str(shapes)], "another picture of this name"),
         (["missing.jpg"], "missing.jpg"),
         (["text.jpg"], "not a picture"),
         ([str(picture), "--labels", "nowhere"], "no such file or folder"),

@@ -11,8 +11,11 @@ import torch
 from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 
 from onestage import create, load
+from onestage.cli import imports
 from onestage.cli.main import main
-from onestage.zoo.class_names import COCO_90
+from onestage.zoo import recipe
+from onestage.zoo.class_names import COCO_90, Classes
+from onestage.zoo.weights import Source
 
 Captured = pytest.CaptureFixture[str]
 
@@ -208,6 +211,14 @@ def test_the_labels_beside_the_published_tflite_file(shared_data: Path, tmp_path
     more = load(tmp_path / "more.safetensors")
     assert more.config == load(out).config.replace({"postprocess.detections": 100})
     assert all(torch.equal(v, more.state_dict()[k]) for k, v in load(out).state_dict().items())
+
+
+@pytest.mark.parametrize(("detections", "noted"), [(10, True), (99, True), (100, False), (200, False)])
+def test_few_detections_are_noted(detections: int, noted: bool) -> None:
+    config = recipe("ssd300_vgg16", ["cat"]).replace({"postprocess.detections": detections})
+    source = Source(Path("x.pth"), "torchvision", config.name, Classes(("cat",), (0,)), {})
+    notes = " ".join(imports._notes(source, config, Path("out.safetensors")))
+    assert ("for more" in notes) == noted
 
 
 def test_a_name_that_stands_twice(foreign: Path, tmp_path: Path, capsys: Captured) -> None:

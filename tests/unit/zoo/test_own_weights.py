@@ -154,3 +154,14 @@ def test_parts_of_another_kind_are_taken_whole_or_not_at_all():
     assert with_parts_of(own, usual, own_recipe=usual, recipe=usual).loss == own.loss
     chosen = usual.replace({"loss.alpha": 0.5})
     assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).loss == chosen.loss
+
+
+def test_size_and_backbone_are_those_of_a_file_of_that_name(tmp_path):
+    onestage.create("retinanet", 2, size=(64, 96), backbone="test_resnet").save(tmp_path / "own.safetensors")
+    config = quietly("retinanet", 2, weights=tmp_path / "own.safetensors").config
+    assert (config.preprocess.size, config.backbone.name) == ((64, 96), "test_resnet")
+    asked = quietly("retinanet", 2, size=(96, 96), backbone="test_resnet", weights=tmp_path / "own.safetensors").config
+    assert asked.preprocess.size == (96, 96)
+    with pytest.warns(UserWarning, match="do not fit"):
+        other = onestage.create("ssd", 2, backbone="test_resnet", weights=tmp_path / "own.safetensors").config
+    assert other.preprocess.size == recipe("ssd", ["a", "b"]).preprocess.size

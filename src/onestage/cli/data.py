@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
-from rich.console import Console, Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,7 +22,8 @@ from onestage.errors import DataError, counted, explain
 
 CLASSES_SHOWN = 20
 PROBLEMS_SHOWN = 10
-BAR = 24  # characters of a bar that stands for the largest value
+BAR = 24  # characters of a bar that stands for the largest value, where the terminal has them
+NAME = 16, 24  # characters of the first column: at least, and at most beside bars
 
 
 def check(
@@ -77,17 +80,32 @@ def render(report: Report) -> RenderableType:
 def _table(title: str, *columns: str) -> Table:
     """A table whose first column is text and whose others are numbers."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
-    table.add_column(Text(title, "bold cyan not dim"), overflow="fold", min_width=16)
+    table.add_column(Text(title, "bold cyan not dim"), overflow="fold", min_width=NAME[0])
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
 
-def _bar(value: float, largest: float) -> Text:
-    """A bar in eighths of a character."""
-    eighths = round(8 * BAR * value / largest) if largest else 0
-    full, rest = divmod(max(eighths, 1 if value else 0), 8)
-    return Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), "cyan")
+@dataclass(frozen=True)
+class _Bar:
+    """A bar in eighths of a character, in the width that its column has: ``share``, 0-1, of it."""
+
+    share: float
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(0, min(BAR, options.max_width))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        eighths = round(8 * min(BAR, options.max_width) * self.share)
+        full, rest = divmod(max(eighths, 1 if self.share else 0), 8)
+        yield Text("█" * full + " ▏▎▍▌▋▊▉"[rest].strip(), "cyan")
+
+
+def _add_bars(table: Table, names: Sequence[str]) -> None:
+    """A last column for bars, the only one that gives way in a narrow terminal. names: what the first column will hold."""
+    least, most = NAME
+    table.columns[0].width = max(least, min(most, max(map(cell_len, names), default=0)))
+    table.add_column("")
 
 
 def _splits(report: Report) -> Table:
@@ -102,13 +120,13 @@ def _splits(report: Report) -> Table:
 def _classes(report: Report) -> RenderableType:
     splits = [split.name for split in report.splits] if len(report.splits) > 1 else []
     table = _table("Classes", "pictures", "objects", *(f"in {name}" for name in splits))
-    table.add_column("")
     ranked = sorted(report.classes, key=lambda own: -own.objects)
-    largest = ranked[0].objects if ranked else 0
+    largest = max(1, ranked[0].objects) if ranked else 1
+    _add_bars(table, [own.name for own in ranked[:CLASSES_SHOWN]])
     for own in ranked[:CLASSES_SHOWN]:
         numbers = [own.pictures, own.objects, *(own.by_split if splits else ())]
         cells = [Text(f"{number:,}", "" if number else "red") for number in numbers]
-        table.add_row(Text(own.name), *cells, _bar(own.objects, largest))
+        table.add_row(Text(own.name), *cells, _Bar(own.objects / largest))
     hidden = ranked[CLASSES_SHOWN:]
     if not hidden:
         return table
@@ -123,11 +141,12 @@ def _sizes(report: Report) -> RenderableType:
     spreads.add_row("share of the picture's size", *_spread(report.box_share, "{:.1%}"))
     spreads.add_row("width / height", *_spread(report.box_aspect, "{:.2f}"))
     groups = _table("By size", "objects", "share")
-    groups.add_column("")
     names = [f"small: below {SMALL**0.5:.0f}²", "medium", f"large: {MEDIUM**0.5:.0f}² and more"]
     counts = [report.small, report.medium, report.large]
+    _add_bars(groups, names)
     for name, number in zip(names, counts, strict=True):
-        groups.add_row(name, f"{number:,}", f"{number / max(report.objects, 1):.1%}", _bar(number, max(counts)))
+        bar = _Bar(number / max(*counts, 1))
+        groups.add_row(name, f"{number:,}", f"{number / max(report.objects, 1):.1%}", bar)
     note = "size: the square root of the area; small, medium and large as COCO's evaluation has them"
     return Group(spreads, "", groups, Text(note, "dim"))
 
@@ -138,14 +157,13 @@ def _spread(spread: Spread | None, form: str) -> Sequence[str]:
 
 def _pictures(report: Report) -> Table:
     table = _table("Pictures", "pictures", "share")
-    table.add_column("")
-    for (height, width), number in report.picture_sizes[:5]:
-        table.add_row(f"{width} x {height}", f"{number:,}", f"{number / report.pictures:.1%}", _bar(number, report.pictures))
+    rows = [(f"{width} x {height}", number) for (height, width), number in report.picture_sizes[:5]]
     others = report.picture_sizes[5:]
     if others:
-        number = sum(count for _, count in others)
-        name = f"{len(others):,} other sizes"
-        table.add_row(name, f"{number:,}", f"{number / report.pictures:.1%}", _bar(number, report.pictures))
+        rows.append((f"{len(others):,} other sizes", sum(count for _, count in others)))
+    _add_bars(table, [name for name, _ in rows])
+    for name, number in rows:
+        table.add_row(name, f"{number:,}", f"{number / report.pictures:.1%}", _Bar(number / report.pictures))
     table.caption = ", ".join(f"{kind} {number:,}" for kind, number in report.file_kinds.items())
     table.caption_justify = "left"
     return table

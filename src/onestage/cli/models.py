@@ -8,7 +8,10 @@ from dataclasses import asdict, dataclass
 
 import tyro
 from rich import box
+from rich.columns import Columns
+from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from onestage.cli.output import progress, stdout
 from onestage.errors import ConfigError, explain, nearest, require
@@ -49,7 +52,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     onestage models retinanet efficientdet_lite --classes 3
 
     Args:
-        names: only models whose names begin so; all if left out
+        names: only models whose names begin so, with the licence and recipe of their weights; all if left out
         classes: how many classes to count parameters and multiply-adds for; COCO has 80
         json: as JSON, for programs
     """
@@ -64,11 +67,14 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
         print(json_format.dumps([asdict(row) for row in rows], indent=2))
         return 0
     out = stdout()
-    out.print(_costs(rows))
+    if names:
+        _print_weights(rows)
+    else:
+        _print_tags(rows)
     out.print()
     out.print(_accuracies(rows))
     out.print()
-    _print_weights(rows)
+    out.print(_costs(rows, out.width))
     out.print(
         f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
         " input size (height x width); retinanet brings a picture's shorter side to the first number. Any of them takes another"
@@ -98,34 +104,49 @@ def _row(name: str, classes: int) -> Row:
 
 
 def _table(*columns: str, numbers: int) -> Table:
-    """A plain table; the last ``numbers`` of its columns are numbers."""
+    """A plain table whose cells stay in one line each; the last ``numbers`` of its columns are numbers."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, title in enumerate(columns):
-        is_number = place >= len(columns) - numbers
-        table.add_column(title, justify="right" if is_number else "left", no_wrap=is_number or place == 0, overflow="fold")
+        table.add_column(title, justify="right" if place >= len(columns) - numbers else "left", no_wrap=True)
     return table
 
 
-def _costs(rows: list[Row]) -> Table:
-    table = _table("model", "weights", "input", "parameters", "multiply-adds", "anchors", numbers=3)
-    for row in rows:
-        table.add_row(
-            f"[bold]{row.name}[/]",
-            ", ".join(w.tag for w in row.weights) or "-",
-            f"{row.size[0]}x{row.size[1]}",
-            f"{row.parameters / 1e6:.2f} M",
-            f"{row.multiply_adds / 1e9:.2f} G",
-            f"{row.anchors:,}",
-        )
-    return table
+def _costs(rows: list[Row], width: int) -> Table:
+    """The costs in ``width`` characters; where they are few, without the columns that can best be missed."""
+    columns = {
+        "model": [f"[bold]{row.name}[/]" for row in rows],
+        "weights": [", ".join(weights.tag for weights in row.weights) or "-" for row in rows],
+        "input": [f"{row.size[0]}x{row.size[1]}" for row in rows],
+        "parameters": [f"{row.parameters / 1e6:.2f} M" for row in rows],
+        "multiply-adds": [f"{row.multiply_adds / 1e9:.2f} G" for row in rows],
+        "anchors": [f"{row.anchors:,}" for row in rows],
+    }
+    gone = iter(("weights", "anchors", "input"))
+    while True:
+        table = _table(*columns, numbers=sum(title in columns for title in ("parameters", "multiply-adds", "anchors")))
+        for cells in zip(*columns.values(), strict=True):
+            table.add_row(*cells)
+        least = next(gone, None)
+        if least is None or Console(width=2 * width).measure(table).maximum <= width:
+            return table
+        del columns[least]
 
 
 def _accuracies(rows: list[Row]) -> Table:
-    table = _table("published accuracy", "by its authors, and where", numbers=0)
+    table = _table("published accuracy", numbers=0)
+    table.add_column("by its authors, and where", overflow="fold")
     for row in rows:
         if row.published:
             table.add_row(row.name, row.published)
     return table
+
+
+def _print_tags(rows: list[Row]) -> None:
+    """The weights' names side by side, as many as the terminal is wide."""
+    out = stdout()
+    out.print("[bold]published weights[/], COCO val2017 AP; licence and recipe: onestage models NAME", highlight=False)
+    every = [Text(f"{row.name}.{w.tag} {w.ap}", no_wrap=True) for row in rows for w in row.weights]
+    out.print(Columns(every, padding=(0, 3), column_first=True))
 
 
 def _print_weights(rows: list[Row]) -> None:

@@ -38,8 +38,17 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
         name = f"{number:02d}-{Path(detections.path).stem}.jpg"
         picture = side_by_side(dataset, row_of[detections.image_id], detections)
         picture.save(folder / "pictures" / name, quality=90)
-        examples[f"{Path(detections.path).name}: the labels, and what was found"] = picture
+        examples[caption(detections)] = picture
     return report.save(folder, examples=examples)
+
+
+def caption(detections: Detections) -> str:
+    """What stands under a picture on the web page: which detections are drawn in it, and why none are."""
+    name, scores = Path(detections.path).name, detections.scores
+    if (scores >= SCORE).any():
+        return f"{name}: the labels, and what was found with a score of {SCORE:.2f} or more"
+    weak = f"nothing reached a score of {SCORE:.2f}, the best has {scores.max():.3f}" if len(scores) else "nothing was found"
+    return f"{name}: the labels; {weak}"
 
 
 def side_by_side(dataset: Dataset, row: int, detections: Detections) -> Image.Image:

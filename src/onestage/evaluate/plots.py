@@ -6,13 +6,14 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import ScaledTranslation
 
 from onestage.evaluate.coco import RECALLS, CocoMetrics
 
@@ -22,6 +23,9 @@ COLOURS = ("#2f6fde", "#e0662f", "#2a9d6f", "#b5489c", "#c79a12", "#5b5bd6", "#1
 
 PART_STYLES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))
 """Line and marker of the whole loss and of its parts; its colour says what it was measured on."""
+
+HEIGHT = 3.9
+"""Inches of a figure without legends below its panels."""
 
 UNNAMED = "_unnamed"
 """The label of a curve that is not in the legend."""
@@ -36,7 +40,8 @@ def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
     known = sorted((k for k in range(len(rows)) if rows[k].objects), key=lambda k: -rows[k].objects)
     named, others = known[: len(COLOURS)], known[len(COLOURS) :]
     which = f"the {len(named)} most frequent classes" if others else "each class"
-    figure, (left, right) = panels(["Mean over the classes", f"IoU .50, {which}"])
+    names = max(3, len(named))  # lines of the longer legend
+    figure, (left, right) = panels(["Mean over the classes", f"IoU .50, {which}"], height=HEIGHT + 0.1 + 0.2 * names)
     for iou, name, value in ((0.5, ".50", metrics.AP50), (0.75, ".75", metrics.AP75), (None, ".50:.95", metrics.AP)):
         left.plot(RECALLS, metrics.curve(iou), label=f"IoU {name}   AP {value:.3f}", linewidth=2.2)
     for k in others:
@@ -45,7 +50,7 @@ def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
         right.plot(RECALLS, metrics.curve(0.5, k), label=f"{_short(rows[k].name)}   {rows[k].AP50:.3f}", linewidth=1.8)
     for axes in (left, right):
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
-        _legend(axes, loc="lower left", empty="no objects to find")
+        _legend(axes, empty="no objects to find", below=True)
     save(figure, path)
 
 
@@ -102,9 +107,9 @@ def _short(name: str, most: int = 28) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"
 
 
-def panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, in the project's plain style."""
-    figure = Figure(figsize=(4.6 * len(titles), 3.9), dpi=120, layout="constrained", facecolor="white")
+def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, ``height`` inches high, in the project's plain style."""
+    figure = Figure(figsize=(4.6 * len(titles), height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     row = [figure.add_subplot(1, len(titles), number + 1) for number in range(len(titles))]
     for axes, title in zip(row, titles, strict=True):
@@ -120,8 +125,11 @@ def panels(titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     return figure, row
 
 
-def _legend(axes: Axes, *, empty: str, loc: Literal["best", "lower left"] = "best") -> None:
-    """Names the curves; where there are none, says so in the middle of the panel."""
+def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
+    """Names the curves; where there are none, says so in the middle of the panel.
+
+    below: under the panel, for curves that may go anywhere in it; else where they leave most room.
+    """
     lines = axes.get_lines()
     if all(np.isnan(np.asarray(line.get_ydata(), dtype=float)).all() for line in lines):
         axes.text(0.5, 0.5, empty, transform=axes.transAxes, ha="center", va="center", color=FAINT, fontsize=12)
@@ -129,7 +137,12 @@ def _legend(axes: Axes, *, empty: str, loc: Literal["best", "lower left"] = "bes
     named = [line for line in lines if line.get_label() != UNNAMED]
     if named:
         names = [str(line.get_label()) for line in named]
-        legend = axes.legend(named, names, loc=loc, fontsize=9.5, handlelength=2.4, edgecolor=GRID)
+        place: dict[str, Any] = {"loc": "best", "edgecolor": GRID}
+        if below:
+            under = ScaledTranslation(0, -46 / 72, axes.figure.dpi_scale_trans)  # the axis has 46 points
+            place = {"loc": "upper left", "bbox_to_anchor": (0, 0), "bbox_transform": axes.transAxes + under}
+            place |= {"borderaxespad": 0, "borderpad": 0, "frameon": False}
+        legend = axes.legend(named, names, fontsize=9.5, handlelength=2.4, **place)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a class may be called "$x"
 

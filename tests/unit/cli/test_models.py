@@ -6,6 +6,8 @@ import pytest
 
 from onestage import create
 from onestage.cli.main import main
+from onestage.zoo.cost import Cost
+from onestage.zoo.weights import WEIGHTS
 
 
 def test_the_table_for_programs_has_the_models_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,6 +33,39 @@ def test_the_table_for_people_fits_a_terminal(monkeypatch: pytest.MonkeyPatch, c
     assert "arXiv 1512.02325" in text and "onestage benchmark MODEL; docs/models.md" in text
     (line,) = [line for line in text.splitlines() if line.startswith("  ssd300_vgg16.coco")]
     assert "25.1 AP, BSD-3-Clause" in line and "references/detection#ssd300-vgg16\n" in text
+
+
+@pytest.mark.parametrize(
+    ("width", "gone"), [(88, []), (80, ["weights"]), (60, ["weights", "anchors", "input"])], ids=["all", "most", "least"]
+)
+def test_a_narrow_terminal_breaks_no_number(
+    width: int, gone: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    assert main(["models", "ssd"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines if "https://" not in line) <= width
+    titles = ("model", "weights", "input", "parameters", "multiply-adds", "anchors")
+    (start,) = [place for place, line in enumerate(lines) if line.startswith("model")]
+    assert lines[start].split() == [title for title in titles if title not in gone]
+    cells = {"weights": "coco", "input": "320x320", "parameters": "3.30 M", "multiply-adds": "0.56 G", "anchors": "3,234"}
+    row = " ".join(("ssdlite320_mobilenet_v3_large", *(cells[title] for title in titles[1:] if title not in gone)))
+    assert [" ".join(line.split()) for line in lines[start + 2 :]].count(row) == 1
+    assert all(line.startswith("ssd") for line in lines[start + 2 : start + 11]) and not lines[start + 11]
+
+
+def test_the_whole_list_names_the_weights_in_few_lines_before_the_costs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("onestage.cli.models.cost_of", lambda config: Cost(1, 2, 3))
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    weights, _, rest = text.partition("\n\n")
+    assert weights.startswith("published weights") and "https://" not in text
+    assert all(f" {name} {known.ap} " in f" {' '.join(weights.split())} " for name, known in WEIGHTS.items())
+    assert weights.count("\n") <= len(WEIGHTS) / 2 + 1
+    assert rest.index("published accuracy") < rest.index("\nmodel ")
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:

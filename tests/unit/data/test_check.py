@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from onestage.data.check import ClassSummary, Report, SplitSummary, check_datase
 from onestage.errors import DataError
 
 
-def printed(report: Report) -> str:
-    console = Console(width=100, file=io.StringIO(), record=True)
+def printed(report: Report, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
     console.print(render(report))
     return console.export_text()
 
@@ -31,6 +32,21 @@ def test_a_sound_set_is_counted(tmp_path: Path) -> None:
     assert report.box_side and report.box_side.minimum == pytest.approx(150**0.5)
     assert report.box_share and report.box_share.maximum == pytest.approx((1750 / 2400) ** 0.5)
     assert report.box_aspect and report.box_aspect.median == pytest.approx(15 / 10)
+
+
+@pytest.mark.parametrize("name", ["dog", "a name of more characters than have room"])
+@pytest.mark.parametrize(("width", "longest"), [(60, None), (80, None), (140, 24)])
+def test_the_bars_keep_to_scale_in_the_width_that_is_left(width: int, longest: int | None, name: str, tmp_path: Path) -> None:
+    splits = tuple(SplitSummary(split, 10, 0, 150, 0, 0) for split in ("train", "val")[: 1 if width == 60 else 2])
+    counts = {name: 200, "cat": 100, "cow": 0}
+    classes = tuple(ClassSummary(own, number, number, (number // 2,) * len(splits)) for own, number in counts.items())
+    report = replace(check_dataset(trees.coco(tmp_path)), splits=splits, classes=classes, small=300)
+    lines = printed(report, width).splitlines()
+    assert max(map(len, lines)) <= width and "…" not in "".join(lines)
+    eighths = {line[:3]: sum(" ▏▎▍▌▋▊▉█".find(c) for c in line if c in "▏▎▍▌▋▊▉█") for line in lines}
+    most, half = eighths[name[:3]], eighths["cat"]
+    assert most >= 8 and abs(most - 2 * half) <= 1 and eighths["cow"] == 0
+    assert longest is None or most == 8 * longest
 
 
 def test_a_truncated_picture_is_found_unless_fast(tmp_path: Path) -> None:

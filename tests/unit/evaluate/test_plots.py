@@ -74,6 +74,26 @@ def test_precision_and_recall_are_drawn_whatever_the_classes_are_called(
     assert texts == [f"{name}   1.000" for name in (*names[:3], "x" * 27 + "…")]
 
 
+@pytest.mark.parametrize("classes", [1, 2, 12])
+def test_the_names_cover_no_curve_and_lie_in_the_picture(classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+    boxes = [(k, 10, 10, 50, 60) for k in range(classes)]
+    metrics = coco_metrics([found(1, [(k, 0.9, *b) for k, *b in boxes])], [known(1, boxes)], ["n" * 40] * classes)
+    plot_pr_curves(metrics, tmp_path / "pr.png")
+    (figure,) = figures
+    figure.canvas.draw()
+    left, right = figure.axes
+    for axes in (left, right):
+        legend = axes.get_legend()
+        assert legend is not None
+        names = legend.get_window_extent()
+        assert names.y1 < axes.xaxis.label.get_window_extent().y0
+        assert names.x0 >= 0 and names.y0 >= 0 and names.x1 <= figure.bbox.x1
+        assert axes.bbox.height > 0.4 * axes.bbox.width
+    assert left.get_legend().get_window_extent().x1 < right.get_legend().get_window_extent().x0  # type: ignore[union-attr]
+
+
 def test_many_classes_and_none(tmp_path: Path) -> None:
     boxes = [(k, 10, 10, 50, 60) for k in range(25)]
     many = coco_metrics([found(1, [(k, 0.9, *b) for k, *b in boxes])], [known(1, boxes)], [str(k) for k in range(25)])

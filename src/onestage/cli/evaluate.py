@@ -12,8 +12,9 @@ from rich.markup import escape
 from onestage.cli.common import find_model, make_folder
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
-from onestage.errors import require
+from onestage.errors import counted, require
 from onestage.train.evaluate import evaluate_dataset, read_for
+from onestage.train.inputs import held_out
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,17 @@ def evaluate(
     Args:
         model: a run folder, a .safetensors file, or published weights (see onestage models)
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
-        split: train, val, test or trainval; by default test, else val, else everything
+        split: train, val, test or trainval; by default test, else val, else what the run held out, else everything
         out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
         format: the data set's format, if it is not recognised
         on_bad: what a bad annotation or an unreadable picture does
     """
     detector = find_model(model, device=machine.device)
-    dataset = read_for(detector, data, split=split, on_bad=on_bad, format=format)
+    path = Path(model)
+    rest = None
+    if split is None and path.exists():
+        rest = held_out(detector, path if path.is_dir() else path.parent, data, on_bad=on_bad, format=format)
+    dataset = read_for(detector, data, split=split, on_bad=on_bad, format=format) if rest is None else rest
     if out is not None:
         make_folder(out)  # now: after an hour of measuring it would be too late to fail
     with progress("measuring", len(dataset)) as bar:
@@ -71,6 +76,9 @@ def evaluate(
             advance=bar.advance,
         )
     stdout().print(report.table())
+    if rest is not None:
+        pictures = counted(len(rest), "picture")
+        stdout().print(f"\nmeasured on the {pictures} held out; the others of this data set were trained on", highlight=False)
     left_out = len(dataset.problems) + len(dataset) - len(found)
     if left_out:
         say(f"[bold yellow]left out:[/] {left_out:,} bad labels or pictures; see them: onestage data check {escape(str(data))}")

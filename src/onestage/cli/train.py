@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,10 +13,10 @@ import tyro
 from rich.markup import escape
 
 from onestage.cli.generate import parse_size
-from onestage.cli.output import stdout
+from onestage.cli.output import say, stdout
 from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError, explain
-from onestage.model.config import DetectorConfig
+from onestage.model.config import DetectorConfig, differences
 from onestage.model.detector import Detector
 from onestage.train.checkpoint import BEST, CheckpointStore
 from onestage.train.config import TrainConfig
@@ -23,7 +24,9 @@ from onestage.train.loop import TrainResult
 from onestage.train.loop import resume as resume_run
 from onestage.train.loop import train as run_training
 from onestage.train.memory import keep_freed_memory
-from onestage.zoo import ZOO, build, recipe
+from onestage.train.run import Plan
+from onestage.zoo import ZOO, as_in_weights, build, find_source, recipe
+from onestage.zoo.weights import Source
 
 RUNS = Path("runs")
 
@@ -33,26 +36,35 @@ class ModelChoice:
     """Which detector, and what it starts from."""
 
     model: str | None = None
-    """A recipe of the zoo: see onestage models."""
+    """A recipe of the zoo: see onestage models; by default that of the weights."""
     size: str | None = None
-    """Input size in pixels, 300 or 240x320 (height x width); by default the recipe's own."""
+    """Input size in pixels, 300 or 240x320 (height x width); by default that of your model in --weights, or the recipe's."""
     backbone: str | None = None
     """For --model ssd, dssd, retinanet or efficientdet: any timm backbone, such as timm/resnet34."""
     box_sizes: tuple[float, ...] | None = None
     """Sizes of the default boxes in input pixels, one per level and one more; by default the recipe's own."""
     weights: str | None = None
-    """Start from a detector: a file, ours or a foreign one, or "coco" where such weights are published."""
+    """Start from a detector: a file, ours or a foreign one, or "coco" where such weights are published. A model of yours brings
+    along what it has otherwise than its recipe."""
     backbone_weights: str | None = None
     """Start from a classifier: a file, or "imagenet" for published weights."""
     changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
 
-    def config(self, classes: tuple[str, ...]) -> DetectorConfig:
-        """The recipe for these classes, with its changes."""
-        if self.model is None:
+    def source(self) -> Source | None:
+        """The weights of a detector to start from, read. Nothing for a tag that does not say of which model."""
+        if self.model is None and (self.weights is None or self.weights.isidentifier()):
+            return None
+        return find_source(self.model or "", self.weights, self.backbone_weights)
+
+    def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
+        """The recipe for these classes, with its changes; what is left open, as the weights have it."""
+        name = self.model or (None if source is None else source.model)
+        if name is None:
             raise ConfigError(explain("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models"))
-        size = None if self.size is None else parse_size(self.size)
-        config = recipe(self.model, classes, size=size, box_sizes=self.box_sizes, backbone=self.backbone)
+        asked = None if self.size is None else parse_size(self.size)
+        size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
+        config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
         for change in self.changes:
             if "=" not in change:
                 raise ConfigError(explain("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2"))
@@ -94,9 +106,10 @@ def train(
     """
     if resume is not None:
         if data is not None or out is not None or format is not None or detector != NO_CHOICE or training != USUAL:
+            Plan.load(resume)  # where there is no run, that is the mistake
             what = "--resume goes on with the data and settings of its run, so it takes no others"
-            longer = f"to train longer, start a new run from its model: --weights {resume / BEST}"
-            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {resume}; {longer}"))
+            longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(resume / BEST))}"
+            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {shlex.quote(str(resume))}; {longer}"))
         keep_freed_memory()
         return _close(resume_run(resume))
     if data is None:
@@ -106,21 +119,29 @@ def train(
         return _close(resume_run(out))
     if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError(explain("several processes need to agree on one folder", fix="--out runs/NAME"))
-    config = detector.config(("object",))  # a misspelt setting is told before the data is read
-    if detector.weights is None:  # and so are parts that do not fit; a file may bring some of its own
+    source = detector.source()
+    config = detector.config(("object",), source)  # a misspelt setting is told before the data is read
+    if source is None:  # and so are parts that do not fit; a file may bring some of its own
         with torch.device("meta"):
             Detector(config)
-    model = make_model(data, detector, training, format=format)
+    model = make_model(data, detector, source, training, format=format)
     out = out or _free_folder(model.config.name)
     return _close(run_training(model, data, out=out, config=training, format=format))
 
 
-def make_model(data: Path, detector: ModelChoice, config: TrainConfig, *, format: str | None = None) -> Detector:
+def make_model(
+    data: Path, detector: ModelChoice, source: Source | None, config: TrainConfig, *, format: str | None = None
+) -> Detector:
     """The detector for the classes of a data set; the same seed gives the same fresh weights."""
     first = next((split for split in ("train", "trainval") if split in list_splits(data, format)), None)
     classes = load_dataset(data, format, split=first, on_bad=config.on_bad).classes
     torch.manual_seed(config.seed)
-    return build(detector.config(classes), weights=detector.weights, backbone_weights=detector.backbone_weights)
+    chosen = detector.config(classes, source)
+    model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
+    usual = replace(detector, model=chosen.name).config(classes)
+    if taken := [path for path in differences(model.config, usual) if path not in ("classes", "category_ids")]:
+        say(f"[bold]from the weights:[/] {escape(', '.join(taken))}")
+    return model
 
 
 def _restarted() -> bool:
@@ -142,14 +163,17 @@ def _close(result: TrainResult) -> int:
         return 130
     if os.environ.get("RANK", "0") != "0":
         return 0
-    folder = escape(str(result.folder))
+    folder, run = escape(str(result.folder)), escape(shlex.quote(str(result.folder)))
+    plan = Plan.load(result.folder)
+    data = "DATA" if plan.data is None else escape(shlex.quote(plan.data))
+    named = "" if plan.format is None else f" --format {plan.format}"
     out = stdout()
     out.print(f"\n[bold]best validation AP {result.best_ap:.3f}[/] after {result.seconds / 60:.1f} min", highlight=False)
     for what, text in {
         "model": escape(str(result.best)),
         "curves": f"{folder}/curves.png",
-        "measure it": f"onestage evaluate {folder} DATA",
-        "use it": f"onestage predict {folder} PICTURES",
+        "measure it": f"onestage evaluate {run} {data}{named}",
+        "use it": f"onestage predict {run} PICTURES",
     }.items():
         out.print(f"  {what:<11} {text}", highlight=False, soft_wrap=True)
     return 0

@@ -1,5 +1,6 @@
 """From a path to a ``Dataset``, whatever the format: recognised by looking, or named."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -7,8 +8,8 @@ from typing import Protocol
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset
 from onestage.data.files import Sources, split_name, walk
-from onestage.data.table import Classes, OnBad, Table
-from onestage.errors import DataError, explain, nearest
+from onestage.data.table import Classes, OnBad, Table, differ
+from onestage.errors import ConfigError, DataError, explain, nearest
 
 
 class Found(Protocol):
@@ -45,6 +46,7 @@ def load_dataset(
     split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
     labels 0..K-1 stand for, for example those of a trained model; the data set's own if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
+    ConfigError where the data set knows none of ``classes``. One that only numbers its classes, 0..K-1, counts them: a warning.
     """
     if on_bad not in ("stop", "skip"):
         raise DataError(explain("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'"))
@@ -52,6 +54,9 @@ def load_dataset(
     key = _choose(Path(path), split, found.sources)
     table = Table(root)
     labels = found.read(table, key, classes)
+    if classes is not None:
+        own = labels.own or found.read(Table(root), key, None).names
+        _check_classes(Path(path), own, classes, by_name=bool(labels.own))
     existing = [own for own in found.sources if own]
     return table.dataset(name, key or (existing[0] if len(existing) == 1 else None), classes=labels, on_bad=on_bad)
 
@@ -60,6 +65,28 @@ def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
     """The splits of a data set among train, val, trainval and test; empty if it is not divided."""
     _, _, found = _recognise(Path(path), format)
     return tuple(split for split in found.sources if split)
+
+
+def _check_classes(path: Path, own: Sequence[str], wanted: Sequence[str], *, by_name: bool) -> None:
+    """ConfigError where a data set's own classes have nothing to do with those wanted. That its numbers count these is said."""
+    if not own or set(own) & set(wanted):
+        return
+    if by_name:
+        fix = "name them alike, or train a model for the data's; in Python, onestage.create(NAME, classes=[...]) makes one"
+        raise differ(path, own, wanted, fix=fix)
+    if [*own] != [str(label) for label in range(len(wanted))]:
+        raise ConfigError(
+            explain(
+                "the data set only numbers its classes, and not as many as the model has",
+                where=path,
+                got=f"{len(own)}: {', '.join(own[:10])}",
+                expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:10])}",
+                fix="write the names in place of the numbers",
+            )
+        )
+    taken = ", ".join(f"{label} is taken for {name}" for label, name in enumerate(wanted[:10]))
+    more = ", and so on" if len(wanted) > 10 else ""
+    warnings.warn(f"the data set only numbers its classes: {taken}{more}", stacklevel=2)
 
 
 def _choose(path: Path, split: str | None, sources: Sources) -> str:

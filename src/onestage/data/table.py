@@ -20,7 +20,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
-from onestage.errors import DataError, explain
+from onestage.errors import ConfigError, DataError, explain
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -31,10 +31,14 @@ SLACK = 2.0
 
 
 class Classes(NamedTuple):
-    """The classes of a data set, a row per label: the name, and the data set's own id."""
+    """The classes of a data set, a row per label: the name, and the data set's own id.
+
+    own: all names that the data set has for its classes, asked for or not; empty where the labels do not go by name.
+    """
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
+    own: tuple[str, ...] = ()
 
 
 class Picture(NamedTuple):
@@ -179,9 +183,22 @@ def label_table(names: Sequence[str], ids: Sequence[int], wanted: Sequence[str] 
     A wanted class that the data set does not know gets the next free id.
     """
     if wanted is None:
-        return Classes(tuple(names), tuple(ids))
+        return Classes(tuple(names), tuple(ids), tuple(names))
     if len(set(wanted)) < len(wanted):
         raise DataError(explain("a class is named twice", where="classes", got=", ".join(wanted)))
     known = dict(zip(names, ids, strict=True))
     free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
-    return Classes(tuple(wanted), tuple(known[name] if name in known else next(free) for name in wanted))
+    return Classes(tuple(wanted), tuple(known[name] if name in known else next(free) for name in wanted), tuple(names))
+
+
+def differ(root: Path, own: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
+    """The error where a model that knows the classes ``wanted`` meets a data set of others."""
+    return ConfigError(
+        explain(
+            "model and data differ in their classes",
+            where=root,
+            got=f"{len(own)} in the data: {', '.join(own[:10])}",
+            expected=f"the model's {len(wanted)}: {', '.join(wanted[:10])}",
+            fix=fix,
+        )
+    )

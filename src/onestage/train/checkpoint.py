@@ -127,6 +127,13 @@ class CheckpointStore:
                 skipped.append(f"{folder.name}: {str(error).splitlines()[0]}")
         return None, tuple(skipped)
 
+    def noted(self, name: str) -> Any:
+        """What the newest state.json that is whole has in ``extra``, text or a number; None if nothing."""
+        for folder in reversed(self._folders()):
+            with contextlib.suppress(WeightsError):
+                return _unsealed(read_bytes(folder / STATE), folder)["extra"].get(name)
+        return None
+
     def _folders(self) -> list[Path]:
         """All checkpoints, finished or not, oldest first."""
         return sorted((path for path in self.checkpoints.glob("step-*") if STEP_FOLDER.fullmatch(path.name)), key=_age)

@@ -50,7 +50,7 @@ def evaluate(
 
 
 def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None) -> Dataset:
-    """The data set at ``path``, with the labels of the model's classes."""
+    """The data set at ``path``, with the labels of the model's classes. ConfigError where it knows none of them."""
     if split is None:
         split = next((s for s in ("test", "val") if s in list_splits(path, format)), None)
     return load_dataset(path, format, split=split, classes=model.config.classes, on_bad=on_bad)

@@ -88,6 +88,9 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    if not isinstance(data, Dataset) and Path(out).resolve() == Path(data).resolve():
+        what = "the run would be written among the pictures"
+        raise ConfigError(explain(what, where=out, got="the data set's folder", fix="give the run another one: out=, or --out"))
     with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
         train_set, val_set = read_data(model, data, config, format)
         adopt_classes(model, train_set)

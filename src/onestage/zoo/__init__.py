@@ -131,7 +131,7 @@ def create(
     Raises ConfigError or WeightsError saying what does not fit.
     """
     _entry(name)
-    source = _source(name, weights, backbone_weights)
+    source = find_source(name, weights, backbone_weights)
     if classes is None and num_classes is None and source is not None:
         classes = source.classes.names
     size, backbone = as_in_weights(name, source, size=size, backbone=backbone)
@@ -160,7 +160,7 @@ def build(
 ) -> Detector:
     """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
     config = with_levels(config)
-    source = _source(config.name, weights, backbone_weights)
+    source = find_source(config.name, weights, backbone_weights)
     if source is not None:
         _check_kind(config.name, source)
         return load_weights(config, source, _recipe_of)
@@ -172,7 +172,7 @@ def build(
     return Detector(config)
 
 
-def _source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
+def find_source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
     """The weights for a model of the zoo, read if they are not yet."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError(

@@ -10,8 +10,11 @@ from onestage import create, load
 from onestage.cli import train as command
 from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
+from onestage.data import load_dataset
 from onestage.train.config import TrainConfig
 from onestage.train.loop import TrainResult
+from onestage.train.run import Plan
+from small_runs import PICTURES, write_pictures
 
 Captured = pytest.CaptureFixture[str]
 
@@ -25,7 +28,7 @@ def test_train_then_evaluate(shapes: Path, capsys: Captured) -> None:
     arguments = ["train", str(shapes), "--model", "tinyssd", "--size", "64x96", "--set", "loss.negative_ratio=2"]
     assert main([*arguments, "--epochs", "1", "--batch-size", "4", "--workers", "0", "--seed", "3"]) == 0
     text = capsys.readouterr().out
-    assert "onestage evaluate runs/tinyssd-1" in text and "onestage predict runs/tinyssd-1" in text
+    assert f"onestage evaluate runs/tinyssd-1 {shapes}\n" in text and "onestage predict runs/tinyssd-1" in text
     model = load("runs/tinyssd-1/best.safetensors")
     assert model.config.classes == ("ball", "ring") and model.config.category_ids == (1, 2)
     assert model.config.preprocess.size == (64, 96) and model.config.loss.negative_ratio == 2
@@ -41,9 +44,35 @@ def test_train_then_evaluate(shapes: Path, capsys: Captured) -> None:
     assert len(list(Path("report/pictures").glob("*.jpg"))) == 4 and Path("report/index.html").is_file()
 
 
+def test_pictures_that_were_trained_on_do_not_measure_the_run(capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_pictures(Path("all"), train=20, val=0)
+    (data / "annotations/instances_train.json").rename(data / "labels.json")
+    arguments = ["train", "all", "--model", "tinyssd", "--size", "64", "--out", "run", "--seed", "3"]
+    assert main([*arguments, "--epochs", "1", "--batch-size", "4", "--workers", "0"]) == 0
+    rest = load_dataset(data, classes=PICTURES.classes).hold_out(0.1, 3)[1]
+    for model, given in (("run", "all"), ("run/last.safetensors", str(data.resolve()))):
+        capsys.readouterr()
+        assert main(["evaluate", model, given, "--out", f"{model}-report", "--workers", "0"]) == 0
+        assert "on the 2 pictures held out; the others of this data set were trained on" in capsys.readouterr().out
+        found = json.loads(Path(f"{model}-report/predictions.json").read_text())
+        assert found and {r["image_id"] for r in found} <= {*rest.image_ids}
+
+    for picture in sorted((data / "train").iterdir())[:1]:
+        picture.unlink()
+    assert main(["evaluate", "run", "all", "--on-bad", "skip", "--workers", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "19 pictures" in captured.out and "held out" not in captured.out
+    assert "warning: the data set has changed since this run began" in captured.err
+
+    other = write_pictures(Path("other"), train=5, val=0)
+    assert main(["evaluate", "run", str(other), "--workers", "0"]) == 0
+    captured = capsys.readouterr()
+    assert "5 pictures" in captured.out and "held out" not in captured.out and captured.err == ""
+
+
 def test_the_same_seed_gives_the_same_fresh_weights(shapes: Path) -> None:
     choice = ModelChoice(model="tinyssd", size="64")
-    one, same, other = (make_model(shapes, choice, TrainConfig(seed=seed)).state_dict() for seed in (1, 1, 2))
+    one, same, other = (make_model(shapes, choice, None, TrainConfig(seed=seed)).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
@@ -54,10 +83,23 @@ def test_start_from_weights_and_change_the_recipe(shapes: Path, tmp_path: Path) 
     start.save("start.safetensors")
     choice = ModelChoice(model="tinyssd", size="64", weights="start.safetensors", changes=("assigner.claim=best",))
     with pytest.warns(UserWarning, match="start fresh"):
-        model = make_model(shapes, choice, TrainConfig())
+        model = make_model(shapes, choice, choice.source(), TrainConfig())
     assert model.config.assigner.claim == "best" and model.config.classes == ("ball", "ring")
     first = next(iter(start.state_dict()))
     assert torch.equal(model.state_dict()[first], start.state_dict()[first])
+
+
+def test_weights_of_ones_own_say_which_model(shapes: Path, capsys: Captured) -> None:
+    """And how large its input is, and on what it stands; what is asked for goes before."""
+    create("retinanet", classes=["cat"], size=(64, 96), backbone="test_resnet").save("start.safetensors")
+    capsys.readouterr()
+    for asked, size in ({}, (64, 96)), ({"size": "96"}, (96, 96)):
+        choice = ModelChoice(weights="start.safetensors", **asked)
+        with pytest.warns(UserWarning, match="start fresh"):
+            model = make_model(shapes, choice, choice.source(), TrainConfig())
+        assert model.config.name == "retinanet" and model.config.backbone.name == "test_resnet"
+        assert model.config.preprocess.size == size
+        assert ("preprocess.size" in capsys.readouterr().err) == (asked == {})
 
 
 def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
@@ -76,7 +118,9 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
     assert [out.as_posix() for out in outs] == ["runs/tinyssd-1", "runs/tinyssd-2"]
 
 
-def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    Path("runs/x").mkdir(parents=True)
+    Plan(create("tinyssd", 2).config, TrainConfig(), "/data/my shapes", "coco").save(Path("runs/x"))
     resumed: list[Path] = []
 
     def resume(folder: Path) -> TrainResult:
@@ -86,6 +130,11 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(command, "resume_run", resume)
     assert main(["train", "--resume", "runs/x"]) == 0
     assert resumed == [Path("runs/x")]
+    assert "onestage evaluate runs/x '/data/my shapes' --format coco\n" in capsys.readouterr().out
+
+    assert main(["train", "--resume", "runs/x", "--epochs", "3"]) == 2
+    error = capsys.readouterr().err
+    assert "takes no others" in error and "--weights runs/x/best.safetensors" in error
 
 
 @pytest.mark.parametrize(
@@ -105,8 +154,9 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch) ->
         (["DATA", "--model", "tinyssd", "--weights", "a", "--backbone-weights", "b"], "give one of them"),
         (["DATA", "--model", "tinyssd", "--out", "/proc/no"], "cannot be written here"),
         (["--resume", "nowhere"], "this folder holds no run"),
-        (["--resume", "nowhere", "--epochs", "3"], "--weights nowhere/best.safetensors"),
-        (["DATA", "--resume", "nowhere"], "takes no others"),
+        (["--resume", "nowhere", "--epochs", "3"], "this folder holds no run"),
+        (["DATA", "--resume", "nowhere"], "this folder holds no run"),
+        (["DATA", "--model", "tinyssd", "--out", "DATA"], "the run would be written among the pictures"),
     ],
 )
 def test_what_train_refuses(arguments: list[str], message: str, shapes: Path, capsys: Captured) -> None:

@@ -103,7 +103,12 @@ def test_a_bad_entry_is_one_problem(change: Change, message: str, tmp_path: Path
 
 def test_a_class_that_was_not_asked_for_is_named(tmp_path: Path) -> None:
     """By its name too, where the file knows it, also with its id as text."""
-    root = changed(tmp_path, lambda content: content["annotations"][0].update(category_id="3"))
+
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0].update(category_id="3")
+        content["categories"].append({"id": 40, "name": "cow"})
+
+    root = changed(tmp_path, change)
     with pytest.raises(DataError, match="3 problems") as caught:
         load_dataset(root, classes=["cow"])
     assert str(caught.value).count("unknown class: category_id 18 ('dog')") == 2

@@ -6,7 +6,7 @@ import pytest
 
 import trees
 from onestage.data import list_splits, load_dataset
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
 
@@ -102,8 +102,24 @@ def test_numbers_as_labels_are_ids_sorted_by_value(tmp_path: Path) -> None:
     text = HEADER + "a.png,10,2,3,30,20\nc.png,9,2,3,30,20\n"
     data = load_dataset(trees.csv(tmp_path, text))
     assert data.classes == ("9", "10") and data.category_ids == (9, 10) and data.labels.tolist() == [1, 0]
-    named = load_dataset(trees.csv(tmp_path, HEADER + "a.png,0,2,3,30,20\n"), classes=["banana"])
+    with pytest.warns(UserWarning, match="only numbers its classes: 0 is taken for banana$"):
+        named = load_dataset(trees.csv(tmp_path, HEADER + "a.png,0,2,3,30,20\n"), classes=["banana"])
     assert named.classes == ("banana",) and named.labels.tolist() == [0]
+
+
+@pytest.mark.parametrize("names", [["banana"], ["banana", "kiwi", "plum"]])
+def test_numbers_count_the_names_given_where_there_are_as_many(names: list[str], tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, HEADER + "a.png,0,2,3,30,20\nc.png,1,2,3,30,20\n")
+    with pytest.raises(ConfigError, match=r"not as many as the model has\n.*\n  got:      2: 0, 1\n  expected: 0 to .*banana"):
+        load_dataset(root, classes=names, on_bad="skip")
+    with pytest.warns(UserWarning, match="0 is taken for banana, 1 is taken for kiwi$"):
+        assert load_dataset(root, classes=["banana", "kiwi"]).labels.tolist() == [0, 1]
+
+
+def test_numbers_that_do_not_begin_with_0_are_nobody_s_names(tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, HEADER + "a.png,1,2,3,30,20\nc.png,2,2,3,30,20\n")
+    with pytest.raises(ConfigError, match=r"got:      2: 1, 2\n  expected: 0 to 1, for banana, kiwi"):
+        load_dataset(root, classes=["banana", "kiwi"])
 
 
 def test_the_book_layout_and_files_named_by_split(tmp_path: Path) -> None:

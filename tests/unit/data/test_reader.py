@@ -8,7 +8,8 @@ import torch
 import trees
 from onestage.data import list_splits, load_dataset
 from onestage.data.dataset import Dataset
-from onestage.errors import DataError
+from onestage.data.table import OnBad
+from onestage.errors import ConfigError, DataError
 
 
 def truth_of(data: Dataset) -> dict[str, list[tuple[str, tuple[float, ...]]]]:
@@ -61,6 +62,15 @@ def test_a_class_that_was_not_given_is_a_problem(name: str, tmp_path: Path) -> N
     assert str(caught.value).count("unknown class") == 2
     data = load_dataset(root, classes=["cat"], on_bad="skip")
     assert len(data) == 3 and data.labels.tolist() == [0] and len(data.problems) == 2
+
+
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_none_of_the_classes_given_is_refused_at_once(name: str, on_bad: OnBad, tmp_path: Path) -> None:
+    root = trees.WRITERS[name](tmp_path)
+    with pytest.raises(ConfigError, match=r"differ in their classes\n.*\n  got:      2 in .*cat, dog\n.*1: cow") as caught:
+        load_dataset(root, classes=["cow"], on_bad=on_bad)
+    assert "skip" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", trees.WRITERS)

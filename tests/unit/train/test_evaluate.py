@@ -95,7 +95,12 @@ def test_other_classes_are_a_clear_error(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"not the model's\n.*\n  got:      ball, cube, star\n  expected: star, cube, ball"):
         evaluate(create("tinyssd", classes=["star", "cube", "ball"], size=(64, 64)), pictures(2), workers=0)
     with pytest.raises(DataError, match="unknown class"):
-        evaluate(create("tinyssd", classes=["cat", "dog"], size=(64, 64)), data, workers=0)
+        evaluate(create("tinyssd", classes=["cat", "star"], size=(64, 64)), data, workers=0)
+    strange = create("tinyssd", classes=["cat", "dog"], size=(64, 64))
+    for on_bad in ("stop", "skip"):
+        with pytest.raises(ConfigError, match=r"differ in their classes\n.*\n  got:      3 in .*star\n.* 2: cat, dog\n") as e:
+            evaluate(strange, data, workers=0, on_bad=on_bad)
+        assert "skip" not in str(e.value)
 
 
 def test_labels_follow_the_models_order_of_classes(data: Path) -> None:

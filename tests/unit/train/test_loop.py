@@ -330,6 +330,14 @@ def test_a_folder_that_holds_a_run_is_refused(data: Path, finished: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+def test_the_data_sets_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path)
+    before = sorted(data.rglob("*"))
+    with pytest.raises(ConfigError, match=f"the run would be written among the pictures\n  where:    {data}\n"):
+        run(data, data)
+    assert sorted(data.rglob("*")) == before
+
+
 def test_a_run_goes_on_with_its_own_settings_and_data(data: Path, finished: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="batch_size 4 -> 6"):
         train(detector(), data, out=finished, config=replace(CONFIG, batch_size=6), resume=True)
@@ -446,6 +454,8 @@ def test_a_model_made_for_a_number_of_classes_adopts_names_and_ids(data: Path, t
 def test_classes_that_do_not_fit_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got:      3 in the data: ball, cube, star\n  expected: the model's 5"):
         train(create("tinyssd", 5, size=(64, 64)), data, out=tmp_path / "run", config=CONFIG)
+    with pytest.raises(ConfigError, match="differ in their classes"):
+        train(create("tinyssd", classes=["cat", "dog"], size=(64, 64)), data, out=tmp_path / "run", config=CONFIG)
     with pytest.raises(DataError, match="unknown class"):
         train(create("tinyssd", classes=["cat", "dog", "star"], size=(64, 64)), data, out=tmp_path / "run", config=CONFIG)
     swapped = create("tinyssd", classes=["cube", "ball", "star"], size=(64, 64))

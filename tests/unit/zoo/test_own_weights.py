@@ -156,6 +156,7 @@ def test_parts_of_another_kind_are_taken_whole_or_not_at_all():
     assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).loss == chosen.loss
 
 
+@pytest.mark.filterwarnings("ignore:.*made for other default boxes")
 def test_size_and_backbone_are_those_of_a_file_of_that_name(tmp_path):
     onestage.create("retinanet", 2, size=(64, 96), backbone="test_resnet").save(tmp_path / "own.safetensors")
     config = quietly("retinanet", 2, weights=tmp_path / "own.safetensors").config

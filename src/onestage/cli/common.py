@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from onestage.errors import ConfigError, DataError, WeightsError, explain, nearest
+from onestage.model.config import DetectorConfig, differences
 from onestage.model.detector import Detector
 from onestage.model.storage import load_detector
 from onestage.train.checkpoint import BEST, LAST
@@ -60,6 +61,11 @@ def _no_model(name: str, path: Path) -> str:
         return explain(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
     expected = f"a .safetensors file, a run folder, or one of {', '.join(WEIGHTS)}"
     return explain(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
+
+
+def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
+    """Where a config differs from the usual one, as paths such as "loss.gamma"; but for the classes, which are the data's."""
+    return [path for path in differences(config, usual) if path not in ("classes", "category_ids")]
 
 
 def make_folder(folder: Path) -> None:

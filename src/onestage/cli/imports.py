@@ -10,9 +10,10 @@ from typing import Annotated, Literal
 import tyro
 from rich.markup import escape
 
+from onestage.cli.common import other_settings
 from onestage.cli.output import say, stdout
 from onestage.errors import ConfigError, WeightsError, explain
-from onestage.model.config import DetectorConfig, differences
+from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.zoo import create, recipe
 from onestage.zoo.class_names import Classes
@@ -116,8 +117,7 @@ def _named(source: Source, names: tuple[str, ...]) -> Source:
 
 def _show(source: Source, detector: Detector, out: Path) -> None:
     config, size = detector.config, detector.config.preprocess.size
-    usual = recipe(config.name, config.classes)
-    differing = [path for path in differences(config, usual) if path not in ("classes", "category_ids")]  # these are the file's
+    differing = other_settings(config, recipe(config.name, config.classes))
     rows = {
         "recognised": f"{config.name}, of {PROJECTS[source.origin]}",
         "classes": _listed(config.classes),

@@ -12,11 +12,12 @@ import torch
 import tyro
 from rich.markup import escape
 
+from onestage.cli.common import other_settings
 from onestage.cli.generate import parse_size
 from onestage.cli.output import say, stdout
 from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError, explain
-from onestage.model.config import DetectorConfig, differences
+from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.train.checkpoint import BEST, CheckpointStore
 from onestage.train.config import TrainConfig
@@ -139,9 +140,15 @@ def make_model(
     chosen = detector.config(classes, source)
     model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
     usual = replace(detector, model=chosen.name).config(classes)
-    if taken := [path for path in differences(model.config, usual) if path not in ("classes", "category_ids")]:
+    taken = other_settings(model.config, usual)
+    if taken and _speaks():
         say(f"[bold]from the weights:[/] {escape(', '.join(taken))}")
     return model
+
+
+def _speaks() -> bool:
+    """Whether this process is the one, of those under torchrun, that tells the user what goes on."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _restarted() -> bool:
@@ -161,7 +168,7 @@ def _close(result: TrainResult) -> int:
     """Where everything is, and what to do next. The loop itself says how to go on after an interruption."""
     if result.interrupted:
         return 130
-    if os.environ.get("RANK", "0") != "0":
+    if not _speaks():
         return 0
     folder, run = escape(str(result.folder)), escape(shlex.quote(str(result.folder)))
     plan = Plan.load(result.folder)

@@ -144,8 +144,8 @@ def create(
 def as_in_weights(
     name: str, source: Source | None, *, size: Size | None, backbone: str | None
 ) -> tuple[Size | None, str | None]:
-    """The input size and the backbone for a recipe: what was asked for, or else those of weights whose file holds a detector of
-    that name.
+    """The input size, (height, width) in pixels, and the backbone, a timm name, for a recipe: what was asked for, or else those
+    of weights whose file holds a detector of that name. None leaves them to the recipe.
     """
     own = None if source is None else source.own
     if own is None or own.name != name:

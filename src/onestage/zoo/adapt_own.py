@@ -27,7 +27,7 @@ OUTPUTS = re.compile(CLASS_OUTPUTS.pattern.replace("cls", "(cls|box)"))
 
 PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
 """Fields of a config that weights may need otherwise than the recipe has them; anchors change with the size."""
-NEVER = ("drop_path",)
+TRAINING_ONLY = ("drop_path",)
 """Settings that no weights need: files of before there was one do not have it, and are to be trained like the others."""
 
 
@@ -68,7 +68,7 @@ def with_parts_of(
 def _merged(own: Any, config: Any, own_recipe: Any, recipe: Any) -> Any:
     """The config's part, or value, with what ``own`` alone has otherwise: setting by setting where all four are of one kind."""
     if is_dataclass(own) and len({type(part) for part in (own, config, own_recipe, recipe)}) == 1:
-        names = [field.name for field in fields(own) if field.name not in NEVER]
+        names = [field.name for field in fields(own) if field.name not in TRAINING_ONLY]
         settings = {name: _merged(*(getattr(p, name) for p in (own, config, own_recipe, recipe))) for name in names}
         return replace(config, **settings)
     return own if own != own_recipe and config == recipe else config

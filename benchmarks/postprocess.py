@@ -22,10 +22,10 @@ from torchvision.models.detection.ssd import SSD
 
 from common import CLASSES, Clock, Comparison, compare, report
 from onestage import boxes as box_ops
-from onestage.model.coder import BoxCoder
-from onestage.model.postprocess import Found
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.output.postprocess import Found
 from onestage.structures import HeadOutput
-from onestage.zoo import recipe
+from onestage.zoo.table import recipe
 
 SIZE = (300, 300)
 MAPS = (38, 19, 10, 5, 3, 1)

@@ -18,12 +18,12 @@ from rich.table import Table
 
 import onestage
 from onestage.data import Dataset
-from onestage.evaluate import coco_metrics
 from onestage.images import decode_image
+from onestage.metrics.coco import coco_metrics
 from onestage.model.detector import Detector
+from onestage.predict.measure import evaluate_dataset, read_for
 from onestage.structures import Detections
-from onestage.train.evaluate import evaluate_dataset, read_for
-from onestage.zoo.weights import read_source
+from onestage.weights.source import read_source
 
 FIGURES = ("AP", "AP50", "AP75")
 

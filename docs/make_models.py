@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from onestage.cli.models import models
-from onestage.errors import DataError, OnestageError, explain
+from onestage.errors import DataError, OnestageError
 
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "onestage"
@@ -103,7 +103,7 @@ def read_latency(file: Path = DOCS / "latency.json") -> dict[str, Any]:
         if whole < (1 - NOISE) * network:
             what = "predict() is faster than the network inside it, so these times are noise"
             got, fix = f"{whole:.1f} and {network:.1f} ms", "measure again on a quiet machine, with more --repeats"
-            raise DataError(explain(what, where=f"{file.name}, {timing['model']}", got=got, fix=fix))
+            raise DataError(what, where=f"{file.name}, {timing['model']}", got=got, fix=fix)
     return latency
 
 
@@ -114,7 +114,7 @@ def with_times(text: str, latency: dict[str, Any]) -> str:
     def number(mark: re.Match[str]) -> str:
         kind, names = mark["kind"], [name for name in re.split(r"[\s/]+", mark["models"]) if name]
         if missing := [name for name in names if name not in milliseconds]:
-            raise DataError(explain("a page needs the time of a model that was not timed", where=mark["start"], got=missing[0]))
+            raise DataError("a page needs the time of a model that was not timed", where=mark["start"], got=missing[0])
         if kind == "machine":
             machine = latency["environment"]
             return f"{machine['device']}, {machine['cores']} cores, {machine['threads']} threads"
@@ -135,7 +135,7 @@ def with_lines(text: str) -> str:
         files = [file for file in SOURCE.rglob(found[1]) if file.is_file()]
         if not files or (len(files) > 1 and "*" not in found[1]):
             got = ", ".join(str(file.relative_to(SOURCE)) for file in files) or "none"
-            raise DataError(explain("a page counts the lines of one file", where=found[0], got=got))
+            raise DataError("a page counts the lines of one file", where=found[0], got=got)
         return f"`{found[1]}` {sum(file.read_text().count(chr(10)) for file in files)}"
 
     return re.sub(r"`([\w*]+\.py)` (\d+)", count, text)

@@ -22,14 +22,15 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
+from onestage.creation import build
 from onestage.data.synthetic import MemoryDataset, SyntheticConfig, generate, synthetic_dataset
 from onestage.data.writers import write_coco
 from onestage.model.detector import Detector
-from onestage.train.checkpoint import LAST
-from onestage.train.config import TrainConfig
-from onestage.train.distributed import VARIABLES, Distributed
-from onestage.train.loop import TrainResult, resume, train
-from onestage.zoo import build, recipe
+from onestage.processes import VARIABLES, Distributed
+from onestage.training.checkpoint import LAST
+from onestage.training.config import TrainConfig
+from onestage.training.loop import TrainResult, resume, train
+from onestage.zoo.table import recipe
 
 PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)
 CONFIG = TrainConfig(epochs=3, batch_size=4, workers=0, device="cpu", warmup=2)

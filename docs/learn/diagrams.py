@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from onestage import create
-from onestage.evaluate.plots import COLOURS, INK, panels, save
+from onestage.metrics.plots import COLOURS, INK, panels, save
 
 SIDE = 512
 """Pixels of the input's sides, for the sizes of the maps."""

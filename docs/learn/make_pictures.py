@@ -22,15 +22,18 @@ from matplotlib.axes import Axes
 
 from onestage import boxes as box_ops
 from onestage import create
-from onestage.evaluate.plots import COLOURS, FAINT, INK, panels, save
+from onestage.creation import build
 from onestage.explain import Explanation, explain_sample
 from onestage.explain import pictures as seen_as
+from onestage.metrics.plots import COLOURS, FAINT, INK, panels, save
 from onestage.model.detector import Detector
-from onestage.model.losses import FocalLoss, MultiBoxLoss, focal_loss
-from onestage.model.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
-from onestage.zoo import build, numbered_classes, recipe
+from onestage.model.losses.focal import FocalLoss, focal_loss
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.output.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
+from onestage.weights.class_names import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.efficientdet import VARIANTS
+from onestage.zoo.table import recipe
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))

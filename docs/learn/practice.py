@@ -8,10 +8,12 @@ from pathlib import Path
 
 import torch
 
-from onestage import Detector, TrainConfig, create, load, train
+from onestage import Detector, TrainConfig, create, load
+from onestage import training as train
+from onestage.creation import build
 from onestage.data.synthetic import MemoryDataset, SyntheticConfig, synthetic_dataset
-from onestage.model.losses import FocalLoss, MultiBoxLoss
-from onestage.zoo import build
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.losses.multibox import MultiBoxLoss
 
 CLASSES = ("ball", "cube", "cone", "ring")
 PICTURES = SyntheticConfig(classes=CLASSES, size=(160, 160), count=160, objects=(2, 4), scale=(0.25, 0.6))

@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 from onestage.images import to_tensor
 from onestage.structures import Detections
 
@@ -49,13 +49,11 @@ def draw_detections(image: Tensor | Image.Image, detections: Detections) -> Imag
     canvas = _canvas(image)
     if (canvas.height, canvas.width) != detections.size:
         raise DataError(
-            explain(
-                "these detections belong to a picture of another size",
-                where=detections.path or detections.image_id or None,
-                got=f"a picture of {canvas.height} x {canvas.width} (height x width)",
-                expected=f"{detections.size[0]} x {detections.size[1]}",
-                fix="draw them on the picture that was predicted",
-            )
+            "these detections belong to a picture of another size",
+            where=detections.path or detections.image_id or None,
+            got=f"a picture of {canvas.height} x {canvas.width} (height x width)",
+            expected=f"{detections.size[0]} x {detections.size[1]}",
+            fix="draw them on the picture that was predicted",
         )
     captions = [f"{name} {score:.2f}" for name, score in zip(detections.class_names, detections.scores.tolist(), strict=True)]
     return _draw(canvas, detections.boxes, detections.labels, captions)

@@ -1,15 +1,59 @@
-"""Errors a user can mend. Every message says what is wrong, where, what was found, what was expected and what to do.
+"""Errors that a user can mend. Each says what is wrong, where, what was found, what was expected and what to do.
 
 All of them are ``ValueError``s, so code that knows nothing of this package still catches them sensibly. ``assert`` is kept
 for the project's own invariants and never for a user's input.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from typing import Self
 
 
 class OnestageError(ValueError):
-    """Base of all errors that a user can mend."""
+    """Base of all errors that a user can mend. It holds its parts as data; ``str()`` makes the text.
+
+    what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
+    valid. fix: what the user can do. Absent parts are None.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: object = None,
+        got: object = None,
+        expected: object = None,
+        fix: str | None = None,
+    ) -> None:
+        super().__init__(what)
+        self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
+
+    def __str__(self) -> str:
+        """The fault, then where / got / expected / fix, a line each; absent parts are left out."""
+        parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
+        return "\n".join([self.what, *(f"  {name + ':':<10}{part}" for name, part in parts.items() if part is not None)])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Errors travel between processes with all their parts."""
+        return type(self), (self.what,), self.__dict__
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The kind of error and its parts as plain text, for JSON; absent parts are None."""
+        parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
+        texts = {name: None if part is None else str(part) for name, part in parts.items()}
+        return {"error": type(self).__name__, "what": self.what, **texts}
+
+    def at(self, where: object) -> Self:
+        """The same error, with the place where it happened, unless it names one already."""
+        return self if self.where is not None else type(self).of(self, where)
+
+    @classmethod
+    def of(cls, error: OnestageError, where: object) -> Self:
+        """An error of this class with the parts of another, and the place where it happened, unless that names one already."""
+        place = where if error.where is None else error.where
+        return cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
 
 
 class DataError(OnestageError):
@@ -24,31 +68,10 @@ class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
 
 
-def explain(
-    what: str,
-    *,
-    where: object = None,
-    got: object = None,
-    expected: object = None,
-    fix: str | None = None,
-) -> str:
-    """One message in the house form: the fault, then where / got / expected / fix, a line each; absent parts are left out."""
-    parts = {"where": where, "got": got, "expected": expected, "fix": fix}
-    return "\n".join([what, *(f"  {name + ':':<10}{value}" for name, value in parts.items() if value is not None)])
-
-
-def located(message: str, where: object) -> str:
-    """The message of an error with where it happened, unless it says so already."""
-    what, *rest = message.split("\n")
-    if any(line.startswith("  where:") for line in rest):
-        return message
-    return "\n".join([explain(what, where=where), *rest])
-
-
 def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> None:
     """Raise ConfigError stating the rule unless it holds."""
     if not holds:
-        raise ConfigError(explain(rule, got=got, fix=fix))
+        raise ConfigError(rule, got=got, fix=fix)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

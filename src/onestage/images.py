@@ -46,7 +46,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 BACKGROUND = (128, 128, 128)
 """What shows through where a picture is transparent."""
@@ -148,23 +148,21 @@ def _regular_file(path: Path, limits: ImageLimits) -> Path:
     """The same path. Raises DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        raise DataError(explain("this is not a file", where=path, expected="a picture file"))
+        raise DataError("this is not a file", where=path, expected="a picture file")
     _check_length(found.st_size, str(path), limits)
     return path
 
 
 def _check_length(length: int, where: str, limits: ImageLimits) -> None:
     if length == 0:
-        raise DataError(explain("this picture is empty", where=where, got="0 bytes", fix=_REPLACE))
+        raise DataError("this picture is empty", where=where, got="0 bytes", fix=_REPLACE)
     if length > limits.max_bytes:
         raise DataError(
-            explain(
-                "this picture's file is too large",
-                where=where,
-                got=f"{length:,} bytes",
-                expected=f"at most {limits.max_bytes:,}",
-                fix="store it smaller or compressed, or raise ImageLimits.max_bytes",
-            )
+            "this picture's file is too large",
+            where=where,
+            got=f"{length:,} bytes",
+            expected=f"at most {limits.max_bytes:,}",
+            fix="store it smaller or compressed, or raise ImageLimits.max_bytes",
         )
 
 
@@ -179,7 +177,7 @@ def _naming(where: str) -> Iterator[None]:
         from_system = isinstance(error, OSError) and error.errno is not None  # those of Pillow bear no number
         what = "this picture file cannot be read" if from_system else "this picture is broken or cut off"
         fix = "check the path and its permissions" if from_system else _REPLACE
-        raise DataError(explain(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix)) from error
+        raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix) from error
 
 
 def _open(file: BinaryIO, where: str, limits: ImageLimits) -> ImageFile:
@@ -190,27 +188,23 @@ def _open(file: BinaryIO, where: str, limits: ImageLimits) -> ImageFile:
     if plugin is None:
         if head.startswith(_GIT_LFS):
             fix = "fetch the real files with: git lfs pull"
-            raise DataError(explain("this is a git-lfs pointer, not the picture itself", where=where, fix=fix))
+            raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix)
         raise DataError(
-            explain(
-                "this is not a picture of a known format",
-                where=where,
-                got=f"a file that begins with {head[:16]!r}",
-                expected="JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says",
-                fix="convert the picture, or leave it out",
-            )
+            "this is not a picture of a known format",
+            where=where,
+            got=f"a file that begins with {head[:16]!r}",
+            expected="JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says",
+            fix="convert the picture, or leave it out",
         )
     image = plugin(file)
     width, height = image.size
     if min(width, height) < 1 or max(width, height) > limits.max_side or width * height > limits.max_pixels:
         raise DataError(
-            explain(
-                "this picture has too many pixels",
-                where=where,
-                got=f"{height} x {width} (height x width)",
-                expected=f"sides from 1 to {limits.max_side}, at most {limits.max_pixels:,} pixels in all",
-                fix="shrink or tile it, or raise ImageLimits.max_side and max_pixels",
-            )
+            "this picture has too many pixels",
+            where=where,
+            got=f"{height} x {width} (height x width)",
+            expected=f"sides from 1 to {limits.max_side}, at most {limits.max_pixels:,} pixels in all",
+            fix="shrink or tile it, or raise ImageLimits.max_side and max_pixels",
         )
     return image
 
@@ -224,7 +218,7 @@ def _check_scans(data: bytes, where: str, most: int) -> None:
         position = marker.end() + length
         if scans > most:
             got, expected = f"more than {most}", f"at most {most} for its size"
-            raise DataError(explain("this JPEG has too many scans", where=where, got=got, expected=expected, fix=_REPLACE))
+            raise DataError("this JPEG has too many scans", where=where, got=got, expected=expected, fix=_REPLACE)
 
 
 def _check_png(data: bytes) -> None:
@@ -299,4 +293,4 @@ def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 def _unusable(where: str, got: str, fix: str) -> DataError:
     expected = "a PIL picture, an RGB array (H, W, 3) or (H, W), or a tensor (3, H, W)"
-    return DataError(explain("this cannot be used as a picture", where=where, got=got, expected=expected, fix=fix))
+    return DataError("this cannot be used as a picture", where=where, got=got, expected=expected, fix=fix)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import DataError, counted, explain
+from onestage.errors import DataError, counted
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -30,9 +30,7 @@ def _check_objects(what: str, boxes: Tensor, *columns: Tensor) -> None:
     shapes = [tuple(boxes.shape), *(tuple(c.shape) for c in columns)]
     if boxes.ndim != 2 or boxes.shape[1] != 4 or any(s != (len(boxes),) for s in shapes[1:]):
         raise DataError(
-            explain(
-                f"{what}: boxes, labels and flags do not line up", got=shapes, expected="(N, 4) boxes and (N,) for the rest"
-            )
+            f"{what}: boxes, labels and flags do not line up", got=shapes, expected="(N, 4) boxes and (N,) for the rest"
         )
 
 
@@ -41,7 +39,7 @@ def check_labels(labels: Tensor, classes: int, *, where: object) -> None:
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         expected = f"0 to {classes - 1} for {counted(classes, 'class')}; background is no class"
-        raise DataError(explain("a label that is none of the classes", where=where, got=int(wrong[0]), expected=expected))
+        raise DataError("a label that is none of the classes", where=where, got=int(wrong[0]), expected=expected)
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +235,7 @@ class Detections:
 
         if image is None:
             if self.source is None:
-                raise DataError(explain("these detections do not know their picture", fix="pass it: detections.draw(image)"))
+                raise DataError("these detections do not know their picture", fix="pass it: detections.draw(image)")
             image = self.source()
         return draw_detections(image, self.select(self.scores >= score))
 

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from onestage.data.synthetic import generate
 from onestage.data.writers import write_coco
-from onestage.model.bifpn import BiFPN
-from onestage.model.box_losses import IoULoss
 from onestage.model.detector import Detector
+from onestage.model.losses.boxes import IoULoss
+from onestage.model.necks.bifpn import BiFPN
+from onestage.predict.measure import evaluate
 from onestage.structures import Targets
-from onestage.train import run
-from onestage.train.config import TrainConfig
-from onestage.train.evaluate import evaluate
-from onestage.train.loop import train
-from onestage.train.optim import learning_rate, make_optimizer
-from onestage.zoo import ZOO
+from onestage.training import run
+from onestage.training.config import TrainConfig
+from onestage.training.loop import train
+from onestage.training.optim import learning_rate, make_optimizer
+from onestage.zoo.table import ZOO
 from small_runs import CONFIG, PICTURES, detector, pictures
 
 NARROW = {"backbone.name": "resnet18", "head.width": 128}

@@ -11,13 +11,13 @@ from timm.layers import DropPath
 import onestage
 from onestage.cli import imports
 from onestage.errors import WeightsError
-from onestage.model.anchors import anchor_boxes
+from onestage.model.anchors.levels import anchor_boxes
 from onestage.structures import ImageMeta, Targets
-from onestage.zoo import recipe
-from onestage.zoo.adapt_effdet import PIXELS, PUBLISHED, RELEASE, classes, convert, model, recognises
-from onestage.zoo.class_names import COCO_90
+from onestage.weights.class_names import COCO_90
+from onestage.weights.projects.effdet import PIXELS, PUBLISHED, RELEASE, classes, convert, model, recognises
+from onestage.weights.source import Source
 from onestage.zoo.efficientdet import IMAGENET, TWINS, VARIANTS
-from onestage.zoo.weights import Source
+from onestage.zoo.table import recipe
 
 effdet = pytest.importorskip("effdet")
 

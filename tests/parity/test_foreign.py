@@ -14,7 +14,7 @@ import torch
 import onestage
 from onestage import boxes as box_ops
 from onestage.structures import Targets
-from onestage.zoo.class_names import VOC
+from onestage.weights.class_names import VOC
 
 ENTRIES = {
     "qfgaohao_mb1_ssd": ("ssd300_mobilenet_v1", 9_468_996),

@@ -15,8 +15,8 @@ from pycocotools.cocoeval import COCOeval
 
 from metric_cases import found, known
 from onestage.boxes import from_xywh
-from onestage.evaluate.coco import FIGURES, coco_metrics
-from onestage.evaluate.voc import voc_metrics
+from onestage.metrics.coco import FIGURES, coco_metrics
+from onestage.metrics.voc import voc_metrics
 from onestage.structures import Detections, Truth
 
 Inputs = tuple[list[Detections], list[Truth], list[str]]

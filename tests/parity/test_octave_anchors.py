@@ -6,7 +6,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.retinanet import _default_anchorgen
 
 from onestage import boxes as box_ops
-from onestage.model.anchors import AnchorLevel, anchor_boxes, octave_levels, ratio_aspects
+from onestage.model.anchors.levels import AnchorLevel, anchor_boxes, octave_levels, ratio_aspects
 
 STRIDES = (8, 16, 32, 64, 128)
 

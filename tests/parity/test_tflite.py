@@ -13,12 +13,12 @@ import torch.nn.functional as F
 
 import onestage
 from onestage import boxes as box_ops
-from onestage.evaluate import coco_metrics
 from onestage.images import decode_image
+from onestage.metrics.coco import coco_metrics
 from onestage.model.detector import Detector
-from onestage.train.evaluate import evaluate_dataset, read_for
-from onestage.zoo.adapt_tflite import read
-from onestage.zoo.adapt_tflite_graph import read_graph
+from onestage.predict.measure import evaluate_dataset, read_for
+from onestage.weights.projects.tflite.graph import read_graph
+from onestage.weights.projects.tflite.ssd import read
 from tflite_files import in_floats, small_ssd
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the reference for these files is in the dev extra")

@@ -12,7 +12,7 @@ import torch
 import onestage
 import slow_references as slow
 from onestage import boxes as box_ops
-from onestage.evaluate import coco_metrics
+from onestage.metrics.coco import coco_metrics
 from onestage.structures import Targets, Truth
 
 SIDE = 256

@@ -15,7 +15,8 @@ from torchvision.ops.misc import FrozenBatchNorm2d
 import onestage
 from onestage.model.detector import Detector
 from onestage.structures import HeadOutput, Targets
-from onestage.zoo import adapt_torchvision, recipe
+from onestage.weights.projects import torchvision as adapt_torchvision
+from onestage.zoo.table import recipe
 
 SIDES = (256, 420)
 SIZES = [(300, 300), (240, 340)]

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onestage.model.coder import BoxCoder
+from onestage.model.anchors.coder import BoxCoder
 
 position, side = st.floats(-500, 1500, width=32), st.floats(1, 600, width=32)
 box = st.tuples(position, position, side, side).map(lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metric_cases import found, known
-from onestage.evaluate.coco import coco_metrics
-from onestage.evaluate.voc import voc_metrics
+from onestage.metrics.coco import coco_metrics
+from onestage.metrics.voc import voc_metrics
 from onestage.structures import Detections, Truth
 
 CLASSES = ["a", "b", "c"]

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slow_references as slow
-from onestage.model.coder import BoxCoder
-from onestage.model.postprocess import Postprocess
-from onestage.model.suppress import HardNMS
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import HardNMS
 from onestage.structures import HeadOutput
 
 ANCHORS = torch.tensor([[x, y, x + 16.0, y + 16.0] for y in range(0, 40, 8) for x in range(0, 40, 8)])

@@ -13,10 +13,10 @@ NO_CALLS = {"eval", "exec", "compile", "__import__", "yaml.load", "yaml.load_all
 NO_CALLS |= {"os.system", "os.popen", "torch.hub.load"}
 XML_READERS = {f"ElementTree.{reader}" for reader in ("parse", "iterparse", "fromstring", "XML", "XMLParser")}
 ONE_PLACE = {
-    "torch.load": "model/files.py",
-    "safetensors.torch.load": "model/files.py",
+    "torch.load": "weights/foreign_file.py",
+    "safetensors.torch.load": "weights/tensor_file.py",
     "Image.open": None,
-    "urllib.request.urlopen": "zoo/fetch.py",
+    "urllib.request.urlopen": "weights/fetch.py",
 }
 """A call that foreign bytes go through, and the only file that may make it."""
 
@@ -89,7 +89,7 @@ def test_the_source_is_safe(path):
     ],
 )
 def test_the_rules_see_what_they_forbid(line):
-    assert violations(line, "model/files.py") != []
+    assert violations(line, "weights/foreign_file.py") != []
 
 
 @pytest.mark.parametrize(
@@ -109,4 +109,4 @@ def test_the_rules_allow_the_harmless(line):
 
 def test_the_safe_loader_of_foreign_checkpoints_is_there():
     """The rule above would also hold for a project that reads no checkpoints; this one does, and here."""
-    assert "weights_only=True" in (SOURCE / "model" / "files.py").read_text(encoding="utf-8")
+    assert "weights_only=True" in (SOURCE / "weights" / "foreign_file.py").read_text(encoding="utf-8")

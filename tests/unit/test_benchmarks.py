@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onestage.model.postprocess import Found
+from onestage.model.output.postprocess import Found
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 LITE = "ssdlite320_mobilenet_v3_large"

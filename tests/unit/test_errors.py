@@ -1,5 +1,9 @@
 """The one form of an error message."""
 
+import json
+import pickle
+from pathlib import Path
+
 import pytest
 
 from onestage.errors import (
@@ -8,9 +12,7 @@ from onestage.errors import (
     OnestageError,
     WeightsError,
     counted,
-    explain,
     first_ten,
-    located,
     nearest,
     require,
 )
@@ -22,17 +24,31 @@ def test_every_error_is_a_value_error(kind):
     assert issubclass(kind, ValueError)
 
 
-def test_explain_gives_a_line_to_each_part_that_is_there():
-    text = explain("the box is empty", where="a.xml", got=[5, 5, 5, 9], expected="x1 < x2", fix="draw it again")
-    assert text.splitlines() == [
+def test_the_text_gives_a_line_to_each_part_that_is_there():
+    error = DataError("the box is empty", where="a.xml", got=[5, 5, 5, 9], expected="x1 < x2", fix="draw it again")
+    assert str(error).splitlines() == [
         "the box is empty",
         "  where:    a.xml",
         "  got:      [5, 5, 5, 9]",
         "  expected: x1 < x2",
         "  fix:      draw it again",
     ]
-    assert explain("short") == "short"
-    assert explain("nought", got=0) == "nought\n  got:      0"
+    assert str(DataError("short")) == "short"
+    assert str(DataError("nought", got=0)) == "nought\n  got:      0"
+
+
+def test_an_error_is_data():
+    error = WeightsError("damaged", where=Path("a.pth"), got=3)
+    assert error.to_dict() == {
+        "error": "WeightsError", "what": "damaged", "where": "a.pth", "got": "3", "expected": None, "fix": None,
+    }  # fmt: skip
+    assert json.loads(json.dumps(error.to_dict()))["what"] == "damaged"
+
+
+def test_an_error_travels_between_processes_with_all_its_parts():
+    error = DataError("the box is empty", where="a.xml", got=[5, 5], expected="x1 < x2", fix="draw it again")
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is DataError and str(copy) == str(error) and copy.to_dict() == error.to_dict()
 
 
 def test_nearest_names_only_what_is_close():
@@ -48,11 +64,14 @@ def test_things_are_counted_in_words():
 
 
 def test_an_error_gets_its_place_once():
-    message = explain("the box is empty", got=5, fix="draw it again")
-    told = explain("the box is empty", where="a.xml", got=5, fix="draw it again")
-    assert located(message, "a.xml") == told
-    assert located(told, "b.xml") == told
-    assert located("short", "a.xml") == "short\n  where:    a.xml"
+    error = DataError("the box is empty", got=5, fix="draw it again")
+    told = error.at("a.xml")
+    assert type(told) is DataError
+    assert str(told) == str(DataError("the box is empty", where="a.xml", got=5, fix="draw it again"))
+    assert str(told.at("b.xml")) == str(told)
+    other = WeightsError.of(told, "b.xml")
+    assert type(other) is WeightsError and other.where == "a.xml"
+    assert WeightsError.of(error, "b.xml").where == "b.xml"
 
 
 def test_first_ten_counts_the_rest():

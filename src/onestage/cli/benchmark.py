@@ -16,9 +16,9 @@ from onestage.cli.common import find_or_create
 from onestage.cli.generate import parse_size
 from onestage.cli.output import progress, say, stdout
 from onestage.deploy.benchmark import WARM_UP, Timing, environment, pictures, time_detector
-from onestage.errors import ConfigError, explain, require
-from onestage.zoo import list_models
-from onestage.zoo.adapt_own import numbered_classes
+from onestage.errors import ConfigError, require
+from onestage.weights.class_names import numbered_classes
+from onestage.zoo.table import list_models
 
 
 def benchmark(
@@ -52,7 +52,7 @@ def benchmark(
     """
     require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
     if json is not None and not json.parent.is_dir():
-        raise ConfigError(explain("no such folder to write into", where=json, fix="create it, or name another file"))
+        raise ConfigError("no such folder to write into", where=json, fix="create it, or name another file")
     images = pictures(batch, parse_size(picture, option="--picture"))
     names = models or tuple(list_models())
     timings: list[Timing] = []

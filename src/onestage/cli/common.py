@@ -8,14 +8,15 @@ from pathlib import Path
 
 import torch
 
-from onestage.errors import ConfigError, DataError, WeightsError, explain, nearest
+from onestage.creation import create
+from onestage.errors import ConfigError, DataError, WeightsError, nearest
 from onestage.model.config import DetectorConfig, differences
 from onestage.model.detector import Detector
-from onestage.model.storage import load_detector
-from onestage.train.checkpoint import BEST, LAST
-from onestage.train.distributed import choose_device
-from onestage.zoo import ZOO, create
-from onestage.zoo.weights import WEIGHTS
+from onestage.processes import choose_device
+from onestage.training.checkpoint import BEST, LAST
+from onestage.weights.detector_file import load_detector
+from onestage.weights.published import WEIGHTS
+from onestage.zoo.table import ZOO
 
 
 def find_model(name: str, *, device: str | None = None) -> Detector:
@@ -33,7 +34,7 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     elif path.exists():
         detector = load_detector(path)
     else:
-        raise WeightsError(_no_model(name, path))
+        raise _no_model(name, path)
     return detector.to(choose_device(device))
 
 
@@ -53,14 +54,14 @@ def find_or_create(name: str, classes: Sequence[str], *, device: str | None = No
         return create(name, classes=classes).eval().to(choose_device(device))
 
 
-def _no_model(name: str, path: Path) -> str:
+def _no_model(name: str, path: Path) -> WeightsError:
     if path.name == BEST and path.parent.is_dir():
-        return explain("this folder holds no trained model", where=name, expected=f"{BEST} or {LAST}, which train writes")
+        return WeightsError("this folder holds no trained model", where=name, expected=f"{BEST} or {LAST}, which train writes")
     if name in ZOO:
         fix = f"onestage train DATA --model {name}, then name its run folder"
-        return explain(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
+        return WeightsError(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
     expected = f"a .safetensors file, a run folder, or one of {', '.join(WEIGHTS)}"
-    return explain(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
+    return WeightsError(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
 
 
 def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
@@ -76,14 +77,14 @@ def make_folder(folder: Path) -> None:
             pass
     except OSError as error:
         fix = "choose another folder: --out"
-        raise DataError(explain("results cannot be written here", where=folder, got=error.strerror, fix=fix)) from error
+        raise DataError("results cannot be written here", where=folder, got=error.strerror, fix=fix) from error
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """The labels of classes by name. ConfigError for an unknown one."""
     for name in names:
         if name not in classes:
-            raise ConfigError(explain(f"the model knows no class '{name}'{nearest(name, classes)}", expected=_some(classes)))
+            raise ConfigError(f"the model knows no class '{name}'{nearest(name, classes)}", expected=_some(classes))
     return [classes.index(name) for name in names]
 
 

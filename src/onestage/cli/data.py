@@ -18,7 +18,7 @@ from rich.text import Text
 
 from onestage.data.check import MEDIUM, SMALL, Report, Spread, check_dataset
 from onestage.data.dataset import Problem
-from onestage.errors import DataError, counted, explain
+from onestage.errors import DataError, counted
 
 CLASSES_SHOWN = 20
 PROBLEMS_SHOWN = 10
@@ -58,7 +58,7 @@ def check(
         try:
             json.write_text(json_format.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
-            raise DataError(explain("the report cannot be written", where=json, got=error.strerror)) from error
+            raise DataError("the report cannot be written", where=json, got=error.strerror) from error
     return 1 if report.problems else 0
 
 

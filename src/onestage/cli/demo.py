@@ -14,18 +14,18 @@ from rich.table import Table
 from onestage.cli.generate import FINISHED, UNFINISHED, write_data_set
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
+from onestage.creation import create
 from onestage.data import load_dataset
 from onestage.data.synthetic import SyntheticConfig
 from onestage.data.writers import Split
-from onestage.errors import ConfigError, explain
-from onestage.evaluate import Report
-from onestage.model.storage import load_detector
-from onestage.train.checkpoint import CheckpointStore
-from onestage.train.config import TrainConfig
-from onestage.train.evaluate import evaluate_dataset
-from onestage.train.loop import TrainResult, resume, train
-from onestage.train.memory import keep_freed_memory
-from onestage.zoo import create
+from onestage.errors import ConfigError
+from onestage.metrics.report import Report
+from onestage.predict.measure import evaluate_dataset
+from onestage.training.checkpoint import CheckpointStore
+from onestage.training.config import TrainConfig
+from onestage.training.loop import TrainResult, resume, train
+from onestage.training.memory import keep_freed_memory
+from onestage.weights.detector_file import load_detector
 
 MODEL = "tinyssd"
 
@@ -97,7 +97,7 @@ def _pictures(folder: Path, scale: Scale) -> Path:
         stdout().print(f"those in {escape(str(folder))} are still there", highlight=False)
     else:
         fix = "name another folder with --out, or delete this one"
-        raise ConfigError(explain("this folder holds a demo of another size", where=folder, fix=fix))
+        raise ConfigError("this folder holds a demo of another size", where=folder, fix=fix)
     return folder
 
 

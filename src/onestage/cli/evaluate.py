@@ -13,8 +13,8 @@ from onestage.cli.common import find_model, make_folder
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
 from onestage.errors import counted, require
-from onestage.train.evaluate import evaluate_dataset, read_for
-from onestage.train.inputs import held_out
+from onestage.predict.measure import evaluate_dataset, read_for
+from onestage.training.inputs import held_out
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from onestage.cli.common import find_model, find_or_create, is_recipe, make_fold
 from onestage.cli.output import say, stdout
 from onestage.cli.pictures import absolute
 from onestage.data import Dataset, load_dataset
-from onestage.errors import ConfigError, DataError, explain, require
+from onestage.errors import ConfigError, DataError, require
 from onestage.explain import Explanation, explain_sample, save_explanation, stand_ins
 from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
 from onestage.images import decode_image
@@ -81,7 +81,7 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
         return find_or_create(model, dataset.classes, device=device)
     if is_recipe(model):
         fix = f"name a trained model, or the labels: onestage explain {model} PICTURE --labels DATASET"
-        raise ConfigError(explain(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix))
+        raise ConfigError(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix)
     return find_model(model, device=device)
 
 
@@ -94,12 +94,12 @@ def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:
         row = next((row for row in rows if _same_bytes(picture, Path(dataset.paths[row]))), None)
     if row is None:
         what = "the data set has another picture of this name" if rows else "the data set has no labels for this picture"
-        raise DataError(explain(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path"))
+        raise DataError(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path")
     sample = dataset[row]
     known = detector.config.classes
     if unknown := sorted({dataset.classes[label] for label in sample.labels.tolist()} - set(known)):
         what = "the picture holds classes that the model does not know"
-        raise DataError(explain(what, where=picture, got=", ".join(unknown), expected=", ".join(known[:20])))
+        raise DataError(what, where=picture, got=", ".join(unknown), expected=", ".join(known[:20]))
     own = [known.index(dataset.classes[label]) for label in sample.labels.tolist()]
     return replace(sample, labels=torch.tensor(own, dtype=torch.int64))
 

@@ -14,7 +14,7 @@ from onestage.cli.output import picture_columns, stderr
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
-from onestage.errors import ConfigError, DataError, explain
+from onestage.errors import ConfigError, DataError
 from onestage.structures import Size
 
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
@@ -75,7 +75,7 @@ def write_data_set(
 ) -> None:
     """Draw so many pictures for each split, with a bar for each, into a folder that is new, empty or to be replaced."""
     if min(counts.values()) < 0 or sum(counts.values()) == 0:
-        raise ConfigError(explain("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all"))
+        raise ConfigError("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all")
     _make_room(out, overwrite=overwrite)
     _write(out, format, counts, config)
     (out / FINISHED).write_text(_description(format, counts, config))
@@ -87,9 +87,9 @@ def parse_size(text: str, *, option: str = "--size") -> Size:
     sides = text.lower().split("x")
     expected = "256, or 240x320 for height x width"
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(explain(f"{option} is not understood", got=repr(text), expected=expected))
+        raise ConfigError(f"{option} is not understood", got=repr(text), expected=expected)
     if min(map(int, sides)) < 1:
-        raise ConfigError(explain(f"{option} has a side without pixels", got=repr(text), expected=expected))
+        raise ConfigError(f"{option} has a side without pixels", got=repr(text), expected=expected)
     return int(sides[0]), int(sides[-1])
 
 
@@ -99,16 +99,16 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
     Only what this command wrote is ever removed. DataError if anything else is there.
     """
     if out.exists() and not out.is_dir():
-        raise DataError(explain("a file of this name is in the way", where=out, fix="name another folder"))
+        raise DataError("a file of this name is in the way", where=out, fix="name another folder")
     out.mkdir(parents=True, exist_ok=True)
     present = {entry.name for entry in out.iterdir()}
     ours = bool(present & {FINISHED, UNFINISHED})
     others = sorted(present - OWN_ENTRIES) if ours else sorted(present)
     if others:
-        raise DataError(explain("this folder holds other things", where=out, got=", ".join(others[:5]), fix="name another one"))
+        raise DataError("this folder holds other things", where=out, got=", ".join(others[:5]), fix="name another one")
     if ours and not overwrite:
         fix = "name another folder, or add --overwrite to replace it"
-        raise DataError(explain("a data set was generated here before", where=out, fix=fix))
+        raise DataError("a data set was generated here before", where=out, fix=fix)
     (out / UNFINISHED).write_text(
         "The writing of this data set was interrupted, or is still going on: do not use it.\n"
         "`onestage data generate` with `--overwrite` starts again.\n"

@@ -12,13 +12,14 @@ from rich.markup import escape
 
 from onestage.cli.common import other_settings
 from onestage.cli.output import say, stdout
-from onestage.errors import ConfigError, WeightsError, explain
+from onestage.creation import create
+from onestage.errors import ConfigError, WeightsError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.zoo import create, recipe
-from onestage.zoo.class_names import Classes
+from onestage.weights.class_names import Classes
+from onestage.weights.source import OWN, PROJECTS, Source, read_source
 from onestage.zoo.efficientdet import HALF, IMAGENET, TWINS
-from onestage.zoo.weights import OWN, PROJECTS, Source, read_source
+from onestage.zoo.table import recipe
 
 BACKGROUND = {"background", "__background__", "???"}
 """What label files call the class before the first one, in lower case."""
@@ -58,16 +59,14 @@ def import_weights(
             usual files want. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, and nothing in them says so
     """
     if out.suffix != ".safetensors":
-        raise WeightsError(
-            explain("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
-        )
+        raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
     if out.exists():
-        raise WeightsError(explain("the file to write exists already", where=out, fix="name another one, or move it away"))
+        raise WeightsError("the file to write exists already", where=out, fix="name another one, or move it away")
     if not file.is_file():
-        raise WeightsError(explain("there is no such file", got=file, fix="check the path"))
+        raise WeightsError("there is no such file", got=file, fix="check the path")
     source = read_source(file, origin)
     if source.origin == OWN:
-        raise WeightsError(explain("this is a detector of onestage already", where=file, fix="use it as it is"))
+        raise WeightsError("this is a detector of onestage already", where=file, fix="use it as it is")
     if classes is not None:
         source = _named(source, _class_names(classes))
     if pixels is not None:
@@ -83,7 +82,7 @@ def _only_model(source: Source) -> str:
     if source.model in TWINS:
         what = f"this is {source.model} or {TWINS[source.model]}: say --model"
         fix = f"--model {source.model} or --model {TWINS[source.model]}: they differ in anchors and input"
-        raise WeightsError(explain(what, where=source.path, fix=fix))
+        raise WeightsError(what, where=source.path, fix=fix)
     return source.model
 
 
@@ -94,7 +93,7 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
         try:
             lines = Path(given[0]).read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as e:
-            raise ConfigError(explain("the file of class names is not text", where=given[0], expected="a name per line")) from e
+            raise ConfigError("the file of class names is not text", where=given[0], expected="a name per line") from e
         names = [line.strip() for line in lines if line.strip()]
     names = names[1:] if names and names[0].lower() in BACKGROUND else names
     names = [f"{name} {i}" if name.lower() in PLACEHOLDERS else name for i, name in enumerate(names, start=1)]
@@ -102,7 +101,7 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     if twice is not None:
         at = [str(i) for i, line in enumerate(lines, start=1) if line.strip() == twice]
         where = f"{given[0]}, lines {' and '.join(at)}" if len(given) == 1 else f"--classes, names {' and '.join(at)}"
-        raise ConfigError(explain("every class name stands only once", where=where, got=twice, fix="give each its own name"))
+        raise ConfigError("every class name stands only once", where=where, got=twice, fix="give each its own name")
     return tuple(names)
 
 
@@ -111,7 +110,7 @@ def _named(source: Source, names: tuple[str, ...]) -> Source:
     count = len(source.classes.names)
     if len(names) != count:
         what = "one name for every class of the file"
-        raise ConfigError(explain(what, where=source.path, got=_listed(names), expected=f"{count} names"))
+        raise ConfigError(what, where=source.path, got=_listed(names), expected=f"{count} names")
     return source.renamed(Classes(names, tuple(range(count))))
 
 

@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from onestage.cli.output import say, stdout
-from onestage.errors import OnestageError, explain, nearest
+from onestage.errors import ConfigError, DataError, OnestageError, nearest
 
 DEBUG = "ONESTAGE_DEBUG"
 """Set in the environment, it shows where in the program a mistake was noticed."""
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.strerror is None:
                 raise
-            return _fail(2, explain(error.strerror.lower(), where=error.filename))
+            return _fail(2, str(DataError(error.strerror.lower(), where=error.filename)))
     return code
 
 
@@ -96,7 +96,7 @@ def _run(given: list[str]) -> int:
         return 0
     asked = " ".join(given[:2]) if family else given[0]
     what = f"there is no verb '{asked}'{nearest(asked, VERBS)}"
-    return _fail(2, explain(what, expected=", ".join(family or VERBS), fix="onestage --help"))
+    return _fail(2, str(ConfigError(what, expected=", ".join(family or VERBS), fix="onestage --help")))
 
 
 def _call(verb: Verb, program: str, arguments: list[str]) -> int:

@@ -14,11 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from onestage.cli.output import progress, stdout
-from onestage.errors import ConfigError, explain, nearest, require
+from onestage.errors import ConfigError, nearest, require
 from onestage.structures import Size
-from onestage.zoo import ANY_BACKBONE, ZOO, numbered_classes, recipe
+from onestage.weights.class_names import numbered_classes
+from onestage.weights.published import WEIGHTS, tags
 from onestage.zoo.cost import cost_of
-from onestage.zoo.weights import WEIGHTS, tags
+from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def _chosen(names: Sequence[str]) -> list[str]:
     for name in names:
         if not any(model.startswith(name) for model in ZOO):
             what = f"no model of the zoo begins with '{name}'{nearest(name, ZOO)}"
-            raise ConfigError(explain(what, expected=", ".join(ZOO), fix="onestage models"))
+            raise ConfigError(what, expected=", ".join(ZOO), fix="onestage models")
     return [model for model in ZOO if not names or model.startswith(tuple(names))]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onestage.data.files import PICTURE_SUFFIXES
-from onestage.errors import DataError, explain, first_ten
+from onestage.errors import DataError, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
 """Annotated copies of other formats are JPEGs, with .jpg after the whole name."""
@@ -100,5 +100,5 @@ def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Pa
     originals = {absolute(path) for path in paths}
     if replaced := [str(copy) for copy in copies if absolute(copy) in originals]:
         fix = "choose another folder: --out annotated"
-        raise DataError(explain("annotated copies would replace pictures", where=out, got=", ".join(replaced[:3]), fix=fix))
+        raise DataError("annotated copies would replace pictures", where=out, got=", ".join(replaced[:3]), fix=fix)
     return copies

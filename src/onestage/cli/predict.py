@@ -20,7 +20,7 @@ from onestage.cli.common import find_model, labels_of, make_folder
 from onestage.cli.output import PictureProgress, progress, say, stdout
 from onestage.cli.pictures import copies_of, find_pictures, ids_of, names_of
 from onestage.data.predictions import FORMATS, PredictionWriter
-from onestage.errors import ConfigError, DataError, explain, require
+from onestage.errors import ConfigError, DataError, require
 from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.structures import Detections
@@ -76,9 +76,9 @@ def predict(
         draw: save annotated copies of the pictures
     """
     if not draw and not format:
-        raise ConfigError(explain("nothing would be written", got="--no-pictures without --format", fix="add --format csv"))
+        raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format csv")
     if not pictures:
-        raise ConfigError(explain("which pictures?", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'"))
+        raise ConfigError("which pictures?", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
     named = _named(find_pictures(pictures, results=out), out, draw=draw)
     detector = find_model(model, device=detection.device)
     wanted = labels_of(detection.classes, detector.config.classes)

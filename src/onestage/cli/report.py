@@ -10,8 +10,8 @@ from PIL import Image
 from onestage.data import Dataset
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
-from onestage.evaluate import Report
 from onestage.images import decode_image
+from onestage.metrics.report import Report
 from onestage.structures import Detections
 
 PICTURES = 12

@@ -15,19 +15,20 @@ from rich.markup import escape
 from onestage.cli.common import other_settings
 from onestage.cli.generate import parse_size
 from onestage.cli.output import say, stdout
+from onestage.creation import as_in_weights, build, find_source
 from onestage.data import list_splits, load_dataset
-from onestage.errors import ConfigError, explain
+from onestage.errors import ConfigError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.train.checkpoint import BEST, CheckpointStore
-from onestage.train.config import TrainConfig
-from onestage.train.loop import TrainResult
-from onestage.train.loop import resume as resume_run
-from onestage.train.loop import train as run_training
-from onestage.train.memory import keep_freed_memory
-from onestage.train.run import Plan
-from onestage.zoo import ZOO, as_in_weights, build, find_source, recipe
-from onestage.zoo.weights import Source
+from onestage.training.checkpoint import BEST, CheckpointStore
+from onestage.training.config import TrainConfig
+from onestage.training.loop import TrainResult
+from onestage.training.loop import resume as resume_run
+from onestage.training.loop import train as run_training
+from onestage.training.memory import keep_freed_memory
+from onestage.training.run import Plan
+from onestage.weights.source import Source
+from onestage.zoo.table import ZOO, recipe
 
 RUNS = Path("runs")
 
@@ -62,17 +63,17 @@ class ModelChoice:
         """The recipe for these classes, with its changes; what is left open, as the weights have it."""
         name = self.model or (None if source is None else source.model)
         if name is None:
-            raise ConfigError(explain("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models"))
+            raise ConfigError("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models")
         asked = None if self.size is None else parse_size(self.size)
         size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
         config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
         for change in self.changes:
             if "=" not in change:
-                raise ConfigError(explain("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2"))
+                raise ConfigError("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2")
         changes = dict(change.split("=", 1) for change in self.changes)
         if "preprocess.size" in changes:
             what = "the recipe's levels and boxes follow from its size, so it is given to the recipe"
-            raise ConfigError(explain(what, where="--set preprocess.size", fix="--size HEIGHTxWIDTH"))
+            raise ConfigError(what, where="--set preprocess.size", fix="--size HEIGHTxWIDTH")
         return config.replace(changes)
 
 
@@ -110,16 +111,16 @@ def train(
             Plan.load(resume)  # where there is no run, that is the mistake
             what = "--resume goes on with the data and settings of its run, so it takes no others"
             longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(resume / BEST))}"
-            raise ConfigError(explain(what, where=resume, fix=f"onestage train --resume {shlex.quote(str(resume))}; {longer}"))
+            raise ConfigError(what, where=resume, fix=f"onestage train --resume {shlex.quote(str(resume))}; {longer}")
         keep_freed_memory()
         return _close(resume_run(resume))
     if data is None:
-        raise ConfigError(explain("train on what?", fix="onestage train DATA --model NAME, or --resume RUN"))
+        raise ConfigError("train on what?", fix="onestage train DATA --model NAME, or --resume RUN")
     keep_freed_memory()
     if out is not None and _restarted() and CheckpointStore(out).latest()[0] is not None:
         return _close(resume_run(out))
     if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ConfigError(explain("several processes need to agree on one folder", fix="--out runs/NAME"))
+        raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
     source = detector.source()
     config = detector.config(("object",), source)  # a misspelt setting is told before the data is read
     if source is None:  # and so are parts that do not fit; a file may bring some of its own

@@ -19,7 +19,7 @@ from typing import Any, TypeGuard
 from onestage import boxes as box_ops
 from onestage.data.files import Pictures, Sources, head, one_per_split, picture_folders, read_text, split_above, split_name
 from onestage.data.table import Classes, Picture, Row, Table, label_table
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 from onestage.structures import Size
 
 LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside its pictures"
@@ -47,7 +47,7 @@ class CocoSet:
             own = _categories(file, content["categories"])
             if categories not in (None, own):
                 what = "the splits of this data set disagree on their categories"
-                raise DataError(explain(what, where=file, got=own, expected=categories, fix="read one split at a time"))
+                raise DataError(what, where=file, got=own, expected=categories, fix="read one split at a time")
             categories = own
             labels = label_table(list(own.values()), list(own), classes)
             rows = _read_images(table, file, content["images"], self._pictures(file))
@@ -90,15 +90,15 @@ def _parse(file: Path) -> dict[str, list[Any]]:
     except DataError:
         raise
     except RecursionError as error:
-        raise DataError(explain("this JSON is nested too deeply", where=file)) from error
+        raise DataError("this JSON is nested too deeply", where=file) from error
     except ValueError as error:
-        raise DataError(explain("this is not valid JSON", where=file, got=error)) from error
+        raise DataError("this is not valid JSON", where=file, got=error) from error
     if isinstance(content, list):
         what = "this is a list, perhaps of detections; a data set is an object with images, annotations and categories"
-        raise DataError(explain(what, where=file))
+        raise DataError(what, where=file)
     missing = [key for key in _KEYS if not (isinstance(content, dict) and isinstance(content.get(key), list))]
     if missing:
-        raise DataError(explain("this is not a COCO data set", where=file, expected=f"a list under {', '.join(missing)}"))
+        raise DataError("this is not a COCO data set", where=file, expected=f"a list under {', '.join(missing)}")
     return content
 
 
@@ -115,12 +115,12 @@ def _categories(file: Path, entries: list[Any]) -> dict[int, str]:
         name, own_id = entry.get("name"), entry.get("id")
         if not isinstance(name, str) or not _is_id(own_id) or not str(own_id).isdecimal():
             got = {"id": own_id, "name": name}
-            raise DataError(explain("a category needs a whole number as id, and a name", where=where, got=got))
+            raise DataError("a category needs a whole number as id, and a name", where=where, got=got)
         if int(str(own_id)) in found or name in found.values():
-            raise DataError(explain("this category is given twice", where=where, got=f"id {own_id}, name {name!r}"))
+            raise DataError("this category is given twice", where=where, got=f"id {own_id}, name {name!r}")
         found[int(str(own_id))] = name
     if not found:
-        raise DataError(explain("this data set has no categories", where=file))
+        raise DataError("this data set has no categories", where=file)
     return dict(sorted(found.items()))
 
 

@@ -31,7 +31,7 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.table import Classes, Picture, Row, Table, label_table
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
 
@@ -122,7 +122,7 @@ def _layout(text: str, file: Path) -> Layout:
         if len(row) == 6 and Path(row[0]).suffix.lower() in PICTURE_SUFFIXES and _is_box(row[1:5], row[5]):
             return Layout((0, 5, 1, 2, 3, 4), separator, header=False)
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    raise DataError(explain("the columns of this CSV file are not understood", where=file, got=first[:200], expected=expected))
+    raise DataError("the columns of this CSV file are not understood", where=file, got=first[:200], expected=expected)
 
 
 def _is_box(cells: Sequence[str], label: str) -> bool:
@@ -204,8 +204,8 @@ def _relative(table: Table) -> bool:
         rows = [table.objects[int(flags.nonzero()[0])] for flags in (parts, pixels)]
         got = " and ".join(f"{row.where}: {', '.join(f'{number:g}' for number in row.box)}" for row in rows)
         what = "some boxes look like parts of the picture (0-1), others like pixels"
-        raise DataError(explain(what, where=table.root, got=got, fix="write all of them in one way"))
+        raise DataError(what, where=table.root, got=got, fix="write all of them in one way")
     if not parts.any() and not pixels.any() and (boxes[:, 2:] > boxes[:, :2]).all(dim=1).any():
         what = "these boxes could be pixels as well as parts of the picture (0-1)"
-        raise DataError(explain(what, where=table.objects[0].where, got=table.objects[0].box, fix="write them in pixels"))
+        raise DataError(what, where=table.objects[0].where, got=table.objects[0].box, fix="write them in pixels")
     return bool(parts.any())

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onestage.errors import DataError, counted, explain, first_ten
+from onestage.errors import DataError, counted, first_ten
 from onestage.images import decode_image
 from onestage.structures import Sample, Size, Truth, check_labels
 
@@ -89,13 +89,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         image = decode_image(truth.path)
         if truth.size is not None and truth.size != tuple(image.shape[1:]):
             raise DataError(
-                explain(
-                    "the picture's size contradicts its annotation",
-                    where=truth.path,
-                    got=f"{image.shape[1]} x {image.shape[2]} pixels (height x width)",
-                    expected=f"{truth.size[0]} x {truth.size[1]}",
-                    fix="correct the annotation, or leave the picture out with --on-bad skip",
-                )
+                "the picture's size contradicts its annotation",
+                where=truth.path,
+                got=f"{image.shape[1]} x {image.shape[2]} pixels (height x width)",
+                expected=f"{truth.size[0]} x {truth.size[1]}",
+                fix="correct the annotation, or leave the picture out with --on-bad skip",
             )
         return Sample(image, truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path)
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 SPLITS = ("train", "val", "trainval", "test")
@@ -44,7 +44,7 @@ def one_per_split(root: Path, files: list[Path]) -> Sources:
     if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
         names = ", ".join(str(file.relative_to(root)) for file in files[:10])
         what = "several annotation files, and their names do not say which split each one is"
-        raise DataError(explain(what, where=root, got=names, fix="name one of the files instead of the folder"))
+        raise DataError(what, where=root, got=names, fix="name one of the files instead of the folder")
     return by_split(files, splits)
 
 
@@ -133,14 +133,14 @@ def read_text(path: Path, max_bytes: int | None = None) -> str:
     try:
         if max_bytes is not None and path.stat().st_size > max_bytes:
             expected = f"at most {max_bytes:,} bytes"
-            raise DataError(explain("this file is too large for what it should be", where=path, expected=expected))
+            raise DataError("this file is too large for what it should be", where=path, expected=expected)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
-        raise DataError(explain("this file cannot be read", where=path, got=error.strerror)) from error
+        raise DataError("this file cannot be read", where=path, got=error.strerror) from error
     except UnicodeDecodeError as error:
-        raise DataError(explain("this file is not UTF-8 text", where=path, got=error, fix="save it as UTF-8")) from error
+        raise DataError("this file is not UTF-8 text", where=path, got=error, fix="save it as UTF-8") from error
     if text.startswith("version https://git-lfs"):
-        raise DataError(explain("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull"))
+        raise DataError("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull")
     return text
 
 
@@ -150,4 +150,4 @@ def head(path: Path, size: int = 65536) -> str:
         with path.open("rb") as file:
             return file.read(size).decode("utf-8-sig", errors="replace")
     except OSError as error:
-        raise DataError(explain("this file cannot be read", where=path, got=error.strerror)) from error
+        raise DataError("this file cannot be read", where=path, got=error.strerror) from error

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from onestage.data.dataset import Dataset
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
-from onestage.errors import ConfigError, DataError, explain
+from onestage.errors import ConfigError, DataError
 from onestage.structures import Batch, ImageMeta, Targets
 
 Key = tuple[int, int]
@@ -95,11 +95,9 @@ class TrainLoader:
         for batch in self._reader.read([[(epoch, i) for i in b[self.shard.rank :: self.shard.world]] for b in batches]):
             if batch is None:
                 raise DataError(
-                    explain(
-                        f"more than {_SPARE} pictures in a row cannot be read",
-                        where=", ".join(list(self.skipped)[-3:]),
-                        fix="see what is wrong with them: onestage data check",
-                    )
+                    f"more than {_SPARE} pictures in a row cannot be read",
+                    where=", ".join(list(self.skipped)[-3:]),
+                    fix="see what is wrong with them: onestage data check",
                 )
             yield batch
 
@@ -162,9 +160,9 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
     """count is that of the pictures to be shared by all processes in every batch, None where a share may be empty."""
     if batch_size < 1 or batch_size % shard.world:
         expected = f"a positive multiple of {shard.world}, the number of processes" if shard.world > 1 else "1 or more"
-        raise ConfigError(explain("this batch size cannot be shared out", got=batch_size, expected=expected))
+        raise ConfigError("this batch size cannot be shared out", got=batch_size, expected=expected)
     if count is not None and count < shard.world:
-        raise DataError(explain("too few pictures to train on", got=count, expected=f"at least {shard.world}, one per process"))
+        raise DataError("too few pictures to train on", got=count, expected=f"at least {shard.world}, one per process")
 
 
 @dataclass(frozen=True)
@@ -283,7 +281,7 @@ class _Reader:
             if not str(error).startswith("DataLoader worker"):
                 raise
             fix = "often too little memory: try fewer --workers, or 0"
-            raise DataError(explain("a process that loads pictures died", got=error, fix=fix)) from error
+            raise DataError("a process that loads pictures died", got=error, fix=fix) from error
 
     def _note(self, failures: Sequence[Failure]) -> None:
         if failures and self._on_bad == "stop":

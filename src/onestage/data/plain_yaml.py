@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from onestage.data.files import read_text
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 MAX_BYTES = 1_000_000
 
@@ -36,12 +36,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         loader = _TextLoader(read_text(path, MAX_BYTES))
         content = loader.get_single_data()
     except RecursionError as error:
-        raise DataError(explain("this YAML is nested too deeply", where=path)) from error
+        raise DataError("this YAML is nested too deeply", where=path) from error
     except yaml.YAMLError as error:
-        raise DataError(explain("this is not valid YAML", where=path, got=" ".join(str(error).split()))) from error
+        raise DataError("this is not valid YAML", where=path, got=" ".join(str(error).split())) from error
     finally:
         if loader is not None:
             loader.dispose()
     if not isinstance(content, dict):
-        raise DataError(explain("this YAML file should hold keys and values", where=path, got=type(content).__name__))
+        raise DataError("this YAML file should hold keys and values", where=path, got=type(content).__name__)
     return {str(key): value for key, value in content.items()}

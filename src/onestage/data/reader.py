@@ -9,7 +9,7 @@ from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset
 from onestage.data.files import Sources, split_name, walk
 from onestage.data.table import Classes, OnBad, Table, differ
-from onestage.errors import ConfigError, DataError, explain, nearest
+from onestage.errors import ConfigError, DataError, nearest
 
 
 class Found(Protocol):
@@ -49,7 +49,7 @@ def load_dataset(
     ConfigError where the data set knows none of ``classes``. One that only numbers its classes, 0..K-1, counts them: a warning.
     """
     if on_bad not in ("stop", "skip"):
-        raise DataError(explain("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'"))
+        raise DataError("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
     root, name, found = _recognise(Path(path), format)
     key = _choose(Path(path), split, found.sources)
     table = Table(root)
@@ -76,13 +76,11 @@ def _check_classes(path: Path, own: Sequence[str], wanted: Sequence[str], *, by_
         raise differ(path, own, wanted, fix=fix)
     if [*own] != [str(label) for label in range(len(wanted))]:
         raise ConfigError(
-            explain(
-                "the data set only numbers its classes, and not as many as the model has",
-                where=path,
-                got=f"{len(own)}: {', '.join(own[:10])}",
-                expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:10])}",
-                fix="write the names in place of the numbers",
-            )
+            "the data set only numbers its classes, and not as many as the model has",
+            where=path,
+            got=f"{len(own)}: {', '.join(own[:10])}",
+            expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:10])}",
+            fix="write the names in place of the numbers",
         )
     taken = ", ".join(f"{label} is taken for {name}" for label, name in enumerate(wanted[:10]))
     more = ", and so on" if len(wanted) > 10 else ""
@@ -97,7 +95,7 @@ def _choose(path: Path, split: str | None, sources: Sources) -> str:
     key = split_name(split)
     if key is None or key not in existing:
         expected = f"one of: {', '.join(existing)}" if existing else "no split: this data set is not divided"
-        raise DataError(explain(f"there is no split {split!r} in this data set", where=path, expected=expected))
+        raise DataError(f"there is no split {split!r} in this data set", where=path, expected=expected)
     return key
 
 
@@ -105,19 +103,19 @@ def _recognise(path: Path, format: str | None) -> tuple[Path, str, Found]:
     """The data set's folder, the name of its format, and where its parts are."""
     if format is not None and format not in FORMATS:
         what = f"unknown format {format!r}{nearest(format, FORMATS)}"
-        raise DataError(explain(what, expected=", ".join(FORMATS)))
+        raise DataError(what, expected=", ".join(FORMATS))
     if not path.exists():
-        raise DataError(explain("there is no such file or folder", where=path))
+        raise DataError("there is no such file or folder", where=path)
     try:
         root, files = (path, walk(path)) if path.is_dir() else (path.parent, [path])
     except OSError as error:
-        raise DataError(explain("this folder cannot be read", where=error.filename, got=error.strerror)) from error
+        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
     wanted = (format,) if format else tuple(FORMATS)
     found = {name: own for name in wanted if (own := FORMATS[name].find(root, files))}
     if not found:
         layouts = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
-        raise DataError(explain("no labelled pictures were recognised here", where=path, expected=layouts))
+        raise DataError("no labelled pictures were recognised here", where=path, expected=layouts)
     if len(found) > 1:
         fix = f"name one: --format {next(iter(found))}, or name a folder or file further down"
-        raise DataError(explain("more than one data set is here", where=path, got=" and ".join(found), fix=fix))
+        raise DataError("more than one data set is here", where=path, got=" and ".join(found), fix=fix)
     return root, *next(iter(found.items()))

@@ -29,7 +29,7 @@ from onestage.data import textures
 from onestage.data.dataset import Dataset
 from onestage.data.solids import BLOCK, SOLIDS, Floats, Surface, pose, trace
 from onestage.data.writers import Encoded, encode
-from onestage.errors import ConfigError, explain, nearest
+from onestage.errors import ConfigError, nearest
 from onestage.structures import Sample, Size
 
 TRIES = 20  # places tried for an object before the picture does without it
@@ -63,7 +63,7 @@ class SyntheticConfig:
         for name in self.classes:
             if name not in SOLIDS:
                 known = ", ".join(SOLIDS)
-                raise ConfigError(explain("no such class", got=f"{name!r}{nearest(name, SOLIDS)}", expected=f"one of {known}"))
+                raise ConfigError("no such class", got=f"{name!r}{nearest(name, SOLIDS)}", expected=f"one of {known}")
         rules = {
             "classes": (len(set(self.classes)) == len(self.classes) > 0, "at least one, none twice"),
             "size": (min(self.size) >= 32, "at least 32 x 32"),
@@ -77,7 +77,7 @@ class SyntheticConfig:
         }
         for name, (holds, expected) in rules.items():
             if not holds:
-                raise ConfigError(explain(f"SyntheticConfig: bad {name}", got=getattr(self, name), expected=expected))
+                raise ConfigError(f"SyntheticConfig: bad {name}", got=getattr(self, name), expected=expected)
 
 
 class _Light(NamedTuple):

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
-from onestage.errors import ConfigError, DataError, explain
+from onestage.errors import ConfigError, DataError
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -91,7 +91,7 @@ class Table:
             raise complain(self.root, self.problems)
         kept = readable.nonzero().flatten().tolist()
         if not kept:
-            raise DataError(explain("no usable picture in this data set", where=self.root, got=next(iter(self.problems), None)))
+            raise DataError("no usable picture in this data set", where=self.root, got=next(iter(self.problems), None))
         owners = self._column("picture", torch.int64)
         rows = good.nonzero().flatten()
         rows = rows[owners[rows].argsort(stable=True)]
@@ -173,8 +173,9 @@ def _size_of(path: str) -> Size | DataError:
 
 def fault(error: DataError) -> str:
     """What an error says, in one line, without where it was and how to mend it: those stand beside a listed problem anyway."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return "; ".join(" ".join(line.split()) for line in lines if not line.startswith(("where:", "fix:")))
+    details = {"got": error.got, "expected": error.expected}
+    parts = [error.what, *(f"{name}: {detail}" for name, detail in details.items() if detail is not None)]
+    return "; ".join(" ".join(part.split()) for part in parts)
 
 
 def label_table(names: Sequence[str], ids: Sequence[int], wanted: Sequence[str] | None) -> Classes:
@@ -185,7 +186,7 @@ def label_table(names: Sequence[str], ids: Sequence[int], wanted: Sequence[str] 
     if wanted is None:
         return Classes(tuple(names), tuple(ids), tuple(names))
     if len(set(wanted)) < len(wanted):
-        raise DataError(explain("a class is named twice", where="classes", got=", ".join(wanted)))
+        raise DataError("a class is named twice", where="classes", got=", ".join(wanted))
     known = dict(zip(names, ids, strict=True))
     free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
     return Classes(tuple(wanted), tuple(known[name] if name in known else next(free) for name in wanted), tuple(names))
@@ -194,11 +195,9 @@ def label_table(names: Sequence[str], ids: Sequence[int], wanted: Sequence[str] 
 def differ(root: Path, own: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
     """The error where a model that knows the classes ``wanted`` meets a data set of others."""
     return ConfigError(
-        explain(
-            "model and data differ in their classes",
-            where=root,
-            got=f"{len(own)} in the data: {', '.join(own[:10])}",
-            expected=f"the model's {len(wanted)}: {', '.join(wanted[:10])}",
-            fix=fix,
-        )
+        "model and data differ in their classes",
+        where=root,
+        got=f"{len(own)} in the data: {', '.join(own[:10])}",
+        expected=f"the model's {len(wanted)}: {', '.join(wanted[:10])}",
+        fix=fix,
     )

@@ -23,7 +23,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from onestage import boxes as box_ops
 from onestage.data.colour import distort_colours, mean_colour
-from onestage.errors import ConfigError, explain
+from onestage.errors import ConfigError
 from onestage.structures import ImageMeta, Sample, Size, Targets
 
 Place = Callable[[Size], ImageMeta]
@@ -79,7 +79,7 @@ class Augment:
         for name, value in vars(self).items():
             low, high = limits.get(name, (0.0, 1.0))
             if not low <= value <= high:
-                raise ConfigError(explain(f"augment.{name} is out of range", got=value, expected=f"{low:g} to {high:g}"))
+                raise ConfigError(f"augment.{name} is out of range", got=value, expected=f"{low:g} to {high:g}")
 
     @classmethod
     def ssd(cls) -> Augment:

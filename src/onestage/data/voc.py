@@ -32,7 +32,7 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.table import Classes, Picture, Row, Table, label_table
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 from onestage.structures import Size
 
 LAYOUT = "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt, or pictures and .xml files in one folder"
@@ -92,7 +92,7 @@ def _listed(file: Path) -> tuple[Path, ...]:
     ids = dict.fromkeys(line.split()[0] for line in read_text(file).splitlines() if line.strip())
     outside = next((name for name in ids if inside(name) is None), None)
     if outside is not None:
-        raise DataError(explain("this list names a file outside the data set", where=file, got=outside))
+        raise DataError("this list names a file outside the data set", where=file, got=outside)
     return tuple(folder / f"{name}.xml" for name in ids)
 
 

@@ -21,7 +21,7 @@ import yaml
 from PIL import Image
 
 from onestage import boxes as box_ops
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 from onestage.structures import Sample, Size
 
 SPLITS = ("train", "val", "test")
@@ -49,7 +49,7 @@ def encode(sample: Sample, suffix: Suffix = ".jpg", *, quality: int = 92) -> Enc
     """Compress a sample's picture; its file is named after its id. Raises DataError for an id that cannot be a file name."""
     stem = f"{sample.image_id:06d}" if isinstance(sample.image_id, int) else sample.image_id
     if not re.fullmatch(r"[\w-][\w.-]*", stem):
-        raise DataError(explain("this id cannot be a file name", got=stem, expected="letters, digits, '_', '-' and '.'"))
+        raise DataError("this id cannot be a file name", got=stem, expected="letters, digits, '_', '-' and '.'")
     file = io.BytesIO()
     picture = Image.fromarray(sample.image.permute(1, 2, 0).contiguous().numpy())
     picture.save(file, "PNG" if suffix == ".png" else "JPEG", quality=quality)
@@ -137,9 +137,9 @@ def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence
     for sample in samples:
         item = encode(sample) if isinstance(sample, Sample) else sample
         if item.name in names:
-            raise DataError(explain("two pictures have the same id", where=folder, got=item.image_id))
+            raise DataError("two pictures have the same id", where=folder, got=item.image_id)
         if any(label >= len(classes) for label in item.labels):
-            raise DataError(explain("a label has no class", where=item.name, got=item.labels, expected=f"below {len(classes)}"))
+            raise DataError("a label has no class", where=item.name, got=item.labels, expected=f"below {len(classes)}")
         names.add(item.name)
         (folder / item.name).write_bytes(item.data)
         yield replace(item, data=b"")

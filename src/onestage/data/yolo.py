@@ -34,7 +34,7 @@ from onestage.data.files import (
 )
 from onestage.data.plain_yaml import read_yaml
 from onestage.data.table import Classes, Picture, Row, Table, fault, label_table
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
@@ -57,7 +57,7 @@ class YoloSet:
         own = self.names or (tuple(classes) if classes else None)
         if own is None:
             fix = "write them, one on each line, into a file classes.txt there, or into a data.yaml"
-            raise DataError(explain("nothing says the names of this data set's classes", where=self.root, fix=fix))
+            raise DataError("nothing says the names of this data set's classes", where=self.root, fix=fix)
         labels = label_table(own, range(len(own)), classes)
         label_of = {index: labels.names.index(name) for index, name in enumerate(own) if name in labels.names}
         used = {picture: _label_file(picture, self.root, self.label_files) for picture in self.sources[split]}
@@ -81,7 +81,7 @@ def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
     data_files = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
     if len(data_files) > 1:
         got = ", ".join(file.name for file in data_files)
-        raise DataError(explain("several YAML files describe a data set here", where=root, got=got, fix="name the one meant"))
+        raise DataError("several YAML files describe a data set here", where=root, got=got, fix="name the one meant")
     files = walk(root) if list(files) == data_files else files
     pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
     texts = frozenset(file for file in files if file.suffix.lower() == ".txt")
@@ -162,11 +162,11 @@ def _yaml_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
         names = [names[str(index)] for index in range(len(names))]
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         expected = "a list of names, or a mapping from 0, 1, 2 and so on to names"
-        raise DataError(explain("the names of the classes cannot be read", where=f"{file}: names", expected=expected))
+        raise DataError("the names of the classes cannot be read", where=f"{file}: names", expected=expected)
     if len(set(names)) < len(names):
-        raise DataError(explain("a class is named twice", where=f"{file}: names", got=", ".join(names)))
+        raise DataError("a class is named twice", where=f"{file}: names", got=", ".join(names))
     if count is not None and count != str(len(names)):
-        raise DataError(explain("nc and names disagree", where=file, got=f"nc: {count}, and {len(names)} names"))
+        raise DataError("nc and names disagree", where=file, got=f"nc: {count}, and {len(names)} names")
     return tuple(names)
 
 
@@ -183,7 +183,7 @@ def _yaml_sources(file: Path, content: dict[str, Any], pictures: Sequence[Path])
         if split and found:
             sources[split] = tuple(dict.fromkeys(found))
     if not sources:
-        raise DataError(explain("none of the pictures that this file speaks of are here", where=file, got=content.get("train")))
+        raise DataError("none of the pictures that this file speaks of are here", where=file, got=content.get("train"))
     everything = dict.fromkeys(picture for own in sources.values() for picture in own)
     return {"": tuple(everything)} | {split: sources[split] for split in SPLITS if split in sources}
 
@@ -195,7 +195,7 @@ def _entry(file: Path, base: Path, entry: object, pictures: Sequence[Path]) -> l
     name = inside(re.sub(r"^(\.\./)+", "", entry)) if isinstance(entry, str) else None
     if name is None:
         what = "a split should be a folder or a list inside the data set"
-        raise DataError(explain(what, where=file, got=entry, fix=f"write it relative to {file.name}"))
+        raise DataError(what, where=file, got=entry, fix=f"write it relative to {file.name}")
     target = base / name
     if target.suffix == ".txt":
         return list(_listed(target, base, frozenset(pictures))) if target.is_file() else []
@@ -209,7 +209,7 @@ def _listed(file: Path, root: Path, known: frozenset[Path]) -> tuple[Path, ...]:
         name = inside(line)
         if name is None:
             fix = "write the paths relative to the list"
-            raise DataError(explain("this list names a file outside the data set", where=file, got=line, fix=fix))
+            raise DataError("this list names a file outside the data set", where=file, got=line, fix=fix)
         places = [file.parent / name, root / name, root.joinpath(*Path(name).parts[1:])]
         pictures.append(next((place for place in places if place in known), places[0]))
     return tuple(dict.fromkeys(pictures))

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.model.assign import BACKGROUND, IGNORED
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.detector import Detector
 from onestage.model.features import evaluating
-from onestage.model.losses import MultiBoxLoss
-from onestage.model.postprocess import Found, Postprocess
-from onestage.model.suppress import HardNMS
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.output.postprocess import Found, Postprocess
+from onestage.model.output.suppress import HardNMS
 from onestage.structures import Detections, HeadOutput, Sample, Size, Targets
 
 ALL_BOXES = 2000

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from onestage.draw import colour_of
-from onestage.evaluate.page import as_base64, fill
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
-from onestage.model.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
+from onestage.metrics.page import as_base64, fill
+from onestage.model.output.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 
 GROUP_COLOURS = {"positives": "#2a9d6f", "hard negatives": "#e0662f", "easy negatives": "#2f6fde", "ignored": "#c9ced6"}
 

@@ -25,9 +25,9 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.draw import colour_of, draw_boxes, draw_detections
-from onestage.evaluate.plots import COLOURS, FAINT, INK
 from onestage.explain.explanation import Explanation, Level
-from onestage.model.assign import IGNORED
+from onestage.metrics.plots import COLOURS, FAINT, INK
+from onestage.model.anchors.max_iou import IGNORED
 from onestage.structures import Detections
 
 PANEL = 540

@@ -1,0 +1,1 @@
+"""The network, and what gives its numbers a meaning."""

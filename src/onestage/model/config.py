@@ -16,24 +16,25 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from onestage.errors import ConfigError, explain, located, nearest, require
-from onestage.model.anchor_plans import AnchorPlan
-from onestage.model.anchors import AnchorLevel
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.atss import ATSSAssigner
-from onestage.model.backbones import Backbone
-from onestage.model.bifpn import BiFPN
-from onestage.model.coder import BoxCoder
-from onestage.model.deconvolution import Deconvolution
-from onestage.model.fpn import FPN
-from onestage.model.heads import ConvHead
-from onestage.model.losses import ClassLoss, MultiBoxLoss
-from onestage.model.necks import ExtraLevels
-from onestage.model.postprocess import Postprocess
+from onestage.errors import ConfigError, nearest, require
+from onestage.model.anchors.atss import ATSSAssigner
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.anchors.levels import AnchorLevel
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import AnchorPlan
+from onestage.model.backbones.kinds import Backbone
+from onestage.model.heads.per_level import ConvHead
+from onestage.model.heads.residual import ResidualHead
+from onestage.model.heads.separable import SeparableHead
+from onestage.model.heads.shared import SharedHead
+from onestage.model.losses.kinds import ClassLoss
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.necks.bifpn import BiFPN
+from onestage.model.necks.deconvolution import Deconvolution
+from onestage.model.necks.extra_levels import ExtraLevels
+from onestage.model.necks.fpn import FPN
+from onestage.model.output.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
-from onestage.model.residual_head import ResidualHead
-from onestage.model.separable_head import SeparableHead
-from onestage.model.shared_head import SharedHead
 
 Neck = ExtraLevels | FPN | BiFPN | Deconvolution
 Head = ConvHead | SharedHead | SeparableHead | ResidualHead
@@ -114,7 +115,7 @@ class DetectorConfig:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise ConfigError(explain("the stored config is not JSON", got=str(e))) from e
+            raise ConfigError("the stored config is not JSON", got=str(e)) from e
         config: DetectorConfig = decode(data, DetectorConfig, "config")
         return config
 
@@ -229,12 +230,10 @@ def _decode_part(data: Any, part: Any, path: str) -> Any:
         raise _wrong(path, kind, part.__name__ + nearest(str(kind), [part.__name__]))
     hints = _hints(part)
     if unknown := [k for k in data if k != "kind" and k not in hints]:
-        raise ConfigError(
-            explain(f"unknown key '{unknown[0]}'{nearest(unknown[0], hints)}", where=path, expected=", ".join(hints))
-        )
+        raise ConfigError(f"unknown key '{unknown[0]}'{nearest(unknown[0], hints)}", where=path, expected=", ".join(hints))
     needed = [f.name for f in fields(part) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if missing := [name for name in needed if name not in data]:
-        raise ConfigError(explain("keys are missing", where=path, got=", ".join(data), expected=", ".join(missing)))
+        raise ConfigError("keys are missing", where=path, got=", ".join(data), expected=", ".join(missing))
     return _made(path, part, {k: decode(v, hints[k], f"{path}.{k}") for k, v in data.items() if k != "kind"})
 
 
@@ -256,14 +255,14 @@ def _changed(part: Any, tree: Mapping[str, Any], path: str) -> Any:
     if not is_dataclass(part) or isinstance(part, type):
         got = "null" if part is None else f"{len(part)} values" if isinstance(part, tuple) else part
         fix = f"give {path} as a whole: a name such as those that {path}=x lists, or JSON"
-        raise ConfigError(explain("this value has no parts", where=path, got=got, fix=fix))
+        raise ConfigError("this value has no parts", where=path, got=got, fix=fix)
     hints, values = _hints(type(part)), {}
     for name, below in tree.items():
         here = f"{path}.{name}".lstrip(".")
         if name not in hints:
             what = f"unknown key '{name}'{nearest(name, hints)}"
             where = f"{here}, of {type(part).__name__}"
-            raise ConfigError(explain(what, where=where, expected=", ".join(hints) or "nothing: it has no settings"))
+            raise ConfigError(what, where=where, expected=", ".join(hints) or "nothing: it has no settings")
         value = getattr(part, name)
         if _WHOLE in below:
             given = below[_WHOLE]
@@ -280,7 +279,7 @@ def _made(path: str, make: Callable[..., Any], values: Mapping[str, Any]) -> Any
     except ConfigError as e:
         if not path:
             raise
-        raise ConfigError(located(str(e), path)) from e
+        raise e.at(path) from e
 
 
 def _from_text(value: Any) -> Any:
@@ -293,4 +292,4 @@ def _from_text(value: Any) -> Any:
 
 
 def _wrong(path: str, got: Any, expected: str) -> ConfigError:
-    return ConfigError(explain("a value of the wrong kind", where=path, got=repr(got), expected=expected))
+    return ConfigError("a value of the wrong kind", where=path, got=repr(got), expected=expected)

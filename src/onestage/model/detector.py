@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, explain, require
+from onestage.errors import ConfigError, require
 from onestage.images import decode_image, to_tensor
-from onestage.model.anchors import anchor_boxes
-from onestage.model.assign import Assignment, assign
-from onestage.model.backbones import check_maps
+from onestage.model.anchors.levels import anchor_boxes
+from onestage.model.anchors.max_iou import Assignment, assign
+from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
 from onestage.model.features import dry_run, evaluating
-from onestage.model.postprocess import Found
+from onestage.model.output.postprocess import Found
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
 _CACHED_SIZES = 32
@@ -47,7 +47,7 @@ class Detector(nn.Module):
             giver = "backbone" if self.neck is None else "neck"
             what = f"the {giver} gives {len(channels)} levels, the anchors describe {len(config.levels)}"
             fix = "give one AnchorLevel per level, or anchors=OctaveAnchors, which suits any maps"
-            raise ConfigError(explain(what, where=config.name, fix=fix))
+            raise ConfigError(what, where=config.name, fix=fix)
         shapes = tuple(len(level.shapes) for level in config.levels)
         self.head = config.head.build(channels, shapes, config.logits)
         self._shapes = shapes
@@ -66,7 +66,7 @@ class Detector(nn.Module):
                 what = f"the anchors of level {number} stand {steps} pixels apart, but the cells of its map {even}"
                 fix = "change the size as the recipe's own (--size, size=), or take anchors=OctaveAnchors, which suits any maps"
                 where = f"{self.config.name}, map of {cells[0]}x{cells[1]} cells over {size[0]}x{size[1]} pixels"
-                raise ConfigError(explain(what, where=where, got=f"stride {steps}", expected=f"about {even}", fix=fix))
+                raise ConfigError(what, where=where, got=f"stride {steps}", expected=f"about {even}", fix=fix)
 
     @property
     def device(self) -> torch.device:
@@ -75,9 +75,7 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> HeadOutput:
         """(B, 3, H, W) normalised float images, as ``prepare`` gives them -> logits (B, A, C) and deltas (B, A, 4)."""
         if not images.is_floating_point():
-            raise ConfigError(
-                explain("the network takes normalised float images", got=images.dtype, fix="use model.prepare(images)")
-            )
+            raise ConfigError("the network takes normalised float images", got=images.dtype, fix="use model.prepare(images)")
         maps = self.backbone(images)
         maps = self.neck(maps) if self.neck is not None else maps
         logits, deltas = self.head(maps)
@@ -183,7 +181,7 @@ class Detector(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, config, class names and ids to one safetensors file, atomically."""
-        from onestage.model.storage import save_detector
+        from onestage.weights.detector_file import save_detector
 
         save_detector(self, path)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from onestage.errors import ConfigError, explain
+from onestage.errors import ConfigError
 from onestage.structures import Size
 
 
@@ -49,4 +49,4 @@ def dry_run(module: nn.Module, size: Size, *, where: object) -> Any:
         what = f"the network cannot take inputs of {size[0]}x{size[1]} pixels"
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         fix = "give another size, such as multiples of 32 pixels, or fewer levels"
-        raise ConfigError(explain(what, where=where, got=reason, fix=fix)) from e
+        raise ConfigError(what, where=where, got=reason, fix=fix) from e

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from onestage.model.backbones import TimmBackbone
+from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.deconvolution import Deconvolution
-from onestage.model.necks import ExtraLevels
-from onestage.model.residual_head import ResidualHead
+from onestage.model.heads.residual import ResidualHead
+from onestage.model.necks.deconvolution import Deconvolution
+from onestage.model.necks.extra_levels import ExtraLevels
 from onestage.structures import Size
 from onestage.zoo import ssd
 

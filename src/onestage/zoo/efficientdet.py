@@ -11,20 +11,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onestage.model.anchor_plans import OctaveAnchors
-from onestage.model.anchors import AnchorLevel
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import TimmBackbone, map_sizes
-from onestage.model.bifpn import BiFPN
-from onestage.model.box_losses import Huber
-from onestage.model.coder import BoxCoder
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.anchors.levels import AnchorLevel
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import OctaveAnchors
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.kinds import map_sizes
 from onestage.model.config import DetectorConfig
-from onestage.model.losses import FocalLoss
-from onestage.model.postprocess import Postprocess
+from onestage.model.heads.separable import SeparableHead
+from onestage.model.layers.separable import Activation
+from onestage.model.losses.boxes import Huber
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.necks.bifpn import BiFPN
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
-from onestage.model.separable import Activation
-from onestage.model.separable_head import SeparableHead
-from onestage.model.suppress import HardNMS
 from onestage.structures import Size
 
 

@@ -9,19 +9,19 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Literal
 
-from onestage.model.anchor_plans import check_sizes
-from onestage.model.anchors import AnchorLevel, octave_levels, ratio_aspects
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import TimmBackbone
-from onestage.model.box_losses import L1, BoxLoss, IoULoss
-from onestage.model.coder import BoxCoder
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.anchors.levels import AnchorLevel, octave_levels, ratio_aspects
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import check_sizes
+from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.fpn import FPN
-from onestage.model.losses import FocalLoss
-from onestage.model.postprocess import Postprocess
+from onestage.model.heads.shared import SharedHead
+from onestage.model.losses.boxes import L1, BoxLoss, IoULoss
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.necks.fpn import FPN
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
-from onestage.model.shared_head import SharedHead
-from onestage.model.suppress import HardNMS
 from onestage.structures import Size
 
 VARIANTS: Mapping[str, Mapping[str, object]] = {

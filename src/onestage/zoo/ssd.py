@@ -10,16 +10,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onestage.model.anchor_plans import check_sizes, default_boxes
-from onestage.model.anchors import linear_scales, size_pairs, ssd_levels
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.backbones import Backbone, MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone, map_sizes
+from onestage.model.anchors.levels import linear_scales, size_pairs, ssd_levels
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import check_sizes, default_boxes
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.kinds import Backbone, map_sizes
+from onestage.model.backbones.mobilenet import MobileNetBackbone
+from onestage.model.backbones.tiny import TinyBackbone
+from onestage.model.backbones.vgg16 import VGG16Backbone
 from onestage.model.config import DetectorConfig
-from onestage.model.heads import ConvHead
-from onestage.model.necks import ExtraBlock, ExtraLevels
-from onestage.model.postprocess import Postprocess
+from onestage.model.heads.per_level import ConvHead
+from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
-from onestage.model.suppress import HardNMS
 from onestage.structures import Size
 
 VGG_EXTRAS = ((256, 512), (128, 256))

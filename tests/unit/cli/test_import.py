@@ -13,9 +13,9 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from onestage import create, load
 from onestage.cli import imports
 from onestage.cli.main import main
-from onestage.zoo import recipe
-from onestage.zoo.class_names import COCO_90, Classes
-from onestage.zoo.weights import Source
+from onestage.weights.class_names import COCO_90, Classes
+from onestage.weights.source import Source
+from onestage.zoo.table import recipe
 
 Captured = pytest.CaptureFixture[str]
 

@@ -8,7 +8,7 @@ import pytest
 
 from onestage.cli import main as command
 from onestage.cli.main import VERBS, Verb, main
-from onestage.errors import DataError, explain
+from onestage.errors import DataError
 
 Captured = pytest.CaptureFixture[str]
 
@@ -67,7 +67,7 @@ def test_an_unknown_option_is_refused_with_the_nearest_one(capsys: Captured) -> 
 
 
 def test_a_users_mistake_is_a_message_without_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    stand_in(monkeypatch, DataError(explain("no [such] thing", where="/a/b[0].jpg", fix="look again")))
+    stand_in(monkeypatch, DataError("no [such] thing", where="/a/b[0].jpg", fix="look again"))
     assert main(["fail"]) == 2
     assert capsys.readouterr().err == "error: no [such] thing\n  where:    /a/b[0].jpg\n  fix:      look again\n"
 

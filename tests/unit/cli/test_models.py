@@ -6,8 +6,8 @@ import pytest
 
 from onestage import create
 from onestage.cli.main import main
+from onestage.weights.published import WEIGHTS
 from onestage.zoo.cost import Cost
-from onestage.zoo.weights import WEIGHTS
 
 
 def test_the_table_for_programs_has_the_models_asked_for(capsys: pytest.CaptureFixture[str]) -> None:

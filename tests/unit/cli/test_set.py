@@ -5,11 +5,12 @@ import pytest
 from onestage.cli.main import main
 from onestage.cli.train import ModelChoice
 from onestage.errors import ConfigError
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.atss import ATSSAssigner
-from onestage.model.box_losses import Huber, IoULoss
-from onestage.model.losses import FocalLoss, MultiBoxLoss
-from onestage.model.suppress import HardNMS, SoftNMS
+from onestage.model.anchors.atss import ATSSAssigner
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.losses.boxes import Huber, IoULoss
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.output.suppress import HardNMS, SoftNMS
 
 
 def config(*changes, model="tinyssd"):

@@ -11,9 +11,9 @@ from onestage.cli import train as command
 from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
-from onestage.train.config import TrainConfig
-from onestage.train.loop import TrainResult
-from onestage.train.run import Plan
+from onestage.training.config import TrainConfig
+from onestage.training.loop import TrainResult
+from onestage.training.run import Plan
 from small_runs import PICTURES, write_pictures
 
 Captured = pytest.CaptureFixture[str]

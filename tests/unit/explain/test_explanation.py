@@ -8,9 +8,11 @@ import torch
 from onestage import boxes as box_ops
 from onestage import create
 from onestage.explain import explain_sample, stand_ins
-from onestage.model.assign import BACKGROUND, IGNORED, MaxIoUAssigner
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED, MaxIoUAssigner
 from onestage.model.detector import Detector
-from onestage.model.losses import FocalLoss, MultiBoxLoss, QualityFocalLoss
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.losses.quality_focal import QualityFocalLoss
 from onestage.structures import Targets
 from small_runs import detector, pictures
 

@@ -18,8 +18,8 @@ from onestage.draw import colour_of
 from onestage.explain import Explanation, explain_sample, save_explanation
 from onestage.explain.page import figures_of, level_rows, nms_words, percent
 from onestage.explain.pictures import draw_loss, draw_matches, level_picture, nms_picture, objects_picture
-from onestage.model.losses import MultiBoxLoss
-from onestage.model.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.output.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 from small_runs import detector, pictures
 
 

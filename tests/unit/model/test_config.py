@@ -7,18 +7,19 @@ from typing import get_args, get_type_hints
 import pytest
 
 from onestage.errors import ConfigError
-from onestage.model.anchor_plans import OctaveAnchors
-from onestage.model.anchors import AnchorLevel
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.atss import ATSSAssigner
-from onestage.model.backbones import MobileNetBackbone, TimmBackbone
-from onestage.model.box_losses import L1, Huber, IoULoss
+from onestage.model.anchors.atss import ATSSAssigner
+from onestage.model.anchors.levels import AnchorLevel
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import OctaveAnchors
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.config import DetectorConfig, encode
-from onestage.model.fpn import FPN
-from onestage.model.losses import FocalLoss
-from onestage.model.shared_head import SharedHead
-from onestage.model.suppress import SoftNMS
-from onestage.zoo import ZOO, recipe
+from onestage.model.heads.shared import SharedHead
+from onestage.model.losses.boxes import L1, Huber, IoULoss
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.necks.fpn import FPN
+from onestage.model.output.suppress import SoftNMS
+from onestage.zoo.table import ZOO, recipe
 
 TINY = recipe("tinyssd", ("cat", "dog"))
 

@@ -13,7 +13,7 @@ import onestage
 from onestage.errors import ConfigError, DataError
 from onestage.model.detector import Detector
 from onestage.structures import HeadOutput, ImageMeta, Targets
-from onestage.zoo import recipe
+from onestage.zoo.table import recipe
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 

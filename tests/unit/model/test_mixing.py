@@ -13,29 +13,34 @@ import pytest
 import torch
 
 from onestage.errors import ConfigError
-from onestage.model.anchor_plans import OctaveAnchors, SSDAnchors
-from onestage.model.anchors import AnchorLevel
-from onestage.model.assign import MaxIoUAssigner
-from onestage.model.atss import ATSSAssigner
-from onestage.model.backbones import MobileNetBackbone, TimmBackbone, TinyBackbone, VGG16Backbone
-from onestage.model.bifpn import BiFPN
-from onestage.model.box_losses import L1, BoxLoss, Huber, IoULoss, SmoothL1
+from onestage.model.anchors.atss import ATSSAssigner
+from onestage.model.anchors.levels import AnchorLevel
+from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.plans import OctaveAnchors, SSDAnchors
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.folded import FoldedBackbone, FoldedLayer
+from onestage.model.backbones.mobilenet import MobileNetBackbone
+from onestage.model.backbones.tiny import TinyBackbone
+from onestage.model.backbones.vgg16 import VGG16Backbone
 from onestage.model.config import DetectorConfig
-from onestage.model.deconvolution import Deconvolution
 from onestage.model.detector import Detector
-from onestage.model.folded import FoldedBackbone, FoldedLayer
-from onestage.model.fpn import FPN
-from onestage.model.heads import ConvHead
-from onestage.model.losses import FocalLoss, MultiBoxLoss, QualityFocalLoss
-from onestage.model.necks import ExtraBlock, ExtraLevels
-from onestage.model.postprocess import Postprocess
+from onestage.model.heads.per_level import ConvHead
+from onestage.model.heads.residual import ResidualHead
+from onestage.model.heads.separable import SeparableHead
+from onestage.model.heads.shared import SharedHead
+from onestage.model.losses.boxes import L1, BoxLoss, Huber, IoULoss, SmoothL1
+from onestage.model.losses.focal import FocalLoss
+from onestage.model.losses.multibox import MultiBoxLoss
+from onestage.model.losses.quality_focal import QualityFocalLoss
+from onestage.model.necks.bifpn import BiFPN
+from onestage.model.necks.deconvolution import Deconvolution
+from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
+from onestage.model.necks.fpn import FPN
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 from onestage.model.preprocess import Preprocess
-from onestage.model.residual_head import ResidualHead
-from onestage.model.separable_head import SeparableHead
-from onestage.model.shared_head import SharedHead
-from onestage.model.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 from onestage.structures import Targets
-from onestage.zoo import recipe
+from onestage.zoo.table import recipe
 
 BACKBONES = [
     TinyBackbone(base=(4, 8, 8), width=8),

@@ -8,8 +8,9 @@ from torchvision.models.detection import (
     SSDLite320_MobileNet_V3_Large_Weights,
 )
 
-from onestage.zoo import numbered_classes, recipe
+from onestage.weights.class_names import numbered_classes
 from onestage.zoo.cost import cost_of
+from onestage.zoo.table import recipe
 
 
 @pytest.mark.parametrize(

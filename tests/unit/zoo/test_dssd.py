@@ -9,11 +9,12 @@ import torch
 
 import onestage
 from onestage.errors import ConfigError
-from onestage.model.backbones import TimmBackbone, map_sizes
-from onestage.model.deconvolution import Deconvolution
-from onestage.model.residual_head import ResidualHead
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.kinds import map_sizes
+from onestage.model.heads.residual import ResidualHead
+from onestage.model.necks.deconvolution import Deconvolution
 from onestage.structures import Targets
-from onestage.zoo import recipe
+from onestage.zoo.table import recipe
 from parameter_counts import classifier, conv, count, heads, norm, parameters
 
 OBJECT = Targets(torch.tensor([[20.0, 30.0, 90.0, 120.0]]), torch.tensor([1]))

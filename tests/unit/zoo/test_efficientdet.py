@@ -7,11 +7,11 @@ import torch
 
 import onestage
 from onestage.errors import ConfigError
-from onestage.model.anchors import anchor_boxes
+from onestage.model.anchors.levels import anchor_boxes
 from onestage.model.config import DetectorConfig
-from onestage.zoo import recipe
 from onestage.zoo.cost import cost_of
 from onestage.zoo.efficientdet import VARIANTS
+from onestage.zoo.table import recipe
 
 PARAMETERS = {  # of effdet's tf_efficientdet_*, counted; its README has them in millions: 3.88, 6.63, 8.10, 12.0, ...
     "efficientdet_d0": 3_880_067,

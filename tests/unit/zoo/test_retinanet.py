@@ -8,7 +8,9 @@ import onestage
 from onestage.errors import ConfigError
 from onestage.model.detector import Detector
 from onestage.structures import Targets
-from onestage.zoo import adapt_torchvision, recipe, retinanet
+from onestage.weights.projects import torchvision as adapt_torchvision
+from onestage.zoo import retinanet
+from onestage.zoo.table import recipe
 
 BODIES = {
     "retinanet_r18_fpn": ("resnet18", (128, 256, 512)),

@@ -1,0 +1,1 @@
+"""Anchors, what they learn, and how boxes are written relative to them."""

@@ -1,0 +1,84 @@
+"""ATSS: how good an anchor must be is found from the anchors around each object.
+
+Shape letters: B images, A anchors, L levels, N objects, M candidates of one object.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.errors import require
+from onestage.model.anchors.max_iou import BACKGROUND, Levels, without_ignored
+
+_PAIRS_AT_ONCE = 1 << 22
+"""Pairs of an object and an anchor looked at at a time: about 100 MB, whatever the number of objects."""
+
+_SAME_PLACE = 1e-2
+"""Pixels: the shapes of one cell share its centre, but for rounding."""
+
+
+@dataclass(frozen=True)
+class ATSSAssigner:
+    """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1): of each level the anchors in the
+    ``top_k`` cells whose centres are nearest to the object's are its candidates; those learn it whose IoU reaches the
+    candidates' mean plus their standard deviation and whose centre lies inside the object. An anchor wanted by several learns
+    the one it overlaps most, at equal IoU the first.
+
+    Anchors of which ``ignore_cover`` or more lies inside an ignored region are ignored unless they learn an object.
+    """
+
+    top_k: int = 9
+    ignore_cover: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.top_k >= 1, "an object needs at least one candidate per level", got=self.top_k)
+        require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self.ignore_cover)
+
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels) -> Tensor:
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
+        image, row = objects.nonzero(as_tuple=True)
+        wanted = boxes[image, row]
+        candidates = self._candidates(anchors, wanted, levels)
+        overlap = box_ops.paired_iou(wanted[:, None], anchors[candidates])
+        several = overlap.shape[1] > 1 and len(overlap) > 0
+        spread = overlap.std(1, correction=1) if several else overlap.new_zeros(len(overlap))
+        good = overlap >= (overlap.mean(1) + spread)[:, None]
+        good &= _centre_inside(anchors[candidates], wanted[:, None])
+
+        item, column = good.nonzero(as_tuple=True)
+        cell, value, row = image[item] * len(anchors) + candidates[item, column], overlap[item, column], row[item]
+        count, none = len(boxes) * len(anchors), boxes.shape[1]
+        best = value.new_full((count,), -1.0).scatter_reduce(0, cell, value, "amax")
+        wins = value == best[cell]
+        first = row.new_full((count,), none).scatter_reduce(0, cell[wins], row[wins], "amin")
+        matches = torch.where(first < none, first, BACKGROUND).view(len(boxes), len(anchors))
+        return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
+
+    def _candidates(self, anchors: Tensor, boxes: Tensor, levels: Levels) -> Tensor:
+        """(n, M) anchors for each of n boxes (n, 4); of cells equally near the first."""
+        places = box_ops.to_cxcywh(anchors)[:, :2].split(list(levels))
+        starts = [sum(levels[:i]) for i in range(len(levels))]
+        shapes = [int(((place - place[0]).abs().amax(1) < _SAME_PLACE).sum()) for place in places]
+        parts = []
+        for chunk in box_ops.to_cxcywh(boxes)[:, :2].split(max(1, _PAIRS_AT_ONCE // max(1, len(anchors)))):
+            nearest = [_nearest(chunk, p[::s], self.top_k) for p, s in zip(places, shapes, strict=True)]
+            cells = zip(nearest, shapes, starts, strict=True)
+            of_levels = [(n[:, :, None] * s + torch.arange(s, device=n.device)).flatten(1) + start for n, s, start in cells]
+            parts.append(torch.cat(of_levels, dim=1))
+        return torch.cat(parts)
+
+
+def _nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
+    """(n, 2) and (cells, 2) -> (n, at most count): the cells nearest to each point. topk does not say which of equal ones."""
+    distance = (points[:, None] - centres).square().sum(2)
+    return distance.argsort(dim=1, stable=True)[:, :count]
+
+
+def _centre_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
+    """(..., 4) and (..., 4) -> (...) bool."""
+    centre = box_ops.to_cxcywh(anchors)[..., :2]
+    return (torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], dim=-1) > 0).all(-1)

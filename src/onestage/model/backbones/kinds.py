@@ -1,0 +1,50 @@
+"""The closed table of backbones: every kind that a config may name, and the sizes of the maps that one gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from onestage.errors import ConfigError
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.backbones.folded import FoldedBackbone
+from onestage.model.backbones.mobilenet import MobileNetBackbone
+from onestage.model.backbones.tiny import TinyBackbone
+from onestage.model.backbones.vgg16 import VGG16Backbone
+from onestage.model.features import Features, dry_run
+from onestage.structures import Size
+
+Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone | FoldedBackbone
+
+
+def map_sizes(backbone: Backbone, size: Size) -> list[Size]:
+    """(height, width) of each of the backbone's maps for an input of that size; nothing is computed (torch's meta device).
+
+    ConfigError where the backbone cannot take such an input.
+    """
+    with torch.device("meta"):
+        return check_maps(backbone, backbone.build(), size)
+
+
+def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Size]:
+    """As ``map_sizes``, of the backbone that has been built already."""
+    sizes = [(m.shape[2], m.shape[3]) for m in dry_run(features, size, where=backbone)]
+    if isinstance(backbone, TimmBackbone):
+        _check_padded(backbone, sizes, size)
+    return sizes
+
+
+def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:
+    """ConfigError where the cells of a map do not lie a stride apart over the whole input, rounded up or down.
+
+    Convolutions without padding (Inception) leave fewer: those cells look elsewhere than where their anchors would stand.
+    """
+    strides = list(backbone.strides)
+    if backbone.keep_resolution:
+        strides[-1] //= 2
+    for stride, cells in zip(strides, sizes, strict=True):
+        if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
+            expected = tuple(-(-side // stride) for side in size)
+            what = f"the backbone's map of stride {stride} does not cover an input of {size}: its convolutions are not padded"
+            raise ConfigError(what, where=backbone.name, got=cells, expected=expected, fix="take another backbone")

@@ -1,0 +1,97 @@
+"""A head of its own for every level, as in SSD.
+
+Shape letters: B images, S shapes per cell, A anchors over all levels, C logits per anchor.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from onestage.errors import require
+from onestage.model.heads.rows import as_rows
+from onestage.model.layers.winograd import Conv3x3
+
+
+@dataclass(frozen=True)
+class ConvHead:
+    """SSD's head (section 2.1): on every level its own 3x3 convolutions, one for classes and one for offsets.
+
+    style: "plain", "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
+    torchvision), or "lite": the same with the usual eps of batch norm, and on the coarsest map, a single cell, 1x1 convolutions
+    (pytorch-ssd's mb2-ssd-lite). Of networks with folded norms: "pointwise", 1x1 convolutions (kernel_size 1 of the TF
+    object-detection API), or "folded", separable with a bias in place of the norm.
+
+    prior: for losses of sigmoids, how likely each class is at the start of training, for every anchor (RetinaNet, section 3.3:
+    0.01); None leaves the biases of the logits at 0, as a softmax wants.
+    """
+
+    style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
+    prior: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
+
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+        """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
+        return _PerLevel(self, channels, shapes, logits)
+
+
+class _PerLevel(nn.Module):
+    def __init__(self, config: ConvHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
+        super().__init__()
+        self.logits = logits
+        make = _STYLES[config.style]
+        last = _pointwise if config.style == "lite" else make
+        levels = list(zip([make] * (len(channels) - 1) + [last], channels, shapes, strict=True))
+        self.cls = nn.ModuleList(conv(c, s * logits) for conv, c, s in levels)
+        self.box = nn.ModuleList(conv(c, s * 4) for conv, c, s in levels)
+        if config.prior is not None:
+            for conv in self.cls:
+                *_, weight, bias = conv.parameters()
+                nn.init.normal_(weight, std=0.01)  # RetinaNet, section 4.1: wider ones would drown the bias
+                nn.init.constant_(bias, math.log(config.prior / (1 - config.prior)))
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        logits, deltas = ([conv(m) for conv, m in zip(convs, maps, strict=True)] for convs in (self.cls, self.box))
+        return as_rows(logits, deltas, self.logits)
+
+
+def _plain(inputs: int, outputs: int) -> nn.Module:
+    conv = Conv3x3(inputs, outputs)
+    nn.init.xavier_uniform_(conv.weight)
+    return _zero_bias(conv)
+
+
+def _separable(inputs: int, outputs: int, *, eps: float = 1e-3) -> nn.Module:
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False)
+    nn.init.normal_(depthwise.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+    return nn.Sequential(depthwise, nn.BatchNorm2d(inputs, eps=eps), nn.ReLU6(inplace=True), _pointwise(inputs, outputs))
+
+
+def _lite(inputs: int, outputs: int) -> nn.Module:
+    return _separable(inputs, outputs, eps=1e-5)
+
+
+def _pointwise(inputs: int, outputs: int) -> nn.Module:
+    conv = nn.Conv2d(inputs, outputs, 1)
+    nn.init.normal_(conv.weight, std=0.03)  # torchvision, models/detection/ssdlite.py
+    return _zero_bias(conv)
+
+
+def _folded(inputs: int, outputs: int) -> nn.Module:
+    depthwise = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs)
+    nn.init.kaiming_normal_(depthwise.weight, nonlinearity="relu")  # no norm keeps the variance
+    return nn.Sequential(_zero_bias(depthwise), nn.Identity(), nn.ReLU6(inplace=True), _pointwise(inputs, outputs))
+
+
+def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)
+    return conv
+
+
+_STYLES = {"plain": _plain, "separable": _separable, "lite": _lite, "pointwise": _pointwise, "folded": _folded}

@@ -1,0 +1,81 @@
+"""DSSD's head: a residual block before every level's convolutions (Fu et al., arXiv 1701.06659, section 3.1, figure 2).
+
+Shape letters: B images, L levels, S_l anchor shapes per cell of level l, A anchors over all levels, C logits per anchor.
+A built head maps a list of (B, C_l, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered (level, y, x, shape).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onestage.errors import require
+from onestage.model.heads.per_level import ConvHead
+
+
+@dataclass(frozen=True)
+class ResidualHead:
+    """SSD's head behind ``blocks`` residual blocks of 1x1 convolutions, which give the two tasks features of their own.
+
+    width: channels of a block's output; inside it has a quarter of them, as ResNet's blocks. skip: how the block's input gets
+    past it: by a 1x1 "conv", or as it is ("identity"), where the output has the input's channels instead of ``width``. prior:
+    as ``ConvHead`` has it.
+
+    Figure 2 has these: (a) no block, (b) an identity, (c) one block with a convolution, the best and so the default, (d) two.
+    """
+
+    width: int = 1024
+    blocks: int = 1
+    skip: Literal["conv", "identity"] = "conv"
+    prior: float | None = None
+
+    def __post_init__(self) -> None:
+        require(self.width >= 4 and self.blocks >= 0, "a block has at least 4 channels, and there is none or more", got=self)
+
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+        """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
+        return _Residual(self, channels, shapes, logits)
+
+
+class _Residual(nn.Module):
+    def __init__(self, config: ResidualHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
+        super().__init__()
+        levels = [_blocks(config, inputs) for inputs in channels]
+        outputs = tuple(blocks[-1].outputs if blocks else inputs for blocks, inputs in zip(levels, channels, strict=True))
+        self.blocks = nn.ModuleList(nn.Sequential(*blocks) for blocks in levels)
+        self.convs = ConvHead(prior=config.prior).build(outputs, shapes, logits)
+
+    def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = self.convs([blocks(m) for blocks, m in zip(self.blocks, maps, strict=True)])
+        return result
+
+
+def _blocks(config: ResidualHead, inputs: int) -> list[_Block]:
+    blocks: list[_Block] = []
+    for _ in range(config.blocks):
+        blocks.append(_Block(config, blocks[-1].outputs if blocks else inputs))
+    return blocks
+
+
+class _Block(nn.Module):
+    """1x1 convolutions to a quarter, to a quarter and to the full width, past which the input is added."""
+
+    def __init__(self, config: ResidualHead, inputs: int) -> None:
+        super().__init__()
+        convolved = config.skip == "conv"
+        middle, self.outputs = config.width // 4, config.width if convolved else inputs
+        first = (*_conv(inputs, middle), nn.ReLU(inplace=True))
+        second = (*_conv(middle, middle), nn.ReLU(inplace=True))
+        self.branch = nn.Sequential(*first, *second, *_conv(middle, self.outputs))
+        self.skip = nn.Sequential(*_conv(inputs, self.outputs)) if convolved else nn.Identity()
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.relu(self.branch(maps) + self.skip(maps))
+
+
+def _conv(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
+    """With batch norm, as in the ResNet below (the paper's figure does not say)."""
+    return nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)

@@ -1,0 +1,74 @@
+"""FPN: every map gets to know what the coarser ones saw (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, figure 3).
+
+Shape letters: B images, C_l channels of the backbone's map l, W channels of every level after the neck.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from onestage.errors import require
+from onestage.model.features import Features
+from onestage.model.layers.norms import Norm, norm_layers
+from onestage.model.layers.winograd import Conv3x3
+
+
+@dataclass(frozen=True)
+class FPN:
+    """The backbone's maps, brought to ``width`` channels by 1x1 convolutions and added up from coarse to fine, each sum
+    smoothed by a 3x3 convolution; then ``extra`` coarser levels, each half of the one before, by 3x3 convolutions of stride 2,
+    with ReLU between them.
+
+    From maps C3..C5 and two extra levels these are RetinaNet's P3..P7 (section 4). source: what P6 is made from: "c5", the
+    backbone's last map, as in RetinaNet's paper, or "p5", the pyramid's. norm: after every convolution of the pyramid; the
+    extra levels have none.
+    """
+
+    width: int = 256
+    extra: int = 2
+    source: Literal["c5", "p5"] = "c5"
+    norm: Norm = "none"
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1 and self.extra >= 0, "an FPN has at least one channel, and extra levels or none", got=self)
+
+    def build(self, channels: tuple[int, ...]) -> Features:
+        """channels of the backbone's maps, fine to coarse, as many as there are."""
+        return _FPN(self, channels)
+
+
+class _FPN(Features):
+    def __init__(self, config: FPN, channels: tuple[int, ...]) -> None:
+        super().__init__()
+        width = config.width
+        bias = config.norm == "none"
+        self.source = config.source
+        self.channels = (width,) * (len(channels) + config.extra)
+        self.lateral = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, width, 1, bias=bias), *norm_layers(config.norm, width)) for c in channels
+        )
+        self.output = nn.ModuleList(
+            nn.Sequential(Conv3x3(width, width, bias=bias), *norm_layers(config.norm, width)) for _ in channels
+        )
+        inputs = [channels[-1] if config.source == "c5" else width] + [width] * config.extra
+        self.extra = nn.ModuleList(nn.Conv2d(c, width, 3, 2, padding=1) for c in inputs[: config.extra])
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.xavier_uniform_(module.weight)  # as in Detectron and torchvision
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        merged = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
+        for i in range(len(merged) - 1, 0, -1):
+            merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest")
+        levels = [output(m) for output, m in zip(self.output, merged, strict=True)]
+        coarsest = maps[-1] if self.source == "c5" else levels[-1]
+        for i, halve in enumerate(self.extra):
+            coarsest = halve(F.relu(coarsest) if i > 0 else coarsest)
+            levels.append(coarsest)
+        return levels

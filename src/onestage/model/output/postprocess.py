@@ -1,0 +1,179 @@
+"""From the network's numbers to the few boxes worth showing.
+
+Shape letters: B images, A anchors, C logits per anchor, K classes, P candidates looked at per image, D detections. Boxes are
+xyxy input pixels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.errors import WeightsError, require
+from onestage.model.anchors.coder import BoxCoder
+from onestage.model.losses.positives import Activation
+from onestage.model.output.suppress import NMS, HardNMS
+from onestage.structures import HeadOutput
+
+
+class Found(NamedTuple):
+    """The detections of one image: boxes (D, 4) input pixels, scores (D,) descending, labels (D,) 0..K-1."""
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+
+
+class _Work(NamedTuple):
+    """What candidates are taken from: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4), anchors (A, 4),
+    the level of each (A,), and where the pictures lie in the input (B, 4).
+    """
+
+    logits: Tensor
+    best: Tensor
+    deltas: Tensor
+    anchors: Tensor
+    level: Tensor
+    coder: BoxCoder
+    activation: Activation
+    frames: Tensor
+
+
+@dataclass(frozen=True)
+class Postprocess:
+    """Scores above a threshold, the best few of them, NMS inside each class, the best few of the image.
+
+    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds what enters NMS,
+    counted for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
+    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes, so with hard NMS one place holds one
+    object.
+
+    The result is exactly that of scoring all, cutting each scope to its top_k, decoding, NMS and cutting to ``detections``,
+    equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that
+    work changes nothing: an anchor whose background logit outweighs every class needs no softmax, the n best candidates stand
+    on the n anchors of best score, a box that NMS never looks at needs no decoding, and NMS may stop at the last detection
+    wanted. Whether a candidate survives depends only on better ones, so the candidates are taken best first, in growing
+    helpings, until the result is full.
+    """
+
+    score_threshold: float = 0.01
+    nms: NMS = field(default_factory=HardNMS)
+    top_k: int = 400
+    scope: Literal["class", "level", "image"] = "class"
+    detections: int = 200
+    class_agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        require(0 <= self.score_threshold < 1, "the score threshold is at least 0 and below 1", got=self.score_threshold)
+        require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
+
+    def __call__(
+        self,
+        output: HeadOutput,
+        anchors: Tensor,
+        coder: BoxCoder,
+        *,
+        activation: Activation,
+        levels: Sequence[int],
+        frames: Tensor | None = None,
+    ) -> list[Found]:
+        """The detections of each of the B images. levels: anchors on each feature map. frames: (B, 4) xyxy input pixels, where
+        the pictures lie; the rest is padding. Boxes are cut to them, or to the input, before NMS.
+        """
+        height, width = output.input_size
+        frames = anchors.new_tensor([[0, 0, width, height]]).expand(len(output.logits), -1) if frames is None else frames
+        logits = output.logits.detach()
+        level = torch.arange(len(levels), device=anchors.device).repeat_interleave(torch.tensor(levels, device=anchors.device))
+        best = self._best(logits, activation)
+        work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, frames)
+        total = logits.shape[1] * (logits.shape[2] - (activation == "softmax"))
+        total = min(total, self.top_k) if self.scope == "image" else total  # the others are no candidates
+        helping = min(total, 4 * self.detections)
+        while True:
+            found, full = self._helping(helping, work)
+            if full or helping == total:
+                return found
+            helping = min(total, 4 * helping)
+
+    def _best(self, logits: Tensor, activation: Activation) -> Tensor:
+        """(B, A): the best score of every anchor; 0 where the softmax cannot bring one above the threshold."""
+        if activation == "sigmoid":
+            return _numbers(logits.amax(dim=2).float()).sigmoid()
+        # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
+        logit = math.log(self.score_threshold / (1 - self.score_threshold)) if self.score_threshold > 0 else -math.inf
+        lead = _numbers(logits[:, :, 1:].amax(dim=2).float() - logits[:, :, 0].float())
+        image, anchor = (lead > logit - 1e-3).nonzero(as_tuple=True)  # a little more: rounding must not cost a candidate
+        best = lead.new_zeros(lead.shape)
+        best[image, anchor] = _scores(logits[image, anchor], activation).amax(dim=1)
+        return best
+
+    def _helping(self, count: int, work: _Work) -> tuple[list[Found], bool]:
+        """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
+        batch, anchors = work.best.shape
+        rows = _largest(work.best, min(count, anchors))[1].sort(dim=1).values
+        scores = _scores(work.logits.gather(1, rows[:, :, None].expand(-1, -1, work.logits.shape[2])), work.activation)
+        classes = scores.shape[2]
+        top, flat = _largest(scores.flatten(1), count)
+        labels, anchor = flat % classes, rows.gather(1, flat // classes)
+        scope = {"class": lambda: labels, "level": lambda: work.level[anchor], "image": lambda: torch.zeros_like(labels)}
+        above = top > self.score_threshold
+        passing = above & (self._rank_within(scope[self.scope]()) < self.top_k)
+
+        image, rank = passing.nonzero(as_tuple=True)
+        anchor, score, label = (column[image, rank] for column in (anchor, top, labels))
+        boxes = work.coder.decode(work.anchors[anchor], work.deltas[image, anchor].float())
+        boxes = box_ops.clip_to(boxes, work.frames[image])
+        inside = box_ops.area(boxes) > 0  # the others lie beside the picture, or are no numbers
+        image, boxes, score, label = image[inside], boxes[inside], score[inside], label[inside]
+        groups = image if self.class_agnostic else image * classes + label
+        survivors, score = self.nms(boxes, score, groups, least=self.score_threshold)
+        image, boxes, label = image[survivors], boxes[survivors], label[survivors]
+
+        counts = torch.bincount(image, minlength=batch)
+        order = image.argsort(stable=True)  # NMS left them best first over all images
+        columns = [column[order].split(counts.tolist()) for column in (boxes, score, label)]
+        found = [Found(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
+        last = (counts.cumsum(0) - counts + self.detections - 1).clamp(max=max(len(order) - 1, 0))
+        full = (counts >= self.detections) & (score[order][last] >= top[:, -1]) if len(order) else counts > 0
+        return found, bool((~above.all(dim=1) | full).all())
+
+    def _rank_within(self, scope: Tensor) -> Tensor:
+        """(B, P) scope of each candidate, best first -> (B, P): how many better candidates of the same scope the image has."""
+        if scope.shape[1] <= self.top_k:
+            return torch.zeros_like(scope)
+        grouped, order = scope.sort(dim=1, stable=True)
+        position = torch.arange(scope.shape[1], device=scope.device).expand_as(scope)
+        starts = torch.cat([torch.ones_like(grouped[:, :1], dtype=torch.bool), grouped[:, 1:] != grouped[:, :-1]], dim=1)
+        first = torch.where(starts, position, 0).cummax(dim=1).values
+        return torch.empty_like(scope).scatter_(1, order, position - first)
+
+
+def _numbers(values: Tensor) -> Tensor:
+    """The values; WeightsError where one is NaN: a network that computes such finds nothing, and should not look as if."""
+    if bool(values.isnan().any()):
+        what = "the network's outputs are not numbers (NaN)"
+        raise WeightsError(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones")
+    return values
+
+
+def _scores(logits: Tensor, activation: Activation) -> Tensor:
+    """(..., C) -> (..., K) scores of the classes."""
+    return logits.float().softmax(dim=-1)[..., 1:] if activation == "softmax" else logits.float().sigmoid()
+
+
+def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The ``count`` largest of each row, descending, and their indices; among equal ones the lower index, as topk does not say.
+
+    Non-negative float32 numbers keep their order when their bits are read as an integer; the index fills the bits below.
+    """
+    last = scores.shape[1] - 1
+    index = torch.arange(last, -1, -1, device=scores.device)
+    keys = (scores.view(torch.int32).long() << 32) | index
+    columns = last - (keys.topk(count, dim=1).values & 0xFFFFFFFF)
+    return scores.gather(1, columns), columns

@@ -1,0 +1,257 @@
+"""The state of a training on disk, in a way that outlives a SIGKILL at any moment, a full disk and a damaged file.
+
+A run folder holds
+
+    last.safetensors, best.safetensors    models, each complete in itself: onestage.load() takes them
+    checkpoints/step-00001234/            what it takes to go on after optimizer step 1234, to the bit:
+        model.safetensors                     the weights, and in the metadata config, class names and ids
+        training.safetensors                  every other tensor: momenta, averages
+        state.json                            the numbers, and the SHA-256 of all; written last, so it makes the rest count
+
+The order of the writes is the whole protocol: both tensor files, last and best, state.json, and only then are older
+checkpoints deleted. A folder without state.json is what a crash left. Under several processes the first one alone saves.
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from onestage.errors import WeightsError
+from onestage.files import remove_leftovers, sync_folder, write_atomically
+from onestage.weights.tensor_file import pack_tensors, read_bytes, unpack_tensors
+
+FORMAT = 1
+MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+LAST, BEST = "last.safetensors", "best.safetensors"
+STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainState:
+    """All that a training needs to go on as if nothing had happened.
+
+    step: optimizer steps done; epoch: the epoch it stands in. model and metadata: as ``model.save()`` would write them.
+    optimizer: its ``state_dict()``. extra: the rest, any nesting of dicts, lists, tuples, numbers, text, None and tensors:
+    history, best metric, averaged weights. Loaded tensors are on the CPU.
+    """
+
+    step: int
+    epoch: int
+    model: Mapping[str, Tensor]
+    metadata: Mapping[str, str]
+    optimizer: Mapping[str, Any]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class CheckpointStore:
+    """The checkpoints of one run folder: the newest ``keep``, and the best and the last model."""
+
+    def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
+        assert keep >= 1
+        self.folder = Path(folder)
+        self.checkpoints = self.folder / "checkpoints"
+        self.keep = keep
+        self._damaged: set[Path] = set()
+
+    def probe(self) -> None:
+        """Make the folders and write a trial file, so that a run fails at its start and not at its first checkpoint.
+
+        Also clears what an earlier, killed run was writing. Raises WeightsError if nothing can be written.
+        """
+        with _write_errors(self.checkpoints):
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            trial = self.checkpoints / "trial"
+            write_atomically(trial, b"can this be written?")
+            trial.unlink()
+        for folder in (self.folder, self.checkpoints):
+            remove_leftovers(folder, older_than=0)
+
+    def save(self, state: TrainState, *, best: bool = False) -> Path:
+        """Write one checkpoint, ``last`` and, if it is the ``best`` so far, that; then drop older checkpoints.
+
+        Returns the checkpoint's folder. Raises WeightsError if it cannot be written, and leaves the earlier ones as they were.
+        """
+        tensors: dict[str, Tensor] = {}
+        content = {
+            "format": FORMAT,
+            "step": state.step,
+            "epoch": state.epoch,
+            "optimizer": _to_json(state.optimizer, tensors, "optimizer"),
+            "extra": _to_json(state.extra, tensors, "extra"),
+        }
+        packed = {MODEL: pack_tensors(state.model, state.metadata), TRAINING: pack_tensors(tensors, {})}
+        content["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in packed.items()}
+        folder = self._new_folder(state.step)
+        try:
+            for name, data in packed.items():
+                write_atomically(folder / name, data)
+            # Before the commit: a crash in between leaves a model that the resumed run writes again, never one that is missing.
+            for name in (LAST, BEST) if best else (LAST,):
+                write_atomically(self.folder / name, packed[MODEL])
+            with _write_errors(folder):
+                sync_folder(self.checkpoints)
+            write_atomically(folder / STATE, _sealed(content))
+        except BaseException:  # a full disk, Ctrl-C: half a checkpoint is of no use to anybody
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        self._prune(folder)
+        return folder
+
+    def latest(self) -> tuple[TrainState | None, tuple[str, ...]]:
+        """The newest checkpoint that is whole, and a line for each newer one that had to be skipped: its name and why.
+
+        The state is None if there is no whole checkpoint.
+        """
+        skipped: list[str] = []
+        for folder in reversed(self._folders()):
+            try:
+                return _read(folder), tuple(skipped)
+            except WeightsError as error:
+                self._damaged.add(folder)
+                skipped.append(f"{folder.name}: {str(error).splitlines()[0]}")
+        return None, tuple(skipped)
+
+    def noted(self, name: str) -> Any:
+        """What the newest state.json that is whole has in ``extra``, text or a number; None if nothing."""
+        for folder in reversed(self._folders()):
+            with contextlib.suppress(WeightsError):
+                return _unsealed(read_bytes(folder / STATE), folder)["extra"].get(name)
+        return None
+
+    def _folders(self) -> list[Path]:
+        """All checkpoints, finished or not, oldest first."""
+        return sorted((path for path in self.checkpoints.glob("step-*") if STEP_FOLDER.fullmatch(path.name)), key=_age)
+
+    def _new_folder(self, step: int) -> Path:
+        """A folder of its own for every save: one that counts is never written into again, not even at the same step."""
+        folder = self.checkpoints / f"step-{step:08d}"
+        again = itertools.count(1)
+        while folder.exists():
+            folder = folder.with_name(f"step-{step:08d}-{next(again)}")
+        with _write_errors(folder):
+            folder.mkdir(parents=True)
+        return folder
+
+    def _prune(self, newest: Path) -> None:
+        """Keep ``newest`` and the whole ones just before it. Later ones are damaged: the run came back from there."""
+        folders = self._folders()
+        earlier = folders[: folders.index(newest)]
+        whole = [path for path in earlier if (path / STATE).is_file() and path not in self._damaged]
+        kept = {newest, *whole[max(0, len(whole) - self.keep + 1) :]}
+        for path in folders:
+            if path not in kept:
+                with contextlib.suppress(OSError):  # what cannot be deleted now can be deleted next time
+                    (path / STATE).unlink(missing_ok=True)  # first: a half-deleted checkpoint must not look like a whole one
+                    shutil.rmtree(path)
+
+
+def _age(folder: Path) -> tuple[int, int]:
+    """Sorts checkpoints: by step, then by the number of the save at that step."""
+    found = STEP_FOLDER.fullmatch(folder.name)
+    assert found is not None
+    return int(found[1]), int(found[2] or 0)
+
+
+def _sealed(content: Mapping[str, Any]) -> bytes:
+    return json.dumps({"sha256": _digest(content), "state": content}, indent=1, allow_nan=False).encode()
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
+    try:
+        sealed = json.loads(data)
+        content = sealed["state"]
+        if sealed["sha256"] != _digest(content):
+            raise ValueError("the checksum is wrong")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise WeightsError(f"{STATE} is damaged", where=where, got=error) from error
+    if content["format"] != FORMAT:
+        raise WeightsError("written by a later onestage", where=where, got=f"format {content['format']}")
+    return dict(content)
+
+
+def _read(folder: Path) -> TrainState:
+    """One checkpoint, every byte of it verified. Raises WeightsError with the reason in its first line."""
+    if not (folder / STATE).is_file():
+        raise WeightsError("it was never finished", where=folder)
+    content = _unsealed(read_bytes(folder / STATE), folder)
+    packed = {name: read_bytes(folder / name) for name in (MODEL, TRAINING)}
+    for name, data in packed.items():
+        if hashlib.sha256(data).hexdigest() != content["files"][name]:
+            raise WeightsError(f"{name} is damaged: its checksum is wrong", where=folder)
+    model, metadata = unpack_tensors(packed[MODEL], folder / MODEL)
+    tensors, _ = unpack_tensors(packed[TRAINING], folder / TRAINING, finite=False)
+    return TrainState(
+        step=content["step"],
+        epoch=content["epoch"],
+        model=model,
+        metadata=metadata,
+        optimizer=_from_json(content["optimizer"], tensors),
+        extra=_from_json(content["extra"], tensors),
+    )
+
+
+@contextlib.contextmanager
+def _write_errors(where: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        fix = "choose another folder with out=, or make room on that disk"
+        raise WeightsError("checkpoints cannot be written here", where=where, got=error.strerror or error, fix=fix) from error
+
+
+# --- Python values as JSON and tensors, exactly ----------------------------------------------------------------------------
+# JSON has no tuples, no keys but text and no NaN; each is written as an object with one key that begins with a dollar sign.
+# Finite floats need no care: Python writes the shortest text that reads back as the same float.
+
+
+def _to_json(value: object, tensors: dict[str, Tensor], name: str) -> Any:
+    """``value`` for JSON. Its tensors go into ``tensors``, under a name that tells where they stood."""
+    if isinstance(value, Tensor):
+        while name in tensors:  # {"a.b": {"c": ..}, "a": {"b.c": ..}}
+            name += "'"
+        tensors[name] = value
+        return {"$tensor": name}
+    if isinstance(value, Mapping):
+        items = {key: _to_json(inner, tensors, f"{name}.{key}") for key, inner in value.items()}
+        plain = all(isinstance(key, str) and not key.startswith("$") for key in items)
+        return items if plain else {"$dict": [[_to_json(key, tensors, name), inner] for key, inner in items.items()]}
+    if isinstance(value, list | tuple):
+        row = [_to_json(inner, tensors, f"{name}.{index}") for index, inner in enumerate(value)]
+        return row if isinstance(value, list) else {"$tuple": row}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": repr(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"a checkpoint holds tensors, numbers and text; {name} is a {type(value).__name__}")
+
+
+def _from_json(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of ``_to_json``."""
+    if isinstance(value, list):
+        return [_from_json(inner, tensors) for inner in value]
+    if not isinstance(value, dict):
+        return value
+    match value:
+        case {"$tensor": name}:
+            return tensors[name]
+        case {"$tuple": row}:
+            return tuple(_from_json(row, tensors))
+        case {"$float": text}:
+            return float(text)
+        case {"$dict": items}:
+            return {_from_json(key, tensors): _from_json(inner, tensors) for key, inner in items}
+    return {key: _from_json(inner, tensors) for key, inner in value.items()}

@@ -1,0 +1,124 @@
+"""How to train, as plain frozen data: the command line is made from it, and it is stored with every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
+from typing import Annotated, Literal, get_type_hints
+
+import tyro
+
+from onestage.data.transforms import Augment
+from onestage.errors import ConfigError, nearest
+from onestage.model.config import decode
+
+LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
+"""For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
+WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
+MILESTONES = (0.67, 0.89)
+"""RetinaNet's 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1)."""
+AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What a training run is made of, besides the model and the data."""
+
+    epochs: int = 100
+    """How often every picture is seen."""
+    batch_size: int = 16
+    """Pictures per optimiser step, over all processes together."""
+    accumulate: int = 1
+    """Into how many parts a step is cut to save memory; the result stays the same but for batch norm and drop_path."""
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """AdamW needs the least tuning; SGD with momentum is what the papers used."""
+    lr: float | None = None
+    """Peak learning rate; by default one that suits the optimiser and the batch size."""
+    momentum: float = 0.9
+    """Of SGD; AdamW's beta 1."""
+    weight_decay: float | None = None
+    """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls: along a cosine to a hundredth, or tenfold at each milestone."""
+    milestones: tuple[float, ...] = MILESTONES
+    """Where "steps" falls, as parts of the whole training."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from nearly nothing; at most a tenth of the training."""
+    clip_norm: float = 10.0
+    """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
+    augment: Literal["ssd", "light", "none"] = "ssd"
+    """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
+    augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Changes to it, as often as wanted: --augment-with flip_vertical=0.5 where pictures have no up and down."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, fp32 elsewhere."""
+    evaluate_every: int = 1
+    """Epochs between two measurements on the validation pictures; the last epoch is always measured. 0: only the last."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written at least this often, besides the one after every epoch."""
+    workers: int | None = None
+    """Processes that read and augment pictures; by default what suits this machine. They never change the result."""
+    seed: int = 0
+    """Same seed, same machine: the same weights to the bit."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """What a bad annotation or an unreadable picture does."""
+    device: str | None = None
+    """"cpu" or "cuda"; by default cuda where there is one."""
+
+    def __post_init__(self) -> None:
+        for name, declared in get_type_hints(TrainConfig).items():
+            decode(getattr(self, name), declared, name)
+        _ = self.augmentation  # a wrong change is told now, not in the first epoch
+        rules = {
+            "epochs": (self.epochs >= 1, "1 or more"),
+            "batch_size": (self.batch_size >= 1, "1 or more"),
+            "accumulate": (1 <= self.accumulate <= max(1, self.batch_size), "1 up to the batch size"),
+            "lr": (self.lr is None or 0 < self.lr < 100, "above 0, usually 1e-5 to 1"),
+            "momentum": (0 <= self.momentum < 1, "0 or more, below 1"),
+            "weight_decay": (self.weight_decay is None or 0 <= self.weight_decay < 1, "0 or more, below 1"),
+            "milestones": (_rising(0, *self.milestones, 1), "rising parts of the training, such as 0.67 0.89"),
+            "warmup": (self.warmup >= 0, "0 or more steps"),
+            "clip_norm": (self.clip_norm >= 0, "above 0, or 0 for none"),
+            "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
+            "checkpoint_minutes": (self.checkpoint_minutes >= 0, "0 or more"),
+            "workers": (self.workers is None or self.workers >= 0, "0 or more"),
+            "seed": (self.seed >= 0, "0 or more"),
+        }
+        for name, (holds, expected) in rules.items():
+            if not holds:
+                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=expected)
+        if self.schedule != "steps" and self.milestones != MILESTONES:
+            raise ConfigError("milestones do nothing along a cosine", got=self.milestones, fix="--schedule steps")
+
+    @property
+    def augmentation(self) -> Augment:
+        """The preset with its changes. ConfigError names the nearest setting to an unknown one."""
+        names = [f.name for f in fields(Augment)]
+        changes = {}
+        for change in self.augment_with:
+            name, _, value = change.partition("=")
+            if name not in names:
+                what = f"augmentation has no '{name}'{nearest(name, names)}"
+                raise ConfigError(what, where="augment_with", expected=", ".join(names))
+            try:
+                changes[name] = float(value)
+            except ValueError as e:
+                raise ConfigError(f"{name} is not a number", where="augment_with", got=change, expected="NAME=VALUE") from e
+        return replace(AUGMENTS[self.augment], **changes)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after the warm-up."""
+        if self.lr is not None:
+            return self.lr
+        share = self.batch_size / 32
+        return LEARNING_RATES[self.optimizer] * (share if self.optimizer == "sgd" else share**0.5)
+
+    @property
+    def decay(self) -> float:
+        """The weight decay of the weights that have one."""
+        return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+
+def _rising(*values: float) -> bool:
+    return all(a < b for a, b in pairwise(values))

@@ -1,0 +1,1 @@
+"""The one door for every file that holds tensors: recognise, fetch, load, transfer, write."""

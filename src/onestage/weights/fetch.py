@@ -1,0 +1,216 @@
+"""Published weights: downloaded once, verified, and kept in a cache. Nothing else in the project opens a connection.
+
+The cache is ``$ONESTAGE_HOME/weights``, else ``$XDG_CACHE_HOME/onestage/weights``, else ``~/.cache/onestage/weights``. A file
+that a person puts there by hand serves as well as a downloaded one, so a machine without a network needs no other way in.
+"""
+
+import hashlib
+import os
+import re
+import urllib.request
+from http.client import HTTPException, HTTPMessage
+from pathlib import Path, PurePosixPath
+from typing import IO
+from urllib.error import HTTPError, URLError
+from urllib.parse import unquote, urlsplit
+
+from filelock import FileLock
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from onestage.errors import WeightsError
+from onestage.files import commit
+
+SCHEMES = ("https",)
+TIMEOUT = 30.0  # seconds without a byte
+CHUNK = 2**18  # bytes
+
+HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
+"""How torchvision and timm publish: ``ssd300_vgg16_coco-b556d3b4.pth`` names the beginning of its own SHA-256."""
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+def cache_folder() -> Path:
+    """Where published weights are kept; it need not exist yet."""
+    if home := os.environ.get("ONESTAGE_HOME"):
+        return Path(home).expanduser() / "weights"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onestage" / "weights"
+
+
+def fetch(
+    url: str, *, sha256: str | None, filename: str | None = None, cache: Path | None = None, progress: bool = True
+) -> Path:
+    """The file at ``url``, from the cache or downloaded into it.
+
+    sha256: the checksum in hexadecimal, or its first 8 digits or more; without it those in the file's name count, if any.
+    A cached file is verified too, and fetched anew if it is wrong. An interrupted download goes on where it stopped, if there
+    is a checksum to prove the outcome. Any number of processes may ask for the same file at once.
+
+    Raises WeightsError if there is no connection, the server refuses, or the checksum is wrong.
+    """
+    _check_scheme(url)
+    path = (cache or cache_folder()) / _file_name(url, filename)
+    checksum = (sha256 or _hash_in_name(path.name)).lower()
+    if _is_right(path, checksum):
+        return path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not _is_right(path, checksum):  # another process may have fetched it while this one waited
+                _download(url, path, checksum, progress=progress)
+    except (OSError, HTTPException) as error:  # URLError, HTTPError and TimeoutError are OSErrors
+        raise _cannot_fetch(url, path, checksum, _reason(error)) from error
+    return path
+
+
+def fetch_url(url: str) -> Path:
+    """The file at an address that somebody gave; see ``fetch``. Addresses that end in the same file name are kept apart."""
+    return fetch(url, sha256=None, cache=cache_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16])
+
+
+def fetch_hub(
+    repo_id: str,
+    filename: str,
+    *,
+    sha256: str | None = None,
+    revision: str | None = None,
+    cache: Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """A file of the public Hugging Face repository ``owner/name``, from the cache or downloaded into it; see ``fetch``.
+
+    Without a ``sha256`` a download is checked against the one that the hub states, as it does for every large file.
+    $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its own
+    download retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # takes a while to import
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        url = hf_hub_url(repo_id, filename, revision=revision)
+    except HFValidationError as error:
+        raise WeightsError("not a Hugging Face repository", got=repo_id, expected="owner/name") from error
+    folder = (cache or cache_folder()) / "hub" / f"{repo_id}@{revision or 'main'}".replace("/", "--")
+    name = filename.replace("/", "--")
+    path = folder / name
+    if constants.HF_HUB_OFFLINE and not path.is_file():
+        raise _cannot_fetch(url, path, sha256 or "", "HF_HUB_OFFLINE is set")
+    if sha256 is None and not path.is_file():
+        try:
+            stated = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
+        except Exception as error:  # the library lets those of its HTTP client through
+            raise _cannot_fetch(url, path, "", f"{type(error).__name__}: {error}") from error
+        url = hf_hub_url(repo_id, filename, revision=stated.commit_hash or revision)  # the very version that the checksum is of
+        sha256 = stated.etag if stated.etag and SHA256.fullmatch(stated.etag) else None
+    return fetch(url, sha256=sha256, filename=name, cache=folder, progress=progress)
+
+
+def _file_name(url: str, filename: str | None) -> str:
+    name = filename or unquote(PurePosixPath(urlsplit(url).path).name)
+    if not name or name.startswith(".") or set(name) & set("/\\\0"):
+        raise WeightsError("the address does not end in a file name", where=url, got=repr(name), fix="pass filename=")
+    return name
+
+
+def _hash_in_name(name: str) -> str:
+    found = HASH_IN_NAME.search(name)
+    return found[1] if found else ""
+
+
+def _is_right(path: Path, checksum: str) -> bool:
+    """Whether the file is there and its SHA-256 begins with ``checksum``, which may be empty."""
+    return path.is_file() and (not checksum or _sha256(path).startswith(checksum))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _download(url: str, path: Path, checksum: str, *, progress: bool) -> None:
+    """Fetch into a partial file beside ``path``, verify it, and only then give it its name."""
+    partial = path.with_name(f".{path.name}.part")
+    got = ""
+    # A resumed download that turns out wrong (the file at the address has changed) is worth one from the beginning.
+    for resume in (True, False) if checksum and partial.is_file() else (False,):
+        _receive(url, partial, resume=resume, progress=progress)
+        if _is_right(partial, checksum):
+            commit(partial, path)
+            return
+        got = _sha256(partial)
+        partial.unlink()
+    raise WeightsError(
+        "the downloaded weights do not have their checksum, and were deleted",
+        where=url,
+        got=f"sha256 {got}",
+        expected=f"sha256 {checksum}" + ("..." if len(checksum) < 64 else ""),
+        fix=f"try again; if it stays so, the published file has changed (a copy you trust goes to {path})",
+    )
+
+
+def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
+    """Write what ``url`` serves into ``partial``: the rest of it, if ``resume`` and the server agrees, else everything."""
+    start = partial.stat().st_size if resume else 0
+    headers = {"User-Agent": "onestage"} | ({"Range": f"bytes={start}-"} if start else {})
+    opener = urllib.request.build_opener(_SafeRedirects)
+    try:
+        response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if start and error.code == 416:  # range not satisfiable: there is nothing after what we have
+            return
+        raise
+    with response:
+        if response.status != 206:  # partial content; any other success sends the file from its beginning
+            start = 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with partial.open("ab" if start else "wb") as file, _progress_bar(progress) as bar:
+            task = bar.add_task(partial.name.removeprefix(".").removesuffix(".part"), total=total, completed=start)
+            while chunk := response.read(CHUNK):
+                file.write(chunk)
+                bar.advance(task, len(chunk))
+    if total is not None and (size := partial.stat().st_size) != total:
+        raise HTTPException(f"the connection broke off after {size:,} of {total:,} bytes")
+
+
+def _progress_bar(shown: bool) -> Progress:
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), disable=not shown)
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows a redirect only to an address that would be allowed in the first place."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        _check_scheme(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _check_scheme(url: str) -> None:
+    if urlsplit(url).scheme not in SCHEMES:
+        raise WeightsError("weights are fetched over https only", got=url, expected="https://...")
+
+
+def _reason(error: OSError | HTTPException) -> str:
+    if isinstance(error, HTTPError):
+        return f"the server answered {error.code} {error.reason}"
+    if isinstance(error, TimeoutError) or (isinstance(error, URLError) and isinstance(error.reason, TimeoutError)):
+        return f"no answer for {TIMEOUT:g} seconds"
+    if isinstance(error, URLError):
+        return f"no connection: {error.reason}"
+    return str(error) or type(error).__name__
+
+
+def _cannot_fetch(url: str, path: Path, checksum: str, reason: str) -> WeightsError:
+    wrong = f"; the file now at {path} does not have the checksum" if path.is_file() else ""
+    by_hand = f"download that address on a machine with a connection, and put the file at {path}"
+    return WeightsError(
+        "published weights could not be fetched",
+        where=url,
+        got=reason + wrong,
+        expected=f"a file whose sha256 begins with {checksum}" if checksum else None,
+        fix=f"try again, or {by_hand}",
+    )

@@ -1,0 +1,65 @@
+"""Renaming the tensors of a foreign checkpoint: what the adapters share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from torch import Tensor
+
+from onestage.errors import WeightsError, counted, first_ten
+from onestage.weights.detector_file import COUNTER
+
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+"""(pattern of a whole name, what it becomes); the first that matches counts."""
+
+
+def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The tensors of a detector under their new names. WeightsError where one has no place: the file is of another network."""
+    renamed, unused = _renamed(tensors, rules)
+    strange = [f"{name}: {tuple(tensors[name].shape)}" for name in unused if not name.endswith(COUNTER)]
+    if strange:
+        raise WeightsError(
+            f"the file is of another network: {counted(len(strange), 'tensor')} that nothing here stands for",
+            got="\n" + first_ten(strange),
+            fix="take the state_dict of the detector alone, as its own project builds it",
+        )
+    return renamed
+
+
+def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
+    """KeyError where one of these parts of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
+
+    It is asked by name, for an input of another size may well need fewer levels than the file has.
+    """
+    for start in (f"{part}.{level}." for part in parts for level in range(levels)):
+        if not any(name.startswith(start) for name in tensors):
+            raise KeyError(f"{start}...")
+
+
+def pick(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """Those of the tensors that the rules know, under their new names: a backbone out of a classifier."""
+    return _renamed(tensors, rules)[0]
+
+
+def _renamed(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under their new names, and the names that have no new one, or one that another has already."""
+    renamed: dict[str, Tensor] = {}
+    unused = []
+    for name, tensor in tensors.items():
+        new = _new_name(name, rules)
+        if new is None or new in renamed:
+            unused.append(name)
+        else:
+            renamed[new] = tensor
+    return renamed, unused
+
+
+def _new_name(name: str, rules: Rules) -> str | None:
+    for pattern, becomes in rules:
+        if match := re.fullmatch(pattern, name):
+            try:
+                return match.expand(becomes) if isinstance(becomes, str) else becomes(match)
+            except LookupError:  # a number beyond the layers that the rule knows
+                return None
+    return None

@@ -1,0 +1,1 @@
+"""TensorFlow Lite: the SSDs and classifiers of TensorFlow's object-detection API."""

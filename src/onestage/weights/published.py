@@ -1,0 +1,102 @@
+"""Published weights: the table of them, and how a tag, a path or an address becomes a file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torchvision.models import WeightsEnum, detection
+
+from onestage.errors import WeightsError, nearest
+from onestage.weights.class_names import COCO_90, Classes
+from onestage.weights.fetch import fetch, fetch_hub, fetch_url
+from onestage.weights.projects import effdet as adapt_effdet
+from onestage.weights.source import Pixels, Source, read_source
+
+HUB = "hf-hub:"
+"""How an address on the Hugging Face hub begins, as timm writes it."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """Weights that somebody publishes for a model: where, under which licence, how good (AP on COCO val2017), made how.
+
+    sha256: the checksum or its first digits; None where the file's name ends in them. pixels: mean and std, where
+    these are not the recipe's.
+    """
+
+    url: str
+    licence: str
+    ap: float
+    recipe: str
+    sha256: str | None = None
+    classes: Classes = COCO_90
+    pixels: Pixels | None = None
+
+
+def _torchvision(weights: WeightsEnum, ap: float) -> Published:
+    return Published(str(weights.url), "BSD-3-Clause (torchvision)", ap, str(weights.meta["recipe"]))
+
+
+WEIGHTS = {
+    "ssd300_vgg16.coco": _torchvision(detection.SSD300_VGG16_Weights.COCO_V1, 25.1),
+    "ssdlite320_mobilenet_v3_large.coco": _torchvision(detection.SSDLite320_MobileNet_V3_Large_Weights.COCO_V1, 21.3),
+    "retinanet_r50_fpn.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1, 36.4),
+    "retinanet_r50_fpn_v2.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1, 41.5),
+    **{
+        tag: Published(adapt_effdet.RELEASE + file, "Apache-2.0 (effdet)", ap, by, pixels=adapt_effdet.PIXELS.get(tag))
+        for tag, (file, ap, by) in adapt_effdet.PUBLISHED.items()
+    },
+}
+"""MODEL.TAG -> published weights; AP as torchvision and effdet state it."""
+
+
+def tags(model: str) -> list[str]:
+    """The tags under which weights are published for a model of the zoo."""
+    return [key.split(".", 1)[1] for key in WEIGHTS if key.startswith(f"{model}.")]
+
+
+def open_weights(model: str, weights: str | Path) -> Source:
+    """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised."""
+    source = read_source(_locate(model, weights))
+    published = _published(model, weights)
+    return source if published is None else replace(source.renamed(published.classes), pixels=published.pixels)
+
+
+def _published(model: str, weights: str | Path) -> Published | None:
+    """What a tag stands for; nothing where a file has its name. (A folder may well be called "coco".)"""
+    return None if Path(weights).is_file() else WEIGHTS.get(f"{model}.{weights}")
+
+
+def _locate(model: str, weights: str | Path) -> Path:
+    """The file of a path or tag; fetched and checked if it is a tag."""
+    published = _published(model, weights)
+    if published is not None:
+        return fetch(published.url, sha256=published.sha256)
+    return _file(weights, model)
+
+
+def _file(weights: str | Path, model: str | None = None) -> Path:
+    """The file of a path or an address; fetched if it is an address. model: whose tags might have been meant."""
+    given = str(weights)
+    if given.startswith("https://"):
+        return fetch_url(given)
+    if given.startswith(HUB):
+        return fetch_hub(given.removeprefix(HUB), "model.safetensors")
+    path = Path(weights)
+    if not path.is_file():
+        raise _no_weights(given, model)
+    return path
+
+
+def _no_weights(given: str, model: str | None) -> WeightsError:
+    choices, known = f"a file, https://..., {HUB}owner/name", tags(model or "")
+    if known:
+        choices += f", or one of the tags {', '.join(known)}"
+    elif model is not None and Path(given).name == given and not Path(given).suffix:  # meant for a tag
+        others = ", ".join(dict.fromkeys(key.split(".")[0] for key in WEIGHTS))
+        fix = f"give a file, or take a model that somebody publishes weights for: {others}"
+        return WeightsError(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)
+    models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, say
+    fix = f"name the file: {' or '.join(models)}" if models else "check the path"
+    return WeightsError("no such weights" + nearest(given, known), got=given, expected=choices, fix=fix)

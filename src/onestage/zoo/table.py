@@ -1,0 +1,112 @@
+"""The table of the zoo: every model by name, and its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from onestage.errors import ConfigError, nearest
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.config import DetectorConfig
+from onestage.structures import Size
+from onestage.zoo import dssd, efficientdet, retinanet, ssd
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One model of the zoo: its recipe, its usual input (height, width), and what its authors measured, with the source.
+
+    any_backbone: whether the recipe takes a timm backbone by name. options: what else the recipe is given.
+    """
+
+    build: ssd.Recipe
+    size: Size
+    published: str = ""
+    any_backbone: bool = False
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+ZOO = {
+    "tinyssd": Entry(ssd.tinyssd, (256, 256)),
+    "ssd300_vgg16": Entry(ssd.ssd_vgg16, (300, 300), "VOC07 77.2 mAP, COCO test-dev 25.1 AP: arXiv 1512.02325, tables 1, 5"),
+    "ssd512_vgg16": Entry(ssd.ssd_vgg16, (512, 512), "VOC07 79.8 mAP, COCO test-dev 28.8 AP: arXiv 1512.02325, tables 1, 5"),
+    "ssdlite320_mobilenet_v3_large": Entry(
+        ssd.ssdlite320_mobilenet_v3_large, (320, 320), "COCO test-dev 22.0 AP: arXiv 1905.02244, table 6"
+    ),
+    "ssd300_mobilenet_v2": Entry(
+        ssd.ssd300_mobilenet_v2, (300, 300), "COCO test-dev 22.1 AP at 320 px: arXiv 1801.04381, table 6"
+    ),
+    "ssd300_mobilenet_v1": Entry(ssd.ssd300_mobilenet_v1, (300, 300), "VOC07 67.6 mAP: github.com/qfgaohao/pytorch-ssd"),
+    "ssd300_resnet50": Entry(ssd.ssd300_resnet50, (300, 300), "COCO val2017 26.8 AP: NVIDIA DeepLearningExamples, PyTorch SSD"),
+    "ssd321_resnet101": Entry(dssd.ssd_resnet101, (321, 321), "VOC07 77.1 mAP, COCO test-dev 28.0 AP: arXiv 1701.06659"),
+    "ssd513_resnet101": Entry(dssd.ssd_resnet101, (513, 513), "VOC07 80.6 mAP, COCO test-dev 31.2 AP: arXiv 1701.06659"),
+    "ssd": Entry(ssd.ssd, (300, 300), any_backbone=True),
+    "dssd321_resnet101": Entry(dssd.dssd_resnet101, (321, 321), "VOC07 78.6 mAP, COCO test-dev 28.0 AP: arXiv 1701.06659"),
+    "dssd513_resnet101": Entry(dssd.dssd_resnet101, (513, 513), "VOC07 81.5 mAP, COCO test-dev 33.2 AP: arXiv 1701.06659"),
+    "dssd": Entry(dssd.dssd, (300, 300), any_backbone=True),
+    **{
+        name: Entry(efficientdet.efficientdet_scaled, (v.side, v.side), efficientdet.published(name), options={"variant": name})
+        for name, v in efficientdet.VARIANTS.items()
+    },
+    "efficientdet": Entry(efficientdet.efficientdet, (512, 512), any_backbone=True),
+    **{
+        name: Entry(retinanet.retinanet, (800, 1333), retinanet.PUBLISHED.get(name, ""), options=options)
+        for name, options in retinanet.VARIANTS.items()
+    },
+    "retinanet": Entry(retinanet.retinanet, (800, 1333), any_backbone=True),
+}
+"""Every model by name."""
+
+
+ANY_BACKBONE = [name for name, entry in ZOO.items() if entry.any_backbone]
+"""Those that take a backbone: any timm model."""
+
+
+def list_models() -> list[str]:
+    """The names of the zoo, for ``create``."""
+    return list(ZOO)
+
+
+def recipe(
+    name: str,
+    classes: Sequence[str],
+    *,
+    size: Size | None = None,
+    box_sizes: Sequence[float] | None = None,
+    backbone: str | None = None,
+) -> DetectorConfig:
+    """The config of a model of the zoo.
+
+    size: (height, width) of the input. box_sizes: the default boxes' sizes in input pixels, one per level and one more.
+    backbone: for one of ANY_BACKBONE, a timm name, with or without "timm/" before it.
+
+    Raises ConfigError for an unknown name or a value that does not fit.
+    """
+    entry = _entry(name)
+    size = entry.size if size is None else size
+    if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
+        what = "the input size is (height, width) of at least 32 pixels each"
+        raise ConfigError(what, where=name, got=size, fix="such as size=(300, 300)")
+    options = dict(entry.options)
+    if backbone is not None:
+        if not entry.any_backbone:
+            what = "the backbone of this model is part of its name"
+            raise ConfigError(what, where=name, got=backbone, fix=f"take one of {', '.join(ANY_BACKBONE)}")
+        options["backbone"] = backbone.removeprefix("timm/")
+    config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
+    return replace(config, name=name)
+
+
+def _entry(name: str) -> Entry:
+    if name not in ZOO:
+        raise ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
+    return ZOO[name]
+
+
+def _recipe_of(config: DetectorConfig) -> DetectorConfig:
+    """What the zoo gives for the name, size and backbone of a config; the config itself where it has no such name."""
+    entry = ZOO.get(config.name)
+    if entry is None:
+        return config
+    backbone = config.backbone.name if entry.any_backbone and isinstance(config.backbone, TimmBackbone) else None
+    return recipe(config.name, config.classes, size=config.preprocess.size, backbone=backbone)

@@ -1,0 +1,190 @@
+"""Several processes: a real group of two on the CPU under torchrun, and the ways in which a start can be wrong."""
+
+import json
+import multiprocessing
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from onestage import processes as distributed
+from onestage.errors import ConfigError
+from onestage.processes import VARIABLES, Distributed, init
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, **changes: str | None) -> None:
+    variables = dict(zip(VARIABLES, ("0", "1", "0", "127.0.0.1", "29500"), strict=True)) | changes
+    for name, value in variables.items():
+        if value is not None:
+            monkeypatch.setenv(name, value)
+
+
+class HalfUsed(torch.nn.Module):
+    """A network with a part that its output does not depend on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        output: torch.Tensor = self.used(x)
+        return output
+
+
+def mean_gradient(group: Distributed) -> float:
+    """Of two steps: torch notices in the second that a parameter had no gradient in the first."""
+    model = HalfUsed()
+    network = group.parallel(model, spare_parts=True)
+    for _ in range(2):
+        model.zero_grad()
+        network(torch.tensor([[group.rank + 1.0]])).sum().backward()
+    assert model.used.weight.grad is not None
+    return model.used.weight.grad.item()
+
+
+def take_part(out: Path) -> None:
+    """What each of the two processes does; it leaves its results in ``out``."""
+    with init("cpu") as group:
+        own = torch.tensor([group.rank + 1.0, 10.0], requires_grad=True)
+        total = group.all_reduce_sum(own)
+        gathered = group.gather_objects({"rank": group.rank, "ids": ["a"] * group.rank})
+        shared = torch.tensor([5.0, 6.0]) * (group.rank + 1)
+        group.share([shared])
+        if not group.is_main:
+            time.sleep(0.3)
+            (out / "late").touch()
+        group.barrier()
+        result = {
+            "facts": [group.rank, group.world, group.local_rank, str(group.device), group.is_main],
+            "sums": [own.tolist(), total.tolist(), total.requires_grad],
+            "gathered": gathered,
+            "shared": shared.tolist(),
+            "waited": (out / "late").exists(),
+            "gradient": mean_gradient(group),
+        }
+    result["left"] = not torch.distributed.is_initialized()
+    (out / f"{group.rank}.json").write_text(json.dumps(result))
+
+
+def check_results(out: Path) -> None:
+    for rank in range(2):
+        assert json.loads((out / f"{rank}.json").read_text()) == {
+            "facts": [rank, 2, rank, "cpu", rank == 0],
+            "sums": [[rank + 1, 10], [3, 20], False],
+            "gathered": [{"rank": 0, "ids": []}, {"rank": 1, "ids": ["a"]}],
+            "shared": [5, 6],
+            "waited": True,
+            "gradient": 1.5,
+            "left": True,
+        }
+
+
+def start_as(rank: int, port: int, out: Path) -> None:
+    os.environ.update(zip(VARIABLES, (str(rank), "2", str(rank), "127.0.0.1", str(port)), strict=True))
+    take_part(out)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks processes that hold torch")
+def test_two_processes(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=start_as, args=(rank, port, tmp_path)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    check_results(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_under_torchrun(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, str(tmp_path)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    check_results(tmp_path)
+
+
+def check_alone(group: Distributed) -> None:
+    assert not torch.distributed.is_initialized()
+    assert (group.rank, group.world, group.local_rank, group.is_main) == (0, 1, 0, True)
+    own = torch.tensor([2.0])
+    total = group.all_reduce_sum(own)
+    total += 1
+    assert own.item() == 2 and group.gather_objects("x") == ["x"]
+    group.barrier()
+    group.close()
+
+
+def test_without_a_launcher_nothing_happens() -> None:
+    with init("cpu") as group:
+        assert group.device == torch.device("cpu")
+        check_alone(group)
+
+
+def test_one_launched_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch)
+    check_alone(init("cpu"))
+
+
+@pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])
+def test_the_gpu_is_taken_where_there_is_one(monkeypatch: pytest.MonkeyPatch, available: bool, kind: str) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: None)  # that the GPU works is not the question
+    assert init().device.type == kind
+
+
+def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, RANK="5", WORLD_SIZE="8", LOCAL_RANK="1")
+    calls: list[object] = []
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", calls.append)
+    assert init("cuda") == Distributed(rank=5, world=8, local_rank=1, device=torch.device("cuda:1"))
+    assert calls == [torch.device("cuda:1"), "cpu:gloo,cuda:nccl"]
+
+
+def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, RANK="2", WORLD_SIZE="4", LOCAL_RANK="2")
+    monkeypatch.setattr(distributed, "choose_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="LOCAL_RANK=2 with 2 GPUs"):
+        init("cuda")
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:99", "meta:x"])
+def test_a_device_that_is_not_there_is_an_error(name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"cannot be used\n  got:      {name}"):
+        init(name)
+
+
+@pytest.mark.parametrize("missing", VARIABLES)
+def test_an_incomplete_launch_names_what_is_missing(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    launched(monkeypatch, **{missing: None})
+    with pytest.raises(ConfigError, match=f"no {missing}\n"):
+        init("cpu")
+
+
+@pytest.mark.parametrize("change", [{"RANK": "1"}, {"RANK": "x"}, {"RANK": "-1"}, {"WORLD_SIZE": "0"}, {"LOCAL_RANK": "7"}])
+def test_an_impossible_launch_is_an_error(monkeypatch: pytest.MonkeyPatch, change: dict[str, str]) -> None:
+    launched(monkeypatch, **change)
+    with pytest.raises(ConfigError, match="impossible"):
+        init("cpu")
+
+
+if __name__ == "__main__":  # under torchrun
+    take_part(Path(sys.argv[1]))

@@ -1,0 +1,60 @@
+"""Which pictures of a data set without splits a run held out, asked of its folder afterwards."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from onestage.data import load_dataset
+from onestage.training.checkpoint import CheckpointStore
+from onestage.training.config import TrainConfig
+from onestage.training.inputs import held_out, read_data
+from onestage.training.run import Plan
+from small_runs import detector, write_pictures
+
+CONFIG = TrainConfig(seed=5)
+
+
+def plan(run: Path, data: Path) -> Plan:
+    run.mkdir()
+    own = Plan(detector().config, CONFIG, str(data.resolve()))
+    own.save(run)
+    return own
+
+
+def test_they_are_the_very_pictures_that_training_holds_out(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", train=20, val=0)
+    plan(tmp_path / "run", data)
+    rest = held_out(detector(), tmp_path / "run", data, on_bad="stop")
+    trained, expected = read_data(detector(), data, CONFIG)
+    assert rest is not None and rest.image_ids == expected.image_ids and len(rest) == 2
+    assert not {*rest.image_ids} & {*trained.image_ids}
+    other = read_data(detector(), data, replace(CONFIG, seed=6))[1]
+    assert other.image_ids != expected.image_ids
+
+
+def test_none_of_other_data_of_a_data_set_with_a_split_or_without_a_run(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", train=4, val=2)
+    other = write_pictures(tmp_path / "other", train=4, val=0)
+    plan(tmp_path / "run", data)
+    assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
+    assert held_out(detector(), tmp_path / "run", other, on_bad="stop") is None
+    assert held_out(detector(), tmp_path, other, on_bad="stop") is None
+    (tmp_path / "config.json").write_text('{"of": "another program"}')
+    assert held_out(detector(), tmp_path, other, on_bad="stop") is None
+
+
+def test_a_single_picture_was_trained_on(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", train=1, val=0)
+    plan(tmp_path / "run", data)
+    with pytest.warns(UserWarning, match="trained on 1 picture of these, all there are"):
+        assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
+
+
+def test_a_data_set_that_has_changed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_pictures(tmp_path / "data", train=20, val=0)
+    plan(tmp_path / "run", data)
+    monkeypatch.setattr(CheckpointStore, "noted", lambda *_: "of other pictures")
+    with pytest.warns(UserWarning, match="has changed since this run began"):
+        assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
+    assert len(load_dataset(data)) == 20

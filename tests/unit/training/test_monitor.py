@@ -1,0 +1,65 @@
+"""What a person sees of a training."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from onestage.training import monitor
+from onestage.training.monitor import Monitor
+from small_runs import CONFIG
+
+RECORD = {
+    "epoch": 2,
+    "step": 6,
+    "loss": 1.5,
+    "loss/cls": 1.0,
+    "loss/box": 0.5,
+    "images_per_s": 12.34,
+    "seconds": 61.0,
+    "lr": 0.1,
+}
+
+
+def test_a_log_gets_a_line_per_epoch_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=True) as seen:
+        seen.step(1, 0, {"cls": 1.0, "box": 0.5}, 10.0)
+        seen.validating(1, 2)
+        seen.epoch(RECORD)
+        seen.epoch(RECORD | {"epoch": 3, "val/loss": 2.0, "val/AP": 0.25, "val/AP50": float("nan")})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "epoch   2/3  loss 1.500  cls 1.000  box 0.500  12.3 img/s  61 s",
+        "epoch   3/3  loss 1.500  cls 1.000  box 0.500  val loss 2.000  AP 0.250  AP50 nan  12.3 img/s  61 s",
+    ]
+
+
+def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=False) as seen:
+        seen.step(1, 0, {"cls": 1.0}, 10.0)
+        seen.epoch(RECORD)
+        seen.say("hello")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_line_is_never_broken_nor_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "onestage train --resume '/data/[bold]my runs" + "/deeper" * 30 + "'"
+    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=True) as seen:
+        seen.say(text)
+    assert capsys.readouterr().out == text + "\n"
+
+
+def test_the_live_line_says_losses_speed_and_the_last_ap(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    make = lambda **options: Console(**options, file=screen, force_terminal=True, width=160, color_system=None)  # noqa: E731
+    monkeypatch.setattr(monitor, "Console", make)
+    with Monitor(CONFIG, steps_per_epoch=3, done=2, shown=True) as seen:
+        assert seen._progress.tasks[0].completed == 2  # what an earlier process did is not this one's speed
+        seen.epoch(RECORD | {"val/AP": 0.25})
+        seen.step(5, 1, {"cls": 1.0, "box": 0.5}, 10.0)
+        seen._progress.refresh()
+        shown = screen.getvalue()
+        seen.validating(3, 7)
+        seen._progress.refresh()
+    assert "epoch 2/3" in shown and "5/9" in shown and "loss 1.500 (cls 1.000 box 0.500)  10.0 img/s  AP 0.250" in shown
+    assert "validating 3/7 pictures" in screen.getvalue()

@@ -31,7 +31,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, Literal
 
 import numpy as np
 import torch
@@ -46,9 +46,12 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 
-BACKGROUND = (128, 128, 128)
+Channels = Literal["rgb", "bgr"]
+"""The order of the colours of a picture in memory."""
+
+BEHIND_TRANSPARENCY = (128, 128, 128)
 """What shows through where a picture is transparent."""
 
 # Pillow's readers are named one by one: Image.open would try some forty others, and its own pixel limit is a global variable.
@@ -120,28 +123,50 @@ def image_size(path: str | Path, limits: ImageLimits = ImageLimits()) -> tuple[i
         return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
 
 
-def to_tensor(image: object, *, where: str = _IN_MEMORY) -> Tensor:
+def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEMORY) -> Tensor:
     """A picture that is already in memory as (3, H, W) uint8 RGB, by the rules above.
 
-    image: a PIL picture, turned by the EXIF orientation it carries; a numpy array (H, W, 3) in RGB order or (H, W);
-    or a tensor (3, H, W), returned as it is if it is uint8. The result may share its memory. Raises DataError naming ``where``.
+    image: a PIL picture, which is turned by its EXIF orientation; a numpy array (H, W), (H, W, 3) or, with alpha, (H, W, 4);
+    or a tensor (3, H, W). A uint8 tensor in RGB is returned as it is, and other results may share its memory too.
+    channels: the order of the colours in an array or a tensor; "bgr" is the order of OpenCV. Raises DataError naming ``where``.
     """
+    if channels not in ("rgb", "bgr"):
+        raise ConfigError("unknown order of the colours", where="channels", got=repr(channels), expected="'rgb' or 'bgr'")
+    if isinstance(image, Tensor):
+        pixels = _tensor_pixels(image, where)
+        return pixels.flip(0) if channels == "bgr" else pixels
+    if isinstance(image, np.ndarray):
+        return _channels_first(_array_pixels(image, where, reverse=channels == "bgr"))
+    if channels == "bgr":
+        got, fix = f"a {type(image).__name__}", "leave channels out: the colours of a file or a PIL picture are known"
+        raise DataError("only an array or a tensor can be in BGR order", where=where, got=got, fix=fix)
     if isinstance(image, Image.Image):
         with _naming(where):
             return _channels_first(_pixels(image, where))
-    if isinstance(image, Tensor):
-        if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-            raise _unusable(where, f"a tensor of shape {tuple(image.shape)}", "give each picture of a batch by itself")
-        if image.dtype == torch.uint8:
-            return image
-        values = image.detach().cpu()
-        return torch.from_numpy(_to_uint8((values.float() if values.is_floating_point() else values).numpy(), where))
-    if isinstance(image, np.ndarray):
-        if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)) or image.size == 0:
-            raise _unusable(where, f"an array of shape {image.shape}", "drop the alpha channel, put the colours last")
-        pixels = _to_uint8(image, where)
-        return _channels_first(pixels if pixels.ndim == 3 else _grey_to_rgb(pixels))
     raise _unusable(where, f"a {type(image).__name__}", "for a file or its bytes use decode_image()")
+
+
+def _tensor_pixels(image: Tensor, where: str) -> Tensor:
+    """(3, H, W) numbers of any type -> (3, H, W) uint8, in the same order of colours."""
+    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
+        raise _unusable(where, f"a tensor of shape {tuple(image.shape)}", "give each picture of a batch by itself")
+    if image.dtype == torch.uint8:
+        return image
+    values = image.detach().cpu()
+    return torch.from_numpy(_to_uint8((values.float() if values.is_floating_point() else values).numpy(), where))
+
+
+def _array_pixels(image: NDArray[np.number], where: str, *, reverse: bool) -> NDArray[np.uint8]:
+    """(H, W), (H, W, 3) or (H, W, 4) numbers of any type -> (H, W, 3) uint8 RGB. ``reverse``: the colours come in BGR order."""
+    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or image.size == 0:
+        raise _unusable(where, f"an array of shape {image.shape}", "put the colours last: array.transpose(1, 2, 0)")
+    values = _to_uint8(image, where)
+    if values.ndim == 2:
+        return _grey_to_rgb(values)
+    order = [2, 1, 0, 3] if reverse else [0, 1, 2, 3]
+    if values.shape[2] == 4:
+        return np.array(_over_grey(Image.fromarray(np.ascontiguousarray(values[..., order]))))
+    return values[..., ::-1] if reverse else values
 
 
 def _regular_file(path: Path, limits: ImageLimits) -> Path:
@@ -258,20 +283,25 @@ def _pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
         values = np.asarray(image)
         return _grey_to_rgb(_to_uint8(values << 4 if twelve_bits else values, where))
     if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        image = Image.new("RGB", layer.size, BACKGROUND)
-        image.paste(layer, mask=layer)
+        image = _over_grey(image.convert("RGBA"))
     return np.array(image if image.mode == "RGB" else image.convert("RGB"))
 
 
-def _to_uint8(values: NDArray[Any], where: str) -> NDArray[np.uint8]:
+def _over_grey(layer: Image.Image) -> Image.Image:
+    """An RGBA picture as RGB, over ``BEHIND_TRANSPARENCY``."""
+    picture = Image.new("RGB", layer.size, BEHIND_TRANSPARENCY)
+    picture.paste(layer, mask=layer)
+    return picture
+
+
+def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
     """Numbers of any size as 0..255, by the table at the top. Raises DataError where it has no row for them."""
     if values.dtype == np.uint8:
-        return values
+        return values.astype(np.uint8, copy=False)
     if values.dtype.kind not in "uif":
         raise _unusable(where, f"values of type {values.dtype}", "convert them to uint8")
     if values.dtype == np.uint16:
-        return (values >> 8).astype(np.uint8)
+        return (values.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65535):  # so written, it holds for NaN too
         fix = "undo the normalisation: 0 is black, and 1, 255 or 65535 is white"
@@ -292,5 +322,5 @@ def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 def _unusable(where: str, got: str, fix: str) -> DataError:
-    expected = "a PIL picture, an RGB array (H, W, 3) or (H, W), or a tensor (3, H, W)"
+    expected = "a PIL picture, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)"
     return DataError("this cannot be used as a picture", where=where, got=got, expected=expected, fix=fix)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 from onestage.images import ImageLimits, decode_image, image_size, to_tensor
 
 ORIENTATION = 0x0112
@@ -443,7 +443,7 @@ def test_read_only_and_reversed_arrays_are_fine() -> None:
 @pytest.mark.parametrize(
     ("thing", "word"),
     [
-        (np.zeros((4, 4, 4), dtype=np.uint8), r"\(4, 4, 4\)"),
+        (np.zeros((4, 4, 5), dtype=np.uint8), r"\(4, 4, 5\)"),
         (np.zeros((3, 8, 8), dtype=np.uint8), r"\(3, 8, 8\)"),
         (np.zeros((0, 8, 3), dtype=np.uint8), r"\(0, 8, 3\)"),
         (np.zeros((8, 8), dtype=bool), "bool"),
@@ -463,6 +463,43 @@ def test_to_tensor_says_what_it_cannot_use(thing: object, word: str) -> None:
     with pytest.raises(DataError, match=word) as caught:
         to_tensor(thing, where="picture 3 of the list")
     assert "picture 3 of the list" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+def test_pictures_in_bgr_order() -> None:
+    array = np.asarray(noise()).copy()
+    expected = to_tensor(array)
+    for form in (
+        array[..., ::-1],
+        array[..., ::-1].copy(),
+        array[..., ::-1] / 255,
+        expected.flip(0),
+        expected.flip(0).double(),
+    ):
+        assert torch.equal(to_tensor(form, channels="bgr"), expected)
+    assert torch.equal(to_tensor(array[..., 0], channels="bgr"), to_tensor(array[..., 0]))
+    before = array.copy()
+    to_tensor(array, channels="bgr").zero_()
+    assert np.array_equal(array, before)
+
+
+def test_the_fourth_channel_of_an_array_is_its_alpha() -> None:
+    rgba = np.array([[[255, 0, 10, 255], [255, 0, 0, 0], [255, 255, 255, 128]]], dtype=np.uint8)
+    expected = [[(255, 0, 10), (128, 128, 128), (192, 192, 192)]]
+    assert rows(to_tensor(rgba)) == rows(to_tensor(rgba / 255)) == rows(to_tensor(Image.fromarray(rgba))) == expected
+    assert rows(to_tensor(rgba[..., [2, 1, 0, 3]], channels="bgr")) == expected
+
+
+@pytest.mark.parametrize("thing", ["picture.jpg", Path("picture.jpg"), noise()], ids=["text", "path", "PIL"])
+def test_what_tells_its_order_of_colours_cannot_be_bgr(thing: object) -> None:
+    with pytest.raises(DataError, match="only an array or a tensor can be in BGR order") as caught:
+        to_tensor(thing, channels="bgr", where="picture 3 of the list")
+    assert caught.value.where == "picture 3 of the list" and caught.value.got == f"a {type(thing).__name__}"
+
+
+def test_an_unknown_order_of_colours_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'rgb' or 'bgr'"):
+        to_tensor(noise(), channels="gbr")  # type: ignore[arg-type]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

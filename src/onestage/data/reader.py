@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -12,13 +13,19 @@ from onestage.data.table import Classes, OnBad, Table, differ
 from onestage.errors import ConfigError, DataError, nearest
 
 
-class Found(Protocol):
-    """A data set found on disk, not yet read. ``sources``: what each split consists of, "" standing for all of it."""
+class Layout(Protocol):
+    """The files of a data set, found on disk and not yet read. ``sources``: the files of each split, and of the whole set
+    under "".
+    """
 
     @property
-    def sources(self) -> Sources: ...
+    def sources(self) -> Sources:
+        """The files of each split; "" stands for the whole set."""
+        ...
 
-    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes: ...
+    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes:
+        """Put the pictures and objects of a split into the table."""
+        ...
 
 
 class Reader(Protocol):
@@ -26,10 +33,78 @@ class Reader(Protocol):
 
     LAYOUT: str
 
-    def find(self, root: Path, files: Sequence[Path]) -> Found | None: ...
+    def find(self, root: Path, files: Sequence[Path]) -> Layout | None:
+        """The data set of this format among these files, or None."""
+        ...
 
 
 FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv}
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """A data set on disk whose format and files are known. ``load`` reads its annotations; pictures stay on disk.
+
+    path: as the user named it. root: the data set's folder.
+    """
+
+    path: Path
+    root: Path
+    format: str
+    layout: Layout
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits there are among train, val, trainval and test; empty if the data set is not divided."""
+        return tuple(split for split in self.layout.sources if split)
+
+    def load(self, split: str | None = None, *, classes: Sequence[str] | None = None, on_bad: OnBad = "stop") -> Dataset:
+        """The pictures and objects of a split, or of all splits. Arguments and errors: see ``load_dataset``."""
+        _check_on_bad(on_bad)
+        key = self._key(split)
+        table = Table(self.root)
+        labels = self.layout.read(table, key, classes)
+        if classes is not None:
+            stored = labels.own or self.layout.read(Table(self.root), key, None).names
+            _check_classes(self.path, stored, classes, by_name=bool(labels.own))
+        only_split = self.splits[0] if len(self.splits) == 1 else None
+        return table.dataset(self.format, key or only_split, classes=labels, on_bad=on_bad)
+
+    def _key(self, split: str | None) -> str:
+        """The key of ``layout.sources`` that the user's word for a split means."""
+        if split is None:
+            return ""
+        key = split_name(split)
+        if key is None or key not in self.splits:
+            expected = f"one of: {', '.join(self.splits)}" if self.splits else "no split: this data set is not divided"
+            raise DataError(f"there is no split {split!r} in this data set", where=self.path, expected=expected)
+        return key
+
+
+def open_data(path: str | Path, format: str | None = None) -> OpenData:
+    """Find out which format a data set has and which files belong to it.
+
+    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
+    Raises DataError where there is no data set, or more than one.
+    """
+    path = Path(path)
+    if format is not None and format not in FORMATS:
+        raise DataError(f"unknown format {format!r}{nearest(format, FORMATS)}", expected=", ".join(FORMATS))
+    if not path.exists():
+        raise DataError("there is no such file or folder", where=path)
+    try:
+        root, files = (path, walk(path)) if path.is_dir() else (path.parent, [path])
+    except OSError as error:
+        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
+    wanted = (format,) if format else tuple(FORMATS)
+    layouts = {name: layout for name in wanted if (layout := FORMATS[name].find(root, files))}
+    if not layouts:
+        known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
+        raise DataError("no labelled pictures were recognised here", where=path, expected=known)
+    if len(layouts) > 1:
+        fix = f"name one: --format {next(iter(layouts))}, or name a folder or file further down"
+        raise DataError("more than one data set is here", where=path, got=" and ".join(layouts), fix=fix)
+    return OpenData(path, root, *next(iter(layouts.items())))
 
 
 def load_dataset(
@@ -44,27 +119,23 @@ def load_dataset(
 
     path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
     split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
-    labels 0..K-1 stand for, for example those of a trained model; the data set's own if left out. on_bad: "stop" raises one
+    labels 0..K-1 stand for, for example those of a trained model; the data set's names if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
-    ConfigError where the data set knows none of ``classes``. One that only numbers its classes, 0..K-1, counts them: a warning.
+    Raises ConfigError where the data set knows none of ``classes``. Warns where the data set only numbers its classes, 0..K-1:
+    the numbers then count ``classes``.
     """
-    if on_bad not in ("stop", "skip"):
-        raise DataError("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
-    root, name, found = _recognise(Path(path), format)
-    key = _choose(Path(path), split, found.sources)
-    table = Table(root)
-    labels = found.read(table, key, classes)
-    if classes is not None:
-        own = labels.own or found.read(Table(root), key, None).names
-        _check_classes(Path(path), own, classes, by_name=bool(labels.own))
-    existing = [own for own in found.sources if own]
-    return table.dataset(name, key or (existing[0] if len(existing) == 1 else None), classes=labels, on_bad=on_bad)
+    _check_on_bad(on_bad)
+    return open_data(path, format).load(split, classes=classes, on_bad=on_bad)
 
 
 def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
     """The splits of a data set among train, val, trainval and test; empty if it is not divided."""
-    _, _, found = _recognise(Path(path), format)
-    return tuple(split for split in found.sources if split)
+    return open_data(path, format).splits
+
+
+def _check_on_bad(on_bad: str) -> None:
+    if on_bad not in ("stop", "skip"):
+        raise DataError("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
 
 
 def _check_classes(path: Path, own: Sequence[str], wanted: Sequence[str], *, by_name: bool) -> None:
@@ -85,37 +156,3 @@ def _check_classes(path: Path, own: Sequence[str], wanted: Sequence[str], *, by_
     taken = ", ".join(f"{label} is taken for {name}" for label, name in enumerate(wanted[:10]))
     more = ", and so on" if len(wanted) > 10 else ""
     warnings.warn(f"the data set only numbers its classes: {taken}{more}", stacklevel=2)
-
-
-def _choose(path: Path, split: str | None, sources: Sources) -> str:
-    """The key of ``sources`` that the user's word for a split means."""
-    existing = [own for own in sources if own]
-    if split is None:
-        return ""
-    key = split_name(split)
-    if key is None or key not in existing:
-        expected = f"one of: {', '.join(existing)}" if existing else "no split: this data set is not divided"
-        raise DataError(f"there is no split {split!r} in this data set", where=path, expected=expected)
-    return key
-
-
-def _recognise(path: Path, format: str | None) -> tuple[Path, str, Found]:
-    """The data set's folder, the name of its format, and where its parts are."""
-    if format is not None and format not in FORMATS:
-        what = f"unknown format {format!r}{nearest(format, FORMATS)}"
-        raise DataError(what, expected=", ".join(FORMATS))
-    if not path.exists():
-        raise DataError("there is no such file or folder", where=path)
-    try:
-        root, files = (path, walk(path)) if path.is_dir() else (path.parent, [path])
-    except OSError as error:
-        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
-    wanted = (format,) if format else tuple(FORMATS)
-    found = {name: own for name in wanted if (own := FORMATS[name].find(root, files))}
-    if not found:
-        layouts = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
-        raise DataError("no labelled pictures were recognised here", where=path, expected=layouts)
-    if len(found) > 1:
-        fix = f"name one: --format {next(iter(found))}, or name a folder or file further down"
-        raise DataError("more than one data set is here", where=path, got=" and ".join(found), fix=fix)
-    return root, *next(iter(found.items()))

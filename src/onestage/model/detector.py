@@ -21,6 +21,7 @@ from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
 from onestage.model.features import dry_run, evaluating
+from onestage.model.heads.rows import HeadModule
 from onestage.model.output.postprocess import Found
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
@@ -49,7 +50,7 @@ class Detector(nn.Module):
             fix = "give one AnchorLevel per level, or anchors=OctaveAnchors, which suits any maps"
             raise ConfigError(what, where=config.name, fix=fix)
         shapes = tuple(len(level.shapes) for level in config.levels)
-        self.head = config.head.build(channels, shapes, config.logits)
+        self.head: HeadModule = config.head.build(channels, shapes, config.logits)
         self._shapes = shapes
         self._anchors: dict[tuple[Size, torch.device], tuple[Tensor, tuple[int, ...]]] = {}
         self.to(memory_format=torch.channels_last)

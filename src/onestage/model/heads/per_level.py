@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.rows import as_rows
+from onestage.model.heads.rows import HeadModule, as_rows
 from onestage.model.layers.winograd import Conv3x3
 
 
@@ -35,12 +35,12 @@ class ConvHead:
     def __post_init__(self) -> None:
         require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
 
-    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
         return _PerLevel(self, channels, shapes, logits)
 
 
-class _PerLevel(nn.Module):
+class _PerLevel(HeadModule):
     def __init__(self, config: ConvHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
         super().__init__()
         self.logits = logits

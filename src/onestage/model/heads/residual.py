@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from onestage.errors import require
 from onestage.model.heads.per_level import ConvHead
+from onestage.model.heads.rows import HeadModule
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class ResidualHead:
     def __post_init__(self) -> None:
         require(self.width >= 4 and self.blocks >= 0, "a block has at least 4 channels, and there is none or more", got=self)
 
-    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
         return _Residual(self, channels, shapes, logits)
 
 
-class _Residual(nn.Module):
+class _Residual(HeadModule):
     def __init__(self, config: ResidualHead, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> None:
         super().__init__()
         levels = [_blocks(config, inputs) for inputs in channels]
@@ -51,6 +52,14 @@ class _Residual(nn.Module):
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
         result: tuple[Tensor, Tensor] = self.convs([blocks(m) for blocks, m in zip(self.blocks, maps, strict=True)])
         return result
+
+    def class_outputs(self) -> tuple[str, ...]:
+        """Those of the convolutions behind the blocks: (S_l * C, ...)."""
+        return tuple(f"convs.{name}" for name in self.convs.class_outputs())
+
+    def box_outputs(self) -> tuple[str, ...]:
+        """Those of the convolutions behind the blocks: (S_l * 4, ...)."""
+        return tuple(f"convs.{name}" for name in self.convs.box_outputs())
 
 
 def _blocks(config: ResidualHead, inputs: int) -> list[_Block]:

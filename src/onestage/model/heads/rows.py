@@ -8,7 +8,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+class HeadModule(nn.Module):
+    """A built head: maps, a list of (B, C_l, H_l, W_l) fine to coarse, to logits (B, A, C) and deltas (B, A, 4).
+
+    Its parts cls and box: one net for all levels, or a list of one per level. The last layer of each gives the outputs.
+    """
+
+    def class_outputs(self) -> tuple[str, ...]:
+        """Names, in the state_dict, of the tensors that give the logits: (S * C, ...), rows ordered (shape, logit)."""
+        return _last_layers("cls", self.get_submodule("cls"))
+
+    def box_outputs(self) -> tuple[str, ...]:
+        """Names, in the state_dict, of the tensors that give the box offsets: (S * 4, ...), rows ordered (shape, offset)."""
+        return _last_layers("box", self.get_submodule("box"))
+
+
+def _last_layers(name: str, nets: nn.Module) -> tuple[str, ...]:
+    """The names of weight and bias of the last layer of a net, or of each net in a list, all under that name."""
+    single = not isinstance(nets, nn.ModuleList)
+    named = [(name, nets)] if single else [(f"{name}.{level}", net) for level, net in nets.named_children()]
+    return tuple(f"{place}.{tensor}" for place, net in named for tensor, _ in list(net.named_parameters())[-2:])
 
 
 def as_rows(logits: Sequence[Tensor], deltas: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:

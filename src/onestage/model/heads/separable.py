@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.rows import as_rows
+from onestage.model.heads.rows import HeadModule, as_rows
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
 
 
@@ -34,7 +34,7 @@ class SeparableHead:
         require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 
-    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
         rule = "SeparableHead shares its convolutions over all levels: they need equal channels, such as a BiFPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=BiFPN and anchors=OctaveAnchors")
@@ -43,7 +43,7 @@ class SeparableHead:
         return _Separable(self, channels, shapes[0], logits)
 
 
-class _Separable(nn.Module):
+class _Separable(HeadModule):
     def __init__(self, config: SeparableHead, channels: tuple[int, ...], shapes: int, logits: int) -> None:
         super().__init__()
         self.logits = logits

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.rows import as_rows
+from onestage.model.heads.rows import HeadModule, as_rows
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
 
@@ -35,7 +35,7 @@ class SharedHead:
         require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 
-    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> nn.Module:
+    def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
         rule = "SharedHead shares its convolutions over all levels: they need equal channels, such as an FPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=FPN and anchors=OctaveAnchors")
@@ -44,7 +44,7 @@ class SharedHead:
         return _Shared(self, channels[0], shapes[0], logits)
 
 
-class _Shared(nn.Module):
+class _Shared(HeadModule):
     def __init__(self, config: SharedHead, width: int, shapes: int, logits: int) -> None:
         super().__init__()
         self.logits = logits

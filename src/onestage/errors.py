@@ -1,14 +1,18 @@
 """Errors that a user can mend. Each says what is wrong, where, what was found, what was expected and what to do.
 
-All of them are ``ValueError``s, so code that knows nothing of this package still catches them sensibly. ``assert`` is kept
-for the project's own invariants and never for a user's input.
+All of them are ``ValueError``s, so code that does not import this package can catch them too. ``assert`` is only for mistakes
+of this program, never for a user's input.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import Self
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Self, TypeVar, cast
+
+Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class OnestageError(ValueError):
@@ -66,6 +70,33 @@ class ConfigError(OnestageError):
 
 class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
+
+
+class KeywordError(ConfigError, TypeError):
+    """A function got a keyword that it does not know. Also a ``TypeError``, as Python itself raises it."""
+
+
+def known_keywords(thing: Function) -> Function:
+    """Decorator of a function, or of a class over its ``__init__``: an unknown keyword raises KeywordError with the nearest name.
+
+    The signature stays as it is for ``help()``, editors and type checkers.
+    """
+    if isinstance(thing, type):
+        thing.__init__ = known_keywords(thing.__init__)  # type: ignore[misc]  # the same signature
+        return thing
+    keyword = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    names = [name for name, parameter in signature(thing).parameters.items() if parameter.kind in keyword and name != "self"]
+    place = f"{thing.__qualname__.removesuffix('.__init__')}()"
+
+    @wraps(thing)
+    def checked(*args: object, **keywords: object) -> object:
+        for name in keywords:
+            if name not in names:
+                what = f"unknown keyword '{name}'{nearest(name, names)}"
+                raise KeywordError(what, where=place, expected=", ".join(names) or "no keywords")
+        return thing(*args, **keywords)
+
+    return cast(Function, checked)
 
 
 def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> None:

@@ -1,7 +1,9 @@
 """The one form of an error message."""
 
+import inspect
 import json
 import pickle
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,12 @@ import pytest
 from onestage.errors import (
     ConfigError,
     DataError,
+    KeywordError,
     OnestageError,
     WeightsError,
     counted,
     first_ten,
+    known_keywords,
     nearest,
     require,
 )
@@ -87,3 +91,49 @@ def test_require():
     with pytest.raises(ConfigError, match="at least one") as error:
         require(False, "at least one", got=0)
     assert "got:      0" in str(error.value)
+
+
+@known_keywords
+def cook(dish: str, /, minutes: int = 5, *, salt: bool = True) -> str:
+    """Cook it."""
+    return f"{dish} {minutes} {salt}"
+
+
+@known_keywords
+@dataclass(frozen=True)
+class Oven:
+    """A hot place."""
+
+    degrees: int = 180
+
+    @known_keywords
+    def heat(self, *, slowly: bool = False) -> int:
+        return self.degrees + slowly
+
+
+@pytest.mark.parametrize(
+    ("call", "what", "where", "expected"),
+    [
+        (lambda: cook("rice", minute=3), "unknown keyword 'minute' (did you mean 'minutes'?)", "cook()", "minutes, salt"),
+        (lambda: cook("rice", pepper=3), "unknown keyword 'pepper'", "cook()", "minutes, salt"),
+        (lambda: cook("rice", dish=3), "unknown keyword 'dish'", "cook()", "minutes, salt"),
+        (lambda: Oven(degree=3), "unknown keyword 'degree' (did you mean 'degrees'?)", "Oven()", "degrees"),
+        (lambda: replace(Oven(), degree=3), "unknown keyword 'degree' (did you mean 'degrees'?)", "Oven()", "degrees"),
+        (lambda: Oven().heat(slow=True), "unknown keyword 'slow' (did you mean 'slowly'?)", "Oven.heat()", "slowly"),
+    ],
+)
+def test_an_unknown_keyword_gets_the_nearest_name(call, what, where, expected):
+    with pytest.raises(KeywordError) as caught:
+        call()
+    assert isinstance(caught.value, TypeError) and isinstance(caught.value, ConfigError)
+    assert (caught.value.what, caught.value.where, caught.value.expected) == (what, where, expected)
+
+
+def test_known_keywords_leave_a_function_as_it_is():
+    assert cook("rice", 3, salt=False) == "rice 3 False" and Oven(200).heat(slowly=True) == 201
+    assert str(inspect.signature(cook)) == "(dish: str, /, minutes: int = 5, *, salt: bool = True) -> str"
+    assert str(inspect.signature(Oven)) == "(degrees: int = 180) -> None"
+    assert cook.__doc__ == "Cook it." and pickle.loads(pickle.dumps(cook)) is cook
+    assert pickle.loads(pickle.dumps(Oven(3))) == Oven(3)
+    with pytest.raises(TypeError, match="missing"):
+        cook()

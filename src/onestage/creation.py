@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, WeightsError, known_keywords
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector, with_levels
@@ -19,6 +19,7 @@ from onestage.weights.source import OWN, PROJECTS, Source
 from onestage.zoo.table import _entry, _recipe_of, recipe
 
 
+@known_keywords
 def create(
     name: str,
     num_classes: int | None = None,
@@ -65,6 +66,7 @@ def as_in_weights(
     return own.preprocess.size if size is None else size, backbone
 
 
+@known_keywords
 def build(
     config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
 ) -> Detector:

@@ -77,7 +77,7 @@ class KeywordError(ConfigError, TypeError):
 
 
 def known_keywords(thing: Function) -> Function:
-    """Decorator of a function, or of a class over its ``__init__``: an unknown keyword raises KeywordError with the nearest name.
+    """Decorator of a function, or of a class for its ``__init__``: an unknown keyword is a KeywordError with the nearest name.
 
     The signature stays as it is for ``help()``, editors and type checkers.
     """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import DataError, counted
+from onestage.errors import DataError, counted, known_keywords
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -226,6 +226,7 @@ class Detections:
             category_ids=ids,
         )
 
+    @known_keywords
     def draw(self, image: Tensor | Image.Image | None = None, *, score: float = 0.0) -> Image.Image:
         """The picture with its boxes and labels drawn in, those of at least ``score``.
 

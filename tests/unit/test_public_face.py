@@ -2,8 +2,13 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
+import torch
+
+import onestage
+from onestage.errors import KeywordError
 
 
 def run(code: str) -> str:
@@ -44,3 +49,32 @@ for function in (onestage.train, onestage.evaluate):
 def test_an_unknown_name_is_an_attribute_error_and_torch_waits() -> None:
     code = "import sys, onestage; print(hasattr(onestage, 'trian'), onestage.errors.DataError.__name__, 'torch' in sys.modules)"
     assert run(code) == "False DataError False\n"
+
+
+@pytest.fixture(scope="module")
+def model() -> onestage.Detector:
+    return onestage.create("tinyssd", classes=["cat"], size=(64, 64))
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong", "right"),
+    [
+        (lambda m: onestage.create("tinyssd", clases=["cat"]), "clases", "classes"),
+        (lambda m: onestage.build(m.config, weight="x"), "weight", "weights"),
+        (lambda m: onestage.recipe("tinyssd", ["cat"], sizes=(64, 64)), "sizes", "size"),
+        (lambda m: onestage.load(pth="x"), "pth", "path"),
+        (lambda m: onestage.train(m, "data", epoch=3), "epoch", "epochs"),
+        (lambda m: onestage.resume(folders="x"), "folders", "folder"),
+        (lambda m: onestage.evaluate(m, "data", splits="val"), "splits", "split"),
+        (lambda m: onestage.TrainConfig(batchsize=3), "batchsize", "batch_size"),
+        (lambda m: m.predict(torch.zeros(3, 64, 64), scores=0.3), "scores", "score"),
+        (lambda m: m.save(pth="x"), "pth", "path"),
+        (lambda m: m.predict(torch.zeros(3, 64, 64))[0].draw(scor=0.3), "scor", "score"),
+    ],
+)
+def test_a_misspelt_keyword_gets_the_nearest_name(
+    call: Callable[[onestage.Detector], object], wrong: str, right: str, model: onestage.Detector
+) -> None:
+    with pytest.raises(KeywordError) as caught:
+        call(model)
+    assert caught.value.what == f"unknown keyword '{wrong}' (did you mean '{right}'?)"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, require
+from onestage.errors import ConfigError, known_keywords, require
 from onestage.images import decode_image, to_tensor
 from onestage.model.anchors.levels import anchor_boxes
 from onestage.model.anchors.max_iou import Assignment, assign
@@ -159,6 +159,7 @@ class Detector(nn.Module):
             path=meta.path,
         ).clipped()
 
+    @known_keywords
     def predict(self, images: Any, *, score: float | None = None, batch_size: int = 8) -> list[Detections]:
         """Detect objects in one picture or a list of them; always a list, one Detections per picture.
 
@@ -180,6 +181,7 @@ class Detector(nn.Module):
             found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
         return found
 
+    @known_keywords
     def save(self, path: str | Path) -> None:
         """Write weights, config, class names and ids to one safetensors file, atomically."""
         from onestage.weights.detector_file import save_detector

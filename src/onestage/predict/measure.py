@@ -15,7 +15,7 @@ from onestage.data import Dataset, list_splits, load_dataset
 from onestage.data.loader import EvalLoader, Shard, usual_workers
 from onestage.data.table import OnBad
 from onestage.data.transforms import EvalTransform
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, known_keywords
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
 from onestage.model.anchors.max_iou import Assignment
@@ -30,6 +30,7 @@ Advance = Callable[[int], None]
 _ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
 
 
+@known_keywords
 def evaluate(
     model: Detector,
     data: str | Path | Dataset,

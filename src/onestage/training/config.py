@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_type_hints
 import tyro
 
 from onestage.data.transforms import Augment
-from onestage.errors import ConfigError, nearest
+from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.config import decode
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
@@ -20,6 +20,7 @@ MILESTONES = (0.67, 0.89)
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 
+@known_keywords
 @dataclass(frozen=True)
 class TrainConfig:
     """What a training run is made of, besides the model and the data."""

@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onestage.data import Dataset
 from onestage.data.loader import Shard, TrainLoader, seed_of, usual_workers
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, OnestageError, counted
+from onestage.errors import ConfigError, OnestageError, counted, known_keywords
 from onestage.metrics.report import Report
 from onestage.model.anchors.max_iou import Assignment
 from onestage.model.backbones.any_timm import TimmBackbone
@@ -67,6 +67,7 @@ class TrainResult:
         return self.folder / LAST
 
 
+@known_keywords
 def train(
     model: Detector,
     data: str | Path | Dataset,
@@ -101,6 +102,7 @@ def train(
         return training.run()
 
 
+@known_keywords
 def resume(folder: str | Path) -> TrainResult:
     """Go on with an interrupted run from its folder alone."""
     plan = Plan.load(folder)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onestage.errors import ConfigError, WeightsError, first_ten
+from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, import_first, load_tensors, read_header, save_tensors
@@ -40,6 +40,7 @@ def read_config(path: str | Path) -> DetectorConfig | None:
         raise WeightsError(what, where=path, got=f"{type(e).__name__}: {e}", fix=DAMAGED) from e
 
 
+@known_keywords
 def load_detector(path: str | Path) -> Detector:
     """The detector that ``save_detector`` wrote, on the CPU, in evaluation mode.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from onestage.errors import ConfigError, nearest
+from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.structures import Size
@@ -67,6 +67,7 @@ def list_models() -> list[str]:
     return list(ZOO)
 
 
+@known_keywords
 def recipe(
     name: str,
     classes: Sequence[str],

@@ -20,6 +20,7 @@ from onestage.data.synthetic import SyntheticConfig
 from onestage.data.writers import Split
 from onestage.errors import ConfigError
 from onestage.metrics.report import Report
+from onestage.metrics.wording import NOT_MEASURED
 from onestage.predict.measure import evaluate_dataset
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
@@ -127,7 +128,7 @@ def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
     """The figures that matter, where to look, and what to do next."""
     rows = {
         "AP50": f"[bold green]{report.coco.AP50:.3f}[/]   AP {report.coco.AP:.3f}, on {report.coco.pictures} pictures",
-        "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else "-",
+        "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else NOT_MEASURED,
         "training": f"{result.seconds / 60:.1f} min",
         "": "",
         "look at": f"{out}/index.html",

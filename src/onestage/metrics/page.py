@@ -1,11 +1,9 @@
-"""The report as one HTML file that needs nothing else: styles and pictures lie inside. Class, file and model names are foreign
-text, so everything is escaped."""
+"""The frame of every web page: one HTML file that holds its styles and pictures. Names of classes, files and models are foreign
+text, so everything put in is escaped."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
-from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -45,52 +43,16 @@ HEAD = """<!doctype html>
 </head>
 <body>
 """
-"""The beginning of every page: one file under a policy that lets nothing be fetched or run. It names ``title``."""
-
-PAGE = """<h1>{{ title }}</h1>
-<p>{{ subtitle }}</p>
-<div class="tiles">
-{% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
-{% endfor %}</div>
-<h2>COCO: average precision and recall</h2>
-<div class="wide"><table>
-<thead><tr>{% for name in figures_head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in figures %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-<p>AR, 10 each: recall with at most 10 detections of a class in a picture. Small: an area below 32 × 32 pixels, medium: below
-96 × 96. A dash: nothing to find.</p>
-<h2>Precision and recall</h2>
-<figure><img src="data:image/png;base64,{{ curves }}" alt="Precision over recall, the mean and by class"></figure>
-<h2>Classes</h2>
-<div class="wide"><table>
-<thead><tr>{% for name in classes_head %}<th>{{ name }}</th>{% endfor %}<th>AP, 0 to 1</th></tr></thead>
-<tbody>
-{% for cells, part in classes %}<tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}\
-<td class="bar"><div><i style="width: {{ part }}%"></i></div></td></tr>
-{% endfor %}</tbody></table></div>
-{% if examples %}<h2>Pictures</h2>
-<div class="examples">
-{% for name, data in examples %}<figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}">\
-<figcaption>{{ name }}</figcaption></figure>
-{% endfor %}</div>
-{% endif %}</body>
-</html>
-"""
+"""The beginning of every page, with a policy that lets nothing be fetched or run. It needs a ``title``."""
 
 
-def render(content: Mapping[str, Any], *, curves: bytes, examples: Mapping[str, bytes]) -> str:
-    """The page: ``content`` holds the texts and rows that PAGE names, ``curves`` a PNG, ``examples`` JPEGs by caption."""
-    pictures = [(name, as_base64(data)) for name, data in examples.items()]
-    return fill(PAGE, **content, curves=as_base64(curves), examples=pictures)
-
-
-def fill(body: str, *, style: str = "", **content: Any) -> str:
-    """A whole page: HEAD, with more rules of ``style``, and the jinja2 template ``body``; all content put in is escaped."""
+def fill(body: str, *, style: str = "", **content: object) -> str:
+    """Returns a whole page: HEAD, with the rules of ``style`` added, and the jinja2 template ``body``. Content is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     head = HEAD.replace("</style>", f"{style}</style>")
     return environment.from_string(head + body).render(**content)
 
 
 def as_base64(data: bytes) -> str:
+    """Returns the bytes as text for a data URL."""
     return base64.b64encode(data).decode("ascii")

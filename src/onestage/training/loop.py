@@ -280,7 +280,7 @@ class Training:
         if report is not None:
             names = {"total": "val/loss"}
             record |= {"val/AP": report.coco.AP, "val/AP50": report.coco.AP50}
-            record |= {names.get(name, f"val/loss/{name}"): value for name, value in report.losses.items()}
+            record |= {names.get(name, f"val/loss/{name}"): value for name, value in (report.losses or {}).items()}
         record["seconds"] = self._seconds()
         self.history.append(record)
         ap = -1.0 if report is None else max(0.0, report.coco.AP)  # 0 where it is NaN: the first model measured is the best

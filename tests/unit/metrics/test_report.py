@@ -1,10 +1,11 @@
-"""The report's four forms: foreign names stay text, NaN becomes null, and the terminal's width is kept."""
+"""The report and its views: foreign names stay text, NaN becomes null, and the terminal's width is kept."""
 
 import csv
 import io
 import json
 import math
 import re
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,37 @@ def test_a_long_list_shows_the_best_and_the_worst() -> None:
         *names[22:25],
     ]
     assert "... 19 more" in text and "and 5 classes without objects" in text
+
+
+def test_figures_that_need_logits_are_said_to_be_missing_in_every_view(tmp_path: Path) -> None:
+    report = measure([found(1)], [known(1, [(0, 1, 1, 9, 9)])], ["cat"], losses=None, book=None)
+    assert report.not_measured == ("losses", "class_error", "box_mae")
+    lines = shown(report, 100)
+    reason = "not measured: the engine gives boxes, no logits"
+    assert f"Loss          {reason}" in lines and f"Anchors       {reason}" in lines
+    page = report.save(tmp_path).read_text()
+    assert "<p>Not measured: loss, class error, box MAE (the engine gives boxes, no logits).</p>" in page
+    assert not re.search(r"<span>(loss|class error|box MAE)", page)
+    content = json.loads((tmp_path / "metrics.json").read_text())
+    assert (content["losses"], content["class_error"], content["box_mae"]) == (None, None, None)
+    assert content["not_measured"] == ["losses", "class_error", "box_mae"]
+
+
+def test_an_empty_loss_counts_as_missing_and_the_anchors_are_still_shown() -> None:
+    report = measure([found(1)], [known(1)], ["cat"], losses={}, book=BookMetrics(anchors=1000, wrong=3, distance=8.0))
+    assert report.not_measured == ("losses",) and report.to_dict()["losses"] is None
+    text = "\n".join(shown(report, 100))
+    assert "Loss          not measured: " in text and "Anchors       class error 3.00e-03" in text
+
+
+def test_a_measured_report_misses_nothing(report: Report, tmp_path: Path) -> None:
+    assert "ot measured" not in report.save(tmp_path).read_text() + "\n".join(shown(report, 100))
+    assert report.to_dict()["not_measured"] == []
+
+
+def test_the_results_are_data_that_cannot_change(report: Report) -> None:
+    with pytest.raises(FrozenInstanceError):
+        report.losses = {}  # type: ignore[misc]
 
 
 def test_without_pictures_the_report_still_shows_and_saves(tmp_path: Path) -> None:

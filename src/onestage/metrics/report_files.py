@@ -1,0 +1,47 @@
+"""A report as files: metrics.json, per_class.csv, pr_curves.png and index.html."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import astuple, fields
+from pathlib import Path
+
+from PIL import Image
+
+from onestage.metrics.plots import plot_pr_curves
+from onestage.metrics.report_page import report_page
+from onestage.metrics.results import ClassRow, Results, nan_as_none
+
+EXAMPLE_SIDE = 640
+"""Pixels of the longer side of a picture inside the web page."""
+
+
+def save_report_files(results: Results, folder: Path, examples: Mapping[str, Image.Image]) -> Path:
+    """Write the four files into ``folder``, which is made if it is missing. Returns the path of index.html.
+
+    examples: pictures with their detections drawn in, by caption.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results.to_dict(), indent=2, allow_nan=False)
+    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
+        writer = csv.writer(file)
+        writer.writerow(field.name for field in fields(ClassRow))
+        writer.writerows([nan_as_none(value) for value in astuple(row)] for row in results.rows)
+    curves = folder / "pr_curves.png"
+    plot_pr_curves(results.coco, curves)
+    small = {caption: _jpeg(picture) for caption, picture in examples.items()}
+    page = folder / "index.html"
+    page.write_text(report_page(results, curves=curves.read_bytes(), examples=small), encoding="utf-8", errors="replace")
+    return page
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    small = picture.convert("RGB")
+    small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    file = io.BytesIO()
+    small.save(file, format="JPEG", quality=88)
+    return file.getvalue()

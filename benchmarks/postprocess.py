@@ -23,7 +23,7 @@ from torchvision.models.detection.ssd import SSD
 from common import CLASSES, Clock, Comparison, compare, report
 from onestage import boxes as box_ops
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.output.postprocess import Found
+from onestage.model.output.postprocess import RawDetections
 from onestage.structures import HeadOutput
 from onestage.zoo.table import recipe
 
@@ -80,7 +80,7 @@ def distributions(anchors: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     }
 
 
-def check_same(found: Found, other: dict[str, Tensor]) -> None:
+def check_same(found: RawDetections, other: dict[str, Tensor]) -> None:
     """AssertionError unless both name the same boxes with the same labels and scores; their labels start at 1."""
     torch.testing.assert_close(found.scores, other["scores"], rtol=1e-5, atol=1e-7)
     near = (found.boxes[None] - other["boxes"][:, None]).abs().amax(2) < 0.01  # equal scores may change places
@@ -90,7 +90,7 @@ def check_same(found: Found, other: dict[str, Tensor]) -> None:
     assert missing <= len(found.scores) // 100, f"{missing} of {len(found.scores)} detections differ"
 
 
-def turns(logits: Tensor, deltas: Tensor) -> tuple[Callable[[], list[Found]], Callable[[], list[dict[str, Tensor]]]]:
+def turns(logits: Tensor, deltas: Tensor) -> tuple[Callable[[], list[RawDetections]], Callable[[], list[dict[str, Tensor]]]]:
     """Our postprocessing and torchvision's of the same B raw outputs, (B, A, C) and (B, A, 4)."""
     config = recipe("ssd300_vgg16", [str(i) for i in range(CLASSES)])
     theirs, anchors = their_model(), their_anchors()

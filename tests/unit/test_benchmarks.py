@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onestage.model.output.postprocess import Found
+from onestage.model.output.postprocess import RawDetections
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 LITE = "ssdlite320_mobilenet_v3_large"
@@ -80,7 +80,7 @@ def test_postprocessing_of_every_distribution_is_the_same(load):
 
 def test_a_difference_in_detections_is_caught(load):
     check_same = load("postprocess").check_same
-    found = Found(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0.5]), torch.tensor([3]))
+    found = RawDetections(torch.tensor([[0.0, 0, 10, 10]]), torch.tensor([0.5]), torch.tensor([3]))
     other = {"boxes": found.boxes, "scores": found.scores, "labels": torch.tensor([4])}
     check_same(found, other)
     for key, wrong in (("boxes", found.boxes + 1), ("scores", found.scores + 0.1), ("labels", torch.tensor([3]))):

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
+from onestage.model.anchors.assignment import BACKGROUND, IGNORED
 from onestage.model.detector import Detector
 from onestage.model.features import evaluating
 from onestage.model.losses.multibox import MultiBoxLoss
-from onestage.model.output.postprocess import Found, Postprocess
+from onestage.model.output.postprocess import Postprocess, RawDetections
 from onestage.model.output.suppress import HardNMS
 from onestage.structures import Detections, HeadOutput, Sample, Size, Targets
 
@@ -216,7 +216,7 @@ def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
     )
 
 
-def _named(found: Found, classes: Sequence[str], *, size: Size) -> Detections:
+def _named(found: RawDetections, classes: Sequence[str], *, size: Size) -> Detections:
     labels = found.labels.cpu()
     names, ids = tuple(classes[i] for i in labels.tolist()), tuple(labels.tolist())
     return Detections(found.boxes.cpu(), found.scores.cpu(), labels, names, ids, size)

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from onestage.errors import ConfigError, known_keywords, require
 from onestage.images import decode_image, to_tensor
+from onestage.model.anchors.assignment import Assignment, assign
 from onestage.model.anchors.levels import anchor_boxes
-from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
 from onestage.model.features import dry_run, evaluating
 from onestage.model.heads.rows import HeadModule
-from onestage.model.output.postprocess import Found
+from onestage.model.output.postprocess import RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
 _CACHED_SIZES = 32
@@ -145,7 +145,7 @@ class Detector(nn.Module):
         found = postprocess(output, anchors, self.config.coder, activation=activation, levels=levels, frames=frames)
         return [self._name(f, meta) for f, meta in zip(found, metas, strict=True)]
 
-    def _name(self, found: Found, meta: ImageMeta) -> Detections:
+    def _name(self, found: RawDetections, meta: ImageMeta) -> Detections:
         labels = found.labels.cpu()
         names, ids = self.config.classes, self.config.category_ids
         return Detections(

@@ -28,8 +28,8 @@ def ssd_resnet101(classes: tuple[str, ...], size: Size, box_sizes: Sequence[floa
     convolutions, extra levels, and a residual block before every prediction (figure 2c).
     """
     body = TimmBackbone("resnet101", (8, 32), keep_resolution=True, dilated=True, unpadded_pool=True)
-    levels = ssd.Levels(body, (8, 16), EXTRAS, ratios=RATIOS)
-    config = ssd.with_levels("ssd_resnet101", classes, size=size, box_sizes=box_sizes, levels=levels)
+    pyramid = ssd.Pyramid(body, (8, 16), EXTRAS, ratios=RATIOS)
+    config = ssd.with_extra_levels("ssd_resnet101", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
     return replace(config, head=ResidualHead())
 
 
@@ -42,9 +42,9 @@ def dssd(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
     """DSSD on any timm backbone: its maps of stride 8, 16 and 32, SSD's extra levels, and a quarter of the paper's widths."""
-    levels = ssd.Levels(TimmBackbone(backbone), (8, 16, 32), ssd.VGG_EXTRAS, ratios=RATIOS)
+    pyramid = ssd.Pyramid(TimmBackbone(backbone), (8, 16, 32), ssd.VGG_EXTRAS, ratios=RATIOS)
     name = f"dssd_{backbone}"
-    config = ssd.with_levels(name, classes, size=size, box_sizes=box_sizes, levels=levels)
+    config = ssd.with_extra_levels(name, classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
     return _deconvolved(replace(config, head=ResidualHead(width=256)), name, width=128)
 
 

@@ -93,7 +93,7 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
 
 
 @dataclass(frozen=True)
-class Levels:
+class Pyramid:
     """What an SSD looks at: a backbone whose maps have these strides, and below them extra levels of these (middle, out)
     channels, the last pair repeated, in that style. ratios: of the default boxes of every level; SSD's own if left out.
     """
@@ -105,39 +105,39 @@ class Levels:
     ratios: Sequence[float] | None = None
 
 
-def with_levels(
-    name: str, classes: tuple[str, ...], *, size: Size, box_sizes: Sequence[float] | None, levels: Levels
+def with_extra_levels(
+    name: str, classes: tuple[str, ...], *, size: Size, box_sizes: Sequence[float] | None, pyramid: Pyramid
 ) -> DetectorConfig:
     """An SSD of that size: as many extra levels as lead down to a single cell, and default boxes for all levels."""
-    ladder = descend(_coarsest(levels.backbone, size), levels.strides[-1], levels.channels)
+    ladder = descend(_coarsest(pyramid.backbone, size), pyramid.strides[-1], pyramid.channels)
     return DetectorConfig(
         name=name,
         classes=classes,
         preprocess=Preprocess(size),
-        backbone=levels.backbone,
-        neck=ExtraLevels(ladder.blocks, levels.style),
-        anchors=default_boxes(size, (*levels.strides, *ladder.strides), box_sizes, levels.ratios),
+        backbone=pyramid.backbone,
+        neck=ExtraLevels(ladder.blocks, pyramid.style),
+        anchors=default_boxes(size, (*pyramid.strides, *ladder.strides), box_sizes, pyramid.ratios),
     )
 
 
 def ssd_vgg16(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """SSD300 and SSD512 of the paper, and any size between, below or above."""
-    levels = Levels(VGG16Backbone(), (8, 16), VGG_EXTRAS, style="plain")
-    return with_levels("ssd_vgg16", classes, size=size, box_sizes=box_sizes, levels=levels)
+    pyramid = Pyramid(VGG16Backbone(), (8, 16), VGG_EXTRAS, style="plain")
+    return with_extra_levels("ssd_vgg16", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
 
 
 def ssd300_resnet50(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """NVIDIA's SSD300: ResNet-50 up to its third stage, which runs at stride 1, so that its map is 38x38 for 300 pixels."""
-    levels = Levels(TimmBackbone("resnet50", strides=(16,), keep_resolution=True), (8,), RESNET_EXTRAS)
-    return with_levels("ssd300_resnet50", classes, size=size, box_sizes=box_sizes, levels=levels)
+    pyramid = Pyramid(TimmBackbone("resnet50", strides=(16,), keep_resolution=True), (8,), RESNET_EXTRAS)
+    return with_extra_levels("ssd300_resnet50", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
 
 
 def ssd(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
     """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm below them."""
-    levels = Levels(TimmBackbone(backbone), (8, 16, 32), VGG_EXTRAS)
-    return with_levels(f"ssd_{backbone}", classes, size=size, box_sizes=box_sizes, levels=levels)
+    pyramid = Pyramid(TimmBackbone(backbone), (8, 16, 32), VGG_EXTRAS)
+    return with_extra_levels(f"ssd_{backbone}", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
 
 
 def _mobile(

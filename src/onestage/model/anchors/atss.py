@@ -12,10 +12,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
-from onestage.model.anchors.max_iou import BACKGROUND, Levels, without_ignored
-
-_PAIRS_AT_ONCE = 1 << 22
-"""Pairs of an object and an anchor looked at at a time: about 100 MB, whatever the number of objects."""
+from onestage.model.anchors.assignment import BACKGROUND, LevelCounts, runs, without_ignored
 
 _SAME_PLACE = 1e-2
 """Pixels: the shapes of one cell share its centre, but for rounding."""
@@ -38,7 +35,7 @@ class ATSSAssigner:
         require(self.top_k >= 1, "an object needs at least one candidate per level", got=self.top_k)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self.ignore_cover)
 
-    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels) -> Tensor:
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
         image, row = objects.nonzero(as_tuple=True)
         wanted = boxes[image, row]
@@ -58,14 +55,14 @@ class ATSSAssigner:
         matches = torch.where(first < none, first, BACKGROUND).view(len(boxes), len(anchors))
         return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
 
-    def _candidates(self, anchors: Tensor, boxes: Tensor, levels: Levels) -> Tensor:
+    def _candidates(self, anchors: Tensor, boxes: Tensor, levels: LevelCounts) -> Tensor:
         """(n, M) anchors for each of n boxes (n, 4); of cells equally near the first."""
         places = box_ops.to_cxcywh(anchors)[:, :2].split(list(levels))
         starts = [sum(levels[:i]) for i in range(len(levels))]
         shapes = [int(((place - place[0]).abs().amax(1) < _SAME_PLACE).sum()) for place in places]
-        parts = []
-        for chunk in box_ops.to_cxcywh(boxes)[:, :2].split(max(1, _PAIRS_AT_ONCE // max(1, len(anchors)))):
-            nearest = [_nearest(chunk, p[::s], self.top_k) for p, s in zip(places, shapes, strict=True)]
+        centres, parts = box_ops.to_cxcywh(boxes)[:, :2], []
+        for run in runs(len(boxes), len(anchors)) or [slice(0, 0)]:  # without boxes an empty table
+            nearest = [_nearest(centres[run], p[::s], self.top_k) for p, s in zip(places, shapes, strict=True)]
             cells = zip(nearest, shapes, starts, strict=True)
             of_levels = [(n[:, :, None] * s + torch.arange(s, device=n.device)).flatten(1) + start for n, s, start in cells]
             parts.append(torch.cat(of_levels, dim=1))

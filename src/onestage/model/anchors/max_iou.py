@@ -1,70 +1,21 @@
-"""Which anchor learns which object.
+"""Assignment by the largest IoU, as in SSD, RetinaNet and EfficientDet.
 
-Shape letters: B images, A anchors, N objects (of the fullest image of a batch; the others are padded). Boxes are xyxy input
-pixels.
+Shape letters: B images, A anchors, N objects of the fullest image of a batch (the rows of other images are padded). Boxes are
+xyxy input pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from onestage import boxes as box_ops
 from onestage.errors import require
-from onestage.structures import Targets
-
-Levels = Sequence[int]
-"""How many anchors stand on each map; their rows follow one another, fine to coarse."""
-
-BACKGROUND = -1
-"""In matches: the anchor stands on background."""
-IGNORED = -2
-"""In matches: the anchor teaches nothing: it overlaps an object half, or a region marked as not to be counted."""
-
-_PAIRS_AT_ONCE = 1 << 21
-"""Pairs of anchor and object compared at a time: about 120 MB, whatever the number of objects."""
-
-
-@dataclass(frozen=True, eq=False)
-class Assignment:
-    """The objects of a batch and the anchors that learn them; what a loss is computed from.
-
-    anchors (A, 4); matches (B, A) int64: index of an object of that image, BACKGROUND or IGNORED;
-    boxes (B, N, 4) and labels (B, N) int64: the objects, padded to the fullest image.
-    """
-
-    anchors: Tensor
-    matches: Tensor
-    boxes: Tensor
-    labels: Tensor
-
-    def positives(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, anchor and object index, (P,) each, of the anchors that learn an object, in row order."""
-        image, anchor = (self.matches >= 0).nonzero(as_tuple=True)
-        return image, anchor, self.matches[image, anchor]
-
-
-class Assigner(Protocol):
-    """Which anchor learns which object: a frozen dataclass with this call."""
-
-    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels) -> Tensor:
-        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
-        ...
-
-
-def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: Levels = ()) -> Assignment:
-    """Pad the targets of B images to one tensor and let the assigner match them. levels left out: all anchors stand on one."""
-    levels = levels or (len(anchors),)
-    boxes = pad_sequence([t.boxes for t in targets], batch_first=True)
-    labels = pad_sequence([t.labels for t in targets], batch_first=True)
-    state = pad_sequence([1 + t.ignore.int() for t in targets], batch_first=True)  # 0: padding, 1: object, 2: not to be counted
-    matches = assigner(anchors, boxes, objects=state == 1, ignore=state == 2, levels=levels)
-    return Assignment(anchors, matches, boxes, labels)
+from onestage.model.anchors.assignment import BACKGROUND, IGNORED, LevelCounts, runs, without_ignored
 
 
 @dataclass(frozen=True)
@@ -94,7 +45,7 @@ class MaxIoUAssigner:
         require(0 < self.negative <= self.positive <= 1, rule, got=self)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
 
-    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: Levels = ()) -> Tensor:
+    def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts = ()) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64.
 
         On which level an anchor stands (``levels``) does not matter here. Memory is bounded: objects are compared a few at a
@@ -121,24 +72,12 @@ class MaxIoUAssigner:
         return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
 
 
-def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: Tensor, least: float) -> Tensor:
-    """matches (B, A), IGNORED where an anchor that learns nothing lies by ``least`` or more of itself in an ignored box."""
-    if not bool(ignore.any()):
-        return matches
-    covered = anchors.new_zeros(matches.shape)
-    for part in _slices(boxes, anchors):
-        busy = ignore[:, part].any(dim=1)
-        cover = box_ops.cover(anchors, boxes[busy, part]).mT.masked_fill(~ignore[busy, part, None], 0.0)
-        covered[busy] = covered[busy].maximum(cover.amax(dim=1))
-    return matches.masked_fill((matches < 0) & (covered >= least), IGNORED)
-
-
 def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A few objects at a time: which (n of N), which images have any of them, and their IoU (b, n, A), -1 for no object.
 
     Images that have only padding there are left out: one crowd does not slow down a whole batch.
     """
-    for part in _slices(boxes, anchors):
+    for part in runs(boxes.shape[1], len(boxes) * len(anchors)):
         busy = objects[:, part].any(dim=1)
         yield part, busy, box_ops.iou(boxes[busy, part], anchors).masked_fill_(~objects[busy, part, None], -1.0)
 
@@ -149,12 +88,6 @@ def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Te
     for part, busy, iou in _overlaps(anchors, boxes, claims):
         reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
     return reached
-
-
-def _slices(boxes: Tensor, anchors: Tensor) -> list[slice]:
-    """Cut the N objects into runs whose comparison with all anchors stays within _PAIRS_AT_ONCE."""
-    step = max(1, _PAIRS_AT_ONCE // max(1, len(boxes) * len(anchors)))
-    return [slice(i, min(i + step, boxes.shape[1])) for i in range(0, boxes.shape[1], step)]
 
 
 def _claim(matches: Tensor, claims: Tensor, wanted: Tensor, *, last: bool) -> Tensor:
@@ -189,7 +122,7 @@ def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> t
 def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tensor) -> Tensor:
     """(B, N): for the anchor that each waiting object wants, the waiting object that overlaps it most."""
     best = torch.full_like(wanted, -1)
-    for part in _slices(boxes, boxes[0]):
+    for part in runs(boxes.shape[1], boxes.shape[0] * boxes.shape[1]):
         busy = waiting[:, part].any(dim=1)
         iou = box_ops.iou(boxes[busy], anchors[wanted[busy, part]])
         best[busy, part] = iou.masked_fill_(~waiting[busy, :, None], -1.0).argmax(dim=1)
@@ -200,7 +133,7 @@ def _next_wish(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, taken: Tensor
     """The best free anchor of every waiting object; those that overlap no free anchor stop waiting."""
     wanted, waiting = wanted.clone(), waiting.clone()
     image, row = waiting.nonzero(as_tuple=True)
-    for part in torch.arange(len(image), device=boxes.device).split(max(1, _PAIRS_AT_ONCE // len(anchors))):
+    for part in runs(len(image), len(anchors)):
         i, n = image[part], row[part]
         iou = box_ops.iou(boxes[i, n], anchors).masked_fill_(taken[i], -1.0)
         best, wanted[i, n] = iou.max(dim=1)

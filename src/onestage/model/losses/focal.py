@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from onestage.errors import require
+from onestage.model.anchors.assignment import Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import Assignment
 from onestage.model.losses.boxes import BoxLoss, SmoothL1
-from onestage.model.losses.positives import _TINY, Activation, Positives, _of_anchors, _positives
+from onestage.model.losses.positives import _TINY, Positives, ScoreActivation, _of_anchors, _positives
 from onestage.structures import HeadOutput
 
 
@@ -32,7 +32,7 @@ class FocalLoss:
     objects weighs as much as one with many.
     """
 
-    activation: ClassVar[Activation] = "sigmoid"
+    activation: ClassVar[ScoreActivation] = "sigmoid"
 
     alpha: float | None = 0.25
     gamma: float = 2.0

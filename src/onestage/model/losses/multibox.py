@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onestage.errors import require
+from onestage.model.anchors.assignment import BACKGROUND, Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import BACKGROUND, Assignment
 from onestage.model.losses.boxes import BoxLoss, SmoothL1
-from onestage.model.losses.positives import Activation, Positives
+from onestage.model.losses.positives import Positives, ScoreActivation
 from onestage.structures import HeadOutput
 
 
@@ -31,7 +31,7 @@ class MultiBoxLoss:
     such images out; torchvision's loss of them is exactly 0.) box_weight: eq. (1)'s alpha.
     """
 
-    activation: ClassVar[Activation] = "softmax"
+    activation: ClassVar[ScoreActivation] = "softmax"
 
     negative_ratio: float = 3.0
     min_negatives: int = 30

@@ -9,12 +9,12 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from onestage.model.anchors.assignment import IGNORED, Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import IGNORED, Assignment
 from onestage.model.losses.boxes import BoxLoss
 from onestage.structures import HeadOutput
 
-Activation = Literal["softmax", "sigmoid"]
+ScoreActivation = Literal["softmax", "sigmoid"]
 """How logits become scores: softmax over K + 1 logits, background first, or a sigmoid for each of K."""
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
+from onestage.model.anchors.assignment import Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import Assignment
 from onestage.model.losses.boxes import BoxLoss, IoULoss
-from onestage.model.losses.positives import _TINY, Activation, Positives, _of_anchors, _positives
+from onestage.model.losses.positives import _TINY, Positives, ScoreActivation, _of_anchors, _positives
 from onestage.structures import HeadOutput
 
 
@@ -29,7 +29,7 @@ class QualityFocalLoss:
     All anchors that are not ignored count; the sum is divided by the number of positives.
     """
 
-    activation: ClassVar[Activation] = "sigmoid"
+    activation: ClassVar[ScoreActivation] = "sigmoid"
 
     beta: float = 2.0
     box: BoxLoss = field(default_factory=IoULoss)

@@ -17,12 +17,12 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import WeightsError, require
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.losses.positives import Activation
+from onestage.model.losses.positives import ScoreActivation
 from onestage.model.output.suppress import NMS, HardNMS
 from onestage.structures import HeadOutput
 
 
-class Found(NamedTuple):
+class RawDetections(NamedTuple):
     """The detections of one image: boxes (D, 4) input pixels, scores (D,) descending, labels (D,) 0..K-1."""
 
     boxes: Tensor
@@ -41,7 +41,7 @@ class _Work(NamedTuple):
     anchors: Tensor
     level: Tensor
     coder: BoxCoder
-    activation: Activation
+    activation: ScoreActivation
     frames: Tensor
 
 
@@ -79,10 +79,10 @@ class Postprocess:
         anchors: Tensor,
         coder: BoxCoder,
         *,
-        activation: Activation,
+        activation: ScoreActivation,
         levels: Sequence[int],
         frames: Tensor | None = None,
-    ) -> list[Found]:
+    ) -> list[RawDetections]:
         """The detections of each of the B images. levels: anchors on each feature map. frames: (B, 4) xyxy input pixels, where
         the pictures lie; the rest is padding. Boxes are cut to them, or to the input, before NMS.
         """
@@ -101,7 +101,7 @@ class Postprocess:
                 return found
             helping = min(total, 4 * helping)
 
-    def _best(self, logits: Tensor, activation: Activation) -> Tensor:
+    def _best(self, logits: Tensor, activation: ScoreActivation) -> Tensor:
         """(B, A): the best score of every anchor; 0 where the softmax cannot bring one above the threshold."""
         if activation == "sigmoid":
             return _numbers(logits.amax(dim=2).float()).sigmoid()
@@ -113,7 +113,7 @@ class Postprocess:
         best[image, anchor] = _scores(logits[image, anchor], activation).amax(dim=1)
         return best
 
-    def _helping(self, count: int, work: _Work) -> tuple[list[Found], bool]:
+    def _helping(self, count: int, work: _Work) -> tuple[list[RawDetections], bool]:
         """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
         batch, anchors = work.best.shape
         rows = _largest(work.best, min(count, anchors))[1].sort(dim=1).values
@@ -138,7 +138,7 @@ class Postprocess:
         counts = torch.bincount(image, minlength=batch)
         order = image.argsort(stable=True)  # NMS left them best first over all images
         columns = [column[order].split(counts.tolist()) for column in (boxes, score, label)]
-        found = [Found(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
+        found = [RawDetections(*(column[: self.detections] for column in row)) for row in zip(*columns, strict=True)]
         last = (counts.cumsum(0) - counts + self.detections - 1).clamp(max=max(len(order) - 1, 0))
         full = (counts >= self.detections) & (score[order][last] >= top[:, -1]) if len(order) else counts > 0
         return found, bool((~above.all(dim=1) | full).all())
@@ -162,7 +162,7 @@ def _numbers(values: Tensor) -> Tensor:
     return values
 
 
-def _scores(logits: Tensor, activation: Activation) -> Tensor:
+def _scores(logits: Tensor, activation: ScoreActivation) -> Tensor:
     """(..., C) -> (..., K) scores of the classes."""
     return logits.float().softmax(dim=-1)[..., 1:] if activation == "softmax" else logits.float().sigmoid()
 

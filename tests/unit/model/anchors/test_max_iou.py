@@ -8,9 +8,10 @@ import torch
 
 import slow_references as slow
 from onestage.errors import ConfigError
-from onestage.model.anchors import max_iou as module
+from onestage.model.anchors import assignment
+from onestage.model.anchors.assignment import BACKGROUND, IGNORED, assign
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
-from onestage.model.anchors.max_iou import BACKGROUND, IGNORED, MaxIoUAssigner, assign
+from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.structures import Targets
 
 ANCHORS = anchor_boxes([AnchorLevel(((12.0, 12.0), (20.0, 10.0))), AnchorLevel(((40.0, 40.0),))], [(8, 8), (3, 3)], (96, 96))
@@ -112,15 +113,15 @@ def test_objects_compared_a_few_at_a_time_give_the_same(monkeypatch, claim, pair
     crowds = [crowd(20, 1, ignored=0.2), crowd(0, 2), crowd(11, 3)]
     targets = [Targets(c.boxes.repeat(2, 1), c.labels.repeat(2), c.ignore.repeat(2)) for c in crowds]  # ties across the parts
     whole = assign(MaxIoUAssigner(claim=claim), ANCHORS, targets).matches
-    monkeypatch.setattr(module, "_PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(assignment, "_PAIRS_AT_ONCE", pairs)
     assert torch.equal(assign(MaxIoUAssigner(claim=claim), ANCHORS, targets).matches, whole)
 
 
 def test_positives_in_row_order():
-    assignment = assign(MaxIoUAssigner(), ANCHORS, [crowd(3, 0), crowd(0, 0), crowd(2, 1)])
-    image, anchor, match = assignment.positives()
+    given = assign(MaxIoUAssigner(), ANCHORS, [crowd(3, 0), crowd(0, 0), crowd(2, 1)])
+    image, anchor, match = given.positives()
     assert (image * len(ANCHORS) + anchor).diff().gt(0).all()
-    assert torch.equal(assignment.matches[image, anchor], match)
+    assert torch.equal(given.matches[image, anchor], match)
     assert set(image.tolist()) == {0, 2}
 
 
@@ -132,10 +133,11 @@ def test_rules_that_contradict_themselves_are_refused(rules):
 
 MEMORY = """
 import resource, torch
-from onestage.model.assign import MaxIoUAssigner, assign
+from onestage.model.anchors.assignment import assign
+from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.structures import Targets
-from onestage.zoo import recipe
-from onestage.model.anchors import anchor_boxes
+from onestage.zoo.table import recipe
+from onestage.model.anchors.levels import anchor_boxes
 
 def crowd(count):
     corner = torch.rand(count, 2) * 480

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall, computed in memory by faster-coco-eval, whose figures are pycocotools' own.
+"""COCO's average precision and recall. faster-coco-eval computes them in memory; its figures equal those of pycocotools.
 
 Shape letters: K classes, T = 10 IoU thresholds (.50, .55 ... .95), R = 101 recalls (0, .01 ... 1), Z = 4 size ranges (all,
 small, medium, large), M = 3 limits on the detections of a class in a picture (1, 10, 100).
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.metrics.pairing import Pair, pair_up
@@ -31,7 +31,10 @@ IOUS = tuple((50 + 5 * t) / 100 for t in range(10))
 
 @dataclass(frozen=True)
 class CocoClass:
-    """One class: its objects (without crowds and ignored ones), its detections, and its figures; NaN without objects."""
+    """One class: the number of its objects (without crowds and ignored objects) and of its detections, and its figures.
+
+    The figures are NaN for a class without objects.
+    """
 
     name: str
     objects: int
@@ -43,10 +46,10 @@ class CocoClass:
 
 @dataclass(frozen=True, eq=False)
 class CocoMetrics:
-    """The twelve figures, each 0..1, or NaN where there is nothing to find (COCO prints -1 there).
+    """The twelve figures, each 0..1. A figure is NaN where there is nothing to find; COCO prints -1 there.
 
-    AP: mean over IoU .50 to .95; AP50 and AP75: at one IoU; s, m, l: objects of an area below 32 x 32 pixels, below 96 x 96,
-    above; AR1, AR10, AR100: recall with that many detections of a class in a picture.
+    AP: the mean over IoU .50 to .95. AP50, AP75: at one IoU. s, m, l: objects of an area below 32 x 32 pixels, below 96 x 96,
+    and above. AR1, AR10, AR100: recall with at most 1, 10 or 100 detections of a class in a picture.
     precision (T, R, K): the best precision at a recall of at least RECALLS[r], all sizes; NaN for a class without objects.
     """
 
@@ -68,25 +71,30 @@ class CocoMetrics:
 
     @property
     def objects(self) -> int:
+        """The objects of all classes, without crowds and ignored objects."""
         return sum(row.objects for row in self.per_class)
 
     @property
     def figures(self) -> dict[str, float]:
+        """The twelve figures by name, in COCO's order."""
         return {name: getattr(self, name) for name in FIGURES}
 
     def curve(self, iou: float | None = None, label: int | None = None) -> NDArray[np.float64]:
-        """(R,) precision at each of RECALLS: at one of IOUS or their mean, of one class or the mean of those with objects."""
+        """Returns the precision at each of RECALLS, (R,).
+
+        iou: one of IOUS; by default the mean over all of them. label: a class; by default the mean over those with objects.
+        """
         precision = self.precision if iou is None else self.precision[[IOUS.index(iou)]]
         known = ~np.isnan(precision[0, 0]) if label is None else np.arange(precision.shape[2]) == label
         return precision[:, :, known].mean((0, 2)) if known.any() else np.full(len(RECALLS), np.nan)
 
 
 def coco_metrics(detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]) -> CocoMetrics:
-    """COCO's figures for detections against truths of the same pictures; ``classes`` are the K names, by label.
+    """Computes COCO's figures for detections against truths of the same pictures; ``classes`` are the K names, by label.
 
-    A crowd region takes any number of detections, each judged by the part of it inside the region, and none of them counts.
-    An ignored object takes one, which does not count either; pycocotools would count it, for it forgets that flag.
-    Raises DataError when the pictures are not the same or a label is none of the classes.
+    A crowd region matches any number of detections, each by the share of its area inside the region. None of them counts.
+    An ignored object matches one detection, which does not count either. (pycocotools loses that flag and counts it.)
+    Raises DataError if the pictures are not the same, or if a label is none of the classes.
     """
     pairs = pair_up(detections, truths, classes)
     evaluator = _Evaluator(pairs, len(classes))
@@ -105,9 +113,9 @@ def coco_metrics(detections: Sequence[Detections], truths: Sequence[Truth], clas
 
 
 class _Evaluator(COCOeval_faster):
-    """faster-coco-eval, fed from tensors: no files, no index of the whole set, and ``ignore`` kept as it was given.
+    """faster-coco-eval, fed from tensors: it reads no files, builds no index of the whole set, and keeps ``ignore``.
 
-    The library's own ``_prepare`` overwrites ``ignore`` with ``iscrowd``, as pycocotools does.
+    The library's ``_prepare`` overwrites ``ignore`` with ``iscrowd``, as pycocotools does.
     """
 
     def __init__(self, pairs: Sequence[Pair], classes: int) -> None:
@@ -117,7 +125,7 @@ class _Evaluator(COCOeval_faster):
         self.params.catIds = list(range(classes))
 
     def _prepare(self) -> None:
-        # Both count from 1: a match is written down as the other's id, and 0 means none.
+        # Ids start at 1: the library stores a match as the id of the partner, and 0 means no match.
         truth_id = found_id = 1
         for picture, (found, truth) in enumerate(self.pairs):
             columns = {"area": truth.area, "iscrowd": truth.crowd.int(), "ignore": (truth.ignore | truth.crowd).int()}
@@ -128,8 +136,10 @@ class _Evaluator(COCOeval_faster):
             truth_id, found_id = truth_id + len(truth.labels), found_id + len(found)
 
 
-def _rows(objects: Detections | Truth, columns: dict[str, Any], first_id: int) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The label of each object, and the annotation that the library reads: an id, a box in COCO's format, the columns."""
+def _rows(
+    objects: Detections | Truth, columns: dict[str, Tensor], first_id: int
+) -> Iterator[tuple[int, dict[str, int | float | list[float]]]]:
+    """Yields the label of each object and the annotation that the library reads: an id, a box in COCO's format, the columns."""
     table = {"bbox": box_ops.to_xywh(objects.boxes.double()), **columns}
     values = zip(*(column.tolist() for column in table.values()), strict=True)
     for number, (label, row) in enumerate(zip(objects.labels.tolist(), values, strict=True)):
@@ -139,7 +149,7 @@ def _rows(objects: Detections | Truth, columns: dict[str, Any], first_id: int) -
 def _per_class(
     pairs: Sequence[Pair], classes: Sequence[str], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> Iterator[CocoClass]:
-    """precision (T, R, K) and recall (T, K), for all sizes -> a row per class."""
+    """Yields a row for each class, from precision (T, R, K) and recall (T, K) for all sizes."""
     objects, found = np.zeros(len(classes), int), np.zeros(len(classes), int)
     for pair in pairs:
         counted = ~(pair.truth.ignore | pair.truth.crowd)
@@ -151,12 +161,12 @@ def _per_class(
 
 
 def _unknown_as_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The library writes -1 where there is nothing to find."""
+    """The same values with NaN for -1, which the library writes where there is nothing to find."""
     values = np.asarray(values, dtype=np.float64)
     return np.where(values < 0, np.nan, values)
 
 
 def _mean(values: NDArray[np.float64]) -> float:
-    """The mean of the known values; NaN when there is none."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

@@ -1,15 +1,21 @@
-"""Detections and truths of the same pictures, side by side: what every metric starts from."""
+"""Detections and truths of the same pictures, side by side: what every metric starts from.
+
+Shape letters: K classes, N labels of one picture.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from torch import Tensor
 
 from onestage.errors import DataError
 from onestage.structures import Detections, Truth
+
+Item = TypeVar("Item", Detections, Truth)
 
 
 class Pair(NamedTuple):
@@ -20,25 +26,18 @@ class Pair(NamedTuple):
 
 
 def pair_up(detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]) -> list[Pair]:
-    """Detections and truths joined by image_id, numbers before names and each ascending, whatever order they came in.
+    """Joins detections and truths by image_id, in ascending order: first the numbers, then the names.
 
-    The fixed order settles detections of equal score, so that no metric depends on how the pictures were read.
-    Raises DataError when the two are not of exactly the same pictures, or a label is not one of the K ``classes``.
+    The order is always the same. It settles detections of equal score, so no metric depends on how the pictures were read.
+    Raises DataError if the two are not of exactly the same pictures, or if a label is not one of the K ``classes``.
     """
-    found = {d.image_id: _on_cpu(d) for d in detections}
-    known = {t.image_id: t for t in truths}
-    for what, unique, given in (("detections", found, detections), ("truths", known, truths)):
-        if len(unique) != len(given):
-            ids = [item.image_id for item in given]
-            repeated = {i for i in ids if ids.count(i) > 1}
-            raise DataError(
-                f"some pictures have {what} twice", got=_name(repeated), fix="give each picture one entry, with one id"
-            )
+    found = _by_id("detections", [_on_cpu(d) for d in detections])
+    known = _by_id("truths", truths)
     if found.keys() != known.keys():
+        only_found, only_known = _name(found.keys() - known.keys()), _name(known.keys() - found.keys())
         raise DataError(
             "the detections and the truths are not of the same pictures",
-            got=f"only in the detections: {_name(found.keys() - known.keys())}; "
-            f"only in the truths: {_name(known.keys() - found.keys())}",
+            got=f"only in the detections: {only_found}; only in the truths: {only_known}",
             expected="the same image ids in both; a picture without detections has an empty entry",
         )
     pairs = [Pair(found[i], known[i]) for i in sorted(found, key=lambda i: (isinstance(i, str), i))]
@@ -48,22 +47,32 @@ def pair_up(detections: Sequence[Detections], truths: Sequence[Truth], classes: 
     return pairs
 
 
+def _by_id(what: str, items: Sequence[Item]) -> dict[int | str, Item]:
+    """The items by their picture. Raises DataError if a picture has two."""
+    counts = Counter(item.image_id for item in items)
+    if repeated := [image_id for image_id, count in counts.items() if count > 1]:
+        fix = "give each picture one entry, with one id"
+        raise DataError(f"some pictures have {what} twice", got=_name(repeated), fix=fix)
+    return {item.image_id: item for item in items}
+
+
 def _on_cpu(found: Detections) -> Detections:
     return replace(found, boxes=found.boxes.cpu(), scores=found.scores.cpu(), labels=found.labels.cpu())
 
 
-def _name(ids: Iterable[Hashable]) -> str:
-    """Ten of the ids and the count of the others."""
-    names = sorted(repr(i) for i in ids)
+def _name(ids: Iterable[int | str]) -> str:
+    """Ten of the ids, and how many more there are."""
+    names = sorted(map(repr, ids))
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return (", ".join(names[:10]) or "none") + more
 
 
-def _check_labels(what: str, image_id: int | str, labels: Tensor, count: int) -> None:
-    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= count):
+def _check_labels(what: str, image_id: int | str, labels: Tensor, classes: int) -> None:
+    """Raises DataError unless the labels (N,) lie in 0..classes - 1."""
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise DataError(
             f"the {what} of picture {image_id!r} carry a label that is none of the classes",
             got=f"labels from {int(labels.min())} to {int(labels.max())}",
-            expected=f"0 to {count - 1}, for {count} classes",
+            expected=f"0 to {classes - 1}, for {classes} classes",
             fix="evaluate with the class list that the model was trained on",
         )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import ConfigError
@@ -24,7 +25,7 @@ Style = Literal["2007", "2010"]
 
 @dataclass(frozen=True, eq=False)
 class VocClass:
-    """One class: its objects (without difficult ones), its AP in 0..1 (NaN without objects), and the curve behind it.
+    """One class: the number of its objects (without difficult ones), its AP in 0..1 (NaN without objects), and its curve.
 
     precision, recall (D,): after each detection that counts, best score first.
     """
@@ -38,7 +39,7 @@ class VocClass:
 
 @dataclass(frozen=True, eq=False)
 class VocMetrics:
-    """mAP in 0..1: the mean over the classes with objects, NaN when there is none."""
+    """mAP in 0..1: the mean AP of the classes with objects; NaN if there are none."""
 
     mAP: float
     iou: float
@@ -55,14 +56,14 @@ def voc_metrics(
     style: Style = "2010",
     inclusive: bool = False,
 ) -> VocMetrics:
-    """VOC's AP for detections against truths of the same pictures; ``classes`` are the K names, by label.
+    """Computes VOC's AP for detections against truths of the same pictures; ``classes`` are the K names, by label.
 
-    A detection belongs to the object of its class that it overlaps most. It is right when that IoU is at least ``iou`` and no
-    better detection was right about the same object; it does not count when the object is difficult (ignored, or a crowd).
-    style: "2007" reads precision at 11 recalls, "2010" takes the area under the curve.
-    inclusive: boxes name whole pixels, the first and the last, so that a width is x2 - x1 + 1: the kit's own arithmetic, and
-    that of most published figures. Boxes of this package are edges in float pixels, for which x2 - x1 is right.
-    Raises ConfigError for an ``iou`` outside 0..1, DataError when the pictures are not the same or a label is no class.
+    A detection belongs to the object of its class that it overlaps most. It is right if their IoU is at least ``iou`` and no
+    detection of higher score was right about that object. It does not count if the object is difficult (ignored, or a crowd).
+    style: "2007" reads precision at 11 recalls; "2010" takes the area under the curve.
+    inclusive: box corners are the first and the last pixel, so that a width is x2 - x1 + 1. The development kit and most
+    published figures do so. Boxes of this package are edges in float pixels, for which x2 - x1 is right.
+    Raises ConfigError for an ``iou`` outside 0..1, DataError if the pictures are not the same or a label is no class.
     """
     if not 0 < iou <= 1:
         raise ConfigError("voc_metrics: this IoU cannot decide a match", got=iou, expected="above 0, at most 1")
@@ -74,10 +75,10 @@ def voc_metrics(
 
 
 class _Matches(NamedTuple):
-    """Every detection and object of the set, by columns.
+    """All detections and objects of the set, as columns.
 
-    scores, labels (all D,); best (all D,): the row of the object of its class that a detection overlaps most; overlap (all D,):
-    their IoU, 0 where it touches none (``best`` means nothing there). truth_labels, difficult (all N,).
+    scores, labels (all D,). best (all D,): the row of the object of its class that a detection overlaps most. overlap (all D,):
+    their IoU; where it is 0, ``best`` means nothing. truth_labels, difficult (all N,).
     """
 
     scores: Floats
@@ -99,17 +100,18 @@ def _match(pairs: Sequence[Pair], inclusive: bool) -> _Matches:
         overlap.append(ious.max(1))
         before += len(truth.labels)
     return _Matches(
-        scores=_column([p.found.scores.double() for p in pairs], torch.float64),
-        labels=_column([p.found.labels for p in pairs], torch.int64),
+        scores=_column([p.found.scores.double() for p in pairs], torch.float64).numpy(),
+        labels=_column([p.found.labels for p in pairs], torch.int64).numpy(),
         best=np.concatenate(best),
         overlap=np.concatenate(overlap),
-        truth_labels=_column([p.truth.labels for p in pairs], torch.int64),
-        difficult=_column([p.truth.ignore | p.truth.crowd for p in pairs], torch.bool),
+        truth_labels=_column([p.truth.labels for p in pairs], torch.int64).numpy(),
+        difficult=_column([p.truth.ignore | p.truth.crowd for p in pairs], torch.bool).numpy(),
     )
 
 
-def _column(parts: list[torch.Tensor], dtype: torch.dtype) -> NDArray[Any]:
-    return torch.cat([torch.zeros(0, dtype=dtype), *parts]).numpy()  # the empty part stands in where there are no pictures
+def _column(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """The parts one after the other, (all D,) or (all N,); empty without pictures."""
+    return torch.cat([torch.zeros(0, dtype=dtype), *parts])
 
 
 def _one_class(name: str, table: _Matches, label: int, iou: float, style: Style) -> VocClass:
@@ -129,22 +131,22 @@ def _one_class(name: str, table: _Matches, label: int, iou: float, style: Style)
 
 
 def _on_difficult(table: _Matches, rows: NDArray[np.int64], iou: float) -> NDArray[np.bool_]:
-    """(all D,) rows -> whether each lies on a difficult object: neither right nor wrong."""
+    """Whether each of the detections ``rows`` (D,) lies on a difficult object: then it is neither right nor wrong."""
     on_object = table.overlap[rows] >= iou
     on_object[on_object] = table.difficult[table.best[rows][on_object]]
     return on_object
 
 
 def _eleven_points(precision: Floats, recall: Floats) -> float:
-    """VOC2007: the mean of the best precision at a recall of at least 0, .1 ... 1.
+    """VOC2007: the mean of the best precision at a recall of at least 0, .1 ... 1, for precision and recall (D,).
 
-    k * 0.1, not k / 10: in the kit and its descendants the points for .3, .6 and .7 lie one rounding error higher, so that a
-    recall of exactly .6 misses its point. Published figures are made this way.
+    It computes k * 0.1, not k / 10. In the kit and the programs after it the points .3, .6 and .7 lie one rounding error
+    higher, so that a recall of exactly .6 misses its point. Published figures are computed this way.
     """
     return float(np.mean([precision[recall >= k * 0.1].max(initial=0) for k in range(11)]))
 
 
 def _area_under(precision: Floats, recall: Floats) -> float:
-    """VOC2010: the area under the curve of the best precision at a recall of at least r."""
+    """VOC2010: the area under the curve of the best precision at a recall of at least r, for precision and recall (D,)."""
     best = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(recall, prepend=0) * best).sum())

@@ -10,7 +10,8 @@ import torch
 
 from onestage.creation import create
 from onestage.errors import ConfigError, DataError, WeightsError, nearest
-from onestage.model.config import DetectorConfig, differences
+from onestage.model.codec import differences
+from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.processes import choose_device
 from onestage.training.checkpoint import BEST, LAST

@@ -10,7 +10,7 @@ import tyro
 
 from onestage.data.transforms import Augment
 from onestage.errors import ConfigError, known_keywords, nearest
-from onestage.model.config import decode
+from onestage.model.codec import decode_value
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
 """For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
@@ -68,7 +68,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
-            decode(getattr(self, name), declared, name)
+            decode_value(getattr(self, name), declared, name)
         _ = self.augmentation  # a wrong change is told now, not in the first epoch
         rules = {
             "epochs": (self.epochs >= 1, "1 or more"),

@@ -21,7 +21,8 @@ from onestage.data import Dataset
 from onestage.errors import ConfigError
 from onestage.files import write_atomically
 from onestage.metrics.plots import plot_training_curves
-from onestage.model.config import DetectorConfig, decode, differences, encode
+from onestage.model.codec import decode, differences, encode
+from onestage.model.config import DetectorConfig
 from onestage.training.checkpoint import LAST
 from onestage.training.config import TrainConfig
 
@@ -51,7 +52,7 @@ class Plan:
         """ConfigError where the folder holds no run, or one that this version cannot read."""
         path = Path(folder) / CONFIG
         try:
-            plan: Plan = decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
+            plan = decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
         except OSError as e:
             raise ConfigError(
                 "this folder holds no run", where=folder, got=e.strerror, fix="name a folder that train made"

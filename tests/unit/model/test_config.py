@@ -13,7 +13,8 @@ from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.model.anchors.plans import OctaveAnchors
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
-from onestage.model.config import DetectorConfig, encode
+from onestage.model.codec import encode
+from onestage.model.config import DetectorConfig
 from onestage.model.heads.shared import SharedHead
 from onestage.model.losses.boxes import L1, Huber, IoULoss
 from onestage.model.losses.focal import FocalLoss
@@ -238,11 +239,27 @@ def test_replace_says_what_is_wrong(changes, says):
         ("loss.box.beta", float("inf"), "finite"),
         ("loss.box.beta", 10**400, "finite"),
         ("head.style", ["plain"], "'plain' or 'separable'"),
+        ("loss.kind", ["FocalLoss"], "one of MultiBoxLoss, FocalLoss"),
     ],
 )
 def test_a_stored_config_that_is_wrong_names_the_place(path, value, says):
     with pytest.raises(ConfigError, match=says):
         DetectorConfig.from_json(changed(path, value))
+
+
+def test_all_choices_are_part_of_what_is_expected():
+    with pytest.raises(ConfigError) as raised:
+        TINY.replace({"head.prior": "high"})
+    error = raised.value
+    assert (error.what, error.where) == ("a value of the wrong kind", "head.prior")
+    assert (error.got, error.expected) == ("'high'", "float, or null")
+
+
+def test_an_error_that_expects_nothing_names_no_choices():
+    with pytest.raises(ConfigError) as raised:
+        DetectorConfig.from_json(changed("anchors.2.shapes", []))
+    assert raised.value.expected is None
+    assert "OctaveAnchors" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "null", "[]", "3", '"x"', "[" * 100_000])

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.models import MobileNet_V2_Weights, MobileNet_V3_Large_Weights, VGG16_Weights, WeightsEnum
 
 from onestage.errors import WeightsError
+from onestage.model.codec import Value
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
 from onestage.weights.class_names import COCO_90, Classes, known_classes
@@ -138,7 +139,7 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
     if frozen and not published:
         what = "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"
         warnings.warn(what, stacklevel=7)  # the line that called create()
-    changes = {
+    changes: dict[str, Value] = {
         "preprocess.mean": (0.485, 0.456, 0.406),
         "preprocess.std": (0.229, 0.224, 0.225),
         "preprocess.antialias": False,

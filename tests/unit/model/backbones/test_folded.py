@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from onestage.errors import ConfigError
 from onestage.model.backbones.folded import IMAGE, FoldedBackbone, FoldedLayer
-from onestage.model.config import decode, encode
+from onestage.model.codec import decode, encode
 
 LAYERS = (
     FoldedLayer(6, IMAGE, kernel=3, stride=2),

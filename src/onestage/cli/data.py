@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_format
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onestage.data.check import MEDIUM, SMALL, Report, Spread, check_dataset
+from onestage.data.check import MEDIUM, SMALL, Checkup, Spread, check_dataset
 from onestage.data.dataset import Problem
 from onestage.errors import DataError, counted
 
@@ -52,27 +52,27 @@ def check(
         json: also write everything to this file
     """
     console = Console()
-    report = check_dataset(path, format, split=split, fast=fast, progress=console.is_terminal)
-    console.print(render(report))
+    checkup = check_dataset(path, format, split=split, fast=fast, progress=console.is_terminal)
+    console.print(render(checkup))
     if json is not None:
         try:
-            json.write_text(json_format.dumps(asdict(report), indent=2) + "\n", encoding="utf-8")
+            json.write_text(json_format.dumps(checkup.to_dict(), indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError("the report cannot be written", where=json, got=error.strerror) from error
-    return 1 if report.problems else 0
+    return 1 if checkup.problems else 0
 
 
-def render(report: Report) -> RenderableType:
+def render(checkup: Checkup) -> RenderableType:
     """The report for a terminal of 80 columns or more."""
-    title = Text.assemble((report.path, "bold"), f"  {report.format.upper()}", f", {counted(report.pictures, 'picture')}")
-    title.append(f", {counted(report.objects, 'object')} of {counted(len(report.classes), 'class')}")
-    parts: list[RenderableType] = [title, _splits(report), _classes(report), _sizes(report), _pictures(report)]
-    if report.notes:
-        parts.append(_listing("worth a look", report.notes, "yellow"))
-    if report.problems:
-        parts.append(_listing(counted(len(report.problems), "problem"), report.problems, "red"))
-    looked = "every picture was decoded" if report.decoded else "only the pictures' headers were read (--fast)"
-    verdict = ("✗ there is something to correct", "bold red") if report.problems else ("✓ no problems", "bold green")
+    title = Text.assemble((checkup.path, "bold"), f"  {checkup.format.upper()}", f", {counted(checkup.pictures, 'picture')}")
+    title.append(f", {counted(checkup.objects, 'object')} of {counted(len(checkup.classes), 'class')}")
+    parts: list[RenderableType] = [title, _splits(checkup), _classes(checkup), _sizes(checkup), _pictures(checkup)]
+    if checkup.notes:
+        parts.append(_listing("worth a look", checkup.notes, "yellow"))
+    if checkup.problems:
+        parts.append(_listing(counted(len(checkup.problems), "problem"), checkup.problems, "red"))
+    looked = "every picture was decoded" if checkup.decoded else "only the pictures' headers were read (--fast)"
+    verdict = ("✗ there is something to correct", "bold red") if checkup.problems else ("✓ no problems", "bold green")
     parts.append(Text.assemble(verdict, (f"  {looked}", "dim")))
     return Group(*(Padding(part, (0, 0, 1, 0), expand=False) for part in parts))
 
@@ -108,19 +108,19 @@ def _add_bars(table: Table, names: Sequence[str]) -> None:
     table.add_column("")
 
 
-def _splits(report: Report) -> Table:
-    flagged = any(split.ignored or split.crowds for split in report.splits)
+def _splits(checkup: Checkup) -> Table:
+    flagged = any(split.ignored or split.crowds for split in checkup.splits)
     table = _table("Splits", "pictures", "without objects", "objects", *(["difficult", "crowds"] if flagged else []))
-    for split in report.splits:
+    for split in checkup.splits:
         numbers = [split.pictures, split.without_objects, split.objects, *([split.ignored, split.crowds] if flagged else [])]
         table.add_row(split.name or "not divided", *(f"{number:,}" for number in numbers))
     return table
 
 
-def _classes(report: Report) -> RenderableType:
-    splits = [split.name for split in report.splits] if len(report.splits) > 1 else []
+def _classes(checkup: Checkup) -> RenderableType:
+    splits = [split.name for split in checkup.splits] if len(checkup.splits) > 1 else []
     table = _table("Classes", "pictures", "objects", *(f"in {name}" for name in splits))
-    ranked = sorted(report.classes, key=lambda own: -own.objects)
+    ranked = sorted(checkup.classes, key=lambda own: -own.objects)
     largest = max(1, ranked[0].objects) if ranked else 1
     _add_bars(table, [own.name for own in ranked[:CLASSES_SHOWN]])
     for own in ranked[:CLASSES_SHOWN]:
@@ -135,18 +135,18 @@ def _classes(report: Report) -> RenderableType:
     return Group(table, Text(rest + (f"; {empty} without any" if empty else ""), "dim"))
 
 
-def _sizes(report: Report) -> RenderableType:
+def _sizes(checkup: Checkup) -> RenderableType:
     spreads = _table("Objects", "smallest", "median", "largest")
-    spreads.add_row("size in pixels", *_spread(report.box_side, "{:,.0f}"))
-    spreads.add_row("share of the picture's size", *_spread(report.box_share, "{:.1%}"))
-    spreads.add_row("width / height", *_spread(report.box_aspect, "{:.2f}"))
+    spreads.add_row("size in pixels", *_spread(checkup.box_side, "{:,.0f}"))
+    spreads.add_row("share of the picture's size", *_spread(checkup.box_share, "{:.1%}"))
+    spreads.add_row("width / height", *_spread(checkup.box_aspect, "{:.2f}"))
     groups = _table("By size", "objects", "share")
     names = [f"small: below {SMALL**0.5:.0f}²", "medium", f"large: {MEDIUM**0.5:.0f}² and more"]
-    counts = [report.small, report.medium, report.large]
+    counts = [checkup.small, checkup.medium, checkup.large]
     _add_bars(groups, names)
     for name, number in zip(names, counts, strict=True):
         bar = _Bar(number / max(*counts, 1))
-        groups.add_row(name, f"{number:,}", f"{number / max(report.objects, 1):.1%}", bar)
+        groups.add_row(name, f"{number:,}", f"{number / max(checkup.objects, 1):.1%}", bar)
     note = "size: the square root of the area; small, medium and large as COCO's evaluation has them"
     return Group(spreads, "", groups, Text(note, "dim"))
 
@@ -155,16 +155,16 @@ def _spread(spread: Spread | None, form: str) -> Sequence[str]:
     return [form.format(value) for value in (spread.minimum, spread.median, spread.maximum)] if spread else ["-"] * 3
 
 
-def _pictures(report: Report) -> Table:
+def _pictures(checkup: Checkup) -> Table:
     table = _table("Pictures", "pictures", "share")
-    rows = [(f"{width} x {height}", number) for (height, width), number in report.picture_sizes[:5]]
-    others = report.picture_sizes[5:]
+    rows = [(f"{width} x {height}", number) for (height, width), number in checkup.picture_sizes[:5]]
+    others = checkup.picture_sizes[5:]
     if others:
         rows.append((f"{len(others):,} other sizes", sum(count for _, count in others)))
     _add_bars(table, [name for name, _ in rows])
     for name, number in rows:
-        table.add_row(name, f"{number:,}", f"{number / report.pictures:.1%}", _Bar(number / report.pictures))
-    table.caption = ", ".join(f"{kind} {number:,}" for kind, number in report.file_kinds.items())
+        table.add_row(name, f"{number:,}", f"{number / checkup.pictures:.1%}", _Bar(number / checkup.pictures))
+    table.caption = ", ".join(f"{kind} {number:,}" for kind, number in checkup.file_kinds.items())
     table.caption_justify = "left"
     return table
 
@@ -174,7 +174,7 @@ def _listing(title: str, problems: Sequence[Problem], colour: str) -> Renderable
     table.add_column(overflow="fold", style="dim", ratio=2)
     table.add_column(overflow="fold", ratio=3)
     for problem in problems[:PROBLEMS_SHOWN]:
-        table.add_row(Text(problem.where), Text(problem.what))
+        table.add_row(Text(problem.where), Text(problem.reason))
     rest = len(problems) - PROBLEMS_SHOWN
     more = [Text(f"... and {rest:,} more; --json FILE writes them all", "dim")] if rest > 0 else []
     return Group(Text(title[0].upper() + title[1:], f"bold {colour}"), table, *more)

@@ -1,4 +1,4 @@
-"""The dataset doctor: everything worth knowing of a data set before training on it, and whatever is wrong with it.
+"""The dataset doctor: what is worth knowing about a data set before training on it, and what is wrong with it.
 
 Shape letters: N objects of the whole set. Sizes are (height, width).
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,19 +20,18 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.reader import list_splits, load_dataset
-from onestage.data.table import fault
+from onestage.data.reader import open_data
 from onestage.errors import DataError
 from onestage.images import decode_image, image_size
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
-"""Areas in pixels below which COCO's evaluation calls an object small and medium (cocoapi, cocoeval.py, Params.areaRng)."""
+"""COCO's evaluation calls objects of a smaller area in pixels small or medium (cocoapi, cocoeval.py, Params.areaRng)."""
 
 
 @dataclass(frozen=True)
 class SplitSummary:
-    """One split; the name "" stands for a set that is not divided. ignored: difficult objects; crowds: crowd regions."""
+    """One split; the name is "" if the data set is not divided. ignored: difficult objects; crowds: crowd regions."""
 
     name: str
     pictures: int
@@ -43,7 +43,7 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class ClassSummary:
-    """One class over all splits. by_split: objects in each split, in the order of ``Report.splits``."""
+    """One class over all splits. by_split: objects in each split, in the order of ``Checkup.splits``."""
 
     name: str
     objects: int
@@ -53,7 +53,7 @@ class ClassSummary:
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, middle and largest of some numbers."""
+    """Smallest, median and largest of some numbers."""
 
     minimum: float
     median: float
@@ -61,13 +61,14 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Report:
+class Checkup:
     """What the doctor found.
 
-    small, medium, large: objects by COCO's areas. box_side: square root of the box's area in pixels; box_share: the same as a
-    part of the square root of the picture's area, 0-1; box_aspect: width over height. picture_sizes: (height, width) and how
-    many pictures have it, commonest first. file_kinds: pictures by the suffix of their names. notes are worth a look and may be
-    in order; problems are not. decoded: whether every picture was decoded, and not its header alone.
+    small, medium, large: how many objects have such an area, by COCO's limits. box_side: square root of the box's area in
+    pixels. box_share: the same divided by the square root of the picture's area, 0-1. box_aspect: width over height.
+    picture_sizes: (height, width) and how many pictures have it, the most frequent first. file_kinds: pictures by the suffix
+    of their names. notes are worth a look and may be right; problems are wrong. decoded: every picture was decoded; False if
+    only the headers were read.
     """
 
     path: str
@@ -88,11 +89,18 @@ class Report:
 
     @property
     def pictures(self) -> int:
+        """The number of pictures."""
         return sum(count for _, count in self.picture_sizes)
 
     @property
     def objects(self) -> int:
+        """The number of objects."""
         return self.small + self.medium + self.large
+
+    def to_dict(self) -> dict[str, object]:
+        """The same as plain data, for JSON. A problem is its place (where) and its reason in one line (what)."""
+        listed = {name: [{"where": p.where, "what": p.reason} for p in getattr(self, name)] for name in ("notes", "problems")}
+        return asdict(self) | listed
 
 
 def check_dataset(
@@ -102,23 +110,21 @@ def check_dataset(
     split: str | None = None,
     fast: bool = False,
     progress: bool = False,
-) -> Report:
+) -> Checkup:
     """Look at a whole data set, or at one split of it, and at every picture in it.
 
     fast: read only the pictures' headers; then truncated pictures and identical ones are not found. progress: show a bar.
-    Raises DataError only where there is nothing to report on: no data set, or none of its pictures.
+    Raises DataError only if there is nothing to look at: no data set, or none of its pictures.
     """
     sets = _load(path, format, split)
     owners = _owners(sets)
     seen = _look_at(owners, fast=fast, progress=progress)
     leaks, twins = _identical(owners, seen, Path(path))
-    duplicates = [note for data in sets for note in _duplicate_boxes(data)]
-    problems = [problem for data in sets for problem in data.problems]
-    unreadable = [Problem(_short(name, path), look.problem) for name, look in seen.items() if look.problem]
+    unreadable = [Problem.of(_short(name, path), look.error) for name, look in seen.items() if look.error]
     boxes, areas, sizes = _objects(owners)
     side, picture_side = box_ops.area(boxes).sqrt(), sizes.prod(dim=1).sqrt()
     extent = boxes[:, 2:] - boxes[:, :2]
-    return Report(
+    return Checkup(
         path=str(path),
         format=sets[0].format,
         splits=tuple(map(_summary, sets)),
@@ -130,32 +136,32 @@ def check_dataset(
         box_share=_spread(side / picture_side),
         box_aspect=_spread(extent[:, 0] / extent[:, 1]),
         picture_sizes=tuple(Counter(data.sizes[i] or (0, 0) for data, i in _firsts(owners)).most_common()),
-        file_kinds=dict(Counter(Path(name).suffix.lower().lstrip(".") or "none" for name in owners).most_common()),
-        notes=tuple(dict.fromkeys([*twins, *duplicates])),
-        problems=tuple(dict.fromkeys([*problems, *unreadable, *leaks])),
+        file_kinds=dict(Counter(map(_file_kind, owners)).most_common()),
+        notes=_once(twins, *map(_duplicate_boxes, sets)),
+        problems=_once(*(data.problems for data in sets), unreadable, leaks),
         decoded=not fast,
     )
 
 
 Owners = Mapping[str, Sequence[tuple[Dataset, int]]]
-"""By the path of each picture: the splits it is in, and its index there."""
+"""For the path of each picture: the splits that list it, and its index in each."""
 
 
 class _Look(NamedTuple):
-    """What looking at one picture gave: a digest of the file's bytes (None: not read), and what is wrong, if anything."""
+    """One picture. digest: of the file's bytes, None if they were not read. error: what is wrong, or None."""
 
     digest: bytes | None
-    problem: str
+    error: DataError | None = None
 
 
 def _load(path: str | Path, format: str | None, split: str | None) -> list[Dataset]:
-    """The splits asked for. trainval is left out beside its parts, train and val."""
-    if split is not None:
-        names: list[str | None] = [split]
-    else:
-        existing = list_splits(path, format)
-        names = [name for name in existing if name != "trainval" or not {"train", "val"} <= set(existing)] or [None]
-    return [load_dataset(path, format, split=name, on_bad="skip") for name in names]
+    """The split that is wanted, or all of them; not trainval if there are both of its parts, train and val."""
+    opened = open_data(path, format)
+    names: list[str | None] = [split]
+    if split is None:
+        parts_exist = {"train", "val"} <= set(opened.splits)
+        names = [name for name in opened.splits if name != "trainval" or not parts_exist] or [None]
+    return [opened.load(name, on_bad="skip") for name in names]
 
 
 def _owners(sets: Sequence[Dataset]) -> Owners:
@@ -172,28 +178,35 @@ def _firsts(owners: Owners) -> list[tuple[Dataset, int]]:
 
 
 def _look_at(owners: Owners, *, fast: bool, progress: bool) -> dict[str, _Look]:
-    """Look at every picture, several at a time: Pillow decodes outside of Python's lock."""
+    """Look at every picture, several at a time: Pillow decodes without Python's global lock."""
 
     def look(path: str) -> _Look:
         data, index = owners[path][0]
-        try:
-            content = b"" if fast else Path(path).read_bytes()
-            size = image_size(path) if fast else tuple(decode_image(content).shape[1:])
-        except DataError as error:
-            return _Look(None, fault(error))
-        except OSError as error:
-            return _Look(None, f"this picture cannot be read: {error.strerror}")
-        height, width = data.sizes[index] or size
-        wrong = f"the picture is {size[1]} x {size[0]}, but its annotation says {width} x {height}"
-        return _Look(None if fast else hashlib.sha256(content).digest(), "" if size == (height, width) else wrong)
+        return _look(Path(path), data.sizes[index], fast=fast)
 
     with Progress(transient=True, disable=not progress) as bar, ThreadPoolExecutor() as pool:
         looks = bar.track(pool.map(look, owners), total=len(owners), description="looking at every picture")
         return dict(zip(owners, looks, strict=True))
 
 
+def _look(path: Path, stated: Size | None, *, fast: bool) -> _Look:
+    """Decode a picture, or read only its header, and compare its size with the one in its annotation."""
+    try:
+        content = b"" if fast else path.read_bytes()
+        height, width = image_size(path) if fast else decode_image(content).shape[1:]
+    except DataError as error:
+        return _Look(None, error)
+    except OSError as error:
+        return _Look(None, DataError(f"this picture cannot be read: {error.strerror}"))
+    digest = None if fast else hashlib.sha256(content).digest()
+    if stated in (None, (height, width)):
+        return _Look(digest)
+    wrong = f"the picture is {width} x {height}, but its annotation says {stated[1]} x {stated[0]}"
+    return _Look(digest, DataError(wrong))
+
+
 def _identical(owners: Owners, seen: Mapping[str, _Look], root: Path) -> tuple[list[Problem], list[Problem]]:
-    """Pictures that come more than once: (in different splits, which is a leak; in one split)."""
+    """Pictures that occur more than once: those in different splits, which leak, and those in one split."""
     groups: dict[bytes | str, list[str]] = defaultdict(list)
     for path in owners:
         groups[seen[path].digest or path].append(path)
@@ -218,13 +231,13 @@ def _duplicate_boxes(data: Dataset) -> list[Problem]:
         _, counts = rows.unique(dim=0, return_counts=True) if len(rows) > 1 else (rows, torch.ones(0))
         extra = int((counts - 1).sum())
         if extra:
-            plural = "s" if extra > 1 else ""
-            notes.append(Problem(_short(path, data.root), f"{extra} box{'es' * bool(plural)} given twice, with the same class"))
+            boxes = f"{extra} {'boxes' if extra > 1 else 'box'}"
+            notes.append(Problem(_short(path, data.root), f"{boxes} given twice, with the same class"))
     return notes
 
 
 def _objects(owners: Owners) -> tuple[Tensor, Tensor, Tensor]:
-    """Of all objects: boxes (N, 4), areas (N,), and the height and width of their pictures (N, 2)."""
+    """Of all objects: boxes (N, 4), areas (N,), and (N, 2) height and width of their pictures."""
     truths = [data.truth(index) for data, index in _firsts(owners)]
     sizes = [torch.tensor(truth.size or (1, 1), dtype=torch.float32).expand(len(truth.boxes), 2) for truth in truths]
     return torch.cat([truth.boxes for truth in truths]), torch.cat([truth.area for truth in truths]), torch.cat(sizes)
@@ -236,7 +249,7 @@ def _summary(data: Dataset) -> SplitSummary:
 
 
 def _classes(sets: Sequence[Dataset]) -> tuple[ClassSummary, ...]:
-    """Classes in the data set's order; those that only some splits know come last."""
+    """Classes in the data set's order. Those that the first split does not know come last."""
     names = dict.fromkeys(name for data in sets for name in data.classes)
     objects = [Counter(data.classes[label] for label in data.labels.tolist()) for data in sets]
     pictures: Counter[str] = Counter()
@@ -244,15 +257,25 @@ def _classes(sets: Sequence[Dataset]) -> tuple[ClassSummary, ...]:
         owner = torch.repeat_interleave(torch.arange(len(data)), data.offsets.diff())
         pairs = torch.stack([owner, data.labels], dim=1).unique(dim=0)
         pictures.update(data.classes[label] for label in pairs[:, 1].tolist())
-    rows = {name: tuple(own[name] for own in objects) for name in names}
+    rows = {name: tuple(counter[name] for counter in objects) for name in names}
     return tuple(ClassSummary(name, sum(row), pictures[name], row) for name, row in rows.items())
 
 
 def _spread(values: Tensor) -> Spread | None:
+    """Of (N,) values; None if there are none."""
     return Spread(float(values.min()), float(values.median()), float(values.max())) if len(values) else None
 
 
+def _file_kind(path: str) -> str:
+    return Path(path).suffix.lower().lstrip(".") or "none"
+
+
+def _once(*parts: Iterable[Problem]) -> tuple[Problem, ...]:
+    """All problems in order, each once."""
+    return tuple(dict.fromkeys(chain(*parts)))
+
+
 def _short(path: str, root: str | Path) -> str:
-    """A path as messages say it: relative to the data set."""
+    """A path as messages write it: relative to the data set."""
     base = Path(root) if Path(root).is_dir() else Path(root).parent
     return Path(path).relative_to(base).as_posix() if Path(path).is_relative_to(base) else path

@@ -3,34 +3,30 @@
 Policy:
 - The header says which column is which, by the synonyms in ``ROLES``, in any order; commas, semicolons or tabs. Without a
   header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. All else is an error.
-- Boxes are in pixels or in 0-1; the whole file decides. Where both would do, or rows contradict each other, it is an error.
+- Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
+  it is an error.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
 - Classes are all labels in the whole data set, whichever split is read: sorted, numbers by value. If all are numbers, they
-  are the data set's own ids; with ``classes=`` they then count the given names from 0.
-- The pictures lie beside the file or in a folder ``images`` there. A CSV file without any of its pictures is passed over when
-  a folder is searched: such files often accompany a data set in another format.
+  are the data set's ids. With ``classes=`` they then count the given names from 0.
+- The pictures lie beside the file or in a folder ``images`` there. When a folder is searched, a CSV file without any of its
+  pictures does not count: such files often accompany a data set in another format.
+
+Shape letters: M objects.
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
-from onestage.data.files import (
-    PICTURE_SUFFIXES,
-    Pictures,
-    Sources,
-    head,
-    one_per_split,
-    picture_folders,
-    read_text,
-    split_above,
-    split_name,
-)
-from onestage.data.table import Classes, Picture, Row, Table, label_table
+from onestage.data.files import PICTURE_SUFFIXES, Pictures, Sources, head, one_per_split, pictures_beside, read_text
+from onestage.data.labels import StoredClasses
+from onestage.data.table import Picture, Row, Table
 from onestage.errors import DataError
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
@@ -45,8 +41,14 @@ ROLES = {
 }
 """The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
 
+HEADERLESS = (0, 5, 1, 2, 3, 4)
+"""The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
 
-class Layout(NamedTuple):
+WHOLE = 1.5
+"""A box that is given in parts of its picture ends at 1; one that reaches beyond this is in pixels."""
+
+
+class Dialect(NamedTuple):
     """How a file is written: the column of each role in the order of ``ROLES``, the separator, whether a header leads."""
 
     columns: tuple[int, ...]
@@ -55,12 +57,19 @@ class Layout(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One row: the line it ends on, the picture's name, the label, and the box, which is None for a picture without objects."""
+    """One row: the line it ends on, the picture's name, the label, and the box; None for a picture without objects."""
 
     line: int
     image: str
     label: str
     box: list[float] | None
+
+
+class Content(NamedTuple):
+    """The rows of a file, and what is wrong with others, by line."""
+
+    entries: list[Entry]
+    errors: dict[int, DataError]
 
 
 @dataclass(frozen=True)
@@ -70,31 +79,32 @@ class CsvSet:
     root: Path
     sources: Sources
 
-    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes:
-        """Put the pictures and objects of a split ("" for all) into the table."""
-        entries = {file: list(_read_rows(table if file in self.sources[split] else None, file)) for file in self.sources[""]}
-        names = {entry.label for rows in entries.values() for entry in rows if entry.box}
-        numbered = bool(names) and all(name.isdecimal() for name in names)
-        own = sorted(names, key=int) if numbered else sorted(names)
-        labels = label_table(own, [int(name) for name in own] if numbered else range(len(own)), classes)
-        label_of = {name: index for index, name in enumerate(labels.names)}
-        if numbered and not names & set(labels.names):
-            label_of |= {str(index): index for index in range(len(labels.names))}
-            labels = Classes(labels.names, tuple(range(len(labels.names))))
+    def read(self, table: Table, split: str) -> None:
+        """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
+        table.classes = self._classes
         for file in self.sources[split]:
-            pictures = Pictures(picture_folders(file, split_name(file.stem) or split_above(file, self.root)))
-            _fill(table, file, entries[file], pictures=pictures, label_of=label_of)
-        table.relative = _relative(table)
-        return labels
+            _fill(table, file, self._contents[file], pictures_beside(file, self.root))
+        table.relative = _are_relative(table)
+
+    @cached_property
+    def _contents(self) -> dict[Path, Content]:
+        return {file: _read_rows(file) for file in self.sources[""]}
+
+    @property
+    def _classes(self) -> StoredClasses:
+        """All labels in the whole data set; numbers are sorted by value and are ids at once."""
+        names = {entry.label for content in self._contents.values() for entry in content.entries if entry.box}
+        numbered = bool(names) and all(name.isdecimal() for name in names)
+        return StoredClasses.named(sorted(names, key=int if numbered else None), numbered=numbered)
 
 
 def find(root: Path, files: Sequence[Path]) -> CsvSet | None:
-    """The CSV data set among these files, if there is one. A single file that is not understood is a DataError."""
+    """The CSV data set among these files, or None. Raises DataError if a single file is named and not understood."""
     tables = [file for file in files if file.suffix.lower() == ".csv"]
     if len(files) == 1 and tables:
-        _layout(head(tables[0]), tables[0])
-        return CsvSet(root, one_per_split(root, tables))
-    tables = [file for file in tables if _fits(file, root)]
+        _dialect(head(tables[0]), tables[0])
+    else:
+        tables = [file for file in tables if _fits(file, root)]
     return CsvSet(root, one_per_split(root, tables)) if tables else None
 
 
@@ -102,110 +112,121 @@ def _fits(file: Path, root: Path) -> bool:
     """Whether this file's columns are understood and one of its first pictures is there."""
     try:
         text = head(file)
-        layout = _layout(text, file)
+        dialect = _dialect(text, file)
     except DataError:
         return False
-    pictures = Pictures(picture_folders(file, split_name(file.stem) or split_above(file, root)))
-    rows = csv.reader(text.splitlines()[layout.header : 100], delimiter=layout.separator)
-    return any(len(row) > max(layout.columns) and pictures.find(row[layout.columns[0]]) for row in rows)
+    pictures = pictures_beside(file, root)
+    rows = csv.reader(text.splitlines()[dialect.header : 100], delimiter=dialect.separator)
+    return any(len(row) > max(dialect.columns) and pictures.find(row[dialect.columns[0]]) for row in rows)
 
 
-def _layout(text: str, file: Path) -> Layout:
-    """How the file is written, judged by its first line. DataError that lists its columns if that cannot be told."""
+def _dialect(text: str, file: Path) -> Dialect:
+    """How the file is written, judged by its first line. Raises DataError that shows this line if that is unclear."""
     first = next((line for line in text.splitlines() if line.strip()), "")
-    rows = {separator: next(csv.reader([first], delimiter=separator), []) for separator in ",;\t"}
-    for separator, row in rows.items():
-        cells = [cell.strip().lower().translate({ord(c): None for c in " _-"}) for cell in row]
-        found = [[i for i, cell in enumerate(cells) if cell in names.split()] for names in ROLES.values()]
-        if all(len(columns) == 1 for columns in found):
-            return Layout(tuple(columns[0] for columns in found), separator, header=True)
-        if len(row) == 6 and Path(row[0]).suffix.lower() in PICTURE_SUFFIXES and _is_box(row[1:5], row[5]):
-            return Layout((0, 5, 1, 2, 3, 4), separator, header=False)
+    for separator in ",;\t":
+        row = next(csv.reader([first], delimiter=separator), [])
+        columns = _named_columns(row)
+        if columns:
+            return Dialect(columns, separator, header=True)
+        if _is_headerless(row):
+            return Dialect(HEADERLESS, separator, header=False)
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
     raise DataError("the columns of this CSV file are not understood", where=file, got=first[:200], expected=expected)
 
 
-def _is_box(cells: Sequence[str], label: str) -> bool:
-    """Four numbers and a label that is none, or nothing at all: then there is no doubt about the order of columns."""
-    numbers = [cell.strip().lstrip("-").replace(".", "", 1).isdecimal() for cell in cells]
-    return (all(numbers) and not label.strip().isdecimal() and label.strip() != "") or not any([*cells, label])
+def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
+    """The column of each role, or None unless the header has exactly one for each."""
+    cells = [cell.strip().lower().translate(str.maketrans("", "", " _-")) for cell in header]
+    columns = [[i for i, cell in enumerate(cells) if cell in names.split()] for names in ROLES.values()]
+    return tuple(found[0] for found in columns) if all(len(found) == 1 for found in columns) else None
 
 
-def _read_rows(table: Table | None, file: Path) -> Iterator[Entry]:
-    """The rows of a file. Bad ones become problems of the table; without a table they are passed over."""
+def _is_headerless(row: Sequence[str]) -> bool:
+    """Whether this is a picture, four numbers and a label that is no number, or a picture and nothing else."""
+    if len(row) != len(HEADERLESS) or Path(row[0]).suffix.lower() not in PICTURE_SUFFIXES:
+        return False
+    _, *corners, label = row
+    numbers = all(cell.strip().lstrip("-").replace(".", "", 1).isdecimal() for cell in corners)
+    return (numbers and bool(label.strip()) and not label.strip().isdecimal()) or not any(row[1:])
+
+
+def _read_rows(file: Path) -> Content:
     text = read_text(file)
-    layout = _layout(text, file)
-    name = table.name(file) if table else ""
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=layout.separator, strict=True)
+    dialect = _dialect(text, file)
+    content = Content([], {})
+    reader = csv.reader(text.splitlines(keepends=True), delimiter=dialect.separator, strict=True)
     try:
         for number, row in enumerate(reader):
-            if any(cell.strip() for cell in row) and not (number == 0 and layout.header):
-                try:
-                    yield _entry(reader.line_num, row, layout)
-                except ValueError as error:
-                    if table:
-                        table.problem(f"{name}:{reader.line_num}", str(error))
+            if (number == 0 and dialect.header) or not any(map(str.strip, row)):
+                continue
+            try:
+                content.entries.append(_entry(reader.line_num, row, dialect))
+            except DataError as error:
+                content.errors[reader.line_num] = error
     except csv.Error as error:
-        if table:
-            table.problem(f"{name}:{reader.line_num}", f"the rest of the file cannot be read: {error}")
+        content.errors[reader.line_num] = DataError("the rest of the file cannot be read", got=error)
+    return content
 
 
-def _entry(line: int, row: Sequence[str], layout: Layout) -> Entry:
-    """Raises ValueError with the reason why this row is no object."""
-    if len(row) <= max(layout.columns):
-        raise ValueError(f"expected at least {max(layout.columns) + 1} columns, got {len(row)}")
-    image, label, *corners = (row[column].strip() for column in layout.columns)
+def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
+    """Raises DataError with the reason if this row is no object."""
+    if len(row) <= max(dialect.columns):
+        raise DataError("too few columns", got=len(row), expected=f"at least {max(dialect.columns) + 1}")
+    image, label, *corners = (row[column].strip() for column in dialect.columns)
     if not image:
-        raise ValueError("the picture's name is missing")
+        raise DataError("the picture's name is missing")
     if not any(corners):
         return Entry(line, image, label, None)
     if not label:
-        raise ValueError("the label is missing")
+        raise DataError("the label is missing")
     try:
         return Entry(line, image, label, [float(corner) for corner in corners])
     except ValueError:
-        comma = "; numbers need a decimal point, not a comma" if any("," in corner for corner in corners) else ""
-        got = ", ".join(map(repr, corners))
-        raise ValueError(f"expected four numbers as xmin, ymin, xmax, ymax, got {got}{comma}") from None
+        comma = any("," in corner for corner in corners)
+        what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
+        raise DataError(what, got=", ".join(map(repr, corners)), expected="xmin, ymin, xmax, ymax") from None
 
 
-def _fill(table: Table, file: Path, entries: Sequence[Entry], *, pictures: Pictures, label_of: dict[str, int]) -> None:
-    rows: dict[str, int | None] = {}
+def _fill(table: Table, file: Path, content: Content, pictures: Pictures) -> None:
+    """Put the rows of a file into the table. The objects of a missing picture are left out; the first is a problem."""
     name = table.name(file)
-    for line, image, label, box in entries:
+    for line, error in content.errors.items():
+        table.problem(f"{name}:{line}", error)
+    rows: dict[str, int | None] = {}
+    for line, image, label, box in content.entries:
         where = f"{name}:{line}"
         if image not in rows:
             path = pictures.find(image)
-            rows[image] = None if path is None else len(table.pictures)
             if path is None:
                 table.problem(where, pictures.missing(image))
-            else:
-                table.pictures.append(Picture(path, image))
+            rows[image] = None if path is None else table.add(Picture(path, image))
         row = rows[image]
-        if row is None or box is None:
-            continue
-        if label in label_of:
-            table.objects.append(Row(row, box, label_of[label], where))
-        else:
-            table.problem(where, f"unknown class {label!r}")
+        if row is not None and box is not None:
+            table.objects.append(Row(row, box, label, where))
 
 
-def _relative(table: Table) -> bool:
-    """Whether the boxes are parts of their pictures, 0-1, and not pixels. DataError where that cannot be told.
+def _are_relative(table: Table) -> bool:
+    """Whether the boxes are parts of their pictures, 0-1, and not pixels. Raises DataError if that is unclear.
 
-    A box within 0-1 that is not all whole numbers is taken for parts, one that reaches beyond 1.5 for pixels.
+    A box within 0-1 that is not all whole numbers is in parts. One that reaches beyond 1.5 is in pixels.
     """
     if not table.objects:
         return False
     boxes = torch.tensor([row.box for row in table.objects], dtype=torch.float64)
     parts = ((boxes >= 0) & (boxes <= 1)).all(dim=1) & (boxes != boxes.round()).any(dim=1)
-    pixels = (boxes > 1.5).any(dim=1)
+    pixels = (boxes > WHOLE).any(dim=1)
     if parts.any() and pixels.any():
-        rows = [table.objects[int(flags.nonzero()[0])] for flags in (parts, pixels)]
-        got = " and ".join(f"{row.where}: {', '.join(f'{number:g}' for number in row.box)}" for row in rows)
+        got = " and ".join(_first(table, flags) for flags in (parts, pixels))
         what = "some boxes look like parts of the picture (0-1), others like pixels"
         raise DataError(what, where=table.root, got=got, fix="write all of them in one way")
-    if not parts.any() and not pixels.any() and (boxes[:, 2:] > boxes[:, :2]).all(dim=1).any():
+    unclear = not parts.any() and not pixels.any()
+    if unclear and (boxes[:, 2:] > boxes[:, :2]).all(dim=1).any():
         what = "these boxes could be pixels as well as parts of the picture (0-1)"
         raise DataError(what, where=table.objects[0].where, got=table.objects[0].box, fix="write them in pixels")
     return bool(parts.any())
+
+
+def _first(table: Table, flags: Tensor) -> str:
+    """The place and the box of the first object that is flagged; flags (M,) bool."""
+    row = table.objects[int(flags.nonzero()[0])]
+    return f"{row.where}: {', '.join(f'{number:g}' for number in row.box)}"

@@ -1,6 +1,7 @@
-"""A data set in memory: what every reader makes and everything else uses. Pictures stay on disk until they are asked for.
+"""A data set in memory. Every reader makes one; everything after the readers uses it. Pictures stay on disk until needed.
 
-Shape letters: N objects in one picture, M objects of the whole set, P pictures, K classes. Boxes are xyxy float32 pixels.
+Shape letters: N objects in one picture, M objects of the whole set, P pictures, K classes; H, W a picture. Boxes are xyxy
+float32 pixels.
 """
 
 from __future__ import annotations
@@ -19,23 +20,42 @@ from onestage.structures import Sample, Size, Truth, check_labels
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing wrong with a data set: the file (and line or field), what is wrong, and what it costs to go on without it."""
+    """One thing wrong with a data set. where: the file, and the line, object or field in it. what: the fault. got and
+    expected: the value that was found, and what is valid; None if ``what`` says enough.
+    """
 
     where: str
     what: str
+    got: str | None = None
+    expected: str | None = None
+
+    @classmethod
+    def of(cls, where: str, error: DataError) -> Problem:
+        """The parts of an error as a problem found at ``where``."""
+        got, expected = (None if part is None else str(part) for part in (error.got, error.expected))
+        return cls(where, error.what, got, expected)
+
+    @property
+    def reason(self) -> str:
+        """The fault, what was found and what is valid, in one line."""
+        details = {"got": self.got, "expected": self.expected}
+        parts = [self.what, *(f"{name}: {detail}" for name, detail in details.items() if detail is not None)]
+        return "; ".join(" ".join(part.split()) for part in parts)
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+        """The place and the reason, in one line."""
+        return f"{self.where}: {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset(torch.utils.data.Dataset[Sample]):
-    """P labelled pictures as columns, so that a million of them stay cheap to hold, to share with workers and to slice.
+    """P labelled pictures, stored as columns. So a million pictures are cheap to hold, to share with workers and to slice.
 
-    paths, image_ids, sizes: P each; a size is (height, width), or None where the format does not give it.
-    boxes (M, 4), labels (M,) int64 in 0..K-1, ignore (M,) bool (difficult), crowd (M,) bool, area (M,) float32: the objects of
-    picture i are the rows offsets[i]:offsets[i + 1]. classes and category_ids: the K names and the data set's own ids.
-    problems: what was wrong and left out (empty unless it was read with on_bad="skip").
+    paths, image_ids, sizes: P each; a size is (height, width), or None if it is unknown. offsets (P + 1,) int64: the objects
+    of picture i are the rows offsets[i]:offsets[i + 1] of boxes (M, 4), labels (M,) int64 in 0..K-1, ignore (M,) bool
+    (difficult objects), crowd (M,) bool (crowd regions) and area (M,) float32. classes and category_ids: the K names, and
+    the K ids that the data set has for them. problems: what was wrong and is left out; only reading with on_bad="skip"
+    leaves anything out.
     """
 
     root: Path
@@ -62,6 +82,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         check_labels(self.labels, len(self.classes), where=self.root)
 
     def __len__(self) -> int:
+        """P, the number of pictures."""
         return len(self.paths)
 
     def _rows(self, index: int) -> slice:
@@ -70,7 +91,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def truth(self, index: int) -> Truth:
-        """What is known of picture ``index``, without reading its pixels."""
+        """The objects of picture ``index``: boxes (N, 4), and (N,) for the other columns. Reads no pixels."""
         rows = self._rows(index)
         return Truth(
             boxes=self.boxes[rows],
@@ -84,7 +105,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         )
 
     def __getitem__(self, index: int) -> Sample:
-        """Decode picture ``index``. Raises DataError naming the file if it cannot be read or contradicts its annotation."""
+        """Decode picture ``index``: image (3, H, W), boxes (N, 4).
+
+        Raises DataError with the file's path if the picture cannot be read or its size contradicts its annotation.
+        """
         truth = self.truth(index)
         image = decode_image(truth.path)
         if truth.size is not None and truth.size != tuple(image.shape[1:]):
@@ -98,7 +122,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return Sample(image, truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path)
 
     def subset(self, indices: Sequence[int], split: str | None = None) -> Dataset:
-        """The pictures at ``indices``, in that order, with their objects."""
+        """The pictures at ``indices`` and their objects, in this order."""
         rows = [torch.arange(self._rows(i).start, self._rows(i).stop) for i in indices]
         picked = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
         lengths = torch.tensor([0, *(len(r) for r in rows)])
@@ -117,14 +141,17 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         )
 
     def hold_out(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
-        """Two disjoint parts, drawn by ``seed``: the larger one and the ``fraction`` held out (at least one picture of two)."""
+        """Draw two disjoint parts by ``seed``: the larger one, and the held-out one with ``fraction`` of the pictures.
+
+        Each part has at least one picture if there are two or more.
+        """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(max(1, round(fraction * len(self))), len(self) - 1)
         return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]), split="held out")
 
 
 def complain(root: Path, problems: Sequence[Problem]) -> DataError:
-    """The one error that lists what is wrong with a data set: the first ten with file and line, the others counted."""
-    lines = first_ten([str(p) for p in problems])
+    """The one error for all problems of a data set. It lists the first ten and counts the rest."""
+    what = f"{counted(len(problems), 'problem')} in this data set"
     fix = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
-    return DataError(f"{root}: {counted(len(problems), 'problem')} in this data set\n{lines}\n  fix:      {fix}")
+    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=fix)

@@ -1,9 +1,10 @@
-"""What the readers share about files: walking a folder, the names of splits, foreign paths, and text that others wrote."""
+"""What the readers share about files: listing a folder, names of splits, paths in annotations, and reading text safely."""
 
 import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from onestage.errors import DataError
 
@@ -11,22 +12,25 @@ PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", 
 SPLITS = ("train", "val", "trainval", "test")
 _SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
 
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""What a JSON file holds."""
+
 Sources = Mapping[str, tuple[Path, ...]]
 """The annotation files of each split, and of the whole set under ``""``."""
 
 DEPTH = 3
-"""Folders below the one that was named that are searched: SET/BCCD/train/Annotations/x.xml is the deepest layout known."""
+"""How many folders below the named one are searched: SET/BCCD/train/Annotations/x.xml is the deepest layout known."""
 
 
 def split_name(text: str) -> str | None:
-    """The split that a file or folder name speaks of: train2017 -> train, bananas_val -> val. None if it names none, or two."""
+    """The split in the name of a file or folder: train2017 -> train, bananas_val -> val. None if there is none, or two."""
     words = re.findall("[a-z]+", text.lower())
     found = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
     return found.pop() if len(found) == 1 else None
 
 
 def split_above(path: Path, root: Path) -> str | None:
-    """The split named by the nearest folder above ``path``, looking no higher than just below ``root``."""
+    """The split in the name of the nearest folder above ``path`` and below ``root``; None if no name has one."""
     folders = reversed(path.relative_to(root).parent.parts)
     return next((name for name in map(split_name, folders) if name), None)
 
@@ -34,12 +38,12 @@ def split_above(path: Path, root: Path) -> str | None:
 def by_split(files: Iterable[Path], splits: Iterable[str | None]) -> Sources:
     """``Sources`` of files whose splits are known, in the usual order of splits."""
     pairs = list(zip(files, splits, strict=True))
-    sources = {split: tuple(file for file, own in pairs if own == split) for split in SPLITS}
-    return {"": tuple(file for file, _ in pairs)} | {split: own for split, own in sources.items() if own}
+    sources = {split: tuple(file for file, belongs in pairs if belongs == split) for split in SPLITS}
+    return {"": tuple(file for file, _ in pairs)} | {split: chosen for split, chosen in sources.items() if chosen}
 
 
 def one_per_split(root: Path, files: list[Path]) -> Sources:
-    """``Sources`` of a format that holds a whole split in one file. DataError where it is unclear which file is meant."""
+    """``Sources`` of a format that holds a whole split in one file. Raises DataError if the split of a file is unclear."""
     splits = [split_name(file.stem) or split_above(file, root) for file in files]
     if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
         names = ", ".join(str(file.relative_to(root)) for file in files[:10])
@@ -74,19 +78,23 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def picture_folders(annotations: Path, split: str | None) -> list[Path]:
-    """Where the pictures of an annotation file may lie, best guess first: a folder named like its split, ``images``, beside."""
+    """Where the pictures of an annotation file may lie, the best guess first.
+
+    That is a folder with the name of its split, then ``images``, then the folder of the file.
+    """
     base = annotations.parent.parent if annotations.parent.name.lower() == "annotations" else annotations.parent
     below = [*subfolders(base), *subfolders(base / "images")]
-    own = [folder for folder in below if split and split_name(folder.name) == split]
-    exact = [folder for folder in own if annotations.stem.endswith(folder.name)]
-    others = [folder for folder in below if split is None or split_name(folder.name) is None]
-    return list(dict.fromkeys([*exact, *own, base / "images", base, annotations.parent, *others]))
+    same_split = [folder for folder in below if split and split_name(folder.name) == split]
+    exact = [folder for folder in same_split if annotations.stem.endswith(folder.name)]
+    rest = [folder for folder in below if split is None or split_name(folder.name) is None]
+    return list(dict.fromkeys([*exact, *same_split, base / "images", base, annotations.parent, *rest]))
 
 
 def inside(name: str) -> str | None:
-    """A path that an annotation gives, if it stays below its folder. None if not: absolute, drive, ``..``, URL, NUL.
+    """A path that an annotation gives, with plain slashes. None unless it stays below its folder: no absolute path, drive,
+    ``..``, URL or NUL.
 
-    Symbolic links are followed: whoever laid out the folder placed them, not the annotation.
+    Symbolic links are followed: the owner of the folder placed them, not the annotation.
     """
     clean = name.strip().replace("\\", "/")
     parts = [part for part in clean.split("/") if part not in ("", ".")]
@@ -95,14 +103,14 @@ def inside(name: str) -> str | None:
 
 
 class Pictures:
-    """Finds the files that annotations name in a list of folders. Each folder is listed once, however many are asked for."""
+    """Finds the pictures that annotations name, in a list of folders. Lists each folder once."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self.folders = tuple(folders)
         self._listed: dict[str, dict[str, str]] = {}
 
     def _names(self, folder: str) -> dict[str, str]:
-        """The regular files of a folder: by name, and pictures by the name without suffix too."""
+        """The regular files of a folder by their names, and pictures by the name without suffix too."""
         if folder not in self._listed:
             names = file_names(folder)
             split = {name: name.rpartition(".") for name in names}
@@ -111,7 +119,9 @@ class Pictures:
         return self._listed[folder]
 
     def find(self, name: str) -> str | None:
-        """The path of the file of that name, its picture suffix optional; None if there is none or the name leads outside."""
+        """The path of the file with this name; a picture's suffix may be missing. None if there is no such file, or if the
+        name leads outside.
+        """
         below = inside(name)
         for root in self.folders if below else ():
             folder, _, file = f"{root}/{below}".rpartition("/")
@@ -120,20 +130,28 @@ class Pictures:
                 return f"{folder}/{found}"
         return None
 
-    def missing(self, name: str) -> str:
-        """Why ``find`` gave None."""
+    def missing(self, name: str) -> DataError:
+        """The reason why ``find`` returned None."""
         if inside(name) is None:
-            return f"refused: the picture's path {name!r} leads outside the data set"
+            return DataError(f"refused: the picture's path {name!r} leads outside the data set")
         searched = [f"{folder.name}/" for folder in self.folders if folder.is_dir()]
-        return f"there is no picture {name!r} (looked in {', '.join(searched[:5]) or 'no folder'})"
+        return DataError(f"there is no picture {name!r} (looked in {', '.join(searched[:5]) or 'no folder'})")
+
+
+def pictures_beside(annotations: Path, root: Path) -> Pictures:
+    """The pictures of one annotation file of a data set: the names of file and folders tell its split."""
+    return Pictures(picture_folders(annotations, split_name(annotations.stem) or split_above(annotations, root)))
 
 
 def read_text(path: Path, max_bytes: int | None = None) -> str:
-    """A UTF-8 text file, with or without byte order mark. DataError if it is something else, or larger than ``max_bytes``."""
+    """The text of a UTF-8 file, with or without byte order mark.
+
+    Raises DataError if the file cannot be read, is no UTF-8, or is larger than ``max_bytes``.
+    """
     try:
         if max_bytes is not None and path.stat().st_size > max_bytes:
             expected = f"at most {max_bytes:,} bytes"
-            raise DataError("this file is too large for what it should be", where=path, expected=expected)
+            raise DataError("this file is too large", where=path, expected=expected)
         text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise DataError("this file cannot be read", where=path, got=error.strerror) from error
@@ -145,7 +163,9 @@ def read_text(path: Path, max_bytes: int | None = None) -> str:
 
 
 def head(path: Path, size: int = 65536) -> str:
-    """The first characters of a file, for guessing what it is; whatever is not UTF-8 in them is replaced."""
+    """The first characters of a file, to guess what it is; bytes that are not UTF-8 are replaced. Raises DataError if the
+    file cannot be read.
+    """
     try:
         with path.open("rb") as file:
             return file.read(size).decode("utf-8-sig", errors="replace")

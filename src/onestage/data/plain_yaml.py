@@ -1,27 +1,32 @@
-"""YAML from strangers, as plain text: every scalar is a string, so nothing is guessed and nothing is constructed."""
+"""YAML from unknown authors, as plain text: every scalar is a string, so nothing is guessed and nothing is constructed."""
+
+from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import yaml
 
 from onestage.data.files import read_text
 from onestage.errors import DataError
 
+Plain: TypeAlias = "str | list[Plain] | dict[str, Plain]"
+"""What a YAML file holds: text, lists and mappings."""
+
 MAX_BYTES = 1_000_000
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Strings, lists and dictionaries. No aliases, which can blow up, and no key twice, which hides a mistake."""
+    """Strings, lists and dictionaries. Refuses aliases, which can blow up, and a key given twice, which hides a mistake."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Plain]:
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in keys.most_common(1):
             if count > 1:
@@ -29,8 +34,8 @@ class _TextLoader(yaml.BaseLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; every leaf is a string as it was written. DataError if it is not one."""
+def read_yaml(path: Path) -> dict[str, Plain]:
+    """The mapping in a YAML file; every leaf is the text in the file. Raises DataError if the file holds something else."""
     loader = None
     try:
         loader = _TextLoader(read_text(path, MAX_BYTES))

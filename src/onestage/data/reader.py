@@ -1,30 +1,28 @@
 """From a path to a ``Dataset``, whatever the format: recognised by looking, or named."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset
 from onestage.data.files import Sources, split_name, walk
-from onestage.data.table import Classes, OnBad, Table, differ
-from onestage.errors import ConfigError, DataError, nearest
+from onestage.data.labels import StoredClasses, assign_labels
+from onestage.data.table import OnBad, Table
+from onestage.errors import DataError, nearest
 
 
 class Layout(Protocol):
-    """The files of a data set, found on disk and not yet read. ``sources``: the files of each split, and of the whole set
-    under "".
-    """
+    """The files of a data set, found on disk and not yet read."""
 
     @property
     def sources(self) -> Sources:
         """The files of each split; "" stands for the whole set."""
         ...
 
-    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes:
-        """Put the pictures and objects of a split into the table."""
+    def read(self, table: Table, split: str) -> None:
+        """Put the pictures, the objects and the classes of a split into the table."""
         ...
 
 
@@ -43,7 +41,7 @@ FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": 
 
 @dataclass(frozen=True)
 class OpenData:
-    """A data set on disk whose format and files are known. ``load`` reads its annotations; pictures stay on disk.
+    """A data set whose format and files are known. ``load`` reads the annotations of each split once and keeps them.
 
     path: as the user named it. root: the data set's folder.
     """
@@ -51,27 +49,39 @@ class OpenData:
     path: Path
     root: Path
     format: str
-    layout: Layout
+    layout: Layout = field(repr=False)
+    _tables: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
-        """The splits there are among train, val, trainval and test; empty if the data set is not divided."""
+        """The splits that exist among train, val, trainval and test; empty if the data set is not divided."""
         return tuple(split for split in self.layout.sources if split)
 
     def load(self, split: str | None = None, *, classes: Sequence[str] | None = None, on_bad: OnBad = "stop") -> Dataset:
-        """The pictures and objects of a split, or of all splits. Arguments and errors: see ``load_dataset``."""
+        """The pictures and objects of a split, or of the whole set. Arguments and errors: see ``load_dataset``."""
         _check_on_bad(on_bad)
         key = self._key(split)
-        table = Table(self.root)
-        labels = self.layout.read(table, key, classes)
-        if classes is not None:
-            stored = labels.own or self.layout.read(Table(self.root), key, None).names
-            _check_classes(self.path, stored, classes, by_name=bool(labels.own))
+        table = self._table(key)
+        labels = assign_labels(self._classes(table, classes), classes, where=self.path)
         only_split = self.splits[0] if len(self.splits) == 1 else None
-        return table.dataset(self.format, key or only_split, classes=labels, on_bad=on_bad)
+        return table.dataset(self.format, key or only_split, labels=labels, on_bad=on_bad)
+
+    def _table(self, key: str) -> Table:
+        if key not in self._tables:
+            table = Table(self.root)
+            self.layout.read(table, key)
+            self._tables[key] = table
+        return self._tables[key]
+
+    def _classes(self, table: Table, wanted: Sequence[str] | None) -> StoredClasses:
+        """The classes of the data set. If nothing names them, their numbers count the wanted ones."""
+        if table.classes is None and not wanted:
+            fix = "write them, one on each line, into a file classes.txt there, or into a data.yaml"
+            raise DataError("nothing says the names of this data set's classes", where=self.root, fix=fix)
+        return table.classes or StoredClasses.by_number(wanted or ())
 
     def _key(self, split: str | None) -> str:
-        """The key of ``layout.sources`` that the user's word for a split means."""
+        """The key of ``layout.sources`` for the user's word for a split."""
         if split is None:
             return ""
         key = split_name(split)
@@ -90,12 +100,7 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     path = Path(path)
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r}{nearest(format, FORMATS)}", expected=", ".join(FORMATS))
-    if not path.exists():
-        raise DataError("there is no such file or folder", where=path)
-    try:
-        root, files = (path, walk(path)) if path.is_dir() else (path.parent, [path])
-    except OSError as error:
-        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
+    root, files = _files(path)
     wanted = (format,) if format else tuple(FORMATS)
     layouts = {name: layout for name in wanted if (layout := FORMATS[name].find(root, files))}
     if not layouts:
@@ -121,8 +126,9 @@ def load_dataset(
     split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
     labels 0..K-1 stand for, for example those of a trained model; the data set's names if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
-    Raises ConfigError where the data set knows none of ``classes``. Warns where the data set only numbers its classes, 0..K-1:
-    the numbers then count ``classes``.
+
+    Raises ConfigError if the data set knows none of ``classes``. A data set may only number its classes, 0..K-1: its numbers
+    then count ``classes``, with a warning.
     """
     _check_on_bad(on_bad)
     return open_data(path, format).load(split, classes=classes, on_bad=on_bad)
@@ -138,21 +144,11 @@ def _check_on_bad(on_bad: str) -> None:
         raise DataError("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
 
 
-def _check_classes(path: Path, own: Sequence[str], wanted: Sequence[str], *, by_name: bool) -> None:
-    """ConfigError where a data set's own classes have nothing to do with those wanted. That its numbers count these is said."""
-    if not own or set(own) & set(wanted):
-        return
-    if by_name:
-        fix = "name them alike, or train a model for the data's; in Python, onestage.create(NAME, classes=[...]) makes one"
-        raise differ(path, own, wanted, fix=fix)
-    if [*own] != [str(label) for label in range(len(wanted))]:
-        raise ConfigError(
-            "the data set only numbers its classes, and not as many as the model has",
-            where=path,
-            got=f"{len(own)}: {', '.join(own[:10])}",
-            expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:10])}",
-            fix="write the names in place of the numbers",
-        )
-    taken = ", ".join(f"{label} is taken for {name}" for label, name in enumerate(wanted[:10]))
-    more = ", and so on" if len(wanted) > 10 else ""
-    warnings.warn(f"the data set only numbers its classes: {taken}{more}", stacklevel=2)
+def _files(path: Path) -> tuple[Path, list[Path]]:
+    """The folder of a data set, and all files in it, or the one file that was named."""
+    if not path.exists():
+        raise DataError("there is no such file or folder", where=path)
+    try:
+        return (path, walk(path)) if path.is_dir() else (path.parent, [path])
+    except OSError as error:
+        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error

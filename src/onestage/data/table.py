@@ -1,16 +1,20 @@
-"""From rows as the annotations give them to a checked ``Dataset``: one place decides what a good box is, for every format.
+"""From rows as annotations give them to a checked ``Dataset``. This one place decides for every format what a good box is.
 
 Shape letters: M objects of the whole set, P pictures. Boxes are xyxy.
 
 Policy:
 - Four finite numbers with x1 < x2 and y1 < y2, or the box is a problem. So a box of zero size is one.
-- A box may leave its picture by up to ``SLACK`` pixels, which is how tools round, and is cut silently. More is a problem.
-- A picture that is missing, or whose size must come from its header and cannot, is one problem; its objects go with it.
+- A box may leave its picture by up to ``SLACK`` pixels, because tools round. It is then cut silently. More is a problem.
+- A picture that is missing is one problem. So is one whose size stands neither in the annotations nor in a readable header.
+  The objects of such a picture are left out without a problem each.
 """
 
-from collections.abc import Callable, Sequence
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -20,7 +24,8 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
-from onestage.errors import ConfigError, DataError
+from onestage.data.labels import SHOWN, Key, Labels, StoredClasses
+from onestage.errors import DataError
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -29,16 +34,8 @@ OnBad = Literal["stop", "skip"]
 SLACK = 2.0
 """Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
 
-
-class Classes(NamedTuple):
-    """The classes of a data set, a row per label: the name, and the data set's own id.
-
-    own: all names that the data set has for its classes, asked for or not; empty where the labels do not go by name.
-    """
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-    own: tuple[str, ...] = ()
+UNKNOWN = -1
+"""In the column of labels: the object's class is none of the wanted ones."""
 
 
 class Picture(NamedTuple):
@@ -50,11 +47,15 @@ class Picture(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One object: the row of its picture, its box, and the file and line that a message about it names. nan: no area given."""
+    """One object.
+
+    picture: the row of its picture. box: four numbers in the format's order and unit. key: the class as the annotation
+    writes it. where: the file and line, for messages. area: in pixels; nan if the annotation gives none.
+    """
 
     picture: int
     box: Sequence[float]
-    label: int
+    key: Key
     where: str
     ignore: bool = False
     crowd: bool = False
@@ -63,105 +64,178 @@ class Row(NamedTuple):
 
 @dataclass
 class Table:
-    """What a reader collects: plain lists, so that adding a row is cheap.
+    """What a reader collects: plain lists, so that adding a row is cheap. It is complete before anything is made of it.
 
-    to_xyxy: from the format's boxes to ours; relative: boxes are parts of the picture's width and height, not pixels.
+    to_xyxy: (M, 4) boxes of the format -> (M, 4) xyxy. relative: boxes are parts of the picture's width and height, not
+    pixels. classes: those of the data set; None if nothing names them.
     """
 
     root: Path
     to_xyxy: Callable[[Tensor], Tensor] = torch.clone
     relative: bool = False
+    classes: StoredClasses | None = None
     pictures: list[Picture] = field(default_factory=list)
     objects: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def problem(self, where: str, what: str) -> None:
-        self.problems.append(Problem(where, what))
+    def add(self, picture: Picture) -> int:
+        """The row of a picture that is added."""
+        self.pictures.append(picture)
+        return len(self.pictures) - 1
+
+    def problem(self, where: str, error: DataError) -> None:
+        """Note what is wrong at a place."""
+        self.problems.append(Problem.of(where, error))
 
     def name(self, path: str | Path) -> str:
-        """A path as messages say it: relative to the data set."""
+        """A path as messages write it: relative to the data set."""
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
-    def dataset(self, format: str, split: str | None, *, classes: Classes, on_bad: OnBad) -> Dataset:
-        """The checked data set. DataError that lists the problems if there are any, unless ``on_bad`` is "skip"."""
-        sizes, readable = self._sizes()
-        boxes, good = self._boxes(sizes, readable)
-        if self.problems and on_bad == "stop":
-            raise complain(self.root, self.problems)
-        kept = readable.nonzero().flatten().tolist()
+    def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad) -> Dataset:
+        """The checked data set. Raises one DataError for all problems, unless ``on_bad`` is "skip".
+
+        May be called more than once, for other labels.
+        """
+        column = self._labels(labels)
+        known = column != UNKNOWN
+        problems = [*self.problems, *self._strangers(column, labels), *self._unreadable, *self._bad_boxes(known)]
+        if problems and on_bad == "stop":
+            raise complain(self.root, problems)
+        kept = self._sizes.readable.nonzero().flatten().tolist()
         if not kept:
-            raise DataError("no usable picture in this data set", where=self.root, got=next(iter(self.problems), None))
-        owners = self._column("picture", torch.int64)
+            raise DataError("no usable picture in this data set", where=self.root, got=next(iter(problems), None))
+        columns = self._columns
+        good = known & self._checks.good & self._sizes.readable[columns.picture]
         rows = good.nonzero().flatten()
-        rows = rows[owners[rows].argsort(stable=True)]
-        counts = owners[rows].bincount(minlength=len(self.pictures))[kept]
-        area = self._column("area", torch.float32)[rows]
+        rows = rows[columns.picture[rows].argsort(stable=True)]
+        counts = columns.picture[rows].bincount(minlength=len(self.pictures))[kept]
+        boxes, area = self._checks.boxes[rows], columns.area[rows]
         return Dataset(
             root=self.root,
             format=format,
             split=split,
             paths=tuple(self.pictures[i].path for i in kept),
             image_ids=self._image_ids(kept),
-            sizes=tuple((height, width) for height, width in sizes[kept].tolist()),
+            sizes=tuple((height, width) for height, width in self._sizes.sizes[kept].tolist()),
             offsets=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-            boxes=boxes[rows],
-            labels=self._column("label", torch.int64)[rows],
-            ignore=self._column("ignore", torch.bool)[rows],
-            crowd=self._column("crowd", torch.bool)[rows],
-            area=torch.where(area > 0, area, box_ops.area(boxes[rows])),
-            classes=classes.names,
-            category_ids=classes.ids,
-            problems=tuple(self.problems),
+            boxes=boxes,
+            labels=column[rows],
+            ignore=columns.ignore[rows],
+            crowd=columns.crowd[rows],
+            area=torch.where(area > 0, area, box_ops.area(boxes)),
+            classes=labels.table.names,
+            category_ids=labels.table.ids,
+            problems=tuple(problems),
         )
 
-    def _column(self, name: str, dtype: torch.dtype) -> Tensor:
-        """One field of all objects, (M, ...)."""
-        values = [row[Row._fields.index(name)] for row in self.objects]
-        return torch.from_numpy(np.array(values, dtype=np.float64)).to(dtype)
-
     def _image_ids(self, kept: Sequence[int]) -> tuple[int | str, ...]:
-        """The pictures' ids, or their paths where splits read together use the same ids twice."""
+        """The pictures' ids, or their paths where splits that are read together use an id twice."""
         ids = tuple(self.pictures[i].image_id for i in kept)
         return ids if len(set(ids)) == len(ids) else tuple(self.name(self.pictures[i].path) for i in kept)
 
-    def _sizes(self) -> tuple[Tensor, Tensor]:
-        """(P, 2) height and width of each picture, from its header where the annotations are silent; (P,) if that worked."""
-        sizes = [picture.size or (1, 1) for picture in self.pictures]
-        readable = torch.ones(len(sizes), dtype=torch.bool)
+    def _labels(self, labels: Labels) -> Tensor:
+        """(M,) int64: each object's label, or UNKNOWN."""
+        return torch.tensor([labels.of.get(row.key, UNKNOWN) for row in self.objects], dtype=torch.int64)
+
+    def _strangers(self, column: Tensor, labels: Labels) -> Iterator[Problem]:
+        """A problem for each object of a class that no label counts."""
+        stored = self.classes or StoredClasses.by_number(labels.table.names)
+        expected = ", ".join(map(stored.key_text, list(labels.of)[:SHOWN]))
+        for i in (column == UNKNOWN).nonzero().flatten().tolist():
+            row = self.objects[i]
+            yield Problem(row.where, f"unknown class {stored.key_text(row.key)}", expected=expected)
+
+    @cached_property
+    def _columns(self) -> _Columns:
+        return _Columns(
+            picture=torch.tensor([row.picture for row in self.objects], dtype=torch.int64),
+            box=torch.from_numpy(np.array([row.box for row in self.objects], dtype=np.float64).reshape(-1, 4)),
+            ignore=torch.tensor([row.ignore for row in self.objects], dtype=torch.bool),
+            crowd=torch.tensor([row.crowd for row in self.objects], dtype=torch.bool),
+            area=torch.tensor([row.area for row in self.objects], dtype=torch.float32),
+        )
+
+    @cached_property
+    def _sizes(self) -> _Sizes:
+        """The size of each picture, from its header where the annotations are silent."""
         unknown = [i for i, picture in enumerate(self.pictures) if picture.size is None]
         with ThreadPoolExecutor() as pool:
-            found = pool.map(_size_of, [self.pictures[i].path for i in unknown])
-            for i, size in zip(unknown, found, strict=True):
-                if isinstance(size, DataError):
-                    self.problem(self.name(self.pictures[i].path), fault(size))
-                    readable[i] = False
-                else:
-                    sizes[i] = size
-        return torch.tensor(sizes, dtype=torch.int64).reshape(-1, 2), readable
+            found = dict(zip(unknown, pool.map(_size_of, [self.pictures[i].path for i in unknown]), strict=True))
+        sizes = [picture.size or found[i] for i, picture in enumerate(self.pictures)]
+        errors = {i: size for i, size in enumerate(sizes) if isinstance(size, DataError)}
+        numbers = [(1, 1) if isinstance(size, DataError) else size for size in sizes]
+        readable = torch.ones(len(sizes), dtype=torch.bool)
+        readable[list(errors)] = False
+        return _Sizes(torch.tensor(numbers, dtype=torch.int64).reshape(-1, 2), readable, errors)
 
-    def _boxes(self, sizes: Tensor, readable: Tensor) -> tuple[Tensor, Tensor]:
-        """(M, 4) float32 boxes in pixels, cut to their pictures, and (M,) which are good; the others become problems."""
-        own = sizes[self._column("picture", torch.int64)]
-        limits = own[:, [1, 0, 1, 0]]
-        boxes = self.to_xyxy(self._column("box", torch.float64).reshape(-1, 4))
+    @property
+    def _unreadable(self) -> Iterator[Problem]:
+        """A problem for each picture whose size is unknown."""
+        return (Problem.of(self.name(self.pictures[i].path), error) for i, error in self._sizes.errors.items())
+
+    @cached_property
+    def _checks(self) -> _Checks:
+        """Every box in pixels, cut to its picture, and what is right with it."""
+        sizes = self._sizes.sizes[self._columns.picture]
+        limits = sizes[:, [1, 0, 1, 0]]
+        boxes = self.to_xyxy(self._columns.box)
         boxes = boxes * limits if self.relative else boxes
-        cut = box_ops.clip(boxes, own.double()).float()
+        cut = box_ops.clip(boxes, sizes.double()).float()
         finite = boxes.isfinite().all(dim=1)
         solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
         within = ((boxes >= -SLACK) & (boxes <= limits + SLACK)).all(dim=1) & (cut[:, 2:] > cut[:, :2]).all(dim=1)
-        good = finite & solid & within
-        there = readable[self._column("picture", torch.int64)]
-        for i in (~good & there).nonzero().flatten().tolist():
-            numbers = ", ".join(f"{number:.6g}" for number in boxes[i].tolist())
-            if not finite[i]:
-                what = f"the box is not four finite numbers: {numbers}"
-            elif not solid[i]:
-                what = f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
-            else:
-                what = f"a box outside its picture ({own[i, 1]} x {own[i, 0]}): x1, y1, x2, y2 = {numbers}"
-            self.problem(self.objects[i].where, what)
-        return cut, good & there
+        return _Checks(boxes, cut, finite, solid, within)
+
+    def _bad_boxes(self, known: Tensor) -> Iterator[Problem]:
+        """A problem for each bad box. known (M,) bool: objects of a known class; those in unreadable pictures do not count."""
+        pictures = self._columns.picture
+        for i in (~self._checks.good & known & self._sizes.readable[pictures]).nonzero().flatten().tolist():
+            yield Problem(self.objects[i].where, self._checks.fault(i, self._sizes.sizes[pictures[i]]))
+
+
+class _Columns(NamedTuple):
+    """The fields of all objects: picture (M,) int64, box (M, 4) float64, ignore and crowd (M,) bool, area (M,) float32."""
+
+    picture: Tensor
+    box: Tensor
+    ignore: Tensor
+    crowd: Tensor
+    area: Tensor
+
+
+class _Sizes(NamedTuple):
+    """sizes (P, 2) int64: height and width; readable (P,) bool: whether the size is known; errors: why not, by picture."""
+
+    sizes: Tensor
+    readable: Tensor
+    errors: dict[int, DataError]
+
+
+class _Checks(NamedTuple):
+    """given (M, 4) float64: the boxes in pixels. boxes (M, 4) float32: cut to their pictures. (M,) bool each: finite numbers,
+    solid (a positive size), within the picture.
+    """
+
+    given: Tensor
+    boxes: Tensor
+    finite: Tensor
+    solid: Tensor
+    within: Tensor
+
+    @property
+    def good(self) -> Tensor:
+        """(M,) bool: nothing is wrong with the box."""
+        return self.finite & self.solid & self.within
+
+    def fault(self, i: int, size: Tensor) -> str:
+        """What is wrong with box ``i`` of a picture of ``size`` (2,)."""
+        numbers = ", ".join(f"{number:.6g}" for number in self.given[i].tolist())
+        if not self.finite[i]:
+            return f"the box is not four finite numbers: {numbers}"
+        if not self.solid[i]:
+            return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
+        return f"a box outside its picture ({size[1]} x {size[0]}): x1, y1, x2, y2 = {numbers}"
 
 
 def _size_of(path: str) -> Size | DataError:
@@ -169,35 +243,3 @@ def _size_of(path: str) -> Size | DataError:
         return image_size(path)
     except DataError as error:
         return error
-
-
-def fault(error: DataError) -> str:
-    """What an error says, in one line, without where it was and how to mend it: those stand beside a listed problem anyway."""
-    details = {"got": error.got, "expected": error.expected}
-    parts = [error.what, *(f"{name}: {detail}" for name, detail in details.items() if detail is not None)]
-    return "; ".join(" ".join(part.split()) for part in parts)
-
-
-def label_table(names: Sequence[str], ids: Sequence[int], wanted: Sequence[str] | None) -> Classes:
-    """The classes that labels count: the data set's own, or those ``wanted``, with the ids the data set has for them.
-
-    A wanted class that the data set does not know gets the next free id.
-    """
-    if wanted is None:
-        return Classes(tuple(names), tuple(ids), tuple(names))
-    if len(set(wanted)) < len(wanted):
-        raise DataError("a class is named twice", where="classes", got=", ".join(wanted))
-    known = dict(zip(names, ids, strict=True))
-    free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
-    return Classes(tuple(wanted), tuple(known[name] if name in known else next(free) for name in wanted), tuple(names))
-
-
-def differ(root: Path, own: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
-    """The error where a model that knows the classes ``wanted`` meets a data set of others."""
-    return ConfigError(
-        "model and data differ in their classes",
-        where=root,
-        got=f"{len(own)} in the data: {', '.join(own[:10])}",
-        expected=f"the model's {len(wanted)}: {', '.join(wanted[:10])}",
-        fix=fix,
-    )

@@ -1,20 +1,22 @@
 """Pascal VOC: one XML file for each picture, boxes as xmin, ymin, xmax, ymax in pixels.
 
 The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 9. Policy:
-- The numbers are taken as they stand, x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends, but the
-  tools that write this format today count from 0, and nothing in a file says which. So a box is off by one pixel at most,
-  and it agrees to the digit with what converters to COCO and YOLO make of the same file.
+- The numbers are taken as they stand: x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends. The
+  tools that write this format today count from 0, and a file does not say which. So a box is off by one pixel at most, and
+  it agrees to the digit with what converters to COCO and YOLO make of the same file.
 - ``difficult`` objects are kept and flagged ``ignore``. A width and height of 0 are read from the picture.
-- The picture is the one named like the XML file; only if there is none, the one that ``<filename>`` names.
-- Classes are all names in the whole data set, sorted, whichever split is read; so all splits agree.
+- The picture has the name of the XML file. If there is none, ``<filename>`` names it.
+- Classes are all names in the whole data set, sorted, whichever split is read. So all splits agree.
 - Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names.
 - DTDs, entities and external references are refused.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
@@ -31,7 +33,8 @@ from onestage.data.files import (
     split_above,
     split_name,
 )
-from onestage.data.table import Classes, Picture, Row, Table, label_table
+from onestage.data.labels import StoredClasses
+from onestage.data.table import Picture, Row, Table
 from onestage.errors import DataError
 from onestage.structures import Size
 
@@ -40,14 +43,23 @@ LAYOUT = "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.tx
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
+class _Object(NamedTuple):
+    """One object: its number in the file, counted from 1, its name, its xyxy box, and whether it is difficult."""
+
+    number: int
+    name: str
+    box: list[float]
+    difficult: bool
+
+
 @dataclass
 class _Annotation:
-    """What one XML file says. problems: (object number or nothing, reason); usable: whether its picture can be used."""
+    """What one XML file says. errors: what is wrong, with the place in the file; usable: its picture is part of the set."""
 
     file_name: str | None = None
     size: Size | None = None
-    objects: list[tuple[int, str, list[float], bool]] = field(default_factory=list)
-    problems: list[tuple[str, str]] = field(default_factory=list)
+    objects: list[_Object] = field(default_factory=list)
+    errors: list[tuple[str, DataError]] = field(default_factory=list)
     usable: bool = True
 
 
@@ -58,32 +70,45 @@ class VocSet:
     root: Path
     sources: Sources
 
-    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes:
-        """Put the pictures and objects of a split ("" for all) into the table."""
-        parsed = {file: _parse(file) for file in dict.fromkeys([*self.sources[""], *self.sources[split]])}
-        names = sorted({name for annotation in parsed.values() for _, name, _, _ in annotation.objects})
-        labels = label_table(names, range(len(names)), classes)
-        folders = {file.parent: file for file in parsed}
-        pictures = {folder: Pictures(picture_folders(file, None)) for folder, file in folders.items()}
+    def read(self, table: Table, split: str) -> None:
+        """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
+        names = {item.name for annotation in self._annotations.values() for item in annotation.objects}
+        table.classes = StoredClasses.named(sorted(names))
         for file in self.sources[split]:
-            _read_annotation(table, file, parsed[file], pictures=pictures[file.parent], labels=labels)
-        return labels
+            _fill(table, file, self._annotations[file], self._pictures[file.parent])
+
+    @cached_property
+    def _annotations(self) -> dict[Path, _Annotation]:
+        """Every file that is there or on a list of a split."""
+        return {file: _parse(file) for file in dict.fromkeys(file for files in self.sources.values() for file in files)}
+
+    @cached_property
+    def _pictures(self) -> dict[Path, Pictures]:
+        """The pictures that the files of each folder may mean."""
+        folders = {file.parent: file for file in self._annotations}
+        return {folder: Pictures(picture_folders(file, None)) for folder, file in folders.items()}
 
 
 def find(root: Path, files: Sequence[Path]) -> VocSet | None:
-    """The VOC data set among these files, if there is one."""
+    """The VOC data set among these files, or None."""
     xml = [file for file in files if file.suffix.lower() == ".xml"]
     if not any(re.search(r"<annotation[\s>]", head(file, 1024)) for file in xml[:20]):
         return None
-    lists = [file for file in files if file.parts[-3:-1] == ("ImageSets", "Main") and file.suffix == ".txt"]
     listed: dict[str, tuple[Path, ...]] = {}
-    for file in lists:
-        split = split_name(file.stem) if file.stem.isalpha() else None  # dog_train.txt speaks of one class only
-        if split:
-            listed[split] = listed.get(split, ()) + _listed(file)
+    for split, file in _split_lists(files):
+        listed[split] = listed.get(split, ()) + _listed(file)
     if listed:
         return VocSet(root, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed})
     return VocSet(root, by_split(xml, [split_above(file, root) for file in xml]))
+
+
+def _split_lists(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
+    """The lists of whole splits in ImageSets/Main; dog_train.txt is about one class only."""
+    for file in files:
+        in_main = file.parts[-3:-1] == ("ImageSets", "Main") and file.suffix == ".txt"
+        split = split_name(file.stem) if in_main and file.stem.isalpha() else None
+        if split:
+            yield split, file
 
 
 def _listed(file: Path) -> tuple[Path, ...]:
@@ -97,72 +122,77 @@ def _listed(file: Path) -> tuple[Path, ...]:
 
 
 def _parse(file: Path) -> _Annotation:
-    """Read one XML file; whatever is wrong is kept as a problem."""
+    """Read one XML file. Whatever is wrong is among its errors."""
     try:
-        root = ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
-    except FileNotFoundError:
-        return _Annotation(usable=False, problems=[("", "a split lists this file, but it does not exist")])
-    except (ParseError, DefusedXmlException, ValueError, LookupError, OSError) as error:
-        return _Annotation(usable=False, problems=[("", f"this is not readable XML: {error}")])
-    if root.tag != "annotation":
-        return _Annotation(usable=False, problems=[("", f"the root element should be <annotation>, got <{root.tag}>")])
+        root = _root(file)
+    except DataError as error:
+        return _Annotation(errors=[("", error)], usable=False)
     annotation = _Annotation(file_name=root.findtext("filename"))
     try:
         annotation.size = _size(root)
-    except ValueError as error:
-        annotation.problems.append(("", str(error)))
+    except DataError as error:
+        annotation.errors.append(("", error))
         annotation.usable = False
     for number, element in enumerate(root.findall("object"), start=1):
         try:
-            annotation.objects.append((number, *_object(element)))
-        except ValueError as error:
-            annotation.problems.append((f" object {number}", str(error)))
+            annotation.objects.append(_object(number, element))
+        except DataError as error:
+            annotation.errors.append((f" object {number}", error))
     return annotation
 
 
+def _root(file: Path) -> Element:
+    """The element <annotation> of a file. Raises DataError if there is none."""
+    try:
+        root = ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
+    except FileNotFoundError as error:
+        raise DataError("a split lists this file, but it does not exist") from error
+    except (ParseError, DefusedXmlException, ValueError, LookupError, OSError) as error:
+        raise DataError("this is not readable XML", got=error) from error
+    if root.tag != "annotation":
+        raise DataError("the root element is wrong", got=f"<{root.tag}>", expected="<annotation>")
+    return root
+
+
 def _size(root: Element) -> Size | None:
-    """(height, width) as stated, or None if they are missing or 0."""
+    """(height, width) as stated, or None if they are missing or 0. Raises DataError if they are no sizes."""
     height, width = (root.findtext(f"size/{key}") or "0" for key in ("height", "width"))
     try:
         size = int(float(height)), int(float(width))
     except (ValueError, OverflowError):
         size = (-1, -1)
     if min(size) < 0:
-        raise ValueError(f"height and width should be numbers, got {height!r} and {width!r}")
+        raise DataError("height and width should be numbers", got=f"{height!r} and {width!r}")
     return size if min(size) > 0 else None
 
 
-def _object(element: Element) -> tuple[str, list[float], bool]:
-    """Name, xyxy box and whether it is difficult. Raises ValueError with the reason why this is no object."""
+def _object(number: int, element: Element) -> _Object:
+    """Raises DataError with the reason if this is no object."""
     name = (element.findtext("name") or "").strip()
     if not name:
-        raise ValueError("an object needs a <name>")
+        raise DataError("an object needs a <name>")
     texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
     try:
         box = [float(text or "") for text in texts]
     except ValueError:
         got = ", ".join(f"{corner} {text!r}" for corner, text in zip(_CORNERS, texts, strict=True))
-        raise ValueError(f"<bndbox> should hold four numbers, got {got}") from None
+        raise DataError("<bndbox> should hold four numbers", got=got) from None
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise ValueError(f"<difficult> should be 0 or 1, got {difficult!r}")
-    return name, box, difficult == "1"
+        raise DataError("<difficult> is not understood", got=repr(difficult), expected="0 or 1")
+    return _Object(number, name, box, difficult == "1")
 
 
-def _read_annotation(table: Table, file: Path, annotation: _Annotation, *, pictures: Pictures, labels: Classes) -> None:
+def _fill(table: Table, file: Path, annotation: _Annotation, pictures: Pictures) -> None:
     where = table.name(file)
-    for suffix, reason in annotation.problems:
-        table.problem(where + suffix, reason)
+    for place, error in annotation.errors:
+        table.problem(where + place, error)
     if not annotation.usable:
         return
     path = pictures.find(file.stem) or pictures.find(annotation.file_name or "")
     if path is None:
         table.problem(where, pictures.missing(annotation.file_name or file.stem))
         return
-    table.pictures.append(Picture(path, file.stem, annotation.size))
+    picture = table.add(Picture(path, file.stem, annotation.size))
     for number, name, box, difficult in annotation.objects:
-        place = f"{where} object {number}"
-        if name in labels.names:
-            table.objects.append(Row(len(table.pictures) - 1, box, labels.names.index(name), place, ignore=difficult))
-        else:
-            table.problem(place, f"unknown class {name!r}")
+        table.objects.append(Row(picture, box, name, f"{where} object {number}", ignore=difficult))

@@ -2,22 +2,23 @@
 
 The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before it. Policy:
 - The labels of images/train/a.jpg are labels/train/a.txt; without a folder ``images``, a.txt beside the picture.
-- A picture without a label file, or with an empty one, is a picture without objects: so the format has it. A label file
-  without a picture is a problem.
-- An outline (class and three or more points) counts by the box around it. Six columns are a problem: perhaps a score, which
-  labels do not have.
-- Names come from data.yaml, classes.txt or obj.names. YAML is read as text throughout, so the classes ``no``, ``on`` and
-  ``012`` stay what was written; aliases and duplicate keys are refused.
+- By the format's rules, a picture without a label file, or with an empty one, has no objects. A label file without a picture
+  is a problem.
+- An outline (class and three or more points) counts by the box around it. Six columns are a problem: the sixth may be a
+  score, and labels have no score.
+- Names come from data.yaml, classes.txt or obj.names. All YAML is read as text, so the classes ``no``, ``on`` and ``012`` keep
+  their names; aliases and duplicate keys are refused.
 - Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt beside the names, or folders of these names.
-- ``path:`` in data.yaml belongs to another machine more often than not: it is followed only inside the data set. A leading
-  ``../`` is passed over, as the exporters that write it mean it.
+- ``path:`` in data.yaml often belongs to another machine: it is followed only inside the data set. A leading ``../`` is
+  ignored: the exporters that write it do not mean the folder above.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from onestage import boxes as box_ops
 from onestage.data.files import (
@@ -32,8 +33,9 @@ from onestage.data.files import (
     split_name,
     walk,
 )
-from onestage.data.plain_yaml import read_yaml
-from onestage.data.table import Classes, Picture, Row, Table, fault, label_table
+from onestage.data.labels import StoredClasses
+from onestage.data.plain_yaml import Plain, read_yaml
+from onestage.data.table import Picture, Row, Table
 from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
@@ -41,64 +43,101 @@ LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, 
 _LABELS = re.compile(r"\s*\d+(\s+[-+\d.eE]+){4}")
 _DATA_YAML = re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE)
 
+_LARGEST = 1.5
+"""Positions are parts of the picture; one beyond this is in pixels. A box that is a little too large is another fault."""
+
 
 @dataclass(frozen=True)
 class YoloSet:
-    """A YOLO data set found on disk. sources: the pictures; label_files: all text files; names: None if nobody says them."""
+    """A YOLO data set found on disk. sources: the pictures; label_files: all text files; names: None if nothing gives them."""
 
     root: Path
     sources: Sources
     label_files: frozenset[Path] = field(repr=False)
     names: tuple[str, ...] | None = None
 
-    def read(self, table: Table, split: str, classes: Sequence[str] | None) -> Classes:
-        """Put the pictures and objects of a split ("" for all) into the table. A set without names takes ``classes``."""
+    def read(self, table: Table, split: str) -> None:
+        """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         table.to_xyxy, table.relative = box_ops.from_cxcywh, True
-        own = self.names or (tuple(classes) if classes else None)
-        if own is None:
-            fix = "write them, one on each line, into a file classes.txt there, or into a data.yaml"
-            raise DataError("nothing says the names of this data set's classes", where=self.root, fix=fix)
-        labels = label_table(own, range(len(own)), classes)
-        label_of = {index: labels.names.index(name) for index, name in enumerate(own) if name in labels.names}
+        table.classes = StoredClasses.by_number(self.names) if self.names else None
         used = {picture: _label_file(picture, self.root, self.label_files) for picture in self.sources[split]}
-        for row, (picture, label_file) in enumerate(used.items(), start=len(table.pictures)):
-            table.pictures.append(Picture(str(picture), table.name(picture.with_suffix(""))))
+        for picture, label_file in used.items():
+            row = table.add(Picture(str(picture), table.name(picture.with_suffix(""))))
             if label_file:
-                _read_labels(table, label_file, row, label_of)
+                _fill(table, label_file, row)
         self._report_orphans(table, {file.parent for file in used.values() if file})
-        return labels
 
     def _report_orphans(self, table: Table, folders: set[Path]) -> None:
         """A problem for each file of labels in these folders that belongs to no picture."""
-        pictures = {name for picture in self.sources[""] for name in _candidates(picture, self.root)}
-        for file in sorted(self.label_files - pictures):
-            if file.parent in folders and _LABELS.match(head(file, 200)):
-                table.problem(table.name(file), "there is no picture for these labels")
+        wanted = {name for picture in self.sources[""] for name in _candidates(picture, self.root)}
+        for file in sorted(self.label_files - wanted):
+            if file.parent in folders and _holds_labels(file):
+                table.problem(table.name(file), DataError("there is no picture for these labels"))
 
 
 def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
-    """The YOLO data set among these files, if there is one. A single YAML file stands for the data set it describes."""
+    """The YOLO data set among these files, or None. A single YAML file stands for the data set that it describes."""
     data_files = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
     if len(data_files) > 1:
         got = ", ".join(file.name for file in data_files)
         raise DataError("several YAML files describe a data set here", where=root, got=got, fix="name the one meant")
-    files = walk(root) if list(files) == data_files else files
-    pictures = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
-    texts = frozenset(file for file in files if file.suffix.lower() == ".txt")
     if data_files:
-        content = read_yaml(data_files[0])
-        return YoloSet(root, _yaml_sources(data_files[0], content, pictures), texts, _yaml_names(data_files[0], content))
-    labels = {picture: _label_file(picture, root, texts) for picture in pictures} if texts else {}
-    folders = {picture.parent for picture, file in labels.items() if file and _LABELS.match(head(file, 200))}
-    if not folders:
+        return _find_by_yaml(root, walk(root) if list(files) == data_files else files, data_files[0])
+    return _find_by_labels(root, files)
+
+
+def _find_by_yaml(root: Path, files: Sequence[Path], data_file: Path) -> YoloSet:
+    """The data set that data.yaml describes."""
+    content = read_yaml(data_file)
+    return YoloSet(root, _yaml_sources(data_file, content, _pictures(files)), _texts(files), _yaml_names(data_file, content))
+
+
+def _find_by_labels(root: Path, files: Sequence[Path]) -> YoloSet | None:
+    """The data set without data.yaml: all pictures in folders where some picture has labels."""
+    texts = _texts(files)
+    pictures = _beside_labels(_pictures(files), root, texts) if texts else []
+    if not pictures:
         return None
-    pictures = [picture for picture in pictures if picture.parent in folders]
-    name_files = [file for file in files if file.name == "classes.txt" or file.suffix == ".names"]
-    names = tuple(line.strip() for line in read_text(name_files[0]).splitlines() if line.strip()) if name_files else None
-    lists = [file for file in texts if name_files and file.parent == name_files[0].parent and file.stem.isalpha()]
-    listed = {split: _listed(file, root, frozenset(pictures)) for file in lists if (split := split_name(file.stem))}
-    sources = by_split(pictures, [split_above(picture, root) for picture in pictures])
-    return YoloSet(root, {"": tuple(pictures)} | listed if listed else sources, texts, names)
+    name_file = next((file for file in files if file.name == "classes.txt" or file.suffix == ".names"), None)
+    names = _written_names(name_file) if name_file else None
+    listed = _split_lists(name_file.parent, root, texts, frozenset(pictures)) if name_file else {}
+    folders = by_split(pictures, [split_above(picture, root) for picture in pictures])
+    return YoloSet(root, _in_order(pictures, listed) if listed else folders, texts, names)
+
+
+def _beside_labels(pictures: Sequence[Path], root: Path, texts: frozenset[Path]) -> list[Path]:
+    """The pictures in folders where some picture has labels."""
+    labels = {picture: _label_file(picture, root, texts) for picture in pictures}
+    folders = {picture.parent for picture, file in labels.items() if file and _holds_labels(file)}
+    return [picture for picture in pictures if picture.parent in folders]
+
+
+def _written_names(file: Path) -> tuple[str, ...]:
+    """The names in classes.txt or obj.names, one on each line."""
+    return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+
+
+def _split_lists(folder: Path, root: Path, texts: frozenset[Path], known: frozenset[Path]) -> dict[str, tuple[Path, ...]]:
+    """The pictures on the lists train.txt, val.txt and test.txt in a folder."""
+    lists = [file for file in sorted(texts) if file.parent == folder and file.stem.isalpha()]
+    return {split: _listed(file, root, known) for file in lists if (split := split_name(file.stem))}
+
+
+def _pictures(files: Sequence[Path]) -> list[Path]:
+    return [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+
+
+def _texts(files: Sequence[Path]) -> frozenset[Path]:
+    return frozenset(file for file in files if file.suffix.lower() == ".txt")
+
+
+def _in_order(pictures: Sequence[Path], splits: Sources) -> Sources:
+    """All pictures, and those of the splits in the usual order."""
+    return {"": tuple(pictures)} | {split: splits[split] for split in SPLITS if split in splits}
+
+
+def _holds_labels(file: Path) -> bool:
+    return bool(_LABELS.match(head(file, 200)))
 
 
 def _candidates(picture: Path, root: Path) -> Iterator[Path]:
@@ -114,40 +153,44 @@ def _label_file(picture: Path, root: Path, texts: frozenset[Path]) -> Path | Non
     return next((file for file in _candidates(picture, root) if file in texts), None)
 
 
-def _read_labels(table: Table, file: Path, picture: int, label_of: dict[int, int]) -> None:
+def _fill(table: Table, file: Path, picture: int) -> None:
+    """Put the objects of one picture into the table."""
+    name = table.name(file)
     try:
         lines = read_text(file).splitlines()
     except DataError as error:
-        table.problem(table.name(file), fault(error))
+        table.problem(name, error)
         return
-    name = table.name(file)
     for number, line in enumerate(lines, start=1):
-        if line.strip():
-            try:
-                index, box = _object(line.split())
-                if index not in label_of:
-                    raise ValueError(f"unknown class {index}: there are names for 0 to {max(label_of, default=-1)}")
-                table.objects.append(Row(picture, box, label_of[index], f"{name}:{number}"))
-            except ValueError as error:
-                table.problem(f"{name}:{number}", str(error))
+        where = f"{name}:{number}"
+        try:
+            if line.strip():
+                key, box = _object(line.split())
+                table.objects.append(Row(picture, box, key, where))
+        except DataError as error:
+            table.problem(where, error)
 
 
 def _object(columns: Sequence[str]) -> tuple[int, list[float]]:
-    """Class number, and centre, width and height in 0-1. Raises ValueError with the reason why this is no object."""
+    """Class number, and centre, width and height in 0-1. Raises DataError with the reason if this is no object."""
     if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
-        raise ValueError(f"expected class, centre x, centre y, width, height, or an outline; got {len(columns)} columns")
+        expected = "class, centre x, centre y, width, height, or an outline"
+        raise DataError("the number of columns is wrong", got=f"{len(columns)} columns", expected=expected)
     if any("," in column for column in columns):
-        raise ValueError("numbers need a decimal point, not a comma")
+        raise DataError("numbers need a decimal point, not a comma")
     try:
         index, numbers = int(columns[0]), [float(column) for column in columns[1:]]
     except ValueError:
-        raise ValueError(f"expected a whole number and then decimals, got {' '.join(columns)!r:.80}") from None
-    if max(numbers) > 1.5:
-        raise ValueError(f"positions should be parts of the picture, 0-1, got {max(numbers):g}")
-    if len(numbers) == 4:
-        return index, numbers
-    xs, ys = numbers[0::2], numbers[1::2]
-    return index, [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
+        got, expected = f"{' '.join(columns)!r:.80}", "a whole number and then decimals"
+        raise DataError("these are not the numbers of an object", got=got, expected=expected) from None
+    if max(numbers) > _LARGEST:
+        raise DataError("positions should be parts of the picture, 0-1", got=f"{max(numbers):g}")
+    return index, numbers if len(numbers) == 4 else _box_around(numbers[0::2], numbers[1::2])
+
+
+def _box_around(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
+    """Centre, width and height of the smallest box that holds all points."""
+    return [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
 
 
 def _is_data_yaml(file: Path) -> bool:
@@ -155,41 +198,57 @@ def _is_data_yaml(file: Path) -> bool:
     return all(pattern.search(text) for pattern in _DATA_YAML)
 
 
-def _yaml_names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
-    """The class names, from a list, or from a mapping of numbers 0..K-1. DataError if they are something else."""
-    names, count = content["names"], content.get("nc")
-    if isinstance(names, dict) and set(names) == {str(index) for index in range(len(names))}:
-        names = [names[str(index)] for index in range(len(names))]
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+def _yaml_names(file: Path, content: dict[str, Plain]) -> tuple[str, ...]:
+    """The class names. Raises DataError if they cannot be read, one comes twice, or their number is not ``nc``."""
+    names, count = _name_list(content["names"]), content.get("nc")
+    if not names:
         expected = "a list of names, or a mapping from 0, 1, 2 and so on to names"
         raise DataError("the names of the classes cannot be read", where=f"{file}: names", expected=expected)
     if len(set(names)) < len(names):
         raise DataError("a class is named twice", where=f"{file}: names", got=", ".join(names))
     if count is not None and count != str(len(names)):
         raise DataError("nc and names disagree", where=file, got=f"nc: {count}, and {len(names)} names")
-    return tuple(names)
+    return names
 
 
-def _yaml_sources(file: Path, content: dict[str, Any], pictures: Sequence[Path]) -> Sources:
-    """The pictures of the splits that data.yaml names and that are there."""
-    path = content.get("path")
-    stated = inside(path) if isinstance(path, str) else None
-    base = file.parent / stated if stated and (file.parent / stated).is_dir() else file.parent
+def _name_list(names: Plain) -> tuple[str, ...]:
+    """The names on a list, or in a mapping from the numbers 0..K-1; none if this is neither."""
+    if isinstance(names, dict):
+        numbers = [str(number) for number in range(len(names))]
+        names = [names[number] for number in numbers] if set(names) == set(numbers) else []
+    texts = tuple(name for name in names if isinstance(name, str)) if isinstance(names, list) else ()
+    return texts if len(texts) == len(names) else ()
+
+
+def _yaml_sources(file: Path, content: dict[str, Plain], pictures: Sequence[Path]) -> Sources:
+    """The pictures of the splits that data.yaml names. Raises DataError if none of them exists."""
+    base = _base(file, content.get("path"))
     sources: dict[str, tuple[Path, ...]] = {}
     for key, value in content.items():
         split = split_name(key) if key.isalpha() else None
-        entries = value if isinstance(value, list) else [value]
-        found = [picture for entry in entries for picture in _entry(file, base, entry, pictures)] if split else []
+        found = _entries(file, base, value, pictures) if split else ()
         if split and found:
-            sources[split] = tuple(dict.fromkeys(found))
+            sources[split] = found
     if not sources:
-        raise DataError("none of the pictures that this file speaks of are here", where=file, got=content.get("train"))
-    everything = dict.fromkeys(picture for own in sources.values() for picture in own)
-    return {"": tuple(everything)} | {split: sources[split] for split in SPLITS if split in sources}
+        raise DataError("none of the pictures that this file names are here", where=file, got=content.get("train"))
+    everything = dict.fromkeys(picture for chosen in sources.values() for picture in chosen)
+    return _in_order([*everything], sources)
 
 
-def _entry(file: Path, base: Path, entry: object, pictures: Sequence[Path]) -> list[Path]:
-    """The pictures that one entry of data.yaml means: those in a folder, or those on a list. None if it is not there."""
+def _base(file: Path, stated: Plain | None) -> Path:
+    """The folder that the entries of data.yaml start from: its ``path``, if that is a folder inside the data set."""
+    below = inside(stated) if isinstance(stated, str) else None
+    return file.parent / below if below and (file.parent / below).is_dir() else file.parent
+
+
+def _entries(file: Path, base: Path, value: Plain, pictures: Sequence[Path]) -> tuple[Path, ...]:
+    """The pictures of one split in data.yaml: one entry, or a list of them."""
+    entries = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(picture for entry in entries for picture in _entry(file, base, entry, pictures)))
+
+
+def _entry(file: Path, base: Path, entry: Plain, pictures: Sequence[Path]) -> Sequence[Path]:
+    """The pictures in a folder or on a list that data.yaml names; none if it does not exist."""
     if entry == "":
         return []
     name = inside(re.sub(r"^(\.\./)+", "", entry)) if isinstance(entry, str) else None
@@ -198,7 +257,7 @@ def _entry(file: Path, base: Path, entry: object, pictures: Sequence[Path]) -> l
         raise DataError(what, where=file, got=entry, fix=f"write it relative to {file.name}")
     target = base / name
     if target.suffix == ".txt":
-        return list(_listed(target, base, frozenset(pictures))) if target.is_file() else []
+        return _listed(target, base, frozenset(pictures)) if target.is_file() else []
     return [picture for picture in pictures if target in picture.parents]
 
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from onestage.data import Dataset, list_splits, load_dataset
-from onestage.data.table import OnBad, differ
+from onestage.data.labels import differ
+from onestage.data.table import OnBad
 from onestage.errors import ConfigError, DataError, counted
 from onestage.model.detector import Detector
 from onestage.training.checkpoint import CheckpointStore

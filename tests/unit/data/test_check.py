@@ -11,11 +11,11 @@ from rich.console import Console
 
 import trees
 from onestage.cli.data import check, render
-from onestage.data.check import ClassSummary, Report, SplitSummary, check_dataset
+from onestage.data.check import Checkup, ClassSummary, SplitSummary, check_dataset
 from onestage.errors import DataError
 
 
-def printed(report: Report, width: int = 100) -> str:
+def printed(report: Checkup, width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(render(report))
     return console.export_text()

@@ -73,7 +73,7 @@ def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_open
         (lambda c: c["annotations"][0].update(bbox=[-(10**400), 1, 5, 5]), "outside"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, 0, 5]), "zero or negative size"),
         (lambda c: c["annotations"][0].update(bbox=[0, 0, -4, 5]), "zero or negative size"),
-        (lambda c: c["annotations"][0].update(category_id=4), "unknown class: category_id 4"),
+        (lambda c: c["annotations"][0].update(category_id=4), "unknown class 4; expected: 3 ('cat'), 18 ('dog')"),
         (lambda c: c["annotations"][0].update(image_id=7), "there is no image with id 7"),
         (lambda c: c["annotations"][0].update(image_id=[100]), "there is no image with id [100]"),
         (lambda c: c["annotations"][0].update(iscrowd="yes"), "should be 0 or 1"),
@@ -111,8 +111,8 @@ def test_a_class_that_was_not_asked_for_is_named(tmp_path: Path) -> None:
     root = changed(tmp_path, change)
     with pytest.raises(DataError, match="3 problems") as caught:
         load_dataset(root, classes=["cow"])
-    assert str(caught.value).count("unknown class: category_id 18 ('dog')") == 2
-    assert "unknown class: category_id '3' ('cat')" in str(caught.value)
+    assert str(caught.value).count("unknown class 18 ('dog'); expected: 40 ('cow')") == 2
+    assert "unknown class 3 ('cat')" in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import trees
-from onestage.data import list_splits, load_dataset
+from onestage.data import csv, list_splits, load_dataset
+from onestage.data.files import read_text
 from onestage.errors import ConfigError, DataError
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
@@ -79,11 +80,11 @@ def test_one_pixel_boxes_among_others_are_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.png,cat,2,3,30", "expected at least 6 columns, got 5"),
+        ("a.png,cat,2,3,30", "too few columns; got: 5; expected: at least 6"),
         (",cat,2,3,30,20", "the picture's name is missing"),
         ("a.png,,2,3,30,20", "the label is missing"),
-        ("a.png,cat,2,3,,20", "expected four numbers"),
-        ("a.png,cat,2,3,x,20", "expected four numbers"),
+        ("a.png,cat,2,3,,20", "the box is not four numbers"),
+        ("a.png,cat,2,3,x,20", "the box is not four numbers"),
         ('a.png,cat,"2,5",3,30,20', "a decimal point, not a comma"),
         ("a.png,cat,2,3,inf,20", "not four finite numbers"),
         ("../a.png,cat,2,3,30,20", "leads outside"),
@@ -134,3 +135,12 @@ def test_the_book_layout_and_files_named_by_split(tmp_path: Path) -> None:
     assert list_splits(tmp_path / "files") == ("train", "test")
     test = load_dataset(tmp_path / "files", split="test")
     assert test.classes == ("bird", "cat", "dog") and len(test) == 1
+
+
+def test_a_numbered_file_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = trees.csv(tmp_path, HEADER + "a.png,0,2,3,30,20\nc.png,1,2,3,30,20\n")
+    reads: list[Path] = []
+    monkeypatch.setattr(csv, "read_text", lambda path: reads.append(path) or read_text(path))
+    with pytest.warns(UserWarning, match="only numbers its classes"):
+        load_dataset(root, classes=["banana", "kiwi"])
+    assert reads == [root / "label.csv"]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import trees
-from onestage.data import list_splits, load_dataset
+from onestage.data import list_splits, load_dataset, open_data
 from onestage.data.dataset import Dataset
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, DataError
@@ -144,6 +144,30 @@ def test_split_names_have_synonyms(word: str, tmp_path: Path) -> None:
 def test_a_set_that_is_not_divided_has_no_splits(tmp_path: Path) -> None:
     assert list_splits(trees.csv(tmp_path)) == ()
     assert load_dataset(tmp_path).split is None
+
+
+@pytest.mark.parametrize("name", trees.WRITERS)
+def test_annotations_are_read_once_whatever_classes_are_wanted(name: str, tmp_path: Path) -> None:
+    root = trees.WRITERS[name](tmp_path)
+    opened = open_data(root)
+    whole = opened.load()
+    for file in root.rglob("*.*"):
+        if file.suffix != ".png":
+            file.unlink()
+    assert truth_of(opened.load()) == truth_of(whole) == trees.TRUTH
+    assert truth_of(opened.load(classes=["dog", "cat"])) == trees.TRUTH
+    dogs = opened.load(classes=["dog"], on_bad="skip")
+    assert dogs.classes == ("dog",) and dogs.labels.tolist() == [0, 0] and len(dogs.problems) == 1
+    assert opened.load(on_bad="skip").problems == ()
+
+
+def test_a_problem_holds_its_parts(tmp_path: Path) -> None:
+    root = trees.yolo(tmp_path)
+    trees.write(root / "labels/train/c.txt", "0 0.5 0.5 0.2\n")
+    (problem,) = load_dataset(root, on_bad="skip").problems
+    assert (problem.where, problem.what) == ("labels/train/c.txt:1", "the number of columns is wrong")
+    assert problem.got == "4 columns" and str(problem.expected).startswith("class, centre x")
+    assert str(problem) == f"{problem.where}: {problem.what}; got: {problem.got}; expected: {problem.expected}"
 
 
 def test_splits_agree_on_classes_though_one_lacks_a_class(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def test_a_size_of_zero_is_read_from_the_picture(size: tuple[object, object], tm
         ('<?xml version="1.0" encoding="nonsense"?><annotation/>', "c.xml", "not readable XML"),
         (BOMB, "c.xml", "not readable XML"),
         (OUTSIDER, "c.xml", "not readable XML"),
-        ("<annotations/>", "c.xml", "should be <annotation>"),
+        ("<annotations/>", "c.xml", "expected: <annotation>"),
         (trees.voc_xml("c", "", ("forty", 60)), "c.xml", "height and width should be numbers"),
         (trees.voc_xml("c", "", (-40, 60)), "c.xml", "height and width should be numbers"),
         (trees.voc_xml("c", "<object/>"), "c.xml object 1", "needs a <name>"),

@@ -1,0 +1,118 @@
+"""Classes: how a data set stores them, and which label 0..K-1 each one gets."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from onestage.errors import ConfigError, DataError
+
+Key = int | str
+"""A class as annotations write it: a category id in COCO, a number in YOLO, a name in VOC and CSV."""
+
+SHOWN = 10
+"""Class names in a message."""
+
+
+class LabelTable(NamedTuple):
+    """K classes, in the order of their labels: the name of each, and the data set's id."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class StoredClasses:
+    """The classes of a data set. table: in the data set's order. keys: the name of the class that each key stands for.
+
+    numbered: the names are only the numbers that stand in the files; a model's names may be counted by them.
+    """
+
+    table: LabelTable
+    keys: Mapping[Key, str]
+    numbered: bool = False
+
+    @classmethod
+    def named(cls, names: Sequence[str], *, numbered: bool = False) -> StoredClasses:
+        """Classes whose annotations write the name itself. The ids count the names from 0; numbered ones are ids already."""
+        ids = tuple(map(int, names)) if numbered else tuple(range(len(names)))
+        return cls(LabelTable(tuple(names), ids), {name: name for name in names}, numbered)
+
+    @classmethod
+    def by_id(cls, names: Mapping[int, str]) -> StoredClasses:
+        """Classes whose annotations write the id; the names by their ids, in order."""
+        return cls(LabelTable(tuple(names.values()), tuple(names)), dict(names.items()))
+
+    @classmethod
+    def by_number(cls, names: Sequence[str]) -> StoredClasses:
+        """Classes whose annotations write the number of a name, counted from 0."""
+        return cls.by_id(dict(enumerate(names)))
+
+    def key_text(self, key: Key) -> str:
+        """A key as messages show it, with the class's name where that is something else."""
+        name = self.keys.get(key, key)
+        return repr(key) if name == key else f"{key!r} ({name!r})"
+
+
+class Labels(NamedTuple):
+    """The classes that labels count, and the label of each key that annotations may write."""
+
+    table: LabelTable
+    of: Mapping[Key, int]
+
+
+def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where: Path) -> Labels:
+    """The labels of a data set's classes: in the order of ``wanted``, or in the data set's order if that is None.
+
+    A wanted class that the data set does not know gets the next free id. Raises DataError if a class is wanted twice, and
+    ConfigError if classes are wanted and the data set knows none of them. ``where``: the data set, for messages.
+    """
+    if wanted is None:
+        return _labels(stored.table, stored.keys)
+    if len(set(wanted)) < len(wanted):
+        raise DataError("a class is named twice", where="classes", got=", ".join(wanted))
+    names, ids = stored.table
+    if names and not set(names) & set(wanted):
+        return _labels_by_number(stored, wanted, where=where)
+    known = dict(zip(names, ids, strict=True))
+    free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
+    return _labels(LabelTable(tuple(wanted), tuple(known[n] if n in known else next(free) for n in wanted)), stored.keys)
+
+
+def _labels(table: LabelTable, keys: Mapping[Key, str]) -> Labels:
+    label_of = {name: label for label, name in enumerate(table.names)}
+    return Labels(table, {key: label_of[name] for key, name in keys.items() if name in label_of})
+
+
+def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Path) -> Labels:
+    """The labels where no name agrees: the data set's numbers count the wanted classes. Warns what each number means."""
+    names = stored.table.names
+    if not stored.numbered:
+        fix = "name them alike, or train a model for the data's; in Python, onestage.create(NAME, classes=[...]) makes one"
+        raise differ(where, names, wanted, fix=fix)
+    if list(names) != [str(label) for label in range(len(wanted))]:
+        raise ConfigError(
+            "the data set only numbers its classes, and not as many as the model has",
+            where=where,
+            got=f"{len(names)}: {', '.join(names[:SHOWN])}",
+            expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:SHOWN])}",
+            fix="write the names in place of the numbers",
+        )
+    taken = ", ".join(f"{number} is taken for {name}" for number, name in enumerate(wanted[:SHOWN]))
+    more = ", and so on" if len(wanted) > SHOWN else ""
+    warnings.warn(f"the data set only numbers its classes: {taken}{more}", stacklevel=2)
+    return _labels(LabelTable(tuple(wanted), tuple(range(len(wanted)))), dict(zip(names, wanted, strict=True)))
+
+
+def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
+    """The error where a data set has other classes than the model."""
+    return ConfigError(
+        "model and data differ in their classes",
+        where=root,
+        got=f"{len(stored)} in the data: {', '.join(stored[:SHOWN])}",
+        expected=f"the model's {len(wanted)}: {', '.join(wanted[:SHOWN])}",
+        fix=fix,
+    )

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # for editors and type checkers; at run time a name is imported when it is first used
     from onestage.creation import build as build
     from onestage.creation import create as create
+    from onestage.detections import Detections as Detections
     from onestage.model.detector import Detector as Detector
     from onestage.predict.measure import evaluate as evaluate
-    from onestage.structures import Detections as Detections
     from onestage.training.config import TrainConfig as TrainConfig
     from onestage.training.loop import resume as resume
     from onestage.training.loop import train as train
@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is import
     from onestage.zoo.table import recipe as recipe
 
 _HOMES = {
-    "Detections": "structures",
+    "Detections": "detections",
     "Detector": "model.detector",
     "TrainConfig": "training.config",
     "build": "creation",

@@ -9,10 +9,22 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms as _nms
+
+from onestage.errors import DataError
+
+Size = tuple[int, int]
+"""(height, width) in pixels."""
 
 _TINY = 1e-7
 """Keeps quotients of areas finite for boxes of no extent."""
+
+
+def check_rows(what: str, boxes: Tensor, *columns: Tensor) -> None:
+    """Raise DataError unless boxes is (N, 4) and every column has N rows."""
+    shapes = [tuple(boxes.shape), *(tuple(c.shape) for c in columns)]
+    if boxes.ndim != 2 or boxes.shape[1] != 4 or any(s != (len(boxes),) for s in shapes[1:]):
+        expected = "(N, 4) boxes and (N,) for the rest"
+        raise DataError(f"{what}: boxes, labels and flags do not line up", got=shapes, expected=expected)
 
 
 def from_xywh(boxes: Tensor) -> Tensor:
@@ -39,22 +51,22 @@ def to_cxcywh(boxes: Tensor) -> Tensor:
     return torch.cat([(low + high) / 2, high - low], dim=-1)
 
 
-def clip(boxes: Tensor, size: tuple[int, int] | Tensor) -> Tensor:
-    """(..., 4) cut to a picture of ``size`` (height, width), or each to its own picture's: (..., 2).
+def clip(boxes: Tensor, size: Size | Tensor) -> Tensor:
+    """(..., 4) boxes, cut to a picture of ``size`` (height, width), or each to a picture of its size, (..., 2).
 
-    A box wholly outside becomes one of zero area on the border.
+    A box that is wholly outside becomes one of zero area on the border.
     """
     sizes = size if isinstance(size, Tensor) else boxes.new_tensor(size)
     return boxes.clamp(min=0).minimum(sizes[..., [1, 0, 1, 0]])
 
 
 def clip_to(boxes: Tensor, frames: Tensor) -> Tensor:
-    """(..., 4) cut each to its own frame, (..., 4). A box wholly outside becomes one of zero area on the frame's border."""
+    """(..., 4) boxes, each cut to its frame, (..., 4). A box that is wholly outside becomes one of zero area on the border."""
     return boxes.maximum(frames[..., [0, 1, 0, 1]]).minimum(frames[..., [2, 3, 2, 3]])
 
 
 def flip_horizontal(boxes: Tensor, width: float) -> Tensor:
-    """(..., 4) mirrored left to right in a picture of that width. Its own inverse."""
+    """(..., 4) mirrored left to right in a picture of that width. Mirrored twice, they are as before."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack([width - x2, y1, width - x1, y2], dim=-1)
 
@@ -83,8 +95,8 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def cover(a: Tensor, b: Tensor) -> Tensor:
     """(..., N, 4) and (..., M, 4) -> (..., N, M): the part of each ``a`` that lies inside each ``b``, 0..1; empty ``a``: 0."""
     inter = intersection(a, b)
-    own = area(a)[..., :, None]
-    return torch.where(own > 0, inter / own, torch.zeros_like(inter))
+    whole = area(a)[..., :, None]
+    return torch.where(whole > 0, inter / whole, torch.zeros_like(inter))
 
 
 def paired_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -145,17 +157,19 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
 
     Groups are moved apart and suppressed in one call; in float64, because in float32 the shift would cost up to 1/100 pixel.
     """
+    from torchvision.ops import nms as suppress  # here, because it takes as long to import as torch
+
     if boxes.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
     wide = boxes.double()
     lowest = wide.min()
     apart = groups.double() * (wide.max() - lowest + 1)
-    return _nms(wide - lowest + apart[:, None], scores.double(), threshold)
+    return suppress(wide - lowest + apart[:, None], scores.double(), threshold)
 
 
 def diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
     """As ``nms``, but a box goes when its DIoU with a better survivor is above ``threshold``: of two boxes that overlap, the
-    one whose centre lies elsewhere is more likely another object (arXiv 1911.08287, section 3.3). Scores are above 0.
+    one whose centre lies farther away is more likely another object (arXiv 1911.08287, section 3.3). Scores are above 0.
     """
 
     def decay(diou: Tensor) -> Tensor:

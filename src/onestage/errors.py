@@ -72,6 +72,10 @@ class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
 
 
+class RowError(DataError, IndexError):
+    """A sequence got an index that names none of its rows. Also an ``IndexError``, as Python itself raises it."""
+
+
 class KeywordError(ConfigError, TypeError):
     """A function got a keyword that it does not know. Also a ``TypeError``, as Python itself raises it."""
 

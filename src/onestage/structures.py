@@ -7,31 +7,16 @@ labels are 0..K-1. Pictures are RGB, uint8, (3, H, W).
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
-from onestage import boxes as box_ops
-from onestage.errors import DataError, counted, known_keywords
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-Size = tuple[int, int]
-"""(height, width) in pixels."""
-
-
-def _check_objects(what: str, boxes: Tensor, *columns: Tensor) -> None:
-    """Raise DataError unless boxes is (N, 4) and every column has N rows."""
-    shapes = [tuple(boxes.shape), *(tuple(c.shape) for c in columns)]
-    if boxes.ndim != 2 or boxes.shape[1] != 4 or any(s != (len(boxes),) for s in shapes[1:]):
-        raise DataError(
-            f"{what}: boxes, labels and flags do not line up", got=shapes, expected="(N, 4) boxes and (N,) for the rest"
-        )
+from onestage.boxes import Size as Size
+from onestage.boxes import check_rows
+from onestage.detections import Detections as Detections
+from onestage.errors import DataError, counted
 
 
 def check_labels(labels: Tensor, classes: int, *, where: object) -> None:
@@ -57,7 +42,7 @@ class Targets:
     def __post_init__(self) -> None:
         if self.ignore is None:
             object.__setattr__(self, "ignore", torch.zeros(len(self.labels), dtype=torch.bool, device=self.labels.device))
-        _check_objects("Targets", self.boxes, self.labels, self.ignore)
+        check_rows("Targets", self.boxes, self.labels, self.ignore)
 
     def to(self, device: torch.device | str) -> Targets:
         return Targets(*(t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.ignore)))
@@ -79,7 +64,7 @@ class Sample:
     path: str
 
     def __post_init__(self) -> None:
-        _check_objects(f"Sample {self.image_id}", self.boxes, self.labels, self.ignore)
+        check_rows(f"Sample {self.image_id}", self.boxes, self.labels, self.ignore)
 
 
 @dataclass(frozen=True)
@@ -176,83 +161,4 @@ class Truth:
     size: Size | None = None
 
     def __post_init__(self) -> None:
-        _check_objects(f"Truth {self.image_id}", self.boxes, self.labels, self.ignore, self.crowd, self.area)
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Detections:
-    """What was found in one picture, best first.
-
-    boxes (D, 4) xyxy float32 in pixels of the original picture; scores (D,) in 0..1, descending; labels (D,) int64 in 0..K-1;
-    class_names and category_ids: the data set's own name and id of each label, D of each; size: the picture's (height, width).
-    ``source`` gives the picture again, for drawing: a zero-argument function returning (3, H, W) uint8 RGB, or None.
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    size: Size
-    image_id: int | str = ""
-    path: str = ""
-    source: Callable[[], Tensor] | None = None
-
-    def __post_init__(self) -> None:
-        _check_objects(f"Detections {self.image_id}", self.boxes, self.scores, self.labels)
-        assert len(self.class_names) == len(self.category_ids) == len(self.boxes)
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __repr__(self) -> str:
-        """Short: a picture may well have 300 detections. ``to_dict`` has them all."""
-        counts = Counter(self.class_names)
-        best = f", best score {float(self.scores[0]):.2f}" if len(self) else ""
-        parts = ", ".join(f"{name} {count}" for name, count in counts.most_common(5)) + (", ..." if len(counts) > 5 else "")
-        return f"Detections({len(self)}{': ' if len(self) else ''}{parts}{best})"
-
-    def select(self, keep: Tensor) -> Detections:
-        """Those rows that ``keep`` names: (D,) bool, or (M,) int64 indices in ascending order."""
-        rows = keep.nonzero().flatten() if keep.dtype == torch.bool else keep
-        names = tuple(self.class_names[i] for i in rows.tolist())
-        ids = tuple(self.category_ids[i] for i in rows.tolist())
-        return replace(
-            self,
-            boxes=self.boxes[rows],
-            scores=self.scores[rows],
-            labels=self.labels[rows],
-            class_names=names,
-            category_ids=ids,
-        )
-
-    @known_keywords
-    def draw(self, image: Tensor | Image.Image | None = None, *, score: float = 0.0) -> Image.Image:
-        """The picture with its boxes and labels drawn in, those of at least ``score``.
-
-        Without ``image`` the picture that was predicted is used; DataError where that is not at hand.
-        """
-        from onestage.draw import draw_detections
-
-        if image is None:
-            if self.source is None:
-                raise DataError("these detections do not know their picture", fix="pass it: detections.draw(image)")
-            image = self.source()
-        return draw_detections(image, self.select(self.scores >= score))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON: boxes in pixels of the original picture, as [x1, y1, x2, y2]."""
-        rows = zip(
-            self.boxes.tolist(), self.scores.tolist(), self.labels.tolist(), self.class_names, self.category_ids, strict=True
-        )
-        return {
-            "image_id": self.image_id,
-            "path": self.path,
-            "height": self.size[0],
-            "width": self.size[1],
-            "detections": [{"box": b, "score": s, "label": k, "class_name": n, "category_id": c} for b, s, k, n, c in rows],
-        }
-
-    def clipped(self) -> Detections:
-        """The same detections with their boxes cut to the picture."""
-        return replace(self, boxes=box_ops.clip(self.boxes, self.size))
+        check_rows(f"Truth {self.image_id}", self.boxes, self.labels, self.ignore, self.crowd, self.area)

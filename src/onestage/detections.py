@@ -104,9 +104,9 @@ class Detections:
     def __getitem__(self, key: Rows) -> Detections: ...
     def __getitem__(self, key: int | np.integer | Rows) -> Detection | Detections:
         """One Detection for a number, which may be negative; a Detections for all that ``select`` takes."""
-        if isinstance(key, int | np.integer) and not isinstance(key, bool):
-            return next(iter(self.select([int(key)])))
-        return self.select(key)
+        if isinstance(key, bool) or not isinstance(key, int | np.integer):
+            return self.select(key)  # type: ignore[arg-type]  # which refuses a bool
+        return next(iter(self.select([int(key)])))
 
     def __repr__(self) -> str:
         """One line: a picture may have 300 detections. ``to_dict`` has them all."""
@@ -170,9 +170,9 @@ class Detections:
         with _demanded("supervision"):
             from supervision import Detections as Supervised
 
-        boxes, scores, labels = (column.copy() for column in self.numpy())
+        boxes, scores, labels = self.numpy()
         names = np.array(self.class_names, dtype=str)
-        return Supervised(xyxy=boxes, confidence=scores, class_id=labels, data={"class_name": names})
+        return Supervised(boxes.copy(), confidence=scores.copy(), class_id=labels.copy(), data={"class_name": names})
 
     def to_pandas(self) -> pandas.DataFrame:
         """A table of D rows: x1, y1, x2, y2, score, label, class_name, category_id, image_id, path.
@@ -202,10 +202,11 @@ def _row_numbers(rows: Rows, count: int) -> list[int]:
         if len(values) != count:
             raise RowError("a mask of the wrong length", got=len(values), expected=count)
         return np.flatnonzero(values).tolist()
-    outside = values[(values < -count) | (values >= count)]
-    if len(outside):
-        raise RowError("there is no such detection", got=int(outside[0]), expected=expected)
-    return [number % count for number in values.tolist()]
+    numbers: list[int] = values.tolist()
+    outside = [number for number in numbers if not -count <= number < count]
+    if outside:
+        raise RowError("there is no such detection", got=outside[0], expected=expected)
+    return [number % count for number in numbers]
 
 
 def _as_array(rows: Rows) -> NDArray[np.generic]:

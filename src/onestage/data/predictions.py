@@ -57,7 +57,7 @@ def _csv_line(cells: tuple[object, ...]) -> str:
 def _json_line(found: Detections) -> Iterator[str]:
     content = found.to_dict()
     for entry, box, score in zip(content["detections"], _rounded(found.boxes.tolist()), _scores(found), strict=True):
-        entry.update(box=box, score=score)
+        entry["box"], entry["score"] = box, score
     yield json.dumps(content, allow_nan=False) + "\n"
 
 

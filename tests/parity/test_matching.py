@@ -7,9 +7,8 @@ from hypothesis import strategies as st
 from torchvision.models.detection._utils import Matcher
 
 from onestage import boxes as box_ops
-from onestage.model.anchors.assignment import assign
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import MaxIoUAssigner, assign
 from onestage.structures import Targets
 
 ANCHORS = anchor_boxes([AnchorLevel(((12.0, 12.0), (20.0, 10.0))), AnchorLevel(((28.0, 28.0),))], [(5, 5), (2, 2)], (50, 50))

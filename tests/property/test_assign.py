@@ -6,9 +6,8 @@ from hypothesis import strategies as st
 
 import slow_references as slow
 from onestage import boxes as box_ops
-from onestage.model.anchors.assignment import assign
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import MaxIoUAssigner, assign
 from onestage.structures import Targets
 
 ANCHORS = anchor_boxes([AnchorLevel(((10.0, 10.0), (16.0, 8.0))), AnchorLevel(((28.0, 28.0),))], [(4, 4), (2, 2)], (40, 40))

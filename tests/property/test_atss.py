@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import slow_references as slow
-from onestage.model.anchors.assignment import assign
 from onestage.model.anchors.atss import ATSSAssigner
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
+from onestage.model.anchors.max_iou import assign
 from onestage.structures import Targets
 
 MAPS, SHAPES = [(5, 5), (2, 2), (1, 1)], [2, 1, 1]

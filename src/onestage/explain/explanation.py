@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.model.anchors.assignment import BACKGROUND, IGNORED
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.detector import Detector
 from onestage.model.features import evaluating
 from onestage.model.losses.multibox import MultiBoxLoss

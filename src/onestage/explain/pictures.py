@@ -27,7 +27,7 @@ from onestage import boxes as box_ops
 from onestage.draw import colour_of, draw_boxes, draw_detections
 from onestage.explain.explanation import Explanation, Level
 from onestage.metrics.plots import COLOURS, FAINT, INK
-from onestage.model.anchors.assignment import IGNORED
+from onestage.model.anchors.max_iou import IGNORED
 from onestage.structures import Detections
 
 PANEL = 540

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from onestage.errors import ConfigError, known_keywords, require
 from onestage.images import decode_image, to_tensor
-from onestage.model.anchors.assignment import Assignment, assign
 from onestage.model.anchors.levels import anchor_boxes
+from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
 from onestage.model.features import dry_run, evaluating
-from onestage.model.heads.rows import HeadModule
+from onestage.model.heads.per_level import HeadModule
 from onestage.model.output.postprocess import RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 

@@ -18,7 +18,7 @@ from onestage.data.transforms import EvalTransform
 from onestage.errors import ConfigError, known_keywords
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
-from onestage.model.anchors.assignment import Assignment
+from onestage.model.anchors.max_iou import Assignment
 from onestage.model.detector import Detector
 from onestage.model.features import evaluating
 from onestage.processes import Distributed

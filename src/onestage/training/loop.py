@@ -25,7 +25,7 @@ from onestage.data.loader import Shard, TrainLoader, seed_of, usual_workers
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, counted, known_keywords
 from onestage.metrics.report import Report
-from onestage.model.anchors.assignment import Assignment
+from onestage.model.anchors.max_iou import Assignment
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset

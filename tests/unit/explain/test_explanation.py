@@ -8,8 +8,7 @@ import torch
 from onestage import boxes as box_ops
 from onestage import create
 from onestage.explain import explain_sample, stand_ins
-from onestage.model.anchors.assignment import BACKGROUND, IGNORED
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED, MaxIoUAssigner
 from onestage.model.detector import Detector
 from onestage.model.losses.focal import FocalLoss
 from onestage.model.losses.multibox import MultiBoxLoss

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
-from onestage.model.anchors.assignment import BACKGROUND, LevelCounts, runs, without_ignored
+from onestage.model.anchors.max_iou import BACKGROUND, LevelCounts, runs, without_ignored
 
 _SAME_PLACE = 1e-2
 """Pixels: the shapes of one cell share its centre, but for rounding."""

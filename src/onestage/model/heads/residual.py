@@ -13,8 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.per_level import ConvHead
-from onestage.model.heads.rows import HeadModule
+from onestage.model.heads.per_level import ConvHead, HeadModule
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.rows import HeadModule, as_rows
+from onestage.model.heads.per_level import HeadModule, as_rows
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.rows import HeadModule, as_rows
+from onestage.model.heads.per_level import HeadModule, as_rows
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
 

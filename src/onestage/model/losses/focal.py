@@ -14,11 +14,13 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from onestage.errors import require
-from onestage.model.anchors.assignment import Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.losses.base import SMALLEST_BASE, AnchorLoss, ScoreActivation, count_positives, over_classes
-from onestage.model.losses.boxes import BoxLoss, SmoothL1
+from onestage.model.anchors.max_iou import IGNORED, Assignment
+from onestage.model.losses.boxes import AnchorLoss, BoxLoss, ScoreActivation, SmoothL1
 from onestage.structures import HeadOutput
+
+SMALLEST_BASE = 1e-12
+"""Below this number a power has no gradient: the gradient of x^0.5 at 0 would be infinite."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,16 @@ def focal_loss(
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.mean()
+
+
+def over_classes(losses: Tensor, matches: Tensor) -> Tensor:
+    """losses (B, A, K) and matches (B, A) -> (B, A): the sum over the classes; 0 for ignored anchors."""
+    return losses.sum(2).masked_fill(matches == IGNORED, 0.0)
+
+
+def count_positives(matches: Tensor) -> Tensor:
+    """matches (B, A) -> (): how many anchors of the batch learn an object, float32."""
+    return (matches >= 0).sum().float()
 
 
 class _FocalContext(FunctionCtx):

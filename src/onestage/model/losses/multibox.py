@@ -13,10 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onestage.errors import require
-from onestage.model.anchors.assignment import BACKGROUND, Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.losses.base import AnchorLoss, ScoreActivation
-from onestage.model.losses.boxes import BoxLoss, SmoothL1
+from onestage.model.anchors.max_iou import BACKGROUND, Assignment
+from onestage.model.losses.boxes import AnchorLoss, BoxLoss, ScoreActivation, SmoothL1
 from onestage.structures import HeadOutput
 
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
-from onestage.model.anchors.assignment import Assignment
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.losses.base import SMALLEST_BASE, AnchorLoss, Positives, ScoreActivation, count_positives, over_classes
-from onestage.model.losses.boxes import BoxLoss, IoULoss
+from onestage.model.anchors.max_iou import Assignment
+from onestage.model.losses.boxes import AnchorLoss, BoxLoss, IoULoss, Positives, ScoreActivation
+from onestage.model.losses.focal import SMALLEST_BASE, count_positives, over_classes
 from onestage.structures import HeadOutput
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import WeightsError, require
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.losses.base import ScoreActivation
+from onestage.model.losses.boxes import ScoreActivation
 from onestage.model.output.suppress import NMS, HardNMS
 from onestage.structures import HeadOutput
 

@@ -8,10 +8,10 @@ import torch
 
 import slow_references as slow
 from onestage.errors import ConfigError
-from onestage.model.anchors import assignment
-from onestage.model.anchors.assignment import BACKGROUND, IGNORED, assign
+from onestage.model.anchors import max_iou
 from onestage.model.anchors.atss import ATSSAssigner
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes, octave_levels
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED, assign
 from onestage.structures import Targets
 
 LEVELS = [AnchorLevel(((12.0, 12.0), (20.0, 10.0))), AnchorLevel(((24.0, 24.0),)), AnchorLevel(((48.0, 48.0), (40.0, 60.0)))]
@@ -81,7 +81,7 @@ def test_images_do_not_know_each_other():
 
 def test_objects_compared_a_few_at_a_time_give_the_same(monkeypatch):
     whole = matches_of([crowd(20, 1)])
-    monkeypatch.setattr(assignment, "_PAIRS_AT_ONCE", 1)
+    monkeypatch.setattr(max_iou, "_PAIRS_AT_ONCE", 1)
     assert torch.equal(matches_of([crowd(20, 1)]), whole)
 
 
@@ -107,7 +107,7 @@ def test_rules_that_make_no_sense_are_refused(rules):
 MEMORY = """
 import resource, torch
 from onestage.model.anchors.levels import anchor_boxes, octave_levels
-from onestage.model.anchors.assignment import assign
+from onestage.model.anchors.max_iou import assign
 from onestage.model.anchors.atss import ATSSAssigner
 from onestage.structures import Targets
 

@@ -8,10 +8,9 @@ import torch
 
 import slow_references as slow
 from onestage.errors import ConfigError
-from onestage.model.anchors import assignment
-from onestage.model.anchors.assignment import BACKGROUND, IGNORED, assign
+from onestage.model.anchors import max_iou
 from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import BACKGROUND, IGNORED, MaxIoUAssigner, assign
 from onestage.structures import Targets
 
 ANCHORS = anchor_boxes([AnchorLevel(((12.0, 12.0), (20.0, 10.0))), AnchorLevel(((40.0, 40.0),))], [(8, 8), (3, 3)], (96, 96))
@@ -113,7 +112,7 @@ def test_objects_compared_a_few_at_a_time_give_the_same(monkeypatch, claim, pair
     crowds = [crowd(20, 1, ignored=0.2), crowd(0, 2), crowd(11, 3)]
     targets = [Targets(c.boxes.repeat(2, 1), c.labels.repeat(2), c.ignore.repeat(2)) for c in crowds]  # ties across the parts
     whole = assign(MaxIoUAssigner(claim=claim), ANCHORS, targets).matches
-    monkeypatch.setattr(assignment, "_PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(max_iou, "_PAIRS_AT_ONCE", pairs)
     assert torch.equal(assign(MaxIoUAssigner(claim=claim), ANCHORS, targets).matches, whole)
 
 
@@ -133,7 +132,7 @@ def test_rules_that_contradict_themselves_are_refused(rules):
 
 MEMORY = """
 import resource, torch
-from onestage.model.anchors.assignment import assign
+from onestage.model.anchors.max_iou import assign
 from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.structures import Targets
 from onestage.zoo.table import recipe

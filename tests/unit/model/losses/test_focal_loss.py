@@ -10,9 +10,8 @@ from torchvision.ops import sigmoid_focal_loss
 
 import slow_references as slow
 from onestage.errors import ConfigError
-from onestage.model.anchors.assignment import IGNORED, assign
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import IGNORED, MaxIoUAssigner, assign
 from onestage.model.losses.boxes import L1, IoULoss, SmoothL1
 from onestage.model.losses.focal import FocalLoss, focal_loss
 from onestage.model.losses.quality_focal import QualityFocalLoss

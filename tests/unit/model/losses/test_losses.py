@@ -5,9 +5,8 @@ import torch
 
 import slow_references as slow
 from onestage.errors import ConfigError
-from onestage.model.anchors.assignment import IGNORED, Assignment, assign
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.max_iou import MaxIoUAssigner
+from onestage.model.anchors.max_iou import IGNORED, Assignment, MaxIoUAssigner, assign
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.structures import HeadOutput, Targets
 

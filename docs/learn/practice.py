@@ -8,8 +8,7 @@ from pathlib import Path
 
 import torch
 
-from onestage import Detector, TrainConfig, create, load
-from onestage import training as train
+from onestage import Detector, TrainConfig, create, load, train
 from onestage.creation import build
 from onestage.data.synthetic import MemoryDataset, SyntheticConfig, synthetic_dataset
 from onestage.model.losses.focal import FocalLoss

@@ -82,6 +82,17 @@ def rows_of(table: str, first: str) -> dict[str, list[float]]:
     return {row[1]: [float(cell.removesuffix(" %")) for cell in row[2:]] for row in rows if row[0] == first}
 
 
+def test_the_practice_detectors_are_trained_once_and_kept(make_pictures, tmp_path, monkeypatch):
+    practice = make_pictures.practice
+    monkeypatch.setattr(practice, "PICTURES", replace(practice.PICTURES, size=(64, 64), count=4))
+    monkeypatch.setattr(practice, "TRAINING", replace(practice.TRAINING, epochs=1, batch_size=4))
+    model = practice.trained("mining", tmp_path)
+    weights = (tmp_path / "mining" / "last.safetensors").read_bytes()
+    assert model.config.loss == practice.PARTS["mining"]["loss"]
+    practice.trained("mining", tmp_path)
+    assert (tmp_path / "mining" / "last.safetensors").read_bytes() == weights
+
+
 def test_every_table_is_made(make_pictures):
     found = tables_in_pages()
     assert all(text.startswith("|") for text in found.values())

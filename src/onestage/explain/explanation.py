@@ -1,12 +1,12 @@
-"""One picture's way through a detector, kept at every step that a reader may want to look at.
+"""One picture's way through a detector: every step that a reader may want to look at, as data.
 
-Shape letters: A anchors over all levels, N objects, S shapes per cell, K classes, D detections. Boxes are xyxy pixels of the
-network's input. Only the interfaces that every family shares are used: anchors, assignment, class loss, postprocess.
+Shape letters: A anchors over all levels, N objects, S shapes per cell, K classes, D detections; h, w sides of the network's
+input; H, W sides of a picture. Boxes are xyxy pixels of the input.
+It uses only the interfaces that every family shares: anchors, assignment, class loss, postprocess.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -16,21 +16,24 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
+from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.features import evaluating
 from onestage.model.losses.multibox import MultiBoxLoss
-from onestage.model.output.postprocess import Postprocess, RawDetections
+from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
-from onestage.structures import Detections, HeadOutput, Sample, Size, Targets
+from onestage.structures import Detections, HeadOutput, ImageMeta, Sample, Size, Targets
 
 ALL_BOXES = 2000
-"""At most so many boxes are shown from before NMS."""
+"""The most boxes to show from before NMS."""
 
 
 @dataclass(frozen=True)
 class Level:
-    """One feature map. size: (rows, columns) of its cells; stride: (y, x) input pixels between them; shapes: S pairs (width,
-    height) in input pixels; rows: which of the A anchors are its own.
+    """One feature map.
+
+    number: from 1 on, fine to coarse. size: (rows, columns) of its cells. stride: (y, x) input pixels between cells.
+    shapes: the S anchor shapes of a cell, (width, height) in input pixels. rows: the map's anchors among all A anchors.
     """
 
     number: int
@@ -41,11 +44,12 @@ class Level:
 
     @property
     def anchors(self) -> int:
+        """The number of the map's anchors."""
         return self.rows.stop - self.rows.start
 
 
 class Group(NamedTuple):
-    """A kind of anchors: how many there are, and the part of the class loss that they make, 0..1."""
+    """A kind of anchors: their number, and their share of the class loss, 0..1."""
 
     name: str
     anchors: int
@@ -53,8 +57,8 @@ class Group(NamedTuple):
 
 
 class ObjectRow(NamedTuple):
-    """One object: its number, from 1 on, its class, width and height in input pixels, how many anchors learn it, and its best
-    anchor's IoU.
+    """One object: its number, from 1 on, its class, its width and height in input pixels, the number of anchors that learn it,
+    and the IoU of its best anchor.
     """
 
     number: int
@@ -69,11 +73,12 @@ class ObjectRow(NamedTuple):
 class Explanation:
     """What happens to one picture.
 
-    picture (3, h, w) uint8: the network's input as a person sees it. targets: the objects, by the labels or, where ``guessed``,
-    the detector's own confident detections. anchors (A, 4); matches (A,): object index, BACKGROUND or IGNORED; class_loss
-    (A,): each anchor's part of the class loss; losses: the divided sums that training would minimise. mined: whether the loss
-    leaves easy negatives out. mining: how many negatives count as hard, the loss's own numbers if it mines, else SSD's.
-    before, after: detections in input pixels of at least ``score``, without NMS and with it, as ``postprocess`` does it.
+    picture (3, h, w) uint8: the network's input as a person sees it. targets: the objects. They come from the labels, or, if
+    ``guessed``, from the detector's confident detections. anchors (A, 4). matches (A,): object index, BACKGROUND or IGNORED.
+    class_loss (A,): each anchor's part of the class loss. losses: the divided sums that training would minimise.
+    mined: whether the loss leaves easy negatives out. mining: how many negatives count as hard: the numbers of the loss if it
+    mines, SSD's numbers if not. before, after: the detections of at least ``score``, in input pixels, without NMS and with it;
+    ``postprocess`` gives the latter.
     """
 
     name: str
@@ -108,7 +113,7 @@ class Explanation:
 
     @property
     def hard(self) -> Tensor:
-        """(A,) bool: the negatives of largest loss, as many as ``mining`` takes."""
+        """(A,) bool: the negatives of the largest loss. ``mining`` says how many."""
         positives = int(self.positive.sum())
         due = int(self.mining.negative_ratio * positives) if positives else self.mining.min_negatives
         losses = self.class_loss.masked_fill(~self.negative, 0.0)
@@ -117,7 +122,7 @@ class Explanation:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """Positives, hard negatives, the other negatives and the ignored anchors; their shares add up to 1."""
+        """Positives, hard negatives, easy negatives and ignored anchors. Their shares add up to 1."""
         hard = self.hard
         kinds = {
             "positives": self.positive,
@@ -128,20 +133,20 @@ class Explanation:
         return tuple(Group(name, int(mask.sum()), self.share(mask)) for name, mask in kinds.items())
 
     def share(self, rows: Tensor | slice) -> float:
-        """The part of the class loss that those anchors make, 0..1."""
+        """The share of the class loss, 0..1, that the anchors ``rows`` make: a mask (A,) or a slice."""
         total = float(self.class_loss.sum())
         return float(self.class_loss[rows].sum()) / total if total else 0.0
 
     def matched(self, level: Level) -> int:
-        """How many anchors of the level learn an object."""
+        """The number of the level's anchors that learn an object."""
         return int(self.positive[level.rows].sum())
 
     def cell_loss(self, level: Level) -> Tensor:
-        """(rows, columns): the class loss of the level's cells, over their shapes."""
+        """The class loss of each cell of the level, (rows, columns): the sum over its S shapes."""
         return self.class_loss[level.rows].view(*level.size, len(level.shapes)).sum(2)
 
     def objects(self) -> list[ObjectRow]:
-        """A row for each object; those that are not to be counted say so instead of their class."""
+        """A row for each of the N objects. After the class of an ignored object stands "(ignored)"."""
         best = box_ops.iou(self.targets.boxes, self.anchors).amax(dim=1).tolist()
         counts = torch.bincount(self.matches[self.positive], minlength=len(best)).tolist()
         extents = box_ops.to_cxcywh(self.targets.boxes)[:, 2:].tolist()
@@ -153,57 +158,53 @@ class Explanation:
 
 @torch.no_grad()
 def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False, score: float = 0.3) -> Explanation:
-    """Follow one labelled picture through the detector. ``guessed`` only says that the labels are no person's.
+    """Follows one labelled picture through the detector.
 
-    score: the least of the detections that are kept for showing.
+    guessed: says that the labels are detections, not a person's labels. score: the least score of the detections to show.
     """
-    images, metas = detector.prepare([sample.image])
+    config = detector.config
+    images, (meta,) = detector.prepare([sample.image])
     with evaluating(detector):
         output: HeadOutput = detector(images)
-    config, meta = detector.config, metas[0]
     targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)
     assignment = detector.assign([targets.to(detector.device)], output.input_size)
-    losses = {name: float(value) for name, value in detector.loss(output, assignment).items()}
+    losses = detector.loss(output, assignment)
     class_loss = config.loss.class_losses(output, assignment, config.coder)[0]
-    without_nms = replace(config.postprocess, nms=HardNMS(iou_threshold=1.0), detections=ALL_BOXES, score_threshold=score)
-    kept = replace(config.postprocess, score_threshold=score)
-
-    levels = _levels(detector, output)
-
-    def found(postprocess: Postprocess) -> Detections:
-        counts, activation = [level.anchors for level in levels], config.loss.activation
-        frames = meta.frame[None].to(detector.device)
-        boxes = postprocess(output, assignment.anchors, config.coder, activation=activation, levels=counts, frames=frames)[0]
-        return _named(boxes, config.classes, size=output.input_size)
-
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.preprocess.mean, config.preprocess.std))
+    postprocess = replace(config.postprocess, score_threshold=score)
+    without_nms = replace(postprocess, nms=HardNMS(iou_threshold=1.0), detections=ALL_BOXES)
     return Explanation(
         name=config.name,
         classes=config.classes,
         loss_name=type(config.loss).__name__,
         source=sample.path or str(sample.image_id),
         original=meta.original,
-        picture=((images[0].cpu() * std + mean) * 255).round().clamp(0, 255).byte(),
+        picture=_as_picture(images[0], config),
         targets=targets,
         guessed=guessed,
-        levels=levels,
+        levels=_levels(detector, output),
         anchors=assignment.anchors.cpu(),
         matches=assignment.matches[0].cpu(),
         class_loss=class_loss.double().cpu(),
-        losses=losses,
+        losses={name: float(value) for name, value in losses.items()},
         mined=isinstance(config.loss, MultiBoxLoss),
         mining=config.loss if isinstance(config.loss, MultiBoxLoss) else MultiBoxLoss(),
-        postprocess=kept,
-        before=found(without_nms),
-        after=found(kept),
+        postprocess=postprocess,
+        before=_detections(detector, output, meta, without_nms),
+        after=_detections(detector, output, meta, postprocess),
         score=score,
     )
 
 
 def stand_ins(detector: Detector, image: Tensor, *, path: str = "", score: float = 0.3) -> Sample:
-    """The detector's own detections of a picture, (3, H, W) uint8, in the place of labels; those of at least ``score``."""
+    """The detections of at least ``score`` in a picture, (3, H, W) uint8, in the place of labels."""
     found = detector.predict(image, score=score)[0]
     return Sample(image, found.boxes, found.labels, torch.zeros(len(found), dtype=torch.bool), path, path)
+
+
+def _as_picture(image: Tensor, config: DetectorConfig) -> Tensor:
+    """A normalised input, (3, h, w), as a person sees it: (3, h, w) uint8."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.preprocess.mean, config.preprocess.std))
+    return ((image.cpu() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
 def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
@@ -216,7 +217,17 @@ def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
     )
 
 
-def _named(found: RawDetections, classes: Sequence[str], *, size: Size) -> Detections:
+def _detections(detector: Detector, output: HeadOutput, meta: ImageMeta, postprocess: Postprocess) -> Detections:
+    """What that postprocess finds, in pixels of the input."""
+    config, size = detector.config, output.input_size
+    found = postprocess(
+        output,
+        detector.anchors(size),
+        config.coder,
+        activation=config.loss.activation,
+        levels=detector.level_counts(size),
+        frames=meta.frame[None].to(detector.device),
+    )[0]
     labels = found.labels.cpu()
-    names, ids = tuple(classes[i] for i in labels.tolist()), tuple(labels.tolist())
+    names, ids = tuple(config.classes[i] for i in labels.tolist()), tuple(labels.tolist())
     return Detections(found.boxes.cpu(), found.scores.cpu(), labels, names, ids, size)

@@ -1,6 +1,6 @@
-"""The pictures of an explanation: the objects, one picture for each feature map, and NMS; all as JPEG bytes.
+"""The pictures of an explanation as JPEGs: the objects, each feature map, and NMS.
 
-Shape letters: h, w the network's input; D boxes. Boxes are xyxy pixels of the input.
+Shape letters: h, w sides of the network's input; D boxes. Boxes are xyxy pixels of the input.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeAlias
 
 import matplotlib
 import numpy as np
@@ -30,34 +30,40 @@ from onestage.metrics.plots import COLOURS, FAINT, INK
 from onestage.model.anchors.max_iou import IGNORED
 from onestage.structures import Detections
 
+Colour: TypeAlias = str | tuple[float, ...]
+"""A colour as matplotlib takes it: a name or code, or (red, green, blue) or (red, green, blue, alpha) in 0..1."""
+
 PANEL = 540
 """Pixels of a panel's longer side."""
 DOTS = 120
 """Pixels per inch: matplotlib counts in inches."""
 CELLS_WITH_LINES = 40
-"""Up to so many cells a side the grid is drawn as lines; a finer one would hide the picture and is drawn as dots."""
+"""Up to so many cells a side, the grid has lines. Lines of a finer grid would hide the picture, so it has dots alone."""
 MATCHES_DRAWN = 6
-"""Anchors of one object that are drawn as boxes, those that fit it best; of all the centres are marked."""
+"""The anchors of one object to draw as boxes: those that fit it best. The centres of all are marked."""
 HARD_DRAWN = 6
-"""Hard negatives that are drawn as boxes."""
+"""The hard negatives to draw as boxes: the worst ones."""
 CROSSES = 200
-"""Up to so many crosses have their full size; more are drawn smaller and fainter, so that the loss beneath can be seen."""
+"""Up to so many crosses have their full size. More of them are smaller and fainter, so that the loss under them shows."""
 BOXES_DRAWN = 300
-"""Boxes drawn from before NMS, the best ones."""
+"""The boxes to draw from before NMS: the best ones."""
 
 CYAN = "#4fd8ff"
 AMBER = "#ffb000"
 
 
 def objects_picture(seen: Explanation) -> bytes:
-    """The input with the objects that the anchors are to learn, each with its number and in a colour of its own."""
+    """Returns the input with the objects that the anchors learn. Each object has a number and a colour."""
     picture, scale = _enlarged(seen.picture)
     names = [f"{number} {seen.classes[label]}" for number, label in enumerate(seen.targets.labels.tolist(), start=1)]
     return _encoded(draw_boxes(picture, seen.targets.boxes * scale, labels=torch.arange(len(names)), names=names))
 
 
 def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> bytes:
-    """The grid and the shapes of one cell; the anchors that learn an object; where the class loss lies. side: of a panel."""
+    """Returns three panels: the grid and the shapes of one cell, the anchors that learn an object, and the class loss.
+
+    side: the longer side of a panel in pixels.
+    """
     titles = ["Cells, and the shapes of one", "Who learns what", "Class loss"]
     figure, (shapes, matches, loss) = panels(seen.picture, titles, side=side)
     draw_shapes(shapes, seen, level)
@@ -67,7 +73,7 @@ def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> byte
 
 
 def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
-    """The boxes before NMS and after it, side by side. side: of a panel."""
+    """Returns the boxes before NMS and after it, side by side. side: the longer side of a panel in pixels."""
     titles = [f"Before NMS: {_boxes_in_words(len(seen.before))}", f"After: {_boxes_in_words(len(seen.after))}"]
     figure, (before, after) = panels(seen.picture, titles, side=side)
     show(before, seen.picture, dim=0.35)
@@ -81,7 +87,7 @@ def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
 
 
 def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
-    """The grid of the level, and all shapes of its middle cell."""
+    """Draws the grid of the level, and all shapes of its middle cell."""
     centres = _centres(seen, level)
     show(axes, seen.picture, dim=0.15)
     if max(level.size) <= CELLS_WITH_LINES:
@@ -100,32 +106,31 @@ def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
 
 
 def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
-    """Every object with its number, in a colour of its own, and the anchors that learn it; ignored anchors as amber dots."""
+    """Draws every object with its number, in its colour, and the anchors that learn it. Ignored anchors are amber dots."""
     show(axes, seen.picture, dim=0.45)
     matches, anchors = seen.matches[level.rows], seen.anchors[level.rows]
     points = _centres(seen, level)[:, :, None].expand(-1, -1, len(level.shapes), -1).reshape(-1, 2)
     ignored = points[matches == IGNORED]
     axes.scatter(ignored[:, 0], ignored[:, 1], s=7, color=AMBER, alpha=0.7, linewidths=0)
     objects = seen.targets.boxes
-    _outline(axes, objects, [_rgb(number) for number in range(len(objects))], linewidth=1.8, linestyle=(0, (4, 3)))
+    _outline(axes, objects, [_rgb(number) for number in range(len(objects))], linewidth=1.8, dashed=True)
     for number, box in enumerate(objects):
         _number(axes, number, box)
-        own = (matches == number).nonzero().flatten()
-        if len(own):
-            fit = box_ops.iou(box[None], anchors[own])[0]
-            best = own[fit.argsort(descending=True)[:MATCHES_DRAWN]]
+        learning = (matches == number).nonzero().flatten()
+        if len(learning):
+            fit = box_ops.iou(box[None], anchors[learning])[0]
+            best = learning[fit.argsort(descending=True)[:MATCHES_DRAWN]]
             _outline(axes, anchors[best], [(*_rgb(number), 0.9)] * len(best), linewidth=1.3)
-            axes.scatter(
-                points[own, 0], points[own, 1], s=22, color=[_rgb(number)], edgecolors="white", linewidths=0.7, zorder=5
-            )
+            x, y = points[learning].T
+            axes.scatter(x, y, s=22, color=[_rgb(number)], edgecolors="white", linewidths=0.7, zorder=5)
     if not seen.matched(level):
         _note(axes, "no anchor of this map learns an object")
 
 
 def draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
-    """The class loss of every cell, on one scale for all maps; a cross for every hard negative, the worst as boxes."""
+    """Draws the class loss of each cell, on one scale for all maps, a cross for each hard negative, and the worst as boxes."""
     show(axes, seen.picture, dim=0.6, grey=True)
-    most = max(float(seen.cell_loss(own).max()) for own in seen.levels)
+    most = max(float(seen.cell_loss(each).max()) for each in seen.levels)
     part = (seen.cell_loss(level) / most).sqrt() if most else seen.cell_loss(level)
     colours = matplotlib.colormaps["inferno"](part.numpy())
     colours[..., 3] = (part * 1.6).clamp(max=0.9).numpy()
@@ -153,7 +158,10 @@ def _centres(seen: Explanation, level: Level) -> Tensor:
 
 
 def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tuple[Figure, list[Axes]]:
-    """A figure of equal panels next to each other, each of the picture's shape, its longer side of so many pixels."""
+    """Returns a figure of equal panels side by side, and the panels. Each has the shape of the picture, (3, h, w).
+
+    side: the longer side of a panel in pixels.
+    """
     height, width = picture.shape[1:]
     scale = side / max(height, width) / DOTS
     head, gap = 0.34, 0.1
@@ -168,30 +176,34 @@ def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tupl
 
 
 def show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, drawn: Image.Image | None = None) -> None:
-    """Fill the panel with the picture (3, h, w), darkened by ``dim``, or with a drawing of it, whatever its resolution."""
-    shown: Any = drawn
-    if drawn is None:
-        pixels = picture.float().mean(0, keepdim=True).expand(3, -1, -1) if grey else picture.float()
-        shown = (pixels * (1 - dim)).byte().permute(1, 2, 0).numpy()
+    """Fills the panel with the picture (3, h, w), or with ``drawn``, a drawing of it in any resolution.
+
+    dim: how much darker the picture becomes, 0..1. grey: without its colours.
+    """
+    pixels = picture.float().mean(0, keepdim=True).expand(3, -1, -1) if grey else picture.float()
+    shown = (pixels * (1 - dim)).byte().permute(1, 2, 0).numpy()
     height, width = picture.shape[1:]
-    axes.imshow(shown, extent=(0, width, height, 0), interpolation="lanczos", zorder=0)
+    axes.imshow(shown if drawn is None else drawn, extent=(0, width, height, 0), interpolation="lanczos", zorder=0)
     _frame(axes, picture)
 
 
 def _frame(axes: Axes, picture: Tensor) -> None:
-    """Show the picture and nothing beyond it: anchors reach over its border."""
+    """Cuts the panel to the picture: anchors reach over its border."""
     height, width = picture.shape[1:]
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
-def _outline(axes: Axes, boxes: Tensor, colours: Sequence[Any], **style: Any) -> None:
+def _outline(axes: Axes, boxes: Tensor, colours: Sequence[Colour], *, linewidth: float, dashed: bool = False) -> None:
+    """Draws the boxes (D, 4), a colour for each."""
     patches = [Rectangle((x, y), w, h) for x, y, w, h in box_ops.to_xywh(boxes).tolist()]
-    axes.add_collection(PatchCollection(patches, facecolor="none", edgecolor=list(colours), zorder=4, **style))
+    line = (0, (4, 3)) if dashed else "solid"
+    drawn = PatchCollection(patches, facecolor="none", edgecolor=list(colours), zorder=4, linewidth=linewidth, linestyle=line)
+    axes.add_collection(drawn)
 
 
 def _number(axes: Axes, number: int, box: Tensor) -> None:
-    """The object's number, from 1 on, in the corner of its box, or where that enters the picture."""
+    """Writes the object's number, from 1 on, into the corner of its box. A corner outside the picture moves to the border."""
     x, y = box[:2].tolist()
     plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": _rgb(number)}
     text = axes.text(max(x, 0), max(y, 0), f"{number + 1}", fontsize=7.5, fontweight="bold", bbox=plate, zorder=6)
@@ -204,7 +216,7 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _enlarged(picture: Tensor) -> tuple[Tensor, float]:
-    """The picture at least as large as a panel, so that labels drawn in are sharp, and by how much it grew."""
+    """The picture, (3, h, w), grown to the size of a panel at least, so that labels drawn in are sharp; and its growth."""
     factor = max(1.0, PANEL / max(picture.shape[1:]))
     size = [round(side * factor) for side in picture.shape[1:]]
     grown = F.interpolate(picture[None].float(), size, mode="bicubic", align_corners=False)[0]
@@ -225,6 +237,7 @@ def _boxes_in_words(count: int) -> str:
 
 
 def rendered(figure: Figure) -> bytes:
+    """Returns the figure as a JPEG."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

@@ -53,7 +53,7 @@ def test_the_parts_of_the_anchors_are_the_whole_loss(model, sample, loss):
     assert seen.mined == isinstance(loss, MultiBoxLoss)
 
 
-@pytest.mark.parametrize("loss", [MultiBoxLoss(), MultiBoxLoss(negative_ratio=5.0, min_negatives=7)], ids=["usual", "own"])
+@pytest.mark.parametrize("loss", [MultiBoxLoss(), MultiBoxLoss(negative_ratio=5.0, min_negatives=7)], ids=["usual", "changed"])
 def test_the_hard_negatives_are_those_that_the_loss_mines(model, sample, loss):
     model = with_parts(model, loss=loss)
     seen = explain_sample(model, sample)

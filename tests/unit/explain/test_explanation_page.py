@@ -69,12 +69,13 @@ def test_a_level_without_matches_or_loss_is_drawn_too(seen):
 
 
 def test_objects_and_nms_show_the_boxes(seen):
-    alike = replace(seen, targets=replace(seen.targets, labels=torch.zeros(2, dtype=torch.int64)))
+    one_class = replace(seen, targets=replace(seen.targets, labels=torch.zeros(2, dtype=torch.int64)))
     for number in range(2):  # a colour for each object, also of one class
-        assert near(pixels(objects_picture(alike)), colour_of(number)) > 100
+        assert near(pixels(objects_picture(one_class)), colour_of(number)) > 100
     assert (pixels(nms_picture(seen)) != pixels(nms_picture(replace(seen, before=seen.after)))).any()
 
 
+@pytest.mark.usefixtures("small_panels")
 def test_the_folder_holds_a_page_that_needs_nothing_else(seen, tmp_path):
     foreign = replace(seen, source="a/<script>x.jpg", guessed=True)
     page = save_explanation(foreign, tmp_path / "new" / "folder")
@@ -90,6 +91,7 @@ def test_the_folder_holds_a_page_that_needs_nothing_else(seen, tmp_path):
     assert json.loads((page.parent / "figures.json").read_text()) == json.loads(json.dumps(figures_of(foreign)))
 
 
+@pytest.mark.usefixtures("small_panels")
 def test_objects_are_linked_by_number_and_colour(seen, tmp_path):
     text = save_explanation(seen, tmp_path).read_text(encoding="utf-8")
     rows = re.findall(r'<tr><td><i style="background: (#\w{6})"></i>(\d+)</td><td>(\w+)</td>', text)
@@ -160,6 +162,7 @@ def test_percents_do_not_round_something_to_nothing(share, text):
     assert percent(share) == text
 
 
+@pytest.mark.usefixtures("small_panels")
 def test_a_picture_without_objects_has_a_page(tmp_path: Path):
     empty = next(s for s in (pictures(12)[i] for i in range(12)) if len(s.boxes) == 0)
     text = save_explanation(explain_sample(detector().eval(), empty), tmp_path).read_text()

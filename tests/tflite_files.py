@@ -11,6 +11,9 @@ from tflite.BuiltinOperator import BuiltinOperator
 from tflite.BuiltinOptions import BuiltinOptions
 from tflite.TensorType import TensorType
 
+from onestage.weights.projects.tflite import backbone, ssd
+from onestage.weights.tensor_file import open_file
+
 TYPES = {
     "float32": TensorType.FLOAT32,
     "float16": TensorType.FLOAT16,
@@ -302,3 +305,15 @@ def in_floats(graph):
         operators.append((operator.kind, list(operator.inputs), list(operator.outputs), options))
     last = operators[-1]
     return write(values, operators, inputs=[graph.input], outputs=last[2])
+
+
+def read(path):
+    """The detector in a file: its config, and weights under our names."""
+    with open_file(path) as file:
+        return ssd.read(file)
+
+
+def convert_backbone(path, config):
+    """The backbone in a classifier's file: weights under our names, and the config that they need."""
+    with open_file(path) as file:
+        return backbone.convert_backbone(file, config)

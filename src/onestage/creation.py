@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,10 +14,12 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector, with_levels
 from onestage.structures import Size
 from onestage.weights.class_names import numbered_classes
-from onestage.weights.load import load_backbone, load_weights
+from onestage.weights.load import Loaded, load_backbone, load_weights
 from onestage.weights.published import open_weights
-from onestage.weights.source import OWN, PROJECTS, Source
-from onestage.zoo.table import _entry, _recipe_of, recipe
+from onestage.weights.source import OURS, PROJECTS, Source
+from onestage.zoo.table import entry_of, recipe
+
+PACKAGE = str(Path(__file__).parent)
 
 
 @known_keywords
@@ -34,14 +37,14 @@ def create(
     """A detector of the zoo for K classes, given by number or by name; those of the weights where neither is given.
 
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
-    backbone: for one of ANY_BACKBONE, any timm model. weights: of a whole detector: a file, ours or a foreign one, recognised
-    by its keys, or a published tag such as "coco"; what does not fit the classes starts fresh and is named in a warning.
-    backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too. Without
-    weights they are drawn from torch's global random numbers.
+    backbone: any timm model, for a model of ANY_BACKBONE. weights: of a whole detector: a file, ours or a foreign one,
+    recognised by its keys, or a published tag such as "coco". Tensors that do not fit the classes start fresh, and a warning
+    names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
+    Without weights they are drawn from torch's global random numbers.
 
     Raises ConfigError or WeightsError saying what does not fit.
     """
-    _entry(name)
+    entry_of(name)
     source = find_source(name, weights, backbone_weights)
     if classes is None and num_classes is None and source is not None:
         classes = source.classes.names
@@ -49,7 +52,39 @@ def create(
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
         config = replace(config, category_ids=source.classes.ids)
-    return build(config, weights=source, backbone_weights=backbone_weights)
+    return _with_notes_told(_built(config, source, backbone_weights))
+
+
+@known_keywords
+def build(
+    config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
+) -> Detector:
+    """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
+    return _with_notes_told(_built(config, find_source(config.name, weights, backbone_weights), backbone_weights))
+
+
+def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
+    config = with_levels(config)
+    if source is not None:
+        _check_kind(config.name, source)
+        return load_weights(config, source)
+    if backbone_weights is not None:
+        return load_backbone(config, backbone_weights)
+    detector = Detector(config)
+    if isinstance(config.backbone, TimmBackbone) and (config.backbone.freeze or config.backbone.norm == "frozen"):
+        note = "the backbone is frozen but has no weights that were trained: give weights or backbone_weights"
+        return Loaded(detector, (note,))
+    return Loaded(detector)
+
+
+def _with_notes_told(loaded: Loaded) -> Detector:
+    """The detector. Its notes become warnings here and nowhere else: at the line outside this package that led here."""
+    frame, depth = sys._getframe(), 1  # as skip_file_prefixes of warnings.warn does from Python 3.12 on
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    for note in loaded.notes:
+        warnings.warn(note, stacklevel=depth)
+    return loaded.detector
 
 
 def as_in_weights(
@@ -58,48 +93,26 @@ def as_in_weights(
     """The input size, (height, width) in pixels, and the backbone, a timm name, for a recipe: what was asked for, or else those
     of weights whose file holds a detector of that name. None leaves them to the recipe.
     """
-    own = None if source is None else source.own
-    if own is None or own.name != name:
+    stored = None if source is None else source.config
+    if stored is None or stored.name != name:
         return size, backbone
-    if backbone is None and _entry(name).any_backbone and isinstance(own.backbone, TimmBackbone):
-        backbone = own.backbone.name
-    return own.preprocess.size if size is None else size, backbone
-
-
-@known_keywords
-def build(
-    config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
-) -> Detector:
-    """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
-    config = with_levels(config)
-    source = find_source(config.name, weights, backbone_weights)
-    if source is not None:
-        _check_kind(config.name, source)
-        return load_weights(config, source, _recipe_of)
-    if backbone_weights is not None:
-        return load_backbone(config, backbone_weights)
-    if isinstance(config.backbone, TimmBackbone) and (config.backbone.freeze or config.backbone.norm == "frozen"):
-        what = "the backbone is frozen but has no weights that were trained: give weights or backbone_weights"
-        warnings.warn(what, stacklevel=2)
-    return Detector(config)
+    if backbone is None and entry_of(name).any_backbone and isinstance(stored.backbone, TimmBackbone):
+        backbone = stored.backbone.name
+    return stored.preprocess.size if size is None else size, backbone
 
 
 def find_source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
-    """The weights for a model of the zoo, read if they are not yet."""
+    """The weights for a model of the zoo, read if they are not yet. Raises ConfigError where both are given."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
     return weights if isinstance(weights, Source | None) else open_weights(name, weights)
 
 
 def _check_kind(name: str, source: Source) -> None:
-    """WeightsError where a foreign detector is of another recipe; another size of the same recipe may well take most of it."""
-    if source.origin != OWN and _entry(source.model).build is not _entry(name).build:
-        raise WeightsError(
-            f"these weights are not those of {name}",
-            where=source.path,
-            got=f"{source.model}, of {PROJECTS[source.origin]}",
-            fix=f"name the model the weights were made for: {source.model}",
-        )
+    """Raises WeightsError where a foreign detector is of another recipe. Another size of the same recipe may well fit."""
+    if source.origin != OURS and entry_of(source.model).build is not entry_of(name).build:
+        what, got = f"these weights are not those of {name}", f"{source.model}, of {PROJECTS[source.origin]}"
+        raise WeightsError(what, where=source.path, got=got, fix=f"name the model the weights were made for: {source.model}")
 
 
 def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | None) -> tuple[str, ...]:
@@ -110,7 +123,6 @@ def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | No
             raise ConfigError("num_classes contradicts the classes", where=name, got=num_classes, expected=len(classes))
         return tuple(classes)
     if num_classes is None or num_classes < 1:
-        raise ConfigError(
-            "say which classes to detect", where=name, got=num_classes, fix='num_classes=20 or classes=["cat", "dog"]'
-        )
+        fix = 'num_classes=20 or classes=["cat", "dog"]'
+        raise ConfigError("say which classes to detect", where=name, got=num_classes, fix=fix)
     return numbered_classes(num_classes)

@@ -18,8 +18,7 @@ from onestage.metrics.coco import coco_metrics
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset, read_for
 from onestage.weights.projects.tflite.graph import read_graph
-from onestage.weights.projects.tflite.ssd import read
-from tflite_files import in_floats, small_ssd
+from tflite_files import in_floats, read, small_ssd
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter", reason="the reference for these files is in the dev extra")
 

@@ -14,7 +14,6 @@ from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.processes import choose_device
-from onestage.training.checkpoint import BEST, LAST
 from onestage.weights.detector_file import load_detector
 from onestage.weights.published import WEIGHTS
 from onestage.zoo.table import ZOO
@@ -27,15 +26,13 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     Raises WeightsError where there is none.
     """
     path = Path(name)
-    if path.is_dir():
-        path = next((path / own for own in (BEST, LAST) if (path / own).is_file()), path / BEST)
-    if name in WEIGHTS and not path.exists():
+    if path.exists():
+        detector = load_detector(path)
+    elif name in WEIGHTS:
         model, tag = name.split(".", 1)
         detector = create(model, weights=tag).eval()
-    elif path.exists():
-        detector = load_detector(path)
     else:
-        raise _no_model(name, path)
+        raise _no_model(name)
     return detector.to(choose_device(device))
 
 
@@ -55,9 +52,7 @@ def find_or_create(name: str, classes: Sequence[str], *, device: str | None = No
         return create(name, classes=classes).eval().to(choose_device(device))
 
 
-def _no_model(name: str, path: Path) -> WeightsError:
-    if path.name == BEST and path.parent.is_dir():
-        return WeightsError("this folder holds no trained model", where=name, expected=f"{BEST} or {LAST}, which train writes")
+def _no_model(name: str) -> WeightsError:
     if name in ZOO:
         fix = f"onestage train DATA --model {name}, then name its run folder"
         return WeightsError(f"{name} is a recipe without weights", expected="a trained model", fix=fix)

@@ -16,8 +16,8 @@ from onestage.creation import create
 from onestage.errors import ConfigError, WeightsError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.weights.class_names import Classes
-from onestage.weights.source import OWN, PROJECTS, Source, read_source
+from onestage.weights.class_names import ClassSet
+from onestage.weights.source import OURS, PROJECTS, Source, read_source
 from onestage.zoo.efficientdet import HALF, IMAGENET, TWINS
 from onestage.zoo.table import recipe
 
@@ -26,7 +26,7 @@ BACKGROUND = {"background", "__background__", "???"}
 PLACEHOLDERS = {"???", "n/a"}
 """What they call a class that no object is of, in lower case: numbered, as in COCO_90, for a name stands only once."""
 PIXELS = {"half": HALF, "imagenet": IMAGENET}
-SHOWN = 8
+SHOURS = 8
 """Class names in the summary."""
 
 
@@ -65,7 +65,7 @@ def import_weights(
     if not file.is_file():
         raise WeightsError("there is no such file", got=file, fix="check the path")
     source = read_source(file, origin)
-    if source.origin == OWN:
+    if source.origin == OURS:
         raise WeightsError("this is a detector of onestage already", where=file, fix="use it as it is")
     if classes is not None:
         source = _named(source, _class_names(classes))
@@ -111,7 +111,7 @@ def _named(source: Source, names: tuple[str, ...]) -> Source:
     if len(names) != count:
         what = "one name for every class of the file"
         raise ConfigError(what, where=source.path, got=_listed(names), expected=f"{count} names")
-    return source.renamed(Classes(names, tuple(range(count))))
+    return source.renamed(ClassSet(names, tuple(range(count))))
 
 
 def _show(source: Source, detector: Detector, out: Path) -> None:
@@ -144,10 +144,10 @@ def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
     if count < min(100, recipe(config.name, config.classes).postprocess.detections):
         yield (
             f"it reports at most {count} detections a picture, as the file does; for more, in Python: from onestage "
-            f"import load, zoo; config = load({str(out)!r}).config.replace({{'postprocess.detections': 100}}); "
-            f"zoo.build(config, weights={str(out)!r}).save('more.safetensors')"
+            f"import build, load; config = load({str(out)!r}).config.replace({{'postprocess.detections': 100}}); "
+            f"build(config, weights={str(out)!r}).save('more.safetensors')"
         )
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{len(names)}: {', '.join(names[:SHOWN])}" + (", ..." if len(names) > SHOWN else "")
+    return f"{len(names)}: {', '.join(names[:SHOURS])}" + (", ..." if len(names) > SHOURS else "")

@@ -20,13 +20,14 @@ from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.training.checkpoint import BEST, CheckpointStore
+from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.loop import TrainResult
 from onestage.training.loop import resume as resume_run
 from onestage.training.loop import train as run_training
 from onestage.training.memory import keep_freed_memory
 from onestage.training.run import Plan
+from onestage.weights.detector_file import BEST
 from onestage.weights.source import Source
 from onestage.zoo.table import ZOO, recipe
 

@@ -28,11 +28,11 @@ from torch import Tensor
 
 from onestage.errors import WeightsError
 from onestage.files import remove_leftovers, sync_folder, write_atomically
+from onestage.weights.detector_file import BEST, LAST
 from onestage.weights.tensor_file import pack_tensors, read_bytes, unpack_tensors
 
 FORMAT = 1
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
-LAST, BEST = "last.safetensors", "best.safetensors"
 STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 

@@ -31,14 +31,14 @@ from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import Distributed, init
 from onestage.structures import Batch
-from onestage.training.checkpoint import BEST, LAST, CheckpointStore, TrainState
+from onestage.training.checkpoint import CheckpointStore, TrainState
 from onestage.training.config import TrainConfig
 from onestage.training.inputs import adopt_classes, read_data
 from onestage.training.monitor import Monitor
 from onestage.training.optim import learning_rate, make_optimizer
 from onestage.training.run import Plan, fingerprint, write_history
 from onestage.training.signals import StopSignal
-from onestage.weights.detector_file import metadata
+from onestage.weights.detector_file import BEST, LAST, metadata
 
 DEFAULTS = TrainConfig()
 

@@ -23,8 +23,8 @@ from onestage.files import write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
-from onestage.training.checkpoint import LAST
 from onestage.training.config import TrainConfig
+from onestage.weights.detector_file import LAST
 
 CONFIG = "config.json"
 FREE = ("workers", "device", "checkpoint_minutes", "on_bad")

@@ -11,9 +11,11 @@ from torch import Tensor
 from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, import_first, load_tensors, read_header, save_tensors
+from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
 
 CONFIG_KEY = "onestage_config"
+BEST, LAST = "best.safetensors", "last.safetensors"
+"""A run folder's models: the one of the best validation AP, and the newest."""
 COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
@@ -24,70 +26,95 @@ def metadata(detector: Detector) -> dict[str, str]:
 
 
 def save_detector(detector: Detector, path: str | Path) -> None:
-    """Write the detector to one file, atomically. WeightsError where the place cannot be written."""
+    """Write the detector to one file, atomically. Raises WeightsError where the place cannot be written."""
     save_tensors(path, detector.state_dict(), metadata(detector))
 
 
-def read_config(path: str | Path) -> DetectorConfig | None:
-    """The config in a file's header, or None where the file is a foreign one. The tensors are not read."""
-    text = read_header(path).metadata.get(CONFIG_KEY)
+def stored_config(file: OpenFile) -> DetectorConfig | None:
+    """The config in the header of a safetensors file, or None where the file is a foreign one. The tensors are not read."""
+    text = file.header.metadata.get(CONFIG_KEY)
     try:
         return None if text is None else DetectorConfig.from_json(text)
     except ConfigError as e:
-        raise WeightsError("the config in the weights file cannot be used", where=path, got=str(e)) from e
+        raise WeightsError("the config in the weights file cannot be used", where=file.path, got=str(e)) from e
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
         what = "the config in the weights file is damaged"
-        raise WeightsError(what, where=path, got=f"{type(e).__name__}: {e}", fix=DAMAGED) from e
+        raise WeightsError(what, where=file.path, got=f"{type(e).__name__}: {e}", fix=DAMAGED) from e
 
 
 @known_keywords
 def load_detector(path: str | Path) -> Detector:
-    """The detector that ``save_detector`` wrote, on the CPU, in evaluation mode.
+    """The detector in a file that ``save_detector`` wrote, or the best one in a run folder, on the CPU, in evaluation mode.
 
-    WeightsError where the file is damaged, foreign, of a later version, or its tensors are not those of its own config; that is
-    checked on the header alone, before anything is allocated.
+    Raises WeightsError where the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
+    not those of its config. The header alone tells that, before anything is allocated.
     """
-    config = read_config(path)
-    if config is None:
-        raise WeightsError("the weights file holds no detector of this project", where=path, fix=import_first(path))
-    wrong = differing(shapes_of(config, path), read_header(path).shapes)
-    if wrong:
-        what = f"{len(wrong)} tensors do not fit the config in the file"
-        raise WeightsError(what, where=path, got="\n" + first_ten(wrong))
+    with open_file(model_file(path)) as file:
+        config = stored_config(file)
+        if config is None:
+            what = "the weights file holds no detector of this project"
+            raise WeightsError(what, where=file.path, fix=import_first(file.path))
+        if wrong := differing(shapes_of(blank_detector(config, file.path).state_dict()), file.header.shapes):
+            what = f"{len(wrong)} tensors do not fit the config in the file"
+            raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
+        tensors = file.tensors()
     detector = Detector(config)
-    detector.load_state_dict(load_tensors(path)[0])
+    detector.load_state_dict(tensors)
     return detector.eval()
 
 
-def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
-    """Load every tensor that has the name and shape of one of the detector's; the names of those that keep their fresh values.
+def model_file(path: str | Path) -> Path:
+    """The path itself where it is no folder; of a run folder the best model in it, else the last one.
 
-    A checkpoint for other classes fits all but the class outputs. WeightsError where less than half of the tensors fit: then it
-    is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
+    Raises WeightsError where the folder holds neither.
     """
-    own = detector.state_dict()
-    needed = [k for k in own if not k.endswith(COUNTER)]
-    fitting = {k: v for k, v in tensors.items() if k in own and own[k].shape == v.shape}
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = next((path / name for name in (BEST, LAST) if (path / name).is_file()), None)
+    if found is None:
+        what, expected = "this folder holds no trained model", f"{BEST} or {LAST}, which train writes"
+        raise WeightsError(what, where=path, expected=expected)
+    return found
+
+
+def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
+    """Load every tensor that has the name and shape of one of the detector's. Returns the names of those that start fresh.
+
+    A checkpoint for other classes fits all but the class outputs. Raises WeightsError where less than half of the tensors fit:
+    then it is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
+    """
+    wanted = detector.state_dict()
+    needed = [k for k in wanted if not k.endswith(COUNTER)]
+    fitting = {k: v for k, v in tensors.items() if k in wanted and wanted[k].shape == v.shape}
     fresh = tuple(k for k in needed if k not in fitting)
     if len(fresh) > len(needed) / 2:
-        shapes = ({k: tuple(v.shape) for k, v in side.items()} for side in (own, tensors))
+        wrong = differing(shapes_of(wanted), shapes_of(tensors))
         raise WeightsError(
             f"these weights are not those of {detector.config.name}",
             where=where,
-            got=f"{len(needed) - len(fresh)} of its {len(needed)} tensors; but\n" + first_ten(differing(*shapes)),
+            got=f"{len(needed) - len(fresh)} of its {len(needed)} tensors; but\n" + first_ten(wrong),
             fix="name the model the weights were made for",
         )
     detector.load_state_dict(fitting, strict=False)
     return fresh
 
 
-def shapes_of(config: DetectorConfig, path: str | Path) -> dict[str, tuple[int, ...]]:
-    """The tensors that a detector of this config has; nothing is allocated (torch's meta device)."""
+def blank_detector(config: DetectorConfig, path: str | Path) -> Detector:
+    """A detector of this config without memory, on torch's meta device: it has names and shapes, and no numbers.
+
+    Raises WeightsError, for the file at ``path``, where none can be built.
+    """
     try:
         with torch.device("meta"):
-            return {k: tuple(v.shape) for k, v in Detector(config).state_dict().items()}
+            return Detector(config)
     except Exception as e:  # a damaged config can ask torch or timm for anything
         raise WeightsError("no detector can be built from the config in the file", where=path, got=e) from e
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:

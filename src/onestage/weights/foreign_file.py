@@ -1,10 +1,11 @@
-"""Foreign PyTorch files, read at one place: tensors only, and nothing that a file holds is run."""
+"""Other programs' files of tensors, read at one place. Tensors alone come out of them, and nothing that a file holds is run."""
 
 from __future__ import annotations
 
 import argparse
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError
-from onestage.weights.tensor_file import DAMAGED, _is_pytorch, _kind, _opened, check_finite, is_safetensors, load_tensors
+from onestage.weights.tensor_file import DAMAGED, PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
 
 WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training programs store a state_dict. The averaged weights come first: they are the ones measured."""
@@ -26,55 +27,76 @@ TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 """What torch.save pickles first, in its files that are no zip archives."""
 
 
-def load_foreign(path: Path | str, *, finite: bool = True) -> dict[str, Tensor]:
+NUMPY_FIX = "take the checkpoint that the arrays come from, or save them anew: torch.save({name: tensor}, FILE)"
+
+
+def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, told by content), on the CPU.
 
     Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raises
-    WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), no
-    state_dict, or, with ``finite``, a NaN or infinity.
+    WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), holds no
+    state_dict, or, with ``finite``, holds NaN or infinity.
     """
-    if is_safetensors(path):
-        return _without_prefixes(load_tensors(path, finite=finite)[0])
-    with _opened(path) as file:
-        start = file.read(32)
-    if not _is_pytorch(start):
-        raise WeightsError(
-            "this is not a weights file",
-            where=path,
-            got=_kind(start) or ("a file of unknown type" if start else "an empty file"),
-            expected="a PyTorch state_dict (.pth, .pt, .pkl, .bin) or a safetensors file",
-        )
-    tensors = _state_dict(_load_pickled(path, start), path)
+    if file.kind is SAFETENSORS:
+        return _without_prefixes(file.tensors(finite=finite))
+    if file.kind not in (TORCH_ZIP, PICKLE):
+        expected = "a PyTorch state_dict (.pth, .pt, .pkl, .bin) or a safetensors file"
+        fix = NUMPY_FIX if "NumPy" in file.kind.name else None
+        raise WeightsError("this is not a weights file", where=file.path, got=file.kind.name, expected=expected, fix=fix)
+    if file.kind is TORCH_ZIP:
+        _check_archive(file)
+    tensors = _state_dict(_load_pickled(file), file.path)
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise WeightsError(f"tensor '{name}' claims more numbers than the file holds", where=path, fix=DAMAGED)
+            raise WeightsError(f"tensor '{name}' claims more numbers than the file holds", where=file.path, fix=DAMAGED)
     if finite:
-        check_finite(tensors, path)
-    return _without_prefixes({name: tensor.detach().clone() for name, tensor in tensors.items()})  # off the mapped file
+        check_finite(tensors, file.path)
+    return _without_prefixes({name: tensor.detach() for name, tensor in tensors.items()})
 
 
-def _load_pickled(path: Path | str, start: bytes) -> object:
-    """Tensors and plain data out of a torch.save file, whose first bytes are ``start``. Namespace (a program's arguments) is
-    plain data in other clothes.
+def _check_archive(file: OpenFile) -> None:
+    """Raises WeightsError where a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch packs nothing."""
+    file.stream.seek(0)
+    try:
+        entries = zipfile.ZipFile(file.stream).infolist()
+    except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
+        raise _not_importable(file, f"a zip archive that cannot be read ({error})", DAMAGED) from error
+    if entries and all(entry.filename.endswith(".npy") for entry in entries):
+        raise WeightsError("this is not a weights file", where=file.path, got="NumPy arrays (.npz)", fix=NUMPY_FIX)
+    if sum(entry.file_size for entry in entries) > file.size:
+        raise _not_importable(file, "a zip archive that unpacks to more than its size", DAMAGED)
+
+
+def _load_pickled(file: OpenFile) -> object:
+    """Tensors and plain data out of a torch.save file. Namespace, a program's arguments, is taken for plain data.
+
+    From the open file and not by memory map: every tensor is read once, to its place in memory.
     """
+    file.stream.seek(0)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of old pickles and TorchScript; the outcome is what counts
-            return torch.load(path, weights_only=True, map_location="cpu", mmap=start.startswith(b"PK"))
+            return torch.load(file.stream, weights_only=True, map_location="cpu")
     except Exception as error:  # torch's reader lets many kinds through: RuntimeError, EOFError, KeyError, struct.error ...
-        # torch's own text advises to load the file unsafely, so it is not passed on.
-        culprit = re.search(r"GLOBAL (\S+)", str(error))
-        if culprit:
-            got, fix = f"Python objects ({culprit[1]}), which could run code when loaded", "save only model.state_dict()"
-        elif "TorchScript" in str(error):
-            got, fix = "a TorchScript program", "save the state_dict() of the model it was made from"
-        elif not start.startswith(b"PK") and TORCH_PICKLE not in start:
-            got, fix = "a Python pickle of other things than tensors", "save it anew: torch.save(model.state_dict(), FILE)"
-        else:
-            got, fix = f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED
-        raise WeightsError(
-            "the checkpoint cannot be imported", where=path, got=got, expected="a state_dict of tensors", fix=fix
-        ) from error
+        got, fix = _fault(error, file)
+        raise _not_importable(file, got, fix) from error
+
+
+def _fault(error: Exception, file: OpenFile) -> tuple[str, str]:
+    """What torch found in a file that it does not read, and what to do. Its advice to load unsafely is not passed on."""
+    if culprit := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"Python objects ({culprit[1]}), which could run code when loaded", "save only model.state_dict()"
+    if "TorchScript" in str(error):
+        return "a TorchScript program", "save the state_dict() of the model it was made from"
+    file.stream.seek(0)
+    if file.kind is PICKLE and TORCH_PICKLE not in file.stream.read(32):
+        return "a Python pickle of other things than tensors", "save it anew: torch.save(model.state_dict(), FILE)"
+    return f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED
+
+
+def _not_importable(file: OpenFile, got: str, fix: str) -> WeightsError:
+    what, expected = "the checkpoint cannot be imported", "a state_dict of tensors"
+    return WeightsError(what, where=file.path, got=got, expected=expected, fix=fix)
 
 
 def _state_dict(content: object, path: Path | str) -> dict[str, Tensor]:

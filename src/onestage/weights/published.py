@@ -8,9 +8,9 @@ from pathlib import Path
 from torchvision.models import WeightsEnum, detection
 
 from onestage.errors import WeightsError, nearest
-from onestage.weights.class_names import COCO_90, Classes
+from onestage.weights.class_names import COCO_90, ClassSet
 from onestage.weights.fetch import fetch, fetch_hub, fetch_url
-from onestage.weights.projects import effdet as adapt_effdet
+from onestage.weights.projects import effdet
 from onestage.weights.source import Pixels, Source, read_source
 
 HUB = "hf-hub:"
@@ -30,7 +30,7 @@ class Published:
     ap: float
     recipe: str
     sha256: str | None = None
-    classes: Classes = COCO_90
+    classes: ClassSet = COCO_90
     pixels: Pixels | None = None
 
 
@@ -44,8 +44,8 @@ WEIGHTS = {
     "retinanet_r50_fpn.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1, 36.4),
     "retinanet_r50_fpn_v2.coco": _torchvision(detection.RetinaNet_ResNet50_FPN_V2_Weights.COCO_V1, 41.5),
     **{
-        tag: Published(adapt_effdet.RELEASE + file, "Apache-2.0 (effdet)", ap, by, pixels=adapt_effdet.PIXELS.get(tag))
-        for tag, (file, ap, by) in adapt_effdet.PUBLISHED.items()
+        tag: Published(effdet.RELEASE + file, "Apache-2.0 (effdet)", ap, by, pixels=effdet.PIXELS.get(tag))
+        for tag, (file, ap, by) in effdet.PUBLISHED.items()
     },
 }
 """MODEL.TAG -> published weights; AP as torchvision and effdet state it."""
@@ -57,7 +57,10 @@ def tags(model: str) -> list[str]:
 
 
 def open_weights(model: str, weights: str | Path) -> Source:
-    """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised."""
+    """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised.
+
+    Raises WeightsError where there are none, or they are of no known detector.
+    """
     source = read_source(_locate(model, weights))
     published = _published(model, weights)
     return source if published is None else replace(source.renamed(published.classes), pixels=published.pixels)
@@ -73,11 +76,14 @@ def _locate(model: str, weights: str | Path) -> Path:
     published = _published(model, weights)
     if published is not None:
         return fetch(published.url, sha256=published.sha256)
-    return _file(weights, model)
+    return find_file(weights, model)
 
 
-def _file(weights: str | Path, model: str | None = None) -> Path:
-    """The file of a path or an address; fetched if it is an address. model: whose tags might have been meant."""
+def find_file(weights: str | Path, model: str | None = None) -> Path:
+    """The file of a path or an address; fetched if it is an address. model: the model whose tags might have been meant.
+
+    Raises WeightsError where there is no such file.
+    """
     given = str(weights)
     if given.startswith("https://"):
         return fetch_url(given)

@@ -13,21 +13,16 @@ from torch import Tensor
 
 from onestage.errors import OnestageError, WeightsError, nearest
 from onestage.model.config import DetectorConfig
-from onestage.weights.class_names import Classes
-from onestage.weights.detector_file import read_config
+from onestage.weights.class_names import ClassSet
+from onestage.weights.detector_file import stored_config
 from onestage.weights.foreign_file import load_foreign
-from onestage.weights.projects import amdegroot as adapt_amdegroot
-from onestage.weights.projects import d2l as adapt_d2l
-from onestage.weights.projects import effdet as adapt_effdet
-from onestage.weights.projects import lufficc as adapt_lufficc
-from onestage.weights.projects import qfgaohao as adapt_qfgaohao
-from onestage.weights.projects import torchvision as adapt_torchvision
-from onestage.weights.projects.tflite import ssd as adapt_tflite
-from onestage.weights.tensor_file import is_safetensors, is_tflite, load_tensors
+from onestage.weights.projects import amdegroot, d2l, effdet, lufficc, qfgaohao, tflite, torchvision
+from onestage.weights.tensor_file import SAFETENSORS, OpenFile, open_file
+from onestage.weights.tensor_file import TFLITE as TFLITE_FILE
 
 
 class Adapter(Protocol):
-    """What a module ``adapt_*.py`` offers for the checkpoints of a foreign project."""
+    """What a module of ``projects`` offers for the checkpoints of a foreign project."""
 
     PROJECT: str
     """Its name, for messages."""
@@ -42,118 +37,118 @@ class Adapter(Protocol):
     def model(self, tensors: Mapping[str, Tensor]) -> str:
         """The zoo's name of this detector."""
 
-    def classes(self, tensors: Mapping[str, Tensor]) -> Classes:
-        """What its class outputs stand for; classes by number where nobody knows."""
+    def classes(self, tensors: Mapping[str, Tensor]) -> ClassSet:
+        """The classes of its outputs; by number where nothing tells them."""
 
     def convert(self, tensors: Mapping[str, Tensor], config: DetectorConfig, /) -> tuple[dict[str, Tensor], DetectorConfig]:
         """The tensors under our names, and the zoo's config for these classes as the weights need it: with their pixels,
-        default boxes, postprocessing.
+        default boxes and postprocessing.
         """
 
 
 ADAPTERS: Mapping[str, Adapter] = {
-    "torchvision": adapt_torchvision,
-    "qfgaohao": adapt_qfgaohao,
-    "amdegroot": adapt_amdegroot,
-    "lufficc": adapt_lufficc,
-    "effdet": adapt_effdet,
-    "d2l": adapt_d2l,
+    "torchvision": torchvision,
+    "qfgaohao": qfgaohao,
+    "amdegroot": amdegroot,
+    "lufficc": lufficc,
+    "effdet": effdet,
+    "d2l": d2l,
 }
 """Foreign projects whose files are state_dicts, in the order they are asked."""
 
 
-DOUBTS: Mapping[str, Callable[[Mapping[str, Tensor]], str]] = {"effdet": adapt_effdet.doubt}
-"""Of those whose files do not say which pixels they want: what to tell who imports them, or nothing."""
+Tell = Callable[[Mapping[str, Tensor]], str]
+DOUBTS: Mapping[str, Tell] = {"effdet": effdet.doubt}
+"""What to tell who imports a file that does not say which pixels it wants; an empty text where it does."""
+NOTES: Mapping[str, Tell] = {"torchvision": torchvision.note}
+"""What to tell whoever uses a file whose tensors leave something else open; an empty text where they do not."""
 
 
-OWN, TFLITE = "onestage", "tflite"
+OURS, TFLITE = "onestage", "tflite"
+PROJECTS = {name: adapter.PROJECT for name, adapter in ADAPTERS.items()} | {TFLITE: "the TF object-detection API, as TFLite"}
+"""All foreign projects by the short names that ``onestage import --from`` takes, and what they are called in messages."""
 
 
 Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
 
 
-PROJECTS = {name: adapter.PROJECT for name, adapter in ADAPTERS.items()} | {TFLITE: "the TF object-detection API, as TFLite"}
-"""All foreign projects by the short names that ``onestage import --from`` takes, and what they are called in messages."""
-
-
 @dataclass(frozen=True)
 class Source:
-    """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OWN. model: the zoo's name of it.
+    """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OURS. model: the zoo's name of it.
 
-    own: the config that the file itself holds, as ours and TensorFlow Lite's do. pixels: mean and std that the input needs,
-    from somebody who knows; doubt: where the tensors leave that open, what to tell.
+    config: what the file itself holds, as ours and TensorFlow Lite's do. pixels: mean and std that the input needs, from
+    somebody who knows. doubt: where the tensors leave the pixels open, what to tell. note: what to tell in any case.
     """
 
     path: Path
     origin: str
     model: str
-    classes: Classes
+    classes: ClassSet
     tensors: Mapping[str, Tensor]
-    own: DetectorConfig | None = None
+    config: DetectorConfig | None = None
     pixels: Pixels | None = None
     doubt: str = ""
+    note: str = ""
 
-    def renamed(self, classes: Classes) -> Source:
+    def renamed(self, classes: ClassSet) -> Source:
         """The same weights with their K classes named by somebody who knows."""
-        own = self.own and replace(self.own, classes=classes.names, category_ids=classes.ids)
-        return replace(self, classes=classes, own=own)
+        config = self.config and replace(self.config, classes=classes.names, category_ids=classes.ids)
+        return replace(self, classes=classes, config=config)
 
 
 def read_source(path: Path, origin: str | None = None) -> Source:
-    """The weights in a file, our own or of a known project; ``origin`` insists on one.
+    """The weights in a file, ours or of a known project; ``origin`` insists on one. The file is opened once.
 
-    WeightsError where the file is damaged, unknown, or of another project than that.
+    Raises WeightsError where the file is damaged, unknown, or of another project than that.
     """
     if origin not in (None, *PROJECTS):
         what = f"no project '{origin}' is known{nearest(str(origin), PROJECTS)}"
         raise WeightsError(what, expected=", ".join(PROJECTS), fix="leave it out: the file tells by itself")
-    if is_tflite(path):
-        _insist(TFLITE, origin, path)
-        return _with_config(path, TFLITE, *adapt_tflite.read(path))
-    own = read_config(path) if is_safetensors(path) else None
-    if own is not None:
-        _insist(OWN, origin, path)
-        return _with_config(path, OWN, own, load_tensors(path)[0])
-    tensors = load_foreign(path)
-    found = next((name for name in ADAPTERS if _recognises(name, tensors, path)), None)
-    if found is None:
-        raise _unknown(tensors, path)
-    _insist(found, origin, path)
-    adapter = ADAPTERS[found]
-    with _adapting(found, path):
-        doubt = DOUBTS[found](tensors) if found in DOUBTS else ""
-        return Source(path, found, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt)
+    with open_file(path) as file:
+        source = _read(file)
+    if origin not in (None, source.origin):
+        what, whose = f"this file is not of {PROJECTS[str(origin)]}", PROJECTS.get(source.origin, "this project itself")
+        raise WeightsError(what, where=path, got=f"a detector of {whose}", fix="leave the project out")
+    return source
 
 
-def _recognises(origin: str, tensors: Mapping[str, Tensor], path: Path) -> bool:
-    with _adapting(origin, path):
-        return ADAPTERS[origin].recognises(tensors)
+def _read(file: OpenFile) -> Source:
+    if file.kind is TFLITE_FILE:
+        return _with_config(file.path, TFLITE, *tflite.ssd.read(file))
+    config = stored_config(file) if file.kind is SAFETENSORS else None
+    if config is not None:
+        return _with_config(file.path, OURS, config, file.tensors())
+    return _recognised(load_foreign(file), file.path)
+
+
+def _with_config(path: Path, origin: str, config: DetectorConfig, tensors: Mapping[str, Tensor]) -> Source:
+    return Source(path, origin, config.name, ClassSet(config.classes, config.category_ids), tensors, config)
+
+
+def _recognised(tensors: Mapping[str, Tensor], path: Path) -> Source:
+    for name, adapter in ADAPTERS.items():
+        with adapting(name, path):
+            if adapter.recognises(tensors):
+                doubt, note = (tell[name](tensors) if name in tell else "" for tell in (DOUBTS, NOTES))
+                return Source(path, name, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt, note=note)
+    raise _unknown(tensors, path)
 
 
 @contextmanager
-def _adapting(origin: str, path: Path) -> Iterator[None]:
+def adapting(origin: str, path: Path) -> Iterator[None]:
     """Turns what tensors that are missing or misshapen lead to into a WeightsError that names the file."""
+    project = PROJECTS.get(origin, OURS)
     try:
         yield
     except KeyError as e:
-        raise _incomplete(origin, path, e) from e
+        what = f"this looks like a detector of {project}, but tensors are missing"
+        raise WeightsError(what, where=path, got=f"no {e}", fix="take the whole state_dict of the detector") from e
     except OnestageError as e:
         raise WeightsError.of(e, path) from e
     except (TypeError, IndexError, ValueError, RuntimeError, ArithmeticError) as e:
-        what = f"this looks like a detector of {PROJECTS.get(origin, OWN)}, but its tensors have other shapes"
-        fix = "take the whole state_dict of the detector, as its own project saves it"
+        what = f"this looks like a detector of {project}, but its tensors have other shapes"
+        fix = "take the whole state_dict of the detector, as its project saves it"
         raise WeightsError(what, where=path, got=f"{type(e).__name__}: {e}", fix=fix) from e
-
-
-def _with_config(path: Path, origin: str, own: DetectorConfig, tensors: Mapping[str, Tensor]) -> Source:
-    return Source(path, origin, own.name, Classes(own.classes, own.category_ids), tensors, own)
-
-
-def _insist(found: str, origin: str | None, path: Path) -> None:
-    if origin not in (None, found):
-        what = f"this file is not of {PROJECTS[str(origin)]}"
-        whose = PROJECTS.get(found, "this project itself")
-        raise WeightsError(what, where=path, got=f"a detector of {whose}", fix="leave the project out")
 
 
 def _unknown(tensors: Mapping[str, Tensor], path: Path) -> WeightsError:
@@ -161,22 +156,8 @@ def _unknown(tensors: Mapping[str, Tensor], path: Path) -> WeightsError:
     kin = next((adapter for adapter in ADAPTERS.values() if any(re.match(adapter.MARK, name) for name in tensors)), None)
     if kin is not None:
         what = f"this looks like a detector of {kin.PROJECT}, but of a kind that is not supported"
-        return WeightsError(
-            what,
-            where=path,
-            got=got,
-            expected=kin.TAKEN,
-            fix="train a model of the zoo instead: onestage train DATA --model NAME",
-        )
-    return WeightsError(
-        "no known project's detector has such keys",
-        where=path,
-        got=got,
-        expected="a file of this project, or a detector of " + ", ".join(PROJECTS.values()),
-        fix="a classifier's weights go to --backbone-weights (backbone_weights=)",
-    )
-
-
-def _incomplete(origin: str, path: Path, missing: KeyError) -> WeightsError:
-    what = f"this looks like a detector of {PROJECTS.get(origin, OWN)}, but tensors are missing"
-    return WeightsError(what, where=path, got=f"no {missing}", fix="take the whole state_dict of the detector")
+        fix = "train a model of the zoo instead: onestage train DATA --model NAME"
+        return WeightsError(what, where=path, got=got, expected=kin.TAKEN, fix=fix)
+    expected = "a file of this project, or a detector of " + ", ".join(PROJECTS.values())
+    fix = "a classifier's weights go to --backbone-weights (backbone_weights=)"
+    return WeightsError("no known project's detector has such keys", where=path, got=got, expected=expected, fix=fix)

@@ -1,6 +1,7 @@
-"""Tensors on disk as safetensors with text metadata, read without running anything that a file holds.
+"""Files that hold tensors, opened once and told apart by their first bytes; and safetensors files, read and written.
 
-A tensor keeps its shape and dtype through a file; none has a meaning here, so this file needs no shape letters.
+Nothing that a file holds is run. A tensor keeps its shape and dtype through a file; no dimension has a meaning here, so this
+file needs no shape letters.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -28,27 +30,51 @@ FORMAT = 1
 
 
 MAX_HEADER = 16 * 2**20
-"""Bytes. A detector's header takes about 100 kB; parsing a hostile one of the format's own 100 MB takes a gigabyte."""
-
-
-KINDS: tuple[tuple[bytes, str], ...] = (
-    (b"PK\x03\x04", "a PyTorch checkpoint (.pth, .pt) or another zip archive"),
-    (b"\x80", "a Python pickle (.pkl, an old .pth)"),
-    (b"version https://git-lfs", "a git-lfs pointer, not the file it stands for (run: git lfs pull)"),
-    (b"<", "HTML or XML, perhaps the error page of a download"),
-    (b"\x89HDF", "an HDF5 file (Keras)"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"{", "JSON text"),
-)
-
-
-TFLITE = b"TFL3"
-"""Bytes 4 to 7 of a TensorFlow Lite model: the identifier of a flatbuffer."""
+"""Bytes. A detector's header takes about 100 kB. The format itself allows 100 MB, and a hostile header of that size would take
+a gigabyte to parse.
+"""
 
 
 DAMAGED = "copy or download it again; it was damaged on the way"
+
+
+class FileKind(NamedTuple):
+    """A kind of file: its name for messages, and the bytes that stand at ``offset``."""
+
+    name: str
+    magic: bytes = b""
+    offset: int = 0
+
+
+TFLITE = FileKind("a TensorFlow Lite model", b"TFL3", 4)
+SAFETENSORS = FileKind("a safetensors file", b"{", 8)
+TORCH_ZIP = FileKind("a PyTorch checkpoint (.pth, .pt) or another zip archive", b"PK\x03\x04")
+PICKLE = FileKind("a Python pickle (.pkl, an old .pth)", b"\x80")
+EMPTY, UNKNOWN = FileKind("an empty file"), FileKind("a file of unknown type")
+KINDS = (
+    TFLITE,
+    SAFETENSORS,
+    TORCH_ZIP,
+    PICKLE,
+    FileKind("a NumPy array (.npy)", b"\x93NUMPY"),
+    FileKind("a git-lfs pointer, not the file it stands for (run: git lfs pull)", b"version https://git-lfs"),
+    FileKind("HTML or XML, perhaps the error page of a download", b"<"),
+    FileKind("an HDF5 file (Keras)", b"\x89HDF"),
+    FileKind("a gzip archive", b"\x1f\x8b"),
+    FileKind("a JPEG picture", b"\xff\xd8\xff"),
+    FileKind("a PNG picture", b"\x89PNG"),
+    FileKind("JSON text", b"{"),
+)
+"""The first one that fits counts."""
+IMPORTED = (TFLITE, TORCH_ZIP, PICKLE)
+"""Kinds of other programs that may hold a detector."""
+
+
+def kind_of(start: bytes) -> FileKind:
+    """The kind of a file that begins with these bytes; 32 are enough."""
+    if not start:
+        return EMPTY
+    return next((kind for kind in KINDS if start[kind.offset :].startswith(kind.magic)), UNKNOWN)
 
 
 class Header(NamedTuple):
@@ -56,6 +82,44 @@ class Header(NamedTuple):
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]
+
+
+class OpenFile:
+    """A file that holds tensors, open for reading. Its kind is known; all else is read when it is asked for.
+
+    path: its name for messages. size: in bytes. stream: at any position.
+    """
+
+    def __init__(self, path: Path | str, stream: BinaryIO) -> None:
+        self.path, self.stream = Path(path), stream
+        self.size = os.fstat(stream.fileno()).st_size
+        self.kind = kind_of(stream.read(32))
+
+    def read(self) -> bytes:
+        """The whole contents."""
+        self.stream.seek(0)
+        return self.stream.read()
+
+    @cached_property
+    def header(self) -> Header:
+        """Metadata and shapes of a safetensors file; no tensor is read. Raises WeightsError if it is damaged or foreign."""
+        self.stream.seek(0)
+        return _read_header(self.stream, self.size, self.path)
+
+    def tensors(self, *, finite: bool = True) -> dict[str, Tensor]:
+        """The tensors of a safetensors file, on the CPU. Raises WeightsError as ``load_tensors`` does."""
+        return unpack_tensors(self.read(), self.path, finite=finite)[0]
+
+
+@contextlib.contextmanager
+def open_file(path: Path | str) -> Iterator[OpenFile]:
+    """A weights file, opened. Raises WeightsError if there is none or it may not be read."""
+    try:
+        with Path(path).open("rb") as stream:
+            yield OpenFile(path, stream)
+    except OSError as error:
+        fix = "name the file in that folder" if isinstance(error, IsADirectoryError) else "check the path"
+        raise WeightsError("the weights file cannot be read", where=path, got=error.strerror or error, fix=fix) from error
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -85,9 +149,9 @@ def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapp
 
 
 def load_tensors(path: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of a safetensors file. Raises WeightsError if it is damaged or something else.
+    """Tensors, on the CPU, and metadata of a safetensors file. Raises WeightsError if it is damaged or of another kind.
 
-    With ``finite`` a NaN or an infinity in it is an error as well.
+    With ``finite``, also if a tensor holds NaN or infinity.
     """
     return unpack_tensors(read_bytes(path), path, finite=finite)
 
@@ -107,39 +171,18 @@ def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tu
     return tensors, metadata
 
 
-def read_header(path: Path | str) -> Header:
-    """Metadata and shapes of a safetensors file; no tensor is read. Raises WeightsError like ``load_tensors``."""
-    with _opened(path) as file:
-        return _read_header(file, os.fstat(file.fileno()).st_size, path)
-
-
-def read_metadata(path: Path | str) -> dict[str, str]:
-    """The text metadata of a safetensors file, cheaply. Raises WeightsError like ``load_tensors``."""
-    return read_header(path).metadata
-
-
 def read_bytes(path: Path | str) -> bytes:
-    """The contents of a weights file; WeightsError if there is none or it may not be read."""
-    with _opened(path) as file:
+    """The contents of a weights file. Raises WeightsError if there is none or it may not be read."""
+    with open_file(path) as file:
         return file.read()
-
-
-@contextlib.contextmanager
-def _opened(path: Path | str) -> Iterator[BinaryIO]:
-    try:
-        with Path(path).open("rb") as file:
-            yield file
-    except OSError as error:
-        fix = "name the file in that folder" if isinstance(error, IsADirectoryError) else "check the path"
-        raise WeightsError("the weights file cannot be read", where=path, got=error.strerror or error, fix=fix) from error
 
 
 def _read_header(stream: BinaryIO, size: int, where: Path | str) -> Header:
     """Header of a safetensors file of ``size`` bytes: its length in 8 bytes, then JSON, then the tensors."""
     start = stream.read(32)
     length = int.from_bytes(start[:8], "little")
-    if start[8:9] != b"{":
-        _refuse_kind(start, size, where)
+    if (kind := kind_of(start)) is not SAFETENSORS:
+        _refuse_kind(kind, where)
     if length > MAX_HEADER:
         raise WeightsError(
             "the weights file is damaged: its header is too long", where=where, got=f"{length:,} bytes", fix=DAMAGED
@@ -202,45 +245,18 @@ def _refuse_length(size: int, expected: int, where: Path | str) -> NoReturn:
     )
 
 
-def _refuse_kind(start: bytes, size: int, where: Path | str) -> NoReturn:
-    kind = _kind(start)
-    if size == 0:
+def _refuse_kind(kind: FileKind, where: Path | str) -> NoReturn:
+    if kind is EMPTY:
         raise WeightsError("the weights file is empty", where=where, fix=DAMAGED)
     raise WeightsError(
         "this is not a weights file of onestage",
         where=where,
-        got=kind or "a file of unknown type",
+        got=kind.name,
         expected="a safetensors file, as model.save() and training write it",
-        fix=import_first(where) if _is_foreign(start) else "name the right file, or fetch it again",
+        fix=import_first(where) if kind in IMPORTED else "name the right file, or fetch it again",
     )
-
-
-def _kind(start: bytes) -> str | None:
-    if start[4:8] == TFLITE:
-        return "a TensorFlow Lite model"
-    return next((kind for magic, kind in KINDS if start.startswith(magic)), None)
 
 
 def import_first(path: Path | str) -> str:
     """What to do with another project's detector where one of ours is wanted."""
     return f"import it first: onestage import {path} -o imported.safetensors"
-
-
-def _is_foreign(start: bytes) -> bool:
-    return _is_pytorch(start) or start[4:8] == TFLITE
-
-
-def _is_pytorch(start: bytes) -> bool:
-    return start.startswith((b"PK\x03\x04", b"\x80"))
-
-
-def is_safetensors(path: Path | str) -> bool:
-    """Whether it is a safetensors file, told by its content. WeightsError where it cannot be read."""
-    with _opened(path) as file:
-        return file.read(9)[8:] == b"{"
-
-
-def is_tflite(path: Path | str) -> bool:
-    """Whether it is a TensorFlow Lite model, told by its content. WeightsError where it cannot be read."""
-    with _opened(path) as file:
-        return file.read(8)[4:] == TFLITE

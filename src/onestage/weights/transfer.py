@@ -1,13 +1,12 @@
-"""The border to our own files: a detector's weights under another config, class by class as the names say.
+"""From the detector of a file to a detector of another config: its parts, its classes, its default boxes.
 
 Shape letters: S anchor shapes per cell of a level, C logits per anchor, K classes.
 """
 
 import math
-import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -18,62 +17,65 @@ from onestage.weights.class_names import is_numbered
 
 Unit = tuple[float, float]
 """(height, width) in pixels of what anchor shapes are measured in: the input, or a level's strides."""
-
-CLASS_OUTPUTS = re.compile(r"head\.(convs\.)?cls\.(\d+\.(3\.)?|output\.pointwise\.)(weight|bias)")
-"""What gives the logits, in ConvHead, plain or separable, also inside ResidualHead, SharedHead and SeparableHead: tensors
-(S * C, ...), rows (shape, logit).
-"""
-OUTPUTS = re.compile(CLASS_OUTPUTS.pattern.replace("cls", "(cls|box)"))
-"""These and what gives the box offsets: tensors (S * 4, ...)."""
+T = TypeVar("T")
 
 PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
-"""Fields of a config that weights may need otherwise than the recipe has them; anchors change with the size."""
+"""Fields of a config that the weights of a file may need changed. Anchors change with the size and are no part of these."""
 TRAINING_ONLY = ("drop_path",)
-"""Settings that no weights need: files of before there was one do not have it, and are to be trained like the others."""
+"""Settings that no weights need. Old files do not have them, and their detectors are to be trained as the recipe says."""
 
 
-def same_classes(own: DetectorConfig, config: DetectorConfig) -> bool:
-    """Whether a config means a file's classes, in whatever order; by number alone it does where there are as many."""
-    numbered = is_numbered(config) and len(own.classes) == len(config.classes)
-    return numbered or set(own.classes) == set(config.classes)
+def same_classes(stored: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether a config means the classes that a file stores, in any order. Classes by number match as many of any name."""
+    numbered = is_numbered(config) and len(stored.classes) == len(config.classes)
+    return numbered or set(stored.classes) == set(config.classes)
 
 
 def with_parts_of(
-    own: DetectorConfig, config: DetectorConfig, *, own_recipe: DetectorConfig, recipe: DetectorConfig
+    stored: DetectorConfig, config: DetectorConfig, *, stored_recipe: DetectorConfig, recipe: DetectorConfig
 ) -> DetectorConfig:
-    """The config with what a file's detector ``own`` has otherwise than its recipe, which its weights need: default boxes of
-    other sizes, another activation in the backbone. What the config itself has otherwise was chosen, and stays. How many
-    detections are wanted, and how sure, is a matter of the classes: with others the recipe's postprocess stays.
+    """The config with every setting in which the detector of a file differs from its recipe, for its weights need these.
 
-    own_recipe, recipe: what the zoo gives for the size of each.
+    Such are default boxes of other sizes, or another activation in the backbone.
+
+    Where the config differs from its recipe too, that was chosen, and stays. The postprocess is taken for the same classes
+    only: how many detections are wanted, and how sure, depends on the classes.
+
+    stored: the config in the file. stored_recipe, recipe: what the zoo gives for the size of each.
     """
-    parts = PARTS if same_classes(own, config) else [part for part in PARTS if part != "postprocess"]
-    taken = {part: _merged(*(getattr(c, part) for c in (own, config, own_recipe, recipe))) for part in parts}
-    if own.anchors != own_recipe.anchors and config.anchors == recipe.anchors:
-        taken["anchors"] = _resized(own, own_recipe, recipe)
-    mode, own_mode = recipe.preprocess.mode, own.preprocess.mode
-    if own_mode != own_recipe.preprocess.mode and config.preprocess.mode == mode:
-        taken["preprocess"] = replace(config.preprocess, mode=own_mode)
+    parts = PARTS if same_classes(stored, config) else [part for part in PARTS if part != "postprocess"]
+    taken = {part: _merged(*(getattr(c, part) for c in (stored, config, stored_recipe, recipe))) for part in parts}
+    if stored.anchors != stored_recipe.anchors and config.anchors == recipe.anchors:
+        taken["anchors"] = _resized(stored, stored_recipe, recipe)
+    mode, stored_mode = recipe.preprocess.mode, stored.preprocess.mode
+    if stored_mode != stored_recipe.preprocess.mode and config.preprocess.mode == mode:
+        taken["preprocess"] = replace(config.preprocess, mode=stored_mode)
     return replace(config, **taken)
 
 
-def _merged(own: Any, config: Any, own_recipe: Any, recipe: Any) -> Any:
-    """The config's part, or value, with what ``own`` alone has otherwise: setting by setting where all four are of one kind."""
-    if is_dataclass(own) and len({type(part) for part in (own, config, own_recipe, recipe)}) == 1:
-        names = [field.name for field in fields(own) if field.name not in TRAINING_ONLY]
-        settings = {name: _merged(*(getattr(p, name) for p in (own, config, own_recipe, recipe))) for name in names}
-        return replace(config, **settings)
-    return own if own != own_recipe and config == recipe else config
+def _merged(stored: T, config: T, stored_recipe: T, recipe: T) -> T:
+    """A part, or a setting, of the config; that of the file where only the file differs from its recipe.
 
-
-def _resized(own: DetectorConfig, own_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:
-    """The anchors of ``own`` for the input of ``recipe``. They grow as the recipe's do: with the strides where these measure
-    them, as in RetinaNet and EfficientDet, or else with the input, as in SSD, whose strides stay.
+    Parts of one kind are merged setting by setting.
     """
-    if len(own.levels) != len(recipe.levels) or not _same_in_strides(own_recipe, recipe):
-        return tuple(_grown(level, own.preprocess.size, recipe.preprocess.size) for level in own.levels)
+    if is_dataclass(stored) and not isinstance(stored, type):
+        four = (stored, config, stored_recipe, recipe)
+        if len({type(part) for part in four}) == 1:
+            names = [field.name for field in fields(stored) if field.name not in TRAINING_ONLY]
+            return replace(config, **{name: _merged(*(getattr(part, name) for part in four)) for name in names})  # type: ignore[type-var]
+    return stored if stored != stored_recipe and config == recipe else config
+
+
+def _resized(stored: DetectorConfig, stored_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:
+    """The anchors of ``stored`` for the input of ``recipe``. They grow as the recipe's do.
+
+    In RetinaNet and EfficientDet strides measure the anchors, so they grow with the strides. In SSD, whose strides stay, they
+    grow with the input.
+    """
+    if len(stored.levels) != len(recipe.levels) or not _same_in_strides(stored_recipe, recipe):
+        return tuple(_grown(level, stored.preprocess.size, recipe.preprocess.size) for level in stored.levels)
     resized = []
-    for level, before, after in zip(own.levels, own_recipe.levels, recipe.levels, strict=True):
+    for level, before, after in zip(stored.levels, stored_recipe.levels, recipe.levels, strict=True):
         old, new = _strides(before, after)
         grown = _grown(level, old, new)
         if isinstance(level.stride, tuple):
@@ -88,44 +90,52 @@ def _grown(level: AnchorLevel, old: Unit, new: Unit) -> AnchorLevel:
     return replace(level, shapes=tuple((w * x, h * y) for w, h in level.shapes))
 
 
-def convert(
-    tensors: Mapping[str, Tensor], own: DetectorConfig, config: DetectorConfig
-) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The tensors of a file whose config is ``own`` for a detector of ``config``, and that with the pixels they expect.
+def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorConfig:
+    """The config with the pixels that the weights of a file expect.
 
-    Classes that were given by number alone get the file's names and ids, if there are as many. The same names in another order
-    take their rows of the class outputs along; other names leave the class outputs out, for a row would get a wrong name.
+    Classes that were given by number alone get the file's names and ids, if there are as many.
     """
-    config = config.replace({f"preprocess.{k}": getattr(own.preprocess, k) for k in ("mean", "std", "antialias")})
-    if is_numbered(config) and len(own.classes) == len(config.classes):
-        config = replace(config, classes=own.classes, category_ids=own.category_ids)
-    if config.classes == own.classes:
-        return dict(tensors), config
-    if set(config.classes) == set(own.classes):
-        return {k: _reordered(t, own, config) if CLASS_OUTPUTS.fullmatch(k) else t for k, t in tensors.items()}, config
-    return {k: t for k, t in tensors.items() if not CLASS_OUTPUTS.fullmatch(k)}, config
+    config = config.replace({f"preprocess.{k}": getattr(stored.preprocess, k) for k in ("mean", "std", "antialias")})
+    if is_numbered(config) and len(stored.classes) == len(config.classes):
+        config = replace(config, classes=stored.classes, category_ids=stored.category_ids)
+    return config
 
 
-def _reordered(tensor: Tensor, own: DetectorConfig, config: DetectorConfig) -> Tensor:
-    """(S * C, ...) with each shape's logits in the config's order of classes; what stands before them, background, stays."""
-    first = own.logits - len(own.classes)
-    order = [*range(first), *(first + own.classes.index(name) for name in config.classes)]
-    return tensor.unflatten(0, (-1, own.logits))[:, torch.tensor(order)].flatten(0, 1)
+def for_classes(
+    tensors: Mapping[str, Tensor], stored: DetectorConfig, config: DetectorConfig, class_outputs: Collection[str]
+) -> dict[str, Tensor]:
+    """The tensors of a file whose config is ``stored`` for the classes of ``config``.
+
+    class_outputs: names of the tensors that give the logits, (S * C, ...). The same classes in another order take their rows
+    along. Other classes leave these tensors out, for a row would get a wrong name.
+    """
+    if config.classes == stored.classes:
+        return dict(tensors)
+    if set(config.classes) == set(stored.classes):
+        return {k: _reordered(t, stored, config) if k in class_outputs else t for k, t in tensors.items()}
+    return {k: t for k, t in tensors.items() if k not in class_outputs}
 
 
-def same_anchors(own: DetectorConfig, config: DetectorConfig) -> bool:
+def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -> Tensor:
+    """(S * C, ...) with the logits of each shape in the config's order of classes. Background, before them, stays."""
+    first = stored.logits - len(stored.classes)
+    order = [*range(first), *(first + stored.classes.index(name) for name in config.classes)]
+    return tensor.unflatten(0, (-1, stored.logits))[:, torch.tensor(order)].flatten(0, 1)
+
+
+def same_anchors(stored: DetectorConfig, config: DetectorConfig) -> bool:
     """Whether both have the same anchor shapes on every level, as parts of their inputs or in strides."""
-    return _same_in_parts(own, config) or _same_in_strides(own, config)
+    return _same_in_parts(stored, config) or _same_in_strides(stored, config)
 
 
 def _same_in_parts(a: DetectorConfig, b: DetectorConfig) -> bool:
     sizes = a.preprocess.size, b.preprocess.size
-    return len(a.levels) == len(b.levels) and all(_alike(*p, *sizes) for p in zip(a.levels, b.levels, strict=True))
+    return len(a.levels) == len(b.levels) and all(_equal(*p, *sizes) for p in zip(a.levels, b.levels, strict=True))
 
 
 def _same_in_strides(a: DetectorConfig, b: DetectorConfig) -> bool:
     return len(a.levels) == len(b.levels) and all(
-        _alike(*pair, *_strides(*pair)) for pair in zip(a.levels, b.levels, strict=True)
+        _equal(*pair, *_strides(*pair)) for pair in zip(a.levels, b.levels, strict=True)
     )
 
 
@@ -136,8 +146,8 @@ def _strides(a: AnchorLevel, b: AnchorLevel) -> tuple[Unit, Unit]:
     return (1.0, 1.0), (1.0, 1.0)
 
 
-def _alike(a: AnchorLevel, b: AnchorLevel, unit_a: Unit, unit_b: Unit) -> bool:
-    """Whether the shapes of ``a``, in units of it, are those of ``b`` in units of that."""
+def _equal(a: AnchorLevel, b: AnchorLevel, unit_a: Unit, unit_b: Unit) -> bool:
+    """Whether the shapes of ``a`` measured in ``unit_a`` are those of ``b`` measured in ``unit_b``."""
     grown = _grown(a, unit_a, unit_b)
     return len(a.shapes) == len(b.shapes) and all(
         math.isclose(old, new, rel_tol=1e-3)

@@ -59,7 +59,7 @@ ZOO = {
 
 
 ANY_BACKBONE = [name for name, entry in ZOO.items() if entry.any_backbone]
-"""Those that take a backbone: any timm model."""
+"""Names of the models that take any timm model as a backbone."""
 
 
 def list_models() -> list[str]:
@@ -79,11 +79,11 @@ def recipe(
     """The config of a model of the zoo.
 
     size: (height, width) of the input. box_sizes: the default boxes' sizes in input pixels, one per level and one more.
-    backbone: for one of ANY_BACKBONE, a timm name, with or without "timm/" before it.
+    backbone: a timm name, with or without "timm/" before it, for a model of ANY_BACKBONE.
 
     Raises ConfigError for an unknown name or a value that does not fit.
     """
-    entry = _entry(name)
+    entry = entry_of(name)
     size = entry.size if size is None else size
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
@@ -98,14 +98,15 @@ def recipe(
     return replace(config, name=name)
 
 
-def _entry(name: str) -> Entry:
+def entry_of(name: str) -> Entry:
+    """The row of a model. Raises ConfigError for an unknown name, with the nearest known one."""
     if name not in ZOO:
         raise ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
     return ZOO[name]
 
 
-def _recipe_of(config: DetectorConfig) -> DetectorConfig:
-    """What the zoo gives for the name, size and backbone of a config; the config itself where it has no such name."""
+def recipe_of(config: DetectorConfig) -> DetectorConfig:
+    """The recipe for the name, size and backbone of a config; the config itself where the zoo has no such name."""
     entry = ZOO.get(config.name)
     if entry is None:
         return config

@@ -13,7 +13,7 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from onestage import create, load
 from onestage.cli import imports
 from onestage.cli.main import main
-from onestage.weights.class_names import COCO_90, Classes
+from onestage.weights.class_names import COCO_90, ClassSet
 from onestage.weights.source import Source
 from onestage.zoo.table import recipe
 
@@ -216,7 +216,7 @@ def test_the_labels_beside_the_published_tflite_file(shared_data: Path, tmp_path
 @pytest.mark.parametrize(("detections", "noted"), [(10, True), (99, True), (100, False), (200, False)])
 def test_few_detections_are_noted(detections: int, noted: bool) -> None:
     config = recipe("ssd300_vgg16", ["cat"]).replace({"postprocess.detections": detections})
-    source = Source(Path("x.pth"), "torchvision", config.name, Classes(("cat",), (0,)), {})
+    source = Source(Path("x.pth"), "torchvision", config.name, ClassSet(("cat",), (0,)), {})
     notes = " ".join(imports._notes(source, config, Path("out.safetensors")))
     assert ("for more" in notes) == noted
 

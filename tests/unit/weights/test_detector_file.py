@@ -10,8 +10,13 @@ import onestage
 from onestage.errors import WeightsError
 from onestage.model.config import DetectorConfig
 from onestage.structures import Targets
-from onestage.weights.detector_file import CONFIG_KEY, load_detector, load_fitting, metadata, read_config, save_detector
-from onestage.weights.tensor_file import load_tensors, save_tensors
+from onestage.weights.detector_file import CONFIG_KEY, load_detector, load_fitting, metadata, save_detector, stored_config
+from onestage.weights.tensor_file import load_tensors, open_file, save_tensors
+
+
+def read_config(path):
+    with open_file(path) as file:
+        return stored_config(file)
 
 
 @pytest.fixture(scope="module")

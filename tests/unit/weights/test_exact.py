@@ -17,7 +17,8 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import onestage
 from onestage.errors import WeightsError
-from onestage.zoo import weights as module
+from onestage.weights import load
+from onestage.weights import source as module
 from onestage.zoo.efficientdet import HALF, IMAGENET
 from onestage.zoo.table import recipe
 
@@ -77,7 +78,7 @@ def imported(tmp_path, monkeypatch):
     """Makes the detector of a file with these tensors, as onestage import does."""
 
     def make(tensors, model=None, **options):
-        monkeypatch.setattr(module, "load_foreign", lambda path: tensors)
+        monkeypatch.setattr(module, "load_foreign", lambda file: tensors)
         path = tmp_path / "theirs.pth"
         path.touch()
         source = module.read_source(path)
@@ -126,8 +127,8 @@ def test_a_file_is_taken_whole_or_not_at_all(name, imported, shared_data):
 @pytest.mark.parametrize("name", FILES)
 def test_tensors_of_no_sensible_shape(name, imported, shared_data, monkeypatch):
     """0-d, of another rank and empty: an error of the file, whichever tensor it is."""
-    known, shapes_of = {}, module.shapes_of  # building a network, even without memory, takes most of the time
-    monkeypatch.setattr(module, "shapes_of", lambda c, p: known[c] if c in known else known.setdefault(c, shapes_of(c, p)))
+    known, blank = {}, load.blank_detector  # building a network, even without memory, takes most of the time
+    monkeypatch.setattr(load, "blank_detector", lambda c, p: known[c] if c in known else known.setdefault(c, blank(c, p)))
     whole = FILES[name](shared_data)
     chance = random.Random(0)
     keys = [key for key in whole if not key.endswith("num_batches_tracked")]

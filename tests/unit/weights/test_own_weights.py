@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import onestage
-from onestage.weights.transfer import CLASS_OUTPUTS, same_anchors, with_parts_of
+from onestage.weights.transfer import same_anchors, with_parts_of
 from onestage.zoo.table import recipe
 
 HEADS = {
@@ -41,7 +41,7 @@ def test_class_outputs_of_every_head(name, tmp_path):
     options = {"size": SIZE, **HEADS[name]}
     torch.manual_seed(0)
     old = onestage.create(name, classes=["cat", "dog", "emu"], **options).eval()
-    outputs = {k for k in old.state_dict() if CLASS_OUTPUTS.fullmatch(k)}
+    outputs = {f"head.{k}" for k in old.head.class_outputs()}
     assert outputs
     for key in outputs:
         torch.nn.init.normal_(old.get_parameter(key))
@@ -68,19 +68,19 @@ def test_boxes_in_pixels_keep_them_at_another_size():
     """RetinaNet's strides are the same at any size, and so are its shapes; the file's own stride stays, too."""
     sizes = [20, 40, 80, 160, 320, 640]
     own, own_recipe, other = at_sizes("retinanet_r18_fpn", (800, 1333), (480, 800), box_sizes=sizes)
-    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    merged = with_parts_of(own, other, stored_recipe=own_recipe, recipe=other)
     assert merged.anchors == own.anchors != other.anchors
     assert same_anchors(own, merged)
     assert same_anchors(own_recipe, other)
     assert not same_anchors(own, other)
     floor = floored(own, 1)
-    assert with_parts_of(floor, other, own_recipe=own_recipe, recipe=other).anchors == floor.anchors
+    assert with_parts_of(floor, other, stored_recipe=own_recipe, recipe=other).anchors == floor.anchors
 
 
 def test_boxes_in_strides_grow_with_them():
     """At 320 pixels D0's coarsest map has 3 cells, at 512 4: its strides are 106.7 and 128."""
     own, own_recipe, other = at_sizes("efficientdet_d0", (320, 320), (512, 512), box_sizes=[24, 48, 96, 192, 384, 768])
-    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    merged = with_parts_of(own, other, stored_recipe=own_recipe, recipe=other)
     assert [level.stride for level in merged.anchors] == [level.stride for level in other.anchors]
     assert [level.shapes[0][0] for level in merged.anchors] == pytest.approx([24, 48, 96, 192, 384 * 1.2])
     assert same_anchors(own, merged)
@@ -91,7 +91,7 @@ def test_boxes_in_strides_grow_with_them():
 def test_boxes_in_parts_of_the_input_grow_with_it():
     """SSD's, on levels with strides and without."""
     own, own_recipe, other = at_sizes("ssd300_vgg16", (300, 300), (330, 360), box_sizes=[30, 60, 111, 162, 213, 264, 315])
-    merged = with_parts_of(own, other, own_recipe=own_recipe, recipe=other)
+    merged = with_parts_of(own, other, stored_recipe=own_recipe, recipe=other)
     assert len(other.anchors) == len(own.anchors)
     for level, grown in zip(own.anchors, merged.anchors, strict=True):
         assert grown.stride == level.stride
@@ -103,8 +103,8 @@ def test_own_box_sizes_win_over_those_of_a_file():
     sizes = [20, 40, 80, 160, 320, 640]
     mine, own_recipe, other = at_sizes("retinanet_r18_fpn", (800, 1333), (800, 1333), box_sizes=sizes)
     floor = floored(own_recipe, 5)
-    assert with_parts_of(floor, mine, own_recipe=own_recipe, recipe=other).anchors == mine.anchors
-    assert with_parts_of(floor, other, own_recipe=own_recipe, recipe=other).anchors == floor.anchors
+    assert with_parts_of(floor, mine, stored_recipe=own_recipe, recipe=other).anchors == mine.anchors
+    assert with_parts_of(floor, other, stored_recipe=own_recipe, recipe=other).anchors == floor.anchors
 
 
 def test_how_many_detections_is_a_matter_of_the_classes():
@@ -113,29 +113,29 @@ def test_how_many_detections_is_a_matter_of_the_classes():
     own = usual.replace({"postprocess.detections": 10, "postprocess.class_agnostic": True})
     for classes, taken in ((["dog", "cat"], True), (["class 0", "class 1"], True), (["cat", "emu"], False), (["cat"], False)):
         config = recipe("tinyssd", classes)
-        merged = with_parts_of(own, config, own_recipe=usual, recipe=config)
+        merged = with_parts_of(own, config, stored_recipe=usual, recipe=config)
         assert merged.postprocess == (own if taken else usual).postprocess
     chosen = usual.replace({"postprocess.detections": 7})
-    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).postprocess.detections == 7
+    assert with_parts_of(own, chosen, stored_recipe=usual, recipe=usual).postprocess.detections == 7
 
 
 def test_how_a_file_fits_pictures_into_the_input_is_kept():
     """Unless somebody chose another way."""
     usual = recipe("tinyssd", ["cat"])
     own = usual.replace({"preprocess.mode": "letterbox"})
-    assert with_parts_of(own, usual, own_recipe=usual, recipe=usual).preprocess.mode == "letterbox"
+    assert with_parts_of(own, usual, stored_recipe=usual, recipe=usual).preprocess.mode == "letterbox"
     chosen = usual.replace({"preprocess.mode": "shortest_edge"})
-    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).preprocess.mode == "shortest_edge"
-    assert with_parts_of(usual, chosen, own_recipe=usual, recipe=usual).preprocess == chosen.preprocess
+    assert with_parts_of(own, chosen, stored_recipe=usual, recipe=usual).preprocess.mode == "shortest_edge"
+    assert with_parts_of(usual, chosen, stored_recipe=usual, recipe=usual).preprocess == chosen.preprocess
 
 
 def test_a_setting_that_no_weights_need_is_the_recipes():
     """A file of before there was drop_path is trained with it."""
     usual = recipe("efficientdet_d0", ["cat"])
     old = usual.replace({"backbone.drop_path": None})
-    assert with_parts_of(old, usual, own_recipe=usual, recipe=usual).backbone.drop_path == 0.2
+    assert with_parts_of(old, usual, stored_recipe=usual, recipe=usual).backbone.drop_path == 0.2
     without = usual.replace({"backbone.drop_path": 0.0})
-    assert with_parts_of(old, without, own_recipe=usual, recipe=usual).backbone.drop_path == 0.0
+    assert with_parts_of(old, without, stored_recipe=usual, recipe=usual).backbone.drop_path == 0.0
 
 
 def test_what_was_chosen_stays_beside_what_the_weights_need():
@@ -143,7 +143,7 @@ def test_what_was_chosen_stays_beside_what_the_weights_need():
     usual = recipe("efficientdet_d0", ["cat"])
     own = usual.replace({"backbone.name": "efficientnet_b0", "neck.padding": "symmetric", "head.bias": False})
     chosen = usual.replace({"backbone.drop_path": 0.0, "backbone.freeze": 1, "loss.gamma": 2.0})
-    merged = with_parts_of(own, chosen, own_recipe=usual, recipe=usual)
+    merged = with_parts_of(own, chosen, stored_recipe=usual, recipe=usual)
     expected = own.replace({"backbone.drop_path": 0.0, "backbone.freeze": 1, "loss.gamma": 2.0})
     assert merged == expected
 
@@ -151,9 +151,9 @@ def test_what_was_chosen_stays_beside_what_the_weights_need():
 def test_parts_of_another_kind_are_taken_whole_or_not_at_all():
     usual = recipe("retinanet_r18_fpn", ["cat"])
     own = usual.replace({"loss": "QualityFocalLoss", "loss.box": "giou"})
-    assert with_parts_of(own, usual, own_recipe=usual, recipe=usual).loss == own.loss
+    assert with_parts_of(own, usual, stored_recipe=usual, recipe=usual).loss == own.loss
     chosen = usual.replace({"loss.alpha": 0.5})
-    assert with_parts_of(own, chosen, own_recipe=usual, recipe=usual).loss == chosen.loss
+    assert with_parts_of(own, chosen, stored_recipe=usual, recipe=usual).loss == chosen.loss
 
 
 @pytest.mark.filterwarnings("ignore:.*made for other default boxes")

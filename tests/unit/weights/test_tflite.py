@@ -17,11 +17,9 @@ from onestage.model.losses.focal import FocalLoss
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.structures import Targets
 from onestage.weights.projects.tflite import ssd as adapt_tflite
-from onestage.weights.projects.tflite.backbone import convert_backbone
 from onestage.weights.projects.tflite.graph import read_graph
-from onestage.weights.projects.tflite.ssd import read
 from onestage.zoo.table import recipe
-from tflite_files import Network, Value, anchors_for, small_ssd, write
+from tflite_files import Network, Value, anchors_for, convert_backbone, read, small_ssd, write
 
 IMAGES = torch.randn(2, 3, 44, 36, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
 

@@ -12,12 +12,14 @@ import torchvision
 
 import onestage
 from onestage.errors import WeightsError
+from onestage.weights import projects, published
 from onestage.weights.class_names import COCO_80, COCO_90, VOC
 from onestage.weights.detector_file import metadata
 from onestage.weights.projects.torchvision import VGG_MEAN
+from onestage.weights.published import WEIGHTS, tags
+from onestage.weights.source import ADAPTERS, PROJECTS
 from onestage.weights.tensor_file import save_tensors
 from onestage.weights.transfer import with_parts_of
-from onestage.zoo import weights as module
 from onestage.zoo.table import recipe
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -182,7 +184,7 @@ def test_parts_that_a_file_has_otherwise_than_its_recipe_are_taken():
     usual, larger = recipe("ssd300_mobilenet_v1", ["cat"]), recipe("ssd300_mobilenet_v1", ["cat"], size=(600, 450))
     own = usual.replace({"backbone.activation": "relu", "postprocess.top_k": 7, "anchors": usual.anchors[::-1]})
     chosen = larger.replace({"postprocess.top_k": 9})
-    merged = with_parts_of(own, chosen, own_recipe=usual, recipe=larger)
+    merged = with_parts_of(own, chosen, stored_recipe=usual, recipe=larger)
     assert (merged.backbone.activation, merged.postprocess.top_k) == ("relu", 9)
     (width, height), (scaled_width, scaled_height) = own.anchors[0].shapes[2], merged.anchors[0].shapes[2]
     assert (scaled_width, scaled_height) == pytest.approx((1.5 * width, 2 * height))
@@ -193,7 +195,7 @@ def test_parts_that_a_file_has_otherwise_than_its_recipe_are_taken():
 def test_an_imported_file_goes_on_as_it_is(tmp_path):
     """Its parts travel into later detectors, by name alone, with other classes, at another size."""
     config = recipe("ssd300_mobilenet_v2", ["cat"], size=(96, 96))
-    foreign = module.ADAPTERS["qfgaohao"].convert({"base_net.17.conv.6.weight": torch.zeros(1)}, config)[1]
+    foreign = ADAPTERS["qfgaohao"].convert({"base_net.17.conv.6.weight": torch.zeros(1)}, config)[1]
     onestage.Detector(foreign).save(tmp_path / "imported.safetensors")
     same = quietly("ssd300_mobilenet_v2", weights=tmp_path / "imported.safetensors")
     assert same.config == foreign
@@ -207,17 +209,17 @@ def test_an_imported_file_goes_on_as_it_is(tmp_path):
 
 def test_default_boxes_that_a_foreign_file_brings(tmp_path):
     """VOC's or COCO's, by the number of classes."""
-    brought = module.ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", VOC.names))[1]
+    brought = ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", VOC.names))[1]
     assert [level.shapes[0][0] for level in brought.anchors] == pytest.approx([30, 60, 111, 162, 213, 264])
-    coco = module.ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", COCO_80.names))[1]
+    coco = ADAPTERS["amdegroot"].convert({}, recipe("ssd300_vgg16", COCO_80.names))[1]
     assert [level.shapes[0][0] for level in coco.anchors] == pytest.approx([21, 45, 99, 153, 207, 261])
 
 
 def test_every_adapter_is_in_the_table():
-    folder = Path(module.__file__).parent
-    written = {p.stem.removeprefix("adapt_") for p in folder.glob("adapt_*.py") if "def recognises(" in p.read_text()}
-    assert written == set(module.ADAPTERS)
-    assert {"tflite", *written} == set(module.PROJECTS)
+    folder = Path(projects.__file__).parent
+    written = {path.stem for path in folder.glob("*.py") if "def recognises(" in path.read_text()}
+    assert written == set(ADAPTERS)
+    assert {"tflite", *written} == set(PROJECTS)
 
 
 def test_our_own_file_with_other_classes(tmp_path):
@@ -269,7 +271,7 @@ def test_a_file_that_is_no_weights(tmp_path):
 
 
 def test_the_published_table():
-    for key, row in module.WEIGHTS.items():
+    for key, row in WEIGHTS.items():
         assert key.split(".")[0] in onestage.list_models()
         assert row.url.startswith("https://")
         assert re.search(r"-[0-9a-f]{8}\.pth$", row.url), "the name holds the checksum that fetch() verifies"
@@ -277,14 +279,14 @@ def test_the_published_table():
         assert len(set(row.classes.names)) == 90
         assert row.classes.names[0] == "person"
         assert 0 < row.ap < 100
-    assert module.tags("ssd300_vgg16") == ["coco"]
-    assert module.tags("ssd300") == []
+    assert tags("ssd300_vgg16") == ["coco"]
+    assert tags("ssd300") == []
 
 
 def test_a_tag_brings_its_classes_and_ids(tmp_path, monkeypatch):
     """With a stand-in for the download; a folder of the tag's name is no file and changes nothing."""
     path = file_of(their_ssdlite(90), tmp_path)
-    monkeypatch.setattr(module, "fetch", lambda url, **_: path)
+    monkeypatch.setattr(published, "fetch", lambda url, **_: path)
     (tmp_path / "coco").mkdir()
     monkeypatch.chdir(tmp_path)
     config = quietly("ssdlite320_mobilenet_v3_large", weights="coco").config
@@ -359,8 +361,8 @@ def test_torchvisions_91_outputs_are_cocos(tmp_path):
 def test_an_address_is_fetched(tmp_path, monkeypatch):
     _, path = own_file(tmp_path, ["cat"])
     asked = []
-    monkeypatch.setattr(module, "fetch_url", lambda *a: asked.append(a) or path)
-    monkeypatch.setattr(module, "fetch_hub", lambda *a: asked.append(a) or path)
+    monkeypatch.setattr(published, "fetch_url", lambda *a: asked.append(a) or path)
+    monkeypatch.setattr(published, "fetch_hub", lambda *a: asked.append(a) or path)
     for address in ("https://host/own.safetensors", "hf-hub:owner/name"):
         quietly("tinyssd", classes=["cat"], size=(64, 64), weights=address)
     assert asked == [("https://host/own.safetensors",), ("owner/name", "model.safetensors")]

@@ -15,7 +15,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
-from onestage.weights.class_names import COCO_80, VOC, Classes, known_classes
+from onestage.weights.class_names import COCO_80, VOC, ClassSet, known_classes
 from onestage.weights.projects.keys import Rules, demand_levels, rename
 from onestage.zoo.ssd import ssd_vgg16
 
@@ -54,7 +54,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
     return "ssd512_vgg16" if "conf.6.weight" in tensors else "ssd300_vgg16"
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """VOC's or COCO's for as many outputs; the first level has 4 default boxes per cell, and background comes first."""
     demand_levels(tensors, "conf", "loc", levels=7 if model(tensors) == "ssd512_vgg16" else 6)
     return known_classes(len(tensors["conf.0.weight"]) // 4 - 1, VOC, COCO_80)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from onestage.model.config import DetectorConfig
-from onestage.weights.class_names import Classes, known_classes
+from onestage.weights.class_names import ClassSet, known_classes
 from onestage.weights.projects.keys import Rules, rename
 
 PROJECT = "the d2l book's TinySSD"
@@ -30,7 +30,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
     return "tinyssd"
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """By number: the book's net has 4 default boxes per cell, each with background first."""
     return known_classes(len(tensors["cls_0.weight"]) // 4 - 1)
 

@@ -15,7 +15,7 @@ from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.heads.separable import SeparableHead
 from onestage.model.necks.bifpn import BiFPN
-from onestage.weights.class_names import COCO_90, Classes, known_classes
+from onestage.weights.class_names import COCO_90, ClassSet, known_classes
 from onestage.weights.projects.keys import Rules, rename
 from onestage.zoo.efficientdet import HALF, VARIANTS
 
@@ -73,7 +73,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
     return found
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """COCO's for 90 outputs per anchor shape."""
     tensors = _unwrapped(tensors)
     shapes = len(tensors["box_net.predict.conv_pw.bias"]) // 4

@@ -10,8 +10,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from onestage.model.config import DetectorConfig
-from onestage.weights.class_names import Classes
-from onestage.weights.projects import amdegroot as adapt_amdegroot
+from onestage.weights.class_names import ClassSet
+from onestage.weights.projects import amdegroot
 from onestage.weights.projects.keys import Rules, rename
 
 PROJECT = "SSD (lufficc)"
@@ -34,15 +34,15 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 
 def model(tensors: Mapping[str, Tensor]) -> str:
     """The zoo's name of the detector."""
-    return adapt_amdegroot.model(rename(tensors, _NAMES))
+    return amdegroot.model(rename(tensors, _NAMES))
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """VOC's or COCO's for as many outputs."""
-    return adapt_amdegroot.classes(rename(tensors, _NAMES))
+    return amdegroot.classes(rename(tensors, _NAMES))
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """Our names for its tensors, and the config with its default boxes, pixels (RGB) and NMS, which looks at every box."""
-    renamed, config = adapt_amdegroot.convert(rename(tensors, _NAMES), config)
+    renamed, config = amdegroot.convert(rename(tensors, _NAMES), config)
     return renamed, replace(config, postprocess=replace(config.postprocess, top_k=100_000, detections=100))

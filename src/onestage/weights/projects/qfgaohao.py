@@ -19,7 +19,7 @@ from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
-from onestage.weights.class_names import VOC, Classes, known_classes
+from onestage.weights.class_names import VOC, ClassSet, known_classes
 from onestage.weights.projects.keys import Rules, demand_levels, rename
 from onestage.zoo.ssd import ssd300_mobilenet_v1
 
@@ -73,7 +73,7 @@ def model(tensors: Mapping[str, Tensor]) -> str:
     return "ssd300_mobilenet_v2" if _is_v2(tensors) else "ssd300_mobilenet_v1"
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """VOC's for 20 outputs; every level has 6 default boxes per cell, and background comes first."""
     demand_levels(tensors, "classification_headers", "regression_headers", levels=6)
     return known_classes(len(tensors["classification_headers.5.weight"]) // 6 - 1, VOC)

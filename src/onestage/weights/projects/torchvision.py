@@ -5,7 +5,6 @@ Shape letters: S anchor shapes per cell of a level, K classes.
 """
 
 import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -16,7 +15,8 @@ from onestage.errors import WeightsError
 from onestage.model.codec import Value
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
-from onestage.weights.class_names import COCO_90, Classes, known_classes
+from onestage.weights.class_names import COCO_90, ClassSet, known_classes
+from onestage.weights.detector_file import COUNTER
 from onestage.weights.projects.keys import Rules, demand_levels, pick, rename
 
 PROJECT = "torchvision"
@@ -86,7 +86,7 @@ def _has_group_norm(tensors: Mapping[str, Tensor]) -> bool:
     return "head.classification_head.conv.0.1.weight" in tensors
 
 
-def classes(tensors: Mapping[str, Tensor]) -> Classes:
+def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     """COCO's for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite; background comes first, also
     in RetinaNet, where nothing is ever taught to be of it.
     """
@@ -128,17 +128,12 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
     """The sigmoid of class 0 is left out: no object is ever of it, so its score only ever says 0. The anchors are as far apart
     as torchvision has them, in whole pixels rounded down.
 
-    A file without the counters of batch norm comes from frozen batch norm. With COCO's classes it counts as the published one,
-    made with an eps of 0; with others nobody knows the eps, and a warning says that the usual one is taken.
+    Frozen batch norm of COCO's classes counts as the published one, which was made with an eps of 0.
     """
     renamed = rename(tensors, _RETINANET)
     for name in ("head.cls.4.weight", "head.cls.4.bias"):
         renamed[name] = renamed[name].unflatten(0, (_SHAPES, -1))[:, 1:].flatten(0, 1)
-    frozen = not any(key.endswith("num_batches_tracked") for key in tensors)
-    published = frozen and classes(tensors) == COCO_90
-    if frozen and not published:
-        what = "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"
-        warnings.warn(what, stacklevel=7)  # the line that called create()
+    published = _is_frozen(tensors) and classes(tensors) == COCO_90
     changes: dict[str, Value] = {
         "preprocess.mean": (0.485, 0.456, 0.406),
         "preprocess.std": (0.229, 0.224, 0.225),
@@ -148,6 +143,18 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
         "anchors": tuple(replace(level, stride="floor") for level in config.levels),
     }
     return _without_eps(renamed) if published else renamed, config.replace(changes)
+
+
+def note(tensors: Mapping[str, Tensor]) -> str:
+    """What whoever uses the file has to know, or nothing: the eps of frozen batch norm does not stand in it."""
+    if not (_is_retinanet(tensors) and _is_frozen(tensors)) or classes(tensors) == COCO_90:
+        return ""
+    return "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"
+
+
+def _is_frozen(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether batch norm was frozen: then a file lacks its counters."""
+    return not any(key.endswith(COUNTER) for key in tensors)
 
 
 def _without_eps(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

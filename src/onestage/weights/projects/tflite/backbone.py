@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import takewhile
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -24,27 +23,27 @@ from onestage.model.config import DetectorConfig
 from onestage.structures import Size
 from onestage.weights.projects.tflite.graph import Graph, Unsupported, damage, read_graph
 from onestage.weights.projects.tflite.layers import POSTPROCESS, Trunk, normalisation
-from onestage.weights.tensor_file import check_finite, read_bytes
+from onestage.weights.tensor_file import OpenFile, check_finite
 
 _POOLING = ("MEAN", "AVERAGE_POOL_2D")
 
 
-def convert_backbone(path: Path | str, config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
+def convert_backbone(file: OpenFile, config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
     """The classifier's convolutions for the config's backbone, and the config with the input, and if need be the backbone, that
     they are made for.
 
     Both networks' convolutions are paired in the order they run in, as far as their shapes agree. WeightsError where the file
     is damaged or the backbone is another network.
     """
-    data = read_bytes(path)
-    with damage(path):
+    data = file.read()
+    with damage(file.path):
         graph = read_graph(data)
         trunk = _classifier(graph)
         mean, std = normalisation(graph.values[graph.input])
         constants = trunk.constants()
     config = config.replace({"preprocess.mean": mean, "preprocess.std": std})
     if _is_kin(config.backbone, trunk):
-        with damage(path):
+        with damage(file.path):
             config = replace(config, backbone=_as_folded(config.backbone, trunk, config.preprocess.size))
     with torch.device("meta"):
         convolutions = _convolutions(config.backbone.build())
@@ -59,8 +58,8 @@ def convert_backbone(path: Path | str, config: DetectorConfig) -> tuple[dict[str
         what = f"these are no weights for {getattr(config.backbone, 'name', type(config.backbone).__name__)}"
         expected = f"a classifier of the same network as the backbone of {config.name}"
         fix = f"give this file to a model on {kind}: ssd300_{kind.lower().replace(' ', '_')}"
-        raise WeightsError(what, where=path, got=f"a {kind} classifier", expected=expected, fix=fix)
-    check_finite(tensors, path)
+        raise WeightsError(what, where=file.path, got=f"a {kind} classifier", expected=expected, fix=fix)
+    check_finite(tensors, file.path)
     return tensors, config
 
 
@@ -98,7 +97,7 @@ def _as_folded(backbone: Backbone, trunk: Trunk, size: Size) -> FoldedBackbone:
     layers, sizes = trunk.layers, trunk.sizes(size)
     maps = []
     for cells, wanted in zip(map_sizes(backbone, size), channels, strict=True):
-        there = [i for i, own in enumerate(sizes) if own == cells]
+        there = [i for i, map_size in enumerate(sizes) if map_size == cells]
         maps.append(max([i for i in there if layers[i].channels == wanted] or there))
     return FoldedBackbone(tuple(layers[: max(maps) + 1]), tuple(maps))
 

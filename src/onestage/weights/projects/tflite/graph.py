@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError
-from onestage.weights.tensor_file import DAMAGED, TFLITE
+from onestage.weights.tensor_file import DAMAGED, TFLITE, kind_of
 
 MOST = 20_000
 """Operators and values of a graph; the largest published networks have some thousands."""
@@ -142,7 +142,7 @@ def read_graph(data: bytes) -> Graph:
     except ImportError as e:
         fix = "pip install 'onestage[tflite]'"
         raise WeightsError("TensorFlow Lite files are read with the tflite package", fix=fix) from e
-    if data[4:8] != TFLITE:
+    if kind_of(data[:32]) is not TFLITE:
         raise ValueError("it does not begin as a TensorFlow Lite file does")
     model = Model.GetRootAs(data, 0)
     subgraph = _item(model.Subgraphs, 0, model.SubgraphsLength())

@@ -15,7 +15,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -26,7 +25,6 @@ from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.levels import AnchorLevel, linear_scales
 from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.losses.focal import FocalLoss
 from onestage.model.losses.multibox import MultiBoxLoss
@@ -35,9 +33,10 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import Size
 from onestage.weights.class_names import COCO_90, known_classes
+from onestage.weights.detector_file import blank_detector, shapes_of
 from onestage.weights.projects.tflite.graph import Graph, Operator, Unsupported, damage, read_graph, read_options
 from onestage.weights.projects.tflite.layers import POSTPROCESS, SAME_NUMBERS, Trunk, input_size, normalisation, parameters
-from onestage.weights.tensor_file import check_finite, read_bytes
+from onestage.weights.tensor_file import OpenFile, check_finite
 
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
 """The API's own settings for these networks; the box loss is divided by the four numbers of a box."""
@@ -55,13 +54,13 @@ _OPTIONS = (
 )
 
 
-def read(path: Path | str) -> tuple[DetectorConfig, dict[str, Tensor]]:
+def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
     """The detector in a TensorFlow Lite file of the object-detection API: its config, and weights under our names.
 
-    90 classes are COCO's, others have numbers. WeightsError where the file is damaged or something else.
+    90 classes are COCO's, others have numbers. Raises WeightsError where the file is damaged or something else.
     """
-    data = read_bytes(path)
-    with damage(path):
+    data = file.read()
+    with damage(file.path):
         graph = read_graph(data)
         last = next((o for o in graph.operators if o.kind == POSTPROCESS), None)
         if last is None:
@@ -72,11 +71,9 @@ def read(path: Path | str) -> tuple[DetectorConfig, dict[str, Tensor]]:
                 fix="a MobileNet classifier goes to --backbone-weights (backbone_weights=)",
             )
         config, tensors = _SSD(graph, last).detector()
-        with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in Detector(config).state_dict().items()}
-        if {name: tensor.shape for name, tensor in tensors.items()} != expected:
+        if shapes_of(tensors) != shapes_of(blank_detector(config, file.path).state_dict()):
             raise ValueError("the shapes of its constants do not fit each other")
-    check_finite(tensors, path)
+    check_finite(tensors, file.path)
     return config, tensors
 
 

@@ -1,0 +1,86 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from onestage import files
+from onestage.errors import WeightsError
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        files.write_atomically(tmp_path / "x", b"1")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    path = tmp_path / "x"
+    files.write_atomically(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(WeightsError, match=os.strerror(code)) as caught:
+        files.write_atomically(path, b"new")
+    assert str(path) in str(caught.value) and "fix:" in str(caught.value)
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["x"]
+
+
+def test_a_write_that_stops_half_way(tmp_path: Path) -> None:
+    """The system itself stops the write, as on a full disk: no file may grow beyond 10 kB."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x"
+    files.write_atomically(path, b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(WeightsError, match=os.strerror(errno.EFBIG)):
+            files.write_atomically(path, bytes(100_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == b"old" and names(tmp_path) == ["x"]
+
+
+def test_an_interrupted_write_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_atomically(tmp_path / "x", b"new")
+    assert names(tmp_path) == []
+
+
+def test_what_a_crash_left_is_removed_and_a_writer_at_work_is_not(tmp_path: Path) -> None:
+    crashed, working = tmp_path / f".x.1{files.TEMPORARY}", tmp_path / f".x.2{files.TEMPORARY}"
+    crashed.touch(), working.touch()
+    os.utime(crashed, (0, 0))
+    files.write_atomically(tmp_path / "x", b"1")
+    assert names(tmp_path) == [working.name, "x"]
+    files.remove_leftovers(tmp_path, older_than=0)
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.parametrize("path", ["missing/x", "."])
+def test_an_impossible_path_is_an_error_that_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(WeightsError, match=r"fix: +(make the folder|name a file)"):
+        files.write_atomically(path, b"1")

@@ -18,10 +18,11 @@ from rich.table import Table
 
 import onestage
 from onestage.data import Dataset
+from onestage.evaluation import read_for
 from onestage.images import decode_image
 from onestage.metrics.coco import coco_metrics
 from onestage.model.detector import Detector
-from onestage.predict.measure import evaluate_dataset, read_for
+from onestage.predict.measure import evaluate_dataset
 from onestage.structures import Detections
 from onestage.weights.source import read_source
 

@@ -7,8 +7,8 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is import
     from onestage.creation import build as build
     from onestage.creation import create as create
     from onestage.detections import Detections as Detections
+    from onestage.evaluation import evaluate as evaluate
     from onestage.model.detector import Detector as Detector
-    from onestage.predict.measure import evaluate as evaluate
     from onestage.training.config import TrainConfig as TrainConfig
     from onestage.training.loop import resume as resume
     from onestage.training.loop import train as train
@@ -22,7 +22,7 @@ _HOMES = {
     "TrainConfig": "training.config",
     "build": "creation",
     "create": "creation",
-    "evaluate": "predict.measure",
+    "evaluate": "evaluation",
     "list_models": "zoo.table",
     "load": "weights.detector_file:load_detector",
     "recipe": "zoo.table",

@@ -11,7 +11,7 @@ from pathlib import Path
 from onestage.errors import ConfigError, WeightsError, known_keywords
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector, with_levels
+from onestage.model.detector import Detector, resolve_anchors
 from onestage.structures import Size
 from onestage.weights.class_names import numbered_classes
 from onestage.weights.load import Loaded, load_backbone, load_weights
@@ -64,7 +64,7 @@ def build(
 
 
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
-    config = with_levels(config)
+    config = resolve_anchors(config)
     if source is not None:
         _check_kind(config.name, source)
         return load_weights(config, source)

@@ -48,6 +48,8 @@ from torch import Tensor
 
 from onestage.errors import ConfigError, DataError
 
+Picture = str | Path | Image.Image | NDArray[np.generic] | Tensor
+"""A picture as a user has it: a file's path, a PIL picture, an array (H, W) or (H, W, 3), a tensor (3, H, W)."""
 Channels = Literal["rgb", "bgr"]
 """The order of the colours of a picture in memory."""
 

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from onestage.data.synthetic import generate
 from onestage.data.writers import write_coco
+from onestage.evaluation import evaluate
 from onestage.model.detector import Detector
 from onestage.model.losses.boxes import IoULoss
 from onestage.model.necks.bifpn import BiFPN
-from onestage.predict.measure import evaluate
 from onestage.structures import Targets
 from onestage.training import run
 from onestage.training.config import TrainConfig

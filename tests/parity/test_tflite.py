@@ -13,10 +13,11 @@ import torch.nn.functional as F
 
 import onestage
 from onestage import boxes as box_ops
+from onestage.evaluation import read_for
 from onestage.images import decode_image
 from onestage.metrics.coco import coco_metrics
 from onestage.model.detector import Detector
-from onestage.predict.measure import evaluate_dataset, read_for
+from onestage.predict.measure import evaluate_dataset
 from onestage.weights.projects.tflite.graph import read_graph
 from tflite_files import in_floats, read, small_ssd
 

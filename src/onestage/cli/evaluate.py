@@ -13,8 +13,8 @@ from onestage.cli.common import find_model, make_folder
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
 from onestage.errors import counted, require
-from onestage.predict.measure import evaluate_dataset, read_for
-from onestage.training.inputs import held_out
+from onestage.evaluation import data_to_measure
+from onestage.predict.measure import evaluate_dataset
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,8 @@ def evaluate(
         on_bad: what a bad annotation or an unreadable picture does
     """
     detector = find_model(model, device=machine.device)
-    path = Path(model)
-    rest = None
-    if split is None and path.exists():
-        rest = held_out(detector, path if path.is_dir() else path.parent, data, on_bad=on_bad, format=format)
-    dataset = read_for(detector, data, split=split, on_bad=on_bad, format=format) if rest is None else rest
+    run = Path(model)
+    dataset, was_held_out = data_to_measure(detector, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
         make_folder(out)  # now: after an hour of measuring it would be too late to fail
     with progress("measuring", len(dataset)) as bar:
@@ -76,8 +73,8 @@ def evaluate(
             advance=bar.advance,
         )
     stdout().print(report.table())
-    if rest is not None:
-        pictures = counted(len(rest), "picture")
+    if was_held_out:
+        pictures = counted(len(dataset), "picture")
         stdout().print(f"\nmeasured on the {pictures} held out; the others of this data set were trained on", highlight=False)
     left_out = len(dataset.problems) + len(dataset) - len(found)
     if left_out:

@@ -18,7 +18,7 @@ import torchvision
 from torch import Tensor
 
 from onestage.model.detector import Detector
-from onestage.model.features import evaluating
+from onestage.model.features import in_evaluation_mode
 from onestage.structures import Size
 
 Progress = Callable[[int], None]
@@ -55,10 +55,11 @@ def pictures(count: int, size: Size = (480, 640)) -> list[Tensor]:
 def time_detector(model: Detector, images: Sequence[Tensor], *, repeats: int, advance: Progress = lambda _: None) -> Timing:
     """Time predict() on B decoded pictures (3, H, W), and the network on the same input, in turns."""
     inputs, _ = model.prepare(images)
+    net = in_evaluation_mode(model)
 
     def network() -> None:
-        with evaluating(model), torch.inference_mode():
-            model(inputs)
+        with torch.inference_mode():
+            net(inputs)
 
     def predict() -> None:
         model.predict(list(images), batch_size=len(images))

@@ -18,7 +18,7 @@ from onestage import boxes as box_ops
 from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.features import evaluating
+from onestage.model.features import in_evaluation_mode
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
@@ -164,8 +164,7 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
     """
     config = detector.config
     images, (meta,) = detector.prepare([sample.image])
-    with evaluating(detector):
-        output: HeadOutput = detector(images)
+    output: HeadOutput = in_evaluation_mode(detector)(images)
     targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)
     assignment = detector.assign([targets.to(detector.device)], output.input_size)
     losses = detector.loss(output, assignment)

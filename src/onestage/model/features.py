@@ -1,52 +1,71 @@
-"""What backbones and necks build, and how any module is asked for the size of its maps.
+"""What backbones and necks build, and how a module is asked for the sizes of its maps.
 
 Shape letters: B images, C_l channels of level l.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from itertools import chain
-from typing import Any
+import copy
+from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from onestage.errors import ConfigError
 from onestage.structures import Size
 
 
 class Features(nn.Module):
-    """A module that gives feature maps, a list of (B, C_l, H_l, W_l), and says how many channels each of them has."""
+    """A module that gives feature maps, a list of (B, C_l, H_l, W_l), fine to coarse, and says how many channels each has."""
 
     channels: tuple[int, ...]
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every part then has its own mode again, a frozen one too."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
+    """(height, width) of each of the maps (B, C_l, H_l, W_l)."""
+    return tuple((m.shape[2], m.shape[3]) for m in maps)
+
+
+def in_evaluation_mode(module: nn.Module) -> nn.Module:
+    """The module itself if all of it is in evaluation mode, or else a copy that is, with the very same parameters and buffers.
+
+    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time.
+    """
+    if not any(part.training for part in module.modules()):
+        return module
+    return copy.deepcopy(module, {id(t): t for t in _tensors(module)}).eval()
 
 
 @torch.no_grad()
-def dry_run(module: nn.Module, size: Size, *, where: object) -> Any:
-    """What a module gives for one picture of that (height, width), as shapes: a run without numbers, on torch's meta device.
+def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, where: object) -> list[Tensor]:
+    """The maps that a module gives, as shapes without numbers: tensors on torch's meta device.
 
-    ConfigError, of ``where``, if it cannot take such an input.
+    inputs: one image (1, 3, H, W), or maps (1, C_l, H_l, W_l), on the meta device. size: (height, width) of the image. The
+    module stays as it is: a copy without numbers runs. Raises ConfigError with ``where`` if the module cannot take such an
+    input.
     """
-    tensors = {k: v.to("meta") for k, v in chain(module.named_parameters(), module.named_buffers())}
+    shapes = copy.deepcopy(module, {id(t): _without_numbers(t) for t in _tensors(module)}).eval()
     try:
-        with evaluating(module):
-            return torch.func.functional_call(module, tensors, (torch.empty(1, 3, *size, device="meta"),))
+        maps: list[Tensor] = shapes(inputs)
     except (RuntimeError, AssertionError) as e:
         what = f"the network cannot take inputs of {size[0]}x{size[1]} pixels"
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         fix = "give another size, such as multiples of 32 pixels, or fewer levels"
         raise ConfigError(what, where=where, got=reason, fix=fix) from e
+    return maps
+
+
+def blank_image(size: Size) -> Tensor:
+    """(1, 3, height, width) without numbers, for a dry run."""
+    return torch.empty(1, 3, *size, device="meta")
+
+
+def _tensors(module: nn.Module) -> list[Tensor]:
+    """Every tensor of a module: parameters, buffers and plain attributes."""
+    plain = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    return [*module.parameters(), *module.buffers(), *plain]
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    shape = tensor.detach().to("meta")
+    return nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape

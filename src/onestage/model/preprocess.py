@@ -95,13 +95,17 @@ class Preprocess:
         scale = 1 / (torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255)
         return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
 
-    def __call__(self, images: Sequence[Tensor], *, device: torch.device | None = None) -> tuple[Tensor, tuple[ImageMeta, ...]]:
-        """B pictures of any size -> (B, 3, h, w) normalised, on ``device`` (else the pictures' own), and one meta each."""
+    def batch(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[ImageMeta, ...]]:
+        """B pictures (3, H, W) uint8 of any size -> (B, 3, h, w) in 0..255, resized to one size, and a meta for each."""
         resized, metas = zip(*(self.resize(image) for image in images), strict=True)
         common = (max(m.input[0] for m in metas), max(m.input[1] for m in metas))
         pixels = torch.stack([self._pad(image, common) for image in resized])
-        pixels = pixels.to(device, non_blocking=True)  # before they become floats, four times as large
-        return self.normalize(pixels), tuple(replace(meta, input=common) for meta in metas)
+        return pixels, tuple(replace(meta, input=common) for meta in metas)
+
+    def __call__(self, images: Sequence[Tensor], *, device: torch.device | None = None) -> tuple[Tensor, tuple[ImageMeta, ...]]:
+        """B pictures (3, H, W) of any size -> (B, 3, h, w) normalised, on ``device`` (by default theirs), and their metas."""
+        pixels, metas = self.batch(images)
+        return self.normalize(pixels.to(device, non_blocking=True)), metas  # moved as bytes: floats are four times as large
 
 
 def _padded(side: int) -> int:

@@ -30,7 +30,7 @@ from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import Distributed, init
-from onestage.structures import Batch
+from onestage.structures import Batch, HeadOutput
 from onestage.training.checkpoint import CheckpointStore, TrainState
 from onestage.training.config import TrainConfig
 from onestage.training.inputs import adopt_classes, read_data
@@ -220,16 +220,16 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         batch = batch.to(self.group.device)
-        size = (batch.images.shape[2], batch.images.shape[3])
-        parts = [(p, self.model.assign(p.targets, size)) for p in _cut(batch, self.config.accumulate)]
-        own = torch.stack([self.model.config.loss.normalizer(assignment.matches) for _, assignment in parts]).sum()
-        divisor = self.group.all_reduce_sum(own).clamp(min=1.0)
+        parts = _cut(batch, self.config.accumulate)
 
         self.optimizer.zero_grad(set_to_none=True)
         total: dict[str, Tensor] = {}
-        for i, (part, assignment) in enumerate(parts):
+        for i, part in enumerate(parts):
             with self._synchronised(last=i == len(parts) - 1):
-                losses = self._losses(part, assignment, divisor)
+                output = self._forward(part)
+                if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
+                    assignments, divisor = self._assign(parts, output)
+                losses = self.model.loss(output, assignments[i], normalizer=divisor)
                 total_loss = torch.stack([*losses.values()]).sum()
                 (total_loss * self.group.world).backward()  # DDP takes the mean over the processes
             total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
@@ -242,17 +242,28 @@ class Training:
         self.stopping = values[-1] > 0
         return dict(zip(total, values, strict=False))
 
-    def _losses(self, part: Batch, assignment: Assignment, divisor: Tensor) -> dict[str, Tensor]:
+    def _assign(self, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
+        """Which anchor learns which object in each part, and the divisor () of the whole step, over all processes.
+
+        output: of one of the parts; all have images of one size.
+        """
+        criterion, device = self.model.criterion, self.group.device
+        sizes, input_size = output.level_sizes, output.input_size
+        assignments = [criterion.assign(part.targets, sizes, input_size, device=device) for part in parts]
+        positives = torch.stack([self.model.config.loss.normalizer(a.matches) for a in assignments]).sum()
+        return assignments, self.group.all_reduce_sum(positives).clamp(min=1.0)
+
+    def _forward(self, part: Batch) -> HeadOutput:
         try:
             with self.autocast:
-                output = self.network(self.model.config.preprocess.normalize(part.images))
+                output: HeadOutput = self.network(self.model.config.preprocess.normalize(part.images))
         except ValueError as e:
             if "more than 1 value per channel" not in str(e):
                 raise
             what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
             fix = "raise --batch-size, lower --accumulate, or train on more pictures"
             raise ConfigError(what, where=self.model.config.name, fix=fix) from e
-        return self.model.loss(output, assignment, normalizer=divisor)
+        return output
 
     def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients travel between the processes once per step, with its last part."""

@@ -13,9 +13,12 @@ import onestage
 from onestage.creation import create
 from onestage.data import load_dataset
 from onestage.errors import ConfigError, DataError
+from onestage.evaluation import evaluate
 from onestage.metrics.report import Report
-from onestage.model.detector import Detector
-from onestage.predict.measure import evaluate, evaluate_dataset
+from onestage.model.decoder import Decoder
+from onestage.model.output.postprocess import RawDetections
+from onestage.predict.measure import evaluate_dataset
+from onestage.predict.predictor import Predictor
 from onestage.processes import init
 from onestage.structures import Detections, Targets
 from onestage.training.loop import train
@@ -60,7 +63,7 @@ def test_the_validation_loss_is_that_of_one_large_batch() -> None:
 def test_a_perfect_detector_gets_every_point(monkeypatch: pytest.MonkeyPatch) -> None:
     model, dataset = detector(), pictures(6)
 
-    def truth(self: Detector, output: Any, metas: Any) -> list[Detections]:
+    def truth(self: Decoder, output: Any, metas: Any, **_: Any) -> list[Detections]:
         found = []
         for meta in metas:
             t = dataset.truth(dataset.image_ids.index(meta.image_id))
@@ -69,7 +72,7 @@ def test_a_perfect_detector_gets_every_point(monkeypatch: pytest.MonkeyPatch) ->
             found.append(Detections(t.boxes, torch.ones(len(t.labels)), t.labels, names, ids, meta.original, meta.image_id))
         return found
 
-    monkeypatch.setattr(Detector, "decode", truth)
+    monkeypatch.setattr(Decoder, "decode", truth)
     report = evaluate(model, dataset, workers=0)
     assert report.coco.AP == report.voc07.mAP == report.voc10.mAP == 1.0
 
@@ -112,6 +115,30 @@ def test_labels_follow_the_models_order_of_classes(data: Path) -> None:
     assert counts == expected and len(set(expected.values())) > 1
 
 
+def test_an_engine_with_nms_inside_is_measured_without_what_needs_the_networks_output() -> None:
+    model, dataset = detector().eval(), pictures(5)
+    whole = Predictor.of(model)
+    config = model.config
+
+    class Engine:
+        """The network and its NMS in one: it gives boxes, as an exported file does."""
+
+        device = torch.device("cpu")
+
+        def __call__(self, images: torch.Tensor, frames: torch.Tensor) -> list[RawDetections]:
+            output = whole.engine(images, frames)
+            anchors, counts = model.anchors(output.input_size), model.level_counts(output.input_size)
+            activation = config.loss.activation
+            return config.postprocess(output, anchors, config.coder, activation=activation, levels=counts, frames=frames)
+
+    measured, found = evaluate_dataset(Predictor(Engine(), model.decoder), dataset, batch_size=2, workers=0)
+    expected, same = evaluate_dataset(model, dataset, batch_size=2, workers=0)
+    assert measured.to_dict()["coco"] == expected.to_dict()["coco"] and measured.coco.AP > 0
+    assert [d.scores.tolist() for d in found] == [d.scores.tolist() for d in same] and any(len(d) for d in found)
+    assert measured.losses is None and measured.book is None
+    assert expected.losses is not None and expected.book is not None
+
+
 def test_unreadable_pictures_stop_or_are_left_out(tmp_path: Path) -> None:
     data = write_pictures(tmp_path, train=1, val=5)
     (data / "val" / "001002.jpg").write_bytes((data / "val" / "001002.jpg").read_bytes()[:700])
@@ -129,7 +156,7 @@ def test_modes_are_as_they_were_even_after_an_error(monkeypatch: pytest.MonkeyPa
     evaluate(model, pictures(2), workers=0)
     assert model.training and model.head.training and not any(m.training for m in frozen.modules())
     with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="stop"):
-        patch.setattr(Detector, "decode", lambda *_: (_ for _ in ()).throw(RuntimeError("stop")))
+        patch.setattr(Decoder, "decode", lambda *_, **__: (_ for _ in ()).throw(RuntimeError("stop")))
         evaluate(model, pictures(2), workers=0)
     assert model.training and model.head.training and not any(m.training for m in frozen.modules())
 

@@ -16,7 +16,7 @@ from torch import nn
 import onestage
 from onestage.creation import create
 from onestage.errors import ConfigError, DataError, WeightsError
-from onestage.predict.measure import evaluate
+from onestage.evaluation import evaluate
 from onestage.training import loop
 from onestage.training import run as run_folder
 from onestage.training.checkpoint import BEST, LAST, STATE, CheckpointStore, TrainState

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from onestage.errors import ConfigError, nearest, require
-from onestage.model.features import Features, dry_run
+from onestage.model.features import Features, blank_image, dry_run, sizes_of
 from onestage.model.layers.same_padding import spare_copies
 
 
@@ -178,11 +178,11 @@ def _check_kept(whole: nn.Module, body: nn.Module, config: TimmBackbone) -> None
     size = timm.get_pretrained_cfg_value(config.name, "input_size") or (3, 224, 224)
     whole_info: Any = whole.feature_info
     offered = [1, *whole_info.reduction()]
-    before = dry_run(whole, size[1:], where=config.name)
-    cells = dict(zip(offered, [size[1:], *((m.shape[2], m.shape[3]) for m in before)], strict=True))
+    before = sizes_of(dry_run(whole, blank_image(size[1:]), size[1:], where=config.name))
+    cells = dict(zip(offered, [size[1:], *before], strict=True))
     kept = [*config.strides[:-1], offered[offered.index(config.strides[-1]) - 1]]
     expected = [tuple(cells[stride]) for stride in kept]
-    got = [(m.shape[2], m.shape[3]) for m in dry_run(body, size[1:], where=config.name)]
+    got = [*sizes_of(dry_run(body, blank_image(size[1:]), size[1:], where=config.name))]
     if got != expected:
         what = "keep_resolution does not suit this backbone: its strides do not stand in its last stage alone"
         fix = "take a ResNet or a relative of it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
@@ -12,27 +13,28 @@ from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.backbones.tiny import TinyBackbone
 from onestage.model.backbones.vgg16 import VGG16Backbone
-from onestage.model.features import Features, dry_run
+from onestage.model.features import Features, blank_image, dry_run, sizes_of
 from onestage.structures import Size
 
 Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone | FoldedBackbone
 
 
-def map_sizes(backbone: Backbone, size: Size) -> list[Size]:
-    """(height, width) of each of the backbone's maps for an input of that size; nothing is computed (torch's meta device).
+def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
+    """(height, width) of each map of the backbone for an input of that size; nothing is computed (torch's meta device).
 
-    ConfigError where the backbone cannot take such an input.
+    Raises ConfigError if the backbone cannot take such an input.
     """
     with torch.device("meta"):
-        return check_maps(backbone, backbone.build(), size)
+        features = backbone.build()
+    return sizes_of(check_maps(backbone, features, size))
 
 
-def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Size]:
-    """As ``map_sizes``, of the backbone that has been built already."""
-    sizes = [(m.shape[2], m.shape[3]) for m in dry_run(features, size, where=backbone)]
+def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tensor]:
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raises as ``map_sizes``."""
+    maps = dry_run(features, blank_image(size), size, where=backbone)
     if isinstance(backbone, TimmBackbone):
-        _check_padded(backbone, sizes, size)
-    return sizes
+        _check_padded(backbone, sizes_of(maps), size)
+    return maps
 
 
 def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:

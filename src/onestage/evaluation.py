@@ -1,0 +1,73 @@
+"""Every figure of a detector on a labelled data set: from a model, a file or a run folder to a report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onestage.data import Dataset, list_splits, load_dataset
+from onestage.data.table import OnBad
+from onestage.errors import known_keywords
+from onestage.metrics.report import Report
+from onestage.model.detector import Detector
+from onestage.predict.measure import Advance, evaluate_dataset
+from onestage.training.inputs import held_out
+from onestage.weights.detector_file import load_detector
+
+
+@known_keywords
+def evaluate(
+    model: Detector | str | Path,
+    data: str | Path | Dataset,
+    *,
+    split: str | None = None,
+    format: str | None = None,
+    batch_size: int = 16,
+    workers: int | None = None,
+    on_bad: OnBad = "stop",
+    advance: Advance | None = None,
+) -> Report:
+    """Every figure of the detector on a data set: COCO AP, VOC AP, each class, the losses, the book's class error and box MAE.
+
+    model: a detector, its file, or a run folder. data: a path, or a Dataset already read. split: of a path; by default "test",
+    or else "val", or else what the run of a run folder held out, or else everything. format: of a path that is not recognised.
+
+    Raises DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
+    cannot be read.
+    """
+    run = Path(model) if isinstance(model, str | Path) else None
+    detector = load_detector(model) if isinstance(model, str | Path) else model
+    dataset = data
+    if not isinstance(dataset, Dataset):
+        dataset, _ = data_to_measure(detector, dataset, run=run, split=split, format=format, on_bad=on_bad)
+    return evaluate_dataset(detector, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]
+
+
+def data_to_measure(
+    model: Detector,
+    path: str | Path,
+    *,
+    run: Path | None = None,
+    split: str | None = None,
+    format: str | None = None,
+    on_bad: OnBad = "stop",
+) -> tuple[Dataset, bool]:
+    """The pictures at ``path`` that measure a model, with the labels of its classes, and whether a run held them out.
+
+    run: the run folder of the model, or its file in one. Pictures that the run trained on are left out if the data set has no
+    split to measure on.
+    """
+    if run is not None and split is None and run.exists():
+        rest = held_out(model, run if run.is_dir() else run.parent, path, on_bad=on_bad, format=format)
+        if rest is not None:
+            return rest, True
+    return read_for(model, path, split=split, on_bad=on_bad, format=format), False
+
+
+def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None) -> Dataset:
+    """The data set at ``path``, with the labels of the model's classes; by default its "test" or "val" split, or everything.
+
+    Raises ConfigError if it has none of the classes.
+    """
+    if split is None:
+        split = next((s for s in ("test", "val") if s in list_splits(path, format)), None)
+    return load_dataset(path, format, split=split, classes=model.classes, on_bad=on_bad)

@@ -1,0 +1,130 @@
+"""The one door for pictures: pictures in any form -> batches -> an engine -> Detections.
+
+Shape letters: B images, A anchors, C logits per anchor, D detections, H and W of a picture, h and w of the network's input.
+Pictures are RGB; boxes are xyxy pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol, Self, cast
+
+import torch
+from torch import Tensor
+
+from onestage.errors import ConfigError
+from onestage.images import Channels, Picture, decode_image, to_tensor
+from onestage.model.decoder import Decoder
+from onestage.model.detector import Detector
+from onestage.model.features import in_evaluation_mode
+from onestage.model.output.postprocess import RawDetections
+from onestage.structures import Detections, HeadOutput, ImageMeta
+
+EngineOutput = HeadOutput | list[RawDetections]
+"""What an engine gives: the output of the network, or, if NMS is part of what it runs, the detections in input pixels."""
+
+
+class Engine(Protocol):
+    """Runs a network, whatever the program that does it: torch, an inference runtime, a file that holds NMS inside."""
+
+    device: torch.device
+    """Where it wants the images."""
+
+    def __call__(self, images: Tensor, frames: Tensor) -> EngineOutput:
+        """images (B, 3, h, w), resized, RGB in 0..255, uint8 or float; frames (B, 4), xyxy input pixels where each picture lies
+        (the rest is padding) -> logits (B, A, C) and deltas (B, A, 4), or the detections of each image.
+
+        It is called by several threads at once. Raises ConfigError if the network cannot take images of that size.
+        """
+        ...
+
+
+class TorchEngine:
+    """Runs a detector's network with torch, in evaluation mode. The detector itself is only read."""
+
+    def __init__(self, detector: Detector) -> None:
+        self.detector = detector
+        self.device = detector.device
+        self._network = in_evaluation_mode(detector)
+
+    def __call__(self, images: Tensor, frames: Tensor) -> HeadOutput:
+        """(B, 3, h, w) in 0..255 -> logits (B, A, C) and deltas (B, A, 4). The network needs no frames."""
+        with torch.inference_mode():
+            try:
+                output: HeadOutput = self._network(self.detector.config.preprocess.normalize(images))
+            except (RuntimeError, AssertionError):
+                self.detector.level_sizes((images.shape[2], images.shape[3]))  # raises if the size is the reason
+                raise
+        return output
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Detects objects in pictures with any engine. The decoder says how pictures are resized and what the output means."""
+
+    engine: Engine
+    decoder: Decoder
+
+    @classmethod
+    def of(cls, detector: Detector) -> Self:
+        """The predictor that runs a detector with torch, as it is now: make another one after its mode or config changed."""
+        return cls(TorchEngine(detector), detector.decoder)
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        score: float | None = None,
+        batch_size: int = 8,
+        channels: Channels = "rgb",
+    ) -> list[Detections]:
+        """One Detections per picture, in order; for the arguments see ``Detector.predict``."""
+        if batch_size < 1:
+            raise ConfigError("predict takes at least one picture at a time", got=batch_size)
+        several: Sequence[Picture] = images if isinstance(images, list | tuple) else [cast(Picture, images)]
+        found: list[Detections] = []
+        for start in range(0, len(several), batch_size):
+            part = several[start : start + batch_size]
+            pictures = [_pixels(image, channels) for image in part]
+            detections = self.detect(pictures, score=score)
+            found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
+        return found
+
+    def detect(self, pictures: Sequence[Tensor], *, score: float | None = None) -> list[Detections]:
+        """The detections of B pictures, each (3, H, W) uint8 RGB, that go through the network together."""
+        images, metas = self.decoder.config.preprocess.batch(pictures)
+        return self.decode(self.run(images, metas), metas, score=score)
+
+    def run(self, images: Tensor, metas: Sequence[ImageMeta]) -> EngineOutput:
+        """Put B resized images (B, 3, h, w) in 0..255 through the engine."""
+        frames = torch.stack([meta.frame for meta in metas])
+        return self.engine(images.to(self.engine.device, non_blocking=True), frames)
+
+    def decode(self, output: EngineOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
+        """One Detections per image, in pixels of the original pictures. ``score``: the least score to report."""
+        if isinstance(output, HeadOutput):
+            return self.decoder.decode(output, metas, score=score)
+        found = [self.decoder.name(raw, meta) for raw, meta in zip(output, metas, strict=True)]
+        return found if score is None else [one.select(one.scores > score) for one in found]
+
+
+def _pixels(image: Picture, channels: Channels) -> Tensor:
+    """(3, H, W) uint8 RGB. The order of colours is a question for arrays and tensors only: to_tensor refuses it for others."""
+    if isinstance(image, str | Path) and channels == "rgb":
+        return decode_image(image)
+    return to_tensor(image, channels=channels)
+
+
+def _with_source(detections: Detections, image: Picture, picture: Tensor) -> Detections:
+    """The detections with a way back to their picture. A path is read again, so a long list of results holds no pictures."""
+    if isinstance(image, str | Path):
+        return replace(detections, source=partial(decode_image, image), path=str(image), image_id=Path(image).name)
+    return replace(detections, source=partial(_same, picture))
+
+
+def _same(picture: Tensor) -> Tensor:
+    """The picture (3, H, W). A function with a name, unlike a lambda, travels between processes."""
+    return picture

@@ -1,0 +1,174 @@
+"""Pictures to detections with any engine: what it is given, what it may give, and that a model is only read."""
+
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import onestage
+from onestage.errors import ConfigError, DataError
+from onestage.model import features
+from onestage.model.decoder import AnchorCache, Decoder
+from onestage.model.detector import Detector
+from onestage.model.output.postprocess import RawDetections
+from onestage.predict.predictor import Predictor, TorchEngine
+from onestage.structures import HeadOutput
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def model() -> Detector:
+    torch.manual_seed(0)
+    return onestage.create("tinyssd", 3, size=(64, 96)).eval()
+
+
+@pytest.fixture(scope="module")
+def any_size() -> Detector:
+    """A model that takes pictures of any size, as RetinaNet does."""
+    torch.manual_seed(0)
+    config = onestage.recipe("tinyssd", ("a", "b"), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"})
+    return onestage.build(config).eval()
+
+
+def same(a, b) -> bool:
+    return a.boxes.equal(b.boxes) and a.scores.equal(b.scores) and a.labels.equal(b.labels)
+
+
+def test_the_decoder_needs_no_network(model: Detector) -> None:
+    inputs, metas = model.prepare([torch.from_numpy(PIXELS).permute(2, 0, 1)])
+    with torch.inference_mode():
+        output = model(inputs)
+    (found,) = Decoder(model.config).decode(output, metas)
+    assert len(found) > 0 and same(found, model.predict(PIXELS)[0])
+
+
+def test_an_engine_gets_resized_pictures_and_where_they_lie() -> None:
+    config = onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "letterbox"})
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    class Engine:
+        device = torch.device("cpu")
+
+        def __call__(self, images: Tensor, frames: Tensor) -> list[RawDetections]:
+            seen.append((images, frames))
+            boxes = torch.tensor([[0.0, 0, 48, 32], [0.0, 0, 200, 200]])
+            return [RawDetections(boxes, torch.tensor([0.9, 0.2]), torch.tensor([0, 0])) for _ in images]
+
+    model = onestage.build(config)
+    predictor = Predictor(Engine(), model.decoder)
+    found = predictor.predict([np.zeros((128, 192, 3), np.uint8), np.zeros((128, 64, 3), np.uint8)])
+    ((images, frames),) = seen
+    assert images.shape == (2, 3, 64, 96) and images.dtype == torch.uint8
+    assert frames.tolist() == [[0, 0, 96, 64], [0, 0, 32, 64]]
+    assert found[0].boxes.tolist() == [[0, 0, 96, 64], [0, 0, 192, 128]]  # in pixels of the picture, cut to it
+    assert found[0].class_names == ("a", "a")
+    assert [len(d) for d in predictor.predict(np.zeros((8, 8, 3), np.uint8), score=0.5)] == [1]
+
+
+def test_predict_gives_evaluation_mode_whatever_the_modes_are(model: Detector) -> None:
+    expected = model.predict(PIXELS)[0]
+    training = copy.deepcopy(model).train()
+    training.backbone.eval()
+    state = copy.deepcopy(training.state_dict())
+    modes = [part.training for part in training.modules()]
+    assert same(training.predict(PIXELS)[0], expected) and len(expected) > 0
+    assert [part.training for part in training.modules()] == modes
+    assert all(value.equal(state[name]) for name, value in training.state_dict().items())
+
+
+def test_predict_flips_no_mode_even_for_a_moment(model: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may train or predict with the model at any time: nothing of it may change, not even for a moment."""
+    training = copy.deepcopy(model).train()
+    parameters = {name: id(p) for name, p in training.named_parameters()}
+    during: list[bool] = []
+    forward = type(training.head).forward
+
+    def watched(self, maps):
+        during.append(all(m.training for m in training.modules()))
+        during.append({name: id(p) for name, p in training.named_parameters()} == parameters)
+        return forward(self, maps)
+
+    monkeypatch.setattr(type(training.head), "forward", watched)
+    training.predict(PIXELS)
+    assert during == [True, True]
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_threads_share_a_model_from_its_first_call_on(training: bool, any_size: Detector) -> None:
+    """Every thread with pictures of other sizes, all at once, on a model that was never used: the results are those of one."""
+    shapes = [(40 + 8 * i, 96 - 4 * i) for i in range(8)]
+    images = [np.random.default_rng(i).integers(0, 256, (*shape, 3), dtype=np.uint8) for i, shape in enumerate(shapes)]
+    expected = [any_size.predict(image)[0] for image in images]
+    assert len({d.size for d in expected}) == 8 and all(len(d) for d in expected)
+    fresh = onestage.build(any_size.config)
+    fresh.load_state_dict(any_size.state_dict())
+    fresh.train(training)
+    together = threading.Barrier(8)
+
+    def work(number: int):
+        together.wait()
+        return [fresh.predict(images[(number + turn) % 8])[0] for turn in range(3)]
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(work, range(8)))
+    for number, found in enumerate(results):
+        assert all(same(one, expected[(number + turn) % 8]) for turn, one in enumerate(found))
+    assert all(t.device.type == "cpu" for t in [*fresh.parameters(), *fresh.buffers()])
+    assert fresh.training is training
+
+
+def test_a_new_size_of_picture_costs_no_dry_run(any_size: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in predict() nor in training: the sizes of the maps come with the output of the network."""
+    fresh = onestage.build(any_size.config)
+    monkeypatch.setattr(features.copy, "deepcopy", lambda *_: pytest.fail("a dry run"))
+    for width in (64, 70, 96, 130):
+        fresh.eval().predict(np.zeros((64, width, 3), np.uint8))
+        output = fresh(fresh.prepare([torch.zeros(3, 64, width, dtype=torch.uint8)])[0])
+        boxes = torch.tensor([[5.0, 5, 40, 40]])
+        fresh.loss(output, [onestage.structures.Targets(boxes, torch.tensor([0]))])["cls"].backward()
+
+
+def test_a_size_that_the_network_cannot_take_is_explained_and_other_faults_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = onestage.recipe("ssd", ("cat",), size=(300, 300), backbone="resnet10t").replace(
+        {"preprocess.mode": "shortest_edge"}
+    )
+    model = onestage.build(config).eval()
+    with pytest.raises(ConfigError, match="cannot take inputs of 96x320 pixels") as error:
+        model.predict(np.zeros((60, 200, 3), np.uint8))
+    assert error.value.where == "ssd"
+    monkeypatch.setattr(type(model.head), "forward", lambda *_: (_ for _ in ()).throw(RuntimeError("out of memory")))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        model.predict(np.zeros((300, 300, 3), np.uint8))
+
+
+def test_frames_of_opencv(model: Detector) -> None:
+    (expected,) = model.predict(PIXELS)
+    (found,) = model.predict(np.ascontiguousarray(PIXELS[:, :, ::-1]), channels="bgr")
+    assert same(found, expected) and len(found) > 0
+    assert found.draw().tobytes() == expected.draw().tobytes()
+    assert not same(model.predict(np.ascontiguousarray(PIXELS[:, :, ::-1]))[0], expected)
+    with pytest.raises(DataError):
+        model.predict("picture.jpg", channels="bgr")
+
+
+def test_a_full_cache_of_anchors_starts_anew(model: Detector) -> None:
+    cache, levels = AnchorCache(), model.config.levels
+    sizes = [((i + 1, 1), *[(1, 1)] * (len(levels) - 1)) for i in range(40)]
+    made = [cache.anchors(levels, size, (64, 64), torch.device("cpu")) for size in sizes]
+    again = [cache.anchors(levels, size, (64, 64), torch.device("cpu")) for size in sizes]
+    assert all(a.equal(b) for a, b in zip(made, again, strict=True))
+    assert len(cache._kept) <= 32
+
+
+def test_the_torch_engine_gives_the_output_of_the_network(model: Detector) -> None:
+    pixels, metas = model.config.preprocess.batch([torch.from_numpy(PIXELS).permute(2, 0, 1)])
+    output = TorchEngine(model)(pixels, torch.stack([meta.frame for meta in metas]))
+    assert isinstance(output, HeadOutput)
+    with torch.inference_mode():
+        expected = model(model.prepare([torch.from_numpy(PIXELS).permute(2, 0, 1)])[0])
+    assert output.logits.equal(expected.logits) and output.level_sizes == expected.level_sizes

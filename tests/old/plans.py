@@ -23,7 +23,7 @@ def defaults(part: Any) -> dict[str, Any]:
 
 
 def left_out(plan: dict[str, Any], kind: type) -> dict[str, Any]:
-    """The path of each value in a plan of that kind, and what stands there if it is missing: "refused" where it must be given."""
+    """The path of each value in such a plan, and what stands there if it is missing: "refused" where it must be given."""
     taken = {}
     for *parents, name in paths(plan):
         less = copy.deepcopy(plan)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
-from onestage.data import Dataset
-from onestage.data.reader import open_data
+from onestage.data import Dataset, list_splits, load_dataset
 from onestage.data.table import OnBad
 from onestage.errors import known_keywords
 from onestage.metrics.report import Report
@@ -58,7 +58,9 @@ def data_to_measure(
     split to measure on.
     """
     if run is not None and split is None and run.exists():
-        rest = held_out(model, run if run.is_dir() else run.parent, path, on_bad=on_bad, format=format)
+        rest, note = held_out(model, run if run.is_dir() else run.parent, path, on_bad=on_bad, format=format)
+        if note is not None:
+            warnings.warn(note, stacklevel=2)
         if rest is not None:
             return rest, True
     return read_for(model, path, split=split, on_bad=on_bad, format=format), False
@@ -69,7 +71,6 @@ def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: On
 
     Raises ConfigError if it has none of the classes.
     """
-    opened = open_data(path, format)
     if split is None:
-        split = next((s for s in ("test", "val") if s in opened.splits), None)
-    return opened.load(split, classes=model.classes, on_bad=on_bad)
+        split = next((s for s in ("test", "val") if s in list_splits(path, format)), None)
+    return load_dataset(path, format, split=split, classes=model.classes, on_bad=on_bad)

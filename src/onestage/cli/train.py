@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +15,13 @@ from onestage.cli.common import other_settings
 from onestage.cli.generate import parse_size
 from onestage.cli.output import say, stdout
 from onestage.creation import as_in_weights, build, find_source
-from onestage.data import list_splits, load_dataset
 from onestage.errors import ConfigError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
+from onestage.processes import Launch
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
+from onestage.training.inputs import read_data
 from onestage.training.loop import TrainResult
 from onestage.training.loop import resume as resume_run
 from onestage.training.loop import train as run_training
@@ -45,23 +45,23 @@ class ModelChoice:
     backbone: str | None = None
     """For --model ssd, dssd, retinanet or efficientdet: any timm backbone, such as timm/resnet34."""
     box_sizes: tuple[float, ...] | None = None
-    """Sizes of the default boxes in input pixels, one per level and one more; by default the recipe's own."""
+    """Sizes of the default boxes in input pixels, one per level and one more; by default those of the recipe."""
     weights: str | None = None
-    """Start from a detector: a file, ours or a foreign one, or "coco" where such weights are published. A model of yours brings
-    along what it has otherwise than its recipe."""
+    """Start from a detector: a file, ours or of another project, or "coco" if such weights are published. A model that you have
+    trained keeps the settings that differ from its recipe."""
     backbone_weights: str | None = None
     """Start from a classifier: a file, or "imagenet" for published weights."""
     changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
 
     def source(self) -> Source | None:
-        """The weights of a detector to start from, read. Nothing for a tag that does not say of which model."""
+        """Reads the weights of a detector to start from. Returns None for a tag if no model is named."""
         if self.model is None and (self.weights is None or self.weights.isidentifier()):
             return None
         return find_source(self.model or "", self.weights, self.backbone_weights)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
-        """The recipe for these classes, with its changes; what is left open, as the weights have it."""
+        """Returns the recipe for these classes, with its changes. The weights decide what the user leaves open."""
         name = self.model or (None if source is None else source.model)
         if name is None:
             raise ConfigError("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models")
@@ -108,54 +108,50 @@ def train(
         format: the data set's format, if it is not recognised
     """
     if resume is not None:
-        if data is not None or out is not None or format is not None or detector != NO_CHOICE or training != USUAL:
-            Plan.load(resume)  # where there is no run, that is the mistake
-            what = "--resume goes on with the data and settings of its run, so it takes no others"
-            longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(resume / BEST))}"
-            raise ConfigError(what, where=resume, fix=f"onestage train --resume {shlex.quote(str(resume))}; {longer}")
+        if (data, out, format, detector, training) != (None, None, None, NO_CHOICE, USUAL):
+            raise _no_other_settings(resume)
         keep_freed_memory()
         return _close(resume_run(resume))
     if data is None:
         raise ConfigError("train on what?", fix="onestage train DATA --model NAME, or --resume RUN")
     keep_freed_memory()
-    if out is not None and _restarted() and CheckpointStore(out).latest()[0] is not None:
-        return _close(resume_run(out))
-    if out is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    launch = Launch.from_environment()
+    if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
+    if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
+        return _close(resume_run(out))  # after a crash, torchrun gives the same command again
     source = detector.source()
-    config = detector.config(("object",), source)  # a misspelt setting is told before the data is read
-    if source is None:  # and so are parts that do not fit; a file may bring some of its own
+    _check_recipe(detector, source)
+    pictures = read_data(data, training, format=format)
+    model = make_model(pictures.train.classes, detector, source, seed=training.seed)
+    return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=training))
+
+
+def _no_other_settings(run: Path) -> ConfigError:
+    Plan.load(run)  # where there is no run, that is the mistake
+    what = "--resume goes on with the data and settings of its run, so it takes no others"
+    longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(run / BEST))}"
+    return ConfigError(what, where=run, fix=f"onestage train --resume {shlex.quote(str(run))}; {longer}")
+
+
+def _check_recipe(detector: ModelChoice, source: Source | None) -> None:
+    """A misspelt setting is an error before the data is read. So are parts that do not fit, if no file brings other parts."""
+    config = detector.config(("object",), source)
+    if source is None:
         with torch.device("meta"):
             Detector(config)
-    model = make_model(data, detector, source, training, format=format)
-    out = out or _free_folder(model.config.name)
-    return _close(run_training(model, data, out=out, config=training, format=format))
 
 
-def make_model(
-    data: Path, detector: ModelChoice, source: Source | None, config: TrainConfig, *, format: str | None = None
-) -> Detector:
-    """The detector for the classes of a data set; the same seed gives the same fresh weights."""
-    first = next((split for split in ("train", "trainval") if split in list_splits(data, format)), None)
-    classes = load_dataset(data, format, split=first, on_bad=config.on_bad).classes
-    torch.manual_seed(config.seed)
+def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source | None, *, seed: int) -> Detector:
+    """Returns the detector for these classes; the same seed gives the same fresh weights."""
+    torch.manual_seed(seed)
     chosen = detector.config(classes, source)
     model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
     usual = replace(detector, model=chosen.name).config(classes)
     taken = other_settings(model.config, usual)
-    if taken and _speaks():
+    if taken and Launch.from_environment().is_main:
         say(f"[bold]from the weights:[/] {escape(', '.join(taken))}")
     return model
-
-
-def _speaks() -> bool:
-    """Whether this process is the one, of those under torchrun, that tells the user what goes on."""
-    return os.environ.get("RANK", "0") == "0"
-
-
-def _restarted() -> bool:
-    """Whether torchrun started this process again after a crash: with the same command line, which then means to go on."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 def _free_folder(name: str) -> Path:
@@ -167,10 +163,10 @@ def _free_folder(name: str) -> Path:
 
 
 def _close(result: TrainResult) -> int:
-    """Where everything is, and what to do next. The loop itself says how to go on after an interruption."""
+    """Says where everything is, and what to do next. After an interruption, the loop has said how to go on."""
     if result.interrupted:
         return 130
-    if not _speaks():
+    if not Launch.from_environment().is_main:
         return 0
     folder, run = escape(str(result.folder)), escape(shlex.quote(str(result.folder)))
     plan = Plan.load(result.folder)

@@ -1,15 +1,15 @@
-"""The state of a training on disk, in a way that outlives a SIGKILL at any moment, a full disk and a damaged file.
+"""Checkpoints on disk. They survive a SIGKILL at any moment, a full disk and a damaged file.
 
 A run folder holds
 
-    last.safetensors, best.safetensors    models, each complete in itself: onestage.load() takes them
-    checkpoints/step-00001234/            what it takes to go on after optimizer step 1234, to the bit:
-        model.safetensors                     the weights, and in the metadata config, class names and ids
+    last.safetensors, best.safetensors    whole models: onestage.load() takes them
+    checkpoints/step-00001234/            all that is needed to resume after optimiser step 1234 with the same bits:
+        model.safetensors                     the weights; the metadata hold config, class names and ids
         training.safetensors                  every other tensor: momenta, averages
-        state.json                            the numbers, and the SHA-256 of all; written last, so it makes the rest count
+        state.json                            the numbers, and the SHA-256 of all files; written last, it makes them valid
 
-The order of the writes is the whole protocol: both tensor files, last and best, state.json, and only then are older
-checkpoints deleted. A folder without state.json is what a crash left. Under several processes the first one alone saves.
+The order of the writes is the whole protocol: first both tensor files, then last and best, then state.json. Only then are
+older checkpoints deleted. A folder without state.json is what a crash left. Of several processes, only the first one saves.
 """
 
 import contextlib
@@ -36,13 +36,17 @@ MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.jso
 STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
-@dataclass(frozen=True, eq=False)
-class TrainState:
-    """All that a training needs to go on as if nothing had happened.
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""What JSON can hold."""
 
-    step: optimizer steps done; epoch: the epoch it stands in. model and metadata: as ``model.save()`` would write them.
-    optimizer: its ``state_dict()``. extra: the rest, any nesting of dicts, lists, tuples, numbers, text, None and tensors:
-    history, best metric, averaged weights. Loaded tensors are on the CPU.
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """All that a training needs to go on with the same bits.
+
+    step: optimiser steps done. epoch: epochs done. model and metadata: as ``model.save()`` would write them. optimizer: its
+    ``state_dict()``. extra: the rest, any nesting of dicts, lists, tuples, numbers, text, None and tensors. Tensors that were
+    read from a file are on the CPU.
     """
 
     step: int
@@ -54,7 +58,7 @@ class TrainState:
 
 
 class CheckpointStore:
-    """The checkpoints of one run folder: the newest ``keep``, and the best and the last model."""
+    """The checkpoints of one run folder: the ``keep`` newest ones, and the best and the last model."""
 
     def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
         assert keep >= 1
@@ -64,9 +68,9 @@ class CheckpointStore:
         self._damaged: set[Path] = set()
 
     def probe(self) -> None:
-        """Make the folders and write a trial file, so that a run fails at its start and not at its first checkpoint.
+        """Makes the folders and writes a trial file, so that a run fails at its start and not at its first checkpoint.
 
-        Also clears what an earlier, killed run was writing. Raises WeightsError if nothing can be written.
+        Deletes the temporary files of a killed run. Raises WeightsError if nothing can be written.
         """
         with _write_errors(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -76,22 +80,22 @@ class CheckpointStore:
         for folder in (self.folder, self.checkpoints):
             remove_leftovers(folder, older_than=0)
 
-    def save(self, state: TrainState, *, best: bool = False) -> Path:
-        """Write one checkpoint, ``last`` and, if it is the ``best`` so far, that; then drop older checkpoints.
+    def save(self, checkpoint: Checkpoint, *, best: bool = False) -> Path:
+        """Writes a checkpoint, the last model, and the best model if this one is the ``best``. Then deletes older checkpoints.
 
-        Returns the checkpoint's folder. Raises WeightsError if it cannot be written, and leaves the earlier ones as they were.
+        Returns the checkpoint's folder. Raises WeightsError if it cannot be written; earlier checkpoints then stay untouched.
         """
         tensors: dict[str, Tensor] = {}
-        content = {
+        content: dict[str, Json] = {
             "format": FORMAT,
-            "step": state.step,
-            "epoch": state.epoch,
-            "optimizer": _to_json(state.optimizer, tensors, "optimizer"),
-            "extra": _to_json(state.extra, tensors, "extra"),
+            "step": checkpoint.step,
+            "epoch": checkpoint.epoch,
+            "optimizer": _to_json(checkpoint.optimizer, tensors, "optimizer"),
+            "extra": _to_json(checkpoint.extra, tensors, "extra"),
         }
-        packed = {MODEL: pack_tensors(state.model, state.metadata), TRAINING: pack_tensors(tensors, {})}
+        packed = {MODEL: pack_tensors(checkpoint.model, checkpoint.metadata), TRAINING: pack_tensors(tensors, {})}
         content["files"] = {name: hashlib.sha256(data).hexdigest() for name, data in packed.items()}
-        folder = self._new_folder(state.step)
+        folder = self._new_folder(checkpoint.step)
         try:
             for name, data in packed.items():
                 write_atomically(folder / name, data)
@@ -107,10 +111,10 @@ class CheckpointStore:
         self._prune(folder)
         return folder
 
-    def latest(self) -> tuple[TrainState | None, tuple[str, ...]]:
-        """The newest checkpoint that is whole, and a line for each newer one that had to be skipped: its name and why.
+    def latest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
+        """Returns the newest whole checkpoint, and a line for each newer one that had to be skipped: its name and the reason.
 
-        The state is None if there is no whole checkpoint.
+        The checkpoint is None if none is whole.
         """
         skipped: list[str] = []
         for folder in reversed(self._folders()):
@@ -118,11 +122,11 @@ class CheckpointStore:
                 return _read(folder), tuple(skipped)
             except WeightsError as error:
                 self._damaged.add(folder)
-                skipped.append(f"{folder.name}: {str(error).splitlines()[0]}")
+                skipped.append(f"{folder.name}: {error.what}")
         return None, tuple(skipped)
 
-    def noted(self, name: str) -> Any:
-        """What the newest state.json that is whole has in ``extra``, text or a number; None if nothing."""
+    def noted(self, name: str) -> Json:
+        """Returns text or a number that the newest whole state.json has in ``extra``; None if there is none."""
         for folder in reversed(self._folders()):
             with contextlib.suppress(WeightsError):
                 return _unsealed(read_bytes(folder / STATE), folder)["extra"].get(name)
@@ -133,7 +137,7 @@ class CheckpointStore:
         return sorted((path for path in self.checkpoints.glob("step-*") if STEP_FOLDER.fullmatch(path.name)), key=_age)
 
     def _new_folder(self, step: int) -> Path:
-        """A folder of its own for every save: one that counts is never written into again, not even at the same step."""
+        """Makes a new folder for each save. A whole checkpoint is never written into again, not even at the same step."""
         folder = self.checkpoints / f"step-{step:08d}"
         again = itertools.count(1)
         while folder.exists():
@@ -162,11 +166,11 @@ def _age(folder: Path) -> tuple[int, int]:
     return int(found[1]), int(found[2] or 0)
 
 
-def _sealed(content: Mapping[str, Any]) -> bytes:
+def _sealed(content: Mapping[str, Json]) -> bytes:
     return json.dumps({"sha256": _digest(content), "state": content}, indent=1, allow_nan=False).encode()
 
 
-def _digest(content: object) -> str:
+def _digest(content: Mapping[str, Json]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,8 +187,8 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
     return dict(content)
 
 
-def _read(folder: Path) -> TrainState:
-    """One checkpoint, every byte of it verified. Raises WeightsError with the reason in its first line."""
+def _read(folder: Path) -> Checkpoint:
+    """One checkpoint, every byte of it verified. Raises WeightsError saying what is wrong."""
     if not (folder / STATE).is_file():
         raise WeightsError("it was never finished", where=folder)
     content = _unsealed(read_bytes(folder / STATE), folder)
@@ -194,7 +198,7 @@ def _read(folder: Path) -> TrainState:
             raise WeightsError(f"{name} is damaged: its checksum is wrong", where=folder)
     model, metadata = unpack_tensors(packed[MODEL], folder / MODEL)
     tensors, _ = unpack_tensors(packed[TRAINING], folder / TRAINING, finite=False)
-    return TrainState(
+    return Checkpoint(
         step=content["step"],
         epoch=content["epoch"],
         model=model,
@@ -218,40 +222,49 @@ def _write_errors(where: Path) -> Iterator[None]:
 # Finite floats need no care: Python writes the shortest text that reads back as the same float.
 
 
-def _to_json(value: object, tensors: dict[str, Tensor], name: str) -> Any:
+def _to_json(value: object, tensors: dict[str, Tensor], name: str) -> Json:
     """``value`` for JSON. Its tensors go into ``tensors``, under a name that tells where they stood."""
-    if isinstance(value, Tensor):
-        while name in tensors:  # {"a.b": {"c": ..}, "a": {"b.c": ..}}
-            name += "'"
-        tensors[name] = value
-        return {"$tensor": name}
-    if isinstance(value, Mapping):
-        items = {key: _to_json(inner, tensors, f"{name}.{key}") for key, inner in value.items()}
-        plain = all(isinstance(key, str) and not key.startswith("$") for key in items)
-        return items if plain else {"$dict": [[_to_json(key, tensors, name), inner] for key, inner in items.items()]}
-    if isinstance(value, list | tuple):
-        row = [_to_json(inner, tensors, f"{name}.{index}") for index, inner in enumerate(value)]
-        return row if isinstance(value, list) else {"$tuple": row}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": repr(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
+    match value:
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if math.isfinite(value) else {"$float": repr(value)}
+        case Tensor():
+            while name in tensors:  # {"a.b": {"c": ..}, "a": {"b.c": ..}}
+                name += "'"
+            tensors[name] = value
+            return {"$tensor": name}
+        case Mapping():
+            return _mapping_to_json(value, tensors, name)
+        case list():
+            return [_to_json(inner, tensors, f"{name}.{index}") for index, inner in enumerate(value)]
+        case tuple():
+            return {"$tuple": _to_json(list(value), tensors, name)}
     raise TypeError(f"a checkpoint holds tensors, numbers and text; {name} is a {type(value).__name__}")
 
 
-def _from_json(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _mapping_to_json(mapping: Mapping[object, object], tensors: dict[str, Tensor], name: str) -> Json:
+    """A JSON object if all keys are text without a leading dollar sign; otherwise a list of pairs."""
+    inner = {key: _to_json(value, tensors, f"{name}.{key}") for key, value in mapping.items()}
+    plain = {key: value for key, value in inner.items() if isinstance(key, str) and not key.startswith("$")}
+    if len(plain) == len(inner):
+        return dict(plain)
+    return {"$dict": [[_to_json(key, tensors, name), value] for key, value in inner.items()]}
+
+
+def _from_json(value: Json, tensors: Mapping[str, Tensor]) -> Any:
     """The inverse of ``_to_json``."""
-    if isinstance(value, list):
-        return [_from_json(inner, tensors) for inner in value]
-    if not isinstance(value, dict):
-        return value
     match value:
-        case {"$tensor": name}:
+        case list():
+            return [_from_json(inner, tensors) for inner in value]
+        case {"$tensor": str(name)}:
             return tensors[name]
         case {"$tuple": row}:
             return tuple(_from_json(row, tensors))
-        case {"$float": text}:
+        case {"$float": str(text)}:
             return float(text)
-        case {"$dict": items}:
-            return {_from_json(key, tensors): _from_json(inner, tensors) for key, inner in items}
-    return {key: _from_json(inner, tensors) for key, inner in value.items()}
+        case {"$dict": pairs}:
+            return dict(_from_json(pairs, tensors))
+        case dict():
+            return {key: _from_json(inner, tensors) for key, inner in value.items()}
+    return value

@@ -3,57 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from onestage.training.config import TrainConfig
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 class Monitor:
-    """Shows loss parts, pictures per second, time left and the last AP; nothing in processes that are not ``shown``."""
+    """What the training loop reports, and to whom. This one shows nothing: override what is of interest.
 
-    def __init__(self, config: TrainConfig, *, steps_per_epoch: int, done: int, shown: bool) -> None:
-        """done: steps that an interrupted training had behind it."""
-        self.console = Console(quiet=not shown)
-        self.epochs = config.epochs
-        self._ap = ""
+    Of several processes, only the first one reports to the monitor that ``train`` was given.
+    """
+
+    def start(self, *, epochs: int, steps: int, done: int) -> None:
+        """The training begins: of so many epochs and steps in all. done: steps that an earlier process has taken."""
+
+    def say(self, text: str) -> None:
+        """A line for people, such as what the training is about, or how to resume it. It may come before ``start``."""
+
+    def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
+        """An optimiser step is done. step: counts from 1 over the whole training. epoch: counts from 0. losses: their means in
+        this epoch. rate: pictures per second.
+        """
+
+    def validating(self, done: int, total: int) -> None:
+        """So many of the validation pictures are measured."""
+
+    def epoch(self, record: Mapping[str, float]) -> None:
+        """An epoch is done. record: its row of metrics.jsonl."""
+
+    def close(self) -> None:
+        """The training has ended, or an error has stopped it."""
+
+
+class TerminalMonitor(Monitor):
+    """Shows losses, pictures per second, time left and the last AP."""
+
+    def __init__(self) -> None:
+        self.console = Console()
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
         )  # fmt: skip
-        live = shown and self.console.is_terminal
-        self._progress = Progress(*columns, console=self.console, transient=True, disable=not live, speed_estimate_period=120)
-        total = config.epochs * steps_per_epoch
-        self._all: TaskID = self._progress.add_task("train", total=total, completed=done, text="")
+        live = self.console.is_terminal
+        self._bar = Progress(*columns, console=self.console, transient=True, disable=not live, speed_estimate_period=120)
+        self._task = self._bar.add_task("train", total=None, text="")
+        self._epochs = 0
+        self._ap = ""
 
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        self._progress.stop()
+    def start(self, *, epochs: int, steps: int, done: int) -> None:
+        """Shows the bar on a terminal."""
+        self._epochs = epochs
+        self._bar.update(self._task, total=steps)
+        self._bar.reset(self._task, completed=done)
+        self._bar.start()
 
     def say(self, text: str) -> None:
-        """A line that stays, and stays whole: commands are copied from it."""
+        """Prints a line that stays and is never broken: people copy commands from it."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
-        """After an optimiser step: ``step`` of the whole training, means of the losses in this epoch, pictures per second."""
+        """Moves the bar."""
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         text = f"loss {sum(losses.values()):.3f} ({parts})  {rate:.1f} img/s{self._ap}"
-        self._progress.update(self._all, completed=step, description=f"epoch {epoch + 1}/{self.epochs}", text=text)
+        self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}", text=text)
 
     def validating(self, done: int, total: int) -> None:
-        self._progress.update(self._all, text=f"validating {done}/{total} pictures{self._ap}")
+        """Shows the progress of the measurement beside the bar."""
+        self._bar.update(self._task, text=f"validating {done}/{total} pictures{self._ap}")
 
     def epoch(self, record: Mapping[str, float]) -> None:
-        """After an epoch: a line with what it brought."""
+        """Prints a line with the results of the epoch."""
         if "val/AP" in record:
             self._ap = f"  AP {record['val/AP']:.3f}"
-        names = {
+        labels = {
             "loss": "loss",
             "loss/cls": "cls",
             "loss/box": "box",
@@ -61,7 +83,11 @@ class Monitor:
             "val/AP": "AP",
             "val/AP50": "AP50",
         }
-        shown = "  ".join(f"{label} {record[name]:.3f}" for name, label in names.items() if name in record)
+        shown = "  ".join(f"{label} {record[name]:.3f}" for name, label in labels.items() if name in record)
         self.say(
-            f"epoch {record['epoch']:>3}/{self.epochs}  {shown}  {record['images_per_s']:.1f} img/s  {record['seconds']:.0f} s"
+            f"epoch {record['epoch']:>3}/{self._epochs}  {shown}  {record['images_per_s']:.1f} img/s  {record['seconds']:.0f} s"
         )
+
+    def close(self) -> None:
+        """Removes the bar."""
+        self._bar.stop()

@@ -1,27 +1,31 @@
-"""Ctrl-C and its like, as a request instead of an accident."""
+"""Ctrl-C and SIGTERM as a request: the training saves everything, then stops."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
-from typing import Any, Self
+from typing import Self
 
 NOTICE = b"\nstopping as soon as all is saved; once more stops at once\n"
 
+Handler = Callable[[int, FrameType | None], object] | int | None
+"""What Python calls at a signal, or the number of a usual reaction."""
+
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request that the loop honours after its step; a second interrupts at once.
+    """Turns the first SIGINT or SIGTERM into a request, which the loop honours after its step. A second one interrupts at once.
 
-    Outside of the main thread, where Python allows no handlers, it does nothing.
+    Python allows signal handlers in the main thread only. In any other thread this does nothing.
     """
 
     def __init__(self, *, told: bool = True) -> None:
-        """told: whether this process says that it heard."""
+        """told: whether this process prints that it received the signal."""
         self.asked = False
         self._told = told
-        self._before: dict[int, Any] = {}
+        self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():

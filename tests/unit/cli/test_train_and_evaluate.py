@@ -16,6 +16,7 @@ from onestage.training.loop import TrainResult
 from onestage.training.run import Plan
 from small_runs import PICTURES, write_pictures
 
+CLASSES = ("ball", "ring")
 Captured = pytest.CaptureFixture[str]
 
 
@@ -70,33 +71,33 @@ def test_pictures_that_were_trained_on_do_not_measure_the_run(capsys: Captured, 
     assert "5 pictures" in captured.out and "held out" not in captured.out and captured.err == ""
 
 
-def test_the_same_seed_gives_the_same_fresh_weights(shapes: Path) -> None:
+def test_the_same_seed_gives_the_same_fresh_weights() -> None:
     choice = ModelChoice(model="tinyssd", size="64")
-    one, same, other = (make_model(shapes, choice, None, TrainConfig(seed=seed)).state_dict() for seed in (1, 1, 2))
+    one, same, other = (make_model(CLASSES, choice, None, seed=seed).state_dict() for seed in (1, 1, 2))
     assert all(torch.equal(one[name], same[name]) for name in one)
     assert not all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_start_from_weights_and_change_the_recipe(shapes: Path, tmp_path: Path) -> None:
+def test_start_from_weights_and_change_the_recipe() -> None:
     torch.manual_seed(9)
     start = create("tinyssd", classes=["cat", "dog", "cow"], size=(64, 64))
     start.save("start.safetensors")
     choice = ModelChoice(model="tinyssd", size="64", weights="start.safetensors", changes=("assigner.claim=best",))
     with pytest.warns(UserWarning, match="start fresh"):
-        model = make_model(shapes, choice, choice.source(), TrainConfig())
+        model = make_model(CLASSES, choice, choice.source(), seed=0)
     assert model.config.assigner.claim == "best" and model.config.classes == ("ball", "ring")
     first = next(iter(start.state_dict()))
     assert torch.equal(model.state_dict()[first], start.state_dict()[first])
 
 
-def test_weights_of_ones_own_say_which_model(shapes: Path, capsys: Captured) -> None:
+def test_weights_of_ones_own_say_which_model(capsys: Captured) -> None:
     """And how large its input is, and on what it stands; what is asked for goes before."""
     create("retinanet", classes=["cat"], size=(64, 96), backbone="test_resnet").save("start.safetensors")
     capsys.readouterr()
     for asked, size in ({}, (64, 96)), ({"size": "96"}, (96, 96)):
         choice = ModelChoice(weights="start.safetensors", **asked)
         with pytest.warns(UserWarning, match="start fresh"):
-            model = make_model(shapes, choice, choice.source(), TrainConfig())
+            model = make_model(CLASSES, choice, choice.source(), seed=0)
         assert model.config.name == "retinanet" and model.config.backbone.name == "test_resnet"
         assert model.config.preprocess.size == size
         assert ("preprocess.size" in capsys.readouterr().err) == (asked == {})

@@ -19,7 +19,8 @@ import torch
 from onestage.errors import WeightsError
 from onestage.files import TEMPORARY
 from onestage.training import checkpoint
-from onestage.training.checkpoint import BEST, LAST, MODEL, STATE, TRAINING, CheckpointStore, TrainState
+from onestage.training.checkpoint import BEST, LAST, MODEL, STATE, TRAINING, CheckpointStore
+from onestage.training.checkpoint import Checkpoint as TrainState
 from onestage.weights.tensor_file import load_tensors
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that hold torch")

@@ -25,11 +25,12 @@ def plan(run: Path, data: Path) -> Plan:
 def test_they_are_the_very_pictures_that_training_holds_out(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", train=20, val=0)
     plan(tmp_path / "run", data)
-    rest = held_out(detector(), tmp_path / "run", data, on_bad="stop")
-    trained, expected = read_data(detector(), data, CONFIG)
-    assert rest is not None and rest.image_ids == expected.image_ids and len(rest) == 2
+    rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
+    read = read_data(data, CONFIG)
+    trained, expected = read.train, read.val
+    assert note is None and rest is not None and rest.image_ids == expected.image_ids and len(rest) == 2
     assert not {*rest.image_ids} & {*trained.image_ids}
-    other = read_data(detector(), data, replace(CONFIG, seed=6))[1]
+    other = read_data(data, replace(CONFIG, seed=6)).val
     assert other.image_ids != expected.image_ids
 
 
@@ -37,24 +38,24 @@ def test_none_of_other_data_of_a_data_set_with_a_split_or_without_a_run(tmp_path
     data = write_pictures(tmp_path / "data", train=4, val=2)
     other = write_pictures(tmp_path / "other", train=4, val=0)
     plan(tmp_path / "run", data)
-    assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
-    assert held_out(detector(), tmp_path / "run", other, on_bad="stop") is None
-    assert held_out(detector(), tmp_path, other, on_bad="stop") is None
+    assert held_out(detector(), tmp_path / "run", data, on_bad="stop") == (None, None)
+    assert held_out(detector(), tmp_path / "run", other, on_bad="stop") == (None, None)
+    assert held_out(detector(), tmp_path, other, on_bad="stop") == (None, None)
     (tmp_path / "config.json").write_text('{"of": "another program"}')
-    assert held_out(detector(), tmp_path, other, on_bad="stop") is None
+    assert held_out(detector(), tmp_path, other, on_bad="stop") == (None, None)
 
 
 def test_a_single_picture_was_trained_on(tmp_path: Path) -> None:
     data = write_pictures(tmp_path / "data", train=1, val=0)
     plan(tmp_path / "run", data)
-    with pytest.warns(UserWarning, match="trained on 1 picture of these, all there are"):
-        assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
+    rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
+    assert rest is None and note == "the run trained on 1 picture of these, all there are"
 
 
 def test_a_data_set_that_has_changed_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = write_pictures(tmp_path / "data", train=20, val=0)
     plan(tmp_path / "run", data)
     monkeypatch.setattr(CheckpointStore, "noted", lambda *_: "of other pictures")
-    with pytest.warns(UserWarning, match="has changed since this run began"):
-        assert held_out(detector(), tmp_path / "run", data, on_bad="stop") is None
+    rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
+    assert rest is None and note is not None and "has changed since this run began" in note
     assert len(load_dataset(data)) == 20

@@ -1,13 +1,14 @@
 """What a person sees of a training."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from rich.console import Console
 
 from onestage.training import monitor
-from onestage.training.monitor import Monitor
-from small_runs import CONFIG
+from onestage.training.monitor import Monitor, TerminalMonitor
 
 RECORD = {
     "epoch": 2,
@@ -21,8 +22,18 @@ RECORD = {
 }
 
 
+@contextmanager
+def showing(seen: Monitor, *, done: int = 0) -> Iterator[Monitor]:
+    """As the loop does it, for 3 epochs of 3 steps."""
+    seen.start(epochs=3, steps=9, done=done)
+    try:
+        yield seen
+    finally:
+        seen.close()
+
+
 def test_a_log_gets_a_line_per_epoch_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
-    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=True) as seen:
+    with showing(TerminalMonitor()) as seen:
         seen.step(1, 0, {"cls": 1.0, "box": 0.5}, 10.0)
         seen.validating(1, 2)
         seen.epoch(RECORD)
@@ -34,9 +45,10 @@ def test_a_log_gets_a_line_per_epoch_and_nothing_else(capsys: pytest.CaptureFixt
     ]
 
 
-def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
-    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=False) as seen:
+def test_a_plain_monitor_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
+    with showing(Monitor()) as seen:
         seen.step(1, 0, {"cls": 1.0}, 10.0)
+        seen.validating(1, 2)
         seen.epoch(RECORD)
         seen.say("hello")
     assert capsys.readouterr() == ("", "")
@@ -44,7 +56,7 @@ def test_other_processes_are_silent(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_line_is_never_broken_nor_taken_for_markup(capsys: pytest.CaptureFixture[str]) -> None:
     text = "onestage train --resume '/data/[bold]my runs" + "/deeper" * 30 + "'"
-    with Monitor(CONFIG, steps_per_epoch=3, done=0, shown=True) as seen:
+    with showing(TerminalMonitor()) as seen:
         seen.say(text)
     assert capsys.readouterr().out == text + "\n"
 
@@ -53,13 +65,13 @@ def test_the_live_line_says_losses_speed_and_the_last_ap(monkeypatch: pytest.Mon
     screen = io.StringIO()
     make = lambda **options: Console(**options, file=screen, force_terminal=True, width=160, color_system=None)  # noqa: E731
     monkeypatch.setattr(monitor, "Console", make)
-    with Monitor(CONFIG, steps_per_epoch=3, done=2, shown=True) as seen:
-        assert seen._progress.tasks[0].completed == 2  # what an earlier process did is not this one's speed
+    with showing(TerminalMonitor(), done=2) as seen:
+        assert seen._bar.tasks[0].completed == 2  # what an earlier process did is not this one's speed
         seen.epoch(RECORD | {"val/AP": 0.25})
         seen.step(5, 1, {"cls": 1.0, "box": 0.5}, 10.0)
-        seen._progress.refresh()
+        seen._bar.refresh()
         shown = screen.getvalue()
         seen.validating(3, 7)
-        seen._progress.refresh()
+        seen._bar.refresh()
     assert "epoch 2/3" in shown and "5/9" in shown and "loss 1.500 (cls 1.000 box 0.500)  10.0 img/s  AP 0.250" in shown
     assert "validating 3/7 pictures" in screen.getvalue()

@@ -1,56 +1,35 @@
-"""Which pictures files, folders and globs name, and what each is called in the results."""
+"""Which pictures a command line means, and what they are called in the results."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.data.files import PICTURE_SUFFIXES
 from onestage.errors import DataError, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
-"""Formats of annotated copies. Copies of pictures in any other format are JPEGs, with .jpg after the whole name."""
-
-
-@dataclass(frozen=True)
-class PictureFile:
-    """One picture: its path, its id in the results, and the path of its annotated copy if one is made."""
-
-    path: Path
-    image_id: int | str
-    copy: Path | None = None
-
-
-def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[PictureFile]:
-    """The pictures with their ids. copies: the folder for annotated copies, if there are to be any.
-
-    Raises DataError if a copy would replace a picture.
-    """
-    names = names_of(paths)
-    placed = [None] * len(paths) if copies is None else copies_of(names, paths, copies)
-    return [PictureFile(*row) for row in zip(paths, ids_of(names), placed, strict=True)]
+"""Annotated copies of other formats are JPEGs, with .jpg after the whole name."""
 
 
 def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     """The pictures that files, folders and globs name, each once, in that order.
 
-    A folder stands for all pictures in it and in its subfolders, except hidden ones and those in the folder ``results``, where
-    annotated copies go. A file that is named itself is taken whatever its name is. Raises DataError if an argument names no
-    picture.
+    A folder stands for all pictures in it and below, but for hidden ones and those in the folder ``results``, where annotated
+    copies go. A file named itself is taken whatever it is called. DataError if an argument leads to no picture.
     """
     found: dict[Path, Path] = {}
-    without: list[str] = []
+    astray: list[str] = []
     for text in given:
         paths = list(_expand(text, absolute(results)))
         if not paths:
-            without.append(f"{text}: {_why_none(text)}")
+            astray.append(f"{text}: {_why_none(text)}")
         for path in paths:
             found.setdefault(absolute(path), path)
-    if without:
-        raise DataError("nothing to look at\n" + first_ten(without))
+    if astray:
+        raise DataError("nothing to look at\n" + first_ten(astray))
     return list(found.values())
 
 
@@ -79,7 +58,7 @@ def _is_picture(name: str) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, without "..". Unlike ``resolve()`` it does not follow links."""
+    """The path from the root, without "..". Unlike ``resolve()`` it keeps a link's own name."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -90,40 +69,36 @@ def _why_none(text: str) -> str:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A unique name for each picture: its path from the folder that holds them all, with forward slashes."""
+    """A name for each picture, no two the same: its path from the folder that holds them all, with forward slashes."""
     full = [absolute(path) for path in paths]
     common = os.path.commonpath([path.parent for path in full])
     return [path.relative_to(common).as_posix() for path in full]
 
 
 def ids_of(names: Sequence[str]) -> list[int | str]:
-    """Image ids for COCO results: numbers if every name is a number (as COCO's 000000000139.jpg), or else the names."""
+    """Image ids for COCO results: numbers, if every name is a number (as COCO's own 000000000139.jpg), or else the names."""
     stems = [Path(name).stem for name in names]
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii()]
     return list(numbers) if len(set(numbers)) == len(names) else list(names)
 
 
 def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Path]:
-    """The paths of the annotated copies in the folder ``out``, no two the same. A copy has the name of its picture, with .jpg
-    added if that format is not written.
+    """Where the annotated copies of pictures go in the folder ``out``: named as they are, .jpg added to formats that are not
+    written; no two the same.
 
-    Raises DataError if a copy would replace a picture.
+    DataError where one would replace its picture, or another one.
     """
-    taken = {name for name in names if _keeps_format(name)}
+    kept = {name for name in names if Path(name).suffix.lower() in WRITTEN_AS_NAMED}
+    taken = set(kept)
     copies: list[Path] = []
     for name in names:
-        copy = name
-        while not _keeps_format(name) and (copy == name or copy in taken):
+        copy = name if name in kept else f"{name}.jpg"
+        while name not in kept and copy in taken:
             copy += ".jpg"
         taken.add(copy)
         copies.append(out / copy)
     originals = {absolute(path) for path in paths}
-    replaced = [str(copy) for copy in copies if absolute(copy) in originals]
-    if replaced:
+    if replaced := [str(copy) for copy in copies if absolute(copy) in originals]:
         fix = "choose another folder: --out annotated"
         raise DataError("annotated copies would replace pictures", where=out, got=", ".join(replaced[:3]), fix=fix)
     return copies
-
-
-def _keeps_format(name: str) -> bool:
-    return Path(name).suffix.lower() in WRITTEN_AS_NAMED

@@ -1,0 +1,61 @@
+"""How far a run has come: what a checkpoint holds besides the weights and the optimiser's momenta."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+
+import torch
+
+from onestage.model.detector import Detector
+from onestage.training.checkpoint import Checkpoint
+from onestage.weights.detector_file import metadata
+
+Record = dict[str, float]
+"""One row of the history: an epoch's losses, rates and figures by name. NaN where a figure has no value."""
+
+
+@dataclass
+class RunState:
+    """Changes with every step. Each field is in every checkpoint; nothing else decides how a run goes on.
+
+    data: fingerprint of the training pictures. step: optimiser steps done. epoch: epochs done. batch: batches done of the
+    current epoch. sums: losses summed over these batches. history: one record per epoch. best_ap: the best validation AP so
+    far, -1 before the first. seconds: how long the run has worked.
+    """
+
+    data: str
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    history: list[Record] = field(default_factory=list)
+    best_ap: float = -1.0
+    seconds: float = 0.0
+
+    @property
+    def means(self) -> dict[str, float]:
+        """The mean losses over the batches of the current epoch."""
+        return {name: total / self.batch for name, total in self.sums.items()}
+
+    def add(self, losses: dict[str, float]) -> None:
+        """Counts one more optimiser step with these losses."""
+        self.step += 1
+        self.batch += 1
+        for name, value in losses.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+
+    def end_epoch(self, record: Record) -> None:
+        """Counts one more epoch."""
+        self.history.append(record)
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+
+    def checkpoint(self, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        """The run at this moment."""
+        extra = asdict(self)
+        step, epoch = extra.pop("step"), extra.pop("epoch")
+        return Checkpoint(step, epoch, model.state_dict(), metadata(model), optimizer.state_dict(), extra)
+
+    @staticmethod
+    def of(checkpoint: Checkpoint) -> RunState:
+        """The inverse of ``checkpoint``, but for the weights and the momenta."""
+        return RunState(step=checkpoint.step, epoch=checkpoint.epoch, **checkpoint.extra)

@@ -1,15 +1,15 @@
-"""An explanation as a folder: index.html, which holds everything, its pictures as files, and its figures as JSON."""
+"""An explanation as a folder: index.html, which holds everything, and beside it the pictures and figures.json."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from onestage.draw import colour_of
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
 from onestage.metrics.page import as_base64, fill
+from onestage.metrics.results import Json, nan_as_none
 from onestage.model.output.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 
 GROUP_COLOURS = {"positives": "#2a9d6f", "hard negatives": "#e0662f", "easy negatives": "#2f6fde", "ignored": "#c9ced6"}
@@ -39,9 +39,10 @@ BODY = """<h1>{{ title }}</h1>
 {% endfor %}</div>
 
 <h2>1. The objects, and how many anchors learn them</h2>
-<p>This is what the network sees. Every anchor of every map is compared with every object; those that overlap one well enough
-learn it, the others learn that they stand on background. An object that few anchors learn is hard to find; one that none learns
-has lost its best anchors to objects that overlap them more, or want them too. Sizes are in pixels of the input.</p>
+<p>This is what the network sees. Every anchor of every map is compared with every object. An anchor that overlaps an object
+well enough learns it. An anchor that overlaps all of them little learns background. An object that few anchors learn is hard to
+find. If no anchor learns an object, other objects overlap its best anchors more, or took them. Sizes are in pixels of the
+input.</p>
 <div class="objects">
 <figure><img src="data:image/jpeg;base64,{{ objects_picture }}" alt="The network's input with its objects"></figure>
 <div class="wide"><table>
@@ -67,10 +68,10 @@ has lost its best anchors to objects that overlap them more, or want them too. S
 <tbody>
 {% for row in level_rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-<p>Left: the cells of the map, and in colours all anchor shapes of the middle one. Middle: every object (dashed) with its
-number and in its colour, the centres of the anchors that learn it and the best of these anchors; amber dots are anchors that
-are ignored. Right: the brighter a cell, the more class loss its anchors make (one scale for all maps); blue crosses are hard
-negatives, smaller where they are many, the worst of them with their boxes.</p>
+<p>Left: the cells of the map, and all anchor shapes of the middle cell in colours. Middle: every object (dashed) with its
+number and colour, the centres of the anchors that learn it, and the best of these anchors. Amber dots are ignored anchors.
+Right: the brighter a cell, the more class loss its anchors make (one scale for all maps). Blue crosses are hard negatives; where
+they are many, they are smaller. The worst have their boxes.</p>
 {% for name, text, data in levels %}<h3>{{ name }}</h3>
 <p>{{ text }}</p>
 <figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}: its cells and shapes, its matches, its loss"></figure>
@@ -84,7 +85,7 @@ negatives, smaller where they are many, the worst of them with their boxes.</p>
 
 
 def save_explanation(seen: Explanation, folder: str | Path) -> Path:
-    """Write index.html, figures.json and the pictures into ``folder``, which is made; gives the path of the web page."""
+    """Writes index.html, figures.json and the pictures into ``folder``, and makes it if needed. Returns index.html's path."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"objects": objects_picture(seen), "nms": nms_picture(seen)}
@@ -98,9 +99,9 @@ def save_explanation(seen: Explanation, folder: str | Path) -> Path:
     return page
 
 
-def figures_of(seen: Explanation) -> dict[str, Any]:
-    """The figures as plain data for JSON."""
-    return {
+def figures_of(seen: Explanation) -> dict[str, Json]:
+    """Returns the figures as plain data for JSON; None stands for a number that is not finite."""
+    figures: dict[str, Json] = {
         "model": seen.name,
         "picture": seen.source,
         "guessed_labels": seen.guessed,
@@ -122,10 +123,11 @@ def figures_of(seen: Explanation) -> dict[str, Any]:
         ],
         "detections": {"score": seen.score, "before_nms": len(seen.before), "after_nms": len(seen.after)},
     }
+    return {name: nan_as_none(value) for name, value in figures.items()}
 
 
 def level_rows(seen: Explanation) -> list[tuple[str, ...]]:
-    """The table of maps, in LEVEL_TITLES' columns; its last row is the sum."""
+    """Returns the table of maps in the columns of LEVEL_TITLES. The last row is the sum."""
     rows = [
         (
             f"{level.number}",
@@ -144,24 +146,25 @@ def level_rows(seen: Explanation) -> list[tuple[str, ...]]:
 
 
 def percent(share: float) -> str:
-    """A part of 1 in percent, short; what is not nothing is not shown as nothing."""
+    """Returns a share, 0..1, in percent. A share above 0 never shows as "0 %"."""
     return "0 %" if share == 0 else "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def stride_of(level: Level) -> str:
-    """The map's stride in pixels; one number where it is the same both ways."""
+    """Returns the map's stride in pixels: one number if it is the same in both directions."""
     y, x = level.stride
     return f"{y:.4g}" if y == x else f"{y:.4g} × {x:.4g}"
 
 
 def labels_in_words(seen: Explanation) -> str:
-    """Where the objects come from."""
+    """Says where the objects come from."""
     if seen.guessed:
-        return f"No labels were given: the model's own detections of score {seen.score:g} or more stand in for them."
+        return f"No labels were given. The model's detections of score {seen.score:g} or more stand in for them."
     return "The objects are those of the labels."
 
 
-def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, Any]:
+def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, object]:
+    """What stands in BODY, by name. pictures: the JPEGs, by name."""
     height, width = seen.picture.shape[1:]
     tiles = [
         ("maps", f"{len(seen.levels)}"),
@@ -210,24 +213,24 @@ def _level_words(seen: Explanation, level: Level) -> str:
 
 def _loss_words(seen: Explanation) -> str:
     hard = (
-        f"Hard negatives are the background anchors of largest loss: {seen.mining.negative_ratio:g} for every positive, "
-        f"or {seen.mining.min_negatives} where there is none."
+        f"Hard negatives are the background anchors of the largest loss: {seen.mining.negative_ratio:g} for each positive, "
+        f"or {seen.mining.min_negatives} if there is no positive."
     )
     if seen.mined:
-        return f"{seen.loss_name} mines: only the positives and the hardest negatives count, all others are left out. {hard}"
-    return f"{seen.loss_name} listens to every anchor that is not ignored, to the easy ones little. {hard}"
+        return f"{seen.loss_name} mines: it counts only the positives and the hard negatives, and leaves the rest out. {hard}"
+    return f"{seen.loss_name} counts every anchor that is not ignored, but easy anchors count little. {hard}"
 
 
 def nms_words(seen: Explanation) -> str:
-    """What its pictures before and after NMS show."""
+    """Says what the pictures before and after NMS show."""
     return (
-        f"Many anchors find the same object. Left, all boxes with a score of {seen.score:g} or more ({len(seen.before):,}); "
-        f"right, what is left when {_suppression_words(seen)} ({len(seen.after):,})."
+        f"Many anchors find the same object. Left: all boxes with a score of {seen.score:g} or more ({len(seen.before):,}). "
+        f"Right: what is left when {_suppression_words(seen)} ({len(seen.after):,})."
     )
 
 
 def _suppression_words(seen: Explanation) -> str:
-    """What the detector's own NMS does."""
+    """What the detector's NMS does."""
     of = "of any class" if seen.postprocess.class_agnostic else "of its class"
     best = f"the best box of each object has put aside those {of}"
     lost = f"every box has lost score to the better ones {of}, and those below {seen.score:g} are gone: it is multiplied by"
@@ -243,7 +246,7 @@ def _suppression_words(seen: Explanation) -> str:
 
 
 def _object_cells(row: ObjectRow) -> tuple[str, ...]:
-    """A row of the table of objects, in OBJECT_TITLES' columns after the number."""
+    """A row of the table of objects, in the columns of OBJECT_TITLES after the number."""
     return row.name, f"{row.width:.0f} × {row.height:.0f}", f"{row.anchors:,}", f"{row.best_iou:.2f}"
 
 

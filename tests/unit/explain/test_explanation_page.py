@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -160,6 +161,13 @@ def test_the_tables_last_row_is_the_sum(seen):
 @pytest.mark.parametrize(("share", "text"), [(0.0, "0 %"), (0.0002, "< 0.1 %"), (0.25, "25.0 %"), (1.0, "100.0 %")])
 def test_percents_do_not_round_something_to_nothing(share, text):
     assert percent(share) == text
+
+
+@pytest.mark.usefixtures("small_panels")
+def test_a_loss_that_is_no_number_is_null_in_the_figures(seen, tmp_path):
+    save_explanation(replace(seen, losses={"cls": math.nan, "box": 0.5}), tmp_path)
+    loss = json.loads((tmp_path / "figures.json").read_text(), parse_constant=pytest.fail)["loss"]
+    assert (loss["cls"], loss["box"]) == (None, 0.5)
 
 
 @pytest.mark.usefixtures("small_panels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -38,17 +38,17 @@ def benchmark(
 
     onestage benchmark runs/first --batch 8 --repeats 30 --json speed.json
 
-    A name of the zoo stands for that model with random weights: its network takes as long as a trained one, but what comes
-    after depends on how much it finds; your own trained model shows that.
+    A name of the zoo stands for that model with random weights. Its network takes as long as a trained one, but the time of the
+    postprocessing depends on how much the model finds: your trained model shows that.
 
     Args:
         models: names of the zoo, run folders or files; the whole zoo if left out
         batch: pictures at once; times are per picture
-        repeats: how often each is timed; the median counts
-        picture: height x width of the pictures that are given to predict()
-        classes: of the zoo's models; COCO has 80
-        device: "cpu" or "cuda"; by default cuda where there is one
-        json: a file for every single time, with what was given and the name of the model in it
+        repeats: how often each model is timed; the median counts
+        picture: height x width of the pictures for predict()
+        classes: number of classes of the zoo's models; COCO has 80
+        device: "cpu" or "cuda"; by default cuda if there is one
+        json: a file for all single times, with the names as you gave them and the models' names
     """
     require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
     if json is not None and not json.parent.is_dir():
@@ -56,22 +56,26 @@ def benchmark(
     images = pictures(batch, parse_size(picture, option="--picture"))
     names = models or tuple(list_models())
     timings: list[Timing] = []
-    where: dict[str, str | int] = {}
     with progress("timing", len(names) * (WARM_UP + repeats) * batch) as bar:
         for name in names:
             detector = find_or_create(name, numbered_classes(classes), device=device)
-            where = environment(detector.device)
             timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
+            where = environment(detector.device)
             if json is not None:  # after every model: an interruption loses one, not all
-                rows = [{"given": own, **asdict(timing)} for own, timing in zip(names, timings, strict=False)]
-                json.write_text(json_format.dumps({"environment": where, "timings": rows}, indent=1))
+                _write(json, where, names, timings)
     stdout().print(_table(names, timings, batch))
     say("[dim]" + ", ".join(f"{key} {value}" for key, value in where.items()) + "[/]")
     return 0
 
 
+def _write(file: Path, where: Mapping[str, str | int], names: Sequence[str], timings: Sequence[Timing]) -> None:
+    """Every single time, with the name as the user gave it."""
+    rows = [{"given": name, **asdict(timing)} for name, timing in zip(names, timings, strict=False)]
+    file.write_text(json_format.dumps({"environment": where, "timings": rows}, indent=1))
+
+
 def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table:
-    """names: as the user gave them; two files may hold models of one name."""
+    """The medians. names: as the user gave them, since two files may hold models of the same name."""
     together = f", {batch} at once" if batch > 1 else ""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=f"milliseconds per picture{together}")
     table.add_column("model", overflow="fold")

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from onestage.cli.generate import FINISHED, UNFINISHED, write_data_set
+from onestage.cli.generate import FINISHED, UNFINISHED, is_data_set, write_data_set
 from onestage.cli.output import progress, say, stdout
 from onestage.cli.report import save_report
 from onestage.creation import create
@@ -33,7 +33,7 @@ MODEL = "tinyssd"
 
 @dataclass(frozen=True)
 class Scale:
-    """How many pictures of ``side`` x ``side`` pixels, the network's input of ``size`` x ``size``, and how they are learned."""
+    """The demo's size: the number of pictures in each split, their side, the side of the network's input, and the training."""
 
     train: int
     val: int
@@ -51,21 +51,21 @@ FULL = Scale(
     size=160,
     config=TrainConfig(epochs=10, lr=2e-3, augment="none", augment_with=("flip=0.5",)),
 )
-"""Trains in about five minutes on two cores. At 160 pixels, a third of the work of 256, more epochs fit into that time."""
+"""Trains in about five minutes on two cores. 160 pixels are a third of the work of 256, so more epochs fit into that time."""
 FAST = Scale(train=16, val=8, test=8, side=64, size=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
-"""Shows that everything works, and learns nothing."""
+"""Shows that everything works. It learns nothing."""
 
 
 def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
-    """See all of it work, without pictures of your own: draw 1,000, train TinySSD on them, and measure it on others.
+    """See all of it work without any pictures: draw 1,300, train TinySSD on most of them, and measure it on the rest.
 
     onestage demo --out demo
 
-    Takes some minutes. After an interruption the same command goes on where it stopped.
+    This takes some minutes. After an interruption, the same command goes on where it stopped.
 
     Args:
         out: folder for everything
-        fast: a few tiny pictures and one epoch, only to see that it works
+        fast: a few tiny pictures and one epoch, just to see that it works
     """
     keep_freed_memory()
     scale = FAST if fast else FULL
@@ -76,7 +76,7 @@ def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
     if result.interrupted:
         say(f"[bold]or go on with the whole demo:[/] onestage demo --out {escape(str(out))}" + " --fast" * fast)
         return 130
-    _step(3, "measuring on pictures it has never seen")
+    _step(3, "measuring on pictures that it has never seen")
     report = _measured(result, data, out)
     stdout().print(report.table())
     stdout().print(_summary(report, result, out))
@@ -88,22 +88,22 @@ def _step(number: int, what: str) -> None:
 
 
 def _pictures(folder: Path, scale: Scale) -> Path:
-    """The generated data set: drawn, or still there from an earlier run."""
-    mark = folder / FINISHED
+    """The folder of the generated data set: drawn now, or by an earlier run."""
     counts: dict[Split, int] = {"train": scale.train, "val": scale.val, "test": scale.test}
-    if not mark.exists():
+    config = SyntheticConfig(size=(scale.side, scale.side))
+    if not (folder / FINISHED).exists():
         unfinished = (folder / UNFINISHED).exists()
-        write_data_set(folder, counts, SyntheticConfig(size=(scale.side, scale.side)), overwrite=unfinished)
-    elif f"--train {scale.train} --val {scale.val} --test {scale.test} --size {scale.side}x{scale.side} " in mark.read_text():
-        stdout().print(f"those in {escape(str(folder))} are still there", highlight=False)
+        write_data_set(folder, counts, config, overwrite=unfinished)
+    elif is_data_set(folder, counts, config):
+        stdout().print(f"the pictures in {escape(str(folder))} are still there", highlight=False)
     else:
         fix = "name another folder with --out, or delete this one"
-        raise ConfigError("this folder holds a demo of another size", where=folder, fix=fix)
+        raise ConfigError("this folder holds a data set that is not the demo's", where=folder, fix=fix)
     return folder
 
 
 def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
-    """The training: started, gone on with, or done already."""
+    """The training: started now, resumed, or finished already."""
     state, _ = CheckpointStore(folder).latest()
     if state is not None:
         return resume(folder)
@@ -114,7 +114,7 @@ def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
 
 
 def _measured(result: TrainResult, data: Path, out: Path) -> Report:
-    """The best model on the test pictures, with all results in ``out``."""
+    """The figures of the best model on the test pictures. Writes all results into ``out``."""
     model = load_detector(result.best)
     dataset = load_dataset(data, split="test", classes=model.config.classes)
     with progress("measuring", len(dataset)) as bar:
@@ -125,14 +125,14 @@ def _measured(result: TrainResult, data: Path, out: Path) -> Report:
 
 
 def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
-    """The figures that matter, where to look, and what to do next."""
+    """The most important figures, where to look, and what to do next."""
     rows = {
         "AP50": f"[bold green]{report.coco.AP50:.3f}[/]   AP {report.coco.AP:.3f}, on {report.coco.pictures} pictures",
         "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else NOT_MEASURED,
         "training": f"{result.seconds / 60:.1f} min",
         "": "",
         "look at": f"{out}/index.html",
-        "pictures": f"{out}/pictures/   labels on the left, what was found on the right",
+        "pictures": f"{out}/pictures/   labels on the left, detections on the right",
         "curves": f"{out}/training_curves.png, pr_curves.png",
         "the model": f"{result.best}",
         " ": "",

@@ -19,14 +19,14 @@ from onestage.predict.measure import evaluate_dataset
 
 @dataclass(frozen=True)
 class Machine:
-    """How the work is done; the figures do not depend on it."""
+    """How the work is done. The figures do not depend on it."""
 
     batch_size: int = 16
-    """Pictures that the network looks at together."""
+    """Pictures that the network takes at once."""
     workers: int | None = None
-    """Processes that read pictures; by default what suits this machine."""
+    """Processes that read pictures; by default a number that suits this machine."""
     device: str | None = None
-    """"cpu" or "cuda"; by default cuda where there is one."""
+    """"cpu" or "cuda"; by default cuda if there is one."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
@@ -44,7 +44,7 @@ def evaluate(
     on_bad: Literal["stop", "skip"] = "stop",
     machine: Machine = Machine(),
 ) -> int:
-    """Measure a detector on labelled pictures: COCO AP, VOC AP, each class, the loss, the d2l book's class error and box MAE.
+    """Measure a detector on labelled pictures: COCO AP, VOC AP, each class, loss, and the d2l book's class error and box MAE.
 
     onestage evaluate runs/first pictures/
 
@@ -53,10 +53,10 @@ def evaluate(
     Args:
         model: a run folder, a .safetensors file, or published weights (see onestage models)
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
-        split: train, val, test or trainval; by default test, else val, else what the run held out, else everything
+        split: train, val, test or trainval; by default the first there is of test, val, what the run held out, everything
         out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
-        format: the data set's format, if it is not recognised
-        on_bad: what a bad annotation or an unreadable picture does
+        format: the data set's format; by default it is recognised
+        on_bad: what to do about a bad annotation or an unreadable picture: stop, or leave it out
     """
     detector = find_model(model, device=machine.device)
     run = Path(model)
@@ -75,9 +75,8 @@ def evaluate(
     stdout().print(report.table())
     if was_held_out:
         pictures = counted(len(dataset), "picture")
-        stdout().print(f"\nmeasured on the {pictures} held out; the others of this data set were trained on", highlight=False)
-    left_out = len(dataset.problems) + len(dataset) - len(found)
-    if left_out:
+        stdout().print(f"\nmeasured on the {pictures} held out; the run trained on the rest of this data set", highlight=False)
+    if left_out := len(dataset.problems) + len(dataset) - len(found):
         say(f"[bold yellow]left out:[/] {left_out:,} bad labels or pictures; see them: onestage data check {escape(str(data))}")
     if out is not None:
         page = save_report(report, found, dataset, out)

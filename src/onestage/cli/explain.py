@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from filecmp import cmp
 from pathlib import Path
@@ -45,18 +46,18 @@ def explain_picture(
 
     onestage explain ssd300_vgg16.coco holiday.jpg
 
-    Without labels the model's own detections stand in for them. A recipe of the zoo without weights works too, with labels: its
-    anchors and what they match are those of a trained model, its loss that of the first step.
+    Without labels, the model's detections stand in for them. With labels, a recipe of the zoo without weights works too: its
+    anchors and their matches are those of a trained model. Its loss is that of the first step.
 
     Args:
         model: a run folder, a .safetensors file, published weights, or a recipe (see onestage models)
         picture: the picture to look at
         labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO or CSV
         out: folder for index.html, the pictures and figures.json
-        score: the least score of the detections to show, and of those that stand in for labels
-        format: the data set's format, if it is not recognised
-        on_bad: what a bad annotation of the data set does: stop, or be left out
-        device: "cpu" or "cuda"; by default cuda where there is one
+        score: the least score of the detections to show and of those that stand in for labels
+        format: the data set's format; by default it is recognised
+        on_bad: what to do about a bad annotation of the data set: stop, or leave it out
+        device: "cpu" or "cuda"; by default cuda if there is one
     """
     require(0 < score < 1, "--score lies between 0 and 1", got=score)
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
@@ -64,14 +65,13 @@ def explain_picture(
     if dataset is None:
         sample = stand_ins(detector, decode_image(picture), path=str(picture), score=score)
     else:
-        sample = _labelled(picture, dataset, detector)
+        sample = _labelled(picture, dataset, detector.config.classes)
     if dataset is not None and dataset.problems:
         count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
         say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
     make_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
-    page = save_explanation(seen, out)
-    _summary(seen, page)
+    _summary(seen, save_explanation(seen, out))
     return 0
 
 
@@ -85,23 +85,27 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
     return find_model(model, device=device)
 
 
-def _labelled(picture: Path, dataset: Dataset, detector: Detector) -> Sample:
-    """The picture, of the data set or a copy of one, with its labels, as the model's classes."""
-    here = absolute(picture).resolve()
-    rows = [row for row, path in enumerate(dataset.paths) if Path(path).name == picture.name]
-    row = next((row for row in rows if Path(dataset.paths[row]).resolve() == here), None)
-    if row is None:
-        row = next((row for row in rows if _same_bytes(picture, Path(dataset.paths[row]))), None)
-    if row is None:
-        what = "the data set has another picture of this name" if rows else "the data set has no labels for this picture"
-        raise DataError(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path")
-    sample = dataset[row]
-    known = detector.config.classes
-    if unknown := sorted({dataset.classes[label] for label in sample.labels.tolist()} - set(known)):
+def _labelled(picture: Path, dataset: Dataset, classes: Sequence[str]) -> Sample:
+    """The picture with its labels, as indices of the model's ``classes``. DataError if the picture has no labels there."""
+    sample = dataset[_row_of(picture, dataset)]
+    names = [dataset.classes[label] for label in sample.labels.tolist()]
+    if unknown := sorted({*names} - {*classes}):
         what = "the picture holds classes that the model does not know"
-        raise DataError(what, where=picture, got=", ".join(unknown), expected=", ".join(known[:20]))
-    own = [known.index(dataset.classes[label]) for label in sample.labels.tolist()]
-    return replace(sample, labels=torch.tensor(own, dtype=torch.int64))
+        raise DataError(what, where=picture, got=", ".join(unknown), expected=", ".join(classes[:20]))
+    labels = [classes.index(name) for name in names]
+    return replace(sample, labels=torch.tensor(labels, dtype=torch.int64))
+
+
+def _row_of(picture: Path, dataset: Dataset) -> int:
+    """Where the data set has this picture, or a picture of the same name and content."""
+    here = absolute(picture).resolve()
+    namesakes = [(row, Path(path)) for row, path in enumerate(dataset.paths) if Path(path).name == picture.name]
+    for same in (lambda path: path.resolve() == here, lambda path: _same_bytes(picture, path)):
+        for row, path in namesakes:
+            if same(path):
+                return row
+    what = "the data set has another picture of this name" if namesakes else "the data set has no labels for this picture"
+    raise DataError(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path")
 
 
 def _same_bytes(a: Path, b: Path) -> bool:

@@ -132,13 +132,24 @@ def _write(out: Path, format: str, counts: dict[Split, int], config: SyntheticCo
                 first += count
 
 
-def _description(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:
-    """What lies in the folder and how to make it again."""
+def is_data_set(folder: Path, counts: dict[Split, int], config: SyntheticConfig, *, format: str = "coco") -> bool:
+    """Whether the folder holds the finished data set that ``write_data_set`` writes for the same arguments."""
+    mark = folder / FINISHED
+    return mark.exists() and _command(format, counts, config) in map(str.strip, mark.read_text().splitlines())
+
+
+def _command(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:
+    """The command that draws these pictures."""
     numbers = " ".join(f"--{split} {count}" for split, count in counts.items())
     look = f"--size {config.size[0]}x{config.size[1]} --classes {' '.join(config.classes)} --seed {config.seed}"
+    return f"onestage data generate FOLDER --format {format} {numbers} {look}"
+
+
+def _description(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:
+    """What lies in the folder and how to make it again."""
     return f"""# Generated pictures
 
 Drawn by onestage; free to use for anything. To make them again, with the same versions of onestage, numpy and Pillow:
 
-    onestage data generate FOLDER --format {format} {numbers} {look}
+    {_command(format, counts, config)}
 """

@@ -1,4 +1,4 @@
-"""What the verbs share on the terminal: results on standard output; progress, warnings and errors on standard error."""
+"""What the verbs share on the terminal: results go to standard output; progress, warnings and errors to standard error."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 PIPE_WIDTH = 120
-"""Characters per line where output goes to a file or a pipe, which have no width."""
+"""Characters per line of a file or a pipe, which have no width."""
 
 
 def stdout() -> Console:
-    """Colours and live parts appear on a terminal only, and no colours where NO_COLOR is set: rich sees to both."""
+    """Returns a console for results. rich shows colours and live parts on a terminal only; NO_COLOR turns colours off."""
     return Console(width=_width(sys.stdout.isatty()))
 
 
 def stderr() -> Console:
+    """Returns a console for progress, warnings and errors."""
     return Console(stderr=True, width=_width(sys.stderr.isatty()))
 
 
@@ -29,7 +30,7 @@ def _width(terminal: bool) -> int | None:
 
 
 def say(markup: str) -> None:
-    """A line on standard error, in rich's markup; never broken, so that paths in it can be copied."""
+    """Prints a line in rich's markup on standard error. It never breaks, so that paths in it can be copied."""
     stderr().print(markup, highlight=False, soft_wrap=True)
 
 
@@ -43,29 +44,29 @@ class _Rate(ProgressColumn):
 
 
 def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
-    """What a progress line over pictures shows: how many of how many, how fast, the time left and in the end the time taken."""
+    """Returns the parts of a progress line: how many of how many, how fast, and the time left; at the end the time it took."""
     time = TimeRemainingColumn(elapsed_when_finished=True)
     return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), time
 
 
 @contextmanager
 def progress(what: str, total: int, *, unit: str = "pictures") -> Iterator[PictureProgress]:
-    """A line that shows how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal
-    only.
-    """
+    """Shows how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal only."""
     console = stderr()
     with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
         yield PictureProgress(bars, bars.add_task(what, total=total))
 
 
 class PictureProgress:
-    """Counts pictures, and says lines above the live one."""
+    """Counts pictures, and prints lines above the progress line."""
 
-    def __init__(self, bars: Progress, task: int) -> None:
+    def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, count: int) -> None:
-        self._bars.update(self._task, advance=count)  # type: ignore[arg-type]  # TaskID is an int
+        """Counts so many more pictures as done."""
+        self._bars.update(self._task, advance=count)
 
     def say(self, markup: str) -> None:
+        """Prints a line in rich's markup above the progress line."""
         self._bars.console.print(markup, highlight=False, soft_wrap=True)

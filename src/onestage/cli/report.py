@@ -1,4 +1,4 @@
-"""A measurement as a folder: figures, curves, predictions, and pictures that show what was found beside what is there."""
+"""A measurement as a folder: figures, curves, predictions, and pictures that show the labels and the detections."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from onestage.metrics.report import Report
 from onestage.structures import Detections
 
 PICTURES = 12
-"""How many are shown, spread evenly over the data set."""
+"""How many pictures to show, spread evenly over the data set."""
 SCORE = 0.3
-"""The least score of a detection that is drawn in them."""
+"""The least score of a detection to draw."""
 GAP = 8
-"""Pixels between the two sides."""
+"""Pixels between the labels' side and the detections' side."""
 
 
 def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:
-    """Write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/; gives the web page's path.
+    """Writes index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/. Returns index.html's path.
 
-    found: of the data set's pictures, in its order; pictures that could not be read are missing.
+    found: the detections of the data set's pictures, in its order, without the pictures that could not be read.
     """
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     with PredictionWriter(folder / FORMATS["coco"].file_name, "coco") as writer:
@@ -43,7 +43,7 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
 
 
 def caption(detections: Detections) -> str:
-    """What stands under a picture on the web page: which detections are drawn in it, and why none are."""
+    """Returns what stands under a picture on the web page: which detections are drawn in it, or why none is."""
     name, scores = Path(detections.path).name, detections.scores
     if (scores >= SCORE).any():
         return f"{name}: the labels, and what was found with a score of {SCORE:.2f} or more"
@@ -52,7 +52,7 @@ def caption(detections: Detections) -> str:
 
 
 def side_by_side(dataset: Dataset, row: int, detections: Detections) -> Image.Image:
-    """The picture with its labels drawn in, and again with what was found."""
+    """Returns the picture of that row twice: left with its labels drawn in, right with its detections."""
     truth = dataset.truth(row)
     image = decode_image(truth.path)
     left = draw_boxes(image, truth.boxes, labels=truth.labels, names=dataset.classes)

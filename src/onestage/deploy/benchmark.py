@@ -1,6 +1,6 @@
 """How long a detector takes on this machine.
 
-Shape letters: B pictures at once.
+Shape letters: B pictures at once, H and W their height and width.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -22,16 +23,18 @@ from onestage.model.features import in_evaluation_mode
 from onestage.structures import Size
 
 Progress = Callable[[int], None]
-"""Called after every turn with the number of its pictures."""
+"""A function that takes the number of pictures of each turn, after the turn."""
 
 WARM_UP = 2
-"""Turns that are not counted: the first ones allocate memory and choose kernels."""
+"""Turns that do not count: the first ones allocate memory and choose kernels."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of every turn on ``batch`` pictures at once: whole predict() from decoded pictures to boxes in their own pixels,
-    and the network alone. input: (height, width) of the network's input.
+    """The seconds of every turn on ``batch`` pictures at once.
+
+    predict: whole predict(), from decoded pictures to boxes in their pixels. network: the network alone. input: (height, width)
+    of the network's input.
     """
 
     model: str
@@ -40,20 +43,21 @@ class Timing:
     predict: tuple[float, ...]
     network: tuple[float, ...]
 
-    def median(self, what: str) -> float:
-        """Milliseconds per picture of "predict" or "network"."""
-        return 1000 * statistics.median(getattr(self, what)) / self.batch
+    def median(self, what: Literal["predict", "network"]) -> float:
+        """Returns the median in milliseconds per picture."""
+        seconds = self.predict if what == "predict" else self.network
+        return 1000 * statistics.median(seconds) / self.batch
 
 
 def pictures(count: int, size: Size = (480, 640)) -> list[Tensor]:
-    """``count`` smooth, colourful pictures (3, *size) uint8; the same every time."""
+    """Returns ``count`` smooth, colourful pictures, each (3, H, W) uint8; the same pictures at every call. size: (H, W)."""
     generator = torch.Generator().manual_seed(1)
     clouds = torch.rand(count, 3, 9, 9, generator=generator)
     return list(F.interpolate(clouds, size, mode="bicubic").clamp(0, 1).mul(255).byte())
 
 
 def time_detector(model: Detector, images: Sequence[Tensor], *, repeats: int, advance: Progress = lambda _: None) -> Timing:
-    """Time predict() on B decoded pictures (3, H, W), and the network on the same input, in turns."""
+    """Times predict() on B decoded pictures, each (3, H, W), and the network on the same input, in turns."""
     inputs, _ = model.prepare(images)
     net = in_evaluation_mode(model)
 
@@ -84,13 +88,13 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """A GPU works on after its commands were given."""
+    """Waits until a GPU has done its work: it works on after it got its commands."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """What a number means nothing without: versions, processor, threads."""
+    """Returns what a time depends on: processor, threads, versions."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
@@ -102,5 +106,5 @@ def environment(device: torch.device) -> dict[str, str | int]:
 
 
 def _processor() -> str:
-    """The processor's vector instructions, which decide its speed more than its name."""
+    """The processor's architecture and vector instructions: they decide its speed more than its name does."""
     return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"

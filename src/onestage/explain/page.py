@@ -70,8 +70,8 @@ input.</p>
 {% endfor %}</tbody></table></div>
 <p>Left: the cells of the map, and all anchor shapes of the middle cell in colours. Middle: every object (dashed) with its
 number and colour, the centres of the anchors that learn it, and the best of these anchors. Amber dots are ignored anchors.
-Right: the brighter a cell, the more class loss its anchors make (one scale for all maps). Blue crosses are hard negatives; where
-they are many, they are smaller. The worst have their boxes.</p>
+Right: the brighter a cell, the more class loss its anchors make (one scale for all maps). Blue crosses are hard negatives: many
+of them are drawn smaller. The worst have their boxes.</p>
 {% for name, text, data in levels %}<h3>{{ name }}</h3>
 <p>{{ text }}</p>
 <figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}: its cells and shapes, its matches, its loss"></figure>

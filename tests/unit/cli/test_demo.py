@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from onestage.cli import demo as command
+from onestage.cli import generate
 from onestage.cli.main import main
+from onestage.data.synthetic import SyntheticConfig
 
 Captured = pytest.CaptureFixture[str]
 
@@ -42,14 +44,26 @@ def test_the_demo_leaves_everything_in_one_folder_and_goes_on_after_interruption
         assert (out / name).is_file(), name
     assert len(list((out / "pictures").glob("*.jpg"))) == command.FAST.test
     text = capsys.readouterr().out
-    assert "still there" in text and f"{figures['coco']['AP50']:.3f}" in text and "index.html" in text
+    assert (
+        "the pictures in" in text
+        and "are still there" in text
+        and f"{figures['coco']['AP50']:.3f}" in text
+        and "index.html" in text
+    )
 
 
-def test_a_demo_of_another_size_is_not_mixed_in(tmp_path: Path, capsys: Captured) -> None:
+def test_a_data_set_that_is_not_the_demos_is_not_mixed_in(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / command.FINISHED).write_text("onestage data generate FOLDER --train 7 --val 8")
+    mark = tmp_path / "data" / command.FINISHED
+    mark.write_text("onestage data generate FOLDER --train 7 --val 8")
     assert main(["demo", "--out", str(tmp_path)]) == 2
-    assert "a demo of another size" in capsys.readouterr().err
+    assert "a data set that is not the demo's" in capsys.readouterr().err
+
+    counts = {"train": command.FAST.train, "val": command.FAST.val, "test": command.FAST.test}
+    other = SyntheticConfig(size=(command.FAST.side, command.FAST.side), classes=("ball", "ring"))
+    mark.write_text(generate._description("coco", counts, other))  # of the same size, but other pictures
+    assert main(["demo", "--fast", "--out", str(tmp_path)]) == 2
+    assert "a data set that is not the demo's" in capsys.readouterr().err
 
 
 def test_a_demo_deletes_nothing_that_it_did_not_make(tmp_path: Path, capsys: Captured) -> None:

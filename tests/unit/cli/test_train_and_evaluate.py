@@ -54,7 +54,7 @@ def test_pictures_that_were_trained_on_do_not_measure_the_run(capsys: Captured, 
     for model, given in (("run", "all"), ("run/last.safetensors", str(data.resolve()))):
         capsys.readouterr()
         assert main(["evaluate", model, given, "--out", f"{model}-report", "--workers", "0"]) == 0
-        assert "on the 2 pictures held out; the others of this data set were trained on" in capsys.readouterr().out
+        assert "on the 2 pictures held out; the run trained on the rest of this data set" in capsys.readouterr().out
         found = json.loads(Path(f"{model}-report/predictions.json").read_text())
         assert found and {r["image_id"] for r in found} <= {*rest.image_ids}
 

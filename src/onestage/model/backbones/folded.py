@@ -1,7 +1,8 @@
 """A backbone without batch norm: convolutions with bias, as deployed networks have them once their norms are folded in.
 
-Shape letters: B images, C_i channels of layer i, H_i and W_i of its map. The config describes layer by layer, so it can say any
-chain of convolutions with residual additions: MobileNet v1 and v2 of any width, with SSD's extra levels behind them.
+Shape letters: B images, H and W of the input, C_i channels and H_i x W_i cells of the map of layer i. The config describes
+every layer, so it can say any chain of convolutions with residual additions: MobileNet v1 and v2 of any width, with SSD's extra
+levels behind them.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from onestage.errors import require
 from onestage.model.features import Features
 
 IMAGE = -1
-"""As the source of a layer: the images themselves."""
+"""As the source of a layer: the images."""
 
 
 @dataclass(frozen=True)
 class FoldedLayer:
-    """A convolution with bias, padded as TensorFlow's SAME: what is missing at the far side, one pixel more than at the near.
+    """A convolution with bias and the padding that TensorFlow calls SAME: if its amount is odd, the far side gets one pixel
+    more.
 
-    channels: of its output. source: index of the layer whose output it reads, or IMAGE. depthwise: every channel by itself.
-    relu6: whether ReLU6 follows. add: index of a layer whose output is then added (MobileNetV2, section 3.3).
+    channels: of the output. source: index of the layer whose output it reads, or IMAGE. depthwise: each channel is convolved
+    alone. relu6: whether ReLU6 follows. add: index of a layer whose output is added at last (MobileNetV2, section 3.3).
     """
 
     channels: int
@@ -37,22 +39,18 @@ class FoldedLayer:
 
 @dataclass(frozen=True)
 class FoldedBackbone:
-    """The layers, in the order they are computed, and which of their outputs are the feature maps, fine to coarse."""
+    """The layers in the order in which they are computed, and which of their outputs are the feature maps, fine to coarse."""
 
     layers: tuple[FoldedLayer, ...]
     maps: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        numbered = list(enumerate(self.layers))
+        numbers = range(len(self.layers))
         sides = [side for layer in self.layers for side in (layer.channels, layer.kernel, layer.stride)]
         require(bool(sides) and min(sides) >= 1, "layers have channels, a kernel and a stride of at least 1", got=self.layers)
-        earlier = all(IMAGE <= layer.source < i and (layer.add is None or 0 <= layer.add < i) for i, layer in numbered)
-        require(earlier, "a layer reads and adds the outputs of layers before it", got=self.layers)
-        same = all(not layer.depthwise or layer.channels == self.inputs(i) for i, layer in numbered)
-        require(same, "a depthwise layer has as many channels as its source", got=self.layers)
-        fits = all(layer.add is None or layer.channels == self.layers[layer.add].channels for layer in self.layers)
-        require(fits, "a layer adds an output of as many channels as its own", got=self.layers)
-        require(bool(self.maps) and all(0 <= i < len(numbered) for i in self.maps), "maps are layers", got=self.maps)
+        for rule, holds in _RULES.items():
+            require(all(holds(self, number) for number in numbers), rule, got=self.layers)
+        require(bool(self.maps) and all(i in numbers for i in self.maps), "maps are layers", got=self.maps)
 
     def inputs(self, index: int) -> int:
         """How many channels a layer reads."""
@@ -60,7 +58,30 @@ class FoldedBackbone:
         return 3 if source == IMAGE else self.layers[source].channels
 
     def build(self) -> Features:
+        """The network with fresh weights."""
         return _Folded(self)
+
+
+def _in_order(config: FoldedBackbone, number: int) -> bool:
+    layer = config.layers[number]
+    return IMAGE <= layer.source < number and (layer.add is None or 0 <= layer.add < number)
+
+
+def _suits_source(config: FoldedBackbone, number: int) -> bool:
+    layer = config.layers[number]
+    return not layer.depthwise or layer.channels == config.inputs(number)
+
+
+def _suits_added(config: FoldedBackbone, number: int) -> bool:
+    layer = config.layers[number]
+    return layer.add is None or layer.channels == config.layers[layer.add].channels
+
+
+_RULES = {
+    "a layer reads and adds the outputs of layers before it": _in_order,
+    "a depthwise layer has as many channels as its source": _suits_source,
+    "a layer adds an output of as many channels as its own": _suits_added,
+}
 
 
 class _Folded(Features):
@@ -71,9 +92,10 @@ class _Folded(Features):
         self.layers = nn.ModuleList(_conv(layer, config.inputs(i)) for i, layer in enumerate(config.layers))
         sources = {layer.source for i, layer in enumerate(config.layers) if layer.source != i - 1}
         added = {layer.add for layer in config.layers if layer.add is not None}
-        self.kept = sources | added | set(config.maps)  # read again later; the rest is let go, so that memory stays free
+        self.kept = sources | added | set(config.maps)  # read again later; the rest is not kept, which saves memory
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> a list of (B, C_i, H_i, W_i), one per layer i that gives a map."""
         kept = {IMAGE: images}
         latest = images
         for i, (layer, module) in enumerate(zip(self.config.layers, self.layers, strict=True)):

@@ -1,4 +1,7 @@
-"""The closed table of backbones: every kind that a config may name, and the sizes of the maps that one gives."""
+"""The closed table of backbones: every kind that a config may name, and the sizes of the maps of a backbone.
+
+Shape letters: C_l channels and H_l x W_l cells of level l.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,10 @@ def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tenso
 
 
 def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:
-    """ConfigError where the cells of a map do not lie a stride apart over the whole input, rounded up or down.
+    """Raises ConfigError unless the cells of each map are a stride apart over the whole input, rounded up or down.
 
-    Convolutions without padding (Inception) leave fewer: those cells look elsewhere than where their anchors would stand.
+    Convolutions without padding (Inception) leave fewer cells. Anchors would then stand at other places than what the cells
+    see.
     """
     strides = list(backbone.strides)
     if backbone.keep_resolution:

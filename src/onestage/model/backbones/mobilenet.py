@@ -19,9 +19,9 @@ class MobileNetBackbone:
     """MobileNet v2 or v3-large as SSDLite uses it (MobileNetV3, section 6.3): the expansion inside the first block of stride
     32, and the last layer before the classifier. Strides 16 and 32.
 
-    reduced_tail: half the channels after the expansion, which costs nothing in detection (MobileNetV3, table 6; v3 only).
-    eps of batch norm: 0.001 in torchvision's SSDLite. momentum: 0.03 there, made for half a million steps; with it the running
-    averages, which begin at a variance of 1, spoil every measurement of the first 300 steps. 0.1 needs 80.
+    reduced_tail: half the channels after the expansion. Detection loses nothing by it (MobileNetV3, table 6; v3 only).
+    eps and momentum: of batch norm. torchvision's SSDLite has 0.001 and 0.03, for half a million steps. The running averages
+    begin at a variance of 1: with a momentum of 0.03 they spoil every measurement of the first 300 steps, with 0.1 of 80.
     """
 
     version: Literal["v2", "v3_large"] = "v3_large"
@@ -33,6 +33,7 @@ class MobileNetBackbone:
         require(self.eps > 0 and 0 < self.momentum <= 1, "eps is above 0, momentum above 0 and up to 1", got=self)
 
     def build(self) -> Features:
+        """The network with fresh weights."""
         norm = partial(nn.BatchNorm2d, eps=self.eps, momentum=self.momentum)
         if self.version == "v2":
             layers = torchvision.models.mobilenet_v2(norm_layer=norm).features

@@ -27,6 +27,7 @@ class TinyBackbone:
         require(len(self.base) == 3 and min(*self.base, self.width) >= 1, rule, got=self)
 
     def build(self) -> Features:
+        """The network with fresh weights."""
         ends = (3, *self.base)
         base = nn.Sequential(*(_halve(a, b) for a, b in pairwise(ends)))
         channels = (self.base[-1], *[self.width] * 4)

@@ -1,6 +1,6 @@
 """VGG16 as SSD uses it.
 
-Shape letters: B images, C_l channels of level l.
+Shape letters: B images, H and W of the input, H_l x W_l cells of level l.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class VGG16Backbone:
     """
 
     def build(self) -> Features:
+        """The network with fresh weights."""
         return _VGG16()
 
 
@@ -54,11 +55,12 @@ class _VGG16(Features):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
-                # without batch norm, torch's default start would shrink the signal to nothing on its way through 15 layers
+                # there is no batch norm: with torch's default weights 15 layers would shrink the signal to nothing
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """(B, 3, H, W) -> conv4_3 (B, 512, H_0, W_0) and fc7 (B, 1024, H_1, W_1)."""
         fine = self.conv4_3(images)
         normalised = self.scale.view(1, -1, 1, 1) * F.normalize(fine)
         return [normalised, self.fc7(fine)]

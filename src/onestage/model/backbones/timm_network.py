@@ -1,0 +1,123 @@
+"""timm's networks as the backbones need them: made by name, and changed where a paper asks for it.
+
+Shape letters: B images, C_l channels and H_l x W_l cells of map l.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from timm.layers.drop import DropPath
+from timm.models import FeatureInfo
+from torch import Tensor, nn
+
+from onestage.errors import ConfigError, nearest, require
+from onestage.model.features import blank_image, dry_run, sizes_of
+from onestage.structures import Size
+
+
+def create_network(
+    name: str, maps: list[int] | None = None, *, activation: str | None = None, drop_path: float | None = None
+) -> nn.Module:
+    """timm's feature extractor of that name, with fresh weights. It gives a list of maps (B, C_l, H_l, W_l), fine to coarse.
+
+    maps: which of them, by timm's index; all if left out. None leaves a setting as timm has it. Raises ConfigError if timm has
+    no such network.
+    """
+    if not timm.is_model(name):
+        raise ConfigError("timm has no such model", got=name + nearest(name, timm.list_models()), fix="see timm.list_models()")
+    try:  # timm passes no None on
+        return timm.create_model(
+            name, features_only=True, pretrained=False, out_indices=maps, act_layer=activation, drop_path_rate=drop_path
+        )
+    except (RuntimeError, AttributeError) as e:  # timm refuses it, or the model has no feature_info
+        raise ConfigError("this timm model gives no feature maps", got=name, fix="take a convolutional one") from e
+    except TypeError as e:
+        asked = {"backbone.activation": activation, "backbone.drop_path": drop_path}
+        got = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
+        what, fix = "timm has no such choice for this backbone", "leave it as it is, or take another backbone"
+        raise ConfigError(what, where=name, got=f"{got} ({e})", fix=fix) from e
+
+
+def feature_info(network: nn.Module) -> FeatureInfo:
+    """What timm says of the maps: their strides (``reduction``), channels and indices."""
+    info = network.feature_info
+    assert isinstance(info, FeatureInfo)
+    return info
+
+
+def usual_size(name: str) -> Size:
+    """(height, width) of the pictures that timm's weights of that network were trained on."""
+    _, height, width = timm.get_pretrained_cfg_value(name, "input_size") or (3, 224, 224)
+    return height, width
+
+
+def parameters_up_to(whole: nn.Module, name: str, maps: int) -> set[str]:
+    """Names of the parameters on which the first maps of a network depend, however it is built inside.
+
+    whole: the network ``name`` with all the maps that it offers, on the meta device.
+    """
+    if maps == 0:
+        return set()
+    outputs: list[Tensor] = whole(torch.empty(1, 3, *usual_size(name), device="meta"))
+    rule = f"{name} offers {len(outputs)} maps, so freeze lies in 0..{len(outputs)}"
+    require(0 < maps <= len(outputs), rule, got=maps)
+    names, parameters = zip(*whole.named_parameters(), strict=True)
+    total = sum((m.sum() for m in outputs[:maps]), start=torch.zeros((), device="meta"))
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None}
+
+
+def drops_paths(network: nn.Module) -> bool:
+    """Whether drop_path does anything. A MobileNet v1 of timm holds a DropPath too, but has no shortcut and never calls it."""
+    blocks = (m for m in network.modules() if any(isinstance(child, DropPath) for child in m.children()))
+    return any(getattr(block, "has_skip", True) for block in blocks)
+
+
+def undo_stride(stage: nn.Module, *, dilated: bool) -> None:
+    """Sets every stride of a stage to 1, and its weights stay as they are. Raises ConfigError if there is no stride.
+
+    dilated: the other convolutions of the stage take every second cell, so that they look as far as before.
+    """
+    layers = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
+    strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
+    require(bool(strided), "keep_resolution needs a backbone whose last stage has a stride", got=type(stage).__name__)
+    if dilated:
+        _dilate([layer for layer in layers if layer not in strided])
+    for layer in strided:
+        layer.stride = (1, 1) if isinstance(layer, nn.Conv2d) else 1
+
+
+def _dilate(layers: Sequence[nn.Module]) -> None:
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size != (1, 1):
+            layer.dilation = (2, 2)
+            rows, columns = (int(cells) for cells in layer.padding)  # timm gives numbers, not "same"
+            layer.padding = (2 * rows, 2 * columns)
+
+
+def check_kept(whole: nn.Module, body: nn.Module, name: str) -> None:
+    """Raises ConfigError unless the last map of ``body`` is as fine as the map before it was, and the rest are as they were.
+
+    Where the last stage of a network is not the last of its modules (MobileNets), strides before it are gone too. whole: the
+    network with all the maps that it offers, without that change.
+    """
+    size = usual_size(name)
+    offered, used = [1, *feature_info(whole).reduction()], feature_info(body).reduction()
+    before, got = (list(sizes_of(dry_run(network, blank_image(size), size, where=name))) for network in (whole, body))
+    cells = dict(zip(offered, [size, *before], strict=True))
+    expected = [cells[stride] for stride in (*used[:-1], offered[offered.index(used[-1]) - 1])]
+    if got != expected:
+        what = "keep_resolution does not suit this backbone: its strides do not stand in its last stage alone"
+        fix = "take a ResNet or a relative of it"
+        raise ConfigError(what, where=name, got=f"maps of {got}", expected=expected, fix=fix)
+
+
+def unpad_pool(network: nn.Module) -> None:
+    """Lets the max pooling of the stem round up instead of padding. Raises ConfigError if there is none, or several."""
+    pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d)]
+    rule = "unpadded_pool needs a backbone with one max pooling"
+    require(len(pools) == 1, rule, got=f"{len(pools)} in {type(network).__name__}")
+    pools[0].padding, pools[0].ceil_mode = 0, True

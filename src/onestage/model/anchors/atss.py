@@ -1,6 +1,7 @@
-"""ATSS: how good an anchor must be is found from the anchors around each object.
+"""ATSS: how good an anchor must be follows from the anchors around each object.
 
-Shape letters: B images, A anchors, L levels, N objects, M candidates of one object.
+Shape letters: B images, A anchors, L levels, N objects of the fullest image, n boxes, M candidates of one object, ... any
+dimensions.
 """
 
 from __future__ import annotations
@@ -20,12 +21,12 @@ _SAME_PLACE = 1e-2
 
 @dataclass(frozen=True)
 class ATSSAssigner:
-    """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1): of each level the anchors in the
-    ``top_k`` cells whose centres are nearest to the object's are its candidates; those learn it whose IoU reaches the
-    candidates' mean plus their standard deviation and whose centre lies inside the object. An anchor wanted by several learns
-    the one it overlaps most, at equal IoU the first.
+    """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1). The candidates of an object are, on each
+    level, the anchors in the ``top_k`` cells whose centres are nearest to the object's centre. A candidate learns the object if
+    its IoU reaches the mean of all candidates plus their standard deviation, and its centre lies inside the object. An anchor
+    that several objects want learns the one with the largest IoU, and of equal ones the first.
 
-    Anchors of which ``ignore_cover`` or more lies inside an ignored region are ignored unless they learn an object.
+    An anchor that learns no object is ignored if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
 
     top_k: int = 9
@@ -36,7 +37,10 @@ class ATSSAssigner:
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self.ignore_cover)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
-        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
+
+        levels: how many anchors stand on each map.
+        """
         image, row = objects.nonzero(as_tuple=True)
         wanted = boxes[image, row]
         candidates = self._candidates(anchors, wanted, levels)
@@ -56,7 +60,7 @@ class ATSSAssigner:
         return without_ignored(matches, anchors, boxes, ignore=ignore, least=self.ignore_cover)
 
     def _candidates(self, anchors: Tensor, boxes: Tensor, levels: LevelCounts) -> Tensor:
-        """(n, M) anchors for each of n boxes (n, 4); of cells equally near the first."""
+        """anchors (A, 4) and boxes (n, 4) -> (n, M) indices of anchors. Of equally near cells the first come first."""
         places = box_ops.to_cxcywh(anchors)[:, :2].split(list(levels))
         starts = [sum(levels[:i]) for i in range(len(levels))]
         shapes = [int(((place - place[0]).abs().amax(1) < _SAME_PLACE).sum()) for place in places]
@@ -70,12 +74,14 @@ class ATSSAssigner:
 
 
 def _nearest(points: Tensor, centres: Tensor, count: int) -> Tensor:
-    """(n, 2) and (cells, 2) -> (n, at most count): the cells nearest to each point. topk does not say which of equal ones."""
+    """(n, 2) and (cells, 2) -> (n, at most count): the nearest cells to each point. A stable sort, as topk leaves the order of
+    equal ones open.
+    """
     distance = (points[:, None] - centres).square().sum(2)
     return distance.argsort(dim=1, stable=True)[:, :count]
 
 
 def _centre_inside(anchors: Tensor, boxes: Tensor) -> Tensor:
-    """(..., 4) and (..., 4) -> (...) bool."""
+    """anchors (..., 4) and boxes (..., 4) -> (...) bool: whether the centre of the anchor lies inside the box."""
     centre = box_ops.to_cxcywh(anchors)[..., :2]
     return (torch.cat([centre - boxes[..., :2], boxes[..., 2:] - centre], dim=-1) > 0).all(-1)

@@ -1,6 +1,6 @@
 """Boxes as offsets from anchors, and back.
 
-Shape letters: ... any leading dimensions, the same for all arguments or broadcasting. Boxes and anchors are xyxy pixels.
+Shape letters: ... any leading dimensions, equal for all arguments or broadcast. Boxes and anchors are xyxy pixels.
 """
 
 import math
@@ -19,8 +19,8 @@ class BoxCoder:
 
     dx = (x - ax) / aw / variance[0],  dw = log(w / aw) / variance[2],  and likewise for y and h.
 
-    The variances bring the targets to about unit spread (SSD's code: 0.1, 0.1, 0.2, 0.2). ``max_log_scale`` bounds the decoded
-    growth of an anchor, exp(log(1000 / 16)) = 62.5 fold, so that wild outputs do not overflow (torchvision,
+    The variances bring the targets to about unit spread (SSD's code: 0.1, 0.1, 0.2, 0.2). ``max_log_scale`` bounds how much an
+    anchor grows when it is decoded: exp(log(1000 / 16)) = 62.5 fold, so that wild outputs do not overflow (torchvision,
     models/detection/_utils.py). Law: decode(anchors, encode(anchors, boxes)) == boxes for boxes up to 62.5 times their anchor.
     """
 

@@ -1,7 +1,8 @@
 """Anchors (SSD's "default boxes"): which shapes stand at every cell of every feature map.
 
-Shape letters: L levels, S shapes per cell, A anchors over all levels. A shape is (width, height) in input pixels; "aspect
-ratio" means width / height and stays inside the builder. Rows are ordered (level, y, x, shape), as the head's outputs are.
+Shape letters: H_l x W_l cells of level l, S shapes per cell, A anchors over all levels. A shape is (width, height) in input
+pixels. "Aspect ratio" means width / height and stays inside the builders. Rows are ordered (level, y, x, shape), like the
+outputs of the head.
 """
 
 import math
@@ -20,13 +21,13 @@ from onestage.structures import Size
 
 @dataclass(frozen=True)
 class AnchorLevel:
-    """The S anchor shapes of one feature map, and how far its cells are apart.
+    """The S anchor shapes of one feature map, and the distance between its cells.
 
-    shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from one cell's centre to the next; None spreads
-    the cells evenly over the input, whatever the size of the map, "floor" does so in whole pixels, rounded down, as
-    torchvision's generator does (at 800x1088 its coarsest anchors end 84 pixels short). offset: where the first centre lies, in
-    strides. inside: centres beyond the input's border, which steps larger than the cells reach, are moved onto it, as in the
-    SSDs of pytorch-ssd, ssd.pytorch and SSD (lufficc).
+    shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from the centre of one cell to the next. None
+    spreads the cells evenly over the input, whatever the size of the map. "floor" does the same in whole pixels, rounded down,
+    as torchvision's generator does (at 800x1088 its coarsest anchors end 84 pixels short). offset: where the first centre lies,
+    in strides. inside: centres beyond the border of the input are moved onto it; large strides lead there. The SSDs of
+    pytorch-ssd, ssd.pytorch and SSD (lufficc) do this.
     """
 
     shapes: tuple[tuple[float, float], ...]
@@ -48,7 +49,7 @@ class AnchorLevel:
 
 
 def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
-    """(height * width * S, 4) xyxy input pixels: every shape of the level, centred at every cell of its map.
+    """Every shape of the level, centred at every cell of its map: (H_l * W_l * S, 4) xyxy input pixels, float32.
 
     Centres lie at (i + offset) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
     """
@@ -65,7 +66,7 @@ def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
 
 
 def anchor_boxes(levels: Sequence[AnchorLevel], level_sizes: Sequence[Size], input_size: Size) -> Tensor:
-    """(A, 4) xyxy input pixels of all levels, fine to coarse. They may reach over the border of the input."""
+    """The anchors of all levels, fine to coarse: (A, 4) xyxy input pixels. They may reach over the border of the input."""
     return torch.cat([grid(level, size, input_size) for level, size in zip(levels, level_sizes, strict=True)])
 
 
@@ -78,9 +79,9 @@ def ssd_levels(
 ) -> tuple[AnchorLevel, ...]:
     """SSD's default boxes (section 2.2), one level per entry of ``sizes`` and ``ratios``.
 
-    A level of sizes (s, s') and ratios (r, ...) has the shapes: square s, square s', then for every r the boxes of area s^2
-    that are r times as wide as high, and r times as high as wide. Sizes and strides in input pixels; no stride spreads the
-    cells evenly. ``clip`` cuts widths and heights to the input (height, width), as torchvision does.
+    A level with sizes (s, s') and ratios (r, ...) has these shapes: square s, square s', then for every r the boxes of area s^2
+    that are r times as wide as high, and r times as high as wide. Sizes and strides are input pixels; None as a stride spreads
+    the cells evenly. ``clip`` cuts widths and heights to the input (height, width), as torchvision does.
     """
     limit_h, limit_w = clip or (math.inf, math.inf)
     levels = []
@@ -119,17 +120,15 @@ def octave_levels(
     1.4 and 0.7).
 
     Shapes are ordered (octave, aspect), or (aspect, octave) with ``ratio_major``, as in torchvision's RetinaNet. whole_pixels:
-    torchvision's rounding: sides to whole pixels downwards, then half the shape to the nearest.
+    torchvision rounds sides down to whole pixels, then half of each shape to the nearest whole number.
     """
-    sides = [[scale * stride * 2 ** (i / octaves) for i in range(octaves)] for stride in strides]
-    if whole_pixels:
-        sides = [[float(int(side)) for side in level] for level in sides]
     levels = []
-    for stride, level in zip(strides, sides, strict=True):
-        if ratio_major:
-            shapes = [(side * w, side * h) for (w, h), side in product(aspects, level)]
-        else:
-            shapes = [(side * w, side * h) for side, (w, h) in product(level, aspects)]
+    for stride in strides:
+        sides = [scale * stride * 2 ** (i / octaves) for i in range(octaves)]
+        if whole_pixels:
+            sides = [float(int(side)) for side in sides]
+        pairs = [(side, aspect) for aspect, side in product(aspects, sides)] if ratio_major else product(sides, aspects)
+        shapes = [(side * w, side * h) for side, (w, h) in pairs]
         if whole_pixels:
             shapes = [(2.0 * round(w / 2), 2.0 * round(h / 2)) for w, h in shapes]
         levels.append(AnchorLevel(tuple(shapes), (float(stride), float(stride)), offset))

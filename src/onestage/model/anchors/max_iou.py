@@ -19,23 +19,23 @@ from onestage.errors import require
 from onestage.structures import Targets
 
 LevelCounts = Sequence[int]
-"""How many anchors stand on each map; their rows follow one another, fine to coarse."""
+"""How many anchors stand on each map, fine to coarse. The rows of one map follow those of the map before."""
 
 BACKGROUND = -1
-"""In matches: the anchor stands on background."""
+"""In matches: the anchor learns that it stands on background."""
 IGNORED = -2
-"""In matches: the anchor teaches nothing: it overlaps an object half, or a region marked as not to be counted."""
+"""In matches: the anchor learns nothing. It overlaps an object by half, or a region that is marked as not to be counted."""
 
 _PAIRS_AT_ONCE = 1 << 21
-"""Pairs of anchor and object compared at a time: about 120 MB, whatever the number of objects."""
+"""How many pairs of anchor and object are compared at a time: about 120 MB, whatever the number of objects."""
 
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """The objects of a batch and the anchors that learn them; what a loss is computed from.
+    """The objects of a batch and the anchors that learn them, from which a loss is computed.
 
-    anchors (A, 4); matches (B, A) int64: index of an object of that image, BACKGROUND or IGNORED;
-    boxes (B, N, 4) and labels (B, N) int64: the objects, padded to the fullest image.
+    anchors (A, 4); matches (B, A) int64: the index of an object of that image, BACKGROUND or IGNORED; boxes (B, N, 4) and
+    labels (B, N) int64: the objects, padded to the number in the fullest image.
     """
 
     anchors: Tensor
@@ -44,21 +44,27 @@ class Assignment:
     labels: Tensor
 
     def positives(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Image, anchor and object index, (P,) each, of the anchors that learn an object, in row order."""
+        """Image, anchor and object index of the positives, (P,) each, in row order."""
         image, anchor = (self.matches >= 0).nonzero(as_tuple=True)
         return image, anchor, self.matches[image, anchor]
 
 
 class Assigner(Protocol):
-    """Which anchor learns which object: a frozen dataclass with this call."""
+    """What every assigner is: a frozen dataclass with this call."""
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
-        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64."""
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
+
+        levels: how many anchors stand on each map.
+        """
         ...
 
 
 def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: LevelCounts = ()) -> Assignment:
-    """Pad the targets of B images to one tensor and let the assigner match them. levels left out: all anchors stand on one."""
+    """Pads the targets of B images to boxes (B, N, 4) and labels (B, N), and matches them with anchors (A, 4).
+
+    levels: how many anchors stand on each map. If left out, all stand on one map.
+    """
     levels = levels or (len(anchors),)
     boxes = pad_sequence([t.boxes for t in targets], batch_first=True)
     labels = pad_sequence([t.labels for t in targets], batch_first=True)
@@ -69,19 +75,19 @@ def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, l
 
 @dataclass(frozen=True)
 class MaxIoUAssigner:
-    """Every anchor takes the object it overlaps most: from ``positive`` IoU on it learns it, below ``negative`` it is
-    background, between the two it is ignored.
+    """Every anchor is compared with the object that it overlaps most. From an IoU of ``positive`` on it learns the object,
+    below ``negative`` it is background, and between the two it is ignored.
 
-    ``claim`` decides what else an object gets, however small its overlap (above 0):
-    - "best": its best anchor. Where two objects want one anchor the later object gets it, as in torchvision's SSD on a CPU
-      (models/detection/_utils.py, SSDMatcher), and the earlier goes without.
-    - "first": likewise, but the earlier object gets it, as in EfficientDet's code (object_detection/argmax_matcher.py).
-    - "greedy": an anchor of its own: the pair of largest IoU first, then both are out of the game (bipartite matching: SSD's
-      original code; the d2l book, section 14.4). Ties go to the lower anchor, then the lower object.
-    - "tied": every anchor that reaches the object's largest IoU learns the object that it overlaps most itself, which may be
-      another one: RetinaNet in torchvision and detectron2 (models/detection/_utils.py, set_low_quality_matches_).
-    - "none": nothing.
-    Anchors of which ``ignore_cover`` or more lies inside an ignored region are IGNORED unless they learn an object.
+    ``claim`` decides which anchors an object gets besides, however small the overlap (above 0):
+    - "best": its best anchor. If two objects want one anchor, the later object gets it and the earlier gets none, as in
+      torchvision's SSD on a CPU (models/detection/_utils.py, SSDMatcher).
+    - "first": its best anchor, but the earlier object gets it, as in EfficientDet's code (object_detection/argmax_matcher.py).
+    - "greedy": one anchor for each object. The pair of largest IoU comes first, and both are then settled (bipartite matching:
+      SSD's original code; the d2l book, section 14.4). Ties go to the lower anchor, then to the lower object.
+    - "tied": every anchor that reaches the largest IoU of an object learns the object that it overlaps most. This may be
+      another object: RetinaNet in torchvision and detectron2 (models/detection/_utils.py, set_low_quality_matches_).
+    - "none": no more anchors.
+    An anchor that learns no object is IGNORED if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
 
     positive: float = 0.5
@@ -95,10 +101,10 @@ class MaxIoUAssigner:
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts = ()) -> Tensor:
-        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool (both False: padding) -> matches (B, A) int64.
+        """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
 
-        On which level an anchor stands (``levels``) does not matter here. Memory is bounded: objects are compared a few at a
-        time. An equal IoU with two objects goes to the lower index.
+        ``levels`` does not matter here. Memory is bounded: a few objects are compared at a time. Of objects with equal IoU the
+        lower index counts.
         """
         shape = (len(boxes), len(anchors))
         overlap = anchors.new_zeros(shape)
@@ -122,7 +128,9 @@ class MaxIoUAssigner:
 
 
 def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: Tensor, least: float) -> Tensor:
-    """matches (B, A), IGNORED where an anchor that learns nothing lies by ``least`` or more of itself in an ignored box."""
+    """matches (B, A), anchors (A, 4), boxes (B, N, 4) and ignore (B, N) -> matches (B, A) with IGNORED for anchors that learn
+    no object and have ``least`` of their area or more inside an ignored box.
+    """
     if not bool(ignore.any()):
         return matches
     covered = anchors.new_zeros(matches.shape)
@@ -140,9 +148,9 @@ def runs(rows: int, partners: int) -> list[slice]:
 
 
 def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few objects at a time: which (n of N), which images have any of them, and their IoU (b, n, A), -1 for no object.
+    """A few objects at a time: which (n of N), which images have any of them (b of B), and their IoU (b, n, A), -1 for padding.
 
-    Images that have only padding there are left out: one crowd does not slow down a whole batch.
+    Images with only padding are left out, so that one crowd does not slow down a whole batch.
     """
     for part in runs(boxes.shape[1], len(boxes) * len(anchors)):
         busy = objects[:, part].any(dim=1)
@@ -150,7 +158,7 @@ def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple
 
 
 def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Tensor:
-    """(B, A): whether an anchor reaches the largest IoU (most, (B, N)) of any claiming object."""
+    """(B, A) bool: whether an anchor reaches the largest IoU of any claiming object. claims (B, N) bool; most (B, N): that IoU."""
     reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
     for part, busy, iou in _overlaps(anchors, boxes, claims):
         reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
@@ -158,8 +166,8 @@ def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Te
 
 
 def _claim(matches: Tensor, claims: Tensor, wanted: Tensor, *, last: bool) -> Tensor:
-    """Give every claiming object (claims, (B, N) bool) the anchor it wants (wanted, (B, N)); the last or first of several
-    wins.
+    """matches (B, A) -> (B, A), where every claiming object (claims, (B, N) bool) has the anchor that it wants (wanted, (B,
+    N)). Of several objects the last or the first wins.
     """
     none = -1 if last else claims.shape[1]
     index = torch.arange(claims.shape[1], device=claims.device).expand_as(wanted).masked_fill(~claims, none)
@@ -168,11 +176,11 @@ def _claim(matches: Tensor, claims: Tensor, wanted: Tensor, *, last: bool) -> Te
 
 
 def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """Bipartite matching by rounds: every pair that is the best left for both its sides would be taken by the greedy order too,
-    so all of them are settled at once; two or three rounds do for real pictures.
+    """Bipartite matching in rounds. A pair that is the best one left for both of its sides is a pair of the greedy order too,
+    so a round settles all such pairs at once. Real pictures need two or three rounds.
 
-    claims (B, N) bool: the objects that overlap any anchor; wanted (B, N): their best anchors. Returns who got an anchor, and
-    which.
+    claims (B, N) bool: the objects that overlap any anchor; wanted (B, N): their best anchors. Returns which objects got an
+    anchor, (B, N) bool, and which anchor, (B, N).
     """
     waiting, settled = claims.clone(), torch.zeros_like(claims)
     taken = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=boxes.device)
@@ -187,7 +195,7 @@ def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> t
 
 
 def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tensor) -> Tensor:
-    """(B, N): for the anchor that each waiting object wants, the waiting object that overlaps it most."""
+    """(B, N): which waiting object has the largest overlap with the anchor that each waiting object wants."""
     best = torch.full_like(wanted, -1)
     for part in runs(boxes.shape[1], boxes.shape[0] * boxes.shape[1]):
         busy = waiting[:, part].any(dim=1)
@@ -197,7 +205,7 @@ def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tens
 
 
 def _next_wish(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, taken: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The best free anchor of every waiting object; those that overlap no free anchor stop waiting."""
+    """The best free anchor of every waiting object, (B, N), and which objects still wait, (B, N) bool: those that overlap one."""
     wanted, waiting = wanted.clone(), waiting.clone()
     image, row = waiting.nonzero(as_tuple=True)
     for part in runs(len(image), len(anchors)):

@@ -1,6 +1,7 @@
-"""Anchors for whatever maps there are, by their rule: what a config says where nobody wants to write every level down.
+"""Rules for anchors: a config may give a rule in place of all levels, and the levels follow from the maps that there are.
 
-Shape letters: L levels. Both kinds map the L maps' (height, width) and the input's to L ``AnchorLevel``s, cells spread evenly.
+Each kind of rule makes one ``AnchorLevel`` per map from the (height, width) of the maps and of the input. Cells are spread
+evenly over the input.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from onestage.model.anchors.levels import AnchorLevel, linear_scales, size_pairs
 from onestage.structures import Size
 
 Aspects = tuple[tuple[float, float], ...]
-"""(width, height) in parts of an anchor's size."""
+"""Pairs of (width, height), as parts of the size of an anchor."""
 
 
 @dataclass(frozen=True)
 class OctaveAnchors:
-    """The same shapes in every cell, as RetinaNet and EfficientDet have them (google/automl, efficientdet/tf2/anchors.py): the
-    smallest of a level is ``scale`` strides large, ``octaves`` of them lead up to its double, each in all ``aspects``.
+    """The same shapes in every cell, as in RetinaNet and EfficientDet (google/automl, efficientdet/tf2/anchors.py). The
+    smallest anchor of a level is ``scale`` strides large. ``octaves`` sizes lead up to its double, each in all ``aspects``.
 
-    sizes: the smallest of each level in input pixels, and one more, instead of ``scale``; the others lie evenly between it and
-    the next.
+    sizes: replaces ``scale``. It gives the smallest size of each level in input pixels, and one more. The remaining sizes of a
+    level lie evenly between its smallest size and that of the next level.
     """
 
     scale: float = 4.0
@@ -37,7 +38,9 @@ class OctaveAnchors:
         require(bool(self.aspects) and min(map(min, self.aspects)) > 0, rule, got=self.aspects)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
-        """ConfigError where ``sizes`` are not one per map and one more."""
+        """One level per map. maps and input_size: (height, width). Raises ConfigError unless ``sizes`` are one more than the
+        maps.
+        """
         steps = [(input_size[0] / rows, input_size[1] / columns) for rows, columns in maps]
         smallest, growth = [(self.scale * x, self.scale * y) for y, x in steps], [2.0] * len(maps)
         if self.sizes is not None:
@@ -52,8 +55,10 @@ class OctaveAnchors:
 
 @dataclass(frozen=True)
 class SSDAnchors:
-    """SSD's default boxes (section 2.2), with its scales for COCO. sizes: in input pixels, one per level and one more. ratios:
-    of every level, each also inverted; left out, 2 on the first and the last two levels, 2 and 3 on the others (section 3.1).
+    """SSD's default boxes (section 2.2), with its scales for COCO.
+
+    sizes: in input pixels, one per level and one more. ratios: the aspect ratios of every level; their inverses are added. If
+    left out, 2 on the first and the last two levels, 2 and 3 between them (section 3.1).
     """
 
     sizes: tuple[float, ...] | None = None
@@ -63,7 +68,9 @@ class SSDAnchors:
         require(self.ratios is None or min(self.ratios, default=1) > 0, "ratios are above 0", got=self.ratios)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
-        """ConfigError where ``sizes`` are not one per map and one more."""
+        """One level per map. maps and input_size: (height, width). Raises ConfigError unless ``sizes`` are one more than the
+        maps.
+        """
         return default_boxes(input_size, [None] * len(maps), self.sizes, self.ratios)
 
 
@@ -73,16 +80,17 @@ AnchorPlan = OctaveAnchors | SSDAnchors
 def default_boxes(
     size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None = None
 ) -> tuple[AnchorLevel, ...]:
-    """As ``SSDAnchors``, for maps of these strides: None spreads the cells of a map evenly over the input of that size."""
+    """As ``SSDAnchors``, for maps with these strides. None as a stride spreads the cells of a map evenly over the input."""
     count = len(strides)
     sizes = [s * min(size) for s in coco_scales(count)] if box_sizes is None else check_sizes(box_sizes, count)
-    own = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
-    return ssd_levels(size_pairs(sizes), [ratios] * count if ratios is not None else own, strides=strides, clip=size)
+    usual = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
+    return ssd_levels(size_pairs(sizes), usual if ratios is None else [ratios] * count, strides=strides, clip=size)
 
 
 def coco_scales(levels: int) -> list[float]:
-    """SSD's default box scales for COCO, one more than levels, as parts of the input's shorter side: 0.07, then 0.15..0.87
-    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code)."""
+    """SSD's default box scales for COCO, one more than levels, as parts of the shorter side of the input: 0.07, then 0.15..0.87
+    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code).
+    """
     first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
     middle = linear_scales(levels - 1, smallest, largest)
     step = (largest - smallest) / max(levels - 2, 1)
@@ -90,7 +98,7 @@ def coco_scales(levels: int) -> list[float]:
 
 
 def check_sizes(sizes: Sequence[float], levels: int) -> list[float]:
-    """The sizes in pixels, one per level and one more; ConfigError where they are not."""
+    """The sizes in pixels as a list. Raises ConfigError unless there is one per level and one more, all above 0."""
     if len(sizes) != levels + 1 or min(sizes) <= 0:
         what = "one anchor size per level and one more"
         raise ConfigError(what, got=list(sizes), expected=f"{levels + 1} sizes in pixels, above 0")

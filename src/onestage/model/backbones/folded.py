@@ -80,7 +80,7 @@ def _suits_added(config: FoldedBackbone, number: int) -> bool:
 _RULES = {
     "a layer reads and adds the outputs of layers before it": _in_order,
     "a depthwise layer has as many channels as its source": _suits_source,
-    "a layer adds an output of as many channels as its own": _suits_added,
+    "a layer and the output that it adds have the same number of channels": _suits_added,
 }
 
 

@@ -1,6 +1,7 @@
-"""A head of its own for every level, as in SSD.
+"""What every head is, and SSD's head, which has separate convolutions for every level.
 
-Shape letters: B images, S shapes per cell, A anchors over all levels, C logits per anchor.
+Shape letters: B images, C_l channels and H_l x W_l cells of level l, S anchor shapes per cell (S_l where levels differ), A
+anchors over all levels, C logits per anchor.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from onestage.model.layers.winograd import Conv3x3
 
 @dataclass(frozen=True)
 class ConvHead:
-    """SSD's head (section 2.1): on every level its own 3x3 convolutions, one for classes and one for offsets.
+    """SSD's head (section 2.1): for every level two 3x3 convolutions, one for classes and one for offsets.
 
     style: "plain", "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
     torchvision), or "lite": the same with the usual eps of batch norm, and on the coarsest map, a single cell, 1x1 convolutions
-    (pytorch-ssd's mb2-ssd-lite). Of networks with folded norms: "pointwise", 1x1 convolutions (kernel_size 1 of the TF
+    (pytorch-ssd's mb2-ssd-lite). For networks with folded norms: "pointwise", 1x1 convolutions (kernel_size 1 of the TF
     object-detection API), or "folded", separable with a bias in place of the norm.
 
-    prior: for losses of sigmoids, how likely each class is at the start of training, for every anchor (RetinaNet, section 3.3:
-    0.01); None leaves the biases of the logits at 0, as a softmax wants.
+    prior: for losses with sigmoids, how likely each class is at the start of training, for every anchor (RetinaNet, section
+    3.3: 0.01). None leaves the biases of the logits at 0, which suits a softmax.
     """
 
     style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
@@ -37,7 +38,7 @@ class ConvHead:
         require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
-        """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
+        """channels and shapes: the channels and anchor shapes per cell of each map. logits: C, with the background if any."""
         return _PerLevel(self, channels, shapes, logits)
 
 
@@ -57,11 +58,24 @@ class HeadModule(nn.Module):
 
 
 def as_rows(logits: Sequence[Tensor], deltas: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
-    """What the convolutions of a head give, maps (B, S * C, H_l, W_l) and (B, S * 4, H_l, W_l), as (B, A, C) and (B, A, 4).
-
-    width: C.
-    """
+    """Logits (B, S * C, H_l, W_l) and deltas (B, S * 4, H_l, W_l) of the levels -> (B, A, C) and (B, A, 4). width: C."""
     return _rows(logits, width), _rows(deltas, 4)
+
+
+def prior_bias(prior: float) -> float:
+    """The logit of a probability: with it as bias each class starts at ``prior`` (RetinaNet, section 4.1)."""
+    return math.log(prior / (1 - prior))
+
+
+def _last_layers(name: str, nets: nn.Module) -> tuple[str, ...]:
+    """The names of weight and bias of the last layer of a net, or of each net in a list, all under that name."""
+    single = not isinstance(nets, nn.ModuleList)
+    named = [(name, nets)] if single else [(f"{name}.{level}", net) for level, net in nets.named_children()]
+    return tuple(f"{place}.{tensor}" for place, net in named for tensor, _ in list(net.named_parameters())[-2:])
+
+
+def _rows(maps: Sequence[Tensor], width: int) -> Tensor:
+    return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, width) for m in maps], dim=1)
 
 
 class _PerLevel(HeadModule):
@@ -76,10 +90,11 @@ class _PerLevel(HeadModule):
         if config.prior is not None:
             for conv in self.cls:
                 *_, weight, bias = conv.parameters()
-                nn.init.normal_(weight, std=0.01)  # RetinaNet, section 4.1: wider ones would drown the bias
-                nn.init.constant_(bias, math.log(config.prior / (1 - config.prior)))
+                nn.init.normal_(weight, std=0.01)  # RetinaNet, section 4.1: larger weights would outweigh the bias
+                nn.init.constant_(bias, prior_bias(config.prior))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Maps (B, C_l, H_l, W_l) -> logits (B, A, C) and deltas (B, A, 4)."""
         logits, deltas = ([conv(m) for conv, m in zip(convs, maps, strict=True)] for convs in (self.cls, self.box))
         return as_rows(logits, deltas, self.logits)
 
@@ -119,14 +134,3 @@ def _zero_bias(conv: nn.Conv2d) -> nn.Conv2d:
 
 
 _STYLES = {"plain": _plain, "separable": _separable, "lite": _lite, "pointwise": _pointwise, "folded": _folded}
-
-
-def _last_layers(name: str, nets: nn.Module) -> tuple[str, ...]:
-    """The names of weight and bias of the last layer of a net, or of each net in a list, all under that name."""
-    single = not isinstance(nets, nn.ModuleList)
-    named = [(name, nets)] if single else [(f"{name}.{level}", net) for level, net in nets.named_children()]
-    return tuple(f"{place}.{tensor}" for place, net in named for tensor, _ in list(net.named_parameters())[-2:])
-
-
-def _rows(maps: Sequence[Tensor], width: int) -> Tensor:
-    return torch.cat([m.permute(0, 2, 3, 1).reshape(m.shape[0], -1, width) for m in maps], dim=1)

@@ -18,13 +18,13 @@ from onestage.model.heads.per_level import ConvHead, HeadModule
 
 @dataclass(frozen=True)
 class ResidualHead:
-    """SSD's head behind ``blocks`` residual blocks of 1x1 convolutions, which give the two tasks features of their own.
+    """SSD's head behind ``blocks`` residual blocks of 1x1 convolutions, which make further features for the two tasks.
 
-    width: channels of a block's output; inside it has a quarter of them, as ResNet's blocks. skip: how the block's input gets
-    past it: by a 1x1 "conv", or as it is ("identity"), where the output has the input's channels instead of ``width``. prior:
-    as ``ConvHead`` has it.
+    width: channels of the output of a block; inside, a block has a quarter of them, as in ResNet. skip: how the input passes
+    the block: through a 1x1 "conv", or unchanged ("identity"); the output then has the channels of the input instead of
+    ``width``. prior: as in ``ConvHead``.
 
-    Figure 2 has these: (a) no block, (b) an identity, (c) one block with a convolution, the best and so the default, (d) two.
+    Figure 2 shows these: (a) no block, (b) an identity, (c) one block with a convolution, the best and the default, (d) two.
     """
 
     width: int = 1024
@@ -36,7 +36,7 @@ class ResidualHead:
         require(self.width >= 4 and self.blocks >= 0, "a block has at least 4 channels, and there is none or more", got=self)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
-        """channels and anchor shapes per cell of each map; logits: C, background included where there is one."""
+        """channels and shapes: the channels and anchor shapes per cell of each map. logits: C, with the background if any."""
         return _Residual(self, channels, shapes, logits)
 
 
@@ -49,6 +49,7 @@ class _Residual(HeadModule):
         self.convs = ConvHead(prior=config.prior).build(outputs, shapes, logits)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """L maps (B, C_l, H_l, W_l) -> logits (B, A, C) and deltas (B, A, 4)."""
         result: tuple[Tensor, Tensor] = self.convs([blocks(m) for blocks, m in zip(self.blocks, maps, strict=True)])
         return result
 
@@ -69,7 +70,7 @@ def _blocks(config: ResidualHead, inputs: int) -> list[_Block]:
 
 
 class _Block(nn.Module):
-    """1x1 convolutions to a quarter, to a quarter and to the full width, past which the input is added."""
+    """1x1 convolutions to a quarter of the width, to a quarter and to the full width. The input is added to their output."""
 
     def __init__(self, config: ResidualHead, inputs: int) -> None:
         super().__init__()
@@ -81,9 +82,10 @@ class _Block(nn.Module):
         self.skip = nn.Sequential(*_conv(inputs, self.outputs)) if convolved else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
+        """(B, C_l, H_l, W_l) -> (B, outputs, H_l, W_l)."""
         return F.relu(self.branch(maps) + self.skip(maps))
 
 
 def _conv(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
-    """With batch norm, as in the ResNet below (the paper's figure does not say)."""
+    """A 1x1 convolution with batch norm, as in ResNet (the paper's figure does not say)."""
     return nn.Conv2d(inputs, outputs, 1, bias=False), nn.BatchNorm2d(outputs)

@@ -1,18 +1,18 @@
-"""EfficientDet's heads: separable convolutions that all levels share, and batch norm that they do not.
+"""EfficientDet's heads: separable convolutions that all levels share, and batch norm that they do not share.
 
-Shape letters: B images, L levels, S anchor shapes per cell, A anchors over all levels, C logits per anchor, W channels of every
-map. A built head maps a list of (B, W, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered (level, y, x, shape).
+Shape letters: B images, L levels of H_l x W_l cells, S anchor shapes per cell, A anchors over all levels, C logits per anchor,
+D channels of every map. A built head maps a list of (B, D, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered
+(level, y, x, shape).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.per_level import HeadModule, as_rows
+from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
 
 
@@ -21,7 +21,7 @@ class SeparableHead:
     """A class net and a box net (EfficientDet, section 4.2) of ``layers`` separable convolutions, each with batch norm and
     activation, and one for the outputs.
 
-    bias: whether convolutions have one although batch norm follows, as in the paper's code. prior: how likely each class is
+    bias: whether convolutions have a bias although batch norm follows, as in the paper's code. prior: how likely each class is
     at the start of training, for every anchor (RetinaNet, section 3.3).
     """
 
@@ -35,7 +35,10 @@ class SeparableHead:
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
-        """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
+        """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.
+
+        Raises ConfigError unless all maps have the same.
+        """
         rule = "SeparableHead shares its convolutions over all levels: they need equal channels, such as a BiFPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=BiFPN and anchors=OctaveAnchors")
         rule = "SeparableHead shares its convolutions over all levels: they need the same number of anchor shapes"
@@ -50,14 +53,15 @@ class _Separable(HeadModule):
         self.cls = _Net(config, channels, shapes * logits)
         self.box = _Net(config, channels, shapes * 4)
         assert self.cls.output.pointwise.bias is not None
-        nn.init.constant_(self.cls.output.pointwise.bias, math.log(config.prior / (1 - config.prior)))
+        nn.init.constant_(self.cls.output.pointwise.bias, prior_bias(config.prior))
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """L maps (B, D, H_l, W_l) -> logits (B, A, C) and deltas (B, A, 4)."""
         return as_rows(self.cls(maps), self.box(maps), self.logits)
 
 
 class _Net(nn.Module):
-    """convs: one per layer, shared by the levels. norms: of every layer one per level, for the statistics of levels differ."""
+    """convs: one per layer, shared by the levels. norms: for every layer one per level, as the statistics of levels differ."""
 
     def __init__(self, config: SeparableHead, channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class _Net(nn.Module):
         self.output = SeparableConv(width, outputs, bias=True)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """L maps (B, W, H_l, W_l) -> L maps (B, outputs, H_l, W_l)."""
+        """L maps (B, D, H_l, W_l) -> L maps (B, outputs, H_l, W_l)."""
         for conv, norms in zip(self.convs, self.norms, strict=True):
             assert isinstance(norms, nn.ModuleList)
             maps = [self.activation(norm(conv(m))) for norm, m in zip(norms, maps, strict=True)]

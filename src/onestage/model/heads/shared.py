@@ -1,19 +1,19 @@
 """RetinaNet's head: one class subnet and one box subnet for all levels (Lin et al., Focal Loss, arXiv 1708.02002, section 4).
 
-Shape letters: B images, L levels, S anchor shapes per cell, A anchors over all levels, C logits per anchor, W channels of every
-map. A built head maps a list of (B, W, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered (level, y, x, shape).
+Shape letters: B images, L levels of H_l x W_l cells, S anchor shapes per cell, A anchors over all levels, C logits per anchor,
+D channels of every map. A built head maps a list of (B, D, H_l, W_l) to logits (B, A, C) and deltas (B, A, 4), rows ordered
+(level, y, x, shape).
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.heads.per_level import HeadModule, as_rows
+from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
 
@@ -21,10 +21,10 @@ from onestage.model.layers.winograd import Conv3x3
 @dataclass(frozen=True)
 class SharedHead:
     """A class subnet and a box subnet of ``layers`` 3x3 convolutions with ReLU each and one for the outputs. All levels share
-    them, the two subnets share nothing.
+    both subnets; the two subnets share nothing.
 
     norm: "group" norm before each ReLU, as in ATSS and torchvision's second RetinaNet. prior: how likely each class is at the
-    start of training, for every anchor, so that the many negatives do not drown the rest (section 3.3: 0.01).
+    start of training, for every anchor, so that the many negatives do not outweigh the rest (section 3.3: 0.01).
     """
 
     layers: int = 4
@@ -36,7 +36,10 @@ class SharedHead:
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
-        """channels and anchor shapes per cell of each map, the same on all; ConfigError where they differ."""
+        """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.
+
+        Raises ConfigError unless all maps have the same.
+        """
         rule = "SharedHead shares its convolutions over all levels: they need equal channels, such as an FPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=FPN and anchors=OctaveAnchors")
         rule = "SharedHead shares its convolutions over all levels: they need the same number of anchor shapes"
@@ -48,15 +51,16 @@ class _Shared(HeadModule):
     def __init__(self, config: SharedHead, width: int, shapes: int, logits: int) -> None:
         super().__init__()
         self.logits = logits
-        self.cls = _subnet(config, width, shapes * logits, math.log(config.prior / (1 - config.prior)))
+        self.cls = _subnet(config, width, shapes * logits, prior_bias(config.prior))
         self.box = _subnet(config, width, shapes * 4, 0.0)
 
     def forward(self, maps: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """L maps (B, D, H_l, W_l) -> logits (B, A, C) and deltas (B, A, 4)."""
         return as_rows([self.cls(m) for m in maps], [self.box(m) for m in maps], self.logits)
 
 
 def _subnet(config: SharedHead, width: int, outputs: int, start: float) -> nn.Sequential:
-    """start: what the outputs are at the start of training."""
+    """start: the outputs at the start of training."""
     layers: list[nn.Module] = []
     for _ in range(config.layers):
         conv = Conv3x3(width, width, bias=config.norm == "none")

@@ -11,11 +11,11 @@ from onestage.errors import require
 Norm = Literal["none", "group", "batch"]
 
 GROUPS = 32
-"""Of group norm (Wu and He, Group Normalization, arXiv 1803.08494, section 4)."""
+"""The number of groups of group norm (Wu and He, Group Normalization, arXiv 1803.08494, section 4)."""
 
 
 def norm_layers(kind: Norm, channels: int) -> list[nn.Module]:
-    """The norm as layers, an empty list for "none"; ConfigError where group norm does not divide the channels."""
+    """The norm as a list of layers, empty for "none". Raises ConfigError if the groups do not divide the channels."""
     if kind == "none":
         return []
     if kind == "batch":

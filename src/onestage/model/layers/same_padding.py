@@ -1,6 +1,6 @@
 """TensorFlow's "same" padding without a padded copy of the map.
 
-Shape letters: B images, C input and O output channels, H and W of a map.
+Shape letters: B images, C input and O output channels, H x W cells of a map.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 
 class SameConv2d(Conv2dSame):
-    """timm's convolution with TensorFlow's padding, which puts an odd row or column behind the map: no convolution of torch's
-    does that, so timm copies the map into a larger one. EfficientDet-D0 spends a fifteenth of its time on that.
+    """timm's convolution with TensorFlow's padding. If the amount of padding is odd, the additional row or column stands behind
+    the map. torch has no such convolution, so timm copies the map into a larger one. EfficientDet-D0 spends a fifteenth of its
+    time on that copy.
 
-    A kernel with a row of zeros before it, and one row more of padding on both sides, computes the same from the map itself.
+    A kernel with a row of zeros before it, and one more row of padding on both sides, gives the same output without a copy.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,20 +30,20 @@ class SameConv2d(Conv2dSame):
         return F.conv2d(x, weight, self.bias, self.stride, (bottom, right), groups=self.groups)
 
     def _pays(self, x: Tensor) -> bool:
-        """On a CPU; compiled and exported graphs stay plain."""
+        """Whether this way is faster: on a CPU. Compiled and exported graphs stay plain."""
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return False
         return x.device.type == "cpu" and self.dilation == (1, 1)
 
 
 def _around(cells: int, kernel: int, stride: int) -> tuple[int, int]:
-    """How many cells of padding stand before and behind a row of a map: of an odd number the larger half behind."""
+    """How many cells of padding stand before and behind a row of a map. The larger half of an odd number stands behind."""
     total = max(0, (-(-cells // stride) - 1) * stride + kernel - cells)
     return total // 2, total - total // 2
 
 
 def spare_copies(body: nn.Module) -> None:
-    """Let all convolutions of a network that pad as TensorFlow does compute so. Nothing else of them changes."""
+    """Makes every ``Conv2dSame`` of a network a ``SameConv2d``. Weights and settings stay; no convolution keeps a state."""
     for module in body.modules():
         if type(module) is Conv2dSame:
             module.__class__ = SameConv2d

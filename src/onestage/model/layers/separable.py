@@ -14,19 +14,19 @@ Activation = Literal["silu", "relu6"]
 
 
 def activation(kind: Activation) -> nn.Module:
-    """SiLU (the paper's swish), or ReLU6 in the lite variants, which are made for small processors."""
+    """SiLU, which the paper calls swish. The lite variants, which are made for small processors, have ReLU6."""
     return {"silu": nn.SiLU, "relu6": nn.ReLU6}[kind](inplace=True)
 
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
-    """Batch norm with EfficientDet's epsilon (hparams_config.py: 1e-3). Its momentum there is 0.01, made for hundreds of epochs
-    of COCO; with it the running averages, which begin at a variance of 1, spoil every measurement of the first 300 steps.
+    """Batch norm with EfficientDet's epsilon (hparams_config.py: 1e-3). Its momentum there is 0.01, for hundreds of epochs of
+    COCO. The running averages begin at a variance of 1: with 0.01 they spoil every measurement of the first 300 steps.
     """
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
 
 class SeparableConv(nn.Module):
-    """3x3 for each channel by itself, then 1x1 over all of them: (B, C, H, W) -> (B, O, H, W)."""
+    """A 3x3 convolution of each channel alone, then a 1x1 convolution over all of them."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool) -> None:
         super().__init__()
@@ -35,12 +35,13 @@ class SeparableConv(nn.Module):
         _keep_variance(self.depthwise)
 
     def forward(self, maps: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H, W)."""
         result: Tensor = self.pointwise(self.depthwise(maps))
         return result
 
 
 def conv1x1(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
-    """A 1x1 convolution that starts with no bias."""
+    """A 1x1 convolution (B, C, H, W) -> (B, O, H, W) whose bias starts at 0."""
     conv = nn.Conv2d(inputs, outputs, 1, bias=bias)
     _keep_variance(conv)
     if conv.bias is not None:

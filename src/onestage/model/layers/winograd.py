@@ -4,16 +4,18 @@ Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks,
 Shape letters: B images, C input and O output channels, H and W of a map; R rows and S columns of tiles, T = R * S. A tile is
 4x4 pixels of the output and the 6x6 = 36 pixels of the input that it depends on.
 
-Input tiles and filters are brought to 36 points, where a convolution is a product; the products are summed over the channels
-by 36 matrix products and brought back to 16 pixels. A GPU's library does so by itself; oneDNN, which computes torch's
-convolutions on a CPU, does not. Rounding errors are about 1e-5 of the largest value, ten times a plain convolution's.
+Input tiles and filters are transformed to 36 points, where a convolution is a product. 36 matrix products sum over the
+channels, and the sums are transformed back to 16 pixels. The libraries of GPUs do this; oneDNN, which computes torch's
+convolutions on a CPU, does not. Rounding errors are about 1e-5 of the largest value, ten times those of a plain convolution.
+
+No layer keeps transformed filters: weights may change at any time, in training and by hand.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,17 +23,17 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 _FLOATS_AT_ONCE = 1 << 21
-"""Of a strip of tiles at their 36 points: 8 MB, so that they stay in the processor's cache between the steps."""
+"""How many numbers a strip of tiles has at its 36 points: 8 MB stay in the processor's cache between the steps."""
 _LEAST_PIXELS = 1024
-"""Of a map: on smaller ones bringing the filters to their points costs more than it saves."""
+"""The smallest map worth it: on smaller maps the transform of the filters costs more than it saves."""
 _LEAST_CHANNELS = 128
-"""Of the input: with fewer, moving tiles about costs more than it saves."""
+"""The fewest input channels worth it: with fewer, moving the tiles costs more than it saves."""
 _LEAST_CHANNELS_LEARNING = 64
-"""The same for the gradient of the weights, at which oneDNN is slow where channels lie last in memory."""
+"""The same where the weights learn: oneDNN is slow at their gradient if channels lie last in memory."""
 
 
 class Conv3x3(nn.Conv2d):
-    """A 3x3 convolution of stride 1 and padding 1, by Winograd's algorithm where that is faster; weights as any other's."""
+    """A 3x3 convolution of stride 1 and padding 1, by Winograd's algorithm where that is faster. Its weights are as usual."""
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
         super().__init__(inputs, outputs, 3, padding=1, bias=bias)
@@ -44,7 +46,9 @@ class Conv3x3(nn.Conv2d):
         return result
 
     def _pays(self, images: Tensor) -> bool:
-        """It depends on the layer and the size of the map, never on the batch. Compiled and exported graphs stay plain."""
+        """Whether it is faster. This depends on the layer and the size of the map, never on the number of images. Compiled and
+        exported graphs stay plain.
+        """
         if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
             return False
         learns = torch.is_grad_enabled() and self.weight.requires_grad
@@ -59,6 +63,13 @@ class Conv3x3(nn.Conv2d):
         )
 
 
+class _Context(FunctionCtx):
+    """What the forward pass leaves for the backward pass."""
+
+    saved_tensors: tuple[Tensor, Tensor]
+    needs_input_grad: tuple[bool, bool, bool]
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -67,10 +78,10 @@ class _Convolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         images, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
-        turned = weight.flip(2, 3).transpose(0, 1)  # a convolution's gradient is one with its filters turned round
+        turned = weight.flip(2, 3).transpose(0, 1)  # the gradient of the input is a convolution with the filters turned round
         return (
             _faster(gradient, turned, None) if wanted[0] else None,
             weight_gradient(images, gradient) if wanted[1] else None,
@@ -85,7 +96,7 @@ def _faster(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory: padding 1, stride 1."""
+    """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory. Padding 1, stride 1."""
     outputs, inputs = weight.shape[:2]
     matrices = _matrices()
     filters = matrices.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
@@ -103,7 +114,7 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 
 
 def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
-    """Gradient of the weights, (O, C, 3, 3), from the inputs (B, C, H, W) and the gradient of the outputs (B, O, H, W)."""
+    """Inputs (B, C, H, W) and the gradient of the outputs (B, O, H, W) -> the gradient of the weights, (O, C, 3, 3)."""
     inputs, outputs = images.shape[1], gradient.shape[1]
     matrices = _matrices()
     tiles, slopes = _input_tiles(images), _output_tiles(gradient)
@@ -135,7 +146,7 @@ def _output_tiles(maps: Tensor) -> Tensor:
 
 
 def _strips(tiles: Tensor, channels: int) -> Iterator[tuple[int, slice]]:
-    """Image by image, as many rows of tiles at a time as the cache holds."""
+    """Cuts the tiles (.., .., B, R, S, C) into image and rows: as many rows at a time as the cache holds."""
     images, rows, columns = tiles.shape[2:5]
     step = max(1, _FLOATS_AT_ONCE // (36 * columns * channels))
     for image in range(images):
@@ -153,7 +164,10 @@ class _Matrices(NamedTuple):
 
 @cache
 def _matrices() -> _Matrices:
-    """B^T, G and A^T of section 4.3, each with itself: the two directions of a picture at once."""
+    """The Kronecker products of B^T, G and A^T of section 4.3 with themselves: both directions of a picture at once.
+
+    Constants, made once and never changed: ordinary tensors of real numbers, whatever mode the first caller is in.
+    """
     data = [
         [4, 0, -5, 0, 1, 0],
         [0, -4, -4, 1, 1, 0],
@@ -171,5 +185,6 @@ def _matrices() -> _Matrices:
         [0, 0, 1],
     ]
     inverse = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
-    squares = (torch.tensor(m, dtype=torch.float64, device="cpu") for m in (data, filter, inverse))
-    return _Matrices(*(torch.kron(m, m).float() for m in squares))
+    with torch.inference_mode(False):
+        squares = [torch.tensor(m, dtype=torch.float64, device="cpu") for m in (data, filter, inverse)]
+        return _Matrices(*(torch.kron(m, m).float() for m in squares))

@@ -1,6 +1,7 @@
 """BiFPN: maps of all levels mixed in both directions, again and again (EfficientDet, arXiv 1911.09070, section 3).
 
-Shape letters: B images, L levels, C_l channels of level l, W channels of every level after the neck.
+Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, D channels of every level after the neck; C
+channels and H x W cells of any map.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ class BiFPN:
     """Weighted bi-directional feature pyramid (EfficientDet, figure 2d): the backbone's maps and, by max pooling, coarser ones
     up to ``levels``; then ``layers`` times a way from coarse to fine and one back. Every map comes out with ``width`` channels.
 
-    fusion: how a node weighs its inputs (section 3.3): "fast" normalised, eq. (3), the paper's choice; "softmax"; or "sum"
-    without weights, as in D6, D7 and the lite variants. padding: where the windows of max pooling lie: "same" begins at the
-    first pixel of even maps, as in TensorFlow, "symmetric" one before it, as is usual in PyTorch. bias: whether convolutions
-    have one although batch norm follows, as in the paper's code.
+    fusion: how a node weights its inputs (section 3.3): "fast" is normalised, eq. (3), the paper's choice; "softmax"; or "sum"
+    without weights, as in D6, D7 and the lite variants. padding: where the windows of max pooling lie. "same" begins at the
+    first pixel of even maps, as in TensorFlow; "symmetric" begins one pixel before it, as is usual in PyTorch. bias: whether
+    convolutions have a bias although batch norm follows, as in the paper's code.
     """
 
     width: int = 64
@@ -46,7 +47,7 @@ class BiFPN:
         require(self.levels >= 2, "a BiFPN mixes at least two levels", got=self.levels)
 
     def build(self, channels: tuple[int, ...]) -> Features:
-        """channels of the backbone's maps, fine to coarse; ConfigError where there are more of them than levels."""
+        """channels: of the backbone's maps, fine to coarse. Raises ConfigError if there are more maps than levels."""
         rule = f"a BiFPN of {self.levels} levels takes at most as many maps: raise neck.levels, or give fewer backbone.strides"
         require(len(channels) <= self.levels, rule, got=f"{len(channels)} maps")
         return _BiFPN(self, channels)
@@ -64,13 +65,14 @@ class _BiFPN(Features):
         self.layers = nn.ModuleList(_Layer(config, first if i == 0 else self.channels) for i in range(config.layers))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (B, C_l, H_l, W_l) -> L maps (B, D, H_l, W_l)."""
         maps = self._levels(maps)
         for layer in self.layers:
             maps = layer(maps)
         return maps
 
     def _levels(self, maps: list[Tensor]) -> list[Tensor]:
-        """The backbone's maps and coarser ones, each half of the one before; the coarsest of all has the neck's channels."""
+        """The backbone's maps, and coarser ones: each is half of the map before. The coarsest of all has D channels."""
         latest = self.coarsest(maps[-1])
         if not self.extra:
             return [*maps[:-1], latest]
@@ -83,8 +85,9 @@ class _BiFPN(Features):
 
 
 class _Layer(nn.Module):
-    """Coarse to fine, then back: every node on the way back sees its level's input, the node of the way there, and the finer
-    node before it (section 3.2). The coarsest level has no node on the way there, the finest none on the way back.
+    """From coarse to fine, then back. A node on the way back sees the input of its level, the node of its level on the first
+    way, and the finer node before it (section 3.2). The coarsest level has no node on the first way, the finest none on the
+    way back.
     """
 
     def __init__(self, config: BiFPN, channels: Sequence[int]) -> None:
@@ -94,18 +97,19 @@ class _Layer(nn.Module):
         self.last = _Node(config, channels[-1], inputs=2)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """L maps (B, C_l, H_l, W_l) -> L maps (B, D, H_l, W_l)."""
         down = maps[-1:]
-        for node, own in zip(reversed(self.down), maps[-2::-1], strict=True):
-            down.insert(0, node(own, down[0]))
+        for node, level in zip(reversed(self.down), maps[-2::-1], strict=True):
+            down.insert(0, node(level, down[0]))
         up = down[:1]
-        for node, own, between in zip(self.up, maps[1:-1], down[1:-1], strict=True):
-            up.append(node(own, between, up[-1]))
+        for node, level, between in zip(self.up, maps[1:-1], down[1:-1], strict=True):
+            up.append(node(level, between, up[-1]))
         return [*up, self.last(maps[-1], up[-1])]
 
 
 class _Node(nn.Module):
-    """Fuse the level's own map with others, of which the last comes from a neighbouring level; then activation, convolution,
-    batch norm.
+    """Fuses the map of a level with further maps, the last of which comes from a neighbouring level. Activation, convolution
+    and batch norm follow.
     """
 
     def __init__(self, config: BiFPN, channels: int, *, inputs: int) -> None:
@@ -117,9 +121,10 @@ class _Node(nn.Module):
         self.conv = SeparableConv(config.width, config.width, bias=config.bias)
         self.norm = batch_norm(config.width)
 
-    def forward(self, own: Tensor, *others: Tensor) -> Tensor:
-        size = (own.shape[2], own.shape[3])
-        maps = [self.adapt(own), *others[:-1], resize(others[-1], size, self.padding)]
+    def forward(self, level: Tensor, *further: Tensor) -> Tensor:
+        """(B, C_l, H_l, W_l), a map (B, D, H_l, W_l) or none, and one (B, D, H, W) -> (B, D, H_l, W_l)."""
+        size = (level.shape[2], level.shape[3])
+        maps = [self.adapt(level), *further[:-1], resize(further[-1], size, self.padding)]
         result: Tensor = self.norm(self.conv(self.activation(self._fuse(maps))))
         return result
 
@@ -146,10 +151,10 @@ def _adapt(channels: int, config: BiFPN) -> nn.Module:
 
 
 def resize(maps: Tensor, size: Size, padding: Padding) -> Tensor:
-    """(B, C, H, W) at another (height, width): max pooled where it is smaller, by the nearest cell where it is larger.
+    """(B, C, H, W) -> (B, C, *size): max pooling to fewer cells, the nearest cell for more.
 
-    Windows are one cell wider than they are apart. Maps of backbones that round their sizes otherwise than by halving upwards
-    get the nearest cells of the pooled map.
+    Windows are one cell wider than the distance between them. Not every backbone halves its maps rounding up; where the sizes
+    do not fit, the nearest cells of the pooled map are taken.
     """
     cells = (maps.shape[2], maps.shape[3])
     steps = [max(1, round(a / b)) for a, b in zip(cells, size, strict=True)]

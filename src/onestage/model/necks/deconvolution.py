@@ -1,6 +1,7 @@
 """DSSD's neck: what the coarse maps know, carried back to the fine ones (Fu et al., arXiv 1701.06659, section 3.3).
 
-Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, W channels of a map after the neck.
+Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, D channels of a map after the neck (the coarsest
+keeps its C_l); C channels and H x W cells of any map.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from onestage.structures import Size
 
 @dataclass(frozen=True)
 class Deconvolution:
-    """SSD's extra levels, and from the coarsest of them back up to the finest map a deconvolution module per level (figure 1).
-    The coarsest map itself stays as it is.
+    """SSD's extra levels, and then a deconvolution module per level, from the coarsest map back up to the finest (figure 1).
+    The coarsest map stays as it is.
 
     extra: the levels below the backbone's maps; none if left out. width: channels of the modules' maps, 512 in the paper.
     fusion: how a module joins its two branches: by their "product", which the paper found better, or their "sum".
@@ -36,14 +37,14 @@ class Deconvolution:
         require(self.width > 0, "maps have channels", got=self.width)
 
     def build(self, channels: tuple[int, ...]) -> Features:
-        """channels of the backbone's maps, fine to coarse; ConfigError where there is nothing to go back to."""
+        """channels: of the backbone's maps, fine to coarse. Raises ConfigError unless there are two levels or more."""
         levels = len(channels) + len(self.extra.blocks)
         require(levels > 1, "Deconvolution goes from coarse maps to finer ones: it needs at least two levels", got=levels)
         return _Hourglass(self, channels)
 
 
 class _Window(NamedTuple):
-    """Of a deconvolution."""
+    """The window of a deconvolution."""
 
     kernel: int
     stride: int
@@ -51,8 +52,8 @@ class _Window(NamedTuple):
 
 
 def _undo(block: ExtraBlock) -> _Window:
-    """The deconvolution from a block's map back to the one that it was made from: 2x2 cells for each one where the block
-    halves (figure 3), and otherwise the block's own window, which makes 3x3 cells out of 1x1 and 5x5 out of 3x3.
+    """The deconvolution from the map of a block back to the map before it. Where the block halves a map, each cell becomes 2x2
+    cells (figure 3). A block of stride 1 is undone by its window: 1x1 cells become 3x3, and 3x3 become 5x5.
     """
     if block.stride == 1:
         return _Window(block.kernel, 1, block.padding)
@@ -67,30 +68,32 @@ class _Hourglass(Features):
         self.channels = (config.width,) * (len(down) - 1) + down[-1:]
         windows = [_Window(2, 2)] * (len(channels) - 1) + [_undo(block) for block in config.extra.blocks]
         steps = zip(down, self.channels[1:], windows, strict=False)
-        self.up = nn.ModuleList(_Module(config, own, coarse, window) for own, coarse, window in steps)
+        self.up = nn.ModuleList(_Module(config, fine, coarse, window) for fine, coarse, window in steps)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (B, C_l, H_l, W_l) -> L maps (B, D, H_l, W_l)."""
         maps = self.extra(maps)
         up = maps[-1:]
-        for module, own in zip(reversed(self.up), maps[-2::-1], strict=True):
-            up.insert(0, module(own, up[0]))
+        for module, fine in zip(reversed(self.up), maps[-2::-1], strict=True):
+            up.insert(0, module(fine, up[0]))
         return up
 
 
 class _Module(nn.Module):
-    """Figure 3: a level's own map, convolved twice, and the coarser map, enlarged by a deconvolution and convolved."""
+    """Figure 3: the map of a level, convolved twice, and the coarser map, enlarged by a deconvolution and convolved."""
 
-    def __init__(self, config: Deconvolution, own: int, coarse: int, window: _Window) -> None:
+    def __init__(self, config: Deconvolution, fine: int, coarse: int, window: _Window) -> None:
         super().__init__()
         width = config.width
         self.product = config.fusion == "product"
-        self.fine = nn.Sequential(*_conv(own, width), nn.ReLU(inplace=True), *_conv(width, width))
+        self.fine = nn.Sequential(*_conv(fine, width), nn.ReLU(inplace=True), *_conv(width, width))
         self.enlarge = nn.ConvTranspose2d(coarse, width, *window)
         self.coarse = nn.Sequential(*_conv(width, width))
 
-    def forward(self, own: Tensor, coarse: Tensor) -> Tensor:
-        """(B, C_l, H_l, W_l) and the next coarser map of the way back -> (B, W, H_l, W_l)."""
-        fine, coarse = self.fine(own), self.coarse(_fit(self.enlarge(coarse), (own.shape[2], own.shape[3])))
+    def forward(self, fine: Tensor, coarse: Tensor) -> Tensor:
+        """(B, C_l, H_l, W_l) and the next coarser map of the way back (B, C, H, W) -> (B, D, H_l, W_l)."""
+        size = (fine.shape[2], fine.shape[3])
+        fine, coarse = self.fine(fine), self.coarse(_fit(self.enlarge(coarse), size))
         return F.relu(fine * coarse if self.product else fine + coarse)
 
 
@@ -100,10 +103,10 @@ def _conv(inputs: int, outputs: int) -> tuple[nn.Module, nn.Module]:
 
 
 def _fit(maps: Tensor, size: Size) -> Tensor:
-    """(B, C, H, W) with that many (height, width) cells: cut off, or the last ones repeated, below and on the right.
+    """(B, C, H, W) -> (B, C, *size): cells below and on the right are cut off, or the last ones are repeated.
 
-    A map of an odd number of cells is halved to one cell more or less than its half. Either way cell i of it belongs to cell
-    i // 2 of the coarser map, as far as that one reaches. ConfigError where more than one is missing or too many.
+    A map of an odd number of cells is halved to one cell more or less than its half. Either way its cell i belongs to cell
+    i // 2 of the coarser map, as far as the coarser map reaches. Raises ConfigError if the sizes differ by more than one cell.
     """
     rule = "Deconvolution doubles maps: each map below has half the cells of the one above, or one more or less"
     apart = max(abs(have - want) for have, want in zip(maps.shape[2:], size, strict=True))

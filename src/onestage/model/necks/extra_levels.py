@@ -1,7 +1,6 @@
-"""Necks: feature maps in, more or better feature maps out, fine to coarse.
+"""SSD's extra levels: coarser maps behind those of the backbone (Liu et al., SSD, arXiv 1512.02325, section 2.1).
 
-Shape letters: B images, C_l channels of level l. A built neck is a module with ``channels``, one number per map it returns, and
-``forward(list of (B, C_l, H_l, W_l)) -> list``. Each kind is a frozen dataclass whose ``build`` takes the backbone's channels.
+Shape letters: B images, C_l channels and H_l x W_l cells of level l.
 """
 
 from __future__ import annotations
@@ -32,17 +31,18 @@ class ExtraBlock:
 
 @dataclass(frozen=True)
 class ExtraLevels:
-    """SSD's extra feature layers (section 2.1, figure 2): coarser and coarser maps, each made from the one before.
+    """SSD's extra feature layers (section 2.1, figure 2): coarser and coarser maps, each made from the map before.
 
     style: "plain" convolutions with bias and ReLU (the paper), "batch_norm" without bias (NVIDIA's SSD300-ResNet50),
     "separable" with batch norm and ReLU6 (SSDLite: MobileNetV2, section 6.2; as in torchvision), or "inverted": the same
-    without the last ReLU6, as in MobileNetV2's own block, and with the usual eps of batch norm (pytorch-ssd's mb2-ssd-lite).
+    without the last ReLU6, as in the blocks of MobileNetV2, and with the usual eps of batch norm (pytorch-ssd's mb2-ssd-lite).
     """
 
     blocks: tuple[ExtraBlock, ...]
     style: Literal["plain", "batch_norm", "separable", "inverted"] = "plain"
 
     def build(self, channels: tuple[int, ...]) -> Features:
+        """channels: of the backbone's maps, fine to coarse."""
         return _Extra(self, channels)
 
 
@@ -55,6 +55,7 @@ class _Extra(Features):
         self.blocks = nn.ModuleList(make(i, block) for i, block in zip(inputs, config.blocks, strict=False))
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (B, C_l, H_l, W_l) -> these, and one more (B, C_l, H_l, W_l) per block."""
         maps = list(maps)
         for block in self.blocks:
             maps.append(block(maps[-1]))

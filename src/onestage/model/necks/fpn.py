@@ -1,6 +1,6 @@
-"""FPN: every map gets to know what the coarser ones saw (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, figure 3).
+"""FPN: what coarse maps know is added to the finer maps (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, figure 3).
 
-Shape letters: B images, C_l channels of the backbone's map l, W channels of every level after the neck.
+Shape letters: B images, C_l channels and H_l x W_l cells of level l, D channels of every level after the neck.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from onestage.model.layers.winograd import Conv3x3
 
 @dataclass(frozen=True)
 class FPN:
-    """The backbone's maps, brought to ``width`` channels by 1x1 convolutions and added up from coarse to fine, each sum
-    smoothed by a 3x3 convolution; then ``extra`` coarser levels, each half of the one before, by 3x3 convolutions of stride 2,
-    with ReLU between them.
+    """The backbone's maps, brought to ``width`` channels by 1x1 convolutions and added up from coarse to fine. A 3x3
+    convolution smooths each sum. Then follow ``extra`` coarser levels, each half of the level before, made by 3x3 convolutions
+    of stride 2 with ReLU between them.
 
-    From maps C3..C5 and two extra levels these are RetinaNet's P3..P7 (section 4). source: what P6 is made from: "c5", the
-    backbone's last map, as in RetinaNet's paper, or "p5", the pyramid's. norm: after every convolution of the pyramid; the
-    extra levels have none.
+    From maps C3..C5 and with two extra levels these are RetinaNet's P3..P7 (section 4). source: the map that P6 is made from:
+    "c5", the last map of the backbone, as in RetinaNet's paper, or "p5", the last map of the pyramid. norm: after every
+    convolution of the pyramid; the extra levels have none.
     """
 
     width: int = 256
@@ -37,7 +37,7 @@ class FPN:
         require(self.width >= 1 and self.extra >= 0, "an FPN has at least one channel, and extra levels or none", got=self)
 
     def build(self, channels: tuple[int, ...]) -> Features:
-        """channels of the backbone's maps, fine to coarse, as many as there are."""
+        """channels: of the backbone's maps, fine to coarse, any number of them."""
         return _FPN(self, channels)
 
 
@@ -63,6 +63,7 @@ class _FPN(Features):
                     nn.init.zeros_(module.bias)
 
     def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """The backbone's maps (B, C_l, H_l, W_l) -> as many maps (B, D, H_l, W_l), and the extra levels."""
         merged = [lateral(m) for lateral, m in zip(self.lateral, maps, strict=True)]
         for i in range(len(merged) - 1, 0, -1):
             merged[i - 1] = merged[i - 1] + F.interpolate(merged[i], size=merged[i - 1].shape[2:], mode="nearest")

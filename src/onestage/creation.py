@@ -11,13 +11,13 @@ from pathlib import Path
 from onestage.errors import ConfigError, WeightsError, known_keywords
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector, resolve_anchors
+from onestage.model.detector import Detector
 from onestage.structures import Size
 from onestage.weights.class_names import numbered_classes
 from onestage.weights.load import Loaded, load_backbone, load_weights
 from onestage.weights.published import open_weights
 from onestage.weights.source import OURS, PROJECTS, Source
-from onestage.zoo.table import entry_of, recipe
+from onestage.zoo.table import ANY_BACKBONE, ZOO, no_such_model, recipe
 
 PACKAGE = str(Path(__file__).parent)
 
@@ -44,7 +44,8 @@ def create(
 
     Raises ConfigError or WeightsError saying what does not fit.
     """
-    entry_of(name)
+    if name not in ZOO:
+        raise no_such_model(name)
     source = find_source(name, weights, backbone_weights)
     if classes is None and num_classes is None and source is not None:
         classes = source.classes.names
@@ -64,7 +65,6 @@ def build(
 
 
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
-    config = resolve_anchors(config)
     if source is not None:
         _check_kind(config.name, source)
         return load_weights(config, source)
@@ -96,7 +96,7 @@ def as_in_weights(
     stored = None if source is None else source.config
     if stored is None or stored.name != name:
         return size, backbone
-    if backbone is None and entry_of(name).any_backbone and isinstance(stored.backbone, TimmBackbone):
+    if backbone is None and name in ANY_BACKBONE and isinstance(stored.backbone, TimmBackbone):
         backbone = stored.backbone.name
     return stored.preprocess.size if size is None else size, backbone
 
@@ -110,7 +110,7 @@ def find_source(name: str, weights: str | Path | Source | None, backbone_weights
 
 def _check_kind(name: str, source: Source) -> None:
     """Raises WeightsError where a foreign detector is of another recipe. Another size of the same recipe may well fit."""
-    if source.origin != OURS and entry_of(source.model).build is not entry_of(name).build:
+    if source.origin != OURS and (name not in ZOO or ZOO[name].build is not ZOO[source.model].build):
         what, got = f"these weights are not those of {name}", f"{source.model}, of {PROJECTS[source.origin]}"
         raise WeightsError(what, where=source.path, got=got, fix=f"name the model the weights were made for: {source.model}")
 

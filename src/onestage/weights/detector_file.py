@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,7 +55,9 @@ def load_detector(path: str | Path) -> Detector:
         if config is None:
             what = "the weights file holds no detector of this project"
             raise WeightsError(what, where=file.path, fix=import_first(file.path))
-        if wrong := differing(shapes_of(blank_detector(config, file.path).state_dict()), file.header.shapes):
+        with without_memory(file.path):
+            expected = shapes_of(Detector(config).state_dict())
+        if wrong := differing(expected, file.header.shapes):
             what = f"{len(wrong)} tensors do not fit the config in the file"
             raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
         tensors = file.tensors()
@@ -100,14 +103,15 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
     return fresh
 
 
-def blank_detector(config: DetectorConfig, path: str | Path) -> Detector:
-    """A detector of this config without memory, on torch's meta device: it has names and shapes, and no numbers.
+@contextmanager
+def without_memory(path: str | Path) -> Iterator[None]:
+    """Detectors that are built inside have names and shapes and no numbers (torch's meta device).
 
-    Raises WeightsError, for the file at ``path``, where none can be built.
+    Raises WeightsError, for the file at ``path``, where one cannot be built.
     """
     try:
         with torch.device("meta"):
-            return Detector(config)
+            yield
     except Exception as e:  # a damaged config can ask torch or timm for anything
         raise WeightsError("no detector can be built from the config in the file", where=path, got=e) from e
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +15,14 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
 from onestage.weights.class_names import is_numbered
-from onestage.weights.detector_file import COUNTER, blank_detector, differing, load_fitting, shapes_of
+from onestage.weights.detector_file import COUNTER, differing, load_fitting, shapes_of, without_memory
 from onestage.weights.fetch import fetch, fetch_hub
 from onestage.weights.foreign_file import load_foreign
 from onestage.weights.projects import tflite, timm, torchvision
 from onestage.weights.published import find_file
 from onestage.weights.source import ADAPTERS, OURS, Source, adapting
 from onestage.weights.tensor_file import TFLITE, OpenFile, check_finite, open_file
-from onestage.weights.transfer import for_classes, same_anchors, with_input_of, with_parts_of
+from onestage.weights.transfer import for_classes, same_anchors, same_counts, with_input_of, with_parts_of
 from onestage.zoo.table import recipe, recipe_of
 
 
@@ -51,7 +52,9 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
         # a file without names does not contradict these
         stored = replace(stored, classes=config.classes, category_ids=config.category_ids)
     config = with_input_of(stored, config)
-    detector = blank_detector(config, source.path) if foreign else Detector(config)
+    with without_memory(source.path) if foreign else nullcontext():
+        detector = Detector(config)
+    config = detector.config
     with adapting(source.origin, source.path):
         tensors = for_classes(tensors, stored, config, _outputs(detector, boxes=False))
     if foreign:  # nothing is allocated before it fits
@@ -115,7 +118,7 @@ def _need_not_fit(stored: DetectorConfig, wanted: Detector, source: Source) -> t
     """
     config = wanted.config
     free: tuple[str, ...] = ()
-    if [len(level.shapes) for level in stored.levels] != [len(level.shapes) for level in config.levels]:
+    if not same_counts(stored, config):
         free = _outputs(wanted, boxes=True)
     if set(stored.classes) != set(config.classes):
         free += _outputs(wanted, boxes=False)
@@ -160,7 +163,8 @@ def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], d
         return list(tensors), tensors, config
     given = load_foreign(file, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
     if isinstance(config.backbone, TimmBackbone):
-        names = blank_detector(config, file.path).state_dict()
+        with without_memory(file.path):
+            names = Detector(config).state_dict()
         return list(given), *timm.convert_backbone(given, config, config.backbone.name, names)
     return list(given), *(torchvision.convert_backbone(given, config) or ({}, config))
 

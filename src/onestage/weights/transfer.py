@@ -72,10 +72,11 @@ def _resized(stored: DetectorConfig, stored_recipe: DetectorConfig, recipe: Dete
     In RetinaNet and EfficientDet strides measure the anchors, so they grow with the strides. In SSD, whose strides stay, they
     grow with the input.
     """
-    if len(stored.levels) != len(recipe.levels) or not _same_in_strides(stored_recipe, recipe):
+    pairs = _side_by_side(stored_recipe, recipe)
+    if pairs is None or len(stored.levels) != len(pairs) or not all(map(_equal_in_strides, pairs)):
         return tuple(_grown(level, stored.preprocess.size, recipe.preprocess.size) for level in stored.levels)
     resized = []
-    for level, before, after in zip(stored.levels, stored_recipe.levels, recipe.levels, strict=True):
+    for level, (before, after) in zip(stored.levels, pairs, strict=True):
         old, new = _strides(before, after)
         grown = _grown(level, old, new)
         if isinstance(level.stride, tuple):
@@ -95,7 +96,8 @@ def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorCon
 
     Classes that were given by number alone get the file's names and ids, if there are as many.
     """
-    config = config.replace({f"preprocess.{k}": getattr(stored.preprocess, k) for k in ("mean", "std", "antialias")})
+    pixels = {name: getattr(stored.preprocess, name) for name in ("mean", "std", "antialias")}
+    config = replace(config, preprocess=replace(config.preprocess, **pixels))
     if is_numbered(config) and len(stored.classes) == len(config.classes):
         config = replace(config, classes=stored.classes, category_ids=stored.category_ids)
     return config
@@ -125,18 +127,24 @@ def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -
 
 def same_anchors(stored: DetectorConfig, config: DetectorConfig) -> bool:
     """Whether both have the same anchor shapes on every level, as parts of their inputs or in strides."""
-    return _same_in_parts(stored, config) or _same_in_strides(stored, config)
+    sizes = stored.preprocess.size, config.preprocess.size
+    pairs = _side_by_side(stored, config)
+    return pairs is not None and (all(_equal(*pair, *sizes) for pair in pairs) or all(map(_equal_in_strides, pairs)))
 
 
-def _same_in_parts(a: DetectorConfig, b: DetectorConfig) -> bool:
-    sizes = a.preprocess.size, b.preprocess.size
-    return len(a.levels) == len(b.levels) and all(_equal(*p, *sizes) for p in zip(a.levels, b.levels, strict=True))
+def same_counts(stored: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether both have as many levels, and as many anchor shapes on each."""
+    pairs = _side_by_side(stored, config)
+    return pairs is not None and all(len(a.shapes) == len(b.shapes) for a, b in pairs)
 
 
-def _same_in_strides(a: DetectorConfig, b: DetectorConfig) -> bool:
-    return len(a.levels) == len(b.levels) and all(
-        _equal(*pair, *_strides(*pair)) for pair in zip(a.levels, b.levels, strict=True)
-    )
+def _side_by_side(a: DetectorConfig, b: DetectorConfig) -> list[tuple[AnchorLevel, AnchorLevel]] | None:
+    """The levels of two configs in pairs; None where one has more than the other."""
+    return list(zip(a.levels, b.levels, strict=True)) if len(a.levels) == len(b.levels) else None
+
+
+def _equal_in_strides(pair: tuple[AnchorLevel, AnchorLevel]) -> bool:
+    return _equal(*pair, *_strides(*pair))
 
 
 def _strides(a: AnchorLevel, b: AnchorLevel) -> tuple[Unit, Unit]:

@@ -83,7 +83,34 @@ def recipe(
 
     Raises ConfigError for an unknown name or a value that does not fit.
     """
-    entry = entry_of(name)
+    return _recipe(name, classes, size=size, box_sizes=box_sizes, backbone=backbone)
+
+
+def recipe_of(config: DetectorConfig) -> DetectorConfig:
+    """The recipe for the name, size and backbone of a config; the config itself where the zoo has no such name."""
+    if config.name not in ZOO:
+        return config
+    named = config.name in ANY_BACKBONE
+    backbone = config.backbone.name if named and isinstance(config.backbone, TimmBackbone) else None
+    return _recipe(config.name, config.classes, size=config.preprocess.size, backbone=backbone)
+
+
+def no_such_model(name: str) -> ConfigError:
+    """The error for a name that the zoo does not have; it gives the nearest one."""
+    return ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
+
+
+def _recipe(
+    name: str,
+    classes: Sequence[str],
+    *,
+    size: Size | None,
+    box_sizes: Sequence[float] | None = None,
+    backbone: str | None,
+) -> DetectorConfig:
+    if name not in ZOO:
+        raise no_such_model(name)
+    entry = ZOO[name]
     size = entry.size if size is None else size
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
@@ -96,19 +123,3 @@ def recipe(
         options["backbone"] = backbone.removeprefix("timm/")
     config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
     return replace(config, name=name)
-
-
-def entry_of(name: str) -> Entry:
-    """The row of a model. Raises ConfigError for an unknown name, with the nearest known one."""
-    if name not in ZOO:
-        raise ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
-    return ZOO[name]
-
-
-def recipe_of(config: DetectorConfig) -> DetectorConfig:
-    """The recipe for the name, size and backbone of a config; the config itself where the zoo has no such name."""
-    entry = ZOO.get(config.name)
-    if entry is None:
-        return config
-    backbone = config.backbone.name if entry.any_backbone and isinstance(config.backbone, TimmBackbone) else None
-    return recipe(config.name, config.classes, size=config.preprocess.size, backbone=backbone)

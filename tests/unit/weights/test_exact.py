@@ -127,8 +127,8 @@ def test_a_file_is_taken_whole_or_not_at_all(name, imported, shared_data):
 @pytest.mark.parametrize("name", FILES)
 def test_tensors_of_no_sensible_shape(name, imported, shared_data, monkeypatch):
     """0-d, of another rank and empty: an error of the file, whichever tensor it is."""
-    known, blank = {}, load.blank_detector  # building a network, even without memory, takes most of the time
-    monkeypatch.setattr(load, "blank_detector", lambda c, p: known[c] if c in known else known.setdefault(c, blank(c, p)))
+    known = {}  # building a network, even without memory, takes most of the time
+    monkeypatch.setattr(load, "Detector", lambda c: known[c] if c in known else known.setdefault(c, onestage.Detector(c)))
     whole = FILES[name](shared_data)
     chance = random.Random(0)
     keys = [key for key in whole if not key.endswith("num_batches_tracked")]

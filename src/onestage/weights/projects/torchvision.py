@@ -121,7 +121,7 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
     else:
         renamed = rename(tensors, _SSDLITE)
         preprocess = Preprocess(config.preprocess.size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), antialias=False)
-    return renamed, config.replace({"preprocess": preprocess})
+    return renamed, replace(config, preprocess=preprocess)
 
 
 def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:

@@ -25,6 +25,7 @@ from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.levels import AnchorLevel, linear_scales
 from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.losses.focal import FocalLoss
 from onestage.model.losses.multibox import MultiBoxLoss
@@ -33,7 +34,7 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import Size
 from onestage.weights.class_names import COCO_90, known_classes
-from onestage.weights.detector_file import blank_detector, shapes_of
+from onestage.weights.detector_file import shapes_of, without_memory
 from onestage.weights.projects.tflite.graph import Graph, Operator, Unsupported, damage, read_graph, read_options
 from onestage.weights.projects.tflite.layers import POSTPROCESS, SAME_NUMBERS, Trunk, input_size, normalisation, parameters
 from onestage.weights.tensor_file import OpenFile, check_finite
@@ -71,7 +72,9 @@ def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
                 fix="a MobileNet classifier goes to --backbone-weights (backbone_weights=)",
             )
         config, tensors = _SSD(graph, last).detector()
-        if shapes_of(tensors) != shapes_of(blank_detector(config, file.path).state_dict()):
+        with without_memory(file.path):
+            expected = shapes_of(Detector(config).state_dict())
+        if shapes_of(tensors) != expected:
             raise ValueError("the shapes of its constants do not fit each other")
     check_finite(tensors, file.path)
     return config, tensors

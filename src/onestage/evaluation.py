@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
-from onestage.data import Dataset, list_splits, load_dataset
+from onestage.data import Dataset
+from onestage.data.reader import open_data
 from onestage.data.table import OnBad
 from onestage.errors import known_keywords
 from onestage.metrics.report import Report
@@ -71,6 +72,7 @@ def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: On
 
     Raises ConfigError if it has none of the classes.
     """
+    opened = open_data(path, format)
     if split is None:
-        split = next((s for s in ("test", "val") if s in list_splits(path, format)), None)
-    return load_dataset(path, format, split=split, classes=model.classes, on_bad=on_bad)
+        split = next((s for s in ("test", "val") if s in opened.splits), None)
+    return opened.load(split, classes=model.classes, on_bad=on_bad)

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from onestage.cli.common import find_model, find_or_create, is_recipe, make_folder
 from onestage.cli.output import say, stdout
-from onestage.cli.pictures import absolute
 from onestage.data import Dataset, load_dataset
 from onestage.errors import ConfigError, DataError, require
 from onestage.explain import Explanation, explain_sample, save_explanation, stand_ins
 from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
 from onestage.images import decode_image
 from onestage.model.detector import Detector
+from onestage.predict.pictures import absolute
 from onestage.structures import Sample
 
 

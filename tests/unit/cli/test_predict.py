@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from onestage import load
-from onestage.cli import predict as command
 from onestage.cli.main import main
 from onestage.images import decode_image
+from onestage.predict import pipeline
 
 Captured = pytest.CaptureFixture[str]
 
@@ -88,14 +88,14 @@ def test_nothing_found_says_what_to_try(run: Path, photos: Path, capsys: Capture
 
 
 def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
-    decode = command.decode_image
+    decode = pipeline.decode_image
 
     def interrupted(path: Path) -> torch.Tensor:
         if path.name == "y.jpg":
             raise KeyboardInterrupt
         return decode(path)
 
-    monkeypatch.setattr(command, "decode_image", interrupted)
+    monkeypatch.setattr(pipeline, "decode_image", interrupted)
     assert main(["predict", str(run), "photos", "--score", "0.2", "--batch-size", "1", "--format", "coco"]) == 130
     assert {entry["image_id"] for entry in json.loads(Path("predictions/predictions.json").read_text())} == {
         "a/x.jpg", "b/x.jpg",

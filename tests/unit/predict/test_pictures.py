@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from onestage.cli.pictures import copies_of, find_pictures, ids_of, names_of
 from onestage.errors import DataError
+from onestage.predict.pictures import copies_of, find_pictures, ids_of, names_of
 
 
 @pytest.fixture

@@ -1,35 +1,56 @@
-"""Which pictures a command line means, and what they are called in the results."""
+"""Which pictures files, folders and globs name, and what each is called in the results."""
 
 from __future__ import annotations
 
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.data.files import PICTURE_SUFFIXES
 from onestage.errors import DataError, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
-"""Annotated copies of other formats are JPEGs, with .jpg after the whole name."""
+"""Formats of annotated copies. Copies of pictures in any other format are JPEGs, with .jpg after the whole name."""
+
+
+@dataclass(frozen=True)
+class PictureFile:
+    """One picture: its path, its id in the results, and the path of its annotated copy if one is made."""
+
+    path: Path
+    image_id: int | str
+    copy: Path | None = None
+
+
+def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[PictureFile]:
+    """The pictures with their ids. copies: the folder for annotated copies, if there are to be any.
+
+    Raises DataError if a copy would replace a picture.
+    """
+    names = names_of(paths)
+    placed = [None] * len(paths) if copies is None else copies_of(names, paths, copies)
+    return [PictureFile(*row) for row in zip(paths, ids_of(names), placed, strict=True)]
 
 
 def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     """The pictures that files, folders and globs name, each once, in that order.
 
-    A folder stands for all pictures in it and below, but for hidden ones and those in the folder ``results``, where annotated
-    copies go. A file named itself is taken whatever it is called. DataError if an argument leads to no picture.
+    A folder stands for all pictures in it and in its subfolders, except hidden ones and those in the folder ``results``, where
+    annotated copies go. A file that is named itself is taken whatever its name is. Raises DataError if an argument names no
+    picture.
     """
     found: dict[Path, Path] = {}
-    astray: list[str] = []
+    without: list[str] = []
     for text in given:
         paths = list(_expand(text, absolute(results)))
         if not paths:
-            astray.append(f"{text}: {_why_none(text)}")
+            without.append(f"{text}: {_why_none(text)}")
         for path in paths:
             found.setdefault(absolute(path), path)
-    if astray:
-        raise DataError("nothing to look at\n" + first_ten(astray))
+    if without:
+        raise DataError("nothing to look at\n" + first_ten(without))
     return list(found.values())
 
 
@@ -58,7 +79,7 @@ def _is_picture(name: str) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, without "..". Unlike ``resolve()`` it keeps a link's own name."""
+    """The path from the root, without "..". Unlike ``resolve()`` it does not follow links."""
     return Path(os.path.abspath(path))  # noqa: PTH100
 
 
@@ -69,36 +90,40 @@ def _why_none(text: str) -> str:
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:
-    """A name for each picture, no two the same: its path from the folder that holds them all, with forward slashes."""
+    """A unique name for each picture: its path from the folder that holds them all, with forward slashes."""
     full = [absolute(path) for path in paths]
     common = os.path.commonpath([path.parent for path in full])
     return [path.relative_to(common).as_posix() for path in full]
 
 
 def ids_of(names: Sequence[str]) -> list[int | str]:
-    """Image ids for COCO results: numbers, if every name is a number (as COCO's own 000000000139.jpg), or else the names."""
+    """Image ids for COCO results: numbers if every name is a number (as COCO's 000000000139.jpg), or else the names."""
     stems = [Path(name).stem for name in names]
     numbers = [int(stem) for stem in stems if stem.isdecimal() and stem.isascii()]
     return list(numbers) if len(set(numbers)) == len(names) else list(names)
 
 
 def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Path]:
-    """Where the annotated copies of pictures go in the folder ``out``: named as they are, .jpg added to formats that are not
-    written; no two the same.
+    """The paths of the annotated copies in the folder ``out``, no two the same. A copy has the name of its picture, with .jpg
+    added if that format is not written.
 
-    DataError where one would replace its picture, or another one.
+    Raises DataError if a copy would replace a picture.
     """
-    kept = {name for name in names if Path(name).suffix.lower() in WRITTEN_AS_NAMED}
-    taken = set(kept)
+    taken = {name for name in names if _keeps_format(name)}
     copies: list[Path] = []
     for name in names:
-        copy = name if name in kept else f"{name}.jpg"
-        while name not in kept and copy in taken:
+        copy = name
+        while not _keeps_format(name) and (copy == name or copy in taken):
             copy += ".jpg"
         taken.add(copy)
         copies.append(out / copy)
     originals = {absolute(path) for path in paths}
-    if replaced := [str(copy) for copy in copies if absolute(copy) in originals]:
+    replaced = [str(copy) for copy in copies if absolute(copy) in originals]
+    if replaced:
         fix = "choose another folder: --out annotated"
         raise DataError("annotated copies would replace pictures", where=out, got=", ".join(replaced[:3]), fix=fix)
     return copies
+
+
+def _keeps_format(name: str) -> bool:
+    return Path(name).suffix.lower() in WRITTEN_AS_NAMED

@@ -7,6 +7,7 @@ labels are 0..K-1. Pictures are RGB, uint8, (3, H, W).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Self
 
@@ -17,6 +18,11 @@ from onestage.boxes import Size as Size
 from onestage.boxes import check_rows
 from onestage.detections import Detections as Detections
 from onestage.errors import DataError, counted
+
+
+def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
+    """(height, width) of each of the feature maps (B, C_l, H_l, W_l)."""
+    return tuple((m.shape[2], m.shape[3]) for m in maps)
 
 
 def check_labels(labels: Tensor, classes: int, *, where: object) -> None:

@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor
 
 from onestage.model.detector import Detector
-from onestage.model.features import in_evaluation_mode
+from onestage.predict.predictor import in_evaluation_mode
 from onestage.structures import Size
 
 Progress = Callable[[int], None]

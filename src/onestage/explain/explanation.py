@@ -18,10 +18,10 @@ from onestage import boxes as box_ops
 from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.model.features import in_evaluation_mode
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
+from onestage.predict.predictor import in_evaluation_mode
 from onestage.structures import Detections, HeadOutput, ImageMeta, Sample, Size, Targets
 
 ALL_BOXES = 2000

@@ -6,7 +6,6 @@ Shape letters: B images, C_l channels of level l.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +20,6 @@ class Features(nn.Module):
     channels: tuple[int, ...]
 
 
-def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
-    """(height, width) of each of the maps (B, C_l, H_l, W_l)."""
-    return tuple((m.shape[2], m.shape[3]) for m in maps)
-
-
-def in_evaluation_mode(module: nn.Module) -> nn.Module:
-    """The module itself if all of it is in evaluation mode, or else a copy that is, with the very same parameters and buffers.
-
-    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time.
-    """
-    if not any(part.training for part in module.modules()):
-        return module
-    return copy.deepcopy(module, {id(t): t for t in _tensors(module)}).eval()
-
-
 @torch.no_grad()
 def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, where: object) -> list[Tensor]:
     """The maps that a module gives, as shapes without numbers: tensors on torch's meta device.
@@ -44,7 +28,7 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     module stays as it is: a copy without numbers runs. Raises ConfigError with ``where`` if the module cannot take such an
     input.
     """
-    shapes = copy.deepcopy(module, {id(t): _without_numbers(t) for t in _tensors(module)}).eval()
+    shapes = copy.deepcopy(module, {id(t): _without_numbers(t) for t in tensors_of(module)}).eval()
     try:
         maps: list[Tensor] = shapes(inputs)
     except (RuntimeError, AssertionError) as e:
@@ -60,7 +44,7 @@ def blank_image(size: Size) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 
-def _tensors(module: nn.Module) -> list[Tensor]:
+def tensors_of(module: nn.Module) -> list[Tensor]:
     """Every tensor of a module: parameters, buffers and plain attributes."""
     plain = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
     return [*module.parameters(), *module.buffers(), *plain]

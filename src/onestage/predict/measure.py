@@ -19,8 +19,7 @@ from onestage.errors import ConfigError
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
 from onestage.model.anchors.max_iou import Assignment
-from onestage.model.criterion import Criterion
-from onestage.model.detector import Detector
+from onestage.model.detector import Criterion, Detector
 from onestage.predict.predictor import Predictor
 from onestage.processes import Distributed
 from onestage.structures import Batch, Detections, HeadOutput

@@ -6,6 +6,7 @@ Pictures are RGB; boxes are xyxy pixels.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,13 +14,13 @@ from pathlib import Path
 from typing import Protocol, Self, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onestage.errors import ConfigError
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
-from onestage.model.features import in_evaluation_mode
+from onestage.model.features import tensors_of
 from onestage.model.output.postprocess import RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
@@ -109,6 +110,16 @@ class Predictor:
             return self.decoder.decode(output, metas, score=score)
         found = [self.decoder.name(raw, meta) for raw, meta in zip(output, metas, strict=True)]
         return found if score is None else [one.select(one.scores > score) for one in found]
+
+
+def in_evaluation_mode(module: nn.Module) -> nn.Module:
+    """The module itself if all of it is in evaluation mode, or else a copy that is, with the very same parameters and buffers.
+
+    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time.
+    """
+    if not any(part.training for part in module.modules()):
+        return module
+    return copy.deepcopy(module, {id(t): t for t in tensors_of(module)}).eval()
 
 
 def _pixels(image: Picture, channels: Channels) -> Tensor:

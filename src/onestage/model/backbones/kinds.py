@@ -16,8 +16,8 @@ from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.backbones.tiny import TinyBackbone
 from onestage.model.backbones.vgg16 import VGG16Backbone
-from onestage.model.features import Features, blank_image, dry_run, sizes_of
-from onestage.structures import Size
+from onestage.model.features import Features, blank_image, dry_run
+from onestage.structures import Size, sizes_of
 
 Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone | FoldedBackbone
 

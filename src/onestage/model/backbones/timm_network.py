@@ -14,8 +14,8 @@ from timm.models import FeatureInfo
 from torch import Tensor, nn
 
 from onestage.errors import ConfigError, nearest, require
-from onestage.model.features import blank_image, dry_run, sizes_of
-from onestage.structures import Size
+from onestage.model.features import blank_image, dry_run
+from onestage.structures import Size, sizes_of
 
 
 def create_network(

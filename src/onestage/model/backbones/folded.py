@@ -80,7 +80,7 @@ def _suits_added(config: FoldedBackbone, number: int) -> bool:
 _RULES = {
     "a layer reads and adds the outputs of layers before it": _in_order,
     "a depthwise layer has as many channels as its source": _suits_source,
-    "a layer and the output that it adds have the same number of channels": _suits_added,
+    "a layer has as many channels as the output that it adds": _suits_added,
 }
 
 

@@ -115,7 +115,7 @@ def test_any_number_of_levels_and_channels(levels):
 @pytest.mark.parametrize("size", [(130, 270), (96, 64), (301, 199)])
 def test_any_backbone_at_any_size(name, size):
     """ConvNeXt rounds its maps down, ResNet up; either way every map keeps its size."""
-    sizes = map_sizes(TimmBackbone(name), size)
+    sizes = list(map_sizes(TimmBackbone(name), size))
     neck = BiFPN(4, 1).build((4, 4, 4)).eval()
     results = neck(maps((4, 4, 4), sizes))
     assert [tuple(m.shape[2:]) for m in results[:3]] == sizes

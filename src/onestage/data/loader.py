@@ -1,8 +1,8 @@
-"""Batches, in an order and with an augmentation that depend on nothing but the seed, the epoch and the picture.
+"""Batches. Their order and their augmentation depend on the seed, the epoch and the picture alone.
 
-Not on the number of workers, not on the number of processes, not on whether training was interrupted: the order of an epoch is
-permutation(seed, epoch), and what is random about a picture is drawn from a generator made of (seed, epoch, index). The global
-generators are never touched. So an epoch resumed at batch k goes on with the very bits that it would have had.
+They do not depend on the number of workers or processes, nor on interruptions. The order of an epoch is
+permutation(seed, epoch), and what is random about a picture comes from a generator made of (seed, epoch, index). The global
+generators stay untouched. So an epoch that resumes at batch k goes on to the same bits as one without interruption.
 
 Shape letters: B images, N objects of one picture, M objects of a batch; h, w the input.
 """
@@ -12,9 +12,10 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple
 
 import torch
@@ -24,14 +25,14 @@ from torch.utils.data import DataLoader
 from onestage.data.dataset import Dataset
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
-from onestage.errors import ConfigError, DataError
-from onestage.structures import Batch, ImageMeta, Targets
+from onestage.errors import ConfigError, DataError, OnestageError
+from onestage.structures import Batch, ImageMeta, Size, Targets
 
 Key = tuple[int, int]
-"""(epoch, index): what a worker needs to know to make a picture."""
+"""(epoch, index): what a worker needs to make a picture."""
 
 _SPARE = 10
-"""How many pictures in a row may be unreadable before training stops, even when bad ones are skipped."""
+"""How many pictures in a row may be unreadable before training stops, even with on_bad="skip"."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,21 @@ class Shard:
 
 
 class Failure(NamedTuple):
-    """A picture that could not be read, and the whole message."""
+    """A picture that could not be read or transformed, and why."""
 
     path: str
-    message: str
+    error: OnestageError
 
 
 class TrainLoader:
     """Epochs of augmented batches. ``batch_size`` counts the pictures of all processes together: one step of the optimiser.
 
-    Every process gets the same number of batches, a disjoint share of each: 1 process with 8 pictures, 2 with 4 and 4 with 2
-    see the same pictures in the same step. Pictures left over at the end of an epoch wait for the next permutation; a data
+    Every process gets the same number of batches, and a disjoint share of each batch: 1 process with 8 pictures, 2 with 4 and
+    4 with 2 see the same pictures in the same step. The last pictures of an epoch that fill no batch are left out. A data
     set smaller than a batch is one batch.
 
-    on_bad: "stop" raises DataError at a picture that cannot be read; "skip" puts the next one of the data set in its place and
-    notes it in ``skipped`` (path -> message). workers: processes that decode and augment; 0 does it in this one.
+    on_bad: "stop" raises DataError at a picture that cannot be read; "skip" takes the next picture of the data set instead
+    and notes the error in ``skipped``. workers: processes that decode and augment; 0 means this process.
     """
 
     def __init__(
@@ -85,11 +86,14 @@ class TrainLoader:
         return max(self._count // self.batch_size, 1)
 
     @property
-    def skipped(self) -> dict[str, str]:
+    def skipped(self) -> Mapping[str, OnestageError]:
+        """Why a picture was skipped, by its path."""
         return self._reader.skipped
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of that epoch, from batch ``start`` on; nothing before it is decoded."""
+        """This process's share of each batch of an epoch, images (B, 3, h, w), from batch ``start`` on. Decodes nothing
+        before it.
+        """
         order = epoch_order(self._count, seed=self.seed, epoch=epoch)
         batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
         for batch in self._reader.read([[(epoch, i) for i in b[self.shard.rank :: self.shard.world]] for b in batches]):
@@ -105,8 +109,8 @@ class TrainLoader:
 class EvalLoader:
     """Every picture once, in the data set's order: process r of w gets pictures r, r + w, r + 2w ... (``indices``).
 
-    batch_size counts this process's pictures; the last batch may be smaller, nothing is padded. A picture that cannot be read
-    raises DataError, or with on_bad="skip" is left out and noted in ``skipped`` (path -> message).
+    batch_size counts this process's pictures; the last batch may be smaller. A picture that cannot be read raises DataError.
+    With on_bad="skip" it is left out, and ``skipped`` notes the error.
     """
 
     def __init__(
@@ -127,37 +131,40 @@ class EvalLoader:
         self._reader = _Reader(pictures, workers=workers, on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
+        """Batches of this process, before any picture is left out."""
         return -(-len(self.indices) // self.batch_size)
 
     @property
-    def skipped(self) -> dict[str, str]:
+    def skipped(self) -> Mapping[str, OnestageError]:
+        """Why a picture was left out, by its path."""
         return self._reader.skipped
 
     def __iter__(self) -> Iterator[Batch]:
+        """The batches in order, images (B, 3, h, w)."""
         keys = [(0, i) for i in self.indices]
         batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
         return (batch for batch in self._reader.read(batches) if batch is not None)
 
 
 def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch shows the ``count`` pictures."""
+    """The order in which an epoch shows ``count`` pictures."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, epoch))).tolist()
 
 
 def seed_of(*parts: int) -> int:
-    """One 32-bit seed out of several numbers: neighbouring numbers give unrelated seeds, on every machine the same."""
+    """One 32-bit seed from several numbers. Neighbouring numbers give unrelated seeds; all machines give the same ones."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "little")
 
 
 def usual_workers(world: int = 1) -> int:
-    """How many workers suit each of ``world`` processes on this machine: its share of the cores less one, 1 to 16."""
+    """How many workers suit each of ``world`` processes on this machine: 1 to 16, one less than its share of the cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(max(cores // world - 1, 1), 16)
 
 
 def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> None:
-    """count is that of the pictures to be shared by all processes in every batch, None where a share may be empty."""
+    """Raises ConfigError or DataError. count: the pictures to share out, one or more for each process; None: any number."""
     if batch_size < 1 or batch_size % shard.world:
         expected = f"a positive multiple of {shard.world}, the number of processes" if shard.world > 1 else "1 or more"
         raise ConfigError("this batch size cannot be shared out", got=batch_size, expected=expected)
@@ -167,9 +174,10 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
 
 @dataclass(frozen=True)
 class _Pictures(torch.utils.data.Dataset["_Item"]):
-    """What runs in a worker: decode and transform one picture; when it cannot be read, one of the ``spare`` ones after it.
+    """Runs in a worker: decodes and transforms one picture or, if that fails, one of the ``spare`` pictures after it.
 
-    Failures come back as values, for an exception would arrive with the worker's traceback in its message.
+    Errors that a user can mend come back as values. DataLoader would raise them again without their parts, and with the
+    worker's traceback as their text.
     """
 
     dataset: Dataset
@@ -184,8 +192,8 @@ class _Pictures(torch.utils.data.Dataset["_Item"]):
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, index))
             try:
                 return _Item(self.transform(self.dataset[index], generator), tuple(failures))
-            except DataError as error:
-                failures.append(Failure(self.dataset.paths[index], str(error)))
+            except OnestageError as error:
+                failures.append(Failure(self.dataset.paths[index], error))
         return _Item(None, tuple(failures))
 
 
@@ -195,9 +203,10 @@ class _Item(NamedTuple):
 
 
 class _Packed(NamedTuple):
-    """A batch on its way from a worker. The objects of all pictures are packed together, for each tensor costs a file handle.
+    """A batch on its way from a worker. Each tensor costs a file handle, so the objects of all pictures share tensors.
 
-    images (B, 3, h, w), or None where no picture could be read; boxes (M, 4), labels (M,), ignore (M,); counts: N of each.
+    images (B, 3, h, w), or None if no picture could be read; boxes (M, 4), labels (M,), ignore (M,); counts: N of each
+    picture.
     """
 
     images: Tensor | None
@@ -216,21 +225,28 @@ class _Packed(NamedTuple):
 
 
 def _pack(items: Sequence[_Item], *, fill: Colour) -> _Packed:
-    """Pictures of different sizes are padded with ``fill`` at the right and bottom to the largest height and width."""
+    """One batch. Pictures of different sizes are padded with ``fill`` at the right and bottom to the largest size."""
     prepared = [item.prepared for item in items if item.prepared is not None]
     failures = tuple(failure for item in items for failure in item.failures)
     if not prepared:
         return _Packed(None, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), (), (), failures)
-    images, targets, metas = (list(column) for column in zip(*prepared, strict=True))
-    height, width = (max(image.shape[dim] for image in images) for dim in (1, 2))
-    if any(image.shape[1:] != (height, width) for image in images):
-        images = [_pad(image, (height, width), fill) for image in images]
-        metas = [replace(meta, input=(height, width)) for meta in metas]
-    boxes, labels, ignore = (torch.cat([getattr(t, name) for t in targets]) for name in ("boxes", "labels", "ignore"))
-    return _Packed(torch.stack(images), boxes, labels, ignore, tuple(len(t.boxes) for t in targets), tuple(metas), failures)
+    images, targets, metas = zip(*prepared, strict=True)
+    size = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
+    return _Packed(
+        images=torch.stack([_pad(image, size, fill) for image in images]),
+        boxes=torch.cat([target.boxes for target in targets]),
+        labels=torch.cat([target.labels for target in targets]),
+        ignore=torch.cat([target.ignore for target in targets]),
+        counts=tuple(len(target.boxes) for target in targets),
+        metas=tuple(replace(meta, input=size) for meta in metas),
+        failures=failures,
+    )
 
 
-def _pad(image: Tensor, size: tuple[int, int], fill: Colour) -> Tensor:
+def _pad(image: Tensor, size: Size, fill: Colour) -> Tensor:
+    """(3, h, w) -> (3, *size), the picture at the top left."""
+    if image.shape[1:] == size:
+        return image
     canvas = canvas_of(fill, size, like=image)
     canvas[:, : image.shape[1], : image.shape[2]] = image
     return canvas
@@ -238,7 +254,7 @@ def _pad(image: Tensor, size: tuple[int, int], fill: Colour) -> Tensor:
 
 @dataclass
 class _Keys:
-    """The batches that are to be read next. Workers live through many epochs, so the list changes, not the loader."""
+    """The batches to read next. Workers live through many epochs, so this list changes and the loader stays."""
 
     batches: list[list[Key]] = field(default_factory=list)
 
@@ -253,7 +269,7 @@ class _Reader:
     """A DataLoader that reads the keys it is given and turns failures into errors or notes."""
 
     def __init__(self, pictures: _Pictures, *, workers: int, on_bad: OnBad, pin_memory: bool) -> None:
-        self.skipped: dict[str, str] = {}
+        self.skipped: dict[str, OnestageError] = {}
         self._on_bad = on_bad
         self._keys = _Keys()
         self._make_loader = partial(
@@ -265,33 +281,41 @@ class _Reader:
             persistent_workers=workers > 0,
             pin_memory=pin_memory,
             worker_init_fn=_leave_interrupts_to_parent,
-            generator=torch.Generator(),  # or iter() would draw from the global one
+            generator=torch.Generator(),  # iter() draws from it; without one, from the global generator
         )
         self._loader = self._make_loader()
 
     def read(self, batches: list[list[Key]]) -> Iterator[Batch | None]:
-        """The batches in order; None for one of which no picture could be read."""
+        """The batches in order; None for a batch of which no picture could be read."""
         self._keys.batches = batches
         try:
             for packed in self._loader:
                 self._note(packed.failures)
                 yield packed.unpack()
         except Exception as error:
-            self._loader = self._make_loader()  # end the workers now, not whenever the error's traceback is collected
-            if not str(error).startswith("DataLoader worker"):
+            ended = self._worker_ended()
+            self._loader = self._make_loader()  # end the workers now, not when the error's traceback is collected
+            if not ended:
                 raise
             fix = "often too little memory: try fewer --workers, or 0"
             raise DataError("a process that loads pictures died", got=error, fix=fix) from error
 
+    def _worker_ended(self) -> bool:
+        """Whether a worker process ended. None ends by itself while the loader holds it."""
+        workers: Sequence[BaseProcess] = getattr(self._loader._iterator, "_workers", ())
+        return any(worker.exitcode is not None for worker in workers)
+
     def _note(self, failures: Sequence[Failure]) -> None:
-        if failures and self._on_bad == "stop":
-            raise DataError(failures[0].message)
-        self.skipped.update(failures)
+        """Raise the first error that must not be skipped, and keep the others."""
+        for path, error in failures:
+            if self._on_bad == "stop" or not isinstance(error, DataError):
+                raise error
+            self.skipped[path] = error
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ctrl-C goes to every process of the terminal, and many a scheduler, torchrun too, asks every process to end; the parent
-    alone decides what that means (save, then stop). A worker ends when its parent does.
+    """Ignore Ctrl-C and requests to end. A terminal sends them to every process, and so do many schedulers and torchrun. The
+    parent alone decides what to do (save, then stop). A worker ends when its parent does.
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from PIL import Image
 from onestage.data.dataset import Dataset
 from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
 from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.structures import Batch, ImageMeta, Sample
 
 AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
@@ -176,6 +177,46 @@ def test_nothing_but_unreadable_pictures_stop_training_even_when_they_are_skippe
     spoil(dataset, *range(11))
     with pytest.raises(DataError, match="in a row"):
         list(TrainLoader(dataset, AUGMENTED, batch_size=4, on_bad="skip").epoch(0))
+
+
+@dataclass(frozen=True)
+class Refusing(TrainTransform):
+    """Raises an error with all its parts."""
+
+    kind: type[OnestageError] = DataError
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        raise self.kind("what", where="where", got="got", expected="expected", fix="fix")
+
+
+@pytest.mark.parametrize("kind", [ConfigError, DataError])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_keeps_its_parts_on_the_way_from_a_worker(dataset: Dataset, workers: int, kind: type[OnestageError]) -> None:
+    transform = Refusing(stretch((8, 8)), kind=kind)
+    with pytest.raises(kind) as caught:
+        list(TrainLoader(dataset, transform, batch_size=4, workers=workers).epoch(0))
+    parts = {name: name for name in ("what", "where", "got", "expected", "fix")}
+    assert caught.value.to_dict() == {"error": kind.__name__, **parts}
+
+
+def test_only_errors_of_the_data_can_be_skipped(dataset: Dataset) -> None:
+    loader = EvalLoader(dataset, Refusing(stretch((8, 8))), batch_size=4, on_bad="skip")  # type: ignore[arg-type]
+    assert list(loader) == [] and {error.what for error in loader.skipped.values()} == {"what"}
+    with pytest.raises(ConfigError):
+        list(TrainLoader(dataset, Refusing(stretch((8, 8)), kind=ConfigError), batch_size=4, on_bad="skip").epoch(0))
+
+
+class Broken(TrainTransform):
+    """A fault of the program, in words that torch uses for a dead worker."""
+
+    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_fault_of_the_program_is_not_taken_for_a_dead_worker(dataset: Dataset, workers: int) -> None:
+    with pytest.raises(RuntimeError, match="killed by signal"):
+        list(TrainLoader(dataset, Broken(stretch((8, 8))), batch_size=4, workers=workers).epoch(0))
 
 
 class Dying(TrainTransform):

@@ -1,7 +1,7 @@
-"""Detections -> a file: COCO results, CSV or JSON lines. One picture at a time, so that a million pictures need no memory.
+"""Detections -> a file: COCO results, CSV or JSON lines. One picture at a time, so a million pictures need no memory.
 
-A file gets its name when the last picture is in it: until then the one of an earlier run stays as it was, whatever ends the
-program. An exception inside the ``with`` block throws the new rows away.
+The file gets its name when the last picture is in it. Until then the file of an earlier run stays, whatever ends the
+program. An exception inside the ``with`` block discards the new rows.
 
 | format | one entry for each | what it holds                                                                                 |
 |--------|--------------------|-----------------------------------------------------------------------------------------------|
@@ -18,10 +18,10 @@ import csv
 import io
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Literal, NamedTuple, Self, TypedDict
 
 from onestage import boxes as box_ops
 from onestage.structures import Detections
@@ -31,8 +31,17 @@ Format = Literal["coco", "csv", "jsonl"]
 COLUMNS = ("image", "label", "xmin", "ymin", "xmax", "ymax", "score", "category_id")
 
 
-def coco_results(found: Detections) -> Iterator[dict[str, Any]]:
-    """The detections of one picture as entries of a COCO results file, with the data set's own image and category ids."""
+class CocoResult(TypedDict):
+    """An entry of a COCO results file (https://cocodataset.org/#format-results). bbox: left, top, width, height."""
+
+    image_id: int | str
+    category_id: int
+    bbox: list[float]
+    score: float
+
+
+def coco_results(found: Detections) -> Iterator[CocoResult]:
+    """The detections of one picture as entries of a COCO results file, with the data set's image and category ids."""
     boxes = _rounded(box_ops.to_xywh(found.boxes).tolist())
     for box, score, category in zip(boxes, _scores(found), found.category_ids, strict=True):
         yield {"image_id": found.image_id, "category_id": category, "bbox": box, "score": score}
@@ -48,7 +57,7 @@ def _csv(found: Detections) -> Iterator[str]:
         yield _csv_line((found.path or found.image_id, name, *box, score, category))
 
 
-def _csv_line(cells: tuple[object, ...]) -> str:
+def _csv_line(cells: Sequence[str | int | float]) -> str:
     line = io.StringIO()
     csv.writer(line, lineterminator="\n").writerow(cells)
     return line.getvalue()
@@ -66,12 +75,12 @@ def _rounded(boxes: list[list[float]]) -> list[list[float]]:
 
 
 def _scores(found: Detections) -> list[float]:
-    """As many digits as a float32 has, so that no two scores become equal."""
+    """With the digits of a float32, so that different scores stay different."""
     return [float(f"{score:.8g}") for score in found.scores.tolist()]
 
 
 class Form(NamedTuple):
-    """A format: its usual file name, the entries of a picture as text, and what stands before, between and after them all."""
+    """A format: its usual file name, the entries of a picture as text, and the text before, between and after all entries."""
 
     file_name: str
     entries: Callable[[Detections], Iterator[str]]
@@ -88,7 +97,7 @@ FORMATS: Mapping[Format, Form] = {
 
 
 class PredictionWriter:
-    """Writes the detections of one picture after the other to one file. A context manager: leaving it finishes the file."""
+    """Writes the detections of one picture after another to one file. A context manager: leaving it finishes the file."""
 
     def __init__(self, path: str | Path, format: Format) -> None:
         """Raises OSError where the file cannot be written."""
@@ -100,6 +109,7 @@ class PredictionWriter:
         self._file.write(self._form.head)
 
     def add(self, found: Detections) -> None:
+        """Write the detections of one picture."""
         for entry in self._form.entries(found):
             self._file.write(self._between + entry)
             self._between = self._form.between

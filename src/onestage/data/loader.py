@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -272,8 +273,7 @@ class _Reader:
         self.skipped: dict[str, OnestageError] = {}
         self._on_bad = on_bad
         self._keys = _Keys()
-        self._make_loader = partial(
-            DataLoader[_Packed],
+        self._loader: DataLoader[_Packed] = DataLoader(
             pictures,  # type: ignore[arg-type]  # an item of it is not yet a batch
             batch_sampler=self._keys,
             collate_fn=partial(_pack, fill=pictures.transform.fill),
@@ -283,7 +283,7 @@ class _Reader:
             worker_init_fn=_leave_interrupts_to_parent,
             generator=torch.Generator(),  # iter() draws from it; without one, from the global generator
         )
-        self._loader = self._make_loader()
+        weakref.finalize(self, _end_workers, self._loader)
 
     def read(self, batches: list[list[Key]]) -> Iterator[Batch | None]:
         """The batches in order; None for a batch of which no picture could be read."""
@@ -293,15 +293,15 @@ class _Reader:
                 self._note(packed.failures)
                 yield packed.unpack()
         except Exception as error:
-            ended = self._worker_ended()
-            self._loader = self._make_loader()  # end the workers now, not when the error's traceback is collected
-            if not ended:
+            died = self._worker_died()
+            _end_workers(self._loader)
+            if not died:
                 raise
             fix = "often too little memory: try fewer --workers, or 0"
             raise DataError("a process that loads pictures died", got=error, fix=fix) from error
 
-    def _worker_ended(self) -> bool:
-        """Whether a worker process ended. None ends by itself while the loader holds it."""
+    def _worker_died(self) -> bool:
+        """Whether a worker process has ended. None ends before the loader ends it."""
         workers: Sequence[BaseProcess] = getattr(self._loader._iterator, "_workers", ())
         return any(worker.exitcode is not None for worker in workers)
 
@@ -311,6 +311,17 @@ class _Reader:
             if self._on_bad == "stop" or not isinstance(error, DataError):
                 raise error
             self.skipped[path] = error
+
+
+def _end_workers(loader: DataLoader[_Packed]) -> None:
+    """End the worker processes now; the next epoch starts new ones.
+
+    Without this they end when their iterator is collected. The traceback of an error may keep it for long, and a global
+    variable until Python exits. Python then waits forever, since workers ignore its request to end.
+    """
+    iterator, loader._iterator = loader._iterator, None
+    if iterator is not None:
+        iterator._shutdown_workers()  # type: ignore[attr-defined]  # only an iterator with workers is kept
 
 
 def _leave_interrupts_to_parent(worker: int) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -230,6 +232,22 @@ class Dying(TrainTransform):
 def test_a_worker_that_dies_is_one_clear_error(dataset: Dataset) -> None:
     with pytest.raises(DataError, match="a process that loads pictures died"):
         list(TrainLoader(dataset, Dying(stretch((8, 8))), batch_size=4, workers=1).epoch(0))
+
+
+STILL_THERE_AT_THE_END = """
+from onestage.data.loader import TrainLoader
+from onestage.data.synthetic import SyntheticConfig, synthetic_dataset
+from onestage.data.transforms import TrainTransform, stretch
+
+pictures = synthetic_dataset(SyntheticConfig(size=(32, 32), count=2))
+loader = TrainLoader(pictures, TrainTransform(stretch((8, 8))), batch_size=2, workers=1)
+print(len(list(loader.epoch(0))), flush=True)
+"""
+
+
+def test_python_ends_though_a_loader_with_workers_is_still_there() -> None:
+    ended = subprocess.run([sys.executable, "-c", STILL_THERE_AT_THE_END], timeout=120, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "1\n"), ended.stderr
 
 
 class Interrupted(TrainTransform):

@@ -1,4 +1,4 @@
-"""Drawings of what FPN and BiFPN connect; the sizes of the maps are asked of the models themselves."""
+"""Drawings of what FPN and BiFPN connect. The models give the sizes of the maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Make every picture and every table of this folder's pages, from the project's own code and its built-in pictures.
+"""Makes every picture and every table of this folder's pages, with the project's code and its built-in pictures.
 
 python docs/learn/make_pictures.py                    # trains two small detectors first: minutes
 python docs/learn/make_pictures.py --practice FOLDER  # keeps them there for the next time
@@ -43,13 +43,13 @@ import practice  # noqa: E402
 PICTURES = HERE / "pictures"
 GAMMAS = (0.0, 0.5, 1.0, 2.0, 5.0)
 EVERYTHING = 1e6
-"""A ratio of negatives to positives that leaves none out."""
+"""A ratio of negatives to positives that leaves no negative out."""
 SCALED = [name for name in VARIANTS if "lite" not in name]
 KINDS = {"positives": COLOURS[2], "hard negatives": COLOURS[1], "easy negatives": COLOURS[0]}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], texts: int = 1) -> str:
-    """Markdown; the columns after the first ``texts`` hold numbers."""
+    """Returns a table in Markdown. The columns after the first ``texts`` hold numbers."""
     rule = ["---" if i < texts else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
 
@@ -103,8 +103,9 @@ def draw_sizes() -> None:
 
 
 def looked_at(detector: Detector, loss: MultiBoxLoss | FocalLoss) -> list[Explanation]:
-    """The test pictures, seen by a detector whose loss is replaced by that one. Whatever that takes, three negatives for each
-    positive are called hard.
+    """Returns what the detector, with ``loss`` as its loss, does with the test pictures.
+
+    Whatever that loss takes, three negatives for each positive are called hard.
     """
     other = build(replace(detector.config, loss=loss)).eval()
     other.load_state_dict(detector.state_dict())
@@ -114,7 +115,7 @@ def looked_at(detector: Detector, loss: MultiBoxLoss | FocalLoss) -> list[Explan
 
 
 def shares(seen: Sequence[Explanation]) -> dict[str, float]:
-    """The part of the class loss of all pictures that each kind of anchors makes."""
+    """Returns the share of the class loss of all pictures that each kind of anchors makes."""
     masses = {name: 0.0 for name in KINDS}
     for one in seen:
         for group in one.groups:
@@ -125,7 +126,7 @@ def shares(seen: Sequence[Explanation]) -> dict[str, float]:
 
 
 def counts(seen: Sequence[Explanation]) -> dict[str, int]:
-    """How many anchors of each kind the pictures have."""
+    """Returns how many anchors of each kind the pictures have."""
     return {name: sum(g.anchors for one in seen for g in one.groups if g.name == name) for name in KINDS}
 
 
@@ -134,7 +135,7 @@ def percents(part: Mapping[str, float]) -> list[str]:
 
 
 def mining_table(detectors: Mapping[str, Detector]) -> str:
-    """Shares of the class loss with and without mining, before and after training; a row for each detector that is given."""
+    """Shares of the class loss with and without mining, before and after training; a row for each detector."""
     rows = []
     for when, detector in detectors.items():
         for how, ratio in (("all negatives", EVERYTHING), ("3 : 1, hardest", 3.0)):
@@ -152,7 +153,7 @@ def anchors_table() -> str:
 
 
 def draw_mining(detectors: Mapping[str, Detector]) -> None:
-    """The negatives' losses in order, with the cut of mining; and who makes the class loss, with and without it."""
+    """The sorted losses of the negatives with the cut of mining, and who makes the class loss with and without mining."""
     figure, (ranked, bars) = panels(["Negatives of 16 pictures, hardest first", "Who makes the class loss"])
     for (when, detector), colour in zip(detectors.items(), (FAINT, COLOURS[1]), strict=True):
         seen = looked_at(detector, MultiBoxLoss(negative_ratio=EVERYTHING))
@@ -206,7 +207,7 @@ def draw_focal_curves() -> None:
 
 
 def factor_table() -> str:
-    """By how much an anchor that is right is turned down (RetinaNet, section 3.2, gives 100 and 1,000 for gamma 2)."""
+    """How many times smaller the loss of a right anchor becomes (RetinaNet, section 3.2, gives 100 and 1,000 for gamma 2)."""
     rows = []
     for p in (0.5, 0.9, 0.968, 0.99):
         factors = [(1 - p) ** -gamma for gamma in GAMMAS]
@@ -219,7 +220,7 @@ def focal_table(detectors: Mapping[str, Detector]) -> str:
     rows = []
     for when, detector in detectors.items():
         seen = {gamma: looked_at(detector, FocalLoss(alpha=None, gamma=gamma)) for gamma in GAMMAS}
-        rows += [(when, f"{gamma:g}", *percents(shares(own))) for gamma, own in seen.items()]
+        rows += [(when, f"{gamma:g}", *percents(shares(every))) for gamma, every in seen.items()]
     return table(("network", "γ", *KINDS), rows, texts=2)
 
 
@@ -242,7 +243,7 @@ def draw_mass(detector: Detector) -> None:
 
 
 def scaling_table() -> str:
-    """The EfficientDets, counted; AP from the authors' weights."""
+    """The costs of the EfficientDets, counted here, and the AP of the authors' weights."""
     rows = []
     for name in SCALED:
         v, cost = VARIANTS[name], cost_of(recipe(name, numbered_classes(90)))

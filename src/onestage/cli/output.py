@@ -35,11 +35,14 @@ def say(markup: str) -> None:
 
 
 class _Rate(ProgressColumn):
+    """Pictures (or other units) per second."""
+
     def __init__(self, unit: str) -> None:
         super().__init__()
         self.unit = unit
 
     def render(self, task: Task) -> Text:
+        """Returns the rate; nothing before it is known."""
         return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
 
 

@@ -1,7 +1,7 @@
 """One picture's way through a detector: every step that a reader may want to look at, as data.
 
-Shape letters: A anchors over all levels, N objects, S shapes per cell, K classes, D detections; h, w sides of the network's
-input; H, W sides of a picture. Boxes are xyxy pixels of the input.
+Shape letters: A anchors over all levels, N objects, S shapes per cell, K classes, D detections; H, W height and width of a
+picture or of the network's input; Y, X rows and columns of a map's cells. Boxes are xyxy pixels of the input.
 It uses only the interfaces that every family shares: anchors, assignment, class loss, postprocess.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.config import DetectorConfig
+from onestage.model.decoder import level_counts
 from onestage.model.detector import Detector
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
@@ -73,7 +74,7 @@ class ObjectRow(NamedTuple):
 class Explanation:
     """What happens to one picture.
 
-    picture (3, h, w) uint8: the network's input as a person sees it. targets: the objects. They come from the labels, or, if
+    picture (3, H, W) uint8: the network's input as a person sees it. targets: the objects. They come from the labels, or, if
     ``guessed``, from the detector's confident detections. anchors (A, 4). matches (A,): object index, BACKGROUND or IGNORED.
     class_loss (A,): each anchor's part of the class loss. losses: the divided sums that training would minimise.
     mined: whether the loss leaves easy negatives out. mining: how many negatives count as hard: the numbers of the loss if it
@@ -142,7 +143,7 @@ class Explanation:
         return int(self.positive[level.rows].sum())
 
     def cell_loss(self, level: Level) -> Tensor:
-        """The class loss of each cell of the level, (rows, columns): the sum over its S shapes."""
+        """The class loss of each cell of the level, (Y, X): the sum over its S shapes."""
         return self.class_loss[level.rows].view(*level.size, len(level.shapes)).sum(2)
 
     def objects(self) -> list[ObjectRow]:
@@ -201,15 +202,14 @@ def stand_ins(detector: Detector, image: Tensor, *, path: str = "", score: float
 
 
 def _as_picture(image: Tensor, config: DetectorConfig) -> Tensor:
-    """A normalised input, (3, h, w), as a person sees it: (3, h, w) uint8."""
+    """A normalised input, (3, H, W), as a person sees it: (3, H, W) uint8."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.preprocess.mean, config.preprocess.std))
     return ((image.cpu() * std + mean) * 255).round().clamp(0, 255).byte()
 
 
 def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
     configured = detector.config.levels
-    counts = [h * w * len(level.shapes) for (h, w), level in zip(output.level_sizes, configured, strict=True)]
-    spans = pairwise(accumulate(counts, initial=0))
+    spans = pairwise(accumulate(level_counts(configured, output.level_sizes), initial=0))
     return tuple(
         Level(number, size, level.steps(size, output.input_size), level.shapes, slice(*span))
         for number, (size, level, span) in enumerate(zip(output.level_sizes, configured, spans, strict=True), start=1)

@@ -1,6 +1,7 @@
 """The pictures of an explanation as JPEGs: the objects, each feature map, and NMS.
 
-Shape letters: h, w sides of the network's input; D boxes. Boxes are xyxy pixels of the input.
+Shape letters: H, W height and width of the network's input; Y, X rows and columns of a map's cells; D boxes. Boxes are xyxy
+pixels of the input.
 """
 
 from __future__ import annotations
@@ -152,13 +153,13 @@ def draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
 
 
 def _centres(seen: Explanation, level: Level) -> Tensor:
-    """(rows, columns, 2): x and y of the centres of the level's cells."""
+    """x and y of the centres of the level's cells, (Y, X, 2)."""
     first_shape = seen.anchors[level.rows].view(*level.size, len(level.shapes), 4)[:, :, 0]
     return box_ops.to_cxcywh(first_shape)[..., :2]
 
 
 def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of equal panels side by side, and the panels. Each has the shape of the picture, (3, h, w).
+    """Returns a figure of equal panels side by side, and the panels. Each has the shape of the picture, (3, H, W).
 
     side: the longer side of a panel in pixels.
     """
@@ -176,7 +177,7 @@ def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tupl
 
 
 def show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, drawn: Image.Image | None = None) -> None:
-    """Fills the panel with the picture (3, h, w), or with ``drawn``, a drawing of it in any resolution.
+    """Fills the panel with the picture (3, H, W), or with ``drawn``, a drawing of it in any resolution.
 
     dim: how much darker the picture becomes, 0..1. grey: without its colours.
     """
@@ -216,7 +217,7 @@ def _note(axes: Axes, text: str) -> None:
 
 
 def _enlarged(picture: Tensor) -> tuple[Tensor, float]:
-    """The picture, (3, h, w), grown to the size of a panel at least, so that labels drawn in are sharp; and its growth."""
+    """The picture, (3, H, W), grown to the size of a panel at least, so that labels drawn in are sharp; and its growth."""
     factor = max(1.0, PANEL / max(picture.shape[1:]))
     size = [round(side * factor) for side in picture.shape[1:]]
     grown = F.interpolate(picture[None].float(), size, mode="bicubic", align_corners=False)[0]

@@ -32,9 +32,9 @@ def report_table(results: Results, rows: int) -> RenderableType:
     heading = Text(_printable(title(results)), style="bold", overflow="ellipsis", no_wrap=True)
     figures = _table(FIGURE_TITLES, figure_rows(results), texts=2)
     lines = {"VOC mAP": _voc_line(results), "Loss": loss_line(results), "Anchors": book_line(results)}
-    others = [Text.assemble((f"{name:<14}", "bold"), line) for name, line in lines.items()]
+    named = [Text.assemble((f"{name:<14}", "bold"), line) for name, line in lines.items()]
     counts = Text(subtitle(results), style="dim")
-    return Group(heading, counts, Text(), figures, Text(), *others, Text(), _classes(results, rows))
+    return Group(heading, counts, Text(), figures, Text(), *named, Text(), _classes(results, rows))
 
 
 def _voc_line(results: Results) -> str:
@@ -55,12 +55,12 @@ def _classes(results: Results, most: int) -> RenderableType:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> Table:
-    """A plain table. The first ``texts`` columns hold words, the others numbers; a narrow terminal shortens the first one."""
+    """A plain table. The first ``texts`` columns hold words, the rest numbers. A narrow terminal shortens the first column."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(titles):
         table.add_column(heading, justify="left" if number < texts else "right", no_wrap=number > 0)
-    for first, *others in rows:
-        table.add_row(Text(_printable(first), overflow="ellipsis", no_wrap=True), *others)
+    for first, *cells in rows:
+        table.add_row(Text(_printable(first), overflow="ellipsis", no_wrap=True), *cells)
     return table
 
 

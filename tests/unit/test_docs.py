@@ -19,12 +19,11 @@ import pytest
 
 import onestage
 from onestage.cli.main import VERBS, main
-from onestage.cli.models import ANY_BACKBONE
 from onestage.cli.train import NO_CHOICE
 from onestage.errors import DataError
 from onestage.weights.class_names import numbered_classes
 from onestage.zoo.cost import cost_of
-from onestage.zoo.table import ZOO, recipe
+from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"

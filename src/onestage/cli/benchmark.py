@@ -1,24 +1,33 @@
-"""``onestage benchmark``: how fast detectors are on this machine."""
+"""``onestage benchmark``: how fast detectors are on this machine.
+
+Shape letters: H, W height and width of a picture.
+"""
 
 from __future__ import annotations
 
 import json as json_format
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from onestage.cli.common import find_or_create
-from onestage.cli.generate import parse_size
 from onestage.cli.output import progress, say, stdout
-from onestage.deploy.benchmark import WARM_UP, Timing, environment, pictures, time_detector
 from onestage.errors import ConfigError, require
-from onestage.weights.class_names import numbered_classes
-from onestage.zoo.table import list_models
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onestage.deploy.benchmark import Timing
+    from onestage.model.detector import Detector
+
+Machine = Mapping[str, str | int]
+"""Versions, threads and processor: what the times depend on."""
 
 
 def benchmark(
@@ -50,28 +59,46 @@ def benchmark(
         device: "cpu" or "cuda"; by default cuda if there is one
         json: a file for all single times, with the names as you gave them and the models' names
     """
+    from onestage.cli.common import find_or_create
+    from onestage.cli.generate import parse_size
+    from onestage.deploy.benchmark import pictures
+    from onestage.weights.class_names import numbered_classes
+    from onestage.zoo.table import list_models
+
     require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
     if json is not None and not json.parent.is_dir():
         raise ConfigError("no such folder to write into", where=json, fix="create it, or name another file")
     images = pictures(batch, parse_size(picture, option="--picture"))
     names = models or tuple(list_models())
-    timings: list[Timing] = []
-    with progress("timing", len(names) * (WARM_UP + repeats) * batch) as bar:
-        for name in names:
-            detector = find_or_create(name, numbered_classes(classes), device=device)
-            timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
-            where = environment(detector.device)
-            if json is not None:  # after every model: an interruption loses one, not all
-                _write(json, where, names, timings)
+    make = partial(find_or_create, classes=numbered_classes(classes), device=device)
+    timings, machine = _time_all(names, make, images, repeats=repeats, json=json)
     stdout().print(_table(names, timings, batch))
-    say("[dim]" + ", ".join(f"{key} {value}" for key, value in where.items()) + "[/]")
+    say("[dim]" + ", ".join(f"{key} {value}" for key, value in machine.items()) + "[/]")
     return 0
 
 
-def _write(file: Path, where: Mapping[str, str | int], names: Sequence[str], timings: Sequence[Timing]) -> None:
+def _time_all(
+    names: Sequence[str], make: Callable[[str], Detector], images: Sequence[Tensor], *, repeats: int, json: Path | None
+) -> tuple[list[Timing], Machine]:
+    """The timings of the detectors, each made when its turn comes, and the machine. images: (3, H, W) each."""
+    from onestage.deploy.benchmark import WARM_UP, environment, time_detector
+
+    timings: list[Timing] = []
+    machine: Machine = {}
+    with progress("timing", len(names) * (WARM_UP + repeats) * len(images)) as bar:
+        for name in names:
+            detector = make(name)
+            timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
+            machine = environment(detector.device)
+            if json is not None:  # after every model: an interruption loses one, not all
+                _write(json, machine, names, timings)
+    return timings, machine
+
+
+def _write(file: Path, machine: Machine, names: Sequence[str], timings: Sequence[Timing]) -> None:
     """Every single time, with the name as the user gave it."""
     rows = [{"given": name, **asdict(timing)} for name, timing in zip(names, timings, strict=False)]
-    file.write_text(json_format.dumps({"environment": where, "timings": rows}, indent=1))
+    file.write_text(json_format.dumps({"environment": machine, "timings": rows}, indent=1))
 
 
 def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table:

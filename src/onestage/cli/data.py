@@ -6,7 +6,7 @@ import json as json_format
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.cells import cell_len
@@ -16,9 +16,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onestage.data.check import MEDIUM, SMALL, Checkup, Spread, check_dataset
-from onestage.data.dataset import Problem
 from onestage.errors import DataError, counted
+
+if TYPE_CHECKING:
+    from onestage.data.check import Checkup, Spread
+    from onestage.data.dataset import Problem
 
 CLASSES_SHOWN = 20
 PROBLEMS_SHOWN = 10
@@ -51,6 +53,8 @@ def check(
         fast: read only the pictures' headers; finds neither truncated pictures nor copies of one picture in two splits
         json: also write everything to this file
     """
+    from onestage.data.check import check_dataset
+
     console = Console()
     checkup = check_dataset(path, format, split=split, fast=fast, progress=console.is_terminal)
     console.print(render(checkup))
@@ -136,6 +140,8 @@ def _classes(checkup: Checkup) -> RenderableType:
 
 
 def _sizes(checkup: Checkup) -> RenderableType:
+    from onestage.data.check import MEDIUM, SMALL
+
     spreads = _table("Objects", "smallest", "median", "largest")
     spreads.add_row("size in pixels", *_spread(checkup.box_side, "{:,.0f}"))
     spreads.add_row("share of the picture's size", *_spread(checkup.box_share, "{:.1%}"))

@@ -2,58 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
-
-import torch
-from rich.markup import escape
-from rich.panel import Panel
-from rich.table import Table
-
-from onestage.cli.generate import FINISHED, UNFINISHED, is_data_set, write_data_set
-from onestage.cli.output import progress, say, stdout
-from onestage.cli.report import save_report
-from onestage.creation import create
-from onestage.data import load_dataset
-from onestage.data.synthetic import SyntheticConfig
-from onestage.data.writers import Split
-from onestage.errors import ConfigError
-from onestage.metrics.report import Report
-from onestage.metrics.wording import NOT_MEASURED
-from onestage.predict.measure import evaluate_dataset
-from onestage.training.checkpoint import CheckpointStore
-from onestage.training.config import TrainConfig
-from onestage.training.loop import TrainResult, resume, train
-from onestage.training.memory import keep_freed_memory
-from onestage.weights.detector_file import load_detector
-
-MODEL = "tinyssd"
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The demo's size: the number of pictures in each split, their side, the side of the network's input, and the training."""
-
-    train: int
-    val: int
-    test: int
-    side: int
-    size: int
-    config: TrainConfig
-
-
-FULL = Scale(
-    train=1000,
-    val=100,
-    test=200,
-    side=256,
-    size=160,
-    config=TrainConfig(epochs=10, lr=2e-3, augment="none", augment_with=("flip=0.5",)),
-)
-"""Trains in about five minutes on two cores. 160 pixels are a third of the work of 256, so more epochs fit into that time."""
-FAST = Scale(train=16, val=8, test=8, side=64, size=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
-"""Shows that everything works. It learns nothing."""
 
 
 def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
@@ -67,79 +16,6 @@ def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
         out: folder for everything
         fast: a few tiny pictures and one epoch, just to see that it works
     """
-    keep_freed_memory()
-    scale = FAST if fast else FULL
-    _step(1, "pictures")
-    data = _pictures(out / "data", scale)
-    _step(2, "training")
-    result = _trained(out / "run", data, scale)
-    if result.interrupted:
-        say(f"[bold]or go on with the whole demo:[/] onestage demo --out {escape(str(out))}" + " --fast" * fast)
-        return 130
-    _step(3, "measuring on pictures that it has never seen")
-    report = _measured(result, data, out)
-    stdout().print(report.table())
-    stdout().print(_summary(report, result, out))
-    return 0
+    from onestage.cli.walkthrough import FAST, FULL, walk
 
-
-def _step(number: int, what: str) -> None:
-    stdout().print(f"\n[bold cyan]{number}/3[/] [bold]{what}[/]", highlight=False)
-
-
-def _pictures(folder: Path, scale: Scale) -> Path:
-    """The folder of the generated data set: drawn now, or by an earlier run."""
-    counts: dict[Split, int] = {"train": scale.train, "val": scale.val, "test": scale.test}
-    config = SyntheticConfig(size=(scale.side, scale.side))
-    if not (folder / FINISHED).exists():
-        unfinished = (folder / UNFINISHED).exists()
-        write_data_set(folder, counts, config, overwrite=unfinished)
-    elif is_data_set(folder, counts, config):
-        stdout().print(f"the pictures in {escape(str(folder))} are still there", highlight=False)
-    else:
-        fix = "name another folder with --out, or delete this one"
-        raise ConfigError("this folder holds a data set that is not the demo's", where=folder, fix=fix)
-    return folder
-
-
-def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
-    """The training: started now, resumed, or finished already."""
-    state, _ = CheckpointStore(folder).latest()
-    if state is not None:
-        return resume(folder)
-    classes = load_dataset(data, split="train").classes
-    torch.manual_seed(scale.config.seed)
-    model = create(MODEL, classes=classes, size=(scale.size, scale.size))
-    return train(model, data, out=folder, config=scale.config)
-
-
-def _measured(result: TrainResult, data: Path, out: Path) -> Report:
-    """The figures of the best model on the test pictures. Writes all results into ``out``."""
-    model = load_detector(result.best)
-    dataset = load_dataset(data, split="test", classes=model.config.classes)
-    with progress("measuring", len(dataset)) as bar:
-        report, found = evaluate_dataset(model, dataset, advance=bar.advance)
-    save_report(report, found, dataset, out)
-    shutil.copyfile(result.folder / "curves.png", out / "training_curves.png")
-    return report
-
-
-def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
-    """The most important figures, where to look, and what to do next."""
-    rows = {
-        "AP50": f"[bold green]{report.coco.AP50:.3f}[/]   AP {report.coco.AP:.3f}, on {report.coco.pictures} pictures",
-        "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else NOT_MEASURED,
-        "training": f"{result.seconds / 60:.1f} min",
-        "": "",
-        "look at": f"{out}/index.html",
-        "pictures": f"{out}/pictures/   labels on the left, detections on the right",
-        "curves": f"{out}/training_curves.png, pr_curves.png",
-        "the model": f"{result.best}",
-        " ": "",
-        "try it": f"onestage predict {out}/run {out}/data/test --score 0.4",
-        "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
-    }
-    table = Table.grid(padding=(0, 2))
-    for name, text in rows.items():
-        table.add_row(f"[bold]{name}[/]", text)
-    return Panel(table, title=f"{MODEL}, trained and measured", title_align="left", expand=False, border_style="cyan")
+    return walk(out, FAST if fast else FULL)

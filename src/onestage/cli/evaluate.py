@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import find_model, make_folder
 from onestage.cli.output import progress, say, stdout
-from onestage.cli.report import save_report
 from onestage.errors import counted, require
-from onestage.evaluation import data_to_measure
-from onestage.predict.measure import evaluate_dataset
+
+if TYPE_CHECKING:
+    from onestage.data import Dataset
+    from onestage.metrics.report import Report
+    from onestage.model.detector import Detector
+    from onestage.structures import Detections
 
 
 @dataclass(frozen=True)
@@ -58,20 +60,16 @@ def evaluate(
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or an unreadable picture: stop, or leave it out
     """
+    from onestage.cli.common import find_model, make_folder
+    from onestage.cli.report import save_report
+    from onestage.evaluation import data_to_measure
+
     detector = find_model(model, device=machine.device)
     run = Path(model)
     dataset, was_held_out = data_to_measure(detector, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
         make_folder(out)  # now: after an hour of measuring it would be too late to fail
-    with progress("measuring", len(dataset)) as bar:
-        report, found = evaluate_dataset(
-            detector,
-            dataset,
-            batch_size=machine.batch_size,
-            workers=machine.workers,
-            on_bad=on_bad,
-            advance=bar.advance,
-        )
+    report, found = _measure(detector, dataset, machine, on_bad)
     stdout().print(report.table())
     if was_held_out:
         pictures = counted(len(dataset), "picture")
@@ -82,3 +80,14 @@ def evaluate(
         page = save_report(report, found, dataset, out)
         stdout().print(f"\nreport: {escape(str(page))}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _measure(
+    detector: Detector, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
+) -> tuple[Report, list[Detections]]:
+    """The figures, and the detections behind them, with a bar for the time that it takes."""
+    from onestage.predict.measure import evaluate_dataset
+
+    size, workers = machine.batch_size, machine.workers
+    with progress("measuring", len(dataset)) as bar:
+        return evaluate_dataset(detector, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)

@@ -6,25 +6,22 @@ from collections.abc import Sequence
 from dataclasses import replace
 from filecmp import cmp
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from onestage.cli.common import find_model, find_or_create, is_recipe, make_folder
 from onestage.cli.output import say, stdout
-from onestage.data import Dataset, load_dataset
 from onestage.errors import ConfigError, DataError, require
-from onestage.explain import Explanation, explain_sample, save_explanation, stand_ins
-from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
-from onestage.images import decode_image
-from onestage.model.detector import Detector
-from onestage.predict.pictures import absolute
-from onestage.structures import Sample
+
+if TYPE_CHECKING:
+    from onestage.data import Dataset
+    from onestage.explain import Explanation
+    from onestage.model.detector import Detector
+    from onestage.structures import Sample
 
 
 def explain_picture(
@@ -59,16 +56,16 @@ def explain_picture(
         on_bad: what to do about a bad annotation of the data set: stop, or leave it out
         device: "cpu" or "cuda"; by default cuda if there is one
     """
+    from onestage.cli.common import make_folder
+    from onestage.data import load_dataset
+    from onestage.explain import explain_sample, save_explanation
+
     require(0 < score < 1, "--score lies between 0 and 1", got=score)
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
-    if dataset is None:
-        sample = stand_ins(detector, decode_image(picture), path=str(picture), score=score)
-    else:
-        sample = _labelled(picture, dataset, detector.config.classes)
+    sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
     if dataset is not None and dataset.problems:
-        count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
-        say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
+        _say_what_was_left_out(dataset, labels)
     make_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
     _summary(seen, save_explanation(seen, out))
@@ -77,6 +74,8 @@ def explain_picture(
 
 def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detector:
     """The trained model that is meant, or a recipe with fresh weights for the data set's classes."""
+    from onestage.cli.common import find_model, find_or_create, is_recipe
+
     if dataset is not None:
         return find_or_create(model, dataset.classes, device=device)
     if is_recipe(model):
@@ -85,8 +84,23 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
     return find_model(model, device=device)
 
 
+def _say_what_was_left_out(dataset: Dataset, labels: Path | None) -> None:
+    count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
+    say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
+
+
+def _guessed(picture: Path, detector: Detector, score: float) -> Sample:
+    """The picture with the model's detections as its labels."""
+    from onestage.explain import stand_ins
+    from onestage.images import decode_image
+
+    return stand_ins(detector, decode_image(picture), path=str(picture), score=score)
+
+
 def _labelled(picture: Path, dataset: Dataset, classes: Sequence[str]) -> Sample:
     """The picture with its labels, as indices of the model's ``classes``. DataError if the picture has no labels there."""
+    import torch
+
     sample = dataset[_row_of(picture, dataset)]
     names = [dataset.classes[label] for label in sample.labels.tolist()]
     if unknown := sorted({*names} - {*classes}):
@@ -98,6 +112,8 @@ def _labelled(picture: Path, dataset: Dataset, classes: Sequence[str]) -> Sample
 
 def _row_of(picture: Path, dataset: Dataset) -> int:
     """Where the data set has this picture, or a picture of the same name and content."""
+    from onestage.predict.pictures import absolute
+
     here = absolute(picture).resolve()
     namesakes = [(row, Path(path)) for row, path in enumerate(dataset.paths) if Path(path).name == picture.name]
     for same in (lambda path: path.resolve() == here, lambda path: _same_bytes(picture, path)):
@@ -116,6 +132,8 @@ def _same_bytes(a: Path, b: Path) -> bool:
 
 
 def _summary(seen: Explanation, page: Path) -> None:
+    from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
+
     out = stdout()
     out.print(f"[bold]{escape(seen.name)}[/] on {escape(seen.source)}", highlight=False)
     out.print(f"[dim]{labels_in_words(seen)}[/]\n", highlight=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json as json_format
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import tyro
 from rich import box
@@ -15,11 +16,9 @@ from rich.text import Text
 
 from onestage.cli.output import progress, stdout
 from onestage.errors import ConfigError, nearest, require
-from onestage.structures import Size
-from onestage.weights.class_names import numbered_classes
-from onestage.weights.published import WEIGHTS, tags
-from onestage.zoo.cost import cost_of
-from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
+
+if TYPE_CHECKING:
+    from onestage.structures import Size
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,8 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
         classes: how many classes to count parameters and multiply-adds for; COCO has 80
         json: as JSON, for programs
     """
+    from onestage.zoo.table import ANY_BACKBONE
+
     require(classes >= 1, "--classes is 1 or more", got=classes)
     rows = []
     chosen = _chosen(names)
@@ -89,6 +90,8 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
 
 def _chosen(names: Sequence[str]) -> list[str]:
     """The zoo's models whose names begin with one of these, in the zoo's order."""
+    from onestage.zoo.table import ZOO
+
     for name in names:
         if not any(model.startswith(name) for model in ZOO):
             what = f"no model of the zoo begins with '{name}'{nearest(name, ZOO)}"
@@ -97,6 +100,11 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 
 def _row(name: str, classes: int) -> Row:
+    from onestage.weights.class_names import numbered_classes
+    from onestage.weights.published import WEIGHTS, tags
+    from onestage.zoo.cost import cost_of
+    from onestage.zoo.table import ZOO, recipe
+
     config = recipe(name, numbered_classes(classes))
     cost = cost_of(config)
     weights = tuple(Weights(tag, w.ap, w.licence, w.recipe) for tag in tags(name) for w in [WEIGHTS[f"{name}.{tag}"]])

@@ -19,7 +19,6 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv
 
 from onestage import boxes as box_ops
 from onestage.data.colour import distort_colours, mean_colour
@@ -248,6 +247,8 @@ def canvas_of(colour: Colour, size: Size, *, like: Tensor) -> Tensor:
 
 def _resize(image: Tensor, size: Size, antialias: bool) -> Tensor:
     """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it or plain; torch 2.15 fails on uint8 at 1x1."""
+    from torchvision.transforms.v2 import functional as tv  # here, because it takes as long to import as torch
+
     if size == (1, 1):
         return mean_colour(image.float()).round().to(torch.uint8).view(3, 1, 1)
     return tv.resize(image, list(size), antialias=antialias)

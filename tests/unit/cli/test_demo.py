@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from onestage.cli import demo as command
 from onestage.cli import generate
+from onestage.cli import walkthrough as command
 from onestage.cli.main import main
 from onestage.data.synthetic import SyntheticConfig
 

@@ -58,7 +58,7 @@ def test_the_whole_list_names_the_weights_in_few_lines_before_the_costs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("onestage.cli.models.cost_of", lambda config: Cost(1, 2, 3))
+    monkeypatch.setattr("onestage.zoo.cost.cost_of", lambda config: Cost(1, 2, 3))
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     weights, _, rest = text.partition("\n\n")

@@ -64,8 +64,7 @@ def explain_picture(
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
-    if dataset is not None and dataset.problems:
-        _say_what_was_left_out(dataset, labels)
+    _say_what_was_left_out(dataset, labels)
     make_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
     _summary(seen, save_explanation(seen, out))
@@ -84,7 +83,9 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
     return find_model(model, device=device)
 
 
-def _say_what_was_left_out(dataset: Dataset, labels: Path | None) -> None:
+def _say_what_was_left_out(dataset: Dataset | None, labels: Path | None) -> None:
+    if dataset is None or not dataset.problems:
+        return
     count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
     say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
 

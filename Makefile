@@ -3,12 +3,16 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 READY = .venv/.ready
+OLDEST = .venv-oldest
+PROCESSES ?= 2
+TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # each process computes with one thread: tests/conftest.py
 
-.PHONY: help setup demo test test-slow check benchmark clean
+.PHONY: help setup demo test test-slow test-oldest check benchmark clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
-	@echo "make test       run the tests            make test-slow  run the long ones too"
+	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=2)"
+	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
 
 $(READY): pyproject.toml constraints.txt
@@ -24,10 +28,19 @@ demo: $(READY)
 	$(BIN)/onestage demo --out demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python $(TEST)
 
 test-slow: $(READY)
-	$(BIN)/python -m pytest -m "slow or not slow" --timeout 1800
+	$(BIN)/python $(TEST) -m "slow or not slow" --timeout 1800
+
+$(OLDEST)/.ready: pyproject.toml .ci/oldest.py
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(PYTHON) .ci/oldest.py > $(OLDEST)/constraints.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(OLDEST)/constraints.txt --editable '.[dev]'
+	touch $@
+
+test-oldest: $(OLDEST)/.ready
+	$(OLDEST)/bin/python $(TEST)
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -40,4 +53,4 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/training.py
 
 clean:
-	rm -rf .venv demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info
+	rm -rf .venv $(OLDEST) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info

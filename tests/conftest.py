@@ -1,9 +1,16 @@
-"""Fixtures shared by all tests."""
+"""Fixtures shared by all tests, and one thread for each process that runs them.
 
+Two processes with a thread each are faster than one with two, and two with two each wait for one another. Programs that tests
+start inherit it.
+"""
+
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("no deadline")

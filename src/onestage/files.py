@@ -7,7 +7,9 @@ import errno
 import os
 import secrets
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from onestage.errors import WeightsError
 
@@ -19,26 +21,49 @@ ABANDONED_AFTER = 3600.0
 """Seconds after which a temporary file belongs to a crash, not to a writer still at work: no write takes that long."""
 
 
-def write_atomically(path: Path | str, data: bytes) -> None:
-    """Put ``data`` at ``path`` so that a reader, a crash or a full disk never meets half a file: the old one or the new one.
+@contextlib.contextmanager
+def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO]:
+    """A file open for writing, which stands at ``path`` as soon as the block has ended well. After an error, or Ctrl-C, what
+    stood there before is untouched.
 
-    The permissions are those of any new file (0666 less the umask). Raises WeightsError if it cannot be written; what was
-    there before is then untouched. Removes what earlier crashes left in the same folder.
+    The permissions are those of any new file (0666 less the umask). durable: a power cut right afterwards does not undo it;
+    that takes some milliseconds. Raises OSError where the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
-        raise _cannot_write(path, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), len(data))
-    remove_leftovers(path.parent)
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:
-            file.write(data)
-        commit(temporary, path)
-    except OSError as error:
-        raise _cannot_write(path, error, len(data)) from error
+            yield file
+        if durable:
+            commit(temporary, path)
+        else:
+            temporary.replace(path)
     finally:  # after success it is gone, after Ctrl-C or a full disk it must go
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path | str, content: str | bytes) -> None:
+    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raises OSError where the file cannot be written."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_atomically(path: Path | str, data: bytes) -> None:
+    """Put ``data`` at ``path``, durably, so that a reader, a crash or a full disk never meets half a file.
+
+    Raises WeightsError if it cannot be written; what was there before is then untouched. Removes what earlier crashes left in
+    the same folder.
+    """
+    path = Path(path)
+    remove_leftovers(path.parent)
+    try:
+        with atomic_file(path, durable=True) as file:
+            file.write(data)
+    except OSError as error:
+        raise _cannot_write(path, error, len(data)) from error
 
 
 def commit(temporary: Path, path: Path) -> None:

@@ -84,3 +84,42 @@ def test_an_impossible_path_is_an_error_that_says_what_to_do(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(WeightsError, match=r"fix: +(make the folder|name a file)"):
         files.write_atomically(path, b"1")
+
+
+# --- streams ---
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_stream_is_whole_or_absent(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "x"
+    with files.atomic_file(path, durable=durable) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+        file.write(b" and whole")
+    assert path.read_bytes() == b"half and whole" and names(tmp_path) == ["x"]
+    with pytest.raises(KeyboardInterrupt), files.atomic_file(path, durable=durable) as file:
+        file.write(b"new")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"half and whole" and names(tmp_path) == ["x"]
+
+
+def test_a_stream_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
+    for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "missing" / "x", FileNotFoundError)):
+        with pytest.raises(kind), files.atomic_file(path):
+            pytest.fail("there is nothing to write into")
+
+
+def test_text_is_utf8_with_its_line_ends_as_they_are(tmp_path: Path) -> None:
+    files.write_file(tmp_path / "x", "dög\r\n\n")
+    assert (tmp_path / "x").read_bytes() == b"d\xc3\xb6g\r\n\n"
+
+
+def test_no_other_file_of_the_package_writes_files() -> None:
+    """What downloads leave for a second try is no result; all else is whole or absent."""
+    source = Path(files.__file__).parent
+    signs = (".write_text(", ".write_bytes(", 'open("w', 'open("x', "os.replace(", "mkstemp(", "savefig(path")
+    allowed = {"files.py": signs, "cli/generate.py": (".write_text(",)}
+    for path in source.rglob("*.py"):
+        text, name = path.read_text(encoding="utf-8"), path.relative_to(source).as_posix()
+        assert [sign for sign in signs if sign in text and sign not in allowed.get(name, ())] == [], name

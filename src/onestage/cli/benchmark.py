@@ -19,6 +19,7 @@ from rich.table import Table
 
 from onestage.cli.output import progress, say, stdout
 from onestage.errors import ConfigError, require
+from onestage.files import write_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ def _time_all(
 def _write(file: Path, machine: Machine, names: Sequence[str], timings: Sequence[Timing]) -> None:
     """Every single time, with the name as the user gave it."""
     rows = [{"given": name, **asdict(timing)} for name, timing in zip(names, timings, strict=False)]
-    file.write_text(json_format.dumps({"environment": machine, "timings": rows}, indent=1))
+    write_file(file, json_format.dumps({"environment": machine, "timings": rows}, indent=1))
 
 
 def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onestage.errors import DataError, counted
+from onestage.files import write_file
 
 if TYPE_CHECKING:
     from onestage.data.check import Checkup, Spread
@@ -60,7 +61,7 @@ def check(
     console.print(render(checkup))
     if json is not None:
         try:
-            json.write_text(json_format.dumps(checkup.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_file(json, json_format.dumps(checkup.to_dict(), indent=2) + "\n")
         except OSError as error:
             raise DataError("the report cannot be written", where=json, got=error.strerror) from error
     return 1 if checkup.problems else 0

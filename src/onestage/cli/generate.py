@@ -15,6 +15,7 @@ from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
 from onestage.errors import ConfigError, DataError
+from onestage.files import write_file
 from onestage.structures import Size
 
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
@@ -78,7 +79,7 @@ def write_data_set(
         raise ConfigError("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all")
     _make_room(out, overwrite=overwrite)
     _write(out, format, counts, config)
-    (out / FINISHED).write_text(_description(format, counts, config))
+    write_file(out / FINISHED, _description(format, counts, config))
     (out / UNFINISHED).unlink()
 
 

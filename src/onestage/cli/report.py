@@ -10,6 +10,7 @@ from PIL import Image
 from onestage.data import Dataset
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
+from onestage.files import atomic_file
 from onestage.images import decode_image
 from onestage.metrics.report import Report
 from onestage.structures import Detections
@@ -37,7 +38,8 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
     for number, detections in enumerate(chosen, start=1):
         name = f"{number:02d}-{Path(detections.path).stem}.jpg"
         picture = side_by_side(dataset, row_of[detections.image_id], detections)
-        picture.save(folder / "pictures" / name, quality=90)
+        with atomic_file(folder / "pictures" / name) as file:
+            picture.save(file, "JPEG", quality=90)
         examples[caption(detections)] = picture
     return report.save(folder, examples=examples)
 

@@ -17,13 +17,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple, Self, TypedDict
 
 from onestage import boxes as box_ops
+from onestage.files import atomic_file
 from onestage.structures import Detections
 
 Format = Literal["coco", "csv", "jsonl"]
@@ -104,24 +105,26 @@ class PredictionWriter:
         self.path, self.format = Path(path), format
         self._form = FORMATS[format]
         self._between = ""
-        self._temporary = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.tmp")
-        self._file = self._temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="")
-        self._file.write(self._form.head)
+        self._open = ExitStack()
+        self._file = self._open.enter_context(atomic_file(self.path))
+        self._open.push(self._finish)
+        self._write(self._form.head)
 
     def add(self, found: Detections) -> None:
         """Write the detections of one picture."""
         for entry in self._form.entries(found):
-            self._file.write(self._between + entry)
+            self._write(self._between + entry)
             self._between = self._form.between
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            with self._file:
-                self._file.write(self._form.tail)
-            if kind is None:
-                self._temporary.replace(self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._open.__exit__(kind, error, trace)
+
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._write(self._form.tail)
+
+    def _write(self, text: str) -> None:
+        self._file.write(text.encode("utf-8", "surrogateescape"))

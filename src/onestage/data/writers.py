@@ -22,6 +22,7 @@ from PIL import Image
 
 from onestage import boxes as box_ops
 from onestage.errors import DataError
+from onestage.files import write_file
 from onestage.structures import Sample, Size
 
 SPLITS = ("train", "val", "test")
@@ -141,7 +142,7 @@ def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence
         if any(label >= len(classes) for label in item.labels):
             raise DataError("a label has no class", where=item.name, got=item.labels, expected=f"below {len(classes)}")
         names.add(item.name)
-        (folder / item.name).write_bytes(item.data)
+        write_file(folder / item.name, item.data)
         yield replace(item, data=b"")
 
 
@@ -173,4 +174,4 @@ def _voc_tree(item: Encoded, classes: Sequence[str]) -> ElementTree.Element:
 
 def _write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_file(path, text)

@@ -8,6 +8,7 @@ from pathlib import Path
 from onestage.draw import colour_of
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
+from onestage.files import write_file
 from onestage.metrics.page import as_base64, fill
 from onestage.metrics.results import Json, nan_as_none
 from onestage.model.output.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
@@ -91,11 +92,11 @@ def save_explanation(seen: Explanation, folder: str | Path) -> Path:
     pictures = {"objects": objects_picture(seen), "nms": nms_picture(seen)}
     pictures |= {f"map-{level.number}": level_picture(seen, level) for level in seen.levels}
     for name, data in pictures.items():
-        (folder / f"{name}.jpg").write_bytes(data)
+        write_file(folder / f"{name}.jpg", data)
     figures = json.dumps(figures_of(seen), indent=2, allow_nan=False)
-    (folder / "figures.json").write_text(figures + "\n", encoding="utf-8")
+    write_file(folder / "figures.json", figures + "\n")
     page = folder / "index.html"
-    page.write_text(fill(BODY, style=STYLE, **_content(seen, pictures)), encoding="utf-8", errors="replace")
+    write_file(page, fill(BODY, style=STYLE, **_content(seen, pictures)).encode("utf-8", "replace"))
     return page
 
 

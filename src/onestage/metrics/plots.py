@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
+from onestage.files import atomic_file
 from onestage.metrics.coco import RECALLS, CocoMetrics
 
 History: TypeAlias = Sequence[Mapping[str, float | None]]
@@ -171,7 +172,7 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes the figure as a PNG."""
-    with warnings.catch_warnings():
+    """Writes the figure as a PNG. Raises OSError where the file cannot be written."""
+    with warnings.catch_warnings(), atomic_file(path) as file:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
-        figure.savefig(path, format="png")
+        figure.savefig(file, format="png")

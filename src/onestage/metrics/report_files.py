@@ -11,6 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from onestage.files import write_file
 from onestage.metrics.plots import plot_pr_curves
 from onestage.metrics.report_page import report_page
 from onestage.metrics.results import ClassRow, Results, nan_as_none
@@ -26,16 +27,17 @@ def save_report_files(results: Results, folder: Path, examples: Mapping[str, Ima
     """
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results.to_dict(), indent=2, allow_nan=False)
-    (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-    with (folder / "per_class.csv").open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.writer(file)
-        writer.writerow(field.name for field in fields(ClassRow))
-        writer.writerows([nan_as_none(value) for value in astuple(row)] for row in results.rows)
+    write_file(folder / "metrics.json", text + "\n")
+    table = io.StringIO(newline="")
+    writer = csv.writer(table)
+    writer.writerow(field.name for field in fields(ClassRow))
+    writer.writerows([nan_as_none(value) for value in astuple(row)] for row in results.rows)
+    write_file(folder / "per_class.csv", table.getvalue().encode("utf-8", "replace"))
     curves = folder / "pr_curves.png"
     plot_pr_curves(results.coco, curves)
     small = {caption: _jpeg(picture) for caption, picture in examples.items()}
     page = folder / "index.html"
-    page.write_text(report_page(results, curves=curves.read_bytes(), examples=small), encoding="utf-8", errors="replace")
+    write_file(page, report_page(results, curves=curves.read_bytes(), examples=small).encode("utf-8", "replace"))
     return page
 
 

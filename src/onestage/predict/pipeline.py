@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from onestage.detections import Detections
 from onestage.errors import DataError
+from onestage.files import atomic_file
 from onestage.images import decode_image
 from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Predictor
@@ -109,7 +111,8 @@ def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome]) -> list[Future[
 
 def _draw(found: Detections, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    found.draw().save(path, quality=QUALITY)
+    with atomic_file(path) as file:
+        found.draw().save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
 
 
 def _finish(saving: Sequence[Future[None]]) -> None:

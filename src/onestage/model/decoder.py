@@ -6,45 +6,15 @@ Shape letters: B images, L levels, A anchors over all levels, C logits per ancho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
-from torch import Tensor
 
-from onestage.model.anchors.levels import AnchorLevel, anchor_boxes
+from onestage.model.anchors.levels import Anchors
 from onestage.model.config import DetectorConfig
 from onestage.model.output.postprocess import RawDetections
-from onestage.structures import Detections, HeadOutput, ImageMeta, Size
-
-_KEPT_SIZES = 32
-"""For how many input sizes the anchors are kept."""
-
-
-class AnchorCache:
-    """The anchors of recent input sizes.
-
-    It is safe for threads: entries are only added, and a full cache is replaced by an empty one.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], Tensor] = {}
-
-    def __reduce__(self) -> tuple[type[AnchorCache], tuple[()]]:
-        """A copy, and one in another process, starts empty: the original may grow while it is copied."""
-        return AnchorCache, ()
-
-    def anchors(
-        self, levels: tuple[AnchorLevel, ...], level_sizes: Sequence[Size], input_size: Size, device: torch.device
-    ) -> Tensor:
-        """(A, 4) xyxy input pixels, on the device. level_sizes: (height, width) of each of the L maps."""
-        kept, key = self._kept, (levels, tuple(level_sizes), input_size, device)
-        if key not in kept:
-            with torch.inference_mode(False):  # training may use them later
-                boxes = anchor_boxes(levels, level_sizes, input_size).to(device)
-            if len(kept) >= _KEPT_SIZES:
-                self._kept = kept = {}
-            kept[key] = boxes
-        return kept[key]
+from onestage.structures import Detections, HeadOutput, ImageMeta
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +25,12 @@ class Decoder:
     """
 
     config: DetectorConfig
-    cache: AnchorCache = field(default_factory=AnchorCache)
+    anchors: Anchors
+
+    @classmethod
+    def of(cls, config: DetectorConfig) -> Self:
+        """The decoder of a built detector's config."""
+        return cls(config, Anchors(config.levels))
 
     @torch.no_grad()
     def decode(self, output: HeadOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
@@ -66,8 +41,8 @@ class Decoder:
         config, postprocess = self.config, self.config.postprocess
         if score is not None:
             postprocess = replace(postprocess, score_threshold=score)
-        anchors = self.cache.anchors(config.levels, output.level_sizes, output.input_size, output.deltas.device)
-        counts = level_counts(config.levels, output.level_sizes)
+        anchors = self.anchors.boxes(output.level_sizes, output.input_size, output.deltas.device)
+        counts = self.anchors.counts(output.level_sizes)
         frames = torch.stack([meta.frame for meta in metas]).to(anchors.device)
         found = postprocess(output, anchors, config.coder, activation=config.loss.activation, levels=counts, frames=frames)
         return [self.name(raw, meta) for raw, meta in zip(found, metas, strict=True)]
@@ -86,8 +61,3 @@ class Decoder:
             image_id=meta.image_id,
             path=meta.path,
         ).clipped()
-
-
-def level_counts(levels: Sequence[AnchorLevel], level_sizes: Sequence[Size]) -> tuple[int, ...]:
-    """How many anchors stand on each of the L maps, fine to coarse. level_sizes: their (height, width)."""
-    return tuple(h * w * len(level.shapes) for (h, w), level in zip(level_sizes, levels, strict=True))

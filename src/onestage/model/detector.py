@@ -7,7 +7,7 @@ xyxy pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 
 from onestage.detections import Detections
 from onestage.errors import ConfigError, known_keywords
+from onestage.model.anchors.levels import Anchors
 from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
-from onestage.model.decoder import AnchorCache, Decoder, level_counts
+from onestage.model.decoder import Decoder
 from onestage.model.features import dry_run
 from onestage.model.heads.per_level import HeadModule
 from onestage.structures import HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
@@ -51,7 +52,7 @@ class Detector(nn.Module):
         shapes = tuple(len(level.shapes) for level in config.levels)
         self.head: HeadModule = config.head.build(channels, shapes, config.logits)
         self.to(memory_format=torch.channels_last)
-        self._anchor_cache = AnchorCache()
+        self._anchors = Anchors(config.levels)
         self._level_sizes: dict[Size, tuple[Size, ...]] = {}
         self._check_places()
 
@@ -80,12 +81,12 @@ class Detector(nn.Module):
     @property
     def decoder(self) -> Decoder:
         """What turns the output of ``forward`` into detections."""
-        return Decoder(self.config, self._anchor_cache)
+        return Decoder(self.config, self._anchors)
 
     @property
     def criterion(self) -> Criterion:
         """What turns the output of ``forward`` and the objects that are there into losses."""
-        return Criterion(self.config, self._anchor_cache)
+        return Criterion(self.config, self._anchors)
 
     def forward(self, images: Tensor) -> HeadOutput:
         """(B, 3, H, W) normalised float images, as ``prepare`` gives them -> logits (B, A, C) and deltas (B, A, 4)."""
@@ -114,11 +115,11 @@ class Detector(nn.Module):
 
     def anchors(self, input_size: Size) -> Tensor:
         """(A, 4) xyxy pixels of an input of that (height, width), on the model's device; cached, never part of the weights."""
-        return self._anchor_cache.anchors(self.config.levels, self.level_sizes(input_size), input_size, self.device)
+        return self._anchors.boxes(self.level_sizes(input_size), input_size, self.device)
 
     def level_counts(self, input_size: Size) -> tuple[int, ...]:
         """How many of these anchors stand on each map, fine to coarse."""
-        return level_counts(self.config.levels, self.level_sizes(input_size))
+        return self._anchors.counts(self.level_sizes(input_size))
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
         """Which anchor learns which object of B images; targets in input pixels, on the model's device.
@@ -186,7 +187,7 @@ class Criterion:
     """
 
     config: DetectorConfig
-    cache: AnchorCache = field(default_factory=AnchorCache)
+    anchors: Anchors
 
     def assign(
         self, targets: Sequence[Targets], level_sizes: Sequence[Size], input_size: Size, *, device: torch.device
@@ -199,9 +200,8 @@ class Criterion:
         for number, target in enumerate(targets):
             if target.labels.device.type == "cpu":
                 check_labels(target.labels, len(self.config.classes), where=f"targets[{number}]")
-        levels = self.config.levels
-        anchors = self.cache.anchors(levels, level_sizes, input_size, device)
-        return assign(self.config.assigner, anchors, targets, levels=level_counts(levels, level_sizes))
+        anchors = self.anchors.boxes(level_sizes, input_size, device)
+        return assign(self.config.assigner, anchors, targets, levels=self.anchors.counts(level_sizes))
 
     def loss(
         self, output: HeadOutput, targets: Sequence[Targets] | Assignment, *, normalizer: Tensor | None = None

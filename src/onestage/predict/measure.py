@@ -102,7 +102,7 @@ class _Sums:
 def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _Sums:
     """Put all pictures of this process through the predictor."""
     sums, device = _Sums(), predictor.engine.device
-    criterion = Criterion(predictor.decoder.config, predictor.decoder.cache)
+    criterion = Criterion(predictor.decoder.config, predictor.decoder.anchors)
     one = torch.ones((), device=device)
     for batch in loader:
         moved = batch.to(device)

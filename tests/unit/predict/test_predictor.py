@@ -12,7 +12,8 @@ from torch import Tensor
 import onestage
 from onestage.errors import ConfigError, DataError
 from onestage.model import features
-from onestage.model.decoder import AnchorCache, Decoder
+from onestage.model.anchors.levels import Anchors
+from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.predictor import Predictor, TorchEngine
@@ -43,7 +44,7 @@ def test_the_decoder_needs_no_network(model: Detector) -> None:
     inputs, metas = model.prepare([torch.from_numpy(PIXELS).permute(2, 0, 1)])
     with torch.inference_mode():
         output = model(inputs)
-    (found,) = Decoder(model.config).decode(output, metas)
+    (found,) = Decoder.of(model.config).decode(output, metas)
     assert len(found) > 0 and same(found, model.predict(PIXELS)[0])
 
 
@@ -157,12 +158,13 @@ def test_frames_of_opencv(model: Detector) -> None:
 
 
 def test_a_full_cache_of_anchors_starts_anew(model: Detector) -> None:
-    cache, levels = AnchorCache(), model.config.levels
+    levels = model.config.levels
+    anchors = Anchors(levels)
     sizes = [((i + 1, 1), *[(1, 1)] * (len(levels) - 1)) for i in range(40)]
-    made = [cache.anchors(levels, size, (64, 64), torch.device("cpu")) for size in sizes]
-    again = [cache.anchors(levels, size, (64, 64), torch.device("cpu")) for size in sizes]
+    made = [anchors.boxes(size, (64, 64), torch.device("cpu")) for size in sizes]
+    again = [anchors.boxes(size, (64, 64), torch.device("cpu")) for size in sizes]
     assert all(a.equal(b) for a, b in zip(made, again, strict=True))
-    assert len(cache._kept) <= 32
+    assert len(anchors._kept) <= 32
 
 
 def test_the_torch_engine_gives_the_output_of_the_network(model: Detector) -> None:

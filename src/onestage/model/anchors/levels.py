@@ -5,6 +5,8 @@ pixels. "Aspect ratio" means width / height and stays inside the builders. Rows 
 outputs of the head.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +19,9 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.structures import Size
+
+_KEPT_SIZES = 32
+"""For how many input sizes the anchors are kept."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,37 @@ def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
 def anchor_boxes(levels: Sequence[AnchorLevel], level_sizes: Sequence[Size], input_size: Size) -> Tensor:
     """The anchors of all levels, fine to coarse: (A, 4) xyxy input pixels. They may reach over the border of the input."""
     return torch.cat([grid(level, size, input_size) for level, size in zip(levels, level_sizes, strict=True)])
+
+
+class Anchors:
+    """All anchors of a detector, for inputs of any size. Those of recent sizes are kept.
+
+    It is safe for threads: entries are only added, and a full collection is replaced by an empty one.
+    """
+
+    def __init__(self, levels: tuple[AnchorLevel, ...]) -> None:
+        """levels: fine to coarse."""
+        self.levels = levels
+        self._kept: dict[tuple[object, ...], Tensor] = {}
+
+    def __reduce__(self) -> tuple[type[Anchors], tuple[tuple[AnchorLevel, ...]]]:
+        """A copy, also one in another process, starts empty: the original may grow while it is copied."""
+        return Anchors, (self.levels,)
+
+    def boxes(self, level_sizes: Sequence[Size], input_size: Size, device: torch.device) -> Tensor:
+        """(A, 4) xyxy input pixels, on the device. level_sizes: (height, width) of each map, fine to coarse."""
+        kept, key = self._kept, (tuple(level_sizes), input_size, device)
+        if key not in kept:
+            with torch.inference_mode(False):  # training may use them later
+                boxes = anchor_boxes(self.levels, level_sizes, input_size).to(device)
+            if len(kept) >= _KEPT_SIZES:
+                self._kept = kept = {}
+            kept[key] = boxes
+        return kept[key]
+
+    def counts(self, level_sizes: Sequence[Size]) -> tuple[int, ...]:
+        """How many anchors stand on each map, fine to coarse. level_sizes: (height, width) of each."""
+        return tuple(h * w * len(level.shapes) for (h, w), level in zip(level_sizes, self.levels, strict=True))
 
 
 def ssd_levels(

@@ -158,7 +158,7 @@ def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple
 
 
 def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Tensor:
-    """(B, A) bool: whether an anchor reaches the largest IoU of any claiming object. claims (B, N) bool; most (B, N): that IoU."""
+    """(B, A) bool: whether an anchor reaches the largest IoU of a claiming object. claims (B, N) bool; most (B, N): that IoU."""
     reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
     for part, busy, iou in _overlaps(anchors, boxes, claims):
         reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
@@ -205,7 +205,7 @@ def _best_rival(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, wanted: Tens
 
 
 def _next_wish(anchors: Tensor, boxes: Tensor, *, waiting: Tensor, taken: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """The best free anchor of every waiting object, (B, N), and which objects still wait, (B, N) bool: those that overlap one."""
+    """The best free anchor of every waiting object, (B, N), and which objects overlap one and still wait, (B, N) bool."""
     wanted, waiting = wanted.clone(), waiting.clone()
     image, row = waiting.nonzero(as_tuple=True)
     for part in runs(len(image), len(anchors)):

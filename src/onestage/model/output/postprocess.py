@@ -1,7 +1,7 @@
-"""From the network's numbers to the few boxes worth showing.
+"""From the outputs of the network to the few boxes worth showing.
 
-Shape letters: B images, A anchors, C logits per anchor, K classes, P candidates looked at per image, D detections. Boxes are
-xyxy input pixels.
+Shape letters: B images, A anchors, C logits per anchor, K classes, P candidates looked at per image, D detections, M of N
+numbers in a row, ... any dimensions. Boxes are xyxy input pixels.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ class _Work(NamedTuple):
 class Postprocess:
     """Scores above a threshold, the best few of them, NMS inside each class, the best few of the image.
 
-    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds what enters NMS,
-    counted for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
-    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes, so with hard NMS one place holds one
+    The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds how many candidates
+    enter NMS, for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
+    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes. With hard NMS one place then holds one
     object.
 
-    The result is exactly that of scoring all, cutting each scope to its top_k, decoding, NMS and cutting to ``detections``,
-    equal scores in the order of anchors, then classes; it does not depend on the other images of the batch. But most of that
-    work changes nothing: an anchor whose background logit outweighs every class needs no softmax, the n best candidates stand
-    on the n anchors of best score, a box that NMS never looks at needs no decoding, and NMS may stop at the last detection
-    wanted. Whether a candidate survives depends only on better ones, so the candidates are taken best first, in growing
-    helpings, until the result is full.
+    The result is exactly this: score everything, cut each scope to its top_k, decode, apply NMS, cut to ``detections``; equal
+    scores stand in the order of anchors, then classes. It does not depend on the other images of the batch. But most of that
+    work changes nothing. An anchor whose background logit outweighs every class needs no softmax. The n best candidates stand
+    on the n anchors of best score. A box that NMS never looks at needs no decoding, and NMS may stop at the last detection
+    wanted. Whether a candidate survives depends only on better candidates. So they are taken best first, in growing portions,
+    until the result is full.
     """
 
     score_threshold: float = 0.01
@@ -83,8 +83,10 @@ class Postprocess:
         levels: Sequence[int],
         frames: Tensor | None = None,
     ) -> list[RawDetections]:
-        """The detections of each of the B images. levels: anchors on each feature map. frames: (B, 4) xyxy input pixels, where
-        the pictures lie; the rest is padding. Boxes are cut to them, or to the input, before NMS.
+        """Logits (B, A, C), deltas (B, A, 4) and anchors (A, 4) -> one RawDetections per image.
+
+        levels: how many anchors stand on each feature map. frames: (B, 4), where the pictures lie in the input; the rest is
+        padding. Boxes are cut to their frame, or else to the input, before NMS.
         """
         height, width = output.input_size
         frames = anchors.new_tensor([[0, 0, width, height]]).expand(len(output.logits), -1) if frames is None else frames
@@ -93,16 +95,16 @@ class Postprocess:
         best = self._best(logits, activation)
         work = _Work(logits, best, output.deltas.detach(), anchors, level, coder, activation, frames)
         total = logits.shape[1] * (logits.shape[2] - (activation == "softmax"))
-        total = min(total, self.top_k) if self.scope == "image" else total  # the others are no candidates
-        helping = min(total, 4 * self.detections)
+        total = min(total, self.top_k) if self.scope == "image" else total  # no more enter NMS
+        portion = min(total, 4 * self.detections)
         while True:
-            found, full = self._helping(helping, work)
-            if full or helping == total:
+            found, full = self._survivors(portion, work)
+            if full or portion == total:
                 return found
-            helping = min(total, 4 * helping)
+            portion = min(total, 4 * portion)
 
     def _best(self, logits: Tensor, activation: ScoreActivation) -> Tensor:
-        """(B, A): the best score of every anchor; 0 where the softmax cannot bring one above the threshold."""
+        """(B, A, C) -> (B, A): the best score of every anchor; 0 if the softmax cannot bring one above the threshold."""
         if activation == "sigmoid":
             return _numbers(logits.amax(dim=2).float()).sigmoid()
         # p_k = 1 / (1 + exp(l_0 - l_k) + ...) > t needs l_k - l_0 > log(t / (1 - t))
@@ -113,8 +115,8 @@ class Postprocess:
         best[image, anchor] = _scores(logits[image, anchor], activation).amax(dim=1)
         return best
 
-    def _helping(self, count: int, work: _Work) -> tuple[list[RawDetections], bool]:
-        """What survives among the ``count`` best candidates of each image, and whether more candidates could change that."""
+    def _survivors(self, count: int, work: _Work) -> tuple[list[RawDetections], bool]:
+        """What survives of the ``count`` best candidates of each image, and whether this is final: more change nothing."""
         batch, anchors = work.best.shape
         rows = _largest(work.best, min(count, anchors))[1].sort(dim=1).values
         scores = _scores(work.logits.gather(1, rows[:, :, None].expand(-1, -1, work.logits.shape[2])), work.activation)
@@ -129,7 +131,7 @@ class Postprocess:
         anchor, score, label = (column[image, rank] for column in (anchor, top, labels))
         boxes = work.coder.decode(work.anchors[anchor], work.deltas[image, anchor].float())
         boxes = box_ops.clip_to(boxes, work.frames[image])
-        inside = box_ops.area(boxes) > 0  # the others lie beside the picture, or are no numbers
+        inside = box_ops.area(boxes) > 0  # boxes beside the picture have no area, and NaN is not above 0
         image, boxes, score, label = image[inside], boxes[inside], score[inside], label[inside]
         groups = image if self.class_agnostic else image * classes + label
         survivors, score = self.nms(boxes, score, groups, least=self.score_threshold)
@@ -144,7 +146,7 @@ class Postprocess:
         return found, bool((~above.all(dim=1) | full).all())
 
     def _rank_within(self, scope: Tensor) -> Tensor:
-        """(B, P) scope of each candidate, best first -> (B, P): how many better candidates of the same scope the image has."""
+        """(B, P) scopes of the candidates, best first -> (B, P): how many better candidates of its scope each image has."""
         if scope.shape[1] <= self.top_k:
             return torch.zeros_like(scope)
         grouped, order = scope.sort(dim=1, stable=True)
@@ -155,7 +157,7 @@ class Postprocess:
 
 
 def _numbers(values: Tensor) -> Tensor:
-    """The values; WeightsError where one is NaN: a network that computes such finds nothing, and should not look as if."""
+    """The values (...). Raises WeightsError if one is NaN: such a network finds nothing, and that must not look like a result."""
     if bool(values.isnan().any()):
         what = "the network's outputs are not numbers (NaN)"
         raise WeightsError(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones")
@@ -168,9 +170,10 @@ def _scores(logits: Tensor, activation: ScoreActivation) -> Tensor:
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The ``count`` largest of each row, descending, and their indices; among equal ones the lower index, as topk does not say.
+    """(B, N) -> (B, M): the ``count`` largest of each row, descending, and their columns; of equal ones the lower column first.
+    topk leaves the order of equal ones open.
 
-    Non-negative float32 numbers keep their order when their bits are read as an integer; the index fills the bits below.
+    Non-negative float32 numbers keep their order when their bits are read as an integer. The column fills the bits below.
     """
     last = scores.shape[1] - 1
     index = torch.arange(last, -1, -1, device=scores.device)

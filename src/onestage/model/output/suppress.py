@@ -1,7 +1,8 @@
 """Non-maximum suppression: of boxes that show the same object, one stays.
 
-Shape letters: N boxes. Each kind maps boxes (N, 4) xyxy pixels, scores (N,) and groups (N,) int64 to the rows that stay (M,)
-int64, best score first, and their scores (M,), all above ``least``. Boxes of different groups leave each other alone.
+Shape letters: N boxes, M of them that stay. Each kind maps boxes (N, 4) xyxy pixels, scores (N,) and groups (N,) int64 to the
+rows that stay (M,) int64, best score first, and their scores (M,), all above ``least``. Boxes of different groups do not matter
+to each other.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from onestage.errors import require
 
 @dataclass(frozen=True)
 class HardNMS:
-    """A box goes when its IoU with a better one that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
+    """Removes a box whose IoU with a better box that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
 
     iou_threshold: float = 0.45
 
@@ -24,13 +25,14 @@ class HardNMS:
         require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows that stay and their scores."""
         rows = box_ops.nms(boxes, scores, groups, self.iou_threshold)
         return rows, scores[rows]
 
 
 @dataclass(frozen=True)
 class DIoUNMS:
-    """As HardNMS, with DIoU instead of IoU: neighbours with other centres stay (arXiv 1911.08287, section 3.3)."""
+    """As HardNMS, with DIoU instead of IoU: neighbours with different centres stay (arXiv 1911.08287, section 3.3)."""
 
     diou_threshold: float = 0.45
 
@@ -38,13 +40,14 @@ class DIoUNMS:
         require(-1 <= self.diou_threshold <= 1, "the DIoU threshold of NMS lies in -1..1", got=self.diou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows that stay and their scores."""
         rows = box_ops.diou_nms(boxes, scores, groups, self.diou_threshold)
         return rows, scores[rows]
 
 
 @dataclass(frozen=True)
 class SoftNMS:
-    """Boxes lose score, exp(-IoU^2 / sigma), for every better box (Soft-NMS, arXiv 1704.04503, section 3: sigma 0.5)."""
+    """Multiplies the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3: 0.5)."""
 
     sigma: float = 0.5
 
@@ -52,6 +55,10 @@ class SoftNMS:
         require(self.sigma > 0, "sigma of Soft-NMS is above 0", got=self.sigma)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows whose new scores are above ``least``, and these
+        scores.
+        """
+
         def decay(iou: Tensor) -> Tensor:
             return (-iou.square() / self.sigma).exp()
 
@@ -60,7 +67,9 @@ class SoftNMS:
 
 @dataclass(frozen=True)
 class LinearSoftNMS:
-    """Boxes lose score, 1 - IoU, for every better box whose IoU is above ``iou_threshold`` (Soft-NMS, section 3: 0.3)."""
+    """Multiplies the score of a box by 1 - IoU for every better box with an IoU above ``iou_threshold`` (Soft-NMS, section 3:
+    0.3).
+    """
 
     iou_threshold: float = 0.3
 
@@ -68,6 +77,10 @@ class LinearSoftNMS:
         require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
+        """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows whose new scores are above ``least``, and these
+        scores.
+        """
+
         def decay(iou: Tensor) -> Tensor:
             return 1 - iou * (iou > self.iou_threshold)
 

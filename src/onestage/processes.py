@@ -97,8 +97,9 @@ class Distributed:
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Returns the sum of the tensors of all processes, the same in each. Shapes and dtypes must agree; the sum has the same
-        shape. No gradient flows through it.
+        """Returns the sum of the tensors of all processes, the same in each. No gradient flows through it.
+
+        tensor: (...,), of any shape and dtype, the same in each process. The sum has that shape and dtype too.
         """
         total = tensor.detach().clone()
         if self.world > 1:
@@ -113,7 +114,7 @@ class Distributed:
         return values
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites the tensors of every process with those of the first. Shapes must agree."""
+        """Overwrites the tensors of every process, each (...,) of any shape, with those of the first process."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)

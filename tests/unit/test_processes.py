@@ -14,12 +14,12 @@ import torch
 
 from onestage import processes as distributed
 from onestage.errors import ConfigError
-from onestage.processes import VARIABLES, Distributed, init
+from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, init
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    for name in (*VARIABLES, RESTARTS):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -56,8 +56,8 @@ def mean_gradient(group: Distributed) -> float:
 def take_part(out: Path) -> None:
     """What each of the two processes does; it leaves its results in ``out``."""
     with init("cpu") as group:
-        own = torch.tensor([group.rank + 1.0, 10.0], requires_grad=True)
-        total = group.all_reduce_sum(own)
+        part = torch.tensor([group.rank + 1.0, 10.0], requires_grad=True)
+        total = group.all_reduce_sum(part)
         gathered = group.gather_objects({"rank": group.rank, "ids": ["a"] * group.rank})
         shared = torch.tensor([5.0, 6.0]) * (group.rank + 1)
         group.share([shared])
@@ -67,7 +67,7 @@ def take_part(out: Path) -> None:
         group.barrier()
         result = {
             "facts": [group.rank, group.world, group.local_rank, str(group.device), group.is_main],
-            "sums": [own.tolist(), total.tolist(), total.requires_grad],
+            "sums": [part.tolist(), total.tolist(), total.requires_grad],
             "gathered": gathered,
             "shared": shared.tolist(),
             "waited": (out / "late").exists(),
@@ -121,10 +121,10 @@ def test_two_processes_under_torchrun(tmp_path: Path) -> None:
 def check_alone(group: Distributed) -> None:
     assert not torch.distributed.is_initialized()
     assert (group.rank, group.world, group.local_rank, group.is_main) == (0, 1, 0, True)
-    own = torch.tensor([2.0])
-    total = group.all_reduce_sum(own)
+    part = torch.tensor([2.0])
+    total = group.all_reduce_sum(part)
     total += 1
-    assert own.item() == 2 and group.gather_objects("x") == ["x"]
+    assert part.item() == 2 and group.gather_objects("x") == ["x"]
     group.barrier()
     group.close()
 
@@ -138,6 +138,13 @@ def test_without_a_launcher_nothing_happens() -> None:
 def test_one_launched_process_needs_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch)
     check_alone(init("cpu"))
+
+
+def test_what_the_launcher_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Launch.from_environment() == Launch(rank=0, world=1, local_rank=0, restarts=0)
+    launched(monkeypatch, RANK="5", WORLD_SIZE="8", LOCAL_RANK="1", TORCHELASTIC_RESTART_COUNT="2")
+    assert Launch.from_environment() == Launch(rank=5, world=8, local_rank=1, restarts=2)
+    assert not Launch.from_environment().is_main and Launch().is_main
 
 
 @pytest.mark.parametrize(("available", "kind"), [(True, "cuda"), (False, "cpu")])

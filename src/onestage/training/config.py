@@ -1,4 +1,4 @@
-"""How to train, as plain frozen data: the command line is made from it, and it is stored with every run."""
+"""How to train, as plain frozen data. The command line is made from it, and every run stores it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.codec import decode_value
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
-"""For 32 pictures per step; others in proportion (sgd) or to the square root (adamw)."""
+"""For 32 pictures per step. For another number, in proportion to it (sgd) or to its square root (adamw)."""
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
 MILESTONES = (0.67, 0.89)
 """RetinaNet's 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1)."""
@@ -23,16 +23,19 @@ AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none
 @known_keywords
 @dataclass(frozen=True)
 class TrainConfig:
-    """What a training run is made of, besides the model and the data."""
+    """The settings of a training run.
+
+    A run that an earlier version began may lack newer settings. Each default is the value by which that version acted.
+    """
 
     epochs: int = 100
     """How often every picture is seen."""
     batch_size: int = 16
     """Pictures per optimiser step, over all processes together."""
     accumulate: int = 1
-    """Into how many parts a step is cut to save memory; the result stays the same but for batch norm and drop_path."""
+    """Into how many parts a step is cut to save memory; the result stays the same except for batch norm and drop_path."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    """AdamW needs the least tuning; SGD with momentum is what the papers used."""
+    """AdamW needs the least tuning; the papers used SGD with momentum."""
     lr: float | None = None
     """Peak learning rate; by default one that suits the optimiser and the batch size."""
     momentum: float = 0.9
@@ -52,7 +55,7 @@ class TrainConfig:
     augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Changes to it, as often as wanted: --augment-with flip_vertical=0.5 where pictures have no up and down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, fp32 elsewhere."""
+    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
     evaluate_every: int = 1
     """Epochs between two measurements on the validation pictures; the last epoch is always measured. 0: only the last."""
     checkpoint_minutes: float = 10.0
@@ -62,7 +65,7 @@ class TrainConfig:
     seed: int = 0
     """Same seed, same machine: the same weights to the bit."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What a bad annotation or an unreadable picture does."""
+    """What to do at a bad annotation or an unreadable picture."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda where there is one."""
 
@@ -93,7 +96,7 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augment:
-        """The preset with its changes. ConfigError names the nearest setting to an unknown one."""
+        """The preset with its changes. Raises ConfigError for an unknown setting; it names the nearest one."""
         names = [f.name for f in fields(Augment)]
         changes = {}
         for change in self.augment_with:
@@ -117,7 +120,7 @@ class TrainConfig:
 
     @property
     def decay(self) -> float:
-        """The weight decay of the weights that have one."""
+        """The weight decay, for those weights that have one."""
         return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
 
 

@@ -1,7 +1,7 @@
 """Memory that stays with the process between steps.
 
-On Linux, glibc returns every large block to the system as soon as it is freed, and gets it back as zeroed pages in the next
-step: a third of the time of a TinySSD step on the CPU (batch 16, 256 x 256, 2 cores, torch 2.15).
+On Linux, glibc returns every large block to the system as soon as it is freed. The next step gets it back as zeroed pages. This
+takes a third of the time of a TinySSD step on the CPU (batch 16, 256 x 256, 2 cores, torch 2.15).
 """
 
 import ctypes
@@ -12,9 +12,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed blocks, in this process, from now on: for programs that train, as our command line does.
+    """Tells glibc to keep freed blocks in this process from now on. Programs that train should call it; our command line does.
 
-    Elsewhere, and with another allocator, nothing happens.
+    On other systems, and with another allocator, nothing happens.
     """
     if sys.platform != "linux":
         return

@@ -10,11 +10,11 @@ from torch import nn
 from onestage.training.config import TrainConfig
 
 FLOOR = 0.01
-"""The cosine ends at this part of the peak: a little is still learned in the last epoch."""
+"""The cosine ends at this part of the peak, so the last epoch still learns a little."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups: weight decay for weights of two dimensions or more, none for biases, norms and scales."""
+    """Returns SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay},
@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``."""
+    """Returns the learning rate of step ``step`` (from 0) of ``steps``."""
     warmup = min(config.warmup, steps // 10)
     if step < warmup:
         return config.peak_lr * (step + 1) / (warmup + 1)

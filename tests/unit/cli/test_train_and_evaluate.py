@@ -138,6 +138,27 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, ca
     assert "takes no others" in error and "--weights runs/x/best.safetensors" in error
 
 
+def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun starts every process again with the command that it had, and counts how often."""
+    command_line = ["train", str(shapes), "--model", "tinyssd", "--size", "64", "--out", "runs/x", "--epochs", "1"]
+    assert main([*command_line, "--batch-size", "4", "--workers", "0", "--device", "cpu"]) == 0
+    resumed: list[Path] = []
+
+    def resume(folder: Path) -> TrainResult:
+        resumed.append(folder)
+        return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=True, seconds=1)
+
+    monkeypatch.setattr(command, "resume_run", resume)
+    launched = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    assert main(command_line) == 2 and resumed == []  # started for the first time: the folder holds a run
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert main(command_line) == 130 and resumed == [Path("runs/x")]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", str(shapes), "--model", "tinyssd"]) == 2  # without --out, each would take another folder
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

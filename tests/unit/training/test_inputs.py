@@ -1,14 +1,17 @@
-"""Which pictures of a data set without splits a run held out, asked of its folder afterwards."""
+"""What a run reads, and which pictures of a data set without splits it held out, asked of its folder afterwards."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from onestage.cli.main import main
 from onestage.data import load_dataset
+from onestage.training import run as run_folder
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.inputs import held_out, read_data
+from onestage.training.loop import resume, train
 from onestage.training.run import Plan
 from small_runs import detector, write_pictures
 
@@ -59,3 +62,41 @@ def test_a_data_set_that_has_changed_is_told(tmp_path: Path, monkeypatch: pytest
     rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
     assert rest is None and note is not None and "has changed since this run began" in note
     assert len(load_dataset(data)) == 20
+
+
+@pytest.fixture
+def annotations_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the annotation files whose text was read, one entry for each time."""
+    names: list[str] = []
+    inner = Path.read_text
+
+    def read_text(self: Path, *arguments: str, **options: str) -> str:
+        if self.name.startswith("instances_"):
+            names.append(self.name)
+        return inner(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+    return names
+
+
+def test_annotations_are_read_once(tmp_path: Path, annotations_read: list[str]) -> None:
+    """By the command line, which makes the model for the classes of the data; by train() and by resume()."""
+    data = write_pictures(tmp_path / "data", train=4, val=1)
+    out = tmp_path / "run"
+    settings = ["--epochs", "1", "--batch-size", "4", "--workers", "0", "--device", "cpu"]
+    once = ["instances_train.json", "instances_val.json"]
+    assert main(["train", str(data), "--model", "tinyssd", "--size", "64", "--out", str(out), *settings]) == 0
+    assert annotations_read == once
+    train(detector(), data, out=tmp_path / "again", config=replace(CONFIG, epochs=1, batch_size=4, workers=0, device="cpu"))
+    assert annotations_read == once * 2
+    resume(out)
+    assert annotations_read == once * 3
+    assert Plan.load(out).data == str(data.resolve()) and Plan.load(out).format is None
+
+
+def test_annotations_without_splits_are_read_once(tmp_path: Path, annotations_read: list[str]) -> None:
+    data = write_pictures(tmp_path / "data", train=4, val=0)
+    parts = read_data(data, CONFIG, format="coco")
+    assert (len(parts.train), len(parts.val), parts.path, parts.format) == (3, 1, str(data.resolve()), "coco")
+    assert annotations_read == ["instances_train.json"]

@@ -158,7 +158,7 @@ def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple
 
 
 def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Tensor:
-    """(B, A) bool: whether an anchor reaches the largest IoU of a claiming object. claims (B, N) bool; most (B, N): that IoU."""
+    """(B, A) bool: which anchors reach the largest IoU of a claiming object. claims (B, N) bool; most (B, N): that IoU."""
     reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
     for part, busy, iou in _overlaps(anchors, boxes, claims):
         reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)

@@ -217,11 +217,11 @@ def test_no_more_candidates_than_an_image_may_have(monkeypatch):
     """Boxes that all lie on one another never fill the result; yet what is beyond the top 40 of the image is not looked at."""
     looked = []
 
-    def helping(self, count, work, original=Postprocess._helping):
+    def helping(self, count, work, original=Postprocess._survivors):
         looked.append(count)
         return original(self, count, work)
 
-    monkeypatch.setattr(Postprocess, "_helping", helping)
+    monkeypatch.setattr(Postprocess, "_survivors", helping)
     output = outputs(1, 3, background=-2)
     output.deltas[:] = BoxCoder().encode(ANCHORS, torch.tensor([10.0, 10, 50, 50]))
     assert check(output, scope="image", top_k=40, detections=5) == [3]

@@ -246,7 +246,7 @@ def ways() -> tuple[Way, Way, Way]:
             sum(model.loss(model(images), [targets]).values()).backward()
 
         def small() -> onestage.Detector:
-            return onestage.create("ssd300_vgg16", 3, size=(128, 128))
+            return onestage.create("ssd300_vgg16", 3, size=(128, 128)).eval()  # as load() gives it
 
         def convert(_: None) -> None:
             onestage.create("ssd300_vgg16", weights=weights)

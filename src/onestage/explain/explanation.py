@@ -17,7 +17,6 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.model.anchors.max_iou import BACKGROUND, IGNORED
 from onestage.model.config import DetectorConfig
-from onestage.model.decoder import level_counts
 from onestage.model.detector import Detector
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
@@ -209,7 +208,7 @@ def _as_picture(image: Tensor, config: DetectorConfig) -> Tensor:
 
 def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
     configured = detector.config.levels
-    spans = pairwise(accumulate(level_counts(configured, output.level_sizes), initial=0))
+    spans = pairwise(accumulate(detector.decoder.anchors.counts(output.level_sizes), initial=0))
     return tuple(
         Level(number, size, level.steps(size, output.input_size), level.shapes, slice(*span))
         for number, (size, level, span) in enumerate(zip(output.level_sizes, configured, spans, strict=True), start=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,9 @@ from onestage.zoo.table import recipe
 BACKGROUND = {"background", "__background__", "???"}
 """What label files call the class before the first one, in lower case."""
 PLACEHOLDERS = {"???", "n/a"}
-"""What they call a class that no object is of, in lower case: numbered, as in COCO_90, for a name stands only once."""
+"""What they call a class that no object has, in lower case. Such names get a number, as in COCO_90: names stand only once."""
 PIXELS = {"half": HALF, "imagenet": IMAGENET}
-SHOURS = 8
+SHOWN = 8
 """Class names in the summary."""
 
 
@@ -51,7 +52,7 @@ def import_weights(
     Args:
         file: a state_dict (.pth, .pt, .safetensors) or a TensorFlow Lite file of an SSD
         out: the file to write, .safetensors
-        origin: whose it is, if you want to be sure: torchvision, effdet, qfgaohao (jetson-inference), amdegroot, ...
+        origin: the project it is from, if you want to be sure: torchvision, effdet, qfgaohao (jetson-inference), ...
         model: its name in the zoo, if you want to be sure: see onestage models
         classes: the names of its classes in its order, or a file with one name per line; without them those of COCO or VOC
             where the number fits, else numbers
@@ -78,7 +79,7 @@ def import_weights(
 
 
 def _only_model(source: Source) -> str:
-    """The model that the tensors tell by themselves; WeightsError where they fit another as well."""
+    """The model that the tensors tell by themselves. Raises WeightsError where they fit another one too."""
     if source.model in TWINS:
         what = f"this is {source.model} or {TWINS[source.model]}: say --model"
         fix = f"--model {source.model} or --model {TWINS[source.model]}: they differ in anchors and input"
@@ -87,22 +88,29 @@ def _only_model(source: Source) -> str:
 
 
 def _class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """The names as they stand, or those in the file that is named; background, which every file has before them, left out."""
-    names, lines = list(given), list(given)
-    if len(given) == 1 and Path(given[0]).is_file():
-        try:
-            lines = Path(given[0]).read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as e:
-            raise ConfigError("the file of class names is not text", where=given[0], expected="a name per line") from e
-        names = [line.strip() for line in lines if line.strip()]
+    """The names as they stand, or those in the file that is named. Background, which every file has before them, is left out.
+
+    Raises ConfigError for a file that is not text, and for a name that stands twice.
+    """
+    from_file = len(given) == 1 and Path(given[0]).is_file()
+    lines = _lines(Path(given[0])) if from_file else list(given)
+    names = [line for line in lines if line] if from_file else lines
     names = names[1:] if names and names[0].lower() in BACKGROUND else names
     names = [f"{name} {i}" if name.lower() in PLACEHOLDERS else name for i, name in enumerate(names, start=1)]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        at = [str(i) for i, line in enumerate(lines, start=1) if line.strip() == twice]
-        where = f"{given[0]}, lines {' and '.join(at)}" if len(given) == 1 else f"--classes, names {' and '.join(at)}"
-        raise ConfigError("every class name stands only once", where=where, got=twice, fix="give each its own name")
+        at = " and ".join(str(number) for number, line in enumerate(lines, start=1) if line == twice)
+        where = f"{given[0]}, lines {at}" if from_file else f"--classes, names {at}"
+        raise ConfigError("every class name stands only once", where=where, got=twice, fix="rename one of them")
     return tuple(names)
+
+
+def _lines(file: Path) -> list[str]:
+    """The lines of a text file, without the spaces around them."""
+    try:
+        return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as e:
+        raise ConfigError("the file of class names is not text", where=file, expected="a name per line") from e
 
 
 def _named(source: Source, names: tuple[str, ...]) -> Source:
@@ -135,7 +143,7 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
 
 
 def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
-    """What the file leaves open or keeps narrow, and how to have it otherwise."""
+    """What the file leaves open, or limits, and how to change it."""
     if config.classes[0] == "class 0":
         yield "the file does not say what its classes are called; --classes does"
     if source.doubt and source.pixels is None:
@@ -150,4 +158,4 @@ def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{len(names)}: {', '.join(names[:SHOURS])}" + (", ..." if len(names) > SHOURS else "")
+    return f"{len(names)}: {', '.join(names[:SHOWN])}" + (", ..." if len(names) > SHOWN else "")

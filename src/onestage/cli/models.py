@@ -121,7 +121,7 @@ def _table(*columns: str, numbers: int) -> Table:
 
 
 def _costs(rows: list[Row], width: int) -> Table:
-    """The costs in ``width`` characters; where they are few, without the columns that can best be missed."""
+    """The costs in ``width`` characters. Where they are few, the columns that can best be missed are left out."""
     columns = {
         "model": [f"[bold]{row.name}[/]" for row in rows],
         "weights": [", ".join(weights.tag for weights in row.weights) or "-" for row in rows],
@@ -130,15 +130,19 @@ def _costs(rows: list[Row], width: int) -> Table:
         "multiply-adds": [f"{row.multiply_adds / 1e9:.2f} G" for row in rows],
         "anchors": [f"{row.anchors:,}" for row in rows],
     }
-    gone = iter(("weights", "anchors", "input"))
-    while True:
-        table = _table(*columns, numbers=sum(title in columns for title in ("parameters", "multiply-adds", "anchors")))
-        for cells in zip(*columns.values(), strict=True):
-            table.add_row(*cells)
-        least = next(gone, None)
-        if least is None or Console(width=2 * width).measure(table).maximum <= width:
+    for least in ("weights", "anchors", "input"):
+        table = _cost_table(columns)
+        if Console(width=2 * width).measure(table).maximum <= width:
             return table
         del columns[least]
+    return _cost_table(columns)
+
+
+def _cost_table(columns: dict[str, list[str]]) -> Table:
+    table = _table(*columns, numbers=len(columns.keys() & {"parameters", "multiply-adds", "anchors"}))
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*cells)
+    return table
 
 
 def _accuracies(rows: list[Row]) -> Table:

@@ -2,13 +2,15 @@
 
 The cache is ``$ONESTAGE_HOME/weights``, else ``$XDG_CACHE_HOME/onestage/weights``, else ``~/.cache/onestage/weights``. A file
 that a person puts there by hand serves as well as a downloaded one, so a machine without a network needs no other way in.
+
+Not pooch (1.9), which wants whole checksums, begins interrupted downloads anew and has no lock between programs.
 """
 
 import hashlib
 import os
 import re
 import urllib.request
-from http.client import HTTPException, HTTPMessage
+from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path, PurePosixPath
 from typing import IO
 from urllib.error import HTTPError, URLError
@@ -26,7 +28,7 @@ TIMEOUT = 30.0  # seconds without a byte
 CHUNK = 2**18  # bytes
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
-"""How torchvision and timm publish: ``ssd300_vgg16_coco-b556d3b4.pth`` names the beginning of its own SHA-256."""
+"""How torchvision and timm publish: ``ssd300_vgg16_coco-b556d3b4.pth`` names the beginning of its SHA-256."""
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -81,10 +83,12 @@ def fetch_hub(
     """A file of the public Hugging Face repository ``owner/name``, from the cache or downloaded into it; see ``fetch``.
 
     Without a ``sha256`` a download is checked against the one that the hub states, as it does for every large file.
-    $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its own
-    download retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
+    $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its download
+    retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
+
+    Raises WeightsError as ``fetch`` does, and for a repository that has no such name.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url  # takes a while to import
+    from huggingface_hub import constants, hf_hub_url  # takes a while to import
     from huggingface_hub.errors import HFValidationError
 
     try:
@@ -92,18 +96,25 @@ def fetch_hub(
     except HFValidationError as error:
         raise WeightsError("not a Hugging Face repository", got=repo_id, expected="owner/name") from error
     folder = (cache or cache_folder()) / "hub" / f"{repo_id}@{revision or 'main'}".replace("/", "--")
-    name = filename.replace("/", "--")
-    path = folder / name
-    if constants.HF_HUB_OFFLINE and not path.is_file():
-        raise _cannot_fetch(url, path, sha256 or "", "HF_HUB_OFFLINE is set")
-    if sha256 is None and not path.is_file():
-        try:
-            stated = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
-        except Exception as error:  # the library lets those of its HTTP client through
-            raise _cannot_fetch(url, path, "", f"{type(error).__name__}: {error}") from error
-        url = hf_hub_url(repo_id, filename, revision=stated.commit_hash or revision)  # the very version that the checksum is of
-        sha256 = stated.etag if stated.etag and SHA256.fullmatch(stated.etag) else None
-    return fetch(url, sha256=sha256, filename=name, cache=folder, progress=progress)
+    path = folder / filename.replace("/", "--")
+    if not path.is_file():
+        if constants.HF_HUB_OFFLINE:
+            raise _cannot_fetch(url, path, sha256 or "", "HF_HUB_OFFLINE is set")
+        if sha256 is None:
+            commit_hash, sha256 = _stated_by_hub(url, path)
+            url = hf_hub_url(repo_id, filename, revision=commit_hash or revision)  # the very version that the checksum is of
+    return fetch(url, sha256=sha256, filename=path.name, cache=folder, progress=progress)
+
+
+def _stated_by_hub(url: str, path: Path) -> tuple[str | None, str | None]:
+    """The commit of the file at an address of the hub, and its SHA-256, as far as the hub states them."""
+    from huggingface_hub import get_hf_file_metadata
+
+    try:
+        stated = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
+    except Exception as error:  # the library lets those of its HTTP client through
+        raise _cannot_fetch(url, path, "", f"{type(error).__name__}: {error}") from error
+    return stated.commit_hash, stated.etag if stated.etag and SHA256.fullmatch(stated.etag) else None
 
 
 def _file_name(url: str, filename: str | None) -> str:
@@ -161,15 +172,19 @@ def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
             return
         raise
     with response:
-        if response.status != 206:  # partial content; any other success sends the file from its beginning
-            start = 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        with partial.open("ab" if start else "wb") as file, _progress_bar(progress) as bar:
-            task = bar.add_task(partial.name.removeprefix(".").removesuffix(".part"), total=total, completed=start)
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.advance(task, len(chunk))
+        # Only status 206, partial content, goes on from the start; any other success sends the whole file.
+        _store(response, partial, start=start if response.status == 206 else 0, progress=progress)
+
+
+def _store(response: HTTPResponse, partial: Path, *, start: int, progress: bool) -> None:
+    """Write an answer into ``partial``, behind its first ``start`` bytes. Raises HTTPException where it breaks off."""
+    length = response.headers.get("Content-Length")
+    total = start + int(length) if length else None
+    with partial.open("ab" if start else "wb") as file, _progress_bar(progress) as bar:
+        task = bar.add_task(partial.name.removeprefix(".").removesuffix(".part"), total=total, completed=start)
+        while chunk := response.read(CHUNK):
+            file.write(chunk)
+            bar.advance(task, len(chunk))
     if total is not None and (size := partial.stat().st_size) != total:
         raise HTTPException(f"the connection broke off after {size:,} of {total:,} bytes")
 

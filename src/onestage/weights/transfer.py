@@ -20,7 +20,7 @@ Unit = tuple[float, float]
 T = TypeVar("T")
 
 PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
-"""Fields of a config that the weights of a file may need changed. Anchors change with the size and are no part of these."""
+"""Fields of a config that may have to change for the weights of a file; not anchors, which change with the size too."""
 TRAINING_ONLY = ("drop_path",)
 """Settings that no weights need. Old files do not have them, and their detectors are to be trained as the recipe says."""
 

@@ -26,7 +26,7 @@ class Cost:
 
 
 def cost_of(config: DetectorConfig) -> Cost:
-    """The cost of a detector at its own input size, of its largest input where that varies."""
+    """The cost of a detector at the input size of its config; at the largest input where the size varies."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval()
         with FlopCounterMode(display=False) as counter:

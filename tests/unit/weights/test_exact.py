@@ -159,7 +159,7 @@ def test_a_retinanet_with_anchors_of_its_own(outputs, imported):
     for kind in ("weight", "bias"):
         key = f"head.classification_head.cls_logits.{kind}"
         theirs[key] = torch.zeros(()).expand(3 * outputs, *theirs[key].shape[1:])
-    message = refused(imported, theirs, "anchors of its own")
+    message = refused(imported, theirs, "unusual anchors")
     assert "3 shapes per cell" in message and "9, torchvision's" in message
 
 

@@ -32,7 +32,7 @@ _NAMES: Rules = (
     (r"loc\.(.+)", r"head.box.\1"),
 )
 MEAN = (123 / 255, 117 / 255, 104 / 255)
-"""RGB; the pixels are 0..255 otherwise (data/__init__.py, BaseTransform)."""
+"""RGB. It is taken off pixels of 0..255, which are not divided by anything (data/__init__.py, BaseTransform)."""
 
 BOX_SIZES = {
     ("ssd300_vgg16", "voc"): [s / 300 for s in (30, 60, 111, 162, 213, 264, 315)],
@@ -71,7 +71,7 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _anchors(config: DetectorConfig, name: str) -> tuple[AnchorLevel, ...]:
-    """Its default boxes at the config's input size; the config's own where that has other levels than the file."""
+    """Its default boxes at the config's input size; those of the config where that has other levels than the file."""
     size = config.preprocess.size
     if len(config.levels) != len(BOX_SIZES[name, "voc"]) - 1:
         return config.levels

@@ -10,7 +10,7 @@ from onestage.weights.projects.keys import Rules, rename
 
 PROJECT = "the d2l book's TinySSD"
 MARK = r"(blk|cls|bbox)_\d\."
-TAKEN = "the book's own five blocks"
+TAKEN = "the five blocks of the book"
 
 _NAMES: Rules = (
     (r"blk_0\.(.+)", r"backbone.stages.0.\1"),

@@ -1,8 +1,8 @@
 """The border to rwightman/efficientdet-pytorch (effdet): the names of its EfficientDets to ours, and what its weights expect.
 
 Shape letters: L levels, S anchor shapes per cell. Sources: effdet/efficientdet.py, bench.py, config/model_config.py. Its
-tf_efficientdet_* are Google's own weights, and so is the zoo's recipe; efficientdet_* were trained by effdet itself, with
-PyTorch's padding and without biases before batch norm.
+tf_efficientdet_* are Google's weights, and the zoo's recipe is Google's too. efficientdet_* were trained by effdet, with PyTorch's
+padding and without biases before batch norm.
 """
 
 import re
@@ -26,7 +26,10 @@ TAKEN = (
 )
 
 RELEASE = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
-GOOGLE, OWN = "https://github.com/google/automl/tree/master/efficientdet", "https://github.com/rwightman/efficientdet-pytorch"
+GOOGLE, EFFDET = (
+    "https://github.com/google/automl/tree/master/efficientdet",
+    "https://github.com/rwightman/efficientdet-pytorch",
+)
 PUBLISHED = {
     "efficientdet_d0.coco": ("tf_efficientdet_d0_34-f153e0cf.pth", 34.2, GOOGLE),
     "efficientdet_d1.coco": ("tf_efficientdet_d1_40-a30f94af.pth", 40.1, GOOGLE),
@@ -48,8 +51,8 @@ PUBLISHED = {
     "efficientdet_d3.coco_ap": ("tf_efficientdet_d3_ap-e4a2feab.pth", 47.7, GOOGLE),
     "efficientdet_d4.coco_ap": ("tf_efficientdet_d4_ap-f601a5fc.pth", 50.2, GOOGLE),
     "efficientdet_d5.coco_ap": ("tf_efficientdet_d5_ap-3673ae5d.pth", 52.1, GOOGLE),
-    "efficientdet_d0.coco_effdet": ("efficientdet_d0-f3276ba8.pth", 33.6, OWN),
-    "efficientdet_d1.coco_effdet": ("efficientdet_d1-bb7e98fe.pth", 39.4, OWN),
+    "efficientdet_d0.coco_effdet": ("efficientdet_d0-f3276ba8.pth", 33.6, EFFDET),
+    "efficientdet_d1.coco_effdet": ("efficientdet_d1-bb7e98fe.pth", 39.4, EFFDET),
 }
 """MODEL.TAG -> file of its release, AP on COCO val2017 as its README measured it, and who trained it."""
 PIXELS = {tag: HALF for tag in PUBLISHED if tag.endswith(".coco_ap")}
@@ -81,8 +84,8 @@ def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
 
 
 def doubt(tensors: Mapping[str, Tensor]) -> str:
-    """What whoever imports the file has to know, or nothing: AdvProp's of Google's D0 to D5 have the same tensors as the others
-    and want other pixels.
+    """What to tell who imports the file, or nothing. Google's D0 to D5 trained with AdvProp have the same tensors as those
+    trained without, and want other pixels.
     """
     if f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors)):
         return "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
@@ -116,7 +119,7 @@ def _check_wrapper(tensors: Mapping[str, Tensor]) -> None:
 def _variant(tensors: Mapping[str, Tensor]) -> str | None:
     """The row of the zoo's table with such layers: of the neck and heads, and squeeze-and-excitation in the backbone or not.
 
-    A lite one without biases would be effdet's own, which it has not published: other padding, anchors and pixels.
+    None for a lite one without biases: effdet would have trained it, with other padding, anchors and pixels, and published none.
     """
     if _LANDMARK not in tensors or _count(tensors, r"fpn\.cell\.0\.fnode\.(\d+)\..+") != 2 * (_levels(tensors) - 1):
         return None  # another EfficientDet-like model: without separable convolutions, or with another pyramid

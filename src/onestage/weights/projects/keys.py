@@ -15,22 +15,25 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 
 
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """The tensors of a detector under their new names. WeightsError where one has no place: the file is of another network."""
+    """The tensors of a detector under their new names.
+
+    Raises WeightsError where a tensor has no new name: the file is of another network.
+    """
     renamed, unused = _renamed(tensors, rules)
     strange = [f"{name}: {tuple(tensors[name].shape)}" for name in unused if not name.endswith(COUNTER)]
     if strange:
         raise WeightsError(
             f"the file is of another network: {counted(len(strange), 'tensor')} that nothing here stands for",
             got="\n" + first_ten(strange),
-            fix="take the state_dict of the detector alone, as its own project builds it",
+            fix="take the state_dict of the detector alone, as its project builds it",
         )
     return renamed
 
 
 def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
-    """KeyError where one of these parts of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
+    """Raises KeyError where a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
 
-    It is asked by name, for an input of another size may well need fewer levels than the file has.
+    A comparison with our tensors does not tell, for an input of another size may need fewer levels than the file has.
     """
     for start in (f"{part}.{level}." for part in parts for level in range(levels)):
         if not any(name.startswith(start) for name in tensors):

@@ -67,7 +67,7 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _is_retinanet(tensors: Mapping[str, Tensor]) -> bool:
-    fcos = "head.regression_head.bbox_ctrness.weight" in tensors  # else alike
+    fcos = "head.regression_head.bbox_ctrness.weight" in tensors  # the only difference in names
     return "head.classification_head.cls_logits.weight" in tensors and not fcos
 
 
@@ -106,7 +106,7 @@ def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
     """WeightsError where a RetinaNet has another number of anchor shapes than torchvision's usual ones."""
     shapes = len(tensors["head.regression_head.bbox_reg.bias"]) // 4
     if shapes != _SHAPES:
-        what = "this RetinaNet has anchors of its own, and which ones does not stand in the file"
+        what = "this RetinaNet has unusual anchors, and the file does not hold them"
         got, expected = f"{shapes} shapes per cell", f"{_SHAPES}, torchvision's usual ones"
         raise WeightsError(what, got=got, expected=expected, fix="train it anew: onestage train DATA --model retinanet")
 
@@ -146,7 +146,7 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
 
 
 def note(tensors: Mapping[str, Tensor]) -> str:
-    """What whoever uses the file has to know, or nothing: the eps of frozen batch norm does not stand in it."""
+    """What to tell who uses the file, or nothing. It does not hold the eps of frozen batch norm."""
     if not (_is_retinanet(tensors) and _is_frozen(tensors)) or classes(tensors) == COCO_90:
         return ""
     return "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"

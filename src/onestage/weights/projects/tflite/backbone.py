@@ -1,8 +1,8 @@
 """MobileNet classifiers in TensorFlow Lite files as backbones.
 
-Batch norm is folded into their convolutions, and its statistics are lost. A norm of ours that learns would make up its own and
-change the network beyond recognition at the first step, so such a backbone becomes a folded one, which computes the same in
-training as in use.
+Batch norm is folded into their convolutions, and its statistics are lost. A norm of ours that learns would make up
+other statistics and change the network beyond recognition at the first step. So such a backbone becomes a folded one, which
+computes the same in training as in use.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _POOLING = ("MEAN", "AVERAGE_POOL_2D")
 
 
 def convert_backbone(file: OpenFile, config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The classifier's convolutions for the config's backbone, and the config with the input, and if need be the backbone, that
-    they are made for.
+    """The classifier's convolutions for the config's backbone, and the config that they need: its input, and sometimes its
+    backbone.
 
-    Both networks' convolutions are paired in the order they run in, as far as their shapes agree. WeightsError where the file
-    is damaged or the backbone is another network.
+    The convolutions of both networks are paired in the order they run in, as far as their shapes agree. Raises WeightsError
+    where the file is damaged or the backbone is another network.
     """
     data = file.read()
     with damage(file.path):

@@ -1,7 +1,7 @@
-"""TensorFlow Lite files as a graph of operators, read with the format's own schema (the ``tflite`` package) and never trusted.
+"""TensorFlow Lite files as a graph of operators, read with the format's schema (the ``tflite`` package) and never trusted.
 
-Constants become float32 tensors in the file's own order of axes (convolutions: out, height, width, in), whatever integers they
-are stored as. Every number that leads somewhere in the file is checked before it is followed.
+Constants become float32 tensors, whatever integers they are stored as, with their axes as in the file (convolutions: out, height,
+width, in). Every number that leads somewhere in the file is checked before it is followed.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Value:
 @dataclass(frozen=True)
 class Operator:
     """One step of the graph. kind: the schema's name, or the name of a custom operator; inputs and outputs: indices of values,
-    -1 for none. stride (y, x), same (padding) and activation are those of a convolution; options: a custom operator's own.
+    -1 for none. stride (y, x), same (padding) and activation are those of a convolution; options: those of a custom operator.
     """
 
     kind: str
@@ -238,7 +238,7 @@ def _operator_names() -> dict[int, str]:
 
 
 def _item(items: Callable[[int], Any], index: int, length: int) -> Any:
-    """An item of a vector of the file, which does not look at its own length."""
+    """An item of a vector of the file. The vector does not check the index."""
     if not 0 <= index < length:
         raise IndexError(f"item {index} of {length}")
     return items(index)

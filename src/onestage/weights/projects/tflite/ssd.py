@@ -40,7 +40,7 @@ from onestage.weights.projects.tflite.layers import POSTPROCESS, SAME_NUMBERS, T
 from onestage.weights.tensor_file import OpenFile, check_finite
 
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
-"""The API's own settings for these networks; the box loss is divided by the four numbers of a box."""
+"""The API's settings for these networks; the box loss is divided by the four numbers of a box."""
 PRIOR = 0.01
 """Of classes that start anew; the API's class_prediction_bias_init of -4.6."""
 _HEADS: dict[tuple[bool, tuple[int, ...]], Literal["plain", "pointwise", "folded"]] = {

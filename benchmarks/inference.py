@@ -1,12 +1,18 @@
 """Whole predict(): from decoded 640x480 pictures to detections in their own pixels, ours against torchvision's or effdet's.
 
 python benchmarks/inference.py --repeats 30 --json inference.json
+python benchmarks/inference.py --models retinanet_resnet50_fpn --batches --mixed 20 --repeats 5
+
+``--mixed 20`` adds two rows for models whose input follows the picture: 20 pictures of 20 sizes, one at a time, against the
+peer; and the same pictures when each size is new to the model, against a second time.
 
 effdet resizes with Pillow in its data loader, not in its predictor; here it gets its resize from torchvision, as we do.
 """
 
 from __future__ import annotations
 
+import copy
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,6 +23,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
+import onestage
 from common import PEERS, Clock, Comparison, compare, pair, pictures, report
 
 
@@ -50,10 +57,40 @@ def effdet_predictor(model: nn.Module) -> Callable[[Sequence[Tensor]], object]:
     return predict
 
 
+def mixed_pictures(count: int) -> list[Tensor]:
+    """Up to 20 pictures (3, H, W), each of a shape that gives a RetinaNet an input of another size."""
+    wide = [(480, 480 + 26 * i) for i in range(1, count // 2 + 1)]
+    return [pictures(1, size)[0] for size in [*wide, *((w, h) for h, w in wide), (480, 480)][:count]]
+
+
+def one_by_one(predict: Callable[[Sequence[Tensor]], object], images: Sequence[Tensor]) -> None:
+    """Put each picture (3, H, W) through the function alone."""
+    for image in images:
+        predict([image])
+
+
+def first_and_second(model: onestage.Detector, images: Sequence[Tensor], *, repeats: int, clock: Clock) -> Comparison:
+    """Seconds per turn for pictures (3, H, W) of sizes that are new to the model, and for the same pictures a second time.
+
+    A copy that has seen no picture takes every turn. Each picture goes through twice in a row, so both times see the same
+    machine. The first turn is not counted.
+    """
+    now = time.perf_counter if clock == "wall" else time.process_time
+    first, second = [], []
+    for turn in range(repeats + 1):
+        fresh = copy.deepcopy(model)
+        times = [[now(), fresh.predict(image), now(), fresh.predict(image), now()] for image in images]
+        if turn:
+            first.append(sum(b - a for a, _, b, _, _ in times))
+            second.append(sum(c - b for _, _, b, _, c in times))
+    return Comparison(f"{len(images)} sizes, first time against second", first, second)
+
+
 def main(
     *,
     models: tuple[str, ...] = tuple(PEERS),
     batches: tuple[int, ...] = (1, 8),
+    mixed: int = 0,
     repeats: int = 20,
     clock: Clock = "wall",
     json: Path | None = None,
@@ -63,6 +100,7 @@ def main(
     Args:
         models: the peers' detectors, by their own names.
         batches: pictures at once.
+        mixed: so many pictures of as many sizes, one at a time, for RetinaNets too.
         repeats: timed turns of each.
         clock: wall time, or processor time for a machine that does other things too.
         json: a file for all that was measured.
@@ -75,6 +113,11 @@ def main(
             images = pictures(batch)
             turns = partial(ours.predict, images), partial(predict, images)
             results.append(compare(f"{name}, {batch} at once", *turns, repeats=repeats, clock=clock))
+        if mixed and ours.config.preprocess.mode == "shortest_edge":
+            images = mixed_pictures(mixed)
+            turns = partial(one_by_one, ours.predict, images), partial(one_by_one, predict, images)
+            results.append(compare(f"{name}, {mixed} sizes", *turns, repeats=repeats, warmup=1, clock=clock))
+            results.append(first_and_second(ours, images, repeats=repeats, clock=clock))
     report(f"predict(), {clock} time", results, path=json)
     return results
 

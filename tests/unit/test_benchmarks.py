@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import onestage
 from onestage.model.output.postprocess import RawDetections
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -45,6 +46,16 @@ def test_inference(load, tmp_path, capsys):
     assert written["environment"]["threads"] == torch.get_num_threads()
     printed = capsys.readouterr().out
     assert LITE in printed and "times as fast" in printed
+
+
+def test_sizes_that_are_new_to_a_model_are_timed_against_a_second_time(load):
+    inference = load("inference")
+    images = inference.mixed_pictures(20)
+    place = onestage.recipe("retinanet_r50_fpn", ("a",)).preprocess.place
+    assert len({place((image.shape[1], image.shape[2])).input for image in images}) == 20
+    model = onestage.create("tinyssd", 1, size=(64, 64)).eval()
+    seen = inference.first_and_second(model, images[:3], repeats=2, clock="cpu")
+    assert len(seen.ours) == len(seen.theirs) == 2 and min(*seen.ours, *seen.theirs) > 0
 
 
 def test_both_sides_of_a_pair_see_the_same(load):

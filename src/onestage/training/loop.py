@@ -1,6 +1,6 @@
 """Training, in one sitting: for every batch match, run the network, weigh, step; after every epoch measure and save.
 
-Shape letters: B images of a batch. A run that was interrupted goes on with the same bits as one that was not
+Shape letters: B images of a batch; H, W the input. A run that was interrupted goes on with the same bits as one that was not
 (training/checkpoint.py).
 """
 
@@ -349,10 +349,10 @@ def _cut(batch: Batch, parts: int) -> list[Batch]:
     return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
 
 
-def _starves_batch_norm(model: Detector, images: Tensor) -> bool:
-    """Whether a batch norm in training would see one value per channel, of which it can take no variance.
+def _starves_batch_norm(model: nn.Module, images: Tensor) -> bool:
+    """Whether a batch norm in training gets one value per channel, which has no variance. images: (B, 3, H, W), normalised.
 
-    The network runs once more and stops at that layer. Call this only after the network has failed.
+    The network runs once more, up to that layer. Call this only after the network has failed.
     """
     starved: list[bool] = []
 

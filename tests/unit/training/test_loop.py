@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ from onestage.training import run as run_folder
 from onestage.training.checkpoint import BEST, LAST, STATE, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
 from onestage.training.loop import DivergedError, Training, resume, train
-from onestage.training.monitor import Monitor
 from onestage.weights.detector_file import load_detector
 from small_runs import (
     CONFIG,
@@ -417,60 +415,6 @@ def test_one_picture_alone_is_too_few_for_batch_norm_on_one_cell(tmp_path: Path)
     with pytest.raises(ConfigError, match="raise --batch-size"):
         config = replace(CONFIG, batch_size=1)
         train(detector("ssdlite320_mobilenet_v3_large"), pictures(3), out=tmp_path / "run", config=config)
-
-
-def test_an_error_of_the_network_that_is_not_batch_norm_s_stays_as_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever its words."""
-    model = detector()
-
-    def fail(_: torch.Tensor) -> torch.Tensor:
-        raise ValueError("Expected more than 1 value per channel when training")
-
-    monkeypatch.setattr(model.head, "forward", fail)
-    with pytest.raises(ValueError, match="Expected more than 1 value") as caught:
-        train(model, pictures(4), out=tmp_path / "run", config=CONFIG)
-    assert not isinstance(caught.value, ConfigError)
-
-
-class Notes(Monitor):
-    """Keeps what the loop reports."""
-
-    def __init__(self) -> None:
-        self.seen: list[str] = []
-
-    def start(self, *, epochs: int, steps: int, done: int) -> None:
-        self.seen.append(f"start {epochs} {steps} {done}")
-
-    def say(self, text: str) -> None:
-        self.seen.append(f"say {text.split()[0]}")
-
-    def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
-        assert losses.keys() == {"cls", "box"} and rate > 0
-        self.seen.append(f"step {step} {epoch}")
-
-    def validating(self, done: int, total: int) -> None:
-        self.seen.append(f"validating {done} {total}")
-
-    def epoch(self, record: Mapping[str, float]) -> None:
-        self.seen.append(f"epoch {record['epoch']}")
-
-    def close(self) -> None:
-        self.seen.append("close")
-
-
-def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    notes, config = Notes(), replace(CONFIG, epochs=1)
-    train(detector(), data, out=tmp_path / "run", config=config, monitor=notes)
-    steps = ["step 1 0", "step 2 0", "step 3 0"]
-    assert notes.seen == ["start 1 3 0", "say tinyssd", *steps, "validating 3 3", "epoch 1", "close"]
-    again = Notes()
-    resume(tmp_path / "run", monitor=again)
-    assert again.seen == ["start 1 3 3", "say this", "close"]
-    assert capsys.readouterr() == ("", "")
 
 
 def test_batch_sizes_that_two_processes_cannot_share_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

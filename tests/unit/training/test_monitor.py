@@ -1,14 +1,18 @@
 """What a person sees of a training."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from onestage.training import monitor
+from onestage.training.loop import resume, train
 from onestage.training.monitor import Monitor, TerminalMonitor
+from small_runs import CONFIG, detector, write_pictures
 
 RECORD = {
     "epoch": 2,
@@ -75,3 +79,41 @@ def test_the_live_line_says_losses_speed_and_the_last_ap(monkeypatch: pytest.Mon
         seen._bar.refresh()
     assert "epoch 2/3" in shown and "5/9" in shown and "loss 1.500 (cls 1.000 box 0.500)  10.0 img/s  AP 0.250" in shown
     assert "validating 3/7 pictures" in screen.getvalue()
+
+
+class Notes(Monitor):
+    """Keeps what the loop reports."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def start(self, *, epochs: int, steps: int, done: int) -> None:
+        self.seen.append(f"start {epochs} {steps} {done}")
+
+    def say(self, text: str) -> None:
+        self.seen.append(f"say {text.split()[0]}")
+
+    def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
+        assert losses.keys() == {"cls", "box"} and rate > 0
+        self.seen.append(f"step {step} {epoch}")
+
+    def validating(self, done: int, total: int) -> None:
+        self.seen.append(f"validating {done} {total}")
+
+    def epoch(self, record: Mapping[str, float]) -> None:
+        self.seen.append(f"epoch {record['epoch']}")
+
+    def close(self) -> None:
+        self.seen.append("close")
+
+
+def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_pictures(tmp_path / "data")
+    notes, config = Notes(), replace(CONFIG, epochs=1)
+    train(detector(), data, out=tmp_path / "run", config=config, monitor=notes)
+    steps = ["step 1 0", "step 2 0", "step 3 0"]
+    assert notes.seen == ["start 1 3 0", "say tinyssd", *steps, "validating 3 3", "epoch 1", "close"]
+    again = Notes()
+    resume(tmp_path / "run", monitor=again)
+    assert again.seen == ["start 1 3 3", "say this", "close"]
+    assert capsys.readouterr() == ("", "")

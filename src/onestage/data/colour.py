@@ -1,9 +1,9 @@
 """SSD's photometric distortion as one affine map of colour.
 
 Brightness, contrast and saturation are affine in RGB, and so is a rotation of hue about the grey axis. So the whole chain is
-one 3x3 matrix and an offset per picture, applied in one pass: on a 300x300 picture 0.9 ms in the mean where torchvision's
-chain takes 3.8, most of it on the way to HSV and back. Two things differ: values are cut to 0..255 once, at the end, and a
-turn of hue keeps the luminance of a colour where HSV keeps its largest channel.
+one 3x3 matrix and an offset per picture, applied in one pass. On a 300x300 picture it takes 0.9 ms on average; torchvision's
+chain takes 3.8 ms, most of it for HSV. Two things differ from torchvision: values are cut to 0..255 once, at the end, and a
+turn of hue keeps the luminance of a colour, not its largest channel.
 
 Shape letters: H, W height and width of the picture.
 """
@@ -31,7 +31,7 @@ _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 
 class Colours(NamedTuple):
-    """What is done to the colours of a picture: three factors (1 changes nothing), hue as a part of a full turn."""
+    """A change of a picture's colours: three factors (1 changes nothing), and hue as a part of a full turn."""
 
     brightness: float = 1.0
     contrast: float = 1.0
@@ -43,8 +43,8 @@ class Colours(NamedTuple):
 def distort_colours(image: Tensor, strength: float, *, shuffle_channels: float, generator: torch.Generator) -> Tensor:
     """(3, H, W) uint8 -> (3, H, W) uint8 with brightness, contrast, saturation and hue changed, each with probability 0.5.
 
-    strength multiplies the ranges; shuffle_channels is the probability of a random order of the channels. With both at 0 the
-    picture itself comes back and nothing is drawn.
+    strength multiplies the ranges; shuffle_channels is the probability of a random order of the channels. If both are 0,
+    returns the given picture and draws no random number.
     """
     if strength > 0:
         image = recolour(image, draw_colours(strength, generator=generator))
@@ -54,7 +54,7 @@ def distort_colours(image: Tensor, strength: float, *, shuffle_channels: float, 
 
 
 def draw_colours(strength: float, *, generator: torch.Generator) -> Colours:
-    """Random changes of colour, SSD's ranges times ``strength``; contrast comes before or after saturation and hue."""
+    """Random changes of colour in SSD's ranges times ``strength``. Contrast comes before or after saturation and hue."""
     chosen = (torch.rand(5, generator=generator) < _P).tolist()
     drawn = ((torch.rand(4, generator=generator) * 2 - 1) * strength).tolist()
     brightness, contrast, saturation, hue = (value if use else 0.0 for value, use in zip(drawn, chosen, strict=False))
@@ -70,7 +70,7 @@ def draw_colours(strength: float, *, generator: torch.Generator) -> Colours:
 def recolour(image: Tensor, colours: Colours) -> Tensor:
     """(3, H, W) uint8 -> (3, H, W) uint8: brightness, contrast, saturation, hue, in this order unless contrast comes last.
 
-    Written out instead of a matrix product, whose last bit may depend on how many threads share it.
+    The sums are written out: the last bit of a matrix product may depend on the number of threads.
     """
     planes = image.to(torch.float32, memory_format=torch.contiguous_format)
     matrix, offset = colour_map(colours, mean_colour(planes))
@@ -91,7 +91,7 @@ def mean_colour(planes: Tensor) -> Tensor:
 
 
 def colour_map(colours: Colours, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """The whole chain as matrix (3, 3) and offset (3,), float32, for a picture whose mean colour is ``mean`` (3,)."""
+    """The whole chain as matrix (3, 3) and offset (3,), float32, for a picture with the mean colour ``mean`` (3,)."""
     matrix, offset = torch.eye(3) * colours.brightness, torch.zeros(3)
     if colours.contrast_first:
         matrix, offset = _contrast(matrix, offset, mean, colours.contrast)

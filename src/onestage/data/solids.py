@@ -1,21 +1,21 @@
 """The solid bodies of the built-in data: signed distance functions, and the ray tracing that turns one into a surface.
 
-Shape letters: n points or rays, h and w height and width of a patch. A distance function takes points (3, n) float32 and
-gives (n,): negative inside, positive outside and never more than the true distance, so that a ray may safely step that far
-(sphere tracing: Hart, "Sphere tracing", The Visual Computer 12, 1996). Every solid lies within the unit ball; in its own axes
-x points right, y up, z to the viewer. Written without powers, sines or exponentials of arrays: those differ from one
-processor to the next in the last bit, the four operations and the square root do not.
+Shape letters: n points or rays; h, w height and width of a patch. A distance function takes points (3, n) float32 and
+returns (n,) distances: negative inside and positive outside. They never exceed the true distance, so a ray may safely step
+that far (sphere tracing: Hart, "Sphere tracing", The Visual Computer 12, 1996). Every solid lies within the unit ball. In the
+solid's axes x points right, y up, z to the viewer. The code avoids powers, sines and exponentials of arrays: their last bit
+differs between processors. That of the four operations and the square root does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.floating[Any]]  # float32 throughout
+Floats: TypeAlias = NDArray[np.floating]  # always float32
 Distance = Callable[[Floats], Floats]
 
 STEPS, BURST = 28, 4  # of a ray at most; and between two looks at which rays are done
@@ -25,7 +25,9 @@ REACH = 0.16  # how far above a point other parts of the solid keep light from i
 
 
 class Solid(NamedTuple):
-    """A body and how it may stand before the viewer: spin about its upright axis, then tilt towards the viewer, in degrees."""
+    """A body, and the least and greatest angles of its pose in degrees: spin about its upright axis, then tilt towards the
+    viewer.
+    """
 
     distance: Distance
     spin: tuple[float, float]
@@ -33,9 +35,11 @@ class Solid(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """What the rays of a patch met: hit (h, w) bool, and for the n hits in row order their points (3, n) in the solid's axes,
-    normals (3, n) in the picture's axes (x right, y down, z to the viewer) and openness (n,) in 0..1, low in creases and
-    hollows, where little light comes in."""
+    """What the rays of a patch met.
+
+    hit (h, w) bool. For the n hits in row order: points (3, n) in the solid's axes; normals (3, n) in the picture's axes (x
+    right, y down, z to the viewer); openness (n,) in 0..1, low in creases and hollows, which get little light.
+    """
 
     hit: NDArray[np.bool_]
     points: Floats
@@ -43,72 +47,80 @@ class Surface(NamedTuple):
     openness: Floats
 
 
-def _length(*parts: Any) -> Any:
+def _length(*parts: Floats) -> Floats:
+    """(n,) lengths of vectors with these coordinates, (n,) each."""
     total = parts[0] * parts[0]
     for part in parts[1:]:
         total = total + part * part
-    return np.sqrt(total)
+    length: Floats = np.sqrt(total)
+    return length
 
 
-def _tube(p: Floats, radius: float, low: float, high: float) -> Any:
-    """An upright cylinder from y = low to y = high."""
+def _tube(p: Floats, radius: float, low: float, high: float) -> Floats:
+    """(n,) distances from an upright cylinder that reaches from y = low to y = high."""
     return np.maximum(_length(p[0], p[2]) - radius, np.abs(p[1] - (low + high) / 2) - (high - low) / 2)
 
 
-def _blend(a: Any, b: Any, width: float) -> Any:
-    """The union of two bodies, the seam between them rounded off over ``width``."""
+def _blend(a: Floats, b: Floats, width: float) -> Floats:
+    """(n,) distances from the union of two bodies, given theirs. The seam is rounded off over ``width``."""
     near = np.maximum(width - np.abs(a - b), 0)
     return np.minimum(a, b) - near * near / (4 * width)
 
 
-def _mirror(x: Any, y: Any, degrees: float) -> tuple[Any, Any]:
-    """Points beyond the ray at that angle from upright, clockwise, reflected to its near side."""
+def _mirror(x: Floats, y: Floats, degrees: float) -> tuple[Floats, Floats]:
+    """x, y (n,) of points. Those beyond the ray at this angle from upright, clockwise, are reflected to its near side."""
     across, along = np.float32(np.cos(np.radians(degrees))), np.float32(np.sin(np.radians(degrees)))
     beyond = 2 * np.maximum(x * across - y * along, 0)
     return x - beyond * across, y + beyond * along
 
 
-def ball(p: Floats) -> Any:
+def ball(p: Floats) -> Floats:
+    """A ball that almost fills the unit ball. Points (3, n) -> distances (n,)."""
     return _length(*p) - 0.98
 
 
-def bottle(p: Floats) -> Any:
+def bottle(p: Floats) -> Floats:
+    """A round bottle with a neck and a lid. Points (3, n) -> distances (n,)."""
     body = _tube(p, 0.24, -0.8, 0.02) - 0.12
     neck = _tube(p, 0.11, 0.15, 0.9) - 0.02
     lid = _tube(p, 0.15, 0.72, 0.93) - 0.02
     return np.minimum(_blend(body, neck, 0.2), lid)
 
 
-def cone(p: Floats) -> Any:
-    """A traffic cone: a tapering tube on a square foot."""
+def cone(p: Floats) -> Floats:
+    """A traffic cone: a tapering tube on a square foot. Points (3, n) -> distances (n,)."""
     side = (_length(p[0], p[2]) - 0.1) * 0.976 + (p[1] - 0.88) * 0.217
     foot = np.maximum(np.maximum(np.abs(p[0]), np.abs(p[2])) - 0.48, np.abs(p[1] + 0.62) - 0.04)
     return np.minimum(np.maximum(side, np.abs(p[1] - 0.12) - 0.76), foot - 0.02)
 
 
-def cube(p: Floats) -> Any:
+def cube(p: Floats) -> Floats:
+    """A cube with rounded edges. Points (3, n) -> distances (n,)."""
     x, y, z = np.abs(p) - np.float32(0.52)
     outside = _length(np.maximum(x, 0), np.maximum(y, 0), np.maximum(z, 0))
     return outside + np.minimum(np.maximum(np.maximum(x, y), z), 0) - 0.05
 
 
-def mug(p: Floats) -> Any:
+def mug(p: Floats) -> Floats:
+    """A hollow cylinder with a handle. Points (3, n) -> distances (n,)."""
     handle = _length(_length(p[0] - 0.54, p[1]) - 0.3, p[2]) - 0.08
     return np.maximum(np.minimum(_tube(p, 0.55, -0.64, 0.64) - 0.02, handle), -_tube(p, 0.48, -0.55, 1.0))
 
 
-def mushroom(p: Floats) -> Any:
+def mushroom(p: Floats) -> Floats:
+    """Half a ball on a stem. Points (3, n) -> distances (n,)."""
     cap = np.maximum(_length(p[0], p[1] + 0.02, p[2]) - 0.76, -0.02 - p[1]) - 0.06
     stem = _tube(p, 0.2, -0.82, 0.0) - 0.04
     return np.minimum(cap, stem)
 
 
-def ring(p: Floats) -> Any:
+def ring(p: Floats) -> Floats:
+    """A torus. Points (3, n) -> distances (n,)."""
     return _length(_length(p[0], p[1]) - 0.68, p[2]) - 0.29
 
 
-def star(p: Floats) -> Any:
-    """Five points with a ridge along each, folded by mirrors onto one half of the upper point."""
+def star(p: Floats) -> Floats:
+    """Five points with a ridge along each. Mirrors fold all onto one half of the upper point. (3, n) -> distances (n,)."""
     x, y = _mirror(*_mirror(np.abs(p[0]), p[1], 108), 36)
     edge = (np.abs(x) * 0.84 + (y - 0.98) * 0.35) / 0.91
     return (edge + np.abs(p[2]) * 0.75) * 0.8
@@ -137,7 +149,7 @@ def pose(spin: float, tilt: float, roll: float) -> Floats:
 
 
 def _rotate(matrix: Floats, points: Floats) -> Floats:
-    """(3, 3) @ (3, n), spelled out so that the sums have one order everywhere."""
+    """(3, 3) @ (3, n), written out so that the sums have the same order on every processor."""
     x, y, z = points
     return np.stack([row[0] * x + row[1] * y + row[2] * z for row in matrix])
 
@@ -151,11 +163,11 @@ def _normals(distance: Distance, points: Floats) -> Floats:
 
 
 def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, clearance: float) -> Floats:
-    """Walk along rays until the solid is within ``clearance``: from points (3, n) of the plane before the unit ball, in the
-    direction aim (3, 1), after a first stretch ahead (n,).
+    """Walk along rays until the solid is within ``clearance``. entry (3, n): points of the plane before the unit ball; aim
+    (3, 1): the direction; ahead (n,): a first stretch that is free.
 
-    Returns the way gone in all (n,): inf for rays that went past the solid. Rays that still crawl along it after the last
-    step count as not past it.
+    Returns (n,), the whole way of each ray: inf if it misses the solid. A ray that still crawls along the solid after the
+    last step does not count as a miss.
     """
     way = np.full(len(ahead), np.inf, np.float32)
     rays, points, gone = np.arange(len(way)), entry + aim * ahead, ahead.copy()
@@ -173,9 +185,12 @@ def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, cleara
 
 
 def trace(distance: Distance, rotation: Floats, x: Floats, y: Floats) -> Surface:
-    """Look at a solid along parallel rays. x (w,) and y (h,) are where the rays meet the picture, in radii of the unit ball
-    from its centre, x right and y down; w and h are multiples of BLOCK. A first, coarse look along the middle of each block
-    of rays finds how far all of its rays may go at once, and the blocks that see nothing."""
+    """Look at a solid along parallel rays that meet the picture at x (w,) and y (h,).
+
+    x points right and y down, in radii of the unit ball from its centre. w and h are multiples of BLOCK. rotation (3, 3): the
+    solid's pose. A first, coarse look along the middle of each block of rays finds how far all of its rays may go at once,
+    and which blocks see nothing.
+    """
     right, up, towards = rotation[0][:, None], rotation[1][:, None], rotation[2][:, None]  # the viewer's axes in the solid's
 
     def entry(x: Floats, y: Floats) -> Floats:

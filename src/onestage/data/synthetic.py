@@ -1,9 +1,9 @@
-"""The built-in data: pictures of a few solid objects on textured grounds, made from a seed and an index alone.
+"""The built-in data: pictures of a few solid objects on textured grounds. A seed and an index give a picture.
 
-Shape letters: H, W the picture; h, w the patch of one object; N objects. Every object is a lit, ray-traced solid of
-``solids.py`` in colours and patterns that say nothing of its class; it throws a soft shadow, may be partly covered by
-another and may reach out of the picture. Boxes are tight around the whole object, also where another one covers it, and are
-cut at the picture's border, as annotators of photographs do.
+Shape letters: H, W the picture; h, w the patch of one object; N objects; n points of a surface. Every object is a lit,
+ray-traced solid of ``solids.py``. Its colours and patterns say nothing about its class. It throws a soft shadow; another
+object or the picture's border may hide a part of it. Boxes are tight around the whole object, the parts behind other objects
+included, and are cut at the border, as annotators of photographs do.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from onestage.data.writers import Encoded, encode
 from onestage.errors import ConfigError, nearest
 from onestage.structures import Sample, Size
 
-TRIES = 20  # places tried for an object before the picture does without it
+TRIES = 20  # places to try for an object before it is left out
 FINE = 2  # rays for each pixel, along either axis
 
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the pictures are like. Two equal configurations give the same pictures, in any order and on any number of processes
-    (with the same versions of numpy and Pillow).
+    """What the pictures look like. Equal configurations give equal pictures, in any order and on any number of processes, with
+    the same versions of numpy and Pillow.
 
     classes: names out of ``solids.SOLIDS``; their order gives the labels. size: (height, width). count: pictures of a data set.
-    objects: fewest and most in a picture that has any (one that finds no room is left out); empty: the share of pictures that
-    have none, spread evenly. scale: smallest and largest diameter of the ball around an object, over the shorter side; the
-    object itself may be narrower. roll: the most it leans to either side, degrees. min_visible: the least share of an object's
-    pixels that is neither covered nor outside. noise: the strongest grain, as a standard deviation on the scale 0..1.
+    objects: fewest and most in a picture that is not empty (an object without room is left out). empty: the share of pictures
+    without objects, spread evenly. scale: smallest and largest diameter of the ball around an object, divided by the shorter
+    side; the object may be narrower. roll: the most it leans to either side, degrees. min_visible: the least share of an
+    object's pixels that must be visible. noise: the strongest grain, as a standard deviation on the scale 0..1.
     """
 
     classes: tuple[str, ...] = tuple(SOLIDS)
@@ -81,7 +81,7 @@ class SyntheticConfig:
 
 
 class _Light(NamedTuple):
-    """direction (3,) towards the light (x right, y down, z to the viewer), its strength, and that of the sky all around."""
+    """direction (3,) towards the light (x right, y down, z to the viewer); its strength; the strength of the sky's light."""
 
     direction: Floats
     strength: float
@@ -89,7 +89,7 @@ class _Light(NamedTuple):
 
 
 class _Sprite(NamedTuple):
-    """One rendered object: colour (h, w, 3) already multiplied by alpha (h, w), its box in the patch, its ball's radius."""
+    """One rendered object. colour (h, w, 3) is multiplied by alpha (h, w); box: xyxy in the patch; radius: of its ball."""
 
     colour: Floats
     alpha: Floats
@@ -105,7 +105,7 @@ class _Placed(NamedTuple):
 
 
 def generate(index: int, config: SyntheticConfig) -> Sample:
-    """Picture ``index`` (0 or more, also beyond ``config.count``) of the endless row that ``config`` describes."""
+    """Picture ``index`` of the endless sequence that ``config`` describes: image (3, H, W), boxes (N, 4)."""
     rng = np.random.default_rng(np.random.SeedSequence((config.seed, index)))
     canvas = textures.ground(rng, config.size)
     light = _light(rng)
@@ -132,7 +132,7 @@ def _light(rng: Generator) -> _Light:
 
 
 def _compose(rng: Generator, config: SyntheticConfig, light: _Light) -> list[_Placed]:
-    """The objects of one picture, the farthest first. One that finds no place is left out; the first gets the middle."""
+    """The objects of one picture, the farthest first. An object without a place is left out; the first one gets the middle."""
     placed: list[_Placed] = []
     wanted = rng.integers(config.objects[0], config.objects[1] + 1)
     for _ in range(wanted):
@@ -152,7 +152,7 @@ def _compose(rng: Generator, config: SyntheticConfig, light: _Light) -> list[_Pl
 
 
 def _window(item: _Placed, size: Size) -> tuple[slice, slice, slice, slice]:
-    """Rows and columns of the picture that a patch covers, then rows and columns of the patch that lie in the picture."""
+    """The rows and columns of the picture that a patch covers, then the rows and columns of the patch inside the picture."""
     h, w = item.sprite.alpha.shape
     top, bottom = np.clip([item.top, item.top + h], 0, size[0]).tolist()
     left, right = np.clip([item.left, item.left + w], 0, size[1]).tolist()
@@ -161,7 +161,7 @@ def _window(item: _Placed, size: Size) -> tuple[slice, slice, slice, slice]:
 
 
 def _all_visible(items: list[_Placed], config: SyntheticConfig) -> bool:
-    """Whether every object shows its share of pixels when they are drawn in this order."""
+    """Whether every object shows enough of its pixels when they are drawn in this order."""
     uncovered = np.ones(config.size, np.float32)
     for item in reversed(items):
         rows, columns, inner_rows, inner_columns = _window(item, config.size)
@@ -173,7 +173,7 @@ def _all_visible(items: list[_Placed], config: SyntheticConfig) -> bool:
 
 
 def _render(rng: Generator, config: SyntheticConfig, name: str, light: _Light) -> _Sprite:
-    """One object in a random pose, size and dress, in a patch just large enough for it."""
+    """One object in a random pose, size and colour, in a patch that is just large enough."""
     solid = SOLIDS[name]
     radius = rng.uniform(*config.scale) * min(config.size) / 2
     rotation = pose(rng.uniform(*solid.spin), rng.uniform(*solid.tilt), rng.uniform(-config.roll, config.roll))
@@ -230,7 +230,7 @@ def _photograph(rng: Generator, canvas: Floats, noise: float) -> NDArray[np.uint
 
 
 def generate_encoded(indices: Sequence[int], config: SyntheticConfig, *, workers: int | None = None) -> Iterator[Encoded]:
-    """The pictures at those indices, in that order, as compressed files, drawn by several processes (one a core)."""
+    """The pictures at ``indices`` in this order, as compressed files. Several processes draw them, one per core."""
     draw = partial(_encoded, config=config)
     workers = min(workers or os.cpu_count() or 1, 1 + len(indices) // 16)
     if workers == 1:
@@ -250,11 +250,12 @@ def _leave_interrupts_to_parent() -> None:
 
 @dataclass(frozen=True, eq=False)
 class MemoryDataset(Dataset):
-    """A data set whose pictures (3, H, W) uint8 are held in memory, by path."""
+    """A data set with its pictures in memory: (3, H, W) uint8, by path."""
 
     pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, index: int) -> Sample:
+        """Picture ``index``: image (3, H, W), boxes (N, 4)."""
         truth = self.truth(index)
         return Sample(
             self.pictures[truth.path], truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path
@@ -262,7 +263,7 @@ class MemoryDataset(Dataset):
 
 
 def synthetic_dataset(config: SyntheticConfig, first: int = 0) -> MemoryDataset:
-    """The pictures first .. first + config.count - 1 in memory, to train on without a disk. Category ids are 1..K."""
+    """The pictures first .. first + config.count - 1 in memory, (3, H, W) each. Category ids are 1..K."""
     samples = [generate(first + i, config) for i in range(config.count)]
     boxes = torch.cat([s.boxes for s in samples]) if samples else torch.zeros(0, 4)
     labels = torch.cat([s.labels for s in samples]) if samples else torch.zeros(0, dtype=torch.int64)

@@ -1,14 +1,13 @@
 """Patterns of the built-in data: backgrounds (a picture's ground) and patterns on solids. Values lie in 0..1.
 
-Shape letters: H, W the picture; n points of a surface. Everything is drawn from the generator that is passed in, and built
-from lattices of random numbers enlarged by Pillow, so that one seed gives one picture. Sizes of features are relative to the
-picture: the same seed looks the same, only finer, in a larger picture.
+Shape letters: H, W the picture; n points of a surface. All random numbers come from the generator that is passed in, so a
+seed gives one picture. Pillow enlarges lattices of them. Sizes of features are relative to the picture: in a larger picture
+the same seed looks the same, only finer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -21,7 +20,7 @@ from onestage.structures import Size
 def colour(
     rng: Generator, *, saturation: tuple[float, float], value: tuple[float, float], hue: tuple[float, float] = (0, 6)
 ) -> Floats:
-    """(3,) RGB with hue (0 red, 1 yellow, 2 green ... 6 red), saturation and value drawn from those ranges."""
+    """(3,) RGB: hue (0 red, 1 yellow, 2 green ... 6 red), saturation and value are drawn from these ranges."""
     angle, low = rng.uniform(*hue), 1 - rng.uniform(*saturation)
     rgb = np.clip(np.abs((angle + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     shade: Floats = ((low + (1 - low) * rgb) * rng.uniform(*value)).astype(np.float32)
@@ -29,20 +28,22 @@ def colour(
 
 
 def wave(x: Floats) -> Floats:
-    """A smooth wave of period 1 between 0 and 1, without a sine."""
+    """A smooth wave of period 1 between 0 and 1, without a sine; x and the result have one shape, (n,) or (H, W)."""
     ramp = np.abs(2 * (x - np.floor(x)) - 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def step(x: Floats, threshold: float, width: float) -> Floats:
-    """0 below the threshold, 1 above, smooth over ``width``."""
+    """0 below the threshold, 1 above, smooth over ``width``; x and the result have one shape, (n,) or (H, W)."""
     ramp = np.clip((x - threshold) / width + 0.5, 0, 1)
     return ramp * ramp * (3 - 2 * ramp)
 
 
 def noise(rng: Generator, size: Size, cells: float, octaves: int = 1, stretch: float = 1.0) -> Floats:
-    """(H, W) cloudy noise about 0.5: ``cells`` blots along the shorter side, halved in size and strength with each octave;
-    ``stretch`` makes them that many times wider than high."""
+    """(H, W) cloudy noise about 0.5: ``cells`` blots along the shorter side, of half the size and strength with each octave.
+
+    ``stretch``: how many times wider than high the blots are.
+    """
     total = np.zeros(size, np.float32)
     for octave in range(octaves):
         pitch = min(size) / (cells * 2**octave)
@@ -72,7 +73,7 @@ def _marble(rng: Generator, size: Size) -> Floats:
 
 
 def _wood(rng: Generator, size: Size) -> Floats:
-    """Planks, each with its own shade and cut from another place of the tree."""
+    """Planks. Each has a shade and is cut from a different place of the tree."""
     height, width = size
     boards = rng.uniform(2.5, 6)
     across = (np.arange(height, dtype=np.float32) / min(size) * np.float32(boards) + np.float32(rng.random()))[:, None]
@@ -119,7 +120,7 @@ GROUNDS: tuple[Callable[[Generator, Size], Floats], ...] = (_plaster, _marble, _
 
 
 def ground(rng: Generator, size: Size) -> Floats:
-    """(H, W, 3): one of the grounds, upright or on its side, in two muted colours and with a few faint strokes across it."""
+    """(H, W, 3): one of the grounds, upright or on its side, in two muted colours, with a few faint strokes."""
     kind = GROUNDS[rng.integers(len(GROUNDS))]
     pattern = kind(rng, size) if rng.random() < 0.5 else kind(rng, (size[1], size[0])).T
     hue = (0.2, 1.0) if rng.random() < 0.6 else (0.0, 6.0)  # wood, stone, sand and linen first of all
@@ -144,25 +145,25 @@ def _strokes(rng: Generator, size: Size, count: int) -> Floats:
     return np.asarray(canvas.reduce(2), np.float32) / 255
 
 
-def _bands(rng: Generator, points: Floats) -> Any:
+def _bands(rng: Generator, points: Floats) -> Floats:
     """Stripes across a random direction of the solid."""
     direction = rng.normal(size=3)
     x, y, z = (direction / np.linalg.norm(direction) * rng.uniform(0.7, 1.8)).astype(np.float32)
     return step(wave(points[0] * x + points[1] * y + points[2] * z + np.float32(rng.random())), rng.uniform(0.4, 0.6), 0.15)
 
 
-def _spots(rng: Generator, points: Floats) -> Any:
+def _spots(rng: Generator, points: Floats) -> Floats:
     shift = rng.random((3, 1)).astype(np.float32)
     x, y, z = wave(points * np.float32(rng.uniform(1.4, 2.4)) + shift)
     return step(x * y * z, rng.uniform(0.2, 0.35), 0.12)
 
 
-def _checks(rng: Generator, points: Floats) -> Any:
+def _checks(rng: Generator, points: Floats) -> Floats:
     x, y, z = wave(points * np.float32(rng.uniform(0.9, 1.6)) + rng.random((3, 1)).astype(np.float32)) - np.float32(0.5)
     return step(x * y * z, 0.0, 0.03)
 
 
-def _streaks(rng: Generator, points: Floats) -> Any:
+def _streaks(rng: Generator, points: Floats) -> Floats:
     """Soft veins, two waves bending each other."""
     a, b = rng.uniform(0.8, 2.2, 2).astype(np.float32)
     return 0.7 * wave(points[0] * a + wave(points[1] * b + points[2]) + np.float32(rng.random()))
@@ -172,7 +173,7 @@ PATTERNS = (_bands, _spots, _checks, _streaks)
 
 
 def paint(rng: Generator, points: Floats) -> Floats:
-    """Surface points (3, n) -> their colours (n, 3): plain for every second solid, else two colours in one of the patterns."""
+    """Surface points (3, n) -> their colours (n, 3): one colour with probability 1/2, or two colours in one of the patterns."""
     base = colour(rng, saturation=(0.3, 0.95), value=(0.55, 1.0))
     other = colour(rng, saturation=(0.0, 0.9), value=(0.2, 1.0))
     pattern = PATTERNS[rng.integers(len(PATTERNS))]

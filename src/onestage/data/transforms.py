@@ -1,13 +1,13 @@
-"""From a decoded picture to the network's input: SSD's augmentations for training, the model's own resize for evaluation.
+"""From a decoded picture to the network's input: SSD's augmentations for training, the model's resize for evaluation.
 
 Shape letters: N objects of one picture, T trial crops; H, W a picture, h, w the input. Boxes are xyxy pixels.
 
-Augmenting at full resolution is slow: zooming out of a 640x480 picture makes up to 2560x1920 pixels, most of them of one
-colour, to be shrunk to 300x300 a moment later. So the geometry is drawn first, as numbers, and composed into one ``Region``
-of the picture (it may reach outside); then the pixels are touched once: cut out, resize, recolour, paste on the fill colour.
+Augmentation at full resolution is slow: zooming out of a 640x480 picture makes up to 2560x1920 pixels, most of them of one
+colour, and then shrinks them to 300x300. So the geometry is drawn first, as numbers, and composed into one ``Region`` of the
+picture, which may reach outside. Then the pixels are processed once: cut out, resize, recolour, paste on the fill colour.
 
-Where a region lies in the input is said by a ``Place``, a function from a size to an ImageMeta. ``stretch`` is SSD's; a model
-that letterboxes or keeps the shortest edge passes its own, and nothing else changes.
+A ``Place`` tells where a region lies in the input. It is a function from a size to an ImageMeta. ``stretch`` is SSD's. A model
+that letterboxes or keeps the shortest edge passes a different one, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from onestage.errors import ConfigError
 from onestage.structures import ImageMeta, Sample, Size, Targets
 
 Place = Callable[[Size], ImageMeta]
-"""Says where a picture of a given (height, width) lies in the network's input."""
+"""Tells where a picture of a given (height, width) lies in the network's input."""
 
 Prepared = tuple[Tensor, Targets, ImageMeta]
 """A picture ready for a batch: (3, h, w) in 0..255, its objects in input pixels, and where the picture lies in the input."""
@@ -35,7 +35,7 @@ Colour = tuple[float, float, float]
 """RGB in 0..255; rounded where pictures are uint8."""
 
 MEAN_COLOUR = (124.0, 116.0, 104.0)
-"""The mean RGB of ImageNet: almost nothing is left of it after normalisation."""
+"""The mean RGB of ImageNet: about 0 after normalisation."""
 
 # The sampler of the SSD paper, section 2.2 "Data augmentation", with the numbers of torchvision's RandomIoUCrop: the smallest
 # IoU that an object must have with the crop (1 leaves the picture whole), sides and aspect ratio relative to the picture.
@@ -58,10 +58,10 @@ class Augment:
     shuffle_channels: probability that red, green and blue change places (SSD's authors 0, torchvision 0.5).
     zoom_out: the picture is put on a canvas up to this many times as wide and high; 1 is off.
     zoom_out_p: probability of that.
-    iou_crop: probability that a crop is looked for that keeps an object; 1 is SSD's (one in seven is then the whole picture).
+    iou_crop: probability of a crop that keeps an object; 1 is SSD's (one in seven crops is then the whole picture).
     flip: probability of a mirror image, left to right.
-    flip_vertical: probability of turning it upside down: for cells, aerial pictures and the like.
-    min_size: objects whose width or height falls below this, in input pixels, are dropped.
+    flip_vertical: probability of turning the picture upside down: for cells, aerial pictures and the like.
+    min_size: objects of a smaller width or height, in input pixels, are dropped.
     """
 
     photometric: float = 0.0
@@ -98,7 +98,7 @@ class Augment:
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle in pixels of a picture, whole numbers, perhaps reaching outside; and how it is mirrored."""
+    """A rectangle in whole pixels of a picture, which may reach outside; and how it is mirrored."""
 
     left: int
     top: int
@@ -109,11 +109,12 @@ class Region:
 
     @property
     def box(self) -> tuple[int, int, int, int]:
+        """x1, y1, x2, y2."""
         return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 def draw_region(size: Size, boxes: Tensor, augment: Augment, *, generator: torch.Generator) -> Region:
-    """The part of a picture of ``size`` that is shown this time; boxes (N, 4) are the objects that a crop tries to keep."""
+    """Draw the part of a picture of ``size`` to show. boxes (N, 4): the objects that a crop tries to keep."""
     height, width = size
     region = Region(0, 0, width, height)
     if augment.zoom_out > 1 and _chance(augment.zoom_out_p, generator):
@@ -138,9 +139,10 @@ def _zoom_out(size: Size, max_ratio: float, generator: torch.Generator) -> Regio
 
 
 def _iou_crop(region: Region, boxes: Tensor, generator: torch.Generator) -> Region:
-    """The law of torchvision's RandomIoUCrop inside ``region``, all 40 trials of one IoU at a time (it tries one by one).
+    """The law of torchvision's RandomIoUCrop inside ``region``. All 40 trials of one IoU are made at once, not one by one.
 
-    The first trial is taken whose aspect ratio is right, that holds the centre of an object and overlaps one of those enough.
+    The result is the first trial with a valid aspect ratio that holds the centre of an object and overlaps it enough. boxes:
+    (N, 4).
     """
     corner = boxes.new_tensor([region.left, region.top])
     limits = boxes.new_tensor([region.width, region.height])
@@ -163,7 +165,7 @@ def _iou_crop(region: Region, boxes: Tensor, generator: torch.Generator) -> Regi
 
 
 def _inside(points: Tensor, rectangles: Tensor) -> Tensor:
-    """(N, 2) x, y and (T, 4) -> (T, N) bool: the point lies inside the rectangle, not on its border."""
+    """(N, 2) x, y and (T, 4) -> (T, N) bool: the point lies inside the rectangle and not on its border."""
     low, high = rectangles[:, None, :2], rectangles[:, None, 2:]
     return ((points > low) & (points < high)).all(-1)
 
@@ -181,7 +183,7 @@ class Axis:
 
     @classmethod
     def of(cls, low: int, high: int, length: int, *, scale: float, pad: int, mirrored: bool) -> Axis:
-        """Where low..high of a picture's side of ``length`` lies in the input, when low itself lies at ``pad``."""
+        """Where low..high of a picture's side of ``length`` lies in the input, if low lies at ``pad``."""
         first, last = max(low, 0), min(high, length)
         content = max(round((high - low) * scale), 1)
         start = min(round((first - low) * scale), content - 1)
@@ -191,7 +193,7 @@ class Axis:
         return cls((first, last), (start + pad, stop + pad), mirrored)
 
     def apply(self, values: Tensor) -> Tensor:
-        """Picture coordinates -> input coordinates, cut to what is seen."""
+        """Picture coordinates (N, 2) -> input coordinates (N, 2), cut to the visible part."""
         (first, last), (start, stop) = self.source, self.target
         moved = (values.clamp(first, last) - first) * ((stop - start) / (last - first))
         moved = moved.clamp(max=stop - start)  # the product may round up
@@ -200,7 +202,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class View:
-    """A region of a picture as it lies in the input. meta is that of the region, as if the region were the whole picture."""
+    """A region of a picture as it lies in the input. meta describes the region as if it were the whole picture."""
 
     region: Region
     across: Axis
@@ -218,13 +220,13 @@ class View:
         return cls(region, across, down, meta)
 
     def boxes(self, boxes: Tensor) -> Tensor:
-        """(N, 4) picture pixels -> (N, 4) input pixels, cut to what is seen of the picture."""
+        """(N, 4) picture pixels -> (N, 4) input pixels, cut to the visible part of the picture."""
         x = self.across.apply(boxes[:, 0::2]).sort(1).values
         y = self.down.apply(boxes[:, 1::2]).sort(1).values
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
     def pixels(self, image: Tensor, fill: Colour, recolour: Callable[[Tensor], Tensor], *, antialias: bool = True) -> Tensor:
-        """(3, H, W) uint8 -> (3, h, w) uint8. Only what is seen is resized and recoloured; ``fill`` is all around it."""
+        """(3, H, W) uint8 -> (3, h, w) uint8. Resizes and recolours the visible part; ``fill`` is the colour around it."""
         (left, right), (top, bottom) = self.across.source, self.down.source
         (x1, x2), (y1, y2) = self.across.target, self.down.target
         part = image[:, top:bottom, left:right]
@@ -240,13 +242,13 @@ class View:
 
 
 def canvas_of(colour: Colour, size: Size, *, like: Tensor) -> Tensor:
-    """(3, *size) of that colour, of the other picture's type."""
+    """(3, h, w) of one colour, where size is (h, w), with the number type of the picture ``like``."""
     pixel = torch.tensor(colour).view(3, 1, 1)
     return (pixel if like.is_floating_point() else pixel.round()).to(like.dtype).repeat(1, *size)
 
 
 def _resize(image: Tensor, size: Size, antialias: bool) -> Tensor:
-    """(3, H, W) uint8 -> (3, *size) uint8, antialiased as Pillow does it or plain; torch 2.15 fails on uint8 at 1x1."""
+    """(3, H, W) uint8 -> (3, *size) uint8, antialiased as by Pillow or plain. torch 2.15 fails on uint8 at 1x1."""
     from torchvision.transforms.v2 import functional as tv  # here, because it takes as long to import as torch
 
     if size == (1, 1):
@@ -258,9 +260,9 @@ def _resize(image: Tensor, size: Size, antialias: bool) -> Tensor:
 class TrainTransform:
     """Sample -> augmented picture in the network's input, with its objects.
 
-    place: where the (augmented) picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB of what is outside of it.
-    antialias: which filter resizes, that of the model's own preprocessing. The meta that comes out is that of the augmented
-    region, as if it were the whole picture; with its image id and path.
+    place: where the augmented picture lies in the input, e.g. ``stretch((300, 300))``. fill: RGB outside the picture.
+    antialias: whether the filter of the model's preprocessing antialiases. The resulting meta describes the augmented region
+    as if it were the whole picture, and has its image id and path.
     """
 
     place: Place
@@ -269,6 +271,7 @@ class TrainTransform:
     antialias: bool = True
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        """image (3, H, W) and boxes (N, 4) -> image (3, h, w), targets, meta."""
         height, width = sample.image.shape[1:]
         region = draw_region((height, width), sample.boxes[~sample.ignore], self.augment, generator=generator)
         view = View.of(region, (height, width), self.place)
@@ -283,9 +286,9 @@ class TrainTransform:
         return image, self._targets(sample, view), meta
 
     def _targets(self, sample: Sample, view: View) -> Targets:
-        """The objects whose centre is inside the region (SSD section 2.2) and that are still large enough to learn from.
+        """The objects with their centre inside the region (SSD section 2.2) that are large enough to learn from.
 
-        Ignored ones stay wherever a part of them is seen: that part is no background either.
+        Ignored objects stay if a part of them is visible: that part is no background either.
         """
         boxes = view.boxes(sample.boxes)
         centred = _inside(box_ops.to_cxcywh(sample.boxes)[:, :2], boxes.new_tensor([view.region.box]))[0]
@@ -296,15 +299,16 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Sample -> what the model's own ``resize`` makes of it, with every object where that puts it. Nothing is random.
+    """Sample -> the network's input by the model's resize, with every object. Nothing is random.
 
-    resize: (3, H, W) uint8 -> (3, h, w) in 0..255 and its meta. fill: RGB of the padding, where sizes in a batch differ.
+    resize: (3, H, W) uint8 -> (3, h, w) in 0..255 and its meta. fill: RGB of the padding if sizes in a batch differ.
     """
 
     resize: Callable[[Tensor], tuple[Tensor, ImageMeta]]
     fill: Colour = MEAN_COLOUR
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+        """image (3, H, W) and boxes (N, 4) -> image (3, h, w), targets, meta."""
         image, meta = self.resize(sample.image)
         targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)
         return image, targets, replace(meta, image_id=sample.image_id, path=sample.path)

@@ -1,8 +1,10 @@
-"""Samples -> a data set on disk in COCO, Pascal VOC or YOLO layout. The readers of the same names read them back.
+"""Samples -> a data set on disk in COCO, Pascal VOC or YOLO layout. The readers of the same names read it back.
 
-Each writer stores one split and may be called again with the same root for the next. Annotations are written after the
-pictures, so a split without them was interrupted. Pictures and their numbering are the same in all three layouts. Boxes
-come back exactly from COCO (to 1/1000 pixel), to 1/1000 of a pixel from YOLO, and to whole pixels from VOC.
+Each writer stores one split. A second call with the same root adds another split. Annotations are written after the
+pictures, so a split without annotations was interrupted. Pictures and their numbering are the same in all three layouts.
+Boxes come back to 1/1000 of a pixel from COCO and YOLO, and to whole pixels from VOC.
+
+Shape letters: N objects of one picture; H, W its size.
 """
 
 from __future__ import annotations
@@ -25,16 +27,16 @@ from onestage.errors import DataError
 from onestage.files import write_file
 from onestage.structures import Sample, Size
 
-SPLITS = ("train", "val", "test")
+WRITTEN_SPLITS = ("train", "val", "test")
 Split = Literal["train", "val", "test"]
 Suffix = Literal[".jpg", ".png"]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A picture as the bytes of its file, with its objects as plain numbers: what travels between processes and to disk.
+    """A picture as the bytes of its file, and its objects as plain numbers: so it travels between processes and to disk.
 
-    boxes: xyxy pixels; labels: 0..K-1; ignore: crowd or difficult; all of one length.
+    boxes: xyxy pixels; labels: 0..K-1; ignore: crowd or difficult; N of each.
     """
 
     name: str
@@ -47,7 +49,7 @@ class Encoded:
 
 
 def encode(sample: Sample, suffix: Suffix = ".jpg", *, quality: int = 92) -> Encoded:
-    """Compress a sample's picture; its file is named after its id. Raises DataError for an id that cannot be a file name."""
+    """Compress a sample: image (3, H, W), boxes (N, 4). The file's name is the id; DataError if the id cannot be a name."""
     stem = f"{sample.image_id:06d}" if isinstance(sample.image_id, int) else sample.image_id
     if not re.fullmatch(r"[\w-][\w.-]*", stem):
         raise DataError("this id cannot be a file name", got=stem, expected="letters, digits, '_', '-' and '.'")
@@ -73,9 +75,9 @@ def write_coco(
     category_ids: Sequence[int] | None = None,
     split: Split = "train",
 ) -> int:
-    """{split}/*.jpg and annotations/instances_{split}.json; returns the number of pictures. Category ids are 1..K unless given.
+    """Write {split}/*.jpg and annotations/instances_{split}.json. Returns the number of pictures.
 
-    Objects to be ignored get ``"ignore": 1``.
+    Category ids are 1..K if they are left out. Ignored objects get ``"ignore": 1``.
     """
     ids = category_ids or range(1, len(classes) + 1)
     images: list[dict[str, object]] = []
@@ -87,17 +89,17 @@ def write_coco(
             box = [round(value, 3) for value in (x, y, w, h)]
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": ids[label], "bbox": box}
             annotations.append(annotation | {"area": round(w * h, 3), "iscrowd": 0, "ignore": int(ignore)})
-    categories = [{"id": own_id, "name": name} for own_id, name in zip(ids, classes, strict=True)]
+    categories = [{"id": category, "name": name} for category, name in zip(ids, classes, strict=True)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     _write_text(root / "annotations" / f"instances_{split}.json", json.dumps(content))
     return len(images)
 
 
 def write_voc(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequence[str], split: Split = "train") -> int:
-    """JPEGImages/, Annotations/*.xml and ImageSets/Main/{split}.txt; returns the number of pictures.
+    """Write JPEGImages/, Annotations/*.xml and ImageSets/Main/{split}.txt. Returns the number of pictures.
 
-    Corners are rounded to whole pixels, as the format wants them; objects to be ignored become difficult ones. The format
-    has no list of classes: readers number the names that occur in alphabetical order.
+    Corners are rounded to whole pixels, as the format demands. Ignored objects become difficult ones. The format has no list
+    of classes: readers number the names in alphabetical order.
     """
     stems = []
     for item in _stored(samples, root / "JPEGImages", classes):
@@ -111,9 +113,9 @@ def write_voc(samples: Iterable[Sample | Encoded], root: Path, *, classes: Seque
 
 
 def write_yolo(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequence[str], split: Split = "train") -> int:
-    """images/{split}/, labels/{split}/*.txt and data.yaml, which lists all splits so far; returns the number of pictures.
+    """Write images/{split}/, labels/{split}/*.txt and data.yaml, which lists all splits so far. Returns the number of pictures.
 
-    The format cannot mark objects to be ignored: they are left out.
+    The format cannot mark ignored objects: they are left out.
     """
     count = 0
     for item in _stored(samples, root / "images" / split, classes):
@@ -125,14 +127,14 @@ def write_yolo(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequ
         ]
         _write_text(root / "labels" / split / f"{Path(item.name).stem}.txt", "".join(lines))
         count += 1
-    splits = {name: f"images/{name}" for name in SPLITS if (root / "images" / name).is_dir()}
+    splits = {name: f"images/{name}" for name in WRITTEN_SPLITS if (root / "images" / name).is_dir()}
     content = {"path": ".", **splits, "nc": len(classes), "names": list(classes)}
     _write_text(root / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     return count
 
 
 def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence[str]) -> Iterator[Encoded]:
-    """Write the pictures into the folder and pass on what is known of them, without their bytes."""
+    """Write the pictures into the folder, and yield each one without its bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     names: set[str] = set()
     for sample in samples:
@@ -149,7 +151,7 @@ def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence
 def _objects(
     item: Encoded, convert: Callable[[torch.Tensor], torch.Tensor]
 ) -> Iterator[tuple[tuple[float, float, float, float], int, bool]]:
-    """The objects of a picture: box in the converter's format, label, ignore."""
+    """The objects of a picture: box, label, ignore. convert: (N, 4) xyxy -> (N, 4) in the format of the result."""
     boxes = convert(torch.tensor(item.boxes, dtype=torch.float64).reshape(-1, 4)).tolist()
     return zip(boxes, item.labels, item.ignore, strict=True)
 

@@ -41,10 +41,10 @@ def test_what_is_written_comes_back(name: str, truth: dict[str, list[tuple[str, 
         data = load_dataset(trees.WRITERS[name](Path(folder)))
         assert [Path(path).stem for path in data.paths] == ["a", "b", "c"]
         for index, objects in enumerate(truth.values()):
-            own = data.truth(index)
-            assert [data.classes[k] for k in own.labels.tolist()] == [label for label, _ in objects]
+            read = data.truth(index)
+            assert [data.classes[k] for k in read.labels.tolist()] == [label for label, _ in objects]
             expected = torch.tensor([box for _, box in objects]).reshape(-1, 4)
-            assert torch.allclose(own.boxes, expected, atol=1e-3)
+            assert torch.allclose(read.boxes, expected, atol=1e-3)
 
 
 FILES = {

@@ -20,7 +20,7 @@ from onestage.errors import DataError, counted
 from onestage.files import write_file
 
 if TYPE_CHECKING:
-    from onestage.data.check import Checkup, Spread
+    from onestage.data.check import Checkup, ClassSummary, Spread
     from onestage.data.dataset import Problem
 
 CLASSES_SHOWN = 20
@@ -40,16 +40,16 @@ def check(
 ) -> int:
     """Look at a data set before training on it: what is in it, and what is wrong with it.
 
-    Prints the splits, the classes, how large the objects and pictures are, and every problem with its file and line: bad
-    boxes, missing or unreadable pictures, pictures that are in two splits. Ends with exit code 1 if there are problems and 0
-    if there are none, so a script can rely on it.
+    Prints the splits, the classes, the sizes of objects and pictures, and every problem with its file and line: bad boxes,
+    missing or unreadable pictures, pictures that are in two splits. The exit code is 1 if there are problems and 0 if there
+    are none, for scripts.
 
-    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by looking at the folder. Training stops at
-    such problems too; `onestage train photos/ --on-bad skip` goes on without what is wrong.
+    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by the files in the folder. Training stops
+    at such problems too. `onestage train photos/ --on-bad skip` leaves out what is wrong and goes on.
 
     Args:
         path: the data set's folder, or its .json, .csv or .yaml file
-        format: which format it is, if that is not recognised
+        format: the format, if it is not recognised
         split: look at this split only: train, val, test or trainval
         fast: read only the pictures' headers; finds neither truncated pictures nor copies of one picture in two splits
         json: also write everything to this file
@@ -83,7 +83,7 @@ def render(checkup: Checkup) -> RenderableType:
 
 
 def _table(title: str, *columns: str) -> Table:
-    """A table whose first column is text and whose others are numbers."""
+    """A table with text in the first column and numbers in the other columns."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column(Text(title, "bold cyan not dim"), overflow="fold", min_width=NAME[0])
     for column in columns:
@@ -93,7 +93,7 @@ def _table(title: str, *columns: str) -> Table:
 
 @dataclass(frozen=True)
 class _Bar:
-    """A bar in eighths of a character, in the width that its column has: ``share``, 0-1, of it."""
+    """A bar in eighths of a character. share: the part of its column that it fills, 0-1."""
 
     share: float
 
@@ -107,7 +107,7 @@ class _Bar:
 
 
 def _add_bars(table: Table, names: Sequence[str]) -> None:
-    """A last column for bars, the only one that gives way in a narrow terminal. names: what the first column will hold."""
+    """Add a last column for bars. It alone gets narrower in a narrow terminal. names: the texts of the first column."""
     least, most = NAME
     table.columns[0].width = max(least, min(most, max(map(cell_len, names), default=0)))
     table.add_column("")
@@ -123,21 +123,28 @@ def _splits(checkup: Checkup) -> Table:
 
 
 def _classes(checkup: Checkup) -> RenderableType:
+    """The most frequent classes in a table, and a line about those that it hides."""
     splits = [split.name for split in checkup.splits] if len(checkup.splits) > 1 else []
     table = _table("Classes", "pictures", "objects", *(f"in {name}" for name in splits))
-    ranked = sorted(checkup.classes, key=lambda own: -own.objects)
-    largest = max(1, ranked[0].objects) if ranked else 1
-    _add_bars(table, [own.name for own in ranked[:CLASSES_SHOWN]])
-    for own in ranked[:CLASSES_SHOWN]:
-        numbers = [own.pictures, own.objects, *(own.by_split if splits else ())]
-        cells = [Text(f"{number:,}", "" if number else "red") for number in numbers]
-        table.add_row(Text(own.name), *cells, _Bar(own.objects / largest))
-    hidden = ranked[CLASSES_SHOWN:]
-    if not hidden:
-        return table
-    empty = sum(own.objects == 0 for own in hidden)
-    rest = f"... and {counted(len(hidden), 'more class')} with {sum(own.objects for own in hidden):,} objects"
-    return Group(table, Text(rest + (f"; {empty} without any" if empty else ""), "dim"))
+    ranked = sorted(checkup.classes, key=lambda summary: -summary.objects)
+    shown, hidden = ranked[:CLASSES_SHOWN], ranked[CLASSES_SHOWN:]
+    largest = max([1, *(summary.objects for summary in shown)])
+    _add_bars(table, [summary.name for summary in shown])
+    for summary in shown:
+        numbers = [summary.pictures, summary.objects, *(summary.by_split if splits else ())]
+        table.add_row(Text(summary.name), *map(_count, numbers), _Bar(summary.objects / largest))
+    return Group(table, Text(_hidden_classes(hidden), "dim")) if hidden else table
+
+
+def _count(number: int) -> Text:
+    return Text(f"{number:,}", "" if number else "red")
+
+
+def _hidden_classes(hidden: Sequence[ClassSummary]) -> str:
+    """How many classes the table leaves out, and what they have."""
+    empty = sum(summary.objects == 0 for summary in hidden)
+    rest = f"... and {counted(len(hidden), 'more class')} with {sum(summary.objects for summary in hidden):,} objects"
+    return rest + (f"; {empty} without any" if empty else "")
 
 
 def _sizes(checkup: Checkup) -> RenderableType:

@@ -15,14 +15,16 @@ from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
 from onestage.errors import ConfigError, DataError
-from onestage.files import write_file
+from onestage.files import TEMPORARY, write_file
 from onestage.structures import Size
 
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
-UNFINISHED = "INCOMPLETE.md"  # lies in the folder until everything else does
+UNFINISHED = "INCOMPLETE.md"
+"""Lies in the folder until all other files are written."""
+
 FINISHED = "GENERATED.md"
-OWN_ENTRIES = {
+WRITTEN = {
     *("train", "val", "test", "annotations"),  # COCO
     *("JPEGImages", "Annotations", "ImageSets"),  # VOC
     *("images", "labels", "data.yaml"),  # YOLO
@@ -45,8 +47,8 @@ def generate(
 ) -> int:
     """Draw the built-in data set: balls, bottles, cones, cubes, mugs, mushrooms, rings and stars on textured grounds.
 
-    The same arguments give the same pictures, so it is a data set that needs no download: to try a model or a setting in
-    minutes, to learn the three formats, or to test a pipeline before your own pictures are labelled.
+    The same arguments give the same pictures, so this data set needs no download. Use it to try a model or a setting in
+    minutes, to learn the three formats, or to test a pipeline before your pictures are labelled.
 
     The usual one is `onestage data generate shapes`. A small one of other pictures:
     `onestage data generate few --format yolo --train 200 --val 50 --size 320x480 --classes ball cube star --seed 7`
@@ -74,7 +76,10 @@ def generate(
 def write_data_set(
     out: Path, counts: dict[Split, int], config: SyntheticConfig, *, format: str = "coco", overwrite: bool = False
 ) -> None:
-    """Draw so many pictures for each split, with a bar for each, into a folder that is new, empty or to be replaced."""
+    """Draw ``counts`` pictures for the splits into a folder, with a progress bar for each split.
+
+    The folder must be new or empty; with ``overwrite`` it may hold a generated data set.
+    """
     if min(counts.values()) < 0 or sum(counts.values()) == 0:
         raise ConfigError("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all")
     _make_room(out, overwrite=overwrite)
@@ -84,7 +89,7 @@ def write_data_set(
 
 
 def parse_size(text: str, *, option: str = "--size") -> Size:
-    """'256' or '240x320' -> (height, width), both 1 or more. option: what the user gave it for, as ConfigError names it."""
+    """'256' or '240x320' -> (height, width), both 1 or more. option: its name in the ConfigError for anything else."""
     sides = text.lower().split("x")
     expected = "256, or 240x320 for height x width"
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -95,24 +100,19 @@ def parse_size(text: str, *, option: str = "--size") -> Size:
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    """See to it that ``out`` is a folder with nothing but the mark of an unfinished data set in it.
+    """Make ``out`` a folder with nothing in it but the mark of an unfinished data set.
 
-    Only what this command wrote is ever removed. DataError if anything else is there.
+    Removes only what this command wrote. Raises DataError if anything else is there.
     """
     if out.exists() and not out.is_dir():
         raise DataError("a file of this name is in the way", where=out, fix="name another folder")
     out.mkdir(parents=True, exist_ok=True)
     present = {entry.name for entry in out.iterdir()}
-    ours = bool(present & {FINISHED, UNFINISHED})
-    others = sorted(present - OWN_ENTRIES) if ours else sorted(present)
-    if others:
-        raise DataError("this folder holds other things", where=out, got=", ".join(others[:5]), fix="name another one")
-    if ours and not overwrite:
-        fix = "name another folder, or add --overwrite to replace it"
-        raise DataError("a data set was generated here before", where=out, fix=fix)
-    (out / UNFINISHED).write_text(
+    _check_removable(out, present, overwrite=overwrite)
+    write_file(
+        out / UNFINISHED,
         "The writing of this data set was interrupted, or is still going on: do not use it.\n"
-        "`onestage data generate` with `--overwrite` starts again.\n"
+        "`onestage data generate` with `--overwrite` starts again.\n",
     )
     for entry in (out / name for name in present - {UNFINISHED}):
         if entry.is_dir() and not entry.is_symlink():
@@ -121,8 +121,20 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
             entry.unlink()
 
 
+def _check_removable(out: Path, present: set[str], *, overwrite: bool) -> None:
+    """Raises DataError unless the folder is empty, or holds a generated data set that may be overwritten."""
+    generated = bool(present & {FINISHED, UNFINISHED})
+    ours = WRITTEN | {name for name in present if name.endswith(TEMPORARY)} if generated else set()
+    foreign = sorted(present - ours)
+    if foreign:
+        raise DataError("this folder holds other things", where=out, got=", ".join(foreign[:5]), fix="name another one")
+    if generated and not overwrite:
+        fix = "name another folder, or add --overwrite to replace it"
+        raise DataError("a data set was generated here before", where=out, fix=fix)
+
+
 def _write(out: Path, format: str, counts: dict[Split, int], config: SyntheticConfig) -> None:
-    """All splits, one after the other; each takes the next indices, so that no picture is in two of them."""
+    """Write all splits, one after another. Each takes the next indices, so no picture is in two splits."""
     first = 0
     with Progress(*picture_columns(), console=stderr()) as progress:
         for split, count in counts.items():
@@ -147,7 +159,7 @@ def _command(format: str, counts: dict[Split, int], config: SyntheticConfig) -> 
 
 
 def _description(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:
-    """What lies in the folder and how to make it again."""
+    """The text about the pictures in the folder, with the command that makes them again."""
     return f"""# Generated pictures
 
 Drawn by onestage; free to use for anything. To make them again, with the same versions of onestage, numpy and Pillow:

@@ -233,15 +233,16 @@ def _pack(items: Sequence[_Item], *, fill: Colour) -> _Packed:
         return _Packed(None, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), (), (), failures)
     images, targets, metas = zip(*prepared, strict=True)
     size = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
-    return _Packed(
-        images=torch.stack([_pad(image, size, fill) for image in images]),
-        boxes=torch.cat([target.boxes for target in targets]),
-        labels=torch.cat([target.labels for target in targets]),
-        ignore=torch.cat([target.ignore for target in targets]),
-        counts=tuple(len(target.boxes) for target in targets),
-        metas=tuple(replace(meta, input=size) for meta in metas),
-        failures=failures,
-    )
+    stacked = torch.stack([_pad(image, size, fill) for image in images])
+    return _Packed(stacked, *_pack_objects(targets), tuple(replace(meta, input=size) for meta in metas), failures)
+
+
+def _pack_objects(targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+    """The objects of all pictures: boxes (M, 4), labels (M,), ignore (M,), and N of each picture."""
+    boxes = torch.cat([target.boxes for target in targets])
+    labels = torch.cat([target.labels for target in targets])
+    ignore = torch.cat([target.ignore for target in targets])
+    return boxes, labels, ignore, tuple(len(target.boxes) for target in targets)
 
 
 def _pad(image: Tensor, size: Size, fill: Colour) -> Tensor:

@@ -8,6 +8,7 @@ from onestage.cli import generate as command
 from onestage.cli.generate import generate, parse_size
 from onestage.data.reader import load_dataset
 from onestage.errors import ConfigError, DataError
+from onestage.files import TEMPORARY
 
 
 @pytest.mark.parametrize("format", ["coco", "voc", "yolo"])
@@ -34,12 +35,16 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "train" / "mine.jpg").read_bytes() == b"precious"
 
 
-def test_its_own_data_set_is_replaced_only_on_request(tmp_path: Path) -> None:
+def test_a_generated_data_set_is_replaced_only_on_request(tmp_path: Path) -> None:
     generate(tmp_path, train=3, val=1, size="32")
     with pytest.raises(DataError, match="--overwrite"):
         generate(tmp_path, train=2, val=0, size="32")
     generate(tmp_path, train=2, val=0, size="32", format="yolo", overwrite=True)
     assert len(load_dataset(tmp_path)) == 2 and not (tmp_path / "annotations").exists()
+    half_a_file = tmp_path / f".data.yaml.0123{TEMPORARY}"  # as a crash leaves it
+    half_a_file.write_text("path")
+    generate(tmp_path, train=1, val=0, size="32", overwrite=True)
+    assert len(load_dataset(tmp_path)) == 1 and not half_a_file.exists()
 
 
 def test_a_file_of_the_user_among_generated_ones_stops_the_replacement(tmp_path: Path) -> None:

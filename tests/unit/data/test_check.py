@@ -39,7 +39,7 @@ def test_a_sound_set_is_counted(tmp_path: Path) -> None:
 def test_the_bars_keep_to_scale_in_the_width_that_is_left(width: int, longest: int | None, name: str, tmp_path: Path) -> None:
     splits = tuple(SplitSummary(split, 10, 0, 150, 0, 0) for split in ("train", "val")[: 1 if width == 60 else 2])
     counts = {name: 200, "cat": 100, "cow": 0}
-    classes = tuple(ClassSummary(own, number, number, (number // 2,) * len(splits)) for own, number in counts.items())
+    classes = tuple(ClassSummary(label, number, number, (number // 2,) * len(splits)) for label, number in counts.items())
     report = replace(check_dataset(trees.coco(tmp_path)), splits=splits, classes=classes, small=300)
     lines = printed(report, width).splitlines()
     assert max(map(len, lines)) <= width and "…" not in "".join(lines)

@@ -86,13 +86,13 @@ def test_formats_of_one_truth_agree(same_truth: Path) -> None:
         tolerance = 1e-3 if folder == "yolo_format" else 0  # YOLO's six decimals
         for name, objects in expected.items():
             assert [label for label, _ in found[name]] == [label for label, _ in objects]
-            own = torch.tensor([box for _, box in found[name]]).reshape(-1, 4)
-            assert (own - torch.tensor([box for _, box in objects]).reshape(-1, 4)).abs().max() <= tolerance
+            found_boxes = torch.tensor([box for _, box in found[name]]).reshape(-1, 4)
+            assert (found_boxes - torch.tensor([box for _, box in objects]).reshape(-1, 4)).abs().max() <= tolerance
 
 
 def test_the_doctor_on_bccd(shared_data: Path) -> None:
     report = check_dataset(shared_data / "bccd", fast=True)
     assert [(split.name, split.pictures) for split in report.splits] == [("train", 205), ("val", 87), ("test", 72)]
-    assert {own.name: own.objects for own in report.classes} == {"Platelets": 361, "RBC": 4153, "WBC": 372}
+    assert {summary.name: summary.objects for summary in report.classes} == {"Platelets": 361, "RBC": 4153, "WBC": 372}
     assert report.picture_sizes == (((480, 640), 364),) and report.file_kinds == {"jpg": 364}
     assert len(report.problems) == 2

@@ -116,17 +116,18 @@ def _measured(result: TrainResult, data: Path, out: Path) -> Report:
 
 def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
     """The most important figures, where to look, and what to do next."""
+    coco, book, folder = report.coco, report.book, escape(str(out))
     rows = {
-        "AP50": f"[bold green]{report.coco.AP50:.3f}[/]   AP {report.coco.AP:.3f}, on {report.coco.pictures} pictures",
-        "class error": f"{report.book.class_error:.2e}   box MAE {report.book.box_mae:.2e}" if report.book else NOT_MEASURED,
+        "AP50": f"[bold green]{coco.AP50:.3f}[/]   AP {coco.AP:.3f}, on {coco.pictures} pictures",
+        "class error": f"{book.class_error:.2e}   box MAE {book.box_mae:.2e}" if book else NOT_MEASURED,
         "training": f"{result.seconds / 60:.1f} min",
         "": "",
-        "look at": f"{out}/index.html",
-        "pictures": f"{out}/pictures/   labels on the left, detections on the right",
-        "curves": f"{out}/training_curves.png, pr_curves.png",
-        "the model": f"{result.best}",
+        "look at": f"{folder}/index.html",
+        "pictures": f"{folder}/pictures/   labels on the left, detections on the right",
+        "curves": f"{folder}/training_curves.png, pr_curves.png",
+        "the model": escape(str(result.best)),
         " ": "",
-        "try it": f"onestage predict {out}/run {out}/data/test --score 0.4",
+        "try it": f"onestage predict {folder}/run {folder}/data/test --score 0.4",
         "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
     }
     table = Table.grid(padding=(0, 2))

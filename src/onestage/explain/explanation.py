@@ -207,25 +207,25 @@ def _as_picture(image: Tensor, config: DetectorConfig) -> Tensor:
 
 
 def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
-    configured = detector.config.levels
-    spans = pairwise(accumulate(detector.decoder.anchors.counts(output.level_sizes), initial=0))
+    anchors = detector.decoder.anchors
+    spans = pairwise(accumulate(anchors.counts(output.level_sizes), initial=0))
     return tuple(
         Level(number, size, level.steps(size, output.input_size), level.shapes, slice(*span))
-        for number, (size, level, span) in enumerate(zip(output.level_sizes, configured, spans, strict=True), start=1)
+        for number, (size, level, span) in enumerate(zip(output.level_sizes, anchors.levels, spans, strict=True), start=1)
     )
 
 
 def _detections(detector: Detector, output: HeadOutput, meta: ImageMeta, postprocess: Postprocess) -> Detections:
     """What that postprocess finds, in pixels of the input."""
-    config, size = detector.config, output.input_size
+    config, anchors = detector.config, detector.decoder.anchors
     found = postprocess(
         output,
-        detector.anchors(size),
+        anchors.boxes(output.level_sizes, output.input_size, detector.device),
         config.coder,
         activation=config.loss.activation,
-        levels=detector.level_counts(size),
+        levels=anchors.counts(output.level_sizes),
         frames=meta.frame[None].to(detector.device),
     )[0]
     labels = found.labels.cpu()
     names, ids = tuple(config.classes[i] for i in labels.tolist()), tuple(labels.tolist())
-    return Detections(found.boxes.cpu(), found.scores.cpu(), labels, names, ids, size)
+    return Detections(found.boxes.cpu(), found.scores.cpu(), labels, names, ids, output.input_size)

@@ -26,6 +26,7 @@ HEAD = """<!doctype html>
   .tile { padding: .8rem 1rem; border: 1px solid var(--line); border-radius: .5rem; }
   .tile b { display: block; font-size: 1.5rem; line-height: 1.3; white-space: nowrap; }
   .tile span { color: var(--faint); font-size: .85rem; }
+  .tiles + p { margin-top: .8rem; }
   table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
   th, td { padding: .35rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
   th { color: var(--faint); font-weight: 500; }

@@ -16,7 +16,7 @@ Captured = pytest.CaptureFixture[str]
 def test_the_demo_leaves_everything_in_one_folder_and_goes_on_after_interruptions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    out = tmp_path / "demo"
+    out = tmp_path / "demo[b]"  # a name that is no markup
     arguments = ["demo", "--fast", "--out", str(out)]
 
     def interrupted(*_: object, **__: object) -> None:
@@ -48,7 +48,7 @@ def test_the_demo_leaves_everything_in_one_folder_and_goes_on_after_interruption
         "the pictures in" in text
         and "are still there" in text
         and f"{figures['coco']['AP50']:.3f}" in text
-        and "index.html" in text
+        and "demo[b]/index.html" in text
     )
 
 

@@ -6,27 +6,23 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import other_settings
 from onestage.cli.output import say, stdout
-from onestage.creation import create
 from onestage.errors import ConfigError, WeightsError
-from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
-from onestage.weights.class_names import ClassSet
-from onestage.weights.source import OURS, PROJECTS, Source, read_source
-from onestage.zoo.efficientdet import HALF, IMAGENET, TWINS
-from onestage.zoo.table import recipe
+
+if TYPE_CHECKING:
+    from onestage.model.config import DetectorConfig
+    from onestage.model.detector import Detector
+    from onestage.weights.source import Source
 
 BACKGROUND = {"background", "__background__", "???"}
 """What label files call the class before the first one, in lower case."""
 PLACEHOLDERS = {"???", "n/a"}
 """What they call a class that no object has, in lower case. Such names get a number, as in COCO_90: names stand only once."""
-PIXELS = {"half": HALF, "imagenet": IMAGENET}
 SHOWN = 8
 """Class names in the summary."""
 
@@ -65,21 +61,34 @@ def import_weights(
         raise WeightsError("the file to write exists already", where=out, fix="name another one, or move it away")
     if not file.is_file():
         raise WeightsError("there is no such file", got=file, fix="check the path")
-    source = read_source(file, origin)
-    if source.origin == OURS:
-        raise WeightsError("this is a detector of onestage already", where=file, fix="use it as it is")
-    if classes is not None:
-        source = _named(source, _class_names(classes))
-    if pixels is not None:
-        source = replace(source, pixels=PIXELS[pixels])
+    from onestage.creation import create
+
+    source = _read(file, origin, classes, pixels)
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)
     _show(source, detector, out)
     return 0
 
 
+def _read(file: Path, origin: str | None, classes: Sequence[str] | None, pixels: Literal["half", "imagenet"] | None) -> Source:
+    """The weights in a file of another project, with the class names and the pixels that the user gives."""
+    from onestage.weights.source import OURS, read_source
+    from onestage.zoo.efficientdet import HALF, IMAGENET
+
+    source = read_source(file, origin)
+    if source.origin == OURS:
+        raise WeightsError("this is a detector of onestage already", where=file, fix="use it as it is")
+    if classes is not None:
+        source = _named(source, _class_names(classes))
+    if pixels is not None:
+        source = replace(source, pixels={"half": HALF, "imagenet": IMAGENET}[pixels])
+    return source
+
+
 def _only_model(source: Source) -> str:
     """The model that the tensors tell by themselves. Raises WeightsError where they fit another one too."""
+    from onestage.zoo.efficientdet import TWINS
+
     if source.model in TWINS:
         what = f"this is {source.model} or {TWINS[source.model]}: say --model"
         fix = f"--model {source.model} or --model {TWINS[source.model]}: they differ in anchors and input"
@@ -115,6 +124,8 @@ def _lines(file: Path) -> list[str]:
 
 def _named(source: Source, names: tuple[str, ...]) -> Source:
     """The same weights, their classes named by somebody who knows."""
+    from onestage.weights.class_names import ClassSet
+
     count = len(source.classes.names)
     if len(names) != count:
         what = "one name for every class of the file"
@@ -123,6 +134,10 @@ def _named(source: Source, names: tuple[str, ...]) -> Source:
 
 
 def _show(source: Source, detector: Detector, out: Path) -> None:
+    from onestage.cli.common import other_settings
+    from onestage.weights.source import PROJECTS
+    from onestage.zoo.table import recipe
+
     config, size = detector.config, detector.config.preprocess.size
     differing = other_settings(config, recipe(config.name, config.classes))
     rows = {
@@ -144,6 +159,8 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
 
 def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
     """What the file leaves open, or limits, and how to change it."""
+    from onestage.zoo.table import recipe
+
     if config.classes[0] == "class 0":
         yield "the file does not say what its classes are called; --classes does"
     if source.doubt and source.pixels is None:

@@ -8,19 +8,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import find_model, labels_of, make_folder
 from onestage.cli.output import progress, say, stdout
-from onestage.data.predictions import FORMATS, Format, PredictionWriter
-from onestage.detections import Detections
 from onestage.errors import ConfigError, DataError, counted, require
-from onestage.predict.pictures import find_pictures, name_pictures
-from onestage.predict.pipeline import Outcome, Selection, predict_files
-from onestage.predict.predictor import Predictor
+
+if TYPE_CHECKING:
+    from onestage.data.predictions import Format
+    from onestage.detections import Detections
+    from onestage.predict.pipeline import Outcome
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,18 @@ def predict(
         raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format csv")
     if not pictures:
         raise ConfigError("which pictures?", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
+    return _predict(model, pictures, detection, out, format, draw=draw)
+
+
+def _predict(
+    model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
+) -> int:
+    from onestage.cli.common import find_model, labels_of, make_folder
+    from onestage.data.predictions import FORMATS
+    from onestage.predict.pictures import find_pictures, name_pictures
+    from onestage.predict.pipeline import Selection, predict_files
+    from onestage.predict.predictor import Predictor
+
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
     detector = find_model(model, device=detection.device)
     labels = tuple(labels_of(detection.classes, detector.classes))
@@ -90,6 +101,8 @@ def predict(
 
 def _write(outcomes: Iterator[Outcome], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
     """Write the detections of all pictures to the result files. Returns whether Ctrl-C ended it: what is done is then kept."""
+    from onestage.data.predictions import PredictionWriter
+
     with ExitStack() as stack, progress("predicting", total) as bar:
         writers = [stack.enter_context(PredictionWriter(*target)) for target in targets]
         try:
@@ -117,11 +130,11 @@ class Tally:
 
     def add(self, found: Detections | DataError) -> None:
         """Count one picture."""
-        if isinstance(found, Detections):
+        if isinstance(found, DataError):
+            self.unreadable += 1
+        else:
             self.read += 1
             self.objects.update(found.class_names)
-        else:
-            self.unreadable += 1
 
     def show(self, total: int, seconds: float, *, places: Mapping[str, Path], score: float) -> None:
         """Print what was found and where it is. total: pictures that were asked for. score: the least one reported."""

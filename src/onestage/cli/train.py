@@ -5,31 +5,20 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 import tyro
 from rich.markup import escape
 
-from onestage.cli.common import other_settings
-from onestage.cli.generate import parse_size
 from onestage.cli.output import say, stdout
-from onestage.creation import as_in_weights, build, find_source
 from onestage.errors import ConfigError
-from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
-from onestage.processes import Launch
-from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
-from onestage.training.inputs import read_data
-from onestage.training.loop import TrainResult
-from onestage.training.loop import resume as resume_run
-from onestage.training.loop import train as run_training
-from onestage.training.memory import keep_freed_memory
-from onestage.training.run import Plan
-from onestage.weights.detector_file import BEST
-from onestage.weights.source import Source
-from onestage.zoo.table import ZOO, recipe
+
+if TYPE_CHECKING:
+    from onestage.model.config import DetectorConfig
+    from onestage.model.detector import Detector
+    from onestage.training.loop import TrainResult
+    from onestage.weights.source import Source
 
 RUNS = Path("runs")
 
@@ -56,12 +45,18 @@ class ModelChoice:
 
     def source(self) -> Source | None:
         """Reads the weights of a detector to start from. Returns None for a tag if no model is named."""
+        from onestage.creation import find_source
+
         if self.model is None and (self.weights is None or self.weights.isidentifier()):
             return None
         return find_source(self.model or "", self.weights, self.backbone_weights)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
         """Returns the recipe for these classes, with its changes. The weights decide what the user leaves open."""
+        from onestage.cli.generate import parse_size
+        from onestage.creation import as_in_weights
+        from onestage.zoo.table import ZOO, recipe
+
         name = self.model or (None if source is None else source.model)
         if name is None:
             raise ConfigError("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models")
@@ -110,16 +105,26 @@ def train(
     if resume is not None:
         if (data, out, format, detector, training) != (None, None, None, NO_CHOICE, USUAL):
             raise _no_other_settings(resume)
-        keep_freed_memory()
-        return _close(resume_run(resume))
+        return _go_on(resume)
     if data is None:
         raise ConfigError("train on what?", fix="onestage train DATA --model NAME, or --resume RUN")
-    keep_freed_memory()
+    return _start(data, out, detector, training, format)
+
+
+def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainConfig, format: str | None) -> int:
+    """A new run, or after a crash under torchrun, which then gives the same command again, the rest of the run in ``out``."""
+    from onestage.processes import Launch
+    from onestage.training.checkpoint import CheckpointStore
+    from onestage.training.inputs import read_data
+    from onestage.training.loop import train as run_training
+    from onestage.training.memory import keep_freed_memory
+
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
     if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
-        return _close(resume_run(out))  # after a crash, torchrun gives the same command again
+        return _go_on(out)
+    keep_freed_memory()
     source = detector.source()
     _check_recipe(detector, source)
     pictures = read_data(data, training, format=format)
@@ -127,7 +132,19 @@ def train(
     return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=training))
 
 
+def _go_on(run: Path) -> int:
+    """The rest of an interrupted run."""
+    from onestage.training.loop import resume
+    from onestage.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    return _close(resume(run))
+
+
 def _no_other_settings(run: Path) -> ConfigError:
+    from onestage.training.run import Plan
+    from onestage.weights.detector_file import BEST
+
     Plan.load(run)  # where there is no run, that is the mistake
     what = "--resume goes on with the data and settings of its run, so it takes no others"
     longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(run / BEST))}"
@@ -136,6 +153,10 @@ def _no_other_settings(run: Path) -> ConfigError:
 
 def _check_recipe(detector: ModelChoice, source: Source | None) -> None:
     """A misspelt setting is an error before the data is read. So are parts that do not fit, if no file brings other parts."""
+    import torch
+
+    from onestage.model.detector import Detector
+
     config = detector.config(("object",), source)
     if source is None:
         with torch.device("meta"):
@@ -144,6 +165,12 @@ def _check_recipe(detector: ModelChoice, source: Source | None) -> None:
 
 def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source | None, *, seed: int) -> Detector:
     """Returns the detector for these classes; the same seed gives the same fresh weights."""
+    import torch
+
+    from onestage.cli.common import other_settings
+    from onestage.creation import build
+    from onestage.processes import Launch
+
     torch.manual_seed(seed)
     chosen = detector.config(classes, source)
     model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
@@ -164,6 +191,9 @@ def _free_folder(name: str) -> Path:
 
 def _close(result: TrainResult) -> int:
     """Says where everything is, and what to do next. After an interruption, the loop has said how to go on."""
+    from onestage.processes import Launch
+    from onestage.training.run import Plan
+
     if result.interrupted:
         return 130
     if not Launch.from_environment().is_main:

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from onestage import create, load
-from onestage.cli import train as command
 from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
@@ -113,7 +112,7 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
         out.mkdir(parents=True)
         return TrainResult(folder=out, best_ap=0.0, report=None, interrupted=True, seconds=1)
 
-    monkeypatch.setattr(command, "run_training", interrupted)
+    monkeypatch.setattr("onestage.training.loop.train", interrupted)
     for _ in range(2):
         assert main(["train", str(shapes), "--model", "tinyssd"]) == 130
     assert [out.as_posix() for out in outs] == ["runs/tinyssd-1", "runs/tinyssd-2"]
@@ -128,7 +127,7 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, ca
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=False, seconds=1)
 
-    monkeypatch.setattr(command, "resume_run", resume)
+    monkeypatch.setattr("onestage.training.loop.resume", resume)
     assert main(["train", "--resume", "runs/x"]) == 0
     assert resumed == [Path("runs/x")]
     assert "onestage evaluate runs/x '/data/my shapes' --format coco\n" in capsys.readouterr().out

@@ -1,9 +1,35 @@
 """One-stage, anchor-based object detection: train, measure, explain and ship SSD, RetinaNet and EfficientDet."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # for editors and type checkers; at run time a name is imported when it is first used
+_HOMES = {
+    "Detections": "detections:Detections",
+    "Detector": "model.detector:Detector",
+    "TrainConfig": "training.config:TrainConfig",
+    "build": "creation:build",
+    "create": "creation:create",
+    "evaluate": "evaluation:evaluate",
+    "list_models": "zoo.table:list_models",
+    "load": "weights.detector_file:load_detector",
+    "recipe": "zoo.table:recipe",
+    "resume": "training.loop:resume",
+    "train": "training.loop:train",
+    **{module: module for module in ("boxes", "data", "draw", "errors", "images", "model", "structures", "zoo")},
+}
+"""Where each public name lives: a module and what it is called there, or a whole module."""
+
+__all__ = [*(name for name, home in _HOMES.items() if ":" in home), "__version__"]
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from onestage import boxes as boxes
+    from onestage import data as data
+    from onestage import draw as draw
+    from onestage import errors as errors
+    from onestage import images as images
+    from onestage import model as model
+    from onestage import structures as structures
+    from onestage import zoo as zoo
     from onestage.creation import build as build
     from onestage.creation import create as create
     from onestage.detections import Detections as Detections
@@ -16,37 +42,17 @@ if TYPE_CHECKING:  # for editors and type checkers; at run time a name is import
     from onestage.zoo.table import list_models as list_models
     from onestage.zoo.table import recipe as recipe
 
-_HOMES = {
-    "Detections": "detections",
-    "Detector": "model.detector",
-    "TrainConfig": "training.config",
-    "build": "creation",
-    "create": "creation",
-    "evaluate": "evaluation",
-    "list_models": "zoo.table",
-    "load": "weights.detector_file:load_detector",
-    "recipe": "zoo.table",
-    "resume": "training.loop",
-    "train": "training.loop",
-}
-"""Every public name, and the module that has it (under another name after the colon)."""
+    __version__: str
+else:  # a name is imported when it is first used
 
-_MODULES = ("boxes", "data", "draw", "errors", "images", "model", "structures", "zoo")
-
-__all__ = [*_HOMES, "__version__"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("onestage")
-    if name in _MODULES:
-        return import_module(f"onestage.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module 'onestage' has no attribute '{name}'")
-    module, _, own_name = _HOMES[name].partition(":")
-    return getattr(import_module(f"onestage.{module}"), own_name or name)
+    def __getattr__(name: str) -> object:
+        if name == "__version__":
+            return import_module("importlib.metadata").version("onestage")
+        if name not in _HOMES:
+            raise AttributeError(f"module 'onestage' has no attribute '{name}'")
+        module, _, symbol = _HOMES[name].partition(":")
+        home = import_module(f"onestage.{module}")
+        return getattr(home, symbol) if symbol else home
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,10 @@
 """The public face: every name is there in a fresh process, and torch comes only when it is needed."""
 
+import ast
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -78,3 +80,10 @@ def test_a_misspelt_keyword_gets_the_nearest_name(
     with pytest.raises(KeywordError) as caught:
         call(model)
     assert caught.value.what == f"unknown keyword '{wrong}' (did you mean '{right}'?)"
+
+
+def test_type_checkers_see_the_names_that_there_are() -> None:
+    tree = ast.parse(Path(onestage.__file__).read_text(encoding="utf-8"))
+    declared = {alias.asname for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert declared - {None} == set(onestage._HOMES)
+    assert dir(onestage) == sorted(onestage.__all__) and not set(dir(onestage)) & {"boxes", "data", "TYPE_CHECKING"}

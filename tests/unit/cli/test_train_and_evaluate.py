@@ -147,7 +147,7 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=True, seconds=1)
 
-    monkeypatch.setattr(command, "resume_run", resume)
+    monkeypatch.setattr("onestage.training.loop.resume", resume)
     launched = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     for name, value in launched.items():
         monkeypatch.setenv(name, value)

@@ -97,3 +97,17 @@ def test_a_difference_in_detections_is_caught(load):
     for key, wrong in (("boxes", found.boxes + 1), ("scores", found.scores + 0.1), ("labels", torch.tensor([3]))):
         with pytest.raises(AssertionError):
             check_same(found, other | {key: wrong})
+
+
+def test_startup(load, tmp_path, capsys, monkeypatch):
+    startup = load("startup")
+    kept = (startup.PYTHON, "onestage --help", "onestage demo --fats")
+    monkeypatch.setattr(startup, "COMMANDS", {command: startup.COMMANDS[command] for command in kept})
+    path = tmp_path / "startup.json"
+    startup.main(repeats=1, json=path)
+    written = json.loads(path.read_text())
+    assert set(written["seconds"]) == set(kept) and all(len(times) == 1 for times in written["seconds"].values())
+    printed = capsys.readouterr().out
+    assert "onestage --help" in printed and f"threads {torch.get_num_threads()}" in printed
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        startup.seconds(["-c", "1 / 0"])

@@ -1,13 +1,16 @@
 """``onestage models``: every recipe, for people and for programs."""
 
 import json
+from functools import cache
 
 import pytest
 
 from onestage import create
 from onestage.cli.main import main
 from onestage.weights.published import WEIGHTS
-from onestage.zoo.cost import Cost
+from onestage.zoo.cost import Cost, cost_of
+
+counted_once = cache(cost_of)
 
 
 def test_the_table_for_programs_has_the_models_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,6 +45,7 @@ def test_a_narrow_terminal_breaks_no_number(
     width: int, gone: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("onestage.zoo.cost.cost_of", counted_once)
     assert main(["models", "ssd"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if "https://" not in line) <= width

@@ -138,7 +138,7 @@ def with_lines(text: str) -> str:
             raise DataError("a page counts the lines of one file", where=found[0], got=got)
         return f"`{found[1]}` {sum(file.read_text().count(chr(10)) for file in files)}"
 
-    return re.sub(r"`([\w*]+\.py)` (\d+)", count, text)
+    return re.sub(r"`([\w*/]+\.py)` (\d+)", count, text)
 
 
 def with_counts(text: str, rows: list[dict[str, Any]]) -> str:

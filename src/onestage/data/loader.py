@@ -219,6 +219,7 @@ class _Packed(NamedTuple):
     failures: tuple[Failure, ...]
 
     def unpack(self) -> Batch | None:
+        """The batch, images (B, 3, h, w); None if no picture could be read."""
         if self.images is None:
             return None
         columns = (column.split(list(self.counts)) for column in (self.boxes, self.labels, self.ignore))

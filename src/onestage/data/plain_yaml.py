@@ -22,11 +22,13 @@ class _TextLoader(yaml.BaseLoader):
     """Strings, lists and dictionaries. Refuses aliases, which can blow up, and a key given twice, which hides a mistake."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """The next node. Raises YAMLError if it is an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Plain]:
+        """The mapping in a node. Raises YAMLError if it has a key twice."""
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in keys.most_common(1):
             if count > 1:

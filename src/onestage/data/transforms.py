@@ -242,7 +242,7 @@ class View:
 
 
 def canvas_of(colour: Colour, size: Size, *, like: Tensor) -> Tensor:
-    """(3, h, w) of one colour, where size is (h, w), with the number type of the picture ``like``."""
+    """A picture (3, H, W) of one colour and of ``size`` (H, W), with the number type of ``like``."""
     pixel = torch.tensor(colour).view(3, 1, 1)
     return (pixel if like.is_floating_point() else pixel.round()).to(like.dtype).repeat(1, *size)
 

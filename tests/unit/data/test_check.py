@@ -113,7 +113,8 @@ def test_the_command_reports_and_answers_by_its_exit_code(tmp_path: Path, capsys
     printed = capsys.readouterr().out
     assert "1 problem" in printed and "label.csv:6" in printed
     written = json.loads((tmp_path / "report.json").read_text())
-    assert written["problems"][0]["where"] == "label.csv:6"
+    what = "a box of zero or negative size: x1, y1, x2, y2 = 9, 9, 9, 9"
+    assert written["problems"] == [{"where": "label.csv:6", "what": what}]
     with pytest.raises(DataError, match="cannot be written"):
         check(root, json=tmp_path / "nowhere" / "report.json")
 

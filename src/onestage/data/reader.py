@@ -141,7 +141,7 @@ def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
 
 def _check_on_bad(on_bad: str) -> None:
     if on_bad not in ("stop", "skip"):
-        raise DataError("what should happen to bad rows?", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
+        raise DataError("this value is unknown", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
 
 
 def _files(path: Path) -> tuple[Path, list[Path]]:

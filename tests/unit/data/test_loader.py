@@ -107,7 +107,7 @@ def test_the_global_generators_are_not_touched(dataset: Dataset, workers: int) -
     assert torch.get_rng_state().equal(before)
 
 
-def test_an_epoch_is_a_permutation_of_its_own(dataset: Dataset) -> None:
+def test_each_epoch_is_another_permutation(dataset: Dataset) -> None:
     orders = [epoch_order(50, seed=s, epoch=e) for s in (0, 1) for e in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4

@@ -25,7 +25,7 @@ def detections(image_id: int | str = 139, path: str = "a, b.jpg", count: int = 2
     )
 
 
-def test_coco_results_have_the_data_sets_own_ids_and_xywh_boxes() -> None:
+def test_coco_results_have_the_ids_of_the_data_set_and_xywh_boxes() -> None:
     first, second = coco_results(detections())
     assert first == {"image_id": 139, "category_id": 18, "bbox": [10.0, 20.0, 30.0, 40.0], "score": pytest.approx(0.9)}
     assert second["bbox"] == [0.1, 0.2, 4.9, 4.8]

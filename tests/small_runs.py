@@ -31,7 +31,7 @@ from onestage.processes import VARIABLES, Distributed
 from onestage.training.checkpoint import LAST
 from onestage.training.config import TrainConfig
 from onestage.training.loop import Training, TrainResult, resume, train
-from onestage.training.prepare import Run
+from onestage.training.run import Run
 from onestage.zoo.table import recipe
 
 PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)

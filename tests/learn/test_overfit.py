@@ -19,7 +19,7 @@ from onestage.model.detector import Detector
 from onestage.model.losses.boxes import IoULoss
 from onestage.model.necks.bifpn import BiFPN
 from onestage.structures import Targets
-from onestage.training import run
+from onestage.training import folder
 from onestage.training.config import TrainConfig
 from onestage.training.loop import train
 from onestage.training.optim import make_optimizer
@@ -159,7 +159,7 @@ def on_every_level(model: Detector) -> list[Targets]:
 
 
 def test_the_whole_way_from_files_to_a_measured_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "plot_training_curves", lambda *_: None)  # 60 times would take longer than the training
+    monkeypatch.setattr(folder, "plot_training_curves", lambda *_: None)  # 60 times would take longer than the training
     for split in ("train", "val"):  # the same pictures: what is measured is what was learned
         write_coco((generate(i, PICTURES) for i in range(4)), tmp_path / "data", classes=PICTURES.classes, split=split)
     config = TrainConfig(**vars(CONFIG) | dict(epochs=60, lr=3e-3, augment="none", evaluate_every=0))

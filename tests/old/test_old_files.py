@@ -12,7 +12,7 @@ import onestage
 from old.plans import defaults, left_out, parts
 from onestage.model.config import encode
 from onestage.training.config import AUGMENTS
-from onestage.training.run import Plan
+from onestage.training.folder import Plan
 
 HERE = Path(__file__).resolve().parent
 EXPECTED, DEFAULTS, LEFT_OUT = (

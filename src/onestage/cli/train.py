@@ -142,7 +142,7 @@ def _go_on(run: Path) -> int:
 
 
 def _no_other_settings(run: Path) -> ConfigError:
-    from onestage.training.run import Plan
+    from onestage.training.folder import Plan
     from onestage.weights.detector_file import BEST
 
     Plan.load(run)  # where there is no run, that is the mistake
@@ -192,7 +192,7 @@ def _free_folder(name: str) -> Path:
 def _close(result: TrainResult) -> int:
     """Says where everything is, and what to do next. After an interruption, the loop has said how to go on."""
     from onestage.processes import Launch
-    from onestage.training.run import Plan
+    from onestage.training.folder import Plan
 
     if result.interrupted:
         return 130

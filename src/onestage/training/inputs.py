@@ -13,7 +13,7 @@ from onestage.errors import ConfigError, DataError, counted
 from onestage.model.detector import Detector
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
-from onestage.training.run import Plan, fingerprint
+from onestage.training.folder import Plan, fingerprint
 from onestage.weights.class_names import is_numbered
 
 HELD_OUT = 0.1

@@ -29,11 +29,11 @@ from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Batch, HeadOutput
 from onestage.training.config import TrainConfig
+from onestage.training.folder import Plan, write_history
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.optim import learning_rate
-from onestage.training.prepare import Run, start
-from onestage.training.run import Plan, write_history
+from onestage.training.run import Run, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
 from onestage.weights.detector_file import BEST, LAST

@@ -1,101 +1,135 @@
-"""A run folder: what was asked for, what came out, and enough to go on.
-
-config.json                 the plan: model, training and data
-metrics.jsonl, metrics.csv  one row per epoch
-curves.png                  the same as a picture
-last.safetensors, best.safetensors, checkpoints/     (training/checkpoint.py)
-
-A plan that an earlier version wrote may lack settings that are newer. Each has a default by which that version acted.
-"""
+"""What a run is made of, and its folder: started anew, or taken up where its newest checkpoint stands."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import math
-from collections.abc import Mapping, Sequence
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestage.data import Dataset
+import torch
+from torch import nn
+
+from onestage.data.loader import Shard, TrainLoader, usual_workers
+from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError
-from onestage.files import write_atomically
-from onestage.metrics.plots import plot_training_curves
-from onestage.model.codec import decode, differences, encode
-from onestage.model.config import DetectorConfig
+from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.detector import Detector
+from onestage.processes import Distributed
+from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
+from onestage.training.folder import Plan, fingerprint, write_history
+from onestage.training.inputs import TrainData
+from onestage.training.monitor import Monitor
+from onestage.training.optim import make_optimizer
+from onestage.training.state import RunState
 from onestage.weights.detector_file import LAST
 
-CONFIG = "config.json"
-FREE = ("workers", "device", "checkpoint_minutes", "on_bad")
-"""Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The others do not change the result; the
-device changes its rounding.
-"""
 
+@dataclass(frozen=True, eq=False)
+class Run:
+    """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
-@dataclass(frozen=True)
-class Plan:
-    """What a run was asked to do.
-
-    data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it.
+    network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch.
     """
 
-    model: DetectorConfig
-    train: TrainConfig
-    data: str | None
-    format: str | None = None
-
-    def save(self, folder: Path) -> None:
-        """Writes the plan into the folder. Raises WeightsError if that is not possible."""
-        write_atomically(folder / CONFIG, (json.dumps(encode(self), indent=2) + "\n").encode())
+    model: Detector
+    data: TrainData
+    config: TrainConfig
+    folder: Path
+    group: Distributed
+    loader: TrainLoader
+    optimizer: torch.optim.Optimizer
+    network: nn.Module
+    autocast: torch.autocast
+    store: CheckpointStore
 
     @staticmethod
-    def load(folder: str | Path) -> Plan:
-        """Reads the plan of a run. Raises ConfigError if the folder holds no run, or one that this version cannot read."""
-        path = Path(folder) / CONFIG
-        try:
-            return decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
-        except OSError as e:
-            fix = "name a folder that train made"
-            raise ConfigError("this folder holds no run", where=folder, got=e.strerror, fix=fix) from e
-        except (ValueError, RecursionError) as e:
-            raise ConfigError("the run's config cannot be read", where=path, got=e) from e
+    def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
+        """Builds the parts for a model that is on its device. Raises what the loader raises for an impossible batch size."""
+        preprocess = model.config.preprocess
+        loader = TrainLoader(
+            data.train,
+            TrainTransform(preprocess.place, config.augmentation, fill=preprocess.colour, antialias=preprocess.antialias),
+            batch_size=config.batch_size,
+            seed=config.seed,
+            shard=Shard(group.rank, group.world),
+            workers=usual_workers(group.world) if config.workers is None else config.workers,
+            on_bad=config.on_bad,
+            pin_memory=group.device.type == "cuda",
+        )
+        return Run(
+            model=model,
+            data=data,
+            config=config,
+            folder=folder,
+            group=group,
+            loader=loader,
+            optimizer=make_optimizer(model, config),
+            network=group.parallel(model, spare_parts=isinstance(model.config.backbone, TimmBackbone)),
+            autocast=_autocast(config.precision, group.device),
+            store=CheckpointStore(folder),
+        )
 
-    def check_same(self, other: Plan, folder: Path) -> None:
-        """Raises ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""
-        mine, theirs = vars(self.train), vars(other.train)
-        changes = [f"{name} {mine[name]} -> {theirs[name]}" for name in mine if name not in FREE and mine[name] != theirs[name]]
-        if self.model != other.model:
-            changes.insert(0, f"a model of other {', '.join(differences(self.model, other.model))}")
-        if changes:
-            raise ConfigError(
-                "a run goes on as it began; other settings make another run",
-                where=folder,
-                got=", ".join(changes),
-                fix=f"train into another folder, from this model: {LAST}",
-            )
+    @property
+    def plan(self) -> Plan:
+        """What the run was asked to do."""
+        return Plan(self.model.config, self.config, self.data.path, self.data.format)
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps from the first epoch to the last."""
+        return self.config.epochs * len(self.loader)
+
+    @property
+    def go_on(self) -> str:
+        """The command that resumes this run."""
+        return f"onestage train --resume {shlex.quote(str(self.folder))}"
 
 
-def fingerprint(dataset: Dataset) -> str:
-    """Returns a checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
-    digest = hashlib.sha256(repr((dataset.image_ids, dataset.classes)).encode())
-    for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
-        digest.update(column.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+def start(run: Run, monitor: Monitor, *, resume: bool) -> RunState:
+    """Returns the state in which training begins: that of a new run, or that of the newest whole checkpoint.
+
+    Checks that the folder can be written. Raises ConfigError if the folder already holds a run and ``resume`` is False, or if
+    ``resume`` is True and the folder holds none that these parts can take up.
+    """
+    checkpoint, damaged = run.store.latest()
+    if resume:
+        Plan.load(run.folder).check_same(run.plan, run.folder)
+        for line in damaged:
+            monitor.say(f"skipped a damaged checkpoint: {line}")
+        state = _restored(run, checkpoint)
+    elif checkpoint is None and not damaged:
+        state = RunState(data=fingerprint(run.data.train))
+    else:
+        fix = f"go on with it ({run.go_on}), or choose another folder"
+        raise ConfigError("this folder already holds a run", where=run.folder, fix=fix)
+    run.group.barrier()
+    if run.group.is_main:
+        run.store.probe()
+        run.plan.save(run.folder)
+        if state.history:  # the last process may have ended between its checkpoint and these files
+            write_history(run.folder, state.history)
+    return state
 
 
-def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes all epochs so far as JSON lines, CSV and curves. NaN becomes null in JSON and an empty cell in CSV."""
-    rows = [{name: None if math.isnan(value) else value for name, value in record.items()} for record in history]
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
-    write_atomically(folder / "metrics.jsonl", lines.encode())
-    text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(folder / "metrics.csv", text.getvalue().encode())
-    if history:
-        plot_training_curves(history, folder / "curves.png")
+def _restored(run: Run, checkpoint: Checkpoint | None) -> RunState:
+    """The checkpoint's weights and momenta are loaded; the rest is returned."""
+    if checkpoint is None:
+        raise ConfigError("there is no checkpoint to go on from", where=run.folder, fix="start without resume")
+    fix = f"train into another folder, from this model: {run.folder / LAST}"
+    if "data" not in checkpoint.extra:
+        what = "the checkpoints of this run do not say which pictures it saw: an earlier version of onestage wrote them"
+        raise ConfigError(what, where=run.folder, fix=fix)
+    state = RunState.of(checkpoint)
+    if state.data != fingerprint(run.data.train):
+        what = "the training pictures or their labels have changed since this run began"
+        got = f"{len(run.data.train)} pictures"
+        raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
+    run.model.load_state_dict(dict(checkpoint.model))
+    run.optimizer.load_state_dict(dict(checkpoint.optimizer))
+    return state
+
+
+def _autocast(precision: str, device: torch.device) -> torch.autocast:
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16" or (precision == "auto" and on_gpu))

@@ -11,8 +11,8 @@ from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
 from onestage.training.config import TrainConfig
+from onestage.training.folder import Plan
 from onestage.training.loop import TrainResult
-from onestage.training.run import Plan
 from small_runs import PICTURES, write_pictures
 
 CLASSES = ("ball", "ring")

@@ -7,12 +7,12 @@ import pytest
 
 from onestage.cli.main import main
 from onestage.data import load_dataset
-from onestage.training import run as run_folder
+from onestage.training import folder as run_folder
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
+from onestage.training.folder import Plan
 from onestage.training.inputs import held_out, read_data
 from onestage.training.loop import resume, train
-from onestage.training.run import Plan
 from small_runs import detector, write_pictures
 
 CONFIG = TrainConfig(seed=5)

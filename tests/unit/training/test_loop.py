@@ -17,8 +17,8 @@ import onestage
 from onestage.creation import create
 from onestage.errors import ConfigError, DataError, WeightsError
 from onestage.evaluation import evaluate
+from onestage.training import folder as run_folder
 from onestage.training import loop
-from onestage.training import run as run_folder
 from onestage.training.checkpoint import BEST, LAST, STATE, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
 from onestage.training.loop import DivergedError, Training, resume, train

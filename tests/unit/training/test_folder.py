@@ -10,7 +10,7 @@ from PIL import Image
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.training.config import TrainConfig
-from onestage.training.run import CONFIG, Plan, fingerprint, write_history
+from onestage.training.folder import CONFIG, Plan, fingerprint, write_history
 from small_runs import detector, pictures
 
 PLAN = Plan(

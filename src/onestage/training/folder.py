@@ -1,0 +1,101 @@
+"""A run folder: what was asked for, what came out, and enough to go on.
+
+config.json                 the plan: model, training and data
+metrics.jsonl, metrics.csv  one row per epoch
+curves.png                  the same as a picture
+last.safetensors, best.safetensors, checkpoints/     (training/checkpoint.py)
+
+A plan that an earlier version wrote may lack settings that are newer. Each has a default by which that version acted.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from onestage.data import Dataset
+from onestage.errors import ConfigError
+from onestage.files import write_atomically
+from onestage.metrics.plots import plot_training_curves
+from onestage.model.codec import decode, differences, encode
+from onestage.model.config import DetectorConfig
+from onestage.training.config import TrainConfig
+from onestage.weights.detector_file import LAST
+
+CONFIG = "config.json"
+FREE = ("workers", "device", "checkpoint_minutes", "on_bad")
+"""Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The others do not change the result; the
+device changes its rounding.
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run was asked to do.
+
+    data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it.
+    """
+
+    model: DetectorConfig
+    train: TrainConfig
+    data: str | None
+    format: str | None = None
+
+    def save(self, folder: Path) -> None:
+        """Writes the plan into the folder. Raises WeightsError if that is not possible."""
+        write_atomically(folder / CONFIG, (json.dumps(encode(self), indent=2) + "\n").encode())
+
+    @staticmethod
+    def load(folder: str | Path) -> Plan:
+        """Reads the plan of a run. Raises ConfigError if the folder holds no run, or one that this version cannot read."""
+        path = Path(folder) / CONFIG
+        try:
+            return decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
+        except OSError as e:
+            fix = "name a folder that train made"
+            raise ConfigError("this folder holds no run", where=folder, got=e.strerror, fix=fix) from e
+        except (ValueError, RecursionError) as e:
+            raise ConfigError("the run's config cannot be read", where=path, got=e) from e
+
+    def check_same(self, other: Plan, folder: Path) -> None:
+        """Raises ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""
+        mine, theirs = vars(self.train), vars(other.train)
+        changes = [f"{name} {mine[name]} -> {theirs[name]}" for name in mine if name not in FREE and mine[name] != theirs[name]]
+        if self.model != other.model:
+            changes.insert(0, f"a model of other {', '.join(differences(self.model, other.model))}")
+        if changes:
+            raise ConfigError(
+                "a run goes on as it began; other settings make another run",
+                where=folder,
+                got=", ".join(changes),
+                fix=f"train into another folder, from this model: {LAST}",
+            )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Returns a checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
+    digest = hashlib.sha256(repr((dataset.image_ids, dataset.classes)).encode())
+    for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
+        digest.update(column.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Writes all epochs so far as JSON lines, CSV and curves. NaN becomes null in JSON and an empty cell in CSV."""
+    rows = [{name: None if math.isnan(value) else value for name, value in record.items()} for record in history]
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    write_atomically(folder / "metrics.jsonl", lines.encode())
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "metrics.csv", text.getvalue().encode())
+    if history:
+        plot_training_curves(history, folder / "curves.png")

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from inspect import Parameter, signature
@@ -20,6 +20,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from rich.markup import escape
 from rich.table import Table
 
+from onestage.cli.mistakes import mistakes_as_errors
 from onestage.cli.output import say, stdout
 from onestage.errors import ConfigError, DataError, OnestageError, nearest
 
@@ -107,7 +108,8 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
     _hide_none(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
-    code: int = tyro.cli(function, prog=program, args=arguments, config=style)
+    with mistakes_as_errors(partial(_options, function)):
+        code: int = tyro.cli(function, prog=program, args=arguments, config=style)
     return code
 
 
@@ -128,6 +130,19 @@ def _hide_none(part: Any) -> None:
             options: Any = type(parameter.default)
             _hide_none(options)
     part.__annotations__ = hints
+
+
+def _options(part: Callable[..., object]) -> list[str]:
+    """The options of a verb, or of a dataclass among them, such as "--batch-size"."""
+    hints, options = get_type_hints(part, include_extras=True), []
+    for parameter in signature(part).parameters.values():
+        if is_dataclass(parameter.default):
+            options += _options(type(parameter.default))
+        elif parameter.kind is not Parameter.POSITIONAL_ONLY:
+            marks = getattr(hints[parameter.name], "__metadata__", ())
+            given = [mark.name for mark in marks if getattr(mark, "name", None)]
+            options.append("--" + "".join(given or [parameter.name]).replace("_", "-"))
+    return options
 
 
 def _fail(code: int, message: str) -> int:

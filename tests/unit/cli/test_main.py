@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 
 import pytest
 
@@ -11,6 +12,7 @@ from onestage.cli.main import VERBS, Verb, main
 from onestage.errors import DataError
 
 Captured = pytest.CaptureFixture[str]
+needs_hook = pytest.mark.skipif(find_spec("tyro._errors") is None, reason="an older tyro shows its mistakes in boxes")
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
@@ -59,11 +61,40 @@ def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
     assert "(default: None)" not in text and "(default: )" not in text
 
 
-def test_an_unknown_option_is_refused_with_the_nearest_one(capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as stop:
-        main(["train", "data", "--epohs", "3"])
-    assert stop.value.code == 2
-    assert "--epochs" in capsys.readouterr().err
+MISTAKES = {
+    "train data --epohs 3": ["there is no option '--epohs' (did you mean '--epochs'?)", "where:    onestage train"],
+    "predict": ["something is missing", "expected: model"],
+    "demo more": ["one argument too many", "got:      more"],
+    "demo --out": ["the option needs a value", "where:    --out"],
+    "evaluate m d --on-bad stopp": ["there is no such choice (did you mean 'stop'?)", "expected: stop, skip"],
+    "models --classes x": ["the value is not understood", "where:    --classes"],
+    "predict m p --score 2": ["--score lies between 0 and 1", "got:      2.0"],
+}
+
+
+@needs_hook
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, capsys: Captured) -> None:
+    assert main(arguments.split()) == 2
+    captured = capsys.readouterr()
+    first, second = MISTAKES[arguments]
+    assert captured.err.startswith(f"error: {first}\n  ") and f"  {second}\n" in captured.err and captured.out == ""
+
+
+@needs_hook
+def test_a_wrong_option_is_found_before_what_the_verb_works_with_is_imported() -> None:
+    code = """
+import sys
+from onestage.cli.main import VERBS, main
+heavy = ["torchvision", "timm", "matplotlib", "faster_coco_eval"]
+for verb in sorted(VERBS, key=lambda verb: verb in ("train", "data generate")):
+    if verb == "train":
+        print("torch" in sys.modules)
+    assert main([*verb.split(), "--nonsense"]) == 2
+print([name for name in heavy if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n[]\n" and done.stderr.count("error: ") == len(VERBS)
 
 
 def test_a_users_mistake_is_a_message_without_traceback(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

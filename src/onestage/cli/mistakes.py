@@ -1,0 +1,67 @@
+"""Mistakes that tyro notices in a command line, in the form of all our errors.
+
+tyro's hook for this is young and private, so nothing depends on it: a tyro without it shows its boxes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from onestage.errors import ConfigError, OnestageError, nearest
+
+if TYPE_CHECKING:
+    from tyro._errors import InstantiationFailure, ParseErrorEvent
+
+
+@contextmanager
+def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]:
+    """What tyro rejects inside raises ConfigError. options: gives the options of the verb, such as "--score", when asked."""
+    try:
+        from tyro._errors import on_parse_error
+    except ImportError:
+        yield
+        return
+
+    def refuse(event: ParseErrorEvent) -> None:
+        error = _as_error(event, options)
+        if error is not None:
+            raise error
+
+    with on_parse_error(refuse):
+        yield
+
+
+def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) -> OnestageError | None:
+    """The error of an event; None for kinds of events that this tyro has and we do not know."""
+    from tyro import _errors as kinds
+
+    fix = f"{event.prog} --help"
+    if isinstance(event, kinds.UnrecognizedArgs):
+        wrong = next((token for token in event.tokens if token.startswith("-")), None)
+        if wrong is None:
+            return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
+        return ConfigError(f"there is no option '{wrong}'{nearest(wrong, options())}", where=event.prog, fix=fix)
+    if isinstance(event, kinds.MissingArgs):
+        missing = ", ".join(argument.arg.display_name() for argument in event.missing_arguments)
+        return ConfigError("something is missing", where=event.prog, expected=missing, fix=fix)
+    if isinstance(event, kinds.InvalidChoice):
+        what, expected = f"there is no such choice{nearest(event.value, event.choices)}", ", ".join(event.choices)
+        return ConfigError(what, where=event.argument.display_name(), got=event.value, expected=expected, fix=fix)
+    if isinstance(event, kinds.BadValue):
+        what = "the option takes no value" if event.offending_value else "the option needs a value"
+        return ConfigError(what, where=event.argument.display_name(), got=event.offending_value, fix=fix)
+    return _of_value(event, fix) if isinstance(event, kinds.InstantiationFailure) else None
+
+
+def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
+    """Our error if a group of options refused a value, which tyro is handling; else that the value is not of its type."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, OnestageError):
+        error = error.__cause__ or error.__context__
+    if error is not None:
+        return error
+    where = event.argument.display_name() if event.argument else event.prog
+    return ConfigError("the value is not understood", where=where, got=event.message, fix=fix)

@@ -22,7 +22,7 @@ from onestage.weights.projects import tflite, timm, torchvision
 from onestage.weights.published import find_file
 from onestage.weights.source import ADAPTERS, OURS, Source, adapting
 from onestage.weights.tensor_file import TFLITE, OpenFile, check_finite, open_file
-from onestage.weights.transfer import for_classes, same_anchors, same_counts, with_input_of, with_parts_of
+from onestage.weights.transfer import for_classes, outputs_of, same_anchors, same_counts, with_input_of, with_parts_of
 from onestage.zoo.table import recipe, recipe_of
 
 
@@ -56,7 +56,7 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
         detector = Detector(config)
     config = detector.config
     with adapting(source.origin, source.path):
-        tensors = for_classes(tensors, stored, config, _outputs(detector, boxes=False))
+        tensors = for_classes(tensors, stored, detector)
     if foreign:  # nothing is allocated before it fits
         _check_exact(tensors, stored, detector, source)
         detector = Detector(config)
@@ -83,23 +83,19 @@ def _in_our_terms(source: Source, usual: DetectorConfig) -> tuple[Mapping[str, T
     return tensors, config
 
 
-def _outputs(detector: Detector, *, boxes: bool) -> tuple[str, ...]:
-    """Names of the tensors that give the logits, and with ``boxes`` of those that give the box offsets."""
-    head = detector.head
-    return tuple(f"head.{name}" for name in (*head.class_outputs(), *(head.box_outputs() if boxes else ())))
-
-
 def _check_exact(tensors: Mapping[str, Tensor], stored: DetectorConfig, wanted: Detector, source: Source) -> None:
     """Raises WeightsError where a foreign file's tensors are not those of the wanted detector, one by one.
 
     Those that need not fit are left out, and so are batch norm's counters.
     """
-    free = _need_not_fit(stored, wanted, source)
     expected, got = (
-        {name: shape for name, shape in shapes_of(side).items() if not name.endswith(COUNTER) and not name.startswith(free)}
+        {name: shape for name, shape in shapes_of(side).items() if not name.endswith(COUNTER)}
         for side in (wanted.state_dict(), tensors)
     )
     wrong = differing(expected, got)
+    if wrong:
+        free = _need_not_fit(stored, wanted, source)
+        wrong = [line for line in wrong if not line.startswith(free)]
     if wrong:
         name = wanted.config.name
         fix = "leave backbone, neck, head and input size as the recipe has them"
@@ -119,9 +115,9 @@ def _need_not_fit(stored: DetectorConfig, wanted: Detector, source: Source) -> t
     config = wanted.config
     free: tuple[str, ...] = ()
     if not same_counts(stored, config):
-        free = _outputs(wanted, boxes=True)
+        free = outputs_of(wanted, boxes=True)
     if set(stored.classes) != set(config.classes):
-        free += _outputs(wanted, boxes=False)
+        free += outputs_of(wanted)
         if isinstance(config.head, ConvHead) and _levels_in(source) != len(config.levels):
             free = ("neck.", "head.")
     return free

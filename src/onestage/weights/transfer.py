@@ -4,7 +4,7 @@ Shape letters: S anchor shapes per cell of a level, C logits per anchor, K class
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import TypeVar
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
 from onestage.weights.class_names import is_numbered
 
 Unit = tuple[float, float]
@@ -103,19 +104,25 @@ def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorCon
     return config
 
 
-def for_classes(
-    tensors: Mapping[str, Tensor], stored: DetectorConfig, config: DetectorConfig, class_outputs: Collection[str]
-) -> dict[str, Tensor]:
-    """The tensors of a file whose config is ``stored`` for the classes of ``config``.
+def for_classes(tensors: Mapping[str, Tensor], stored: DetectorConfig, detector: Detector) -> dict[str, Tensor]:
+    """The tensors of a file whose config is ``stored`` for the classes of ``detector``.
 
-    class_outputs: names of the tensors that give the logits, (S * C, ...). The same classes in another order take their rows
-    along. Other classes leave these tensors out, for a row would get a wrong name.
+    The same classes in another order take their rows of the class outputs (S * C, ...) along. Other classes leave the class
+    outputs out, for a row would get a wrong name.
     """
+    config = detector.config
     if config.classes == stored.classes:
         return dict(tensors)
+    outputs = outputs_of(detector)
     if set(config.classes) == set(stored.classes):
-        return {k: _reordered(t, stored, config) if k in class_outputs else t for k, t in tensors.items()}
-    return {k: t for k, t in tensors.items() if k not in class_outputs}
+        return {k: _reordered(t, stored, config) if k in outputs else t for k, t in tensors.items()}
+    return {k: t for k, t in tensors.items() if k not in outputs}
+
+
+def outputs_of(detector: Detector, *, boxes: bool = False) -> tuple[str, ...]:
+    """Names of the tensors that give the logits, and with ``boxes`` of those that give the box offsets too."""
+    head = detector.head
+    return tuple(f"head.{name}" for name in (*head.class_outputs(), *(head.box_outputs() if boxes else ())))
 
 
 def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -> Tensor:
@@ -127,6 +134,8 @@ def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -
 
 def same_anchors(stored: DetectorConfig, config: DetectorConfig) -> bool:
     """Whether both have the same anchor shapes on every level, as parts of their inputs or in strides."""
+    if stored.anchors == config.anchors:
+        return True
     sizes = stored.preprocess.size, config.preprocess.size
     pairs = _side_by_side(stored, config)
     return pairs is not None and (all(_equal(*pair, *sizes) for pair in pairs) or all(map(_equal_in_strides, pairs)))

@@ -93,7 +93,7 @@ class Graph:
         return self.operators[self.makers[value]] if value in self.makers else None
 
     def constant(self, value: int) -> Tensor:
-        """A stored value of any shape (...) as float32. Float16 weights stand behind a DEQUANTIZE operator, which is looked through."""
+        """A stored value as float32, of its shape (...). Float16 weights stand behind a DEQUANTIZE operator: it is looked through."""
         while (maker := self.maker(value)) is not None and maker.kind == "DEQUANTIZE":
             value = maker.inputs[0]
         found = self.values[value]

@@ -47,7 +47,7 @@ class DIoUNMS:
 
 @dataclass(frozen=True)
 class SoftNMS:
-    """Multiplies the score of a box by exp(-IoU^2 / sigma) per better box (Soft-NMS, arXiv 1704.04503, section 3: sigma 0.5)."""
+    """Multiplies the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3)."""
 
     sigma: float = 0.5
 

@@ -1,6 +1,6 @@
 """The DSSD family (Fu et al., arXiv 1701.06659): SSD on ResNet-101, and what it gains by deconvolution.
 
-The two differ in the neck alone. Sizes are free as they are for SSD (zoo/ssd.py), whose scales the default boxes have.
+SSD and DSSD differ in the neck alone. Any input size works, and the default boxes have the scales of SSD (zoo/ssd.py).
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from onestage.zoo import ssd
 RATIOS = (1.6, 2.0, 3.0)
 """Of the default boxes of every level, with their inverses (section 3.2)."""
 EXTRAS = ((256, 1024),)
-"""(middle, out) channels of the extra levels. The paper states 1024 alone and leaves open what is inside: it is SSD's blocks,
-with batch norm."""
+"""(middle, out) channels of the extra levels. The paper states 1024 and leaves the rest open. Here they are SSD's blocks with
+batch norm.
+"""
 
 
 def ssd_resnet101(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
-    """SSD321 and SSD513 (section 3.1): the maps conv3_x and conv5_x, the latter at stride 16 instead of 32 with dilated
-    convolutions, extra levels, and a residual block before every prediction (figure 2c).
+    """SSD321 and SSD513 (section 3.1): the maps conv3_x and conv5_x, extra levels, and a residual block before every prediction
+    (figure 2c). conv5_x has stride 16 instead of 32, with dilated convolutions.
     """
     body = TimmBackbone("resnet101", (8, 32), keep_resolution=True, dilated=True, unpadded_pool=True)
     pyramid = ssd.Pyramid(body, (8, 16), EXTRAS, ratios=RATIOS)
@@ -49,6 +50,6 @@ def dssd(
 
 
 def _deconvolved(config: DetectorConfig, name: str, *, width: int) -> DetectorConfig:
-    """An SSD with deconvolution modules of that width above its levels."""
+    """The SSD with a deconvolution module of that width for every level."""
     assert isinstance(config.neck, ExtraLevels)
     return replace(config, name=name, neck=Deconvolution(config.neck, width))

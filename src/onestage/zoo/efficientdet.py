@@ -1,9 +1,9 @@
 """The EfficientDet family (Tan, Pang and Le, arXiv 1911.09070): one recipe and a table of differences.
 
-Compound scaling (section 4.2) makes everything larger with one number, phi = 0 for D0, 1 for D1, and so on: the input has
-512 + 128 phi pixels (eq. 3), the BiFPN about 64 * 1.35^phi channels, rounded to what suits processors, and 3 + phi layers
-(eq. 1), the heads 3 + floor(phi / 3) (eq. 2), and the backbone is EfficientNet-B(phi). The largest stray from it where it asks
-for more than pays, as table 1 does.
+Compound scaling (section 4.2) makes everything larger with one number: phi = 0 for D0, 1 for D1, and so on. The input has
+512 + 128 phi pixels (eq. 3). The BiFPN has 3 + phi layers and about 64 * 1.35^phi channels, rounded to numbers that suit
+processors (eq. 1). The heads have 3 + floor(phi / 3) layers (eq. 2), and the backbone is EfficientNet-B(phi). The largest
+variants do not follow all of this; table 1 lists them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from onestage.structures import Size
 
 @dataclass(frozen=True)
 class Variant:
-    """What tells one EfficientDet from another.
+    """What differs between EfficientDets.
 
-    side: of its usual input, in pixels. width, layers, levels: of the BiFPN. scale: of the smallest anchors, in strides.
-    weighted: whether nodes weigh their inputs; D6 and larger train more stably without. lite: made for small processors: ReLU6
-    and no squeeze-and-excitation, pixels in -1..1. drop_path: of the backbone, in training. published: AP on COCO, val2017 and
-    test-dev.
+    side: of the usual input, in pixels. width, layers, levels: of the BiFPN. scale: of the smallest anchors, in strides.
+    weighted: whether nodes weight their inputs; without weights D6 and larger train more stably. lite: for small processors:
+    ReLU6, no squeeze-and-excitation, pixels in -1..1. drop_path: of the backbone, in training. published: AP on COCO, val2017
+    and test-dev.
     """
 
     backbone: str
@@ -70,19 +70,19 @@ VARIANTS = {
     "efficientdet_lite3": Variant("tf_efficientnet_lite3", 512, 160, 6, 4, (38.8, None), weighted=False, lite=True),
     "efficientdet_lite4": Variant("tf_efficientnet_lite4", 640, 224, 7, 4, (43.2, None), weighted=False, lite=True),
 }
-"""Table 1 of the paper, and google/automl, efficientdet/hparams_config.py; AP of Google's own weights as the README of
-rwightman/efficientdet-pytorch states it, and drop_path as its model_config.py has it (google/automl, efficientdet_arch.py, has
-none for D0)."""
+"""Table 1 of the paper, and google/automl, efficientdet/hparams_config.py. The AP is that of Google's weights, from the README
+of rwightman/efficientdet-pytorch; drop_path is from its model_config.py (google/automl, efficientdet_arch.py, has none for D0).
+"""
 
 TWINS = {"efficientdet_d6": "efficientdet_d7"}
-"""Variants with the same tensors, which differ in input and anchors: weights do not tell which of the two they are."""
+"""Variants with the same tensors and with different inputs and anchors. Weights do not tell which of the two they belong to."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 def published(variant: str) -> str:
-    """What the authors measured, and where it stands."""
+    """What the authors measured, and where they published it."""
     val, test = VARIANTS[variant].published
     also = "" if test is None else f", test-dev {test} AP"
     return f"COCO val2017 {val} AP{also}: Google's weights, github.com/rwightman/efficientdet-pytorch"
@@ -114,7 +114,7 @@ def efficientdet_scaled(
 def efficientdet(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
-    """D0's neck and heads on any timm backbone, as timm has it: its maps of stride 8, 16 and 32, PyTorch's padding."""
+    """The neck and heads of D0 on any timm backbone: its maps of stride 8, 16 and 32, PyTorch's padding."""
     body = TimmBackbone(backbone)
     return efficientdet_scaled(classes, size, box_sizes, variant="efficientdet_d0").replace(
         {
@@ -131,10 +131,10 @@ def efficientdet(
 def _anchors(
     maps: Sequence[Size], size: Size, box_sizes: Sequence[float] | None, *, levels: int = 5, scale: float = 4.0
 ) -> tuple[AnchorLevel, ...]:
-    """Three sizes and three aspects per cell. Cells are spread evenly over the input, so a stride is its side by the cells: at
-    320 pixels the coarsest map has 3 cells, 106.7 pixels apart.
+    """Three sizes and three aspects per cell. Cells are spread evenly over the input: at 320 pixels the coarsest map has 3
+    cells, 106.7 pixels apart.
 
-    maps: (height, width) of the backbone's; each of the other levels is half of the one before, rounded up.
+    maps: (height, width) of the backbone's maps. Each further level is half of the level before, rounded up.
     """
     cells = list(maps)
     while len(cells) < levels:

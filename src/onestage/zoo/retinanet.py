@@ -1,5 +1,5 @@
-"""The RetinaNet family (Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002): one recipe and a table of what
-tells its members apart.
+"""The RetinaNet family (Lin et al., Focal Loss for Dense Object Detection, arXiv 1708.02002): one recipe and a table of
+differences.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ VARIANTS: Mapping[str, Mapping[str, object]] = {
     "retinanet_r101_fpn": {"backbone": "resnet101"},
     "retinanet_r50_fpn_v2": {"backbone": "resnet50", "source": "c5", "norm": "group", "box": IoULoss("giou")},
 }
-"""What ``retinanet`` is given for each. v2 is torchvision's retinanet_resnet50_fpn_v2, the others follow its first one."""
+"""The arguments of ``retinanet`` for each variant. v2 is torchvision's retinanet_resnet50_fpn_v2; the rest follow its first
+one.
+"""
 
 PUBLISHED = {
     "retinanet_r18_fpn": "COCO val2017 31.7 AP: mmdetection, configs/retinanet",
@@ -43,7 +45,7 @@ PUBLISHED = {
 STRIDES = (8, 16, 32, 64, 128)
 """Of the levels P3..P7 (section 4)."""
 LOSS = FocalLoss(alpha=0.25, gamma=2.0, box=L1())
-"""Section 4.1; for boxes the paper has smooth L1 (in its code with a beta of 0.11), torchvision and mmdetection L1."""
+"""Section 4.1. For boxes the paper has smooth L1 (in its code with a beta of 0.11); torchvision and mmdetection have L1."""
 ASPECTS = ratio_aspects(1 / 2, 1, 2)
 OCTAVES = 3
 
@@ -58,10 +60,11 @@ def retinanet(
     norm: Literal["none", "group"] = "none",
     box: BoxLoss = LOSS.box,
 ) -> DetectorConfig:
-    """RetinaNet on any timm backbone. size: the shorter side of a picture is brought to the first number, unless the longer one
-    would then pass the second.
+    """RetinaNet on any timm backbone. size: the shorter side of a picture is scaled to the first number, or less, so that the
+    longer side does not pass the second number.
 
-    source: what P6 is made from: the paper takes C5, torchvision and this recipe P5. norm: of the head. box: its loss.
+    source: the map that P6 is made from: C5 in the paper, P5 in torchvision and in this recipe. norm: of the head. box: the
+    loss of boxes.
     """
     return DetectorConfig(
         name=f"retinanet_{backbone}",
@@ -79,11 +82,11 @@ def retinanet(
 
 
 def _anchors(box_sizes: Sequence[float] | None) -> tuple[AnchorLevel, ...]:
-    """Three sizes and three aspects per cell (section 4), as torchvision draws them: in whole pixels, (aspect, size) in order,
-    the first centre on the picture's corner.
+    """Three sizes and three aspects per cell (section 4), as in torchvision: in whole pixels, ordered (aspect, size), the first
+    centre on the corner of the picture.
 
-    box_sizes: the smallest size of each level and one more, instead of four strides; the others lie evenly between it and the
-    next.
+    box_sizes: the smallest size of each level and one more, instead of four strides. The two remaining sizes of a level lie
+    evenly between its smallest size and that of the next level.
     """
     levels = octave_levels(STRIDES, octaves=OCTAVES, aspects=ASPECTS, ratio_major=True, whole_pixels=True, offset=0.0)
     if box_sizes is None:

@@ -1,7 +1,7 @@
-"""The SSD family: recipes that differ in backbone, extra levels and default boxes, and in nothing else.
+"""The SSD family (Liu et al., SSD, arXiv 1512.02325): recipes that differ in backbone, extra levels and default boxes alone.
 
-Sizes are (height, width) in pixels and free: extra levels and default boxes follow from them. A recipe takes the class names,
-the input size and, if wanted, the default boxes' sizes in pixels (one per level and one more), and returns a config.
+A recipe is a function from the class names, the input size and, optionally, the sizes of the default boxes in pixels (one per
+level and one more) to a config. Any input size (height, width) works: extra levels and default boxes follow from it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from onestage.model.preprocess import Preprocess
 from onestage.structures import Size
 
 VGG_EXTRAS = ((256, 512), (128, 256))
-"""(middle, out) channels of the extra levels (SSD, figure 2); the last pair repeats."""
+"""(middle, out) channels of the extra levels (SSD, figure 2). The last pair repeats."""
 RESNET_EXTRAS = ((256, 512), (256, 512), (128, 256))
 """NVIDIA DeepLearningExamples, PyTorch/Detection/SSD, ssd/model.py."""
 MOBILE_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
@@ -36,19 +36,19 @@ MOBILE_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
 
 @dataclass(frozen=True)
 class Ladder:
-    """Levels below a map of ``side`` cells (the shorter side): the extra blocks, and each level's stride in input pixels."""
+    """Levels behind a map: the extra blocks, and the stride of each level in input pixels. None: cells are spread evenly."""
 
     blocks: tuple[ExtraBlock, ...]
     strides: tuple[float | None, ...]
 
 
 def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: int = 8) -> Ladder:
-    """SSD's way from ``side`` cells of that stride down to a single one: halve while 6 cells or more are left (or 4), then cut
-    5 -> 3 -> 1 without padding, or 2 -> 1 by a 4x4 kernel.
+    """SSD's way from ``side`` cells of that stride to a single cell. Maps are halved while they have 6 cells or more, or 4.
+    Then 5 cells become 3, and 3 become 1, without padding; a 4x4 kernel makes 1 cell out of 2.
 
-    It gives figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells) and SSD512's (32, 16, 8, 4, 2, 1), and some for any
-    size. Halved levels keep nominal strides (16, 32, ...); cut ones are spread evenly (None): 100 and 300 for SSD300, as in
-    SSD's code.
+    side: cells along the shorter side of the map. The result is figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells), those
+    of SSD512 (32, 16, 8, 4, 2, 1), and some for any size. Halved levels keep nominal strides (16, 32, ...). The cells of the
+    other levels are spread evenly: 100 and 300 pixels for SSD300, as in SSD's code.
     """
     blocks: list[ExtraBlock] = []
     strides: list[float | None] = []
@@ -68,7 +68,7 @@ def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: i
 
 
 def _coarsest(backbone: Backbone, size: Size) -> int:
-    """Cells along the shorter side of the backbone's last map. Asked of the backbone: some round up, some down."""
+    """Cells along the shorter side of the backbone's last map. Only the backbone knows it: some round up, some round down."""
     return min(map_sizes(backbone, size)[-1])
 
 
@@ -94,8 +94,10 @@ def tinyssd(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | N
 
 @dataclass(frozen=True)
 class Pyramid:
-    """What an SSD looks at: a backbone whose maps have these strides, and below them extra levels of these (middle, out)
-    channels, the last pair repeated, in that style. ratios: of the default boxes of every level; SSD's own if left out.
+    """The maps of an SSD: those of the backbone, and extra levels behind them.
+
+    strides: of the backbone's maps, in input pixels. channels: (middle, out) channels of the extra levels; the last pair
+    repeats. style: of the extra levels. ratios: of the default boxes of every level; those of SSD if left out.
     """
 
     backbone: Backbone
@@ -135,7 +137,7 @@ def ssd300_resnet50(classes: tuple[str, ...], size: Size, box_sizes: Sequence[fl
 def ssd(
     classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None, *, backbone: str = "resnet34"
 ) -> DetectorConfig:
-    """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm below them."""
+    """SSD on any timm backbone: its maps of stride 8, 16 and 32, and extra levels with batch norm."""
     pyramid = Pyramid(TimmBackbone(backbone), (8, 16, 32), VGG_EXTRAS)
     return with_extra_levels(f"ssd_{backbone}", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
 
@@ -143,8 +145,8 @@ def ssd(
 def _mobile(
     name: str, classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None, **parts: object
 ) -> DetectorConfig:
-    """SSD on a MobileNet: maps of stride 16 and 32, four extra levels, each half of the one before; six boxes per cell, the
-    cells spread evenly.
+    """SSD on a MobileNet: maps of stride 16 and 32, and four extra levels, each half of the level before. Every cell has six
+    boxes, and the cells are spread evenly. parts: fields of the config that differ.
     """
     scales = [*linear_scales(6, 0.2, 0.95), 1.0]
     sizes = [s * min(size) for s in scales] if box_sizes is None else check_sizes(box_sizes, 6)

@@ -20,16 +20,17 @@ INTRODUCTION = """# The parts
 
 Made by `python docs/make_parts.py` from the code; do not edit.
 
-A detector is a config of parts, and every recipe of the zoo is one such config. On the command line `--set PART=KIND` takes
-another kind of part and `--set PART.SETTING=VALUE` changes a setting; in Python `config.replace({"PART": "KIND",
-"PART.SETTING": value})` does. All changes are made together, in any order. Values are JSON (`true`, `null`, `[1, 2]`) or plain
-words, and a kind may be called by the first of its words: `loss.box=ciou`.
+A detector is a config of parts, and every recipe of the zoo is such a config. On the command line `--set PART=KIND` takes
+another kind of part, and `--set PART.SETTING=VALUE` changes a setting. In Python
+`config.replace({"PART": "KIND", "PART.SETTING": value})` does the same. All changes are made together, in any order. Values are
+JSON (`true`, `null`, `[1, 2]`) or plain words. If the first setting of a kind is a choice of words, such a word calls for the
+kind: `loss.box=ciou`.
 
 ```
 onestage train pictures/ --model ssd --set neck=FPN --set neck.width=128 --set head=SharedHead --set anchors=OctaveAnchors
 ```
 
-What does not fit together is refused before anything is trained: shared heads need maps of equal channels, as an FPN or a
+Parts that do not fit together are refused before the training begins. Shared heads need maps of equal channels, as an FPN or a
 BiFPN gives them, and the same anchor shapes on every map, as `OctaveAnchors` gives them.
 """
 
@@ -42,12 +43,12 @@ def page() -> str:
 
 
 def _section(path: str, declared: Any) -> str:
-    """One part: its kinds, each with what it is and its settings; below them the parts that these have themselves."""
+    """A part: its kinds, each with what it is and its settings. Below stand the parts of these kinds."""
     lines, below = [f"## {path}", ""], {}
     if NoneType in get_args(declared):
         lines.append("- `null`: none.")
     for kind in kinds(declared):
-        lines.append(f"- **`{kind.__name__}`**: {_first_sentence(kind)}")
+        lines.append(f"- **`{kind.__name__}`**: {_summary(kind)}")
         for field in dataclasses.fields(kind):
             hint = get_type_hints(kind)[field.name]
             below |= {f"{path}.{field.name}": hint} if kinds(hint) and get_origin(hint) is not tuple else {}
@@ -61,10 +62,10 @@ def kinds(declared: Any) -> list[type]:
     return [kind for kind in found if isinstance(kind, type) and dataclasses.is_dataclass(kind)]
 
 
-def _first_sentence(kind: type) -> str:
-    """Of the docstring, without a colon at its end."""
+def _summary(kind: type) -> str:
+    """The first paragraph of the docstring, up to the first setting that it explains ("width: ...")."""
     text = " ".join((inspect.getdoc(kind) or "").split("\n\n")[0].replace("``", "`").split())
-    return re.split(r"(?<=\w\w[.)])\s(?=[A-Za-z_]+:|[A-Z`])", text)[0]
+    return re.split(r"(?<=[.)])\s(?=[a-z_]+:)", text)[0]
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

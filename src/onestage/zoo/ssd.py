@@ -142,15 +142,13 @@ def ssd(
     return with_extra_levels(f"ssd_{backbone}", classes, size=size, box_sizes=box_sizes, pyramid=pyramid)
 
 
-def _mobile(
-    name: str, classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None, **parts: object
-) -> DetectorConfig:
+def _mobile(name: str, classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None) -> DetectorConfig:
     """SSD on a MobileNet: maps of stride 16 and 32, and four extra levels, each half of the level before. Every cell has six
-    boxes, and the cells are spread evenly. parts: fields of the config that differ.
+    boxes, and the cells are spread evenly.
     """
     scales = [*linear_scales(6, 0.2, 0.95), 1.0]
     sizes = [s * min(size) for s in scales] if box_sizes is None else check_sizes(box_sizes, 6)
-    base = DetectorConfig(
+    return DetectorConfig(
         name=name,
         classes=classes,
         preprocess=Preprocess(size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
@@ -160,7 +158,6 @@ def _mobile(
         anchors=ssd_levels(size_pairs(sizes), [(2.0, 3.0)] * 6, clip=size),
         postprocess=Postprocess(score_threshold=0.001, nms=HardNMS(0.55), top_k=300, detections=300),
     )
-    return replace(base, **parts)  # type: ignore[arg-type]  # checked by the dataclass's own fields
 
 
 def ssdlite320_mobilenet_v3_large(
@@ -172,11 +169,12 @@ def ssdlite320_mobilenet_v3_large(
 
 def ssd300_mobilenet_v2(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """SSDLite on MobileNetV2 (MobileNetV2, section 6.2)."""
-    return _mobile("ssd300_mobilenet_v2", classes, size, box_sizes, backbone=MobileNetBackbone("v2"))
+    return replace(_mobile("ssd300_mobilenet_v2", classes, size, box_sizes), backbone=MobileNetBackbone("v2"))
 
 
 def ssd300_mobilenet_v1(classes: tuple[str, ...], size: Size, box_sizes: Sequence[float] | None = None) -> DetectorConfig:
     """SSD with plain convolutions on MobileNet v1, in the layout of pytorch-ssd (which jetson-inference uses)."""
     extras = ExtraLevels(tuple(ExtraBlock(m, o) for m, o in ((256, 512), (128, 256), (128, 256), (128, 256))))
     backbone = TimmBackbone("mobilenetv1_100", strides=(16, 32))
-    return _mobile("ssd300_mobilenet_v1", classes, size, box_sizes, backbone=backbone, neck=extras, head=ConvHead())
+    config = _mobile("ssd300_mobilenet_v1", classes, size, box_sizes)
+    return replace(config, backbone=backbone, neck=extras, head=ConvHead())

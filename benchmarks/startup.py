@@ -1,7 +1,7 @@
 """How long onestage takes to answer a question or to find a mistake on the command line, against ``import torch`` alone.
 
-Each command runs in a process of its own, and all of them take turns, so that whatever slows the machine down falls on all.
-A ratio is the median of a command's times by the median of torch's.
+Each command runs in a new process. The commands take turns, so that whatever slows the machine down falls on all of them.
+A ratio is the median of a command's times, divided by the median of torch's.
 
     python benchmarks/startup.py --repeats 15 --json startup.json
 """

@@ -19,7 +19,7 @@ from onestage.images import to_tensor
 Colour = tuple[int, int, int]
 _RIM = (0, 0, 0, 90)
 _LONGEST = 100  # characters of a label
-_CROWD = 1 / 6  # of the picture: more of it is not hidden under labels, those of the best come first
+_CROWD = 1 / 6  # of the picture, the most that labels hide
 
 # One colour per label index. The first ten by hand, then each the farthest (in OKLab) from all before it, of the colours that
 # stand out on dark and light pictures alike: any two of the first 20 lie 0.13 apart, of the first 40 0.10, of all 90 0.07.
@@ -35,16 +35,15 @@ PALETTE: tuple[Colour, ...] = tuple((code >> 16, code >> 8 & 255, code & 255) fo
 
 
 def colour_of(label: int) -> Colour:
-    """The colour of a class, by its label index; it comes round again after 90 classes."""
+    """The colour of a class, by its label index. The colours repeat after 90 classes."""
     return PALETTE[label % len(PALETTE)]
 
 
 def draw_detections(image: Tensor | Image.Image, detections: Detections) -> Image.Image:
     """A copy of the picture, (3, H, W) or PIL, with each detection's box and ``name score`` in its class's colour.
 
-    The best lies on top and its label has the first choice of place; where there are so many that their labels would hide more
-    than a sixth of the picture, the others have boxes alone. Raises DataError if the picture is not the one that was
-    predicted, as far as its size tells.
+    The best detection lies on top, and its label is placed first. Labels hide at most a sixth of the picture: the detections
+    after that have boxes only. Raises DataError if the picture has another size than the one that was predicted.
     """
     canvas = _canvas(image)
     if (canvas.height, canvas.width) != detections.size:
@@ -112,7 +111,7 @@ def _outlines(boxes: Tensor, line: int, picture: tuple[int, int]) -> Tensor:
 def _place(boxes: Tensor, sizes: Tensor, picture: tuple[int, int]) -> Tensor:
     """Where the labels go: (D, 4) plates of ``sizes`` (D, 2), width and height, inside the ``picture`` (width, height).
 
-    Each in turn takes, of the places along its outline's top and bottom edge, the first that covers least of those before it.
+    Each plate takes the place along the top or bottom edge of its outline that covers least of the plates before it.
     """
     plates = torch.zeros(0, 4)
     for (x1, y1, x2, y2), (width, height) in zip(boxes.tolist(), sizes.tolist(), strict=True):

@@ -56,7 +56,7 @@ Channels = Literal["rgb", "bgr"]
 BEHIND_TRANSPARENCY = (128, 128, 128)
 """What shows through where a picture is transparent."""
 
-# Pillow's readers are named one by one: Image.open would try some forty others, and its own pixel limit is a global variable.
+# Pillow's readers are named one by one: Image.open would try some forty others, and its pixel limit is a global variable.
 _FORMATS: dict[type[ImageFile], re.Pattern[bytes]] = {
     JpegImageFile: re.compile(rb"\xff\xd8\xff"),
     PngImageFile: re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -275,7 +275,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
-    """The first frame, upright, as (H, W, 3) uint8 RGB of its own memory."""
+    """The first frame, upright, as (H, W, 3) uint8 RGB in new memory."""
     turn = _TURNS.get(_orientation(image))  # before loading, which may find other EXIF data that image_size() does not see
     twelve_bits = isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,)
     image.load()

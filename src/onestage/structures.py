@@ -56,10 +56,10 @@ class Targets:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One decoded picture and its objects, in its own pixels.
+    """One decoded picture and its objects, in pixels of that picture.
 
     image (3, H, W) uint8 RGB; boxes (N, 4) float32 with 0 <= x1 < x2 <= W and 0 <= y1 < y2 <= H; labels (N,) int64 in 0..K-1;
-    ignore (N,) bool; image_id is the data set's own id.
+    ignore (N,) bool; image_id is the id in the data set.
     """
 
     image: Tensor
@@ -90,7 +90,7 @@ class ImageMeta:
 
     @classmethod
     def stretched(cls, original: Size, input: Size) -> Self:
-        """The picture fills the whole input, its two sides scaled each by itself."""
+        """The picture fills the whole input. Each side has its scale."""
         return cls(original, input, scale=(input[0] / original[0], input[1] / original[1]), pad=(0, 0))
 
     def apply(self, boxes: Tensor) -> Tensor:
@@ -105,7 +105,7 @@ class ImageMeta:
 
     @property
     def frame(self) -> Tensor:
-        """(4,) xyxy input pixels: where the picture lies; what is beside it is padding."""
+        """(4,) xyxy input pixels: where the picture lies. The rest is padding."""
         height, width = self.original
         return self.apply(torch.tensor([[0.0, 0.0, width, height]])).round()[0]
 
@@ -118,7 +118,7 @@ class ImageMeta:
 class Batch:
     """Pictures of one size with their targets; every part has length B.
 
-    images (B, 3, H, W), uint8 or float in 0..255, resized but not yet normalised: the detector normalises on its own device.
+    images (B, 3, H, W), uint8 or float in 0..255, resized but not yet normalised: the detector normalises them on its device.
     """
 
     images: Tensor
@@ -136,7 +136,7 @@ class Batch:
 
 
 class HeadOutput(NamedTuple):
-    """What the network says of every anchor, before any box logic. Rows are ordered (level, y, x, shape), as the anchors are.
+    """What the network gives for every anchor, before any box logic. Rows are ordered (level, y, x, shape), as the anchors are.
 
     logits (B, A, C); deltas (B, A, 4) in the coder's units; level_sizes: (height, width) of each feature map, fine to coarse;
     input_size: (height, width) of the images that went in.
@@ -150,11 +150,11 @@ class HeadOutput(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What is known of one picture, for evaluation, in its own pixels; no pixels are read for it.
+    """The true objects of one picture, for evaluation, in pixels of that picture. The picture itself is not read.
 
     boxes (N, 4) float32; labels (N,) int64; ignore (N,) bool: not counted either way (VOC difficult);
     crowd (N,) bool: a COCO crowd region; area (N,) float32 in pixels, which puts an object among small, medium or large
-    (COCO gives the area of the outline, others the area of the box). size is (height, width), or None where nobody says it.
+    (COCO gives the area of the outline, others the area of the box). size is (height, width), or None if it is unknown.
     """
 
     boxes: Tensor

@@ -102,7 +102,7 @@ def _run(given: list[str]) -> int:
 
 def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     if os.environ.get("NO_COLOR"):
-        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro's own way to say it, read when it is imported
+        os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro reads this when it is imported
     import tyro
 
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)

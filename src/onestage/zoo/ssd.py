@@ -1,7 +1,7 @@
 """The SSD family (Liu et al., SSD, arXiv 1512.02325): recipes that differ in backbone, extra levels and default boxes alone.
 
 A recipe is a function from the class names, the input size and, optionally, the sizes of the default boxes in pixels (one per
-level and one more) to a config. Any input size (height, width) works: extra levels and default boxes follow from it.
+level and one more) to a config. Every input size (height, width) works: extra levels and default boxes follow from it.
 """
 
 from __future__ import annotations

@@ -54,7 +54,7 @@ class AnchorLevel:
 
 
 def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
-    """Every shape of the level, centred at every cell of its map: (H_l * W_l * S, 4) xyxy input pixels, float32.
+    """Every shape of the level, centred at every cell of its map: (A_l, 4) xyxy input pixels, with A_l = H_l * W_l * S.
 
     Centres lie at (i + offset) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
     """

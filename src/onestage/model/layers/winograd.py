@@ -73,12 +73,14 @@ class _Context(FunctionCtx):
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx: FunctionCtx, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W)."""
         ctx.save_for_backward(images, weight)
         return _faster(images, weight, bias)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: _Context, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradient (B, O, H, W) of the output -> those of the input (B, C, H, W), the weights and the bias."""
         images, weight = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         turned = weight.flip(2, 3).transpose(0, 1)  # the gradient of the input is a convolution with the filters turned round

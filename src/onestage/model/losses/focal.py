@@ -117,6 +117,7 @@ class _Focal(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: _FocalContext, logits: Tensor, targets: Tensor, alpha: float | None, gamma: float) -> Tensor:
+        """logits (...) and targets (...) -> the loss of each, (...)."""
         ctx.save_for_backward(logits, targets)
         ctx.alpha, ctx.gamma = alpha, gamma
         cross_entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -125,7 +126,9 @@ class _Focal(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: _FocalContext, slope: Tensor) -> tuple[Tensor | None, ...]:
-        """d/dx of w^gamma * ce: w^gamma * (p - t) + gamma * w^(gamma - 1) * w' * ce, where w' = p * (1 - p) * (1 - 2 t)."""
+        """(...) -> (...). d/dx of w^gamma * ce: w^gamma * (p - t) + gamma * w^(gamma - 1) * w' * ce, where w' = p * (1 - p) *
+        (1 - 2 t).
+        """
         logits, targets = ctx.saved_tensors
         p = logits.sigmoid()
         wrong = _wrong(p, targets)

@@ -222,7 +222,7 @@ class Names(ast.NodeVisitor):
 
     @staticmethod
     def has(owner: object, name: str) -> bool:
-        return hasattr(typing.get_origin(owner) or owner, name) or name in own_members(owner)
+        return hasattr(typing.get_origin(owner) or owner, name) or name in fields_of(owner)
 
 
 def is_ours(thing: object) -> bool:
@@ -240,24 +240,22 @@ def hint(thing: object, name: str) -> object:
         return None
 
 
-def own_members(owner: object) -> dict[str, object]:
-    """Fields of a class of ours and what its __init__ gives to self, with their types where these are known."""
-    if not (inspect.isclass(owner) and is_ours(owner)):
-        return {}
-    found = {name: hint(owner, name) for name in getattr(owner, "__annotations__", {})}
-    source = ast.parse(textwrap.dedent(inspect.getsource(owner)))
-    for node in ast.walk(source):
-        if isinstance(node, ast.Assign | ast.AnnAssign):
-            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+def fields_of(owner: object) -> dict[str, object]:
+    """Fields of a class of ours and of its bases, and what __init__ gives to self, with their types where these are known."""
+    found: dict[str, object] = {}
+    for kind in filter(is_ours, owner.__mro__[::-1] if inspect.isclass(owner) else ()):
+        found |= {name: hint(kind, name) for name in vars(kind).get("__annotations__", {})}
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
+            for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
                 if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
-                    given = node.value.id if isinstance(node.value, ast.Name) else ""
-                    found.setdefault(target.attr, hint(owner.__init__, given))
+                    given = node.value.id if isinstance(getattr(node, "value", None), ast.Name) else ""
+                    found.setdefault(target.attr, hint(kind.__init__, given))
     return found
 
 
 def member(owner: object, name: str) -> object:
     """A function, class or module, or the type of an instance's part; None where it is neither or not known."""
-    found = own_members(owner).get(name) or getattr(owner, name, None)
+    found = fields_of(owner).get(name) or getattr(owner, name, None)
     if owner is onestage and name in onestage.__all__:  # evaluate and train are packages too
         found = getattr(onestage, name)
     if isinstance(found, property):

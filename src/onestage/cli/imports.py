@@ -61,8 +61,6 @@ def import_weights(
         raise WeightsError("the file to write exists already", where=out, fix="name another one, or move it away")
     if not file.is_file():
         raise WeightsError("there is no such file", got=file, fix="check the path")
-    from onestage.creation import create
-
     source = _read(file, origin, classes, pixels)
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)
@@ -72,7 +70,7 @@ def import_weights(
 
 def _read(file: Path, origin: str | None, classes: Sequence[str] | None, pixels: Literal["half", "imagenet"] | None) -> Source:
     """The weights in a file of another project, with the class names and the pixels that the user gives."""
-    from onestage.weights.source import OURS, read_source
+    from onestage.weights.source import OURS
     from onestage.zoo.efficientdet import HALF, IMAGENET
 
     source = read_source(file, origin)
@@ -83,6 +81,20 @@ def _read(file: Path, origin: str | None, classes: Sequence[str] | None, pixels:
     if pixels is not None:
         source = replace(source, pixels={"half": HALF, "imagenet": IMAGENET}[pixels])
     return source
+
+
+def read_source(file: Path, origin: str | None) -> Source:
+    """As in weights.source, which is imported when it is needed."""
+    from onestage.weights import source
+
+    return source.read_source(file, origin)
+
+
+def create(name: str, *, weights: Source) -> Detector:
+    """As in creation, which is imported when it is needed."""
+    from onestage import creation
+
+    return creation.create(name, weights=weights)
 
 
 def _only_model(source: Source) -> str:

@@ -168,8 +168,10 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
 
 
 def diou_nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tensor:
-    """As ``nms``, but a box goes when its DIoU with a better survivor is above ``threshold``: of two boxes that overlap, the
-    one whose centre lies farther away is more likely another object (arXiv 1911.08287, section 3.3). Scores are above 0.
+    """As ``nms``, (N, 4), (N,) and (N,) -> (M,), but with DIoU in the place of IoU.
+
+    Of two boxes that overlap, the one whose centre lies farther away is more likely another object (arXiv 1911.08287, section
+    3.3). Scores are above 0.
     """
 
     def decay(diou: Tensor) -> Tensor:

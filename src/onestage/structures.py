@@ -51,6 +51,7 @@ class Targets:
         check_rows("Targets", self.boxes, self.labels, self.ignore)
 
     def to(self, device: torch.device | str) -> Targets:
+        """The same targets on that device."""
         return Targets(*(t.to(device, non_blocking=True) for t in (self.boxes, self.labels, self.ignore)))
 
 
@@ -129,9 +130,11 @@ class Batch:
         assert len(self.images) == len(self.targets) == len(self.metas)
 
     def to(self, device: torch.device | str) -> Batch:
+        """The same batch with images (B, 3, H, W) and targets on that device."""
         return Batch(self.images.to(device, non_blocking=True), tuple(t.to(device) for t in self.targets), self.metas)
 
     def pin_memory(self) -> Batch:
+        """The same batch with images (B, 3, H, W) in pinned memory, from which a GPU copies faster."""
         return replace(self, images=self.images.pin_memory())
 
 

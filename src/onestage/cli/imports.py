@@ -115,7 +115,7 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     """
     from_file = len(given) == 1 and Path(given[0]).is_file()
     lines = _lines(Path(given[0])) if from_file else list(given)
-    names = [line for line in lines if line] if from_file else lines
+    names = list(filter(None, lines)) if from_file else lines
     names = names[1:] if names and names[0].lower() in BACKGROUND else names
     names = [f"{name} {i}" if name.lower() in PLACEHOLDERS else name for i, name in enumerate(names, start=1)]
     twice = next((name for name, count in Counter(names).items() if count > 1), None)

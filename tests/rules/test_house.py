@@ -21,7 +21,7 @@ def loaded(path):
 
 house = loaded(ROOT / "docs" / "measure_house.py")
 FIGURES = {figure.title: figure for figure in house.read_figures()}
-REACHED = {"worst": 16, "of": 92}
+REACHED = {"worst": 16}
 """Where the goal is not reached yet: the limit by the first word of the figure. It only ever comes nearer to the goal."""
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onestage.errors import ConfigError, WeightsError, known_keywords
+from onestage.errors import ConfigError, WeightsError, known_keywords, warn_outside
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -18,8 +16,6 @@ from onestage.weights.load import Loaded, load_backbone, load_weights
 from onestage.weights.published import open_weights
 from onestage.weights.source import OURS, PROJECTS, Source
 from onestage.zoo.table import ANY_BACKBONE, ZOO, no_such_model, recipe
-
-PACKAGE = str(Path(__file__).parent)
 
 
 @known_keywords
@@ -78,12 +74,8 @@ def _built(config: DetectorConfig, source: Source | None, backbone_weights: str 
 
 
 def _with_notes_told(loaded: Loaded) -> Detector:
-    """The detector. Its notes become warnings here and nowhere else: at the line outside this package that led here."""
-    frame, depth = sys._getframe(), 1  # as skip_file_prefixes of warnings.warn does from Python 3.12 on
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(PACKAGE):
-        frame, depth = frame.f_back, depth + 1
-    for note in loaded.notes:
-        warnings.warn(note, stacklevel=depth)
+    """The detector. Its notes become warnings here and nowhere else."""
+    warn_outside(loaded.notes)
     return loaded.detector
 
 

@@ -6,11 +6,16 @@ of this program, never for a user's input.
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Self, TypeVar, cast
+
+_PACKAGE = str(Path(__file__).parent)
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -107,6 +112,15 @@ def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> N
     """Raise ConfigError stating the rule unless it holds."""
     if not holds:
         raise ConfigError(rule, got=got, fix=fix)
+
+
+def warn_outside(notes: Iterable[str]) -> None:
+    """Make a warning of each note, at the line outside this package that led here."""
+    frame, depth = sys._getframe(), 1  # as skip_file_prefixes of warnings.warn does from Python 3.12 on
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame, depth = frame.f_back, depth + 1
+    for note in notes:
+        warnings.warn(note, stacklevel=depth)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

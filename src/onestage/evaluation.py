@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 
 from onestage.data import Dataset
 from onestage.data.reader import open_data
 from onestage.data.table import OnBad
-from onestage.errors import known_keywords
+from onestage.errors import known_keywords, warn_outside
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import Advance, evaluate_dataset
@@ -60,8 +59,7 @@ def data_to_measure(
     """
     if run is not None and split is None and run.exists():
         rest, note = held_out(model, run if run.is_dir() else run.parent, path, on_bad=on_bad, format=format)
-        if note is not None:
-            warnings.warn(note, stacklevel=2)
+        warn_outside([note] if note is not None else [])
         if rest is not None:
             return rest, True
     return read_for(model, path, split=split, on_bad=on_bad, format=format), False

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, warn_outside
 
 Key = int | str
 """A class as annotations write it: a category id in COCO, a number in YOLO, a name in VOC and CSV."""
@@ -103,7 +102,7 @@ def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Pa
         )
     taken = ", ".join(f"{number} is taken for {name}" for number, name in enumerate(wanted[:SHOWN]))
     more = ", and so on" if len(wanted) > SHOWN else ""
-    warnings.warn(f"the data set only numbers its classes: {taken}{more}", stacklevel=2)
+    warn_outside([f"the data set only numbers its classes: {taken}{more}"])
     return _labels(LabelTable(tuple(wanted), tuple(range(len(wanted)))), dict(zip(names, wanted, strict=True)))
 
 

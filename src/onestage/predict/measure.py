@@ -5,7 +5,7 @@ Shape letters: B images, A anchors, C logits per anchor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -58,21 +58,18 @@ def evaluate_dataset(
         workers=usual_workers(distributed.world) if workers is None else workers,
         on_bad=on_bad,
     )
-    sums = _run(predictor, loader, advance)
-    parts = distributed.gather_objects((loader.skipped, sums))
-    skipped = {path for paths, _ in parts for path in paths}
-    kept = [i for i in range(len(dataset)) if dataset.paths[i] not in skipped]
-    found = {d.image_id: d for _, part in parts for d in part.found}
-    assert len(found) == len(kept), "every picture exactly once"
-    detections = [found[dataset.image_ids[i]] for i in kept]
+    part = _run(predictor, loader, advance)
+    parts = distributed.gather_objects(part)
+    detections, rows = _in_order(dataset, parts)
+    has_outputs = all(part.has_outputs for part in parts)
     report = measure(
         detections,
-        [dataset.truth(i) for i in kept],
+        [dataset.truth(row) for row in rows],
         dataset.classes,
         model=config.name,
         data=" ".join(filter(None, (dataset.root.name, dataset.split))),
-        losses=_mean_losses([part for _, part in parts]),
-        book=sum((part.book for _, part in parts), BookMetrics()) if all(part.has_outputs for _, part in parts) else None,
+        losses=_mean_losses(parts) if has_outputs else None,
+        book=sum((part.book for part in parts), BookMetrics()) if has_outputs else None,
     )
     return report, detections
 
@@ -89,47 +86,59 @@ def _check_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
 
 
 @dataclass
-class _Sums:
-    """What one process measured. losses: the sums cls, box, and their divisor, (3,) float64, if the engine gives outputs."""
+class _Part:
+    """What one process measured. skipped: paths of pictures that could not be read.
+
+    losses: (3,) float64, the sums of cls and box and their divisor. It and book stay empty if the engine gives no outputs.
+    """
 
     found: list[Detections] = field(default_factory=list)
+    skipped: tuple[str, ...] = ()
     losses: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     book: BookMetrics = field(default_factory=BookMetrics)
     has_outputs: bool = True
 
 
+def _in_order(dataset: Dataset, parts: Sequence[_Part]) -> tuple[list[Detections], list[int]]:
+    """The detections of all processes in the order of the data set, and the rows of their pictures."""
+    skipped = {path for part in parts for path in part.skipped}
+    rows = [row for row in range(len(dataset)) if dataset.paths[row] not in skipped]
+    found = {d.image_id: d for part in parts for d in part.found}
+    assert len(found) == len(rows), "every picture exactly once"
+    return [found[dataset.image_ids[row]] for row in rows], rows
+
+
 @torch.inference_mode()
-def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _Sums:
+def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _Part:
     """Put all pictures of this process through the predictor."""
-    sums, device = _Sums(), predictor.engine.device
+    part, device = _Part(), predictor.engine.device
     criterion = Criterion(predictor.decoder.config, predictor.decoder.anchors)
     one = torch.ones((), device=device)
     for batch in loader:
         moved = batch.to(device)
         output = predictor.run(moved.images, moved.metas)
-        sums.found += predictor.decode(output, moved.metas)
+        part.found += predictor.decode(output, moved.metas)
         if isinstance(output, HeadOutput):
-            _add_losses(sums, criterion, output, moved, one=one)
+            _add_losses(part, criterion, output, moved, one=one)
         else:
-            sums.has_outputs = False
+            part.has_outputs = False
         if advance is not None:
             advance(len(batch.metas))
-    return sums
+    part.skipped = tuple(loader.skipped)
+    return part
 
 
-def _add_losses(sums: _Sums, criterion: Criterion, output: HeadOutput, batch: Batch, *, one: Tensor) -> None:
+def _add_losses(part: _Part, criterion: Criterion, output: HeadOutput, batch: Batch, *, one: Tensor) -> None:
     """Add what the outputs of a batch cost. one: (), the divisor that leaves the sums as they are."""
     assignment = criterion.assign(batch.targets, output.level_sizes, output.input_size, device=one.device)
     losses = criterion.loss(output, assignment, normalizer=one)
     divisor = criterion.config.loss.normalizer(assignment.matches)
-    sums.losses += torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu()
-    sums.book += _book(criterion, output, assignment)
+    part.losses += torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu()
+    part.book += _book(criterion, output, assignment)
 
 
-def _mean_losses(parts: list[_Sums]) -> dict[str, float] | None:
-    """The losses per positive anchor over all processes, with their total; None if the engine gives no outputs."""
-    if not all(part.has_outputs for part in parts):
-        return None
+def _mean_losses(parts: Sequence[_Part]) -> dict[str, float]:
+    """The losses per positive anchor over all processes, with their total."""
     sums = torch.stack([part.losses for part in parts]).sum(0)
     means = [*(sums[:-1] / sums[-1].clamp(min=1)).tolist()]
     return dict(zip((*_LOSSES, "total"), (*means, sum(means)), strict=True))

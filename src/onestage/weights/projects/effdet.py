@@ -1,8 +1,8 @@
 """The border to rwightman/efficientdet-pytorch (effdet): the names of its EfficientDets to ours, and what its weights expect.
 
 Shape letters: L levels, S anchor shapes per cell. Sources: effdet/efficientdet.py, bench.py, config/model_config.py. Its
-tf_efficientdet_* are Google's weights, and the zoo's recipe is Google's too. efficientdet_* were trained by effdet, with PyTorch's
-padding and without biases before batch norm.
+tf_efficientdet_* are Google's weights, and the zoo's recipe is Google's too. efficientdet_* were trained by effdet, with the
+padding of PyTorch and without biases before batch norm.
 """
 
 import re
@@ -119,7 +119,7 @@ def _check_wrapper(tensors: Mapping[str, Tensor]) -> None:
 def _variant(tensors: Mapping[str, Tensor]) -> str | None:
     """The row of the zoo's table with such layers: of the neck and heads, and squeeze-and-excitation in the backbone or not.
 
-    None for a lite one without biases: effdet would have trained it, with other padding, anchors and pixels, and published none.
+    None for a lite one without biases: it would come from effdet, with other padding, anchors and pixels; none is published.
     """
     if _LANDMARK not in tensors or _count(tensors, r"fpn\.cell\.0\.fnode\.(\d+)\..+") != 2 * (_levels(tensors) - 1):
         return None  # another EfficientDet-like model: without separable convolutions, or with another pyramid

@@ -1,7 +1,7 @@
 """TensorFlow Lite files as a graph of operators, read with the format's schema (the ``tflite`` package) and never trusted.
 
-Constants become float32 tensors, whatever integers they are stored as, with their axes as in the file (convolutions: out, height,
-width, in). Every number that leads somewhere in the file is checked before it is followed.
+Constants become float32 tensors, whatever integers they are stored as. Their axes stay as in the file (convolutions: out,
+height, width, in). Every number that leads somewhere in the file is checked before it is followed.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Graph:
         return self.operators[self.makers[value]] if value in self.makers else None
 
     def constant(self, value: int) -> Tensor:
-        """A stored value as float32, of its shape (...). Float16 weights stand behind a DEQUANTIZE operator: it is looked through."""
+        """A stored value as float32, of its shape (...). Float16 weights stand behind a DEQUANTIZE operator."""
         while (maker := self.maker(value)) is not None and maker.kind == "DEQUANTIZE":
             value = maker.inputs[0]
         found = self.values[value]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from onestage.errors import ConfigError, OnestageError, nearest
 
 if TYPE_CHECKING:
+    from tyro._arguments import ArgumentDefinition
     from tyro._errors import InstantiationFailure, ParseErrorEvent
 
 
@@ -45,15 +46,21 @@ def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) ->
             return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
         return ConfigError(f"there is no option '{wrong}'{nearest(wrong, options())}", where=event.prog, fix=fix)
     if isinstance(event, kinds.MissingArgs):
-        missing = ", ".join(argument.arg.display_name() for argument in event.missing_arguments)
+        missing = ", ".join(_name(argument.arg) for argument in event.missing_arguments)
         return ConfigError("something is missing", where=event.prog, expected=missing, fix=fix)
     if isinstance(event, kinds.InvalidChoice):
         what, expected = f"there is no such choice{nearest(event.value, event.choices)}", ", ".join(event.choices)
-        return ConfigError(what, where=event.argument.display_name(), got=event.value, expected=expected, fix=fix)
+        return ConfigError(what, where=_name(event.argument), got=event.value, expected=expected, fix=fix)
     if isinstance(event, kinds.BadValue):
         what = "the option takes no value" if event.offending_value else "the option needs a value"
-        return ConfigError(what, where=event.argument.display_name(), got=event.offending_value, fix=fix)
+        return ConfigError(what, where=_name(event.argument), got=event.offending_value, fix=fix)
     return _of_value(event, fix) if isinstance(event, kinds.InstantiationFailure) else None
+
+
+def _name(argument: ArgumentDefinition) -> str:
+    """The name of an argument as the help shows it: --size, or PICTURE."""
+    name: str = argument.display_name()
+    return name.upper() if argument.is_positional() else name
 
 
 def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
@@ -63,5 +70,5 @@ def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
         error = error.__cause__ or error.__context__
     if error is not None:
         return error
-    where = event.argument.display_name() if event.argument else event.prog
+    where = _name(event.argument) if event.argument else event.prog
     return ConfigError("the value is not understood", where=where, got=event.message, fix=fix)

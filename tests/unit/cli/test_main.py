@@ -63,7 +63,7 @@ def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
 
 MISTAKES = {
     "train data --epohs 3": ["there is no option '--epohs' (did you mean '--epochs'?)", "where:    onestage train"],
-    "predict": ["something is missing", "expected: model"],
+    "predict": ["something is missing", "expected: MODEL"],
     "demo more": ["one argument too many", "got:      more"],
     "demo --out": ["the option needs a value", "where:    --out"],
     "evaluate m d --on-bad stopp": ["there is no such choice (did you mean 'stop'?)", "expected: stop, skip"],

@@ -36,7 +36,7 @@ WRONG = 1.2
 
 
 def seconds(arguments: list[str]) -> float:
-    """The time of one process. Raises RuntimeError unless it ends as it should: with 0, or with 2 for a mistake."""
+    """The time of one process. Raise RuntimeError unless it ends as it should: with 0, or with 2 for a mistake."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     taken = time.perf_counter() - start

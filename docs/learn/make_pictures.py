@@ -49,7 +49,7 @@ KINDS = {"positives": COLOURS[2], "hard negatives": COLOURS[1], "easy negatives"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]], texts: int = 1) -> str:
-    """Returns a table in Markdown. The columns after the first ``texts`` hold numbers."""
+    """A table in Markdown. The columns after the first ``texts`` hold numbers."""
     rule = ["---" if i < texts else "---:" for i in range(len(head))]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in (head, rule, *rows))
 
@@ -103,7 +103,7 @@ def draw_sizes() -> None:
 
 
 def looked_at(detector: Detector, loss: MultiBoxLoss | FocalLoss) -> list[Explanation]:
-    """Returns what the detector, with ``loss`` as its loss, does with the test pictures.
+    """What the detector, with ``loss`` as its loss, does with the test pictures.
 
     Whatever that loss takes, three negatives for each positive are called hard.
     """
@@ -115,7 +115,7 @@ def looked_at(detector: Detector, loss: MultiBoxLoss | FocalLoss) -> list[Explan
 
 
 def shares(seen: Sequence[Explanation]) -> dict[str, float]:
-    """Returns the share of the class loss of all pictures that each kind of anchors makes."""
+    """The share of the class loss of all pictures that each kind of anchors makes."""
     masses = {name: 0.0 for name in KINDS}
     for one in seen:
         for group in one.groups:
@@ -126,7 +126,7 @@ def shares(seen: Sequence[Explanation]) -> dict[str, float]:
 
 
 def counts(seen: Sequence[Explanation]) -> dict[str, int]:
-    """Returns how many anchors of each kind the pictures have."""
+    """How many anchors of each kind the pictures have."""
     return {name: sum(g.anchors for one in seen for g in one.groups if g.name == name) for name in KINDS}
 
 

@@ -192,7 +192,7 @@ def soft_nms(
     """Soft-NMS inside each group (arXiv 1704.04503, figure 2): the best box is taken and the scores of the others are
     multiplied by ``decay(overlap with it)``, again and again, while scores above ``threshold``, which is at least 0, are left.
 
-    Returns the rows (M,) int64 that were taken, best new score first, and those scores (M,); equal ones: the lower index first.
+    Return the rows (M,) int64 that were taken, best new score first, and those scores (M,); equal ones: the lower index first.
     Of equal ones that could be taken, the one with the better old score is. All groups go on at the same time.
     """
     rows, there = _by_group(scores, groups)

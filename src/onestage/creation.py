@@ -38,7 +38,7 @@ def create(
     names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
     Without weights they are drawn from torch's global random numbers.
 
-    Raises ConfigError or WeightsError saying what does not fit.
+    Raise ConfigError or WeightsError saying what does not fit.
     """
     if name not in ZOO:
         raise no_such_model(name)
@@ -94,14 +94,14 @@ def as_in_weights(
 
 
 def find_source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
-    """The weights for a model of the zoo, read if they are not yet. Raises ConfigError where both are given."""
+    """The weights for a model of the zoo, read if they are not yet. Raise ConfigError where both are given."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
     return weights if isinstance(weights, Source | None) else open_weights(name, weights)
 
 
 def _check_kind(name: str, source: Source) -> None:
-    """Raises WeightsError where a foreign detector is of another recipe. Another size of the same recipe may well fit."""
+    """Raise WeightsError where a foreign detector is of another recipe. Another size of the same recipe may well fit."""
     if source.origin != OURS and (name not in ZOO or ZOO[name].build is not ZOO[source.model].build):
         what, got = f"these weights are not those of {name}", f"{source.model}, of {PROJECTS[source.origin]}"
         raise WeightsError(what, where=source.path, got=got, fix=f"name the model the weights were made for: {source.model}")

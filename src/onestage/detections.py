@@ -118,7 +118,7 @@ class Detections:
     def select(self, rows: Rows) -> Detections:
         """The chosen detections, in the order of ``rows``. Best first stays true for masks, slices and ascending numbers.
 
-        rows: a slice, (D,) bool, or (M,) int from -D to D - 1; a tensor, an array or a list. Raises RowError for anything else.
+        rows: a slice, (D,) bool, or (M,) int from -D to D - 1; a tensor, an array or a list. Raise RowError for anything else.
         """
         numbers = _row_numbers(rows, len(self))
         chosen = torch.tensor(numbers, dtype=torch.int64, device=self.boxes.device)
@@ -135,7 +135,7 @@ class Detections:
     def draw(self, image: Tensor | Image.Image | None = None, *, score: float = 0.0) -> Image.Image:
         """The picture with the boxes and labels of at least ``score`` drawn in.
 
-        image: (3, H, W) or PIL; if left out, the picture that was predicted. Raises DataError if that is not available.
+        image: (3, H, W) or PIL; if left out, the picture that was predicted. Raise DataError if that is not available.
         """
         from onestage.draw import draw_detections
 
@@ -165,7 +165,7 @@ class Detections:
     def to_supervision(self) -> supervision.Detections:
         """A copy for the library supervision: xyxy (D, 4), confidence (D,), class_id (D,), and data["class_name"] (D,).
 
-        Raises ConfigError if supervision is not installed.
+        Raise ConfigError if supervision is not installed.
         """
         with _demanded("supervision"):
             from supervision import Detections as Supervised
@@ -177,7 +177,7 @@ class Detections:
     def to_pandas(self) -> pandas.DataFrame:
         """A table of D rows: x1, y1, x2, y2, score, label, class_name, category_id, image_id, path.
 
-        Raises ConfigError if pandas is not installed.
+        Raise ConfigError if pandas is not installed.
         """
         with _demanded("pandas"):
             from pandas import DataFrame
@@ -190,7 +190,7 @@ class Detections:
 
 
 def _row_numbers(rows: Rows, count: int) -> list[int]:
-    """The row numbers, each in 0..count - 1. Raises RowError for what names no rows of so many."""
+    """The row numbers, each in 0..count - 1. Raise RowError for what names no rows of so many."""
     if isinstance(rows, slice):
         return list(range(count)[rows])
     values = _as_array(rows)

@@ -43,7 +43,7 @@ def draw_detections(image: Tensor | Image.Image, detections: Detections) -> Imag
     """A copy of the picture, (3, H, W) or PIL, with each detection's box and ``name score`` in its class's colour.
 
     The best detection lies on top, and its label is placed first. Labels hide at most a sixth of the picture: the detections
-    after that have boxes only. Raises DataError if the picture has another size than the one that was predicted.
+    after that have boxes only. Raise DataError if the picture has another size than the one that was predicted.
     """
     canvas = _canvas(image)
     if (canvas.height, canvas.width) != detections.size:

@@ -32,7 +32,7 @@ def evaluate(
     model: a detector, its file, or a run folder. data: a path, or a Dataset already read. split: of a path; by default "test",
     or else "val", or else what the run of a run folder held out, or else everything. format: of a path that is not recognised.
 
-    Raises DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
+    Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.
     """
     run = Path(model) if isinstance(model, str | Path) else None
@@ -68,7 +68,7 @@ def data_to_measure(
 def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None) -> Dataset:
     """The data set at ``path``, with the labels of the model's classes; by default its "test" or "val" split, or everything.
 
-    Raises ConfigError if it has none of the classes.
+    Raise ConfigError if it has none of the classes.
     """
     opened = open_data(path, format)
     if split is None:

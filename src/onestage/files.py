@@ -27,7 +27,7 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
     stood there before is untouched.
 
     The permissions are those of any new file (0666 less the umask). durable: a power cut right afterwards does not undo it;
-    that takes some milliseconds. Raises OSError where the file cannot be written.
+    that takes some milliseconds. Raise OSError where the file cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -46,7 +46,7 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
 
 
 def write_file(path: Path | str, content: str | bytes) -> None:
-    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raises OSError where the file cannot be written."""
+    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raise OSError where the file cannot be written."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -54,7 +54,7 @@ def write_file(path: Path | str, content: str | bytes) -> None:
 def write_atomically(path: Path | str, data: bytes) -> None:
     """Put ``data`` at ``path``, durably, so that a reader, a crash or a full disk never meets half a file.
 
-    Raises WeightsError if it cannot be written; what was there before is then untouched. Removes what earlier crashes left in
+    Raise WeightsError if it cannot be written; what was there before is then untouched. Remove what earlier crashes left in
     the same folder.
     """
     path = Path(path)
@@ -67,7 +67,7 @@ def write_atomically(path: Path | str, data: bytes) -> None:
 
 
 def commit(temporary: Path, path: Path) -> None:
-    """Move a finished file of the same folder to its final name, durably: contents first, then the name. Raises OSError."""
+    """Move a finished file of the same folder to its final name, durably: contents first, then the name. Raise OSError."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     temporary.replace(path)

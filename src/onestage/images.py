@@ -103,7 +103,7 @@ class ImageLimits:
 def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()) -> Tensor:
     """The picture in a file (a path) or in memory (bytes) as (3, H, W) uint8 RGB, channels-last in memory.
 
-    Raises DataError, naming the file, for whatever is no whole picture within ``limits``.
+    Raise DataError, naming the file, for whatever is no whole picture within ``limits``.
     """
     where = _IN_MEMORY if isinstance(source, bytes) else str(source)
     with _naming(where):
@@ -118,7 +118,7 @@ def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()
 
 
 def image_size(path: str | Path, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
-    """(height, width) that ``decode_image`` would give, from the file's header alone. Raises DataError as it does."""
+    """(height, width) that ``decode_image`` would give, from the file's header alone. Raise DataError as it does."""
     where = str(path)
     with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
         width, height = image.size
@@ -130,7 +130,7 @@ def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEM
 
     image: a PIL picture, which is turned by its EXIF orientation; a numpy array (H, W), (H, W, 3) or, with alpha, (H, W, 4);
     or a tensor (3, H, W). A uint8 tensor in RGB is returned as it is, and other results may share its memory too.
-    channels: the order of the colours in an array or a tensor; "bgr" is the order of OpenCV. Raises DataError naming ``where``.
+    channels: the order of the colours in an array or a tensor; "bgr" is the order of OpenCV. Raise DataError naming ``where``.
     """
     if channels not in ("rgb", "bgr"):
         raise ConfigError("unknown order of the colours", where="channels", got=repr(channels), expected="'rgb' or 'bgr'")
@@ -172,7 +172,7 @@ def _array_pixels(image: NDArray[np.number], where: str, *, reverse: bool) -> ND
 
 
 def _regular_file(path: Path, limits: ImageLimits) -> Path:
-    """The same path. Raises DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
+    """The same path. Raise DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
         raise DataError("this is not a file", where=path, expected="a picture file")
@@ -237,7 +237,7 @@ def _open(file: BinaryIO, where: str, limits: ImageLimits) -> ImageFile:
 
 
 def _check_scans(data: bytes, where: str, most: int) -> None:
-    """Raise DataError if a JPEG has more than ``most`` scans. Goes from marker to marker, as a decoder does."""
+    """Raise DataError if a JPEG has more than ``most`` scans. Go from marker to marker, as a decoder does."""
     scans, position = 0, 2
     while (marker := _JPEG_MARKER.search(data, position)) and marker[1] != _END_OF_IMAGE:
         scans += marker[1] == _START_OF_SCAN
@@ -297,7 +297,7 @@ def _over_grey(layer: Image.Image) -> Image.Image:
 
 
 def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
-    """Numbers of any size as 0..255, by the table at the top. Raises DataError where it has no row for them."""
+    """Numbers of any size as 0..255, by the table at the top. Raise DataError where it has no row for them."""
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     if values.dtype.kind not in "uif":

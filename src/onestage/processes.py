@@ -53,7 +53,7 @@ class Launch:
 
     @staticmethod
     def from_environment() -> "Launch":
-        """Reads the launcher's variables. Raises ConfigError if they are incomplete or impossible."""
+        """Read the launcher's variables. Raise ConfigError if they are incomplete or impossible."""
         if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
             return Launch()
         missing = [name for name in VARIABLES if not os.environ.get(name)]
@@ -97,7 +97,7 @@ class Distributed:
         return self.rank == 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Returns the sum of the tensors of all processes, the same in each. No gradient flows through it.
+        """The sum of the tensors of all processes, the same in each. No gradient flows through it.
 
         tensor: (...,), of any shape and dtype, the same in each process. The sum has that shape and dtype too.
         """
@@ -107,20 +107,20 @@ class Distributed:
         return total
 
     def gather_objects(self, value: T) -> list[T]:
-        """Returns the values of all processes, in the order of ranks, in each process."""
+        """The values of all processes, in the order of ranks, in each process."""
         values = [value] * self.world
         if self.world > 1:
             dist.all_gather_object(values, value)
         return values
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrites the tensors of every process, each (...,) of any shape, with those of the first process."""
+        """Overwrite the tensors of every process, each (...,) of any shape, with those of the first process."""
         if self.world > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, src=0)
 
     def parallel(self, model: nn.Module, *, spare_parts: bool) -> nn.Module:
-        """Returns the model with its gradients averaged over the processes.
+        """The model with its gradients averaged over the processes.
 
         spare_parts: some parameters may take no part in the output, such as the last fusion of timm's HRNets if not all maps
         are used. Each step then looks for them; torch refuses such parameters if it is not told.
@@ -131,12 +131,12 @@ class Distributed:
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=spare_parts)
 
     def barrier(self) -> None:
-        """Waits until every process has come here."""
+        """Wait until every process has come here."""
         if self.world > 1:
             dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
 
     def close(self) -> None:
-        """Leaves the group. A process can join another group only afterwards."""
+        """Leave the group. A process can join another group only afterwards."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -148,9 +148,9 @@ class Distributed:
 
 
 def init(device: str | None = None) -> Distributed:
-    """Joins the other processes of this training, if there are any.
+    """Join the other processes of this training, if there are any.
 
-    device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. Raises ConfigError
+    device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. Raise ConfigError
     if the device cannot be used, or if the launcher's variables are incomplete or ask for more GPUs than the machine has.
     """
     wanted = choose_device(device)
@@ -173,7 +173,7 @@ def init(device: str | None = None) -> Distributed:
 
 
 def choose_device(name: str | None) -> torch.device:
-    """Returns the device of that name, or the best there is. Raises ConfigError if it cannot be used."""
+    """The device of that name, or the best there is. Raise ConfigError if it cannot be used."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)

@@ -23,7 +23,7 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     """The detector that a user means, on its device, ready to predict: a file, a run folder (its best model), or published
     weights of the zoo, such as "ssdlite320_mobilenet_v3_large.coco".
 
-    Raises WeightsError where there is none.
+    Raise WeightsError where there is none.
     """
     path = Path(name)
     if path.exists():

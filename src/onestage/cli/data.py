@@ -40,7 +40,7 @@ def check(
 ) -> int:
     """Look at a data set before training on it: what is in it, and what is wrong with it.
 
-    Prints the splits, the classes, the sizes of objects and pictures, and every problem with its file and line: bad boxes,
+    Print the splits, the classes, the sizes of objects and pictures, and every problem with its file and line: bad boxes,
     missing or unreadable pictures, pictures that are in two splits. The exit code is 1 if there are problems and 0 if there
     are none, for scripts.
 

@@ -102,7 +102,7 @@ def parse_size(text: str, *, option: str = "--size") -> Size:
 def _make_room(out: Path, *, overwrite: bool) -> None:
     """Make ``out`` a folder with nothing in it but the mark of an unfinished data set.
 
-    Removes only what this command wrote. Raises DataError if anything else is there.
+    Remove only what this command wrote. Raise DataError if anything else is there.
     """
     if out.exists() and not out.is_dir():
         raise DataError("a file of this name is in the way", where=out, fix="name another folder")
@@ -122,7 +122,7 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
 
 
 def _check_removable(out: Path, present: set[str], *, overwrite: bool) -> None:
-    """Raises DataError unless the folder is empty, or holds a generated data set that may be overwritten."""
+    """Raise DataError unless the folder is empty, or holds a generated data set that may be overwritten."""
     generated = bool(present & {FINISHED, UNFINISHED})
     ours = WRITTEN | {name for name in present if name.endswith(TEMPORARY)} if generated else set()
     foreign = sorted(present - ours)

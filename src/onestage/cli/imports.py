@@ -98,7 +98,7 @@ def create(name: str, *, weights: Source) -> Detector:
 
 
 def _only_model(source: Source) -> str:
-    """The model that the tensors tell by themselves. Raises WeightsError where they fit another one too."""
+    """The model that the tensors tell by themselves. Raise WeightsError where they fit another one too."""
     from onestage.zoo.efficientdet import TWINS
 
     if source.model in TWINS:
@@ -111,7 +111,7 @@ def _only_model(source: Source) -> str:
 def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     """The names as they stand, or those in the file that is named. Background, which every file has before them, is left out.
 
-    Raises ConfigError for a file that is not text, and for a name that stands twice.
+    Raise ConfigError for a file that is not text, and for a name that stands twice.
     """
     from_file = len(given) == 1 and Path(given[0]).is_file()
     lines = _lines(Path(given[0])) if from_file else list(given)

@@ -16,12 +16,12 @@ PIPE_WIDTH = 120
 
 
 def stdout() -> Console:
-    """Returns a console for results. rich shows colours and live parts on a terminal only; NO_COLOR turns colours off."""
+    """A console for results. rich shows colours and live parts on a terminal only; NO_COLOR turns colours off."""
     return Console(width=_width(sys.stdout.isatty()))
 
 
 def stderr() -> Console:
-    """Returns a console for progress, warnings and errors."""
+    """A console for progress, warnings and errors."""
     return Console(stderr=True, width=_width(sys.stderr.isatty()))
 
 
@@ -30,7 +30,7 @@ def _width(terminal: bool) -> int | None:
 
 
 def say(markup: str) -> None:
-    """Prints a line in rich's markup on standard error. It never breaks, so that paths in it can be copied."""
+    """Print a line in rich's markup on standard error. It never breaks, so that paths in it can be copied."""
     stderr().print(markup, highlight=False, soft_wrap=True)
 
 
@@ -42,34 +42,34 @@ class _Rate(ProgressColumn):
         self.unit = unit
 
     def render(self, task: Task) -> Text:
-        """Returns the rate; nothing before it is known."""
+        """The rate; nothing before it is known."""
         return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
 
 
 def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
-    """Returns the parts of a progress line: how many of how many, how fast, and the time left; at the end the time it took."""
+    """The parts of a progress line: how many of how many, how fast, and the time left; at the end the time it took."""
     time = TimeRemainingColumn(elapsed_when_finished=True)
     return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), time
 
 
 @contextmanager
 def progress(what: str, total: int, *, unit: str = "pictures") -> Iterator[PictureProgress]:
-    """Shows how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal only."""
+    """Show how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal only."""
     console = stderr()
     with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
         yield PictureProgress(bars, bars.add_task(what, total=total))
 
 
 class PictureProgress:
-    """Counts pictures, and prints lines above the progress line."""
+    """Count pictures, and print lines above the progress line."""
 
     def __init__(self, bars: Progress, task: TaskID) -> None:
         self._bars, self._task = bars, task
 
     def advance(self, count: int) -> None:
-        """Counts so many more pictures as done."""
+        """Count so many more pictures as done."""
         self._bars.update(self._task, advance=count)
 
     def say(self, markup: str) -> None:
-        """Prints a line in rich's markup above the progress line."""
+        """Print a line in rich's markup above the progress line."""
         self._bars.console.print(markup, highlight=False, soft_wrap=True)

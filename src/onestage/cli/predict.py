@@ -53,7 +53,7 @@ def predict(
     format: tuple[Literal["coco", "csv", "jsonl"], ...] = (),
     draw: Annotated[bool, tyro.conf.arg(name="pictures")] = True,
 ) -> int:
-    """Find objects in pictures. Saves a copy of each picture with its objects drawn in, and result files on request.
+    """Find objects in pictures. Save a copy of each picture with its objects drawn in, and result files on request.
 
     onestage predict runs/first photo.jpg
 
@@ -100,7 +100,7 @@ def _predict(
 
 
 def _write(outcomes: Iterator[Outcome], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
-    """Write the detections of all pictures to the result files. Returns whether Ctrl-C ended it: what is done is then kept."""
+    """Write the detections of all pictures to the result files. Return whether Ctrl-C ended it: what is done is then kept."""
     from onestage.data.predictions import PredictionWriter
 
     with ExitStack() as stack, progress("predicting", total) as bar:
@@ -122,7 +122,7 @@ def _write(outcomes: Iterator[Outcome], targets: Sequence[tuple[Path, Format]], 
 
 @dataclass
 class Tally:
-    """Counts the pictures that were read, those that could not be, and the objects of each class."""
+    """Count the pictures that were read, those that could not be, and the objects of each class."""
 
     read: int = 0
     unreadable: int = 0

@@ -24,7 +24,7 @@ GAP = 8
 
 
 def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:
-    """Writes index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/. Returns index.html's path.
+    """Write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/. Return index.html's path.
 
     found: the detections of the data set's pictures, in its order, without the pictures that could not be read.
     """
@@ -45,7 +45,7 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
 
 
 def caption(detections: Detections) -> str:
-    """Returns what stands under a picture on the web page: which detections are drawn in it, or why none is."""
+    """What stands under a picture on the web page: which detections are drawn in it, or why none is."""
     name, scores = Path(detections.path).name, detections.scores
     if (scores >= SCORE).any():
         return f"{name}: the labels, and what was found with a score of {SCORE:.2f} or more"
@@ -54,7 +54,7 @@ def caption(detections: Detections) -> str:
 
 
 def side_by_side(dataset: Dataset, row: int, detections: Detections) -> Image.Image:
-    """Returns the picture of that row twice: left with its labels drawn in, right with its detections."""
+    """The picture of that row twice: left with its labels drawn in, right with its detections."""
     truth = dataset.truth(row)
     image = decode_image(truth.path)
     left = draw_boxes(image, truth.boxes, labels=truth.labels, names=dataset.classes)

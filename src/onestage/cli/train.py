@@ -44,7 +44,7 @@ class ModelChoice:
     """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
 
     def source(self) -> Source | None:
-        """Reads the weights of a detector to start from. Returns None for a tag if no model is named."""
+        """Read the weights of a detector to start from. Return None for a tag if no model is named."""
         from onestage.creation import find_source
 
         if self.model is None and (self.weights is None or self.weights.isidentifier()):
@@ -52,7 +52,7 @@ class ModelChoice:
         return find_source(self.model or "", self.weights, self.backbone_weights)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
-        """Returns the recipe for these classes, with its changes. The weights decide what the user leaves open."""
+        """The recipe for these classes, with its changes. The weights decide what the user leaves open."""
         from onestage.cli.generate import parse_size
         from onestage.creation import as_in_weights
         from onestage.zoo.table import ZOO, recipe
@@ -164,7 +164,7 @@ def _check_recipe(detector: ModelChoice, source: Source | None) -> None:
 
 
 def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source | None, *, seed: int) -> Detector:
-    """Returns the detector for these classes; the same seed gives the same fresh weights."""
+    """The detector for these classes; the same seed gives the same fresh weights."""
     import torch
 
     from onestage.cli.common import other_settings
@@ -190,7 +190,7 @@ def _free_folder(name: str) -> Path:
 
 
 def _close(result: TrainResult) -> int:
-    """Says where everything is, and what to do next. After an interruption, the loop has said how to go on."""
+    """Say where everything is, and what to do next. After an interruption, the loop has said how to go on."""
     from onestage.processes import Launch
     from onestage.training.folder import Plan
 

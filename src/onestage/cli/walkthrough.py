@@ -57,7 +57,7 @@ FAST = Scale(train=16, val=8, test=8, side=64, size=64, config=TrainConfig(epoch
 
 
 def walk(out: Path, scale: Scale) -> int:
-    """All steps, with everything in ``out``; finished steps are not repeated. Returns the exit code."""
+    """All steps, with everything in ``out``; finished steps are not repeated. Return the exit code."""
     keep_freed_memory()
     _step(1, "pictures")
     data = _pictures(out / "data", scale)
@@ -104,7 +104,7 @@ def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
 
 
 def _measured(result: TrainResult, data: Path, out: Path) -> Report:
-    """The figures of the best model on the test pictures. Writes all results into ``out``."""
+    """The figures of the best model on the test pictures. Write all results into ``out``."""
     model = load_detector(result.best)
     dataset = load_dataset(data, split="test", classes=model.config.classes)
     with progress("measuring", len(dataset)) as bar:

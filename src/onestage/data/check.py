@@ -114,7 +114,7 @@ def check_dataset(
     """Look at a whole data set, or at one split of it, and at every picture in it.
 
     fast: read only the pictures' headers; then truncated pictures and identical ones are not found. progress: show a bar.
-    Raises DataError only if there is nothing to look at: no data set, or none of its pictures.
+    Raise DataError only if there is nothing to look at: no data set, or none of its pictures.
     """
     sets = _load(path, format, split)
     owners = _owners(sets)

@@ -42,7 +42,7 @@ class CocoSet:
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table.
 
-        Raises DataError if its files disagree on their categories.
+        Raise DataError if its files disagree on their categories.
         """
         table.to_xyxy = box_ops.from_xywh
         categories: dict[int, str] = {}
@@ -84,7 +84,7 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _parse(file: Path) -> dict[str, list[Json]]:
-    """The three lists of a COCO file. Raises DataError if it is not one."""
+    """The three lists of a COCO file. Raise DataError if it is not one."""
     text = read_text(file)
     try:
         content: Json = json.loads(text, object_pairs_hook=_plain, parse_constant=_refuse)
@@ -112,7 +112,7 @@ def _field(entry: Json, key: str) -> Json:
 
 
 def _categories(file: Path, entries: list[Json]) -> dict[int, str]:
-    """Name by id, ordered by id. Raises DataError if an entry is no category, or an id or name comes twice."""
+    """Name by id, ordered by id. Raise DataError if an entry is no category, or an id or name comes twice."""
     found: dict[int, str] = {}
     for number, entry in enumerate(entries):
         where = f"{file}: categories[{number}]"
@@ -148,7 +148,7 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictur
 
 
 def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> Picture:
-    """Raises DataError with the reason if this entry is no usable picture."""
+    """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
         raise DataError("file_name should be a string", got=repr(file_name))
@@ -159,7 +159,7 @@ def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> Pic
 
 
 def _size(entry: Mapping[str, Json]) -> Size | None:
-    """(height, width) as stated, or None if both are missing or 0. Raises DataError if they are no sizes."""
+    """(height, width) as stated, or None if both are missing or 0. Raise DataError if they are no sizes."""
     height, width = entry.get("height") or None, entry.get("width") or None
     if height is None and width is None:
         return None
@@ -192,7 +192,7 @@ def _read_annotations(
 
 
 def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], where: str) -> Row | None:
-    """One object, or None if its picture cannot be used. Raises DataError with the reason if the entry is no object."""
+    """One object, or None if its picture cannot be used. Raise DataError with the reason if the entry is no object."""
     if not isinstance(entry, dict):
         raise DataError("an annotation should be an object", got=f"{entry!r:.50}")
     image_id, category = entry.get("image_id"), entry.get("category_id")

@@ -99,7 +99,7 @@ class CsvSet:
 
 
 def find(root: Path, files: Sequence[Path]) -> CsvSet | None:
-    """The CSV data set among these files, or None. Raises DataError if a single file is named and not understood."""
+    """The CSV data set among these files, or None. Raise DataError if a single file is named and not understood."""
     tables = [file for file in files if file.suffix.lower() == ".csv"]
     if len(files) == 1 and tables:
         _dialect(head(tables[0]), tables[0])
@@ -121,7 +121,7 @@ def _fits(file: Path, root: Path) -> bool:
 
 
 def _dialect(text: str, file: Path) -> Dialect:
-    """How the file is written, judged by its first line. Raises DataError that shows this line if that is unclear."""
+    """How the file is written, judged by its first line. Raise DataError that shows this line if that is unclear."""
     first = next((line for line in text.splitlines() if line.strip()), "")
     for separator in ",;\t":
         row = next(csv.reader([first], delimiter=separator), [])
@@ -169,7 +169,7 @@ def _read_rows(file: Path) -> Content:
 
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
-    """Raises DataError with the reason if this row is no object."""
+    """Raise DataError with the reason if this row is no object."""
     if len(row) <= max(dialect.columns):
         raise DataError("too few columns", got=len(row), expected=f"at least {max(dialect.columns) + 1}")
     image, label, *corners = (row[column].strip() for column in dialect.columns)
@@ -206,7 +206,7 @@ def _fill(table: Table, file: Path, content: Content, pictures: Pictures) -> Non
 
 
 def _are_relative(table: Table) -> bool:
-    """Whether the boxes are parts of their pictures, 0-1, and not pixels. Raises DataError if that is unclear.
+    """Whether the boxes are parts of their pictures, 0-1, and not pixels. Raise DataError if that is unclear.
 
     A box within 0-1 that is not all whole numbers is in parts. One that reaches beyond 1.5 is in pixels.
     """

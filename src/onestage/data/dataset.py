@@ -91,7 +91,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
     def truth(self, index: int) -> Truth:
-        """The objects of picture ``index``: boxes (N, 4), and (N,) for the other columns. Reads no pixels."""
+        """The objects of picture ``index``: boxes (N, 4), and (N,) for the other columns. No pixel is read."""
         rows = self._rows(index)
         return Truth(
             boxes=self.boxes[rows],
@@ -107,7 +107,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Decode picture ``index``: image (3, H, W), boxes (N, 4).
 
-        Raises DataError with the file's path if the picture cannot be read or its size contradicts its annotation.
+        Raise DataError with the file's path if the picture cannot be read or its size contradicts its annotation.
         """
         truth = self.truth(index)
         image = decode_image(truth.path)

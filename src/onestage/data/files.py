@@ -43,7 +43,7 @@ def by_split(files: Iterable[Path], splits: Iterable[str | None]) -> Sources:
 
 
 def one_per_split(root: Path, files: list[Path]) -> Sources:
-    """``Sources`` of a format that holds a whole split in one file. Raises DataError if the split of a file is unclear."""
+    """``Sources`` of a format that holds a whole split in one file. Raise DataError if the split of a file is unclear."""
     splits = [split_name(file.stem) or split_above(file, root) for file in files]
     if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
         names = ", ".join(str(file.relative_to(root)) for file in files[:10])
@@ -103,7 +103,7 @@ def inside(name: str) -> str | None:
 
 
 class Pictures:
-    """Finds the pictures that annotations name, in a list of folders. Lists each folder once."""
+    """Find the pictures that annotations name, in a list of folders. List each folder once."""
 
     def __init__(self, folders: Iterable[Path]) -> None:
         self.folders = tuple(folders)
@@ -146,7 +146,7 @@ def pictures_beside(annotations: Path, root: Path) -> Pictures:
 def read_text(path: Path, max_bytes: int | None = None) -> str:
     """The text of a UTF-8 file, with or without byte order mark.
 
-    Raises DataError if the file cannot be read, is no UTF-8, or is larger than ``max_bytes``.
+    Raise DataError if the file cannot be read, is no UTF-8, or is larger than ``max_bytes``.
     """
     try:
         if max_bytes is not None and path.stat().st_size > max_bytes:
@@ -163,7 +163,7 @@ def read_text(path: Path, max_bytes: int | None = None) -> str:
 
 
 def head(path: Path, size: int = 65536) -> str:
-    """The first characters of a file, to guess what it is; bytes that are not UTF-8 are replaced. Raises DataError if the
+    """The first characters of a file, to guess what it is; bytes that are not UTF-8 are replaced. Raise DataError if the
     file cannot be read.
     """
     try:

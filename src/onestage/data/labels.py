@@ -66,7 +66,7 @@ class Labels(NamedTuple):
 def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where: Path) -> Labels:
     """The labels of a data set's classes: in the order of ``wanted``, or in the data set's order if that is None.
 
-    A wanted class that the data set does not know gets the next free id. Raises DataError if a class is wanted twice, and
+    A wanted class that the data set does not know gets the next free id. Raise DataError if a class is wanted twice, and
     ConfigError if classes are wanted and the data set knows none of them. ``where``: the data set, for messages.
     """
     if wanted is None:
@@ -87,7 +87,7 @@ def _labels(table: LabelTable, keys: Mapping[Key, str]) -> Labels:
 
 
 def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Path) -> Labels:
-    """The labels where no name agrees: the data set's numbers count the wanted classes. Warns what each number means."""
+    """The labels where no name agrees: the data set's numbers count the wanted classes. Warn what each number means."""
     names = stored.table.names
     if not stored.numbered:
         fix = "name them alike, or train a model for the data's; in Python, onestage.create(NAME, classes=[...]) makes one"

@@ -92,8 +92,8 @@ class TrainLoader:
         return self._reader.skipped
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
-        """This process's share of each batch of an epoch, images (B, 3, h, w), from batch ``start`` on. Decodes nothing
-        before it.
+        """This process's share of each batch of an epoch, images (B, 3, h, w), from batch ``start`` on. Earlier
+        pictures are not decoded.
         """
         order = epoch_order(self._count, seed=self.seed, epoch=epoch)
         batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
@@ -165,7 +165,7 @@ def usual_workers(world: int = 1) -> int:
 
 
 def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> None:
-    """Raises ConfigError or DataError. count: the pictures to share out, one or more for each process; None: any number."""
+    """Raise ConfigError or DataError. count: the pictures to share out, one or more for each process; None: any number."""
     if batch_size < 1 or batch_size % shard.world:
         expected = f"a positive multiple of {shard.world}, the number of processes" if shard.world > 1 else "1 or more"
         raise ConfigError("this batch size cannot be shared out", got=batch_size, expected=expected)
@@ -175,7 +175,7 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
 
 @dataclass(frozen=True)
 class _Pictures(torch.utils.data.Dataset["_Item"]):
-    """Runs in a worker: decodes and transforms one picture or, if that fails, one of the ``spare`` pictures after it.
+    """Run in a worker: decode and transform one picture or, if that fails, one of the ``spare`` pictures after it.
 
     Errors that a user can mend come back as values. DataLoader would raise them again without their parts, and with the
     worker's traceback as their text.

@@ -19,16 +19,16 @@ MAX_BYTES = 1_000_000
 
 
 class _TextLoader(yaml.BaseLoader):
-    """Strings, lists and dictionaries. Refuses aliases, which can blow up, and a key given twice, which hides a mistake."""
+    """Strings, lists and dictionaries. Refuse aliases, which can blow up, and a key given twice, which hides a mistake."""
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """The next node. Raises YAMLError if it is an alias."""
+        """The next node. Raise YAMLError if it is an alias."""
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError(f"aliases are not allowed (line {self.peek_event().start_mark.line + 1})")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Plain]:
-        """The mapping in a node. Raises YAMLError if it has a key twice."""
+        """The mapping in a node. Raise YAMLError if it has a key twice."""
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in keys.most_common(1):
             if count > 1:
@@ -37,7 +37,7 @@ class _TextLoader(yaml.BaseLoader):
 
 
 def read_yaml(path: Path) -> dict[str, Plain]:
-    """The mapping in a YAML file; every leaf is the text in the file. Raises DataError if the file holds something else."""
+    """The mapping in a YAML file; every leaf is the text in the file. Raise DataError if the file holds something else."""
     loader = None
     try:
         loader = _TextLoader(read_text(path, MAX_BYTES))

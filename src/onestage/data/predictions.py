@@ -98,10 +98,10 @@ FORMATS: Mapping[Format, Form] = {
 
 
 class PredictionWriter:
-    """Writes the detections of one picture after another to one file. A context manager: leaving it finishes the file."""
+    """Write the detections of one picture after another to one file. A context manager: leaving it finishes the file."""
 
     def __init__(self, path: str | Path, format: Format) -> None:
-        """Raises OSError where the file cannot be written."""
+        """Raise OSError where the file cannot be written."""
         self.path, self.format = Path(path), format
         self._form = FORMATS[format]
         self._between = ""

@@ -95,7 +95,7 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     """Find out which format a data set has and which files belong to it.
 
     path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
-    Raises DataError where there is no data set, or more than one.
+    Raise DataError where there is no data set, or more than one.
     """
     path = Path(path)
     if format is not None and format not in FORMATS:
@@ -127,7 +127,7 @@ def load_dataset(
     labels 0..K-1 stand for, for example those of a trained model; the data set's names if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
 
-    Raises ConfigError if the data set knows none of ``classes``. A data set may only number its classes, 0..K-1: its numbers
+    Raise ConfigError if the data set knows none of ``classes``. A data set may only number its classes, 0..K-1: its numbers
     then count ``classes``, with a warning.
     """
     _check_on_bad(on_bad)

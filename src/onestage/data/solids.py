@@ -166,7 +166,7 @@ def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, cleara
     """Walk along rays until the solid is within ``clearance``. entry (3, n): points of the plane before the unit ball; aim
     (3, 1): the direction; ahead (n,): a first stretch that is free.
 
-    Returns (n,), the whole way of each ray: inf if it misses the solid. A ray that still crawls along the solid after the
+    Return (n,), the whole way of each ray: inf if it misses the solid. A ray that still crawls along the solid after the
     last step does not count as a miss.
     """
     way = np.full(len(ahead), np.inf, np.float32)

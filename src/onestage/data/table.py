@@ -93,7 +93,7 @@ class Table:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad) -> Dataset:
-        """The checked data set. Raises one DataError for all problems, unless ``on_bad`` is "skip".
+        """The checked data set. Raise one DataError for all problems, unless ``on_bad`` is "skip".
 
         May be called more than once, for other labels.
         """

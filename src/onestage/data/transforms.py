@@ -226,7 +226,7 @@ class View:
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
     def pixels(self, image: Tensor, fill: Colour, recolour: Callable[[Tensor], Tensor], *, antialias: bool = True) -> Tensor:
-        """(3, H, W) uint8 -> (3, h, w) uint8. Resizes and recolours the visible part; ``fill`` is the colour around it."""
+        """(3, H, W) uint8 -> (3, h, w) uint8. Resize and recolour the visible part; ``fill`` is the colour around it."""
         (left, right), (top, bottom) = self.across.source, self.down.source
         (x1, x2), (y1, y2) = self.across.target, self.down.target
         part = image[:, top:bottom, left:right]

@@ -142,7 +142,7 @@ def _parse(file: Path) -> _Annotation:
 
 
 def _root(file: Path) -> Element:
-    """The element <annotation> of a file. Raises DataError if there is none."""
+    """The element <annotation> of a file. Raise DataError if there is none."""
     try:
         root = ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
     except FileNotFoundError as error:
@@ -155,7 +155,7 @@ def _root(file: Path) -> Element:
 
 
 def _size(root: Element) -> Size | None:
-    """(height, width) as stated, or None if they are missing or 0. Raises DataError if they are no sizes."""
+    """(height, width) as stated, or None if they are missing or 0. Raise DataError if they are no sizes."""
     height, width = (root.findtext(f"size/{key}") or "0" for key in ("height", "width"))
     try:
         size = int(float(height)), int(float(width))
@@ -167,7 +167,7 @@ def _size(root: Element) -> Size | None:
 
 
 def _object(number: int, element: Element) -> _Object:
-    """Raises DataError with the reason if this is no object."""
+    """Raise DataError with the reason if this is no object."""
     name = (element.findtext("name") or "").strip()
     if not name:
         raise DataError("an object needs a <name>")

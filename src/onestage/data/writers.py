@@ -75,7 +75,7 @@ def write_coco(
     category_ids: Sequence[int] | None = None,
     split: Split = "train",
 ) -> int:
-    """Write {split}/*.jpg and annotations/instances_{split}.json. Returns the number of pictures.
+    """Write {split}/*.jpg and annotations/instances_{split}.json. Return the number of pictures.
 
     Category ids are 1..K if they are left out. Ignored objects get ``"ignore": 1``.
     """
@@ -96,7 +96,7 @@ def write_coco(
 
 
 def write_voc(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequence[str], split: Split = "train") -> int:
-    """Write JPEGImages/, Annotations/*.xml and ImageSets/Main/{split}.txt. Returns the number of pictures.
+    """Write JPEGImages/, Annotations/*.xml and ImageSets/Main/{split}.txt. Return the number of pictures.
 
     Corners are rounded to whole pixels, as the format demands. Ignored objects become difficult ones. The format has no list
     of classes: readers number the names in alphabetical order.
@@ -113,7 +113,7 @@ def write_voc(samples: Iterable[Sample | Encoded], root: Path, *, classes: Seque
 
 
 def write_yolo(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequence[str], split: Split = "train") -> int:
-    """Write images/{split}/, labels/{split}/*.txt and data.yaml, which lists all splits so far. Returns the number of pictures.
+    """Write images/{split}/, labels/{split}/*.txt and data.yaml, which lists all splits so far. Return the number of pictures.
 
     The format cannot mark ignored objects: they are left out.
     """

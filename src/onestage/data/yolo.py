@@ -172,7 +172,7 @@ def _fill(table: Table, file: Path, picture: int) -> None:
 
 
 def _object(columns: Sequence[str]) -> tuple[int, list[float]]:
-    """Class number, and centre, width and height in 0-1. Raises DataError with the reason if this is no object."""
+    """Class number, and centre, width and height in 0-1. Raise DataError with the reason if this is no object."""
     if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
         expected = "class, centre x, centre y, width, height, or an outline"
         raise DataError("the number of columns is wrong", got=f"{len(columns)} columns", expected=expected)
@@ -199,7 +199,7 @@ def _is_data_yaml(file: Path) -> bool:
 
 
 def _yaml_names(file: Path, content: dict[str, Plain]) -> tuple[str, ...]:
-    """The class names. Raises DataError if they cannot be read, one comes twice, or their number is not ``nc``."""
+    """The class names. Raise DataError if they cannot be read, one comes twice, or their number is not ``nc``."""
     names, count = _name_list(content["names"]), content.get("nc")
     if not names:
         expected = "a list of names, or a mapping from 0, 1, 2 and so on to names"
@@ -221,7 +221,7 @@ def _name_list(names: Plain) -> tuple[str, ...]:
 
 
 def _yaml_sources(file: Path, content: dict[str, Plain], pictures: Sequence[Path]) -> Sources:
-    """The pictures of the splits that data.yaml names. Raises DataError if none of them exists."""
+    """The pictures of the splits that data.yaml names. Raise DataError if none of them exists."""
     base = _base(file, content.get("path"))
     sources: dict[str, tuple[Path, ...]] = {}
     for key, value in content.items():

@@ -44,13 +44,13 @@ class Timing:
     network: tuple[float, ...]
 
     def median(self, what: Literal["predict", "network"]) -> float:
-        """Returns the median in milliseconds per picture."""
+        """The median in milliseconds per picture."""
         seconds = self.predict if what == "predict" else self.network
         return 1000 * statistics.median(seconds) / self.batch
 
 
 def pictures(count: int, size: Size = (480, 640)) -> list[Tensor]:
-    """Returns ``count`` smooth, colourful pictures, each (3, H, W) uint8; the same pictures at every call. size: (H, W)."""
+    """``count`` smooth, colourful pictures, each (3, H, W) uint8; the same pictures at every call. size: (H, W)."""
     generator = torch.Generator().manual_seed(1)
     clouds = torch.rand(count, 3, 9, 9, generator=generator)
     return list(F.interpolate(clouds, size, mode="bicubic").clamp(0, 1).mul(255).byte())
@@ -88,13 +88,13 @@ def _seconds(run: Callable[[], None], device: torch.device) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Waits until a GPU has done its work: it works on after it got its commands."""
+    """Wait until a GPU has done its work: it works on after it got its commands."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def environment(device: torch.device) -> dict[str, str | int]:
-    """Returns what a time depends on: processor, threads, versions."""
+    """What a time depends on: processor, threads, versions."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,

@@ -158,7 +158,7 @@ class Explanation:
 
 @torch.no_grad()
 def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False, score: float = 0.3) -> Explanation:
-    """Follows one labelled picture through the detector.
+    """Follow one labelled picture through the detector.
 
     guessed: says that the labels are detections, not a person's labels. score: the least score of the detections to show.
     """

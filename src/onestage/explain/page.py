@@ -86,7 +86,10 @@ of them are drawn smaller. The worst have their boxes.</p>
 
 
 def save_explanation(seen: Explanation, folder: str | Path) -> Path:
-    """Writes index.html, figures.json and the pictures into ``folder``, and makes it if needed. Returns index.html's path."""
+    """Write index.html, figures.json and the pictures into ``folder``. Return the path of index.html.
+
+    The folder is made if it is missing.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     pictures = {"objects": objects_picture(seen), "nms": nms_picture(seen)}
@@ -101,7 +104,7 @@ def save_explanation(seen: Explanation, folder: str | Path) -> Path:
 
 
 def figures_of(seen: Explanation) -> dict[str, Json]:
-    """Returns the figures as plain data for JSON; None stands for a number that is not finite."""
+    """The figures as plain data for JSON; None stands for a number that is not finite."""
     figures: dict[str, Json] = {
         "model": seen.name,
         "picture": seen.source,
@@ -128,7 +131,7 @@ def figures_of(seen: Explanation) -> dict[str, Json]:
 
 
 def level_rows(seen: Explanation) -> list[tuple[str, ...]]:
-    """Returns the table of maps in the columns of LEVEL_TITLES. The last row is the sum."""
+    """The table of maps in the columns of LEVEL_TITLES. The last row is the sum."""
     rows = [
         (
             f"{level.number}",
@@ -147,18 +150,18 @@ def level_rows(seen: Explanation) -> list[tuple[str, ...]]:
 
 
 def percent(share: float) -> str:
-    """Returns a share, 0..1, in percent. A share above 0 never shows as "0 %"."""
+    """A share, 0..1, in percent. A share above 0 never shows as "0 %"."""
     return "0 %" if share == 0 else "< 0.1 %" if share < 0.001 else f"{100 * share:.1f} %"
 
 
 def stride_of(level: Level) -> str:
-    """Returns the map's stride in pixels: one number if it is the same in both directions."""
+    """The map's stride in pixels: one number if it is the same in both directions."""
     y, x = level.stride
     return f"{y:.4g}" if y == x else f"{y:.4g} × {x:.4g}"
 
 
 def labels_in_words(seen: Explanation) -> str:
-    """Says where the objects come from."""
+    """Say where the objects come from."""
     if seen.guessed:
         return f"No labels were given. The model's detections of score {seen.score:g} or more stand in for them."
     return "The objects are those of the labels."
@@ -223,7 +226,7 @@ def _loss_words(seen: Explanation) -> str:
 
 
 def nms_words(seen: Explanation) -> str:
-    """Says what the pictures before and after NMS show."""
+    """Say what the pictures before and after NMS show."""
     return (
         f"Many anchors find the same object. Left: all boxes with a score of {seen.score:g} or more ({len(seen.before):,}). "
         f"Right: what is left when {_suppression_words(seen)} ({len(seen.after):,})."

@@ -54,14 +54,14 @@ AMBER = "#ffb000"
 
 
 def objects_picture(seen: Explanation) -> bytes:
-    """Returns the input with the objects that the anchors learn. Each object has a number and a colour."""
+    """The input with the objects that the anchors learn. Each object has a number and a colour."""
     picture, scale = _enlarged(seen.picture)
     names = [f"{number} {seen.classes[label]}" for number, label in enumerate(seen.targets.labels.tolist(), start=1)]
     return _encoded(draw_boxes(picture, seen.targets.boxes * scale, labels=torch.arange(len(names)), names=names))
 
 
 def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> bytes:
-    """Returns three panels: the grid and the shapes of one cell, the anchors that learn an object, and the class loss.
+    """Three panels: the grid and the shapes of one cell, the anchors that learn an object, and the class loss.
 
     side: the longer side of a panel in pixels.
     """
@@ -74,7 +74,7 @@ def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> byte
 
 
 def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
-    """Returns the boxes before NMS and after it, side by side. side: the longer side of a panel in pixels."""
+    """The boxes before NMS and after it, side by side. side: the longer side of a panel in pixels."""
     titles = [f"Before NMS: {_boxes_in_words(len(seen.before))}", f"After: {_boxes_in_words(len(seen.after))}"]
     figure, (before, after) = panels(seen.picture, titles, side=side)
     show(before, seen.picture, dim=0.35)
@@ -88,7 +88,7 @@ def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
 
 
 def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
-    """Draws the grid of the level, and all shapes of its middle cell."""
+    """Draw the grid of the level, and all shapes of its middle cell."""
     centres = _centres(seen, level)
     show(axes, seen.picture, dim=0.15)
     if max(level.size) <= CELLS_WITH_LINES:
@@ -107,7 +107,7 @@ def draw_shapes(axes: Axes, seen: Explanation, level: Level) -> None:
 
 
 def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
-    """Draws every object with its number, in its colour, and the anchors that learn it. Ignored anchors are amber dots."""
+    """Draw every object with its number, in its colour, and the anchors that learn it. Ignored anchors are amber dots."""
     show(axes, seen.picture, dim=0.45)
     matches, anchors = seen.matches[level.rows], seen.anchors[level.rows]
     points = _centres(seen, level)[:, :, None].expand(-1, -1, len(level.shapes), -1).reshape(-1, 2)
@@ -129,7 +129,7 @@ def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
 
 
 def draw_loss(axes: Axes, seen: Explanation, level: Level) -> None:
-    """Draws the class loss of each cell, on one scale for all maps, a cross for each hard negative, and the worst as boxes."""
+    """Draw the class loss of each cell, on one scale for all maps, a cross for each hard negative, and the worst as boxes."""
     show(axes, seen.picture, dim=0.6, grey=True)
     most = max(float(seen.cell_loss(each).max()) for each in seen.levels)
     part = (seen.cell_loss(level) / most).sqrt() if most else seen.cell_loss(level)
@@ -159,7 +159,7 @@ def _centres(seen: Explanation, level: Level) -> Tensor:
 
 
 def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of equal panels side by side, and the panels. Each has the shape of the picture, (3, H, W).
+    """A figure of equal panels side by side, and the panels. Each has the shape of the picture, (3, H, W).
 
     side: the longer side of a panel in pixels.
     """
@@ -177,7 +177,7 @@ def panels(picture: Tensor, titles: Sequence[str], *, side: int = PANEL) -> tupl
 
 
 def show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, drawn: Image.Image | None = None) -> None:
-    """Fills the panel with the picture (3, H, W), or with ``drawn``, a drawing of it in any resolution.
+    """Fill the panel with the picture (3, H, W), or with ``drawn``, a drawing of it in any resolution.
 
     dim: how much darker the picture becomes, 0..1. grey: without its colours.
     """
@@ -189,14 +189,14 @@ def show(axes: Axes, picture: Tensor, *, dim: float = 0.0, grey: bool = False, d
 
 
 def _frame(axes: Axes, picture: Tensor) -> None:
-    """Cuts the panel to the picture: anchors reach over its border."""
+    """Cut the panel to the picture: anchors reach over its border."""
     height, width = picture.shape[1:]
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
 
 
 def _outline(axes: Axes, boxes: Tensor, colours: Sequence[Colour], *, linewidth: float, dashed: bool = False) -> None:
-    """Draws the boxes (D, 4), a colour for each."""
+    """Draw the boxes (D, 4), a colour for each."""
     patches = [Rectangle((x, y), w, h) for x, y, w, h in box_ops.to_xywh(boxes).tolist()]
     line = (0, (4, 3)) if dashed else "solid"
     drawn = PatchCollection(patches, facecolor="none", edgecolor=list(colours), zorder=4, linewidth=linewidth, linestyle=line)
@@ -204,7 +204,7 @@ def _outline(axes: Axes, boxes: Tensor, colours: Sequence[Colour], *, linewidth:
 
 
 def _number(axes: Axes, number: int, box: Tensor) -> None:
-    """Writes the object's number, from 1 on, into the corner of its box. A corner outside the picture moves to the border."""
+    """Write the object's number, from 1 on, into the corner of its box. A corner outside the picture moves to the border."""
     x, y = box[:2].tolist()
     plate = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": _rgb(number)}
     text = axes.text(max(x, 0), max(y, 0), f"{number + 1}", fontsize=7.5, fontweight="bold", bbox=plate, zorder=6)
@@ -238,7 +238,7 @@ def _boxes_in_words(count: int) -> str:
 
 
 def rendered(figure: Figure) -> bytes:
-    """Returns the figure as a JPEG."""
+    """The figure as a JPEG."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
     canvas.draw()

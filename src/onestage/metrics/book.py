@@ -26,7 +26,7 @@ class BookMetrics:
 
     @classmethod
     def of(cls, predicted: Tensor, assigned: Tensor, *, deltas: Tensor, targets: Tensor, positive: Tensor) -> BookMetrics:
-        """Returns the sums of one batch.
+        """The sums of one batch.
 
         predicted, assigned (B, A) int64: the most likely class of each anchor, and the class that it should have; background
         is one of them. deltas, targets (B, A, 4): predicted and assigned offsets, in the coder's units. positive (B, A) bool:

@@ -80,7 +80,7 @@ class CocoMetrics:
         return {name: getattr(self, name) for name in FIGURES}
 
     def curve(self, iou: float | None = None, label: int | None = None) -> NDArray[np.float64]:
-        """Returns the precision at each of RECALLS, (R,).
+        """The precision at each of RECALLS, (R,).
 
         iou: one of IOUS; by default the mean over all of them. label: a class; by default the mean over those with objects.
         """
@@ -90,11 +90,11 @@ class CocoMetrics:
 
 
 def coco_metrics(detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]) -> CocoMetrics:
-    """Computes COCO's figures for detections against truths of the same pictures; ``classes`` are the K names, by label.
+    """Compute COCO's figures for detections against truths of the same pictures; ``classes`` are the K names, by label.
 
     A crowd region matches any number of detections, each by the share of its area inside the region. None of them counts.
     An ignored object matches one detection, which does not count either. (pycocotools loses that flag and counts it.)
-    Raises DataError if the pictures are not the same, or if a label is none of the classes.
+    Raise DataError if the pictures are not the same, or if a label is none of the classes.
     """
     pairs = pair_up(detections, truths, classes)
     evaluator = _Evaluator(pairs, len(classes))
@@ -139,7 +139,7 @@ class _Evaluator(COCOeval_faster):
 def _rows(
     objects: Detections | Truth, columns: dict[str, Tensor], first_id: int
 ) -> Iterator[tuple[int, dict[str, int | float | list[float]]]]:
-    """Yields the label of each object and the annotation that the library reads: an id, a box in COCO's format, the columns."""
+    """Yield the label of each object and the annotation that the library reads: an id, a box in COCO's format, the columns."""
     table = {"bbox": box_ops.to_xywh(objects.boxes.double()), **columns}
     values = zip(*(column.tolist() for column in table.values()), strict=True)
     for number, (label, row) in enumerate(zip(objects.labels.tolist(), values, strict=True)):
@@ -149,7 +149,7 @@ def _rows(
 def _per_class(
     pairs: Sequence[Pair], classes: Sequence[str], precision: NDArray[np.float64], recall: NDArray[np.float64]
 ) -> Iterator[CocoClass]:
-    """Yields a row for each class, from precision (T, R, K) and recall (T, K) for all sizes."""
+    """Yield a row for each class, from precision (T, R, K) and recall (T, K) for all sizes."""
     objects, found = np.zeros(len(classes), int), np.zeros(len(classes), int)
     for pair in pairs:
         counted = ~(pair.truth.ignore | pair.truth.crowd)

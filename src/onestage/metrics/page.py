@@ -48,12 +48,12 @@ HEAD = """<!doctype html>
 
 
 def fill(body: str, *, style: str = "", **content: object) -> str:
-    """Returns a whole page: HEAD, with the rules of ``style`` added, and the jinja2 template ``body``. Content is escaped."""
+    """A whole page: HEAD, with the rules of ``style`` added, and the jinja2 template ``body``. Content is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
     head = HEAD.replace("</style>", f"{style}</style>")
     return environment.from_string(head + body).render(**content)
 
 
 def as_base64(data: bytes) -> str:
-    """Returns the bytes as text for a data URL."""
+    """The bytes as text for a data URL."""
     return base64.b64encode(data).decode("ascii")

@@ -26,10 +26,10 @@ class Pair(NamedTuple):
 
 
 def pair_up(detections: Sequence[Detections], truths: Sequence[Truth], classes: Sequence[str]) -> list[Pair]:
-    """Joins detections and truths by image_id, in ascending order: first the numbers, then the names.
+    """Join detections and truths by image_id, in ascending order: first the numbers, then the names.
 
     The order is always the same. It settles detections of equal score, so no metric depends on how the pictures were read.
-    Raises DataError if the two are not of exactly the same pictures, or if a label is not one of the K ``classes``.
+    Raise DataError if the two are not of exactly the same pictures, or if a label is not one of the K ``classes``.
     """
     found = _by_id("detections", [_on_cpu(d) for d in detections])
     known = _by_id("truths", truths)
@@ -48,7 +48,7 @@ def pair_up(detections: Sequence[Detections], truths: Sequence[Truth], classes: 
 
 
 def _by_id(what: str, items: Sequence[Item]) -> dict[int | str, Item]:
-    """The items by their picture. Raises DataError if a picture has two."""
+    """The items by their picture. Raise DataError if a picture has two."""
     counts = Counter(item.image_id for item in items)
     if repeated := [image_id for image_id, count in counts.items() if count > 1]:
         fix = "give each picture one entry, with one id"
@@ -68,7 +68,7 @@ def _name(ids: Iterable[int | str]) -> str:
 
 
 def _check_labels(what: str, image_id: int | str, labels: Tensor, classes: int) -> None:
-    """Raises DataError unless the labels (N,) lie in 0..classes - 1."""
+    """Raise DataError unless the labels (N,) lie in 0..classes - 1."""
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= classes):
         raise DataError(
             f"the {what} of picture {image_id!r} carry a label that is none of the classes",

@@ -36,7 +36,7 @@ UNNAMED = "_unnamed"
 
 
 def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
-    """Draws precision over recall as a PNG: left the mean over the classes at three IoUs, right each class at IoU .50.
+    """Draw precision over recall as a PNG: left the mean over the classes at three IoUs, right each class at IoU .50.
 
     Of more than ten classes, the ten with the most objects have a colour and a name; the rest are grey.
     """
@@ -59,7 +59,7 @@ def plot_pr_curves(metrics: CocoMetrics, path: str | Path) -> None:
 
 
 def plot_training_curves(history: History, path: str | Path) -> None:
-    """Draws a training as a PNG: losses, AP and learning rate over the epochs.
+    """Draw a training as a PNG: losses, AP and learning rate over the epochs.
 
     history: one mapping per epoch, in order, with "epoch" and any of "loss", "loss/PART", "val/loss", "val/loss/PART",
     "val/AP...", "lr". Where a key is missing, or its value is None or NaN, the curve has a gap.
@@ -106,7 +106,7 @@ def _values(history: History, key: str) -> list[float]:
 def _draw_curve(
     axes: Axes, history: History, key: str, *, label: str, color: str | None = None, line: str = "-", marker: str = "o"
 ) -> None:
-    """Draws the values of ``key`` over the epochs that have it, unless no value is a number. color: by default the next one.
+    """Draw the values of ``key`` over the epochs that have it, unless no value is a number. color: by default the next one.
 
     Few points get marks. A single point has no line, so it gets a large mark.
     """
@@ -130,7 +130,7 @@ def _short(name: str, most: int = 28) -> str:
 
 
 def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
-    """Returns a figure of panels side by side, ``height`` inches high, in the project's plain style, and its panels."""
+    """A figure of panels side by side, ``height`` inches high, in the project's plain style, and its panels."""
     figure = Figure(figsize=(4.6 * len(titles), height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     row = [figure.add_subplot(1, len(titles), number + 1) for number in range(len(titles))]
@@ -148,7 +148,7 @@ def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, li
 
 
 def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
-    """Names the curves. Writes ``empty`` into the middle of the panel if there are none.
+    """Name the curves. Write ``empty`` into the middle of the panel if there are none.
 
     below: under the panel, for curves that may cross all of it; by default where the curves leave most room.
     """
@@ -172,7 +172,7 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Writes the figure as a PNG. Raises OSError where the file cannot be written."""
+    """Write the figure as a PNG. Raise OSError where the file cannot be written."""
     with warnings.catch_warnings(), atomic_file(path) as file:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
         figure.savefig(file, format="png")

@@ -25,7 +25,7 @@ class Report(Results):
         return report_table(self, rows)
 
     def save(self, folder: str | Path, *, examples: Mapping[str, Image.Image] | None = None) -> Path:
-        """Write metrics.json, per_class.csv, pr_curves.png and index.html into ``folder``. Returns the path of index.html.
+        """Write metrics.json, per_class.csv, pr_curves.png and index.html into ``folder``. Return the path of index.html.
 
         examples: pictures with their detections drawn in, by caption. The page shows them small, at its end.
         """
@@ -45,7 +45,7 @@ def measure(
     """Compute every figure for detections against truths of the same pictures; ``classes`` are the K names, by label.
 
     losses and book come from the network's logits. Without them the report says that they were not measured.
-    Raises DataError if the pictures are not the same, or if a label is none of the classes.
+    Raise DataError if the pictures are not the same, or if a label is none of the classes.
     """
     return Report(
         coco=coco_metrics(detections, truths, classes),

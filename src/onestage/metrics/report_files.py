@@ -21,7 +21,7 @@ EXAMPLE_SIDE = 640
 
 
 def save_report_files(results: Results, folder: Path, examples: Mapping[str, Image.Image]) -> Path:
-    """Write the four files into ``folder``, which is made if it is missing. Returns the path of index.html.
+    """Write the four files into ``folder``, which is made if it is missing. Return the path of index.html.
 
     examples: pictures with their detections drawn in, by caption.
     """

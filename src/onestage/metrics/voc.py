@@ -56,14 +56,14 @@ def voc_metrics(
     style: Style = "2010",
     inclusive: bool = False,
 ) -> VocMetrics:
-    """Computes VOC's AP for detections against truths of the same pictures; ``classes`` are the K names, by label.
+    """Compute VOC's AP for detections against truths of the same pictures; ``classes`` are the K names, by label.
 
     A detection belongs to the object of its class that it overlaps most. It is right if their IoU is at least ``iou`` and no
     detection of higher score was right about that object. It does not count if the object is difficult (ignored, or a crowd).
     style: "2007" reads precision at 11 recalls; "2010" takes the area under the curve.
     inclusive: box corners are the first and the last pixel, so that a width is x2 - x1 + 1. The development kit and most
     published figures do so. Boxes of this package are edges in float pixels, for which x2 - x1 is right.
-    Raises ConfigError for an ``iou`` outside 0..1, DataError if the pictures are not the same or a label is no class.
+    Raise ConfigError for an ``iou`` outside 0..1, DataError if the pictures are not the same or a label is no class.
     """
     if not 0 < iou <= 1:
         raise ConfigError("voc_metrics: this IoU cannot decide a match", got=iou, expected="above 0, at most 1")

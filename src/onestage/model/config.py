@@ -80,7 +80,7 @@ class DetectorConfig(WithoutKind):
         """A copy with other values, each named by its path: ``config.replace({"loss.negative_ratio": 2})``. All changes are
         made together, in any order; a whole part is replaced before the values in it.
 
-        A value may be text, as on a command line. Raises ConfigError for an unknown key, with the nearest known one.
+        A value may be text, as on a command line. Raise ConfigError for an unknown key, with the nearest known one.
         """
         if "classes" in changes and "category_ids" not in changes and self.category_ids == tuple(range(len(self.classes))):
             changes = {**changes, "category_ids": ()}  # these were not chosen, so they follow from the classes
@@ -92,7 +92,7 @@ class DetectorConfig(WithoutKind):
 
     @staticmethod
     def from_json(text: str) -> DetectorConfig:
-        """The config that the text holds. Raises ConfigError if it is not a config of this version of the project."""
+        """The config that the text holds. Raise ConfigError if it is not a config of this version of the project."""
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:

@@ -19,7 +19,7 @@ from onestage.structures import Detections, HeadOutput, ImageMeta
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Gives the output of a network its meaning: anchors, offsets, scores, NMS and names come from the config alone.
+    """Give the output of a network its meaning: anchors, offsets, scores, NMS and names come from the config alone.
 
     config: of a built detector, so its anchors are written down level by level.
     """
@@ -36,7 +36,7 @@ class Decoder:
     def decode(self, output: HeadOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
         """One Detections for each of the B images, in pixels of the original pictures.
 
-        ``score`` replaces the score threshold of the config. Raises WeightsError if the output holds NaN.
+        ``score`` replaces the score threshold of the config. Raise WeightsError if the output holds NaN.
         """
         config, postprocess = self.config, self.config.postprocess
         if score is not None:

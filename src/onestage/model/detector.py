@@ -37,7 +37,7 @@ class Detector(nn.Module):
     """
 
     def __init__(self, config: DetectorConfig) -> None:
-        """Raises ConfigError if the parts do not fit each other. Weights are drawn from torch's global random numbers."""
+        """Raise ConfigError if the parts do not fit each other. Weights are drawn from torch's global random numbers."""
         super().__init__()
         config = resolve_anchors(config)
         self.config = config
@@ -57,7 +57,7 @@ class Detector(nn.Module):
         self._check_places()
 
     def _check_places(self) -> None:
-        """Raises ConfigError if the network cannot take its input size, or if anchors do not stand at the cells of a map."""
+        """Raise ConfigError if the network cannot take its input size, or if anchors do not stand at the cells of a map."""
         size = self.config.preprocess.largest
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
             steps = level.steps(cells, size)
@@ -105,7 +105,7 @@ class Detector(nn.Module):
         """(height, width) of every map for an input of that size, before any image has gone through.
 
         The first question for a size costs a dry run on the meta device. ``predict`` and training never ask: they read the
-        sizes from the HeadOutput. Raises ConfigError if the network cannot take such an input.
+        sizes from the HeadOutput. Raise ConfigError if the network cannot take such an input.
         """
         if input_size not in self._level_sizes:
             maps = check_maps(self.config.backbone, self.backbone, input_size)
@@ -124,7 +124,7 @@ class Detector(nn.Module):
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
         """Which anchor learns which object of B images; targets in input pixels, on the model's device.
 
-        Raises DataError for a label outside 0..K-1. Labels on a GPU are not checked: the program would wait for the GPU.
+        Raise DataError for a label outside 0..K-1. Labels on a GPU are not checked: the program would wait for the GPU.
         """
         return self.criterion.assign(targets, self.level_sizes(input_size), input_size, device=self.device)
 
@@ -165,7 +165,7 @@ class Detector(nn.Module):
         threshold of the config.
 
         predict() gives the results of evaluation mode, whatever the mode of the model. It only reads the model, so threads
-        may share one. Raises DataError for a picture that cannot be read, ConfigError for a size that the network cannot take.
+        may share one. Raise DataError for a picture that cannot be read, ConfigError for a size that the network cannot take.
         """
         from onestage.predict.predictor import Predictor
 
@@ -194,7 +194,7 @@ class Criterion:
     ) -> Assignment:
         """Which anchor learns which object of B images. targets: in input pixels, on the device.
 
-        level_sizes: (height, width) of each of the L maps, as a HeadOutput has them. Raises DataError for a label outside
+        level_sizes: (height, width) of each of the L maps, as a HeadOutput has them. Raise DataError for a label outside
         0..K-1; labels on a GPU are not checked, because the program would wait for the GPU.
         """
         for number, target in enumerate(targets):
@@ -210,7 +210,7 @@ class Criterion:
 
         targets: one per image, in input pixels, or their assignment. ``normalizer``: the divisor () of a larger batch that
         these images are part of (several processes, accumulated steps); by default the divisor of these images.
-        Raises ConfigError if the assignment was made for maps of other sizes than the output has.
+        Raise ConfigError if the assignment was made for maps of other sizes than the output has.
         """
         if not isinstance(targets, Assignment):
             targets = self.assign(targets, output.level_sizes, output.input_size, device=output.deltas.device)

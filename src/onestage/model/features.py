@@ -25,7 +25,7 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     """The maps that a module gives, as shapes without numbers: tensors on torch's meta device.
 
     inputs: one image (1, 3, H, W), or maps (1, C_l, H_l, W_l), on the meta device. size: (height, width) of the image. The
-    module stays as it is: a copy without numbers runs. Raises ConfigError with ``where`` if the module cannot take such an
+    module stays as it is: a copy without numbers runs. Raise ConfigError with ``where`` if the module cannot take such an
     input.
     """
     shapes = copy.deepcopy(module, {id(t): _without_numbers(t) for t in tensors_of(module)}).eval()

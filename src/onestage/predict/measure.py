@@ -45,7 +45,7 @@ def evaluate_dataset(
 
     Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
     are missing in the report if the engine gives detections instead. Process r of w takes pictures r, r + w, ...; no picture is
-    counted twice. Raises ConfigError if the classes of the data set are not those of the model.
+    counted twice. Raise ConfigError if the classes of the data set are not those of the model.
     """
     predictor = model if isinstance(model, Predictor) else Predictor.of(model)
     config = predictor.decoder.config

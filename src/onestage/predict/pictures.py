@@ -27,7 +27,7 @@ class PictureFile:
 def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[PictureFile]:
     """The pictures with their ids. copies: the folder for annotated copies, if there are to be any.
 
-    Raises DataError if a copy would replace a picture.
+    Raise DataError if a copy would replace a picture.
     """
     names = names_of(paths)
     placed = [None] * len(paths) if copies is None else copies_of(names, paths, copies)
@@ -38,7 +38,7 @@ def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     """The pictures that files, folders and globs name, each once, in that order.
 
     A folder stands for all pictures in it and in its subfolders, except hidden ones and those in the folder ``results``, where
-    annotated copies go. A file that is named itself is taken whatever its name is. Raises DataError if an argument names no
+    annotated copies go. A file that is named itself is taken whatever its name is. Raise DataError if an argument names no
     picture.
     """
     found: dict[Path, Path] = {}
@@ -107,7 +107,7 @@ def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Pa
     """The paths of the annotated copies in the folder ``out``, no two the same. A copy has the name of its picture, with .jpg
     added if that format is not written.
 
-    Raises DataError if a copy would replace a picture.
+    Raise DataError if a copy would replace a picture.
     """
     taken = {name for name in names if _keeps_format(name)}
     copies: list[Path] = []

@@ -29,7 +29,7 @@ EngineOutput = HeadOutput | list[RawDetections]
 
 
 class Engine(Protocol):
-    """Runs a network, whatever the program that does it: torch, an inference runtime, a file that holds NMS inside."""
+    """Run a network, whatever the program that does it: torch, an inference runtime, a file that holds NMS inside."""
 
     device: torch.device
     """Where it wants the images."""
@@ -38,13 +38,13 @@ class Engine(Protocol):
         """images (B, 3, h, w), resized, RGB in 0..255, uint8 or float; frames (B, 4), xyxy input pixels where each picture lies
         (the rest is padding) -> logits (B, A, C) and deltas (B, A, 4), or the detections of each image.
 
-        It is called by several threads at once. Raises ConfigError if the network cannot take images of that size.
+        It is called by several threads at once. Raise ConfigError if the network cannot take images of that size.
         """
         ...
 
 
 class TorchEngine:
-    """Runs a detector's network with torch, in evaluation mode. The detector itself is only read."""
+    """Run a detector's network with torch, in evaluation mode. The detector itself is only read."""
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
@@ -64,7 +64,7 @@ class TorchEngine:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Detects objects in pictures with any engine. The decoder says how pictures are resized and what the output means."""
+    """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means."""
 
     engine: Engine
     decoder: Decoder

@@ -68,9 +68,9 @@ class CheckpointStore:
         self._damaged: set[Path] = set()
 
     def probe(self) -> None:
-        """Makes the folders and writes a trial file, so that a run fails at its start and not at its first checkpoint.
+        """Make the folders and write a trial file, so that a run fails at its start and not at its first checkpoint.
 
-        Deletes the temporary files of a killed run. Raises WeightsError if nothing can be written.
+        Delete the temporary files of a killed run. Raise WeightsError if nothing can be written.
         """
         with _write_errors(self.checkpoints):
             self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -81,9 +81,9 @@ class CheckpointStore:
             remove_leftovers(folder, older_than=0)
 
     def save(self, checkpoint: Checkpoint, *, best: bool = False) -> Path:
-        """Writes a checkpoint, the last model, and the best model if this one is the ``best``. Then deletes older checkpoints.
+        """Write a checkpoint, the last model, and the best model if this one is the ``best``. Then delete older checkpoints.
 
-        Returns the checkpoint's folder. Raises WeightsError if it cannot be written; earlier checkpoints then stay untouched.
+        Return the checkpoint's folder. Raise WeightsError if it cannot be written; earlier checkpoints then stay untouched.
         """
         tensors: dict[str, Tensor] = {}
         content: dict[str, Json] = {
@@ -112,7 +112,7 @@ class CheckpointStore:
         return folder
 
     def latest(self) -> tuple[Checkpoint | None, tuple[str, ...]]:
-        """Returns the newest whole checkpoint, and a line for each newer one that had to be skipped: its name and the reason.
+        """The newest whole checkpoint, and a line for each newer one that had to be skipped: its name and the reason.
 
         The checkpoint is None if none is whole.
         """
@@ -126,7 +126,7 @@ class CheckpointStore:
         return None, tuple(skipped)
 
     def noted(self, name: str) -> Json:
-        """Returns text or a number that the newest whole state.json has in ``extra``; None if there is none."""
+        """Text or a number that the newest whole state.json has in ``extra``; None if there is none."""
         for folder in reversed(self._folders()):
             with contextlib.suppress(WeightsError):
                 return _unsealed(read_bytes(folder / STATE), folder)["extra"].get(name)
@@ -137,7 +137,7 @@ class CheckpointStore:
         return sorted((path for path in self.checkpoints.glob("step-*") if STEP_FOLDER.fullmatch(path.name)), key=_age)
 
     def _new_folder(self, step: int) -> Path:
-        """Makes a new folder for each save. A whole checkpoint is never written into again, not even at the same step."""
+        """Make a new folder for each save. A whole checkpoint is never written into again, not even at the same step."""
         folder = self.checkpoints / f"step-{step:08d}"
         again = itertools.count(1)
         while folder.exists():
@@ -160,7 +160,7 @@ class CheckpointStore:
 
 
 def _age(folder: Path) -> tuple[int, int]:
-    """Sorts checkpoints: by step, then by the number of the save at that step."""
+    """Sort checkpoints: by step, then by the number of the save at that step."""
     found = STEP_FOLDER.fullmatch(folder.name)
     assert found is not None
     return int(found[1]), int(found[2] or 0)
@@ -188,7 +188,7 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    """One checkpoint, every byte of it verified. Raises WeightsError saying what is wrong."""
+    """One checkpoint, every byte of it verified. Raise WeightsError saying what is wrong."""
     if not (folder / STATE).is_file():
         raise WeightsError("it was never finished", where=folder)
     content = _unsealed(read_bytes(folder / STATE), folder)

@@ -96,7 +96,7 @@ class TrainConfig:
 
     @property
     def augmentation(self) -> Augment:
-        """The preset with its changes. Raises ConfigError for an unknown setting; it names the nearest one."""
+        """The preset with its changes. Raise ConfigError for an unknown setting; it names the nearest one."""
         names = [f.name for f in fields(Augment)]
         changes = {}
         for change in self.augment_with:

@@ -48,12 +48,12 @@ class Plan:
     format: str | None = None
 
     def save(self, folder: Path) -> None:
-        """Writes the plan into the folder. Raises WeightsError if that is not possible."""
+        """Write the plan into the folder. Raise WeightsError if that is not possible."""
         write_atomically(folder / CONFIG, (json.dumps(encode(self), indent=2) + "\n").encode())
 
     @staticmethod
     def load(folder: str | Path) -> Plan:
-        """Reads the plan of a run. Raises ConfigError if the folder holds no run, or one that this version cannot read."""
+        """Read the plan of a run. Raise ConfigError if the folder holds no run, or one that this version cannot read."""
         path = Path(folder) / CONFIG
         try:
             return decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
@@ -64,7 +64,7 @@ class Plan:
             raise ConfigError("the run's config cannot be read", where=path, got=e) from e
 
     def check_same(self, other: Plan, folder: Path) -> None:
-        """Raises ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""
+        """Raise ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""
         mine, theirs = vars(self.train), vars(other.train)
         changes = [f"{name} {mine[name]} -> {theirs[name]}" for name in mine if name not in FREE and mine[name] != theirs[name]]
         if self.model != other.model:
@@ -79,7 +79,7 @@ class Plan:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Returns a checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
+    """A checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
     digest = hashlib.sha256(repr((dataset.image_ids, dataset.classes)).encode())
     for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
         digest.update(column.contiguous().numpy().tobytes())
@@ -87,7 +87,7 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes all epochs so far as JSON lines, CSV and curves. NaN becomes null in JSON and an empty cell in CSV."""
+    """Write all epochs so far as JSON lines, CSV and curves. NaN becomes null in JSON and an empty cell in CSV."""
     rows = [{name: None if math.isnan(value) else value for name, value in record.items()} for record in history]
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
     write_atomically(folder / "metrics.jsonl", lines.encode())

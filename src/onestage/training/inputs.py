@@ -37,9 +37,9 @@ class TrainData:
 def read_data(
     data: str | Path | Dataset, config: TrainConfig, *, format: str | None = None, classes: tuple[str, ...] | None = None
 ) -> TrainData:
-    """Reads the training and validation pictures of a data set, or divides one that is already read.
+    """Read the training and validation pictures of a data set, or divide one that is already read.
 
-    classes: the names that labels stand for; the data's names if left out. Raises DataError if the data cannot be read, has
+    classes: the names that labels stand for; the data's names if left out. Raise DataError if the data cannot be read, has
     nothing to train on, or has some classes that are not among ``classes``; ConfigError if it has none of them.
     """
     if isinstance(data, Dataset):
@@ -66,7 +66,7 @@ def _hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset]:
 def held_out(
     model: Detector, run: str | Path, data: str | Path, *, on_bad: OnBad, format: str | None = None
 ) -> tuple[Dataset | None, str | None]:
-    """Returns the pictures of a data set that the run in a folder held out, and a note for the user.
+    """The pictures of a data set that the run in a folder held out, and a note for the user.
 
     There are no such pictures if the run was trained on other data, or if the data has a split to measure on. There are none
     either, and a note says so, if the run held nothing out or if the data has changed since.
@@ -89,9 +89,9 @@ def held_out(
 
 
 def adopt_classes(model: Detector, data: Dataset) -> None:
-    """Gives a model that was made for a number of classes their names and ids. A model with names gets the ids.
+    """Give a model that was made for a number of classes their names and ids. A model with names gets the ids.
 
-    Raises ConfigError if the data's classes are not the model's.
+    Raise ConfigError if the data's classes are not the model's.
     """
     if len(data.classes) != len(model.config.classes) or named_classes(model) not in (None, data.classes):
         fix = "onestage.create(NAME, classes=[...]) with the data's classes, in their order"

@@ -78,7 +78,7 @@ def train(
     resume: bool = False,
     monitor: Monitor | None = None,
 ) -> TrainResult:
-    """Trains the detector in place on a data set. The run folder ``out`` keeps everything.
+    """Train the detector in place on a data set. The run folder ``out`` keeps everything.
 
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
@@ -86,7 +86,7 @@ def train(
     same bits as without the interruption. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
     a second one stops at once.
 
-    Raises DataError for unusable data, ConfigError where model, data and config do not fit or ``out`` holds another run,
+    Raise DataError for unusable data, ConfigError where model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
     """
     if epochs is not None:
@@ -105,7 +105,7 @@ def train(
 
 @known_keywords
 def resume(folder: str | Path, *, monitor: Monitor | None = None) -> TrainResult:
-    """Goes on with an interrupted run. Its folder alone is enough: it names the data and the settings."""
+    """Go on with an interrupted run. Its folder alone is enough: it names the data and the settings."""
     plan = Plan.load(folder)
     if plan.data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
@@ -136,7 +136,7 @@ class Training:
         self._began = time.monotonic() - state.seconds
 
     def finish(self) -> TrainResult:
-        """Trains to the last epoch, or until a signal."""
+        """Train to the last epoch, or until a signal."""
         run, state = self.run, self.state
         report: Report | None = None
         with contextlib.closing(self.monitor) as monitor:
@@ -155,7 +155,7 @@ class Training:
         return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
 
     def _train_epoch(self) -> None:
-        """Trains on what is left of the epoch, or until a signal."""
+        """Train on what is left of the epoch, or until a signal."""
         run, state = self.run, self.state
         run.model.train()
         seen, begun = 0, time.monotonic()
@@ -170,7 +170,7 @@ class Training:
                 self._save()
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step on B images of this process. Returns the losses over all processes as plain numbers.
+        """One optimiser step on B images of this process. Return the losses over all processes as plain numbers.
 
         All losses are divided by the positives of the whole step, whichever process holds them. So one process with 8 pictures,
         two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
@@ -246,7 +246,7 @@ class Training:
         )
 
     def _finish_epoch(self) -> Report | None:
-        """Measures if it is time, writes the history, saves. The epoch counts as done from here on."""
+        """Measure if it is time, write the history, save. The epoch counts as done from here on."""
         run, state = self.run, self.state
         lr = run.optimizer.param_groups[0]["lr"]
         record: Record = {"epoch": state.epoch + 1, "step": state.step, "loss": sum(state.means.values())}
@@ -268,7 +268,7 @@ class Training:
         return report
 
     def _say_skipped(self) -> None:
-        """Says how many pictures could not be read so far, by any process."""
+        """Say how many pictures could not be read so far, by any process."""
         if self.run.config.on_bad == "skip":
             parts = self.run.group.gather_objects([*self.run.loader.skipped])
             skipped = {path for part in parts for path in part}
@@ -332,7 +332,7 @@ def _figures(report: Report) -> Record:
 
 @contextlib.contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
-    """Leaves torch's global random numbers as they were. On a GPU, cuDNN uses only its deterministic kernels."""
+    """Leave torch's global random numbers as they were. On a GPU, cuDNN uses only its deterministic kernels."""
     before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     try:

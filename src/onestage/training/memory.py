@@ -12,7 +12,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Tells glibc to keep freed blocks in this process from now on. Programs that train should call it; our command line does.
+    """Tell glibc to keep freed blocks in this process from now on. Programs that train should call it; our command line does.
 
     On other systems, and with another allocator, nothing happens.
     """

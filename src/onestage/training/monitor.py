@@ -36,7 +36,7 @@ class Monitor:
 
 
 class TerminalMonitor(Monitor):
-    """Shows losses, pictures per second, time left and the last AP."""
+    """Show losses, pictures per second, time left and the last AP."""
 
     def __init__(self) -> None:
         self.console = Console()
@@ -51,28 +51,28 @@ class TerminalMonitor(Monitor):
         self._ap = ""
 
     def start(self, *, epochs: int, steps: int, done: int) -> None:
-        """Shows the bar on a terminal."""
+        """Show the bar on a terminal."""
         self._epochs = epochs
         self._bar.update(self._task, total=steps)
         self._bar.reset(self._task, completed=done)
         self._bar.start()
 
     def say(self, text: str) -> None:
-        """Prints a line that stays and is never broken: people copy commands from it."""
+        """Print a line that stays and is never broken: people copy commands from it."""
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
-        """Moves the bar."""
+        """Move the bar."""
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         text = f"loss {sum(losses.values()):.3f} ({parts})  {rate:.1f} img/s{self._ap}"
         self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}", text=text)
 
     def validating(self, done: int, total: int) -> None:
-        """Shows the progress of the measurement beside the bar."""
+        """Show the progress of the measurement beside the bar."""
         self._bar.update(self._task, text=f"validating {done}/{total} pictures{self._ap}")
 
     def epoch(self, record: Mapping[str, float]) -> None:
-        """Prints a line with the results of the epoch."""
+        """Print a line with the results of the epoch."""
         if "val/AP" in record:
             self._ap = f"  AP {record['val/AP']:.3f}"
         labels = {
@@ -89,5 +89,5 @@ class TerminalMonitor(Monitor):
         )
 
     def close(self) -> None:
-        """Removes the bar."""
+        """Remove the bar."""
         self._bar.stop()

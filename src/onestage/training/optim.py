@@ -14,7 +14,7 @@ FLOOR = 0.01
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Returns SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not."""
+    """SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay},
@@ -26,7 +26,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """Returns the learning rate of step ``step`` (from 0) of ``steps``."""
+    """The learning rate of step ``step`` (from 0) of ``steps``."""
     warmup = min(config.warmup, steps // 10)
     if step < warmup:
         return config.peak_lr * (step + 1) / (warmup + 1)

@@ -45,7 +45,7 @@ class Run:
 
     @staticmethod
     def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
-        """Builds the parts for a model that is on its device. Raises what the loader raises for an impossible batch size."""
+        """Build the parts for a model that is on its device. Raise what the loader raises for an impossible batch size."""
         preprocess = model.config.preprocess
         loader = TrainLoader(
             data.train,
@@ -87,9 +87,9 @@ class Run:
 
 
 def start(run: Run, monitor: Monitor, *, resume: bool) -> RunState:
-    """Returns the state in which training begins: that of a new run, or that of the newest whole checkpoint.
+    """The state in which training begins: that of a new run, or that of the newest whole checkpoint.
 
-    Checks that the folder can be written. Raises ConfigError if the folder already holds a run and ``resume`` is False, or if
+    Check that the folder can be written. Raise ConfigError if the folder already holds a run and ``resume`` is False, or if
     ``resume`` is True and the folder holds none that these parts can take up.
     """
     checkpoint, damaged = run.store.latest()

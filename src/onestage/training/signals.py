@@ -16,7 +16,7 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignal:
-    """Turns the first SIGINT or SIGTERM into a request, which the loop honours after its step. A second one interrupts at once.
+    """Turn the first SIGINT or SIGTERM into a request, which the loop honours after its step. A second one interrupts at once.
 
     Python allows signal handlers in the main thread only. In any other thread this does nothing.
     """

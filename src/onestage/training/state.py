@@ -38,14 +38,14 @@ class RunState:
         return {name: total / self.batch for name, total in self.sums.items()}
 
     def add(self, losses: dict[str, float]) -> None:
-        """Counts one more optimiser step with these losses."""
+        """Count one more optimiser step with these losses."""
         self.step += 1
         self.batch += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
     def end_epoch(self, record: Record) -> None:
-        """Counts one more epoch."""
+        """Count one more epoch."""
         self.history.append(record)
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
 

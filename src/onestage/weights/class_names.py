@@ -37,7 +37,7 @@ def known_classes(count: int, *known: ClassSet) -> ClassSet:
     """The one of ``known`` that has ``count`` classes, else classes by number.
 
     A file of weights rarely names its classes, but the published weights of a project are for few data sets. So the number of
-    classes tells the data set. Raises ValueError where ``count`` is not positive.
+    classes tells the data set. Raise ValueError where ``count`` is not positive.
     """
     if count < 1:
         raise ValueError(f"outputs for {count} classes")

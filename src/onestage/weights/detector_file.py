@@ -27,7 +27,7 @@ def metadata(detector: Detector) -> dict[str, str]:
 
 
 def save_detector(detector: Detector, path: str | Path) -> None:
-    """Write the detector to one file, atomically. Raises WeightsError where the place cannot be written."""
+    """Write the detector to one file, atomically. Raise WeightsError where the place cannot be written."""
     save_tensors(path, detector.state_dict(), metadata(detector))
 
 
@@ -47,7 +47,7 @@ def stored_config(file: OpenFile) -> DetectorConfig | None:
 def load_detector(path: str | Path) -> Detector:
     """The detector in a file that ``save_detector`` wrote, or the best one in a run folder, on the CPU, in evaluation mode.
 
-    Raises WeightsError where the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
+    Raise WeightsError where the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
     not those of its config. The header alone tells that, before anything is allocated.
     """
     with open_file(model_file(path)) as file:
@@ -69,7 +69,7 @@ def load_detector(path: str | Path) -> Detector:
 def model_file(path: str | Path) -> Path:
     """The path itself where it is no folder; of a run folder the best model in it, else the last one.
 
-    Raises WeightsError where the folder holds neither.
+    Raise WeightsError where the folder holds neither.
     """
     path = Path(path)
     if not path.is_dir():
@@ -82,9 +82,9 @@ def model_file(path: str | Path) -> Path:
 
 
 def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
-    """Load every tensor that has the name and shape of one of the detector's. Returns the names of those that start fresh.
+    """Load every tensor that has the name and shape of one of the detector's. Return the names of those that start fresh.
 
-    A checkpoint for other classes fits all but the class outputs. Raises WeightsError where less than half of the tensors fit:
+    A checkpoint for other classes fits all but the class outputs. Raise WeightsError where less than half of the tensors fit:
     then it is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
     """
     wanted = detector.state_dict()
@@ -107,7 +107,7 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
 def without_memory(path: str | Path) -> Iterator[None]:
     """Detectors that are built inside have names and shapes and no numbers (torch's meta device).
 
-    Raises WeightsError, for the file at ``path``, where one cannot be built.
+    Raise WeightsError, for the file at ``path``, where one cannot be built.
     """
     try:
         with torch.device("meta"):

@@ -49,7 +49,7 @@ def fetch(
     A cached file is verified too, and fetched anew if it is wrong. An interrupted download goes on where it stopped, if there
     is a checksum to prove the outcome. Any number of processes may ask for the same file at once.
 
-    Raises WeightsError if there is no connection, the server refuses, or the checksum is wrong.
+    Raise WeightsError if there is no connection, the server refuses, or the checksum is wrong.
     """
     _check_scheme(url)
     path = (cache or cache_folder()) / _file_name(url, filename)
@@ -86,7 +86,7 @@ def fetch_hub(
     $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its download
     retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
 
-    Raises WeightsError as ``fetch`` does, and for a repository that has no such name.
+    Raise WeightsError as ``fetch`` does, and for a repository that has no such name.
     """
     from huggingface_hub import constants, hf_hub_url  # takes a while to import
     from huggingface_hub.errors import HFValidationError
@@ -177,7 +177,7 @@ def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
 
 
 def _store(response: HTTPResponse, partial: Path, *, start: int, progress: bool) -> None:
-    """Write an answer into ``partial``, behind its first ``start`` bytes. Raises HTTPException where it breaks off."""
+    """Write an answer into ``partial``, behind its first ``start`` bytes. Raise HTTPException where it breaks off."""
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
     with partial.open("ab" if start else "wb") as file, _progress_bar(progress) as bar:
@@ -195,12 +195,12 @@ def _progress_bar(shown: bool) -> Progress:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows a redirect only to an address that would be allowed in the first place."""
+    """Follow a redirect only to an address that would be allowed in the first place."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        """The request for the new address. Raises WeightsError where it is not fetched over https."""
+        """The request for the new address. Raise WeightsError where it is not fetched over https."""
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

@@ -33,7 +33,7 @@ NUMPY_FIX = "take the checkpoint that the arrays come from, or save them anew: t
 def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, told by content), on the CPU.
 
-    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raises
+    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise
     WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), holds no
     state_dict, or, with ``finite``, holds NaN or infinity.
     """
@@ -55,7 +55,7 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
 
 
 def _check_archive(file: OpenFile) -> None:
-    """Raises WeightsError where a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch packs nothing."""
+    """Raise WeightsError where a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch packs nothing."""
     file.stream.seek(0)
     try:
         entries = zipfile.ZipFile(file.stream).infolist()

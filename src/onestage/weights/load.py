@@ -41,7 +41,7 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
     recipe, where it has the config's name and the config does not differ from the recipe there itself. The outputs for other
     classes or default boxes keep fresh values and are named in a note, and so is anything of our files that does not fit.
 
-    Raises WeightsError where the weights are of something else; a foreign file's are so at the first tensor that does not fit.
+    Raise WeightsError where the weights are of something else; a foreign file's are so at the first tensor that does not fit.
     """
     foreign = source.origin != OURS
     usual = recipe_of(config)
@@ -84,7 +84,7 @@ def _in_our_terms(source: Source, usual: DetectorConfig) -> tuple[Mapping[str, T
 
 
 def _check_exact(tensors: Mapping[str, Tensor], stored: DetectorConfig, wanted: Detector, source: Source) -> None:
-    """Raises WeightsError where a foreign file's tensors are not those of the wanted detector, one by one.
+    """Raise WeightsError where a foreign file's tensors are not those of the wanted detector, one by one.
 
     Those that need not fit are left out, and so are batch norm's counters.
     """
@@ -133,7 +133,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     """A detector of this config whose backbone starts from a classifier's weights: a file, or "imagenet" for the published
     ones.
 
-    Raises WeightsError where the file is not of this backbone.
+    Raise WeightsError where the file is not of this backbone.
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
     with open_file(path) as file:

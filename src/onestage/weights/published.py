@@ -59,7 +59,7 @@ def tags(model: str) -> list[str]:
 def open_weights(model: str, weights: str | Path) -> Source:
     """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised.
 
-    Raises WeightsError where there are none, or they are of no known detector.
+    Raise WeightsError where there are none, or they are of no known detector.
     """
     source = read_source(_locate(model, weights))
     published = _published(model, weights)
@@ -82,7 +82,7 @@ def _locate(model: str, weights: str | Path) -> Path:
 def find_file(weights: str | Path, model: str | None = None) -> Path:
     """The file of a path or an address; fetched if it is an address. model: the model whose tags might have been meant.
 
-    Raises WeightsError where there is no such file.
+    Raise WeightsError where there is no such file.
     """
     given = str(weights)
     if given.startswith("https://"):

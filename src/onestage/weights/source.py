@@ -99,7 +99,7 @@ class Source:
 def read_source(path: Path, origin: str | None = None) -> Source:
     """The weights in a file, ours or of a known project; ``origin`` insists on one. The file is opened once.
 
-    Raises WeightsError where the file is damaged, unknown, or of another project than that.
+    Raise WeightsError where the file is damaged, unknown, or of another project than that.
     """
     if origin not in (None, *PROJECTS):
         what = f"no project '{origin}' is known{nearest(str(origin), PROJECTS)}"
@@ -136,7 +136,7 @@ def _recognised(tensors: Mapping[str, Tensor], path: Path) -> Source:
 
 @contextmanager
 def adapting(origin: str, path: Path) -> Iterator[None]:
-    """Turns what tensors that are missing or misshapen lead to into a WeightsError that names the file."""
+    """Turn what tensors that are missing or misshapen lead to into a WeightsError that names the file."""
     project = PROJECTS.get(origin, OURS)
     try:
         yield

@@ -102,18 +102,18 @@ class OpenFile:
 
     @cached_property
     def header(self) -> Header:
-        """Metadata and shapes of a safetensors file; no tensor is read. Raises WeightsError if it is damaged or foreign."""
+        """Metadata and shapes of a safetensors file; no tensor is read. Raise WeightsError if it is damaged or foreign."""
         self.stream.seek(0)
         return _read_header(self.stream, self.size, self.path)
 
     def tensors(self, *, finite: bool = True) -> dict[str, Tensor]:
-        """The tensors of a safetensors file, on the CPU. Raises WeightsError as ``load_tensors`` does."""
+        """The tensors of a safetensors file, on the CPU. Raise WeightsError as ``load_tensors`` does."""
         return unpack_tensors(self.read(), self.path, finite=finite)[0]
 
 
 @contextlib.contextmanager
 def open_file(path: Path | str) -> Iterator[OpenFile]:
-    """A weights file, opened. Raises WeightsError if there is none or it may not be read."""
+    """A weights file, opened. Raise WeightsError if there is none or it may not be read."""
     try:
         with Path(path).open("rb") as stream:
             yield OpenFile(path, stream)
@@ -144,12 +144,12 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically. Raises WeightsError if it cannot be written."""
+    """Write a safetensors file atomically. Raise WeightsError if it cannot be written."""
     write_atomically(path, pack_tensors(tensors, metadata))
 
 
 def load_tensors(path: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of a safetensors file. Raises WeightsError if it is damaged or of another kind.
+    """Tensors, on the CPU, and metadata of a safetensors file. Raise WeightsError if it is damaged or of another kind.
 
     With ``finite``, also if a tensor holds NaN or infinity.
     """
@@ -172,7 +172,7 @@ def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tu
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The contents of a weights file. Raises WeightsError if there is none or it may not be read."""
+    """The contents of a weights file. Raise WeightsError if there is none or it may not be read."""
     with open_file(path) as file:
         return file.read()
 

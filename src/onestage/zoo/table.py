@@ -81,7 +81,7 @@ def recipe(
     size: (height, width) of the input. box_sizes: the default boxes' sizes in input pixels, one per level and one more.
     backbone: a timm name, with or without "timm/" before it, for a model of ANY_BACKBONE.
 
-    Raises ConfigError for an unknown name or a value that does not fit.
+    Raise ConfigError for an unknown name or a value that does not fit.
     """
     return _recipe(name, classes, size=size, box_sizes=box_sizes, backbone=backbone)
 

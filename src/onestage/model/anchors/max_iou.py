@@ -61,7 +61,7 @@ class Assigner(Protocol):
 
 
 def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: LevelCounts = ()) -> Assignment:
-    """Pads the targets of B images to boxes (B, N, 4) and labels (B, N), and matches them with anchors (A, 4).
+    """Pad the targets of B images to boxes (B, N, 4) and labels (B, N), and match them with anchors (A, 4).
 
     levels: how many anchors stand on each map. If left out, all stand on one map.
     """
@@ -142,7 +142,7 @@ def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: 
 
 
 def runs(rows: int, partners: int) -> list[slice]:
-    """Cuts rows into runs so short that comparing the rows of one run with all their partners takes bounded memory."""
+    """Cut rows into runs so short that comparing the rows of one run with all their partners takes bounded memory."""
     step = max(1, _PAIRS_AT_ONCE // max(1, partners))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
@@ -179,7 +179,7 @@ def _greedy(anchors: Tensor, boxes: Tensor, claims: Tensor, wanted: Tensor) -> t
     """Bipartite matching in rounds. A pair that is the best one left for both of its sides is a pair of the greedy order too,
     so a round settles all such pairs at once. Real pictures need two or three rounds.
 
-    claims (B, N) bool: the objects that overlap any anchor; wanted (B, N): their best anchors. Returns which objects got an
+    claims (B, N) bool: the objects that overlap any anchor; wanted (B, N): their best anchors. Return which objects got an
     anchor, (B, N) bool, and which anchor, (B, N).
     """
     waiting, settled = claims.clone(), torch.zeros_like(claims)

@@ -38,7 +38,7 @@ class OctaveAnchors:
         require(bool(self.aspects) and min(map(min, self.aspects)) > 0, rule, got=self.aspects)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
-        """One level per map. maps and input_size: (height, width). Raises ConfigError unless ``sizes`` are one more than the
+        """One level per map. maps and input_size: (height, width). Raise ConfigError unless ``sizes`` are one more than the
         maps.
         """
         steps = [(input_size[0] / rows, input_size[1] / columns) for rows, columns in maps]
@@ -68,7 +68,7 @@ class SSDAnchors:
         require(self.ratios is None or min(self.ratios, default=1) > 0, "ratios are above 0", got=self.ratios)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
-        """One level per map. maps and input_size: (height, width). Raises ConfigError unless ``sizes`` are one more than the
+        """One level per map. maps and input_size: (height, width). Raise ConfigError unless ``sizes`` are one more than the
         maps.
         """
         return default_boxes(input_size, [None] * len(maps), self.sizes, self.ratios)
@@ -98,7 +98,7 @@ def coco_scales(levels: int) -> list[float]:
 
 
 def check_sizes(sizes: Sequence[float], levels: int) -> list[float]:
-    """The sizes in pixels as a list. Raises ConfigError unless there is one per level and one more, all above 0."""
+    """The sizes in pixels as a list. Raise ConfigError unless there is one per level and one more, all above 0."""
     if len(sizes) != levels + 1 or min(sizes) <= 0:
         what = "one anchor size per level and one more"
         raise ConfigError(what, got=list(sizes), expected=f"{levels + 1} sizes in pixels, above 0")

@@ -64,7 +64,7 @@ class TimmBackbone:
         require(self.drop_path is None or 0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
 
     def build(self) -> Features:
-        """The network with fresh weights. Raises ConfigError if timm has none such."""
+        """The network with fresh weights. Raise ConfigError if timm has none such."""
         return _Timm(self)
 
 
@@ -89,7 +89,7 @@ class _Timm(Features):
         self.train()
 
     def _change(self, config: TimmBackbone, whole: nn.Module) -> None:
-        """Makes the network what the config asks for. whole: the network with all the maps that it offers, as timm has it."""
+        """Make the network what the config asks for. whole: the network with all the maps that it offers, as timm has it."""
         if config.keep_resolution:
             undo_stride(list(self.body.children())[-1], dilated=config.dilated)
             check_kept(whole, self.body, config.name)
@@ -102,7 +102,7 @@ class _Timm(Features):
             )
 
     def _freeze(self, config: TimmBackbone, whole: nn.Module) -> None:
-        """Takes out of learning what the config freezes. whole: as in ``_change``, on the meta device."""
+        """Take out of learning what the config freezes. whole: as in ``_change``, on the meta device."""
         frozen = parameters_up_to(whole, config.name, config.freeze)
         for name, parameter in self.body.named_parameters():
             if name in frozen:

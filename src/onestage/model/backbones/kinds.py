@@ -25,7 +25,7 @@ Backbone = TinyBackbone | VGG16Backbone | MobileNetBackbone | TimmBackbone | Fol
 def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
     """(height, width) of each map of the backbone for an input of that size; nothing is computed (torch's meta device).
 
-    Raises ConfigError if the backbone cannot take such an input.
+    Raise ConfigError if the backbone cannot take such an input.
     """
     with torch.device("meta"):
         features = backbone.build()
@@ -33,7 +33,7 @@ def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
 
 
 def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tensor]:
-    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raises as ``map_sizes``."""
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise as ``map_sizes``."""
     maps = dry_run(features, blank_image(size), size, where=backbone)
     if isinstance(backbone, TimmBackbone):
         _check_padded(backbone, sizes_of(maps), size)
@@ -41,7 +41,7 @@ def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tenso
 
 
 def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:
-    """Raises ConfigError unless the cells of each map are a stride apart over the whole input, rounded up or down.
+    """Raise ConfigError unless the cells of each map are a stride apart over the whole input, rounded up or down.
 
     Convolutions without padding (Inception) leave fewer cells. Anchors would then stand at other places than what the cells
     see.

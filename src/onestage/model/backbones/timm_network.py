@@ -23,7 +23,7 @@ def create_network(
 ) -> nn.Module:
     """timm's feature extractor of that name, with fresh weights. It gives a list of maps (B, C_l, H_l, W_l), fine to coarse.
 
-    maps: which of them, by timm's index; all if left out. None leaves a setting as timm has it. Raises ConfigError if timm has
+    maps: which of them, by timm's index; all if left out. None leaves a setting as timm has it. Raise ConfigError if timm has
     no such network.
     """
     if not timm.is_model(name):
@@ -77,7 +77,7 @@ def drops_paths(network: nn.Module) -> bool:
 
 
 def undo_stride(stage: nn.Module, *, dilated: bool) -> None:
-    """Sets every stride of a stage to 1, and its weights stay as they are. Raises ConfigError if there is no stride.
+    """Set every stride of a stage to 1, and its weights stay as they are. Raise ConfigError if there is no stride.
 
     dilated: the other convolutions of the stage take every second cell, so that they look as far as before.
     """
@@ -99,7 +99,7 @@ def _dilate(layers: Sequence[nn.Module]) -> None:
 
 
 def check_kept(whole: nn.Module, body: nn.Module, name: str) -> None:
-    """Raises ConfigError unless the last map of ``body`` is as fine as the map before it was, and the rest are as they were.
+    """Raise ConfigError unless the last map of ``body`` is as fine as the map before it was, and the rest are as they were.
 
     Where the last stage of a network is not the last of its modules (MobileNets), strides before it are gone too. whole: the
     network with all the maps that it offers, without that change.
@@ -116,7 +116,7 @@ def check_kept(whole: nn.Module, body: nn.Module, name: str) -> None:
 
 
 def unpad_pool(network: nn.Module) -> None:
-    """Lets the max pooling of the stem round up instead of padding. Raises ConfigError if there is none, or several."""
+    """Let the max pooling of the stem round up instead of padding. Raise ConfigError if there is none, or several."""
     pools = [m for m in network.modules() if isinstance(m, nn.MaxPool2d)]
     rule = "unpadded_pool needs a backbone with one max pooling"
     require(len(pools) == 1, rule, got=f"{len(pools)} in {type(network).__name__}")

@@ -49,11 +49,11 @@ class HeadModule(nn.Module):
     """
 
     def class_outputs(self) -> tuple[str, ...]:
-        """Names, in the state_dict, of the tensors that give the logits: (S * C, ...), rows ordered (shape, logit)."""
+        """The state_dict's names of the tensors that give the logits: (S * C, ...), rows ordered (shape, logit)."""
         return _last_layers("cls", self.get_submodule("cls"))
 
     def box_outputs(self) -> tuple[str, ...]:
-        """Names, in the state_dict, of the tensors that give the box offsets: (S * 4, ...), rows ordered (shape, offset)."""
+        """The state_dict's names of the tensors that give the box offsets: (S * 4, ...), rows ordered (shape, offset)."""
         return _last_layers("box", self.get_submodule("box"))
 
 

@@ -37,7 +37,7 @@ class SeparableHead:
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.
 
-        Raises ConfigError unless all maps have the same.
+        Raise ConfigError unless all maps have the same.
         """
         rule = "SeparableHead shares its convolutions over all levels: they need equal channels, such as a BiFPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=BiFPN and anchors=OctaveAnchors")

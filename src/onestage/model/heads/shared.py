@@ -38,7 +38,7 @@ class SharedHead:
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.
 
-        Raises ConfigError unless all maps have the same.
+        Raise ConfigError unless all maps have the same.
         """
         rule = "SharedHead shares its convolutions over all levels: they need equal channels, such as an FPN gives"
         require(len(set(channels)) == 1, rule, got=channels, fix="neck=FPN and anchors=OctaveAnchors")

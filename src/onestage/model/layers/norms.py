@@ -15,7 +15,7 @@ GROUPS = 32
 
 
 def norm_layers(kind: Norm, channels: int) -> list[nn.Module]:
-    """The norm as a list of layers, empty for "none". Raises ConfigError if the groups do not divide the channels."""
+    """The norm as a list of layers, empty for "none". Raise ConfigError if the groups do not divide the channels."""
     if kind == "none":
         return []
     if kind == "batch":

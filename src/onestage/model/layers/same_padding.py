@@ -43,7 +43,7 @@ def _around(cells: int, kernel: int, stride: int) -> tuple[int, int]:
 
 
 def spare_copies(body: nn.Module) -> None:
-    """Makes every ``Conv2dSame`` of a network a ``SameConv2d``. Weights and settings stay; no convolution keeps a state."""
+    """Make every ``Conv2dSame`` of a network a ``SameConv2d``. Weights and settings stay; no convolution keeps a state."""
     for module in body.modules():
         if type(module) is Conv2dSame:
             module.__class__ = SameConv2d

@@ -148,7 +148,7 @@ def _output_tiles(maps: Tensor) -> Tensor:
 
 
 def _strips(tiles: Tensor, channels: int) -> Iterator[tuple[int, slice]]:
-    """Cuts the tiles (.., .., B, R, S, C) into image and rows: as many rows at a time as the cache holds."""
+    """Cut the tiles (.., .., B, R, S, C) into image and rows: as many rows at a time as the cache holds."""
     images, rows, columns = tiles.shape[2:5]
     step = max(1, _FLOATS_AT_ONCE // (36 * columns * channels))
     for image in range(images):

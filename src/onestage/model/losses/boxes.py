@@ -90,7 +90,7 @@ class Positives(NamedTuple):
 
     @classmethod
     def of(cls, output: HeadOutput, assignment: Assignment) -> Positives:
-        """Gathers them from deltas (B, A, 4) and matches (B, A)."""
+        """Gather them from deltas (B, A, 4) and matches (B, A)."""
         image, anchor, match = assignment.positives()
         labels, boxes = assignment.labels[image, match], assignment.boxes[image, match]
         return cls(image, anchor, labels, boxes, assignment.anchors[anchor], output.deltas[image, anchor].float())

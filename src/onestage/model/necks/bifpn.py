@@ -47,7 +47,7 @@ class BiFPN:
         require(self.levels >= 2, "a BiFPN mixes at least two levels", got=self.levels)
 
     def build(self, channels: tuple[int, ...]) -> Features:
-        """channels: of the backbone's maps, fine to coarse. Raises ConfigError if there are more maps than levels."""
+        """channels: of the backbone's maps, fine to coarse. Raise ConfigError if there are more maps than levels."""
         rule = f"a BiFPN of {self.levels} levels takes at most as many maps: raise neck.levels, or give fewer backbone.strides"
         require(len(channels) <= self.levels, rule, got=f"{len(channels)} maps")
         return _BiFPN(self, channels)
@@ -108,7 +108,7 @@ class _Layer(nn.Module):
 
 
 class _Node(nn.Module):
-    """Fuses the map of a level with further maps, the last of which comes from a neighbouring level. Activation, convolution
+    """Fuse the map of a level with further maps, the last of which comes from a neighbouring level. Activation, convolution
     and batch norm follow.
     """
 

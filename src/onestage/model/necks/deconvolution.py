@@ -37,7 +37,7 @@ class Deconvolution:
         require(self.width > 0, "maps have channels", got=self.width)
 
     def build(self, channels: tuple[int, ...]) -> Features:
-        """channels: of the backbone's maps, fine to coarse. Raises ConfigError unless there are two levels or more."""
+        """channels: of the backbone's maps, fine to coarse. Raise ConfigError unless there are two levels or more."""
         levels = len(channels) + len(self.extra.blocks)
         require(levels > 1, "Deconvolution goes from coarse maps to finer ones: it needs at least two levels", got=levels)
         return _Hourglass(self, channels)
@@ -106,7 +106,7 @@ def _fit(maps: Tensor, size: Size) -> Tensor:
     """(B, C, H, W) -> (B, C, *size): cells below and on the right are cut off, or the last ones are repeated.
 
     A map of an odd number of cells is halved to one cell more or less than its half. Either way its cell i belongs to cell
-    i // 2 of the coarser map, as far as the coarser map reaches. Raises ConfigError if the sizes differ by more than one cell.
+    i // 2 of the coarser map, as far as the coarser map reaches. Raise ConfigError if the sizes differ by more than one cell.
     """
     rule = "Deconvolution doubles maps: each map below has half the cells of the one above, or one more or less"
     apart = max(abs(have - want) for have, want in zip(maps.shape[2:], size, strict=True))

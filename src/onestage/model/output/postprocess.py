@@ -157,7 +157,7 @@ class Postprocess:
 
 
 def _numbers(values: Tensor) -> Tensor:
-    """The values (...). Raises WeightsError if one is NaN: such a network finds nothing, which must not look like a result."""
+    """The values (...). Raise WeightsError if one is NaN: such a network finds nothing, which must not look like a result."""
     if bool(values.isnan().any()):
         what = "the network's outputs are not numbers (NaN)"
         raise WeightsError(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones")

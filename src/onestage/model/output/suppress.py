@@ -17,7 +17,7 @@ from onestage.errors import require
 
 @dataclass(frozen=True)
 class HardNMS:
-    """Removes a box whose IoU with a better box that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
+    """Remove a box whose IoU with a better box that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
 
     iou_threshold: float = 0.45
 
@@ -47,7 +47,7 @@ class DIoUNMS:
 
 @dataclass(frozen=True)
 class SoftNMS:
-    """Multiplies the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3)."""
+    """Multiply the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3)."""
 
     sigma: float = 0.5
 
@@ -67,7 +67,7 @@ class SoftNMS:
 
 @dataclass(frozen=True)
 class LinearSoftNMS:
-    """Multiplies the score of a box by 1 - IoU for every better box with an IoU above ``iou_threshold`` (Soft-NMS, section 3:
+    """Multiply the score of a box by 1 - IoU for every better box with an IoU above ``iou_threshold`` (Soft-NMS, section 3:
     0.3).
     """
 

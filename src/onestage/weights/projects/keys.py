@@ -17,7 +17,7 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """The tensors of a detector under their new names.
 
-    Raises WeightsError where a tensor has no new name: the file is of another network.
+    Raise WeightsError where a tensor has no new name: the file is of another network.
     """
     renamed, unused = _renamed(tensors, rules)
     strange = [f"{name}: {tuple(tensors[name].shape)}" for name in unused if not name.endswith(COUNTER)]
@@ -31,7 +31,7 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
 
 
 def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
-    """Raises KeyError where a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
+    """Raise KeyError where a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
 
     A comparison with our tensors does not tell, for an input of another size may need fewer levels than the file has.
     """

@@ -30,7 +30,7 @@ def convert_backbone(
 def published(name: str) -> tuple[str, str]:
     """(hub repository, file name) of the weights timm publishes for a backbone.
 
-    Raises ConfigError where it publishes none on the hub.
+    Raise ConfigError where it publishes none on the hub.
     """
     source = timm.get_pretrained_cfg(name)
     if source is None or not source.hf_hub_id:

@@ -32,7 +32,7 @@ def convert_backbone(file: OpenFile, config: DetectorConfig) -> tuple[dict[str, 
     """The classifier's convolutions for the config's backbone, and the config that they need: its input, and sometimes its
     backbone.
 
-    The convolutions of both networks are paired in the order they run in, as far as their shapes agree. Raises WeightsError
+    The convolutions of both networks are paired in the order they run in, as far as their shapes agree. Raise WeightsError
     where the file is damaged or the backbone is another network.
     """
     data = file.read()

@@ -123,7 +123,7 @@ def _dequantised(numbers: np.ndarray, value: Value) -> np.ndarray:
 
 @contextmanager
 def damage(where: object) -> Iterator[None]:
-    """Turns what reading a damaged or unsupported file raises into a WeightsError that names the file."""
+    """Turn what reading a damaged or unsupported file raises into a WeightsError that names the file."""
     try:
         yield
     except WeightsError as e:

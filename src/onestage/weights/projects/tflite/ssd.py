@@ -58,7 +58,7 @@ _OPTIONS = (
 def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
     """The detector in a TensorFlow Lite file of the object-detection API: its config, and weights under our names.
 
-    90 classes are COCO's, others have numbers. Raises WeightsError where the file is damaged or something else.
+    90 classes are COCO's, others have numbers. Raise WeightsError where the file is damaged or something else.
     """
     data = file.read()
     with damage(file.path):

@@ -7,7 +7,7 @@ from pathlib import Path
 from onestage.data import Dataset
 from onestage.data.reader import open_data
 from onestage.data.table import OnBad
-from onestage.errors import known_keywords, warn_outside
+from onestage.errors import ConfigError, known_keywords, warn_outside
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import Advance, evaluate_dataset
@@ -35,6 +35,9 @@ def evaluate(
     Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.
     """
+    if isinstance(data, Dataset) and (split is not None or format is not None):
+        what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
+        raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
     run = Path(model) if isinstance(model, str | Path) else None
     detector = load_detector(model) if isinstance(model, str | Path) else model
     dataset = data

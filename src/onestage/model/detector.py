@@ -21,12 +21,16 @@ from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
-from onestage.model.features import dry_run
+from onestage.model.features import blank_image, dry_run
 from onestage.model.heads.per_level import HeadModule
 from onestage.structures import HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
 
 if TYPE_CHECKING:
     from onestage.images import Channels, Picture
+
+
+_KEPT_SIZES = 32
+"""For how many input sizes the sizes of the maps are kept."""
 
 
 class Detector(nn.Module):
@@ -59,6 +63,7 @@ class Detector(nn.Module):
     def _check_places(self) -> None:
         """Raise ConfigError if the network cannot take its input size, or if anchors do not stand at the cells of a map."""
         size = self.config.preprocess.largest
+        self._level_sizes = {size: self._behind_neck(check_maps(self.config.backbone, self.backbone, size), size)}
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
             steps = level.steps(cells, size)
             if not level.inside and any(abs(n * s - side) >= s for side, n, s in zip(size, cells, steps, strict=True)):
@@ -107,11 +112,16 @@ class Detector(nn.Module):
         The first question for a size costs a dry run on the meta device. ``predict`` and training never ask: they read the
         sizes from the HeadOutput. Raise ConfigError if the network cannot take such an input.
         """
-        if input_size not in self._level_sizes:
-            maps = check_maps(self.config.backbone, self.backbone, input_size)
-            maps = dry_run(self.neck, maps, input_size, where=self.config.name) if self.neck is not None else maps
-            self._level_sizes = {**self._level_sizes, input_size: sizes_of(maps)}  # anew: a thread may be copying the old one
-        return self._level_sizes[input_size]
+        kept = self._level_sizes
+        if input_size not in kept:
+            maps = dry_run(self.backbone, blank_image(input_size), input_size, where=self.config.backbone)
+            kept = {**(kept if len(kept) < _KEPT_SIZES else {}), input_size: self._behind_neck(maps, input_size)}
+            self._level_sizes = kept  # a new dict: another thread may be copying the old one
+        return kept[input_size]
+
+    def _behind_neck(self, maps: list[Tensor], input_size: Size) -> tuple[Size, ...]:
+        """(height, width) of every map that the head gets. maps: of the backbone, (1, C_l, H_l, W_l), without numbers."""
+        return sizes_of(maps if self.neck is None else dry_run(self.neck, maps, input_size, where=self.config.name))
 
     def anchors(self, input_size: Size) -> Tensor:
         """(A, 4) xyxy pixels of an input of that (height, width), on the model's device; cached, never part of the weights."""
@@ -214,9 +224,13 @@ class Criterion:
         """
         if not isinstance(targets, Assignment):
             targets = self.assign(targets, output.level_sizes, output.input_size, device=output.deltas.device)
-        if targets.matches.shape != output.deltas.shape[:2]:
-            what = "the assignment does not fit the output of the network: (images, anchors)"
-            got, expected = tuple(targets.matches.shape), tuple(output.deltas.shape[:2])
+        anchors = self.anchors.boxes(output.level_sizes, output.input_size, output.deltas.device)
+        same = targets.anchors is anchors or targets.anchors.equal(anchors)  # they are kept, so mostly it is the same tensor
+        if not same or targets.matches.shape != output.deltas.shape[:2]:
+            what = "the assignment was made for other images than the output of the network"
+            got, expected = (
+                f"{len(matches)} images, {matches.shape[1]} anchors" for matches in (targets.matches, output.deltas)
+            )
             raise ConfigError(what, got=got, expected=expected, fix="assign the targets for the size of these images")
         return self.config.loss(output, targets, self.config.coder, normalizer=normalizer)
 

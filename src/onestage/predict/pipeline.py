@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,9 +66,9 @@ def predict_files(
         for number, batch in enumerate(batches):
             ready = [future.result() for future in reading]
             reading = _read(pool, batches[number + 1]) if number + 1 < len(batches) else []
-            _finish(saving)
             outcomes = _detect(predictor, batch, ready, selection)
-            saving = _save(pool, outcomes)
+            _finish(saving)
+            saving = _save(pool, outcomes, ready)
             yield from outcomes
         _finish(saving)
 
@@ -97,22 +98,24 @@ def _detect(
 
 
 def _named(found: Detections, picture: PictureFile) -> Detections:
-    return replace(found, path=str(picture.path), image_id=picture.image_id)
+    """The detections with the names of their file. They read it again to draw it, so they hold no pixels."""
+    return replace(found, path=str(picture.path), image_id=picture.image_id, source=partial(decode_image, str(picture.path)))
 
 
-def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome]) -> list[Future[None]]:
-    """Start to draw and save the annotated copies."""
+def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome], pixels: Sequence[Tensor | DataError]) -> list[Future[None]]:
+    """Start to draw and save the annotated copies. pixels: of each picture, (3, H, W), if it could be read."""
     return [
-        pool.submit(_draw, found, picture.copy)
-        for picture, found in outcomes
-        if picture.copy is not None and isinstance(found, Detections)
+        pool.submit(_draw, found, image, picture.copy)
+        for (picture, found), image in zip(outcomes, pixels, strict=True)
+        if picture.copy is not None and isinstance(found, Detections) and isinstance(image, Tensor)
     ]
 
 
-def _draw(found: Detections, path: Path) -> None:
+def _draw(found: Detections, image: Tensor, path: Path) -> None:
+    """Save a copy of the picture (3, H, W) with its detections drawn in."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(path) as file:
-        found.draw().save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
+        found.draw(image).save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
 
 
 def _finish(saving: Sequence[Future[None]]) -> None:

@@ -31,8 +31,10 @@ EngineOutput = HeadOutput | list[RawDetections]
 class Engine(Protocol):
     """Run a network, whatever the program that does it: torch, an inference runtime, a file that holds NMS inside."""
 
-    device: torch.device
-    """Where it wants the images."""
+    @property
+    def device(self) -> torch.device:
+        """Where it wants the images."""
+        ...
 
     def __call__(self, images: Tensor, frames: Tensor) -> EngineOutput:
         """images (B, 3, h, w), resized, RGB in 0..255, uint8 or float; frames (B, 4), xyxy input pixels where each picture lies
@@ -48,8 +50,12 @@ class TorchEngine:
 
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
-        self.device = detector.device
         self._network = in_evaluation_mode(detector)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the detector is."""
+        return self.detector.device
 
     def __call__(self, images: Tensor, frames: Tensor) -> HeadOutput:
         """(B, 3, h, w) in 0..255 -> logits (B, A, C) and deltas (B, A, 4). The network needs no frames."""
@@ -105,11 +111,16 @@ class Predictor:
         return self.engine(images.to(self.engine.device, non_blocking=True), frames)
 
     def decode(self, output: EngineOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
-        """One Detections per image, in pixels of the original pictures. ``score``: the least score to report."""
+        """One Detections per image, in pixels of the original pictures.
+
+        ``score``: the least score to report, by default the threshold of the config. An engine with NMS inside cannot report
+        less than the threshold that it was made with.
+        """
         if isinstance(output, HeadOutput):
             return self.decoder.decode(output, metas, score=score)
+        least = self.decoder.config.postprocess.score_threshold if score is None else score
         found = [self.decoder.name(raw, meta) for raw, meta in zip(output, metas, strict=True)]
-        return found if score is None else [one.select(one.scores > score) for one in found]
+        return [one.select(one.scores > least) for one in found]
 
 
 def in_evaluation_mode(module: nn.Module) -> nn.Module:

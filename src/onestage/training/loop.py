@@ -91,6 +91,8 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    if format is not None and not isinstance(data, str | Path):
+        raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
     folder = Path(out)
     _check_place(folder, data)
     with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
@@ -98,9 +100,9 @@ def train(
             data = read_data(data, config, format=format, classes=named_classes(model))
         adopt_classes(model, data.train)
         run = Run.of(model.to(group.device), data, config, folder, group)
-        monitor = (monitor or TerminalMonitor()) if group.is_main else Monitor()
-        state = start(run, monitor, resume=resume)
-        return Training(run, state, monitor, stop).finish()
+        with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown:
+            state = start(run, shown, resume=resume)
+            return Training(run, state, shown, stop).finish()
 
 
 @known_keywords
@@ -139,19 +141,18 @@ class Training:
         """Train to the last epoch, or until a signal."""
         run, state = self.run, self.state
         report: Report | None = None
-        with contextlib.closing(self.monitor) as monitor:
-            monitor.start(epochs=run.config.epochs, steps=run.steps, done=state.step)
-            if state.epoch == run.config.epochs:
-                monitor.say(f"this run was complete already, after {counted(state.epoch, 'epoch')}")
-            else:
-                self._introduce()
-            while state.epoch < run.config.epochs and not self.stopping:
-                self._train_epoch()
-                if not self.stopping:
-                    report = self._finish_epoch() or report
-            if self.stopping:
-                self._save()
-                monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
+        self.monitor.start(epochs=run.config.epochs, steps=run.steps, done=state.step)
+        if state.epoch == run.config.epochs:
+            self.monitor.say(f"this run was complete already, after {counted(state.epoch, 'epoch')}")
+        else:
+            self._introduce()
+        while state.epoch < run.config.epochs and not self.stopping:
+            self._train_epoch()
+            if not self.stopping:
+                report = self._finish_epoch() or report
+        if self.stopping:
+            self._save()
+            self.monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
         return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
 
     def _train_epoch(self) -> None:

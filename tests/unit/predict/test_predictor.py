@@ -147,6 +147,24 @@ def test_a_size_that_the_network_cannot_take_is_explained_and_other_faults_are_n
         model.predict(np.zeros((300, 300, 3), np.uint8))
 
 
+def test_an_assignment_for_an_input_of_another_size_is_refused(any_size: Detector) -> None:
+    """Even one with as many anchors: the transposed size has them elsewhere."""
+    output = any_size(torch.zeros(1, 3, 64, 96))
+    targets = [onestage.structures.Targets(torch.tensor([[5.0, 5, 40, 40]]), torch.tensor([0]))]
+    any_size.loss(output, any_size.assign(targets, (64, 96)))
+    other = any_size.assign(targets, (96, 64))
+    assert other.matches.shape == output.deltas.shape[:2]
+    with pytest.raises(ConfigError, match="other images"):
+        any_size.loss(output, other)
+
+
+def test_the_engine_follows_its_detector(model: Detector) -> None:
+    moved = copy.deepcopy(model)
+    engine = TorchEngine(moved)
+    moved.to("meta")
+    assert engine.device.type == "meta"
+
+
 def test_frames_of_opencv(model: Detector) -> None:
     (expected,) = model.predict(PIXELS)
     (found,) = model.predict(np.ascontiguousarray(PIXELS[:, :, ::-1]), channels="bgr")

@@ -104,8 +104,8 @@ class Detections:
     def __getitem__(self, key: Rows) -> Detections: ...
     def __getitem__(self, key: int | np.integer | Rows) -> Detection | Detections:
         """One Detection for a number, which may be negative; a Detections for all that ``select`` takes."""
-        if isinstance(key, Tensor | np.ndarray) and key.ndim == 0 and str(key.dtype).split(".")[-1].startswith("int"):
-            key = int(key)  # what argmax() gives
+        if isinstance(key, Tensor | np.ndarray) and key.ndim == 0 and _as_array(key).dtype.kind == "i":
+            key = int(key)  # as argmax() gives it
         if isinstance(key, bool) or not isinstance(key, int | np.integer):
             return self.select(key)  # type: ignore[arg-type]  # which refuses a bool
         return next(iter(self.select([int(key)])))

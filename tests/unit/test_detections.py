@@ -71,6 +71,7 @@ def test_they_are_a_sequence():
     assert len(objects) == len(detections) == 3 and objects[1] in detections
     assert [detections[i] for i in (-3, -2, np.int64(-1))] == [detections[i] for i in (0, 1, 2)] == objects
     assert list(reversed(detections)) == objects[::-1]
+    assert detections[detections.scores.argmin()] == objects[2] == detections[np.array(-1)]
     (x1, *_), score, *_, category_id = objects[0]
     assert (x1, score, category_id) == (0.0, pytest.approx(0.9), 7)
     assert list(detections[:0]) == [] and not detections[:0]
@@ -118,7 +119,8 @@ def test_rows_are_chosen_by_slices_masks_and_numbers(key, rows):
         ([True] * 4, "wrong length"),
         (np.ones((3, 1), dtype=bool), r"shape \(3, 1\)"),
         (np.ones((3, 3), dtype=bool), r"shape \(3, 3\)"),
-        (torch.tensor(1), r"shape \(\)"),
+        (torch.tensor(1.0), r"shape \(\)"),
+        (torch.tensor(True), r"shape \(\)"),
         (True, "bool"),
         ([True, 1, 0], "object"),
         ([[0], [1, 2]], "object"),

@@ -35,7 +35,7 @@ def test_a_run_folder_measures_what_its_run_held_out(tmp_path: Path) -> None:
 def test_the_format_is_handed_on(data: Path, tmp_path: Path) -> None:
     save_detector(detector(), tmp_path / "model.safetensors")
     assert onestage.evaluate(tmp_path / "model.safetensors", data, format="coco", workers=0).coco.pictures == 3
-    with pytest.raises(onestage.errors.OnestageError, match="yolo|YOLO"):
+    with pytest.raises(onestage.errors.OnestageError, match=r"yolo|YOLO"):
         onestage.evaluate(detector(), data, format="yolo", workers=0)
     with pytest.raises(WeightsError):
         onestage.evaluate(tmp_path / "none.safetensors", data)

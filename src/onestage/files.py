@@ -6,12 +6,19 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 from onestage.errors import WeightsError
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+"""What a JSON file holds."""
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+"""A run folder's models: the one of the best validation AP, and the newest. Training writes them, and ``load`` reads them."""
 
 TEMPORARY = ".onestage-tmp"
 """How the name of every file ends that is still being written; what a crash leaves behind is known by it."""
@@ -26,15 +33,32 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
     """A file open for writing, which stands at ``path`` as soon as the block has ended well. After an error, or Ctrl-C, what
     stood there before is untouched.
 
-    The permissions are those of any new file (0666 less the umask). durable: a power cut right afterwards does not undo it;
-    that takes some milliseconds. Raise OSError where the file cannot be written.
+    A link is followed: the file at its end is replaced. A file keeps its permissions; a new one has 0666 less the umask. A pipe
+    or a device is written into, and so is a file in a folder that takes no new files; neither can be whole or not at all.
+
+    durable: a power cut right afterwards does not undo it. That takes some milliseconds, and a folder that takes new files.
+    Raise OSError where the file cannot be written.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    mode = path.stat().st_mode if path.exists() else None
+    if mode is None or stat.S_ISREG(mode):
+        end = Path(os.path.realpath(path))
+        if mode is None or durable or os.access(end.parent, os.W_OK):
+            with _replacing(end, mode, durable=durable) as file:
+                yield file
+            return
+    with path.open("wb") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[BinaryIO]:
+    """A new file that takes the place of the one at ``path`` in the end, with that one's ``mode``, if there is one."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
         with temporary.open("xb") as file:
+            if mode is not None:
+                temporary.chmod(stat.S_IMODE(mode))
             yield file
         if durable:
             commit(temporary, path)
@@ -58,7 +82,7 @@ def write_atomically(path: Path | str, data: bytes) -> None:
     the same folder.
     """
     path = Path(path)
-    remove_leftovers(path.parent)
+    remove_leftovers(Path(os.path.realpath(path)).parent)
     try:
         with atomic_file(path, durable=True) as file:
             file.write(data)

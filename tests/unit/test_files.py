@@ -3,6 +3,9 @@
 import errno
 import os
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,6 +111,53 @@ def test_a_stream_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
     for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "missing" / "x", FileNotFoundError)):
         with pytest.raises(kind), files.atomic_file(path):
             pytest.fail("there is nothing to write into")
+
+
+@pytest.mark.parametrize("durable", [True, False])
+def test_a_file_keeps_its_permissions(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "x"
+    path.touch(mode=0o600)
+    with files.atomic_file(path, durable=durable) as file:
+        file.write(b"secret")
+    assert path.read_bytes() == b"secret" and stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("write", [files.write_file, files.write_atomically])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path, write: Callable[[Path, bytes], None], there: bool) -> None:
+    (tmp_path / "far").mkdir()
+    link, end = tmp_path / "link", tmp_path / "far" / "x"
+    link.symlink_to(Path("far") / "x")
+    if there:
+        end.touch()
+    write(link, b"new")
+    assert link.is_symlink() and end.read_bytes() == b"new"
+    assert names(tmp_path) == ["far", "link"] and names(end.parent) == ["x"]
+
+
+@pytest.mark.parametrize("write", [files.write_file, files.write_atomically])
+def test_a_pipe_is_written_into(tmp_path: Path, write: Callable[[Path, bytes], None]) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write(pipe, b"through")
+    assert os.read(reader, 100) == b"through" and pipe.is_fifo()
+    os.close(reader)
+
+
+def test_standard_output_and_the_null_device_are_written_into() -> None:
+    code = "from onestage.files import write_file; [write_file(f'/dev/{name}', 'text') for name in ('null', 'stdout')]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "text" and Path("/dev/null").is_char_device()
+
+
+def test_a_file_is_written_where_its_folder_takes_no_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "x"
+    path.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write into every folder
+    before = path.stat().st_ino
+    files.write_file(path, "new")
+    assert path.read_text() == "new" and path.stat().st_ino == before
 
 
 def test_text_is_utf8_with_its_line_ends_as_they_are(tmp_path: Path) -> None:

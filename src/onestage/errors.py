@@ -6,6 +6,7 @@ of this program, never for a user's input.
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -15,7 +16,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Self, TypeVar, cast
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -38,6 +39,8 @@ class OnestageError(ValueError):
     ) -> None:
         super().__init__(what)
         self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
+        if isinstance(got, BaseException):  # which would hold on to its traceback, and may not travel between processes
+            self.got = str(got)
 
     def __str__(self) -> str:
         """The fault, then where / got / expected / fix, a line each; absent parts are left out."""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from onestage import errors
 from onestage.errors import (
     ConfigError,
     DataError,
@@ -19,6 +20,7 @@ from onestage.errors import (
     known_keywords,
     nearest,
     require,
+    warn_outside,
 )
 
 
@@ -53,6 +55,31 @@ def test_an_error_travels_between_processes_with_all_its_parts():
     error = DataError("the box is empty", where="a.xml", got=[5, 5], expected="x1 < x2", fix="draw it again")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is DataError and str(copy) == str(error) and copy.to_dict() == error.to_dict()
+
+
+class TwoArguments(Exception):
+    """Cannot be made anew from its ``args``, as pickle does."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first}, {second}")
+
+
+def test_an_error_holds_the_text_of_an_exception_not_the_exception():
+    """That would keep every variable of its traceback, and not each exception can travel between processes."""
+    error = DataError("the file cannot be read", got=TwoArguments("a", "b"))
+    assert error.got == "a, b"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error) == "the file cannot be read\n  got:      a, b"
+
+
+def test_a_warning_names_the_line_outside_this_package_that_led_here():
+    """A neighbour whose name begins as ours does is outside."""
+    package = Path(errors.__file__).parent
+    file = Path(f"{package}_extras") / "caller.py"
+    names = {"warn_outside": warn_outside}
+    exec(compile("def call():\n    warn_outside(['a note'])", str(file), "exec"), names)
+    with pytest.warns(UserWarning, match="a note") as caught:
+        names["call"]()
+    assert caught[0].filename == str(file) and caught[0].lineno == 2
 
 
 def test_nearest_names_only_what_is_close():

@@ -1,6 +1,6 @@
 """Mistakes that tyro notices in a command line, in the form of all our errors.
 
-tyro's hook for this is young and private, so nothing depends on it: a tyro without it shows its boxes.
+tyro's hook for this is young and private, so nothing depends on it: a tyro without it, or with other parts, shows its boxes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]
         return
 
     def refuse(event: ParseErrorEvent) -> None:
-        error = _as_error(event, options)
+        try:
+            error = _as_error(event, options)
+        except AttributeError:  # this tyro names its parts in another way
+            return
         if error is not None:
             raise error
 

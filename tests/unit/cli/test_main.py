@@ -82,6 +82,17 @@ def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, ca
 
 
 @needs_hook
+@pytest.mark.parametrize("part", ["on_parse_error", "UnrecognizedArgs"])
+def test_a_tyro_without_a_part_of_the_hook_shows_its_boxes(
+    part: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.delattr(f"tyro._errors.{part}")
+    with pytest.raises(SystemExit) as stop:
+        main(["predict"])
+    assert stop.value.code == 2 and "MODEL" in capsys.readouterr().err
+
+
+@needs_hook
 def test_a_wrong_option_is_found_before_what_the_verb_works_with_is_imported() -> None:
     code = """
 import sys

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestage.errors import OnestageError, WeightsError, nearest
 from onestage.model.config import DetectorConfig
-from onestage.weights.class_names import ClassSet
+from onestage.structures import ClassSet
 from onestage.weights.detector_file import stored_config
 from onestage.weights.foreign_file import load_foreign
 from onestage.weights.projects import amdegroot, d2l, effdet, lufficc, qfgaohao, tflite, torchvision
@@ -40,6 +40,12 @@ class Adapter(Protocol):
     def classes(self, tensors: Mapping[str, Tensor]) -> ClassSet:
         """The classes of its outputs; by number where nothing tells them."""
 
+    def doubt(self, tensors: Mapping[str, Tensor]) -> str:
+        """What to tell a user who imports a file that does not say which pixels it wants; an empty text where it does."""
+
+    def note(self, tensors: Mapping[str, Tensor]) -> str:
+        """What to tell every user of a file whose tensors leave something else open; an empty text where they do not."""
+
     def convert(self, tensors: Mapping[str, Tensor], config: DetectorConfig, /) -> tuple[dict[str, Tensor], DetectorConfig]:
         """The tensors under our names, and the zoo's config for these classes as the weights need it: with their pixels,
         default boxes and postprocessing.
@@ -57,19 +63,13 @@ ADAPTERS: Mapping[str, Adapter] = {
 """Foreign projects whose files are state_dicts, in the order they are asked."""
 
 
-Tell = Callable[[Mapping[str, Tensor]], str]
-DOUBTS: Mapping[str, Tell] = {"effdet": effdet.doubt}
-"""What to tell who imports a file that does not say which pixels it wants; an empty text where it does."""
-NOTES: Mapping[str, Tell] = {"torchvision": torchvision.note}
-"""What to tell whoever uses a file whose tensors leave something else open; an empty text where they do not."""
-
-
 OURS, TFLITE = "onestage", "tflite"
 PROJECTS = {name: adapter.PROJECT for name, adapter in ADAPTERS.items()} | {TFLITE: "the TF object-detection API, as TFLite"}
 """All foreign projects by the short names that ``onestage import --from`` takes, and what they are called in messages."""
 
 
-Pixels = tuple[tuple[float, float, float], tuple[float, float, float]]
+Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Mean and standard deviation of the channels of 0..1, red, green and blue."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Source:
     classes: ClassSet
     tensors: Mapping[str, Tensor]
     config: DetectorConfig | None = None
-    pixels: Pixels | None = None
+    pixels: Normalization | None = None
     doubt: str = ""
     note: str = ""
 
@@ -129,7 +129,7 @@ def _recognised(tensors: Mapping[str, Tensor], path: Path) -> Source:
     for name, adapter in ADAPTERS.items():
         with adapting(name, path):
             if adapter.recognises(tensors):
-                doubt, note = (tell[name](tensors) if name in tell else "" for tell in (DOUBTS, NOTES))
+                doubt, note = adapter.doubt(tensors), adapter.note(tensors)
                 return Source(path, name, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt, note=note)
     raise _unknown(tensors, path)
 

@@ -15,8 +15,9 @@ from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.heads.separable import SeparableHead
 from onestage.model.necks.bifpn import BiFPN
-from onestage.weights.class_names import COCO_90, ClassSet, known_classes
-from onestage.weights.projects.keys import Rules, rename
+from onestage.structures import ClassSet
+from onestage.weights.class_names import COCO_90, known_classes
+from onestage.weights.projects.keys import Rules, nothing_to_tell, rename
 from onestage.zoo.efficientdet import HALF, VARIANTS
 
 PROJECT = "effdet (rwightman/efficientdet-pytorch)"
@@ -24,6 +25,7 @@ MARK = r"(.+\.)?(class|box)_net\.predict\."
 TAKEN = (
     "tf_efficientdet_d0 to d7x, tf_efficientdet_lite0 to lite4 and efficientdet_d0 to d7 (not q0 to q2, lite3x, resdet50, ...)"
 )
+note = nothing_to_tell
 
 RELEASE = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
 GOOGLE, EFFDET = (

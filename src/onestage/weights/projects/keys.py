@@ -30,6 +30,11 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     return renamed
 
 
+def nothing_to_tell(tensors: Mapping[str, Tensor]) -> str:
+    """The doubt, or the note, of an adapter whose files leave nothing open."""
+    return ""
+
+
 def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
     """Raise KeyError where a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
 

@@ -10,13 +10,14 @@ from dataclasses import replace
 from torch import Tensor
 
 from onestage.model.config import DetectorConfig
-from onestage.weights.class_names import ClassSet
+from onestage.structures import ClassSet
 from onestage.weights.projects import amdegroot
-from onestage.weights.projects.keys import Rules, rename
+from onestage.weights.projects.keys import Rules, nothing_to_tell, rename
 
 PROJECT = "SSD (lufficc)"
 MARK = r"box_head\.predictor\."
 TAKEN = "its SSDs on VGG16 for 300 and 512 pixels"
+doubt = note = nothing_to_tell
 
 _NAMES: Rules = (
     (r"backbone\.(vgg|extras)\.(.+)", r"\1.\2"),

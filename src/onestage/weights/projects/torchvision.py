@@ -15,13 +15,15 @@ from onestage.errors import WeightsError
 from onestage.model.codec import Value
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
-from onestage.weights.class_names import COCO_90, ClassSet, known_classes
+from onestage.structures import ClassSet
+from onestage.weights.class_names import COCO_90, known_classes
 from onestage.weights.detector_file import COUNTER
-from onestage.weights.projects.keys import Rules, demand_levels, pick, rename
+from onestage.weights.projects.keys import Rules, demand_levels, nothing_to_tell, pick, rename
 
 PROJECT = "torchvision"
 MARK = r"head\.(classification|regression)_head\.|roi_heads\."
 TAKEN = "ssd300_vgg16, ssdlite320_mobilenet_v3_large and RetinaNet on a ResNet"
+doubt = nothing_to_tell
 
 _SSD: Rules = (
     (r"backbone\.features\.(\d+)\.(weight|bias)", r"backbone.conv4_3.\1.\2"),

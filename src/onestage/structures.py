@@ -20,6 +20,13 @@ from onestage.detections import Detections as Detections
 from onestage.errors import DataError, counted
 
 
+class ClassSet(NamedTuple):
+    """K classes in the order of their labels, or of a detector's outputs: the name of each, and the data set's id."""
+
+    names: tuple[str, ...]
+    ids: tuple[int, ...]
+
+
 def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
     """(height, width) of each of the feature maps (B, C_l, H_l, W_l)."""
     return tuple((m.shape[2], m.shape[3]) for m in maps)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from onestage.deploy.benchmark import Timing
     from onestage.model.detector import Detector
 
-Machine = Mapping[str, str | int]
+Environment = Mapping[str, str | int]
 """Versions, threads and processor: what the times depend on."""
 
 
@@ -72,34 +72,34 @@ def benchmark(
     images = pictures(batch, parse_size(picture, option="--picture"))
     names = models or tuple(list_models())
     make = partial(find_or_create, classes=numbered_classes(classes), device=device)
-    timings, machine = _time_all(names, make, images, repeats=repeats, json=json)
+    timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)
     stdout().print(_table(names, timings, batch))
-    say("[dim]" + ", ".join(f"{key} {value}" for key, value in machine.items()) + "[/]")
+    say("[dim]" + ", ".join(f"{key} {value}" for key, value in measured_on.items()) + "[/]")
     return 0
 
 
 def _time_all(
     names: Sequence[str], make: Callable[[str], Detector], images: Sequence[Tensor], *, repeats: int, json: Path | None
-) -> tuple[list[Timing], Machine]:
-    """The timings of the detectors, each made when its turn comes, and the machine. images: (3, H, W) each."""
+) -> tuple[list[Timing], Environment]:
+    """The timings of the detectors, each made when its turn comes, and what they depend on. images: (3, H, W) each."""
     from onestage.deploy.benchmark import WARM_UP, environment, time_detector
 
     timings: list[Timing] = []
-    machine: Machine = {}
+    measured_on: Environment = {}
     with progress("timing", len(names) * (WARM_UP + repeats) * len(images)) as bar:
         for name in names:
             detector = make(name)
             timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
-            machine = environment(detector.device)
+            measured_on = environment(detector.device)
             if json is not None:  # after every model: an interruption loses one, not all
-                _write(json, machine, names, timings)
-    return timings, machine
+                _write(json, measured_on, names, timings)
+    return timings, measured_on
 
 
-def _write(file: Path, machine: Machine, names: Sequence[str], timings: Sequence[Timing]) -> None:
+def _write(file: Path, measured_on: Environment, names: Sequence[str], timings: Sequence[Timing]) -> None:
     """Every single time, with the name as the user gave it."""
     rows = [{"given": name, **asdict(timing)} for name, timing in zip(names, timings, strict=False)]
-    write_file(file, json_format.dumps({"environment": machine, "timings": rows}, indent=1))
+    write_file(file, json_format.dumps({"environment": measured_on, "timings": rows}, indent=1))
 
 
 def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onestage.model.detector import Detector
     from onestage.weights.source import Source
 
-BACKGROUND = {"background", "__background__", "???"}
+BACKGROUND_NAMES = {"background", "__background__", "???"}
 """What label files call the class before the first one, in lower case."""
 PLACEHOLDERS = {"???", "n/a"}
 """What they call a class that no object has, in lower case. Such names get a number, as in COCO_90: names stand only once."""
@@ -116,7 +116,7 @@ def _class_names(given: Sequence[str]) -> tuple[str, ...]:
     from_file = len(given) == 1 and Path(given[0]).is_file()
     lines = _lines(Path(given[0])) if from_file else list(given)
     names = list(filter(None, lines)) if from_file else lines
-    names = names[1:] if names and names[0].lower() in BACKGROUND else names
+    names = names[1:] if names and names[0].lower() in BACKGROUND_NAMES else names
     names = [f"{name} {i}" if name.lower() in PLACEHOLDERS else name for i, name in enumerate(names, start=1)]
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
@@ -136,7 +136,7 @@ def _lines(file: Path) -> list[str]:
 
 def _named(source: Source, names: tuple[str, ...]) -> Source:
     """The same weights, their classes named by somebody who knows."""
-    from onestage.weights.class_names import ClassSet
+    from onestage.structures import ClassSet
 
     count = len(source.classes.names)
     if len(names) != count:

@@ -142,8 +142,8 @@ def _go_on(run: Path) -> int:
 
 
 def _no_other_settings(run: Path) -> ConfigError:
+    from onestage.files import BEST
     from onestage.training.folder import Plan
-    from onestage.weights.detector_file import BEST
 
     Plan.load(run)  # where there is no run, that is the mistake
     what = "--resume goes on with the data and settings of its run, so it takes no others"

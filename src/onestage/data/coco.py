@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import NoReturn, TypeGuard
 
 from onestage import boxes as box_ops
-from onestage.data.files import Json, Pictures, Sources, head, one_per_split, pictures_beside, read_text
+from onestage.data.files import Pictures, Sources, head, one_per_split, pictures_beside, read_text
 from onestage.data.labels import StoredClasses
-from onestage.data.table import Picture, Row, Table
+from onestage.data.table import PictureFile, Row, Table
 from onestage.errors import DataError
+from onestage.files import Json
 from onestage.structures import Size
 
 LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside its pictures"
@@ -147,7 +148,7 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictur
     return rows
 
 
-def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> Picture:
+def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> PictureFile:
     """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
@@ -155,7 +156,7 @@ def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> Pic
     path = pictures.find(file_name)
     if path is None:
         raise pictures.missing(file_name)
-    return Picture(path, image_id, _size(entry))
+    return PictureFile(path, image_id, _size(entry))
 
 
 def _size(entry: Mapping[str, Json]) -> Size | None:

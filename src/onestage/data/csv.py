@@ -26,7 +26,7 @@ from torch import Tensor
 
 from onestage.data.files import PICTURE_SUFFIXES, Pictures, Sources, head, one_per_split, pictures_beside, read_text
 from onestage.data.labels import StoredClasses
-from onestage.data.table import Picture, Row, Table
+from onestage.data.table import PictureFile, Row, Table
 from onestage.errors import DataError
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
@@ -199,7 +199,7 @@ def _fill(table: Table, file: Path, content: Content, pictures: Pictures) -> Non
             path = pictures.find(image)
             if path is None:
                 table.problem(where, pictures.missing(image))
-            rows[image] = None if path is None else table.add(Picture(path, image))
+            rows[image] = None if path is None else table.add(PictureFile(path, image))
         row = rows[image]
         if row is not None and box is not None:
             table.objects.append(Row(row, box, label, where))

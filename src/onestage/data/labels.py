@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onestage.errors import ConfigError, DataError, warn_outside
+from onestage.structures import ClassSet
 
-Key = int | str
+ClassKey = int | str
 """A class as annotations write it: a category id in COCO, a number in YOLO, a name in VOC and CSV."""
 
 SHOWN = 10
 """Class names in a message."""
-
-
-class LabelTable(NamedTuple):
-    """K classes, in the order of their labels: the name of each, and the data set's id."""
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -30,27 +24,27 @@ class StoredClasses:
     numbered: the names are only the numbers that stand in the files; a model's names may be counted by them.
     """
 
-    table: LabelTable
-    keys: Mapping[Key, str]
+    table: ClassSet
+    keys: Mapping[ClassKey, str]
     numbered: bool = False
 
     @classmethod
     def named(cls, names: Sequence[str], *, numbered: bool = False) -> StoredClasses:
         """Classes whose annotations write the name itself. The ids count the names from 0; numbered ones are ids already."""
         ids = tuple(map(int, names)) if numbered else tuple(range(len(names)))
-        return cls(LabelTable(tuple(names), ids), {name: name for name in names}, numbered)
+        return cls(ClassSet(tuple(names), ids), {name: name for name in names}, numbered)
 
     @classmethod
     def by_id(cls, names: Mapping[int, str]) -> StoredClasses:
         """Classes whose annotations write the id; the names by their ids, in order."""
-        return cls(LabelTable(tuple(names.values()), tuple(names)), dict(names.items()))
+        return cls(ClassSet(tuple(names.values()), tuple(names)), dict(names.items()))
 
     @classmethod
     def by_number(cls, names: Sequence[str]) -> StoredClasses:
         """Classes whose annotations write the number of a name, counted from 0."""
         return cls.by_id(dict(enumerate(names)))
 
-    def key_text(self, key: Key) -> str:
+    def key_text(self, key: ClassKey) -> str:
         """A key as messages show it, with the class's name where that is something else."""
         name = self.keys.get(key, key)
         return repr(key) if name == key else f"{key!r} ({name!r})"
@@ -59,8 +53,8 @@ class StoredClasses:
 class Labels(NamedTuple):
     """The classes that labels count, and the label of each key that annotations may write."""
 
-    table: LabelTable
-    of: Mapping[Key, int]
+    table: ClassSet
+    of: Mapping[ClassKey, int]
 
 
 def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where: Path) -> Labels:
@@ -78,10 +72,10 @@ def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where:
         return _labels_by_number(stored, wanted, where=where)
     known = dict(zip(names, ids, strict=True))
     free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
-    return _labels(LabelTable(tuple(wanted), tuple(known[n] if n in known else next(free) for n in wanted)), stored.keys)
+    return _labels(ClassSet(tuple(wanted), tuple(known[n] if n in known else next(free) for n in wanted)), stored.keys)
 
 
-def _labels(table: LabelTable, keys: Mapping[Key, str]) -> Labels:
+def _labels(table: ClassSet, keys: Mapping[ClassKey, str]) -> Labels:
     label_of = {name: label for label, name in enumerate(table.names)}
     return Labels(table, {key: label_of[name] for key, name in keys.items() if name in label_of})
 
@@ -103,7 +97,7 @@ def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Pa
     taken = ", ".join(f"{number} is taken for {name}" for number, name in enumerate(wanted[:SHOWN]))
     more = ", and so on" if len(wanted) > SHOWN else ""
     warn_outside([f"the data set only numbers its classes: {taken}{more}"])
-    return _labels(LabelTable(tuple(wanted), tuple(range(len(wanted)))), dict(zip(names, wanted, strict=True)))
+    return _labels(ClassSet(tuple(wanted), tuple(range(len(wanted)))), dict(zip(names, wanted, strict=True)))
 
 
 def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:

@@ -29,7 +29,7 @@ from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTrans
 from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.structures import Batch, ImageMeta, Size, Targets
 
-Key = tuple[int, int]
+EpochIndex = tuple[int, int]
 """(epoch, index): what a worker needs to make a picture."""
 
 _SPARE = 10
@@ -186,7 +186,7 @@ class _Pictures(torch.utils.data.Dataset["_Item"]):
     seed: int
     spare: int
 
-    def __getitem__(self, key: Key) -> _Item:
+    def __getitem__(self, key: EpochIndex) -> _Item:
         epoch, wanted = key
         failures: list[Failure] = []
         for index in (i % len(self.dataset) for i in range(wanted, wanted + 1 + self.spare)):
@@ -259,9 +259,9 @@ def _pad(image: Tensor, size: Size, fill: Colour) -> Tensor:
 class _Keys:
     """The batches to read next. Workers live through many epochs, so this list changes and the loader stays."""
 
-    batches: list[list[Key]] = field(default_factory=list)
+    batches: list[list[EpochIndex]] = field(default_factory=list)
 
-    def __iter__(self) -> Iterator[list[Key]]:
+    def __iter__(self) -> Iterator[list[EpochIndex]]:
         return iter(self.batches)
 
     def __len__(self) -> int:
@@ -287,7 +287,7 @@ class _Reader:
         )
         weakref.finalize(self, _end_workers, self._loader)
 
-    def read(self, batches: list[list[Key]]) -> Iterator[Batch | None]:
+    def read(self, batches: list[list[EpochIndex]]) -> Iterator[Batch | None]:
         """The batches in order; None for a batch of which no picture could be read."""
         self._keys.batches = batches
         try:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
-from onestage.data.labels import SHOWN, Key, Labels, StoredClasses
+from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
 from onestage.errors import DataError
 from onestage.images import image_size
 from onestage.structures import Size
@@ -38,7 +38,7 @@ UNKNOWN = -1
 """In the column of labels: the object's class is none of the wanted ones."""
 
 
-class Picture(NamedTuple):
+class PictureFile(NamedTuple):
     """A picture that is there. A size of None is read from its header."""
 
     path: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
     picture: int
     box: Sequence[float]
-    key: Key
+    key: ClassKey
     where: str
     ignore: bool = False
     crowd: bool = False
@@ -74,11 +74,11 @@ class Table:
     to_xyxy: Callable[[Tensor], Tensor] = torch.clone
     relative: bool = False
     classes: StoredClasses | None = None
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[PictureFile] = field(default_factory=list)
     objects: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def add(self, picture: Picture) -> int:
+    def add(self, picture: PictureFile) -> int:
         """The row of a picture that is added."""
         self.pictures.append(picture)
         return len(self.pictures) - 1

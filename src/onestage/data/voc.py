@@ -34,7 +34,7 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.labels import StoredClasses
-from onestage.data.table import Picture, Row, Table
+from onestage.data.table import PictureFile, Row, Table
 from onestage.errors import DataError
 from onestage.structures import Size
 
@@ -193,6 +193,6 @@ def _fill(table: Table, file: Path, annotation: _Annotation, pictures: Pictures)
     if path is None:
         table.problem(where, pictures.missing(annotation.file_name or file.stem))
         return
-    picture = table.add(Picture(path, file.stem, annotation.size))
+    picture = table.add(PictureFile(path, file.stem, annotation.size))
     for number, name, box, difficult in annotation.objects:
         table.objects.append(Row(picture, box, name, f"{where} object {number}", ignore=difficult))

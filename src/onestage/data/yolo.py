@@ -35,7 +35,7 @@ from onestage.data.files import (
 )
 from onestage.data.labels import StoredClasses
 from onestage.data.plain_yaml import Plain, read_yaml
-from onestage.data.table import Picture, Row, Table
+from onestage.data.table import PictureFile, Row, Table
 from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
@@ -62,7 +62,7 @@ class YoloSet:
         table.classes = StoredClasses.by_number(self.names) if self.names else None
         used = {picture: _label_file(picture, self.root, self.label_files) for picture in self.sources[split]}
         for picture, label_file in used.items():
-            row = table.add(Picture(str(picture), table.name(picture.with_suffix(""))))
+            row = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
             if label_file:
                 _fill(table, label_file, row)
         self._report_orphans(table, {file.parent for file in used.values() if file})

@@ -8,9 +8,9 @@ from pathlib import Path
 from onestage.draw import colour_of
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
-from onestage.files import write_file
+from onestage.files import Json, write_file
 from onestage.metrics.page import as_base64, fill
-from onestage.metrics.results import Json, nan_as_none
+from onestage.metrics.results import nan_as_none
 from onestage.model.output.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 
 GROUP_COLOURS = {"positives": "#2a9d6f", "hard negatives": "#e0662f", "easy negatives": "#2f6fde", "ignored": "#c9ced6"}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import TypeAlias
 
+from onestage.files import Json
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.coco import CocoClass, CocoMetrics
 from onestage.metrics.voc import VocMetrics
-
-Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | float | bool | None"
-"""Whatever JSON can hold."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +56,13 @@ class Results:
             "data": self.data,
             "pictures": self.coco.pictures,
             "objects": self.coco.objects,
-            "coco": self.coco.figures,
+            "coco": dict(self.coco.figures),
             "voc2007": self.voc07.mAP,
             "voc2010": self.voc10.mAP,
             "losses": dict(self.losses) if self.losses else None,
             "class_error": self.book.class_error if self.book else None,
             "box_mae": self.book.box_mae if self.book else None,
-            "not_measured": self.not_measured,
+            "not_measured": list(self.not_measured),
             "classes": [asdict(row) for row in self.rows],
         }
         return {key: nan_as_none(value) for key, value in content.items()}

@@ -17,12 +17,11 @@ from functools import cache, partial
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onestage.errors import ConfigError, nearest
+from onestage.files import Json
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Plain: TypeAlias = "bool | int | float | str | list[Plain] | dict[str, Plain] | None"
-"""What JSON holds."""
 Value: TypeAlias = "bool | int | float | str | DataclassInstance | Sequence[Value] | Mapping[str, Value] | None"
 """What a config holds, what a change to it may give, or plain data."""
 Declared: TypeAlias = object
@@ -34,14 +33,14 @@ class WithoutKind:
     """Base of the parts that are written without their kind, as nothing else can stand in their place."""
 
 
-def encode(value: Value) -> Plain:
+def encode(value: Value) -> Json:
     """Frozen dataclasses and tuples to dicts and lists, at any depth. A part carries its kind."""
     if isinstance(value, tuple | list):
         return [encode(item) for item in value]
     if is_dataclass(value):
-        kind: dict[str, Plain] = {} if isinstance(value, WithoutKind) else {"kind": type(value).__name__}
+        kind: dict[str, Json] = {} if isinstance(value, WithoutKind) else {"kind": type(value).__name__}
         return kind | {f.name: encode(getattr(value, f.name)) for f in fields(value)}
-    return cast(Plain, value)
+    return cast(Json, value)
 
 
 def differences(ours: DataclassInstance, theirs: DataclassInstance) -> list[str]:
@@ -51,7 +50,7 @@ def differences(ours: DataclassInstance, theirs: DataclassInstance) -> list[str]
     return _differing("", encode(ours), encode(theirs))
 
 
-def _differing(path: str, a: Plain, b: Plain) -> list[str]:
+def _differing(path: str, a: Json, b: Json) -> list[str]:
     if a == b:
         return []
     if not (isinstance(a, dict) and isinstance(b, dict) and a.get("kind") == b.get("kind")):
@@ -251,7 +250,7 @@ def _from_text(value: Value) -> Value:
     if not isinstance(value, str):
         return encode(value)
     try:
-        return cast(Plain, json.loads(value))
+        return cast(Json, json.loads(value))
     except ValueError:
         return value
 

@@ -27,17 +27,12 @@ from typing import Any
 from torch import Tensor
 
 from onestage.errors import WeightsError
-from onestage.files import remove_leftovers, sync_folder, write_atomically
-from onestage.weights.detector_file import BEST, LAST
+from onestage.files import BEST, LAST, Json, remove_leftovers, sync_folder, write_atomically
 from onestage.weights.tensor_file import pack_tensors, read_bytes, unpack_tensors
 
 FORMAT = 1
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
-
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
-"""What JSON can hold."""
 
 
 @dataclass(frozen=True, eq=False)

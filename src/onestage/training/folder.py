@@ -21,12 +21,11 @@ from pathlib import Path
 
 from onestage.data import Dataset
 from onestage.errors import ConfigError
-from onestage.files import write_atomically
+from onestage.files import LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
 from onestage.training.config import TrainConfig
-from onestage.weights.detector_file import LAST
 
 CONFIG = "config.json"
 FREE = ("workers", "device", "checkpoint_minutes", "on_bad")

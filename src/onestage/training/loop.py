@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onestage.data import Dataset
 from onestage.data.loader import seed_of
 from onestage.errors import ConfigError, OnestageError, counted, known_keywords
+from onestage.files import BEST, LAST
 from onestage.metrics.report import Report
 from onestage.model.anchors.max_iou import Assignment
 from onestage.model.detector import Detector
@@ -36,7 +37,6 @@ from onestage.training.optim import learning_rate
 from onestage.training.run import Run, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
-from onestage.weights.detector_file import BEST, LAST
 
 DEFAULTS = TrainConfig()
 

@@ -12,6 +12,7 @@ from torch import nn
 from onestage.data.loader import Shard, TrainLoader, usual_workers
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError
+from onestage.files import LAST
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
@@ -22,7 +23,6 @@ from onestage.training.inputs import TrainData
 from onestage.training.monitor import Monitor
 from onestage.training.optim import make_optimizer
 from onestage.training.state import RunState
-from onestage.weights.detector_file import LAST
 
 
 @dataclass(frozen=True, eq=False)

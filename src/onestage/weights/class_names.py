@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torchvision.models.detection import SSD300_VGG16_Weights
 
 from onestage.model.config import DetectorConfig
-
-
-class ClassSet(NamedTuple):
-    """The classes of a data set in the order of a detector's outputs: K names, and the data set's ids of them."""
-
-    names: tuple[str, ...]
-    ids: tuple[int, ...]
-
+from onestage.structures import ClassSet
 
 _COCO = list(enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"]))[1:]
 

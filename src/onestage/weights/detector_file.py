@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
+from onestage.files import BEST, LAST
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
 
 CONFIG_KEY = "onestage_config"
-BEST, LAST = "best.safetensors", "last.safetensors"
-"""A run folder's models: the one of the best validation AP, and the newest."""
 COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 

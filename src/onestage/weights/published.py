@@ -8,10 +8,11 @@ from pathlib import Path
 from torchvision.models import WeightsEnum, detection
 
 from onestage.errors import WeightsError, nearest
-from onestage.weights.class_names import COCO_90, ClassSet
+from onestage.structures import ClassSet
+from onestage.weights.class_names import COCO_90
 from onestage.weights.fetch import fetch, fetch_hub, fetch_url
 from onestage.weights.projects import effdet
-from onestage.weights.source import Pixels, Source, read_source
+from onestage.weights.source import Normalization, Source, read_source
 
 HUB = "hf-hub:"
 """How an address on the Hugging Face hub begins, as timm writes it."""
@@ -31,7 +32,7 @@ class Published:
     recipe: str
     sha256: str | None = None
     classes: ClassSet = COCO_90
-    pixels: Pixels | None = None
+    pixels: Normalization | None = None
 
 
 def _torchvision(weights: WeightsEnum, ap: float) -> Published:

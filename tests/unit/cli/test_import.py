@@ -13,7 +13,8 @@ from torchvision.models.detection import ssdlite320_mobilenet_v3_large
 from onestage import create, load
 from onestage.cli import imports
 from onestage.cli.main import main
-from onestage.weights.class_names import COCO_90, ClassSet
+from onestage.structures import ClassSet
+from onestage.weights.class_names import COCO_90
 from onestage.weights.source import Source
 from onestage.zoo.table import recipe
 

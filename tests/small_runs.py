@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -30,8 +29,7 @@ from onestage.model.detector import Detector
 from onestage.processes import VARIABLES, Distributed
 from onestage.training.checkpoint import LAST
 from onestage.training.config import TrainConfig
-from onestage.training.loop import Training, TrainResult, resume, train
-from onestage.training.run import Run
+from onestage.training.loop import TrainResult, resume, train
 from onestage.zoo.table import recipe
 
 PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)
@@ -84,18 +82,6 @@ def run_divided_by_own(data: Path, out: Path, config: TrainConfig, name: str) ->
 
     with patch.object(Distributed, "all_reduce_sum", own):
         run(data, out, config, name)
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[Run], object]) -> None:
-    """Call ``action(run)`` as that step (from 1) of the training begins."""
-    inner = Training._step
-
-    def step(self: Training, batch: Any) -> dict[str, float]:
-        if self.state.step + 1 == number:
-            action(self.run)
-        return inner(self, batch)
-
-    monkeypatch.setattr(Training, "_step", step)
 
 
 def go_on(folder: Path) -> TrainResult:

@@ -137,6 +137,16 @@ class Training:
         self.saved = time.monotonic()
         self._began = time.monotonic() - state.seconds
 
+    @property
+    def model(self) -> Detector:
+        """The detector that learns."""
+        return self.run.model
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.state.step
+
     def finish(self) -> TrainResult:
         """Train to the last epoch, or until a signal."""
         run, state = self.run, self.state
@@ -158,7 +168,7 @@ class Training:
     def _train_epoch(self) -> None:
         """Train on what is left of the epoch, or until a signal."""
         run, state = self.run, self.state
-        run.model.train()
+        self.model.train()
         seen, begun = 0, time.monotonic()
         for batch in run.loader.epoch(state.epoch, start=state.batch):
             state.add(self._step(batch))
@@ -178,8 +188,8 @@ class Training:
         at once, and drop_path leaves out other pictures.
         """
         run, config, group = self.run, self.run.config, self.run.group
-        torch.manual_seed(seed_of(config.seed, self.state.step, group.rank))  # dropout too is the same after a resume
-        lr = learning_rate(self.state.step, run.steps, config)
+        torch.manual_seed(seed_of(config.seed, self.step, group.rank))  # dropout too is the same after a resume
+        lr = learning_rate(self.step, run.steps, config)
         for parameters in run.optimizer.param_groups:
             parameters["lr"] = lr
         batch = batch.to(group.device)
@@ -192,11 +202,11 @@ class Training:
                 output = self._forward(part)
                 if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
                     assignments, divisor = self._assign(parts, output)
-                losses = run.model.loss(output, assignments[i], normalizer=divisor)
+                losses = self.model.loss(output, assignments[i], normalizer=divisor)
                 total_loss = torch.stack([*losses.values()]).sum()
                 (total_loss * group.world).backward()  # DDP takes the mean over the processes
             total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
-        norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm or math.inf)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
         asked = norm.new_tensor(float(self.stop.asked))
         values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked])).tolist()
         if not all(math.isfinite(v) for v in values):
@@ -207,16 +217,16 @@ class Training:
 
     def _forward(self, part: Batch) -> HeadOutput:
         run = self.run
-        images = run.model.config.preprocess.normalize(part.images)
+        images = self.model.config.preprocess.normalize(part.images)
         try:
             with run.autocast:
                 output: HeadOutput = run.network(images)
         except ValueError as e:
-            if not _starves_batch_norm(run.model, images):
+            if not _starves_batch_norm(self.model, images):
                 raise
             what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
             fix = "raise --batch-size, lower --accumulate, or train on more pictures"
-            raise ConfigError(what, where=run.model.config.name, fix=fix) from e
+            raise ConfigError(what, where=self.model.config.name, fix=fix) from e
         return output
 
     def _assign(self, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
@@ -224,7 +234,7 @@ class Training:
 
         output: of one of the parts. All parts have images of one size.
         """
-        model, group = self.run.model, self.run.group
+        model, group = self.model, self.run.group
         sizes, input_size = output.level_sizes, output.input_size
         assignments = [model.criterion.assign(part.targets, sizes, input_size, device=group.device) for part in parts]
         positives = torch.stack([model.config.loss.normalizer(a.matches) for a in assignments]).sum()
@@ -241,7 +251,7 @@ class Training:
         paths = ", ".join(path for part in self.run.group.gather_objects(ours) for path in part)
         return DivergedError(
             "the loss is not a number any more; the checkpoints before this step are sound",
-            where=f"step {self.state.step + 1}, epoch {self.state.epoch + 1}, pictures {paths}",
+            where=f"step {self.step + 1}, epoch {self.state.epoch + 1}, pictures {paths}",
             got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
             fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
         )
@@ -290,9 +300,9 @@ class Training:
             done += count * run.group.world
             self.monitor.validating(min(done, total), total)
 
-        run.group.share(run.model.buffers())  # batch norm's averages: each process has gathered different ones
+        run.group.share(self.model.buffers())  # batch norm's averages: each process has gathered different ones
         return evaluate_dataset(
-            run.model,
+            self.model,
             run.data.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
             workers=run.config.workers,
@@ -305,7 +315,7 @@ class Training:
         self.saved = time.monotonic()
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
-            self.run.store.save(self.state.checkpoint(self.run.model, self.run.optimizer), best=best)
+            self.run.store.save(self.state.checkpoint(self.model, self.run.optimizer), best=best)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began
@@ -313,9 +323,9 @@ class Training:
     def _introduce(self) -> None:
         run, (train_set, val_set) = self.run, (self.run.data.train, self.run.data.val)
         config, device = run.config, f"{run.group.world} x {run.group.device.type}"
-        again = f", going on after step {self.state.step}" if self.state.step else ""
+        again = f", going on after step {self.step}" if self.step else ""
         self.monitor.say(
-            f"{run.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
+            f"{self.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
             f" ({val_set.split or 'the same'}) to measure it: {counted(config.epochs, 'epoch')}"
             f" of {counted(len(run.loader), 'step')}, {counted(config.batch_size, 'picture')} each, on {device}{again}"
         )

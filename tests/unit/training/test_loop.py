@@ -26,7 +26,6 @@ from onestage.weights.detector_file import load_detector
 from small_runs import (
     CONFIG,
     PICTURES,
-    at_step,
     detector,
     metrics,
     pictures,
@@ -59,6 +58,18 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing them takes longer than these trainings. (``finished`` has them: it is made before.)"""
     monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+
+
+def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
+    """Call ``action(training)`` as that step (from 1) of the training begins."""
+    inner = Training._step
+
+    def step(self: Training, batch: Any) -> dict[str, float]:
+        if self.step + 1 == number:
+            action(self)
+        return inner(self, batch)
+
+    monkeypatch.setattr(Training, "_step", step)
 
 
 # --- what a run leaves behind ---

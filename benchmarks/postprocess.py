@@ -81,7 +81,7 @@ def distributions(anchors: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 def check_same(found: RawDetections, other: dict[str, Tensor]) -> None:
-    """AssertionError unless both name the same boxes with the same labels and scores; their labels start at 1."""
+    """Raise AssertionError unless both name the same boxes with the same labels and scores; their labels start at 1."""
     torch.testing.assert_close(found.scores, other["scores"], rtol=1e-5, atol=1e-7)
     near = (found.boxes[None] - other["boxes"][:, None]).abs().amax(2) < 0.01  # equal scores may change places
     alike = (found.scores[None] - other["scores"][:, None]).abs() < 1e-6

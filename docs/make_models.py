@@ -96,7 +96,7 @@ def _milliseconds(timing: dict[str, Any], what: str) -> float:
 
 
 def read_latency(file: Path = DOCS / "latency.json") -> dict[str, Any]:
-    """What ``onestage benchmark --json`` wrote. DataError where it cannot be true, as after too few repeats."""
+    """What ``onestage benchmark --json`` wrote. Raise DataError if it cannot be true, as after too few repeats."""
     latency: dict[str, Any] = json.loads(file.read_text())
     for timing in latency["timings"]:
         whole, network = (_milliseconds(timing, what) for what in ("predict", "network"))

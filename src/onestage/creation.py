@@ -30,15 +30,15 @@ def create(
     weights: str | Path | Source | None = None,
     backbone_weights: str | Path | None = None,
 ) -> Detector:
-    """A detector of the zoo for K classes, given by number or by name; those of the weights where neither is given.
+    """A detector of the zoo for K classes, given by number or by name; by default those of the weights.
 
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
-    backbone: any timm model, for a model of ANY_BACKBONE. weights: of a whole detector: a file, ours or a foreign one,
-    recognised by its keys, or a published tag such as "coco". Tensors that do not fit the classes start fresh, and a warning
+    backbone: any timm model, for a model of ANY_BACKBONE. weights: of a whole detector: a file (ours or a foreign one, which is
+    recognised by its keys) or a published tag such as "coco". Tensors that do not fit the classes start fresh, and a warning
     names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
-    Without weights they are drawn from torch's global random numbers.
+    If no weights are given, they are drawn from torch's global random numbers.
 
-    Raise ConfigError or WeightsError saying what does not fit.
+    Raise ConfigError or WeightsError if something does not fit.
     """
     if name not in ZOO:
         raise no_such_model(name)
@@ -56,7 +56,7 @@ def create(
 def build(
     config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
 ) -> Detector:
-    """A detector of a recipe's config, perhaps changed since, with weights as ``create`` takes them."""
+    """A detector of a config, such as a recipe with changes, with weights as ``create`` takes them."""
     return _with_notes_told(_built(config, find_source(config.name, weights, backbone_weights), backbone_weights))
 
 
@@ -74,7 +74,7 @@ def _built(config: DetectorConfig, source: Source | None, backbone_weights: str 
 
 
 def _with_notes_told(loaded: Loaded) -> Detector:
-    """The detector. Its notes become warnings here and nowhere else."""
+    """The detector. Its notes become warnings in this function only."""
     warn_outside(loaded.notes)
     return loaded.detector
 
@@ -82,8 +82,8 @@ def _with_notes_told(loaded: Loaded) -> Detector:
 def as_in_weights(
     name: str, source: Source | None, *, size: Size | None, backbone: str | None
 ) -> tuple[Size | None, str | None]:
-    """The input size, (height, width) in pixels, and the backbone, a timm name, for a recipe: what was asked for, or else those
-    of weights whose file holds a detector of that name. None leaves them to the recipe.
+    """The input size, (height, width) in pixels, and the timm name of the backbone, for a recipe. A value that the user gave is
+    used first, then the value in the weights file, if it holds a detector of that name. None means the recipe's value.
     """
     stored = None if source is None else source.config
     if stored is None or stored.name != name:
@@ -94,14 +94,14 @@ def as_in_weights(
 
 
 def find_source(name: str, weights: str | Path | Source | None, backbone_weights: str | Path | None) -> Source | None:
-    """The weights for a model of the zoo, read if they are not yet. Raise ConfigError where both are given."""
+    """The weights for a model of the zoo, read if they are still a path or a tag. Raise ConfigError if both are given."""
     if weights is not None and backbone_weights is not None:
         raise ConfigError("weights already hold a backbone", got="weights and backbone_weights", fix="give one of them")
     return weights if isinstance(weights, Source | None) else open_weights(name, weights)
 
 
 def _check_kind(name: str, source: Source) -> None:
-    """Raise WeightsError where a foreign detector is of another recipe. Another size of the same recipe may well fit."""
+    """Raise WeightsError if a foreign detector is of another recipe. Another size of the same recipe may fit."""
     if source.origin != OURS and (name not in ZOO or ZOO[name].build is not ZOO[source.model].build):
         what, got = f"these weights are not those of {name}", f"{source.model}, of {PROJECTS[source.origin]}"
         raise WeightsError(what, where=source.path, got=got, fix=f"name the model the weights were made for: {source.model}")

@@ -133,7 +133,7 @@ def _plate_size(caption: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
 
 
 def _shorten(caption: str, font: ImageFont.FreeTypeFont, picture: tuple[int, int]) -> str:
-    """The caption on one line, its tail cut off until it fits into the picture's width; empty where it would hide a quarter of
+    """The caption on one line, its tail cut off until it fits into the picture's width; empty if it would hide a quarter of
     the picture, as on a thumbnail, or say next to nothing.
     """
     text = " ".join(caption.encode("utf-8", "replace").decode().split())[:_LONGEST]

@@ -37,7 +37,7 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
     or a device is written into, and so is a file in a folder that takes no new files; neither can be whole or not at all.
 
     durable: a power cut right afterwards does not undo it. That takes some milliseconds, and a folder that takes new files.
-    Raise OSError where the file cannot be written.
+    Raise OSError if the file cannot be written.
     """
     path = Path(path)
     mode = path.stat().st_mode if path.exists() else None
@@ -70,7 +70,7 @@ def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[Binar
 
 
 def write_file(path: Path | str, content: str | bytes) -> None:
-    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raise OSError where the file cannot be written."""
+    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raise OSError if the file cannot be written."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 

@@ -297,7 +297,7 @@ def _over_grey(layer: Image.Image) -> Image.Image:
 
 
 def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
-    """Numbers of any size as 0..255, by the table at the top. Raise DataError where it has no row for them."""
+    """Numbers of any size as 0..255, by the table at the top. Raise DataError if it has no row for them."""
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     if values.dtype.kind not in "uif":

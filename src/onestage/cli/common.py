@@ -23,7 +23,7 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     """The detector that a user means, on its device, ready to predict: a file, a run folder (its best model), or published
     weights of the zoo, such as "ssdlite320_mobilenet_v3_large.coco".
 
-    Raise WeightsError where there is none.
+    Raise WeightsError if there is none.
     """
     path = Path(name)
     if path.exists():
@@ -66,7 +66,7 @@ def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
 
 
 def make_folder(folder: Path) -> None:
-    """Make the folder for results, if it is not there. DataError where nothing can be written into it."""
+    """Make the folder for results, if it is not there. Raise DataError if nothing can be written into it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -77,7 +77,7 @@ def make_folder(folder: Path) -> None:
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
-    """The labels of classes by name. ConfigError for an unknown one."""
+    """The labels of classes by name. Raise ConfigError for an unknown one."""
     for name in names:
         if name not in classes:
             raise ConfigError(f"the model knows no class '{name}'{nearest(name, classes)}", expected=_some(classes))

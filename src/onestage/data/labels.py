@@ -61,7 +61,7 @@ def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where:
     """The labels of a data set's classes: in the order of ``wanted``, or in the data set's order if that is None.
 
     A wanted class that the data set does not know gets the next free id. Raise DataError if a class is wanted twice, and
-    ConfigError if classes are wanted and the data set knows none of them. ``where``: the data set, for messages.
+    Raise ConfigError if classes are wanted and the data set knows none of them. ``where``: the data set, for messages.
     """
     if wanted is None:
         return _labels(stored.table, stored.keys)

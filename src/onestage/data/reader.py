@@ -95,7 +95,7 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     """Find out which format a data set has and which files belong to it.
 
     path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
-    Raise DataError where there is no data set, or more than one.
+    Raise DataError if there is no data set, or more than one.
     """
     path = Path(path)
     if format is not None and format not in FORMATS:

@@ -46,7 +46,7 @@ class CocoClass:
 
 @dataclass(frozen=True, eq=False)
 class CocoMetrics:
-    """The twelve figures, each 0..1. A figure is NaN where there is nothing to find; COCO prints -1 there.
+    """The twelve figures, each 0..1. A figure is NaN if there is nothing to find; COCO prints -1 there.
 
     AP: the mean over IoU .50 to .95. AP50, AP75: at one IoU. s, m, l: objects of an area below 32 x 32 pixels, below 96 x 96,
     and above. AR1, AR10, AR100: recall with at most 1, 10 or 100 detections of a class in a picture.

@@ -172,7 +172,7 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure as a PNG. Raise OSError where the file cannot be written."""
+    """Write the figure as a PNG. Raise OSError if the file cannot be written."""
     with warnings.catch_warnings(), atomic_file(path) as file:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
         figure.savefig(file, format="png")

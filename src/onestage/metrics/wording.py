@@ -49,7 +49,7 @@ def class_cells(row: ClassRow) -> list[str]:
 
 
 def figure(value: float) -> str:
-    """A figure between 0 and 1; a dash where there is nothing to measure."""
+    """A figure between 0 and 1; a dash if there is nothing to measure."""
     return "-" if math.isnan(value) else f"{value:.3f}"
 
 

@@ -67,7 +67,7 @@ class TrainConfig:
     on_bad: Literal["stop", "skip"] = "stop"
     """What to do at a bad annotation or an unreadable picture."""
     device: str | None = None
-    """"cpu" or "cuda"; by default cuda where there is one."""
+    """"cpu" or "cuda"; by default cuda if there is one."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():

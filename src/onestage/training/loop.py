@@ -86,7 +86,7 @@ def train(
     same bits as without the interruption. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
     a second one stops at once.
 
-    Raise DataError for unusable data, ConfigError where model, data and config do not fit or ``out`` holds another run,
+    Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
     """
     if epochs is not None:

@@ -11,7 +11,7 @@ from onestage.training.checkpoint import Checkpoint
 from onestage.weights.detector_file import metadata
 
 Record = dict[str, float]
-"""One row of the history: an epoch's losses, rates and figures by name. NaN where a figure has no value."""
+"""One row of the history: an epoch's losses, rates and figures by name. NaN if a figure has no value."""
 
 
 @dataclass

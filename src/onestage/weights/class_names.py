@@ -25,10 +25,10 @@ VOC = ClassSet(_VOC, tuple(range(len(_VOC))))
 
 
 def known_classes(count: int, *known: ClassSet) -> ClassSet:
-    """The one of ``known`` that has ``count`` classes, else classes by number.
+    """The class set in ``known`` that has ``count`` classes, or numbered classes if none has.
 
-    A file of weights rarely names its classes, but the published weights of a project are for few data sets. So the number of
-    classes tells the data set. Raise ValueError where ``count`` is not positive.
+    A file of weights rarely names its classes. But the published weights of a project are for few data sets, so the number of
+    classes shows which data set it is. Raise ValueError if ``count`` is not positive.
     """
     if count < 1:
         raise ValueError(f"outputs for {count} classes")

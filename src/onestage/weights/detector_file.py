@@ -26,12 +26,12 @@ def metadata(detector: Detector) -> dict[str, str]:
 
 
 def save_detector(detector: Detector, path: str | Path) -> None:
-    """Write the detector to one file, atomically. Raise WeightsError where the place cannot be written."""
+    """Write the detector to one file, atomically. Raise WeightsError if the place cannot be written."""
     save_tensors(path, detector.state_dict(), metadata(detector))
 
 
 def stored_config(file: OpenFile) -> DetectorConfig | None:
-    """The config in the header of a safetensors file, or None where the file is a foreign one. The tensors are not read."""
+    """The config in the header of a safetensors file, or None if the file is a foreign one. The tensors are not read."""
     text = file.header.metadata.get(CONFIG_KEY)
     try:
         return None if text is None else DetectorConfig.from_json(text)
@@ -46,8 +46,8 @@ def stored_config(file: OpenFile) -> DetectorConfig | None:
 def load_detector(path: str | Path) -> Detector:
     """The detector in a file that ``save_detector`` wrote, or the best one in a run folder, on the CPU, in evaluation mode.
 
-    Raise WeightsError where the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
-    not those of its config. The header alone tells that, before anything is allocated.
+    Raise WeightsError if the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
+    not those of its config. Only the header is needed to find this out, and no memory is allocated before.
     """
     with open_file(model_file(path)) as file:
         config = stored_config(file)
@@ -66,9 +66,9 @@ def load_detector(path: str | Path) -> Detector:
 
 
 def model_file(path: str | Path) -> Path:
-    """The path itself where it is no folder; of a run folder the best model in it, else the last one.
+    """The path of a model: the path itself if it is no folder. In a run folder it is the best model, or else the last one.
 
-    Raise WeightsError where the folder holds neither.
+    Raise WeightsError if the folder holds neither.
     """
     path = Path(path)
     if not path.is_dir():
@@ -83,8 +83,8 @@ def model_file(path: str | Path) -> Path:
 def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
     """Load every tensor that has the name and shape of one of the detector's. Return the names of those that start fresh.
 
-    A checkpoint for other classes fits all but the class outputs. Raise WeightsError where less than half of the tensors fit:
-    then it is a checkpoint of something else. Batch norm's counters, which any file has, do not count.
+    A checkpoint for other classes fits in all tensors except the class outputs. Raise WeightsError if less than half of the
+    tensors fit: it is then a checkpoint of another network. The counters of batch norm, which any file has, do not count.
     """
     wanted = detector.state_dict()
     needed = [k for k in wanted if not k.endswith(COUNTER)]
@@ -104,9 +104,9 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
 
 @contextmanager
 def without_memory(path: str | Path) -> Iterator[None]:
-    """Detectors that are built inside have names and shapes and no numbers (torch's meta device).
+    """Build detectors inside this block with names and shapes, but without numbers (torch's meta device).
 
-    Raise WeightsError, for the file at ``path``, where one cannot be built.
+    Raise WeightsError for the file at ``path`` if a detector cannot be built.
     """
     try:
         with torch.device("meta"):
@@ -121,7 +121,7 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A line for every tensor that is missing, has another shape or is one too many."""
+    """A line for every tensor that is missing, has another shape or is not part of the detector."""
     wrong = [f"{k}: missing, expected {s}" for k, s in expected.items() if k not in got]
     wrong += [f"{k}: {got[k]}, expected {s}" for k, s in expected.items() if k in got and got[k] != s]
     return wrong + [f"{k}: not part of this detector" for k in got if k not in expected]

@@ -1,9 +1,10 @@
 """Published weights: downloaded once, verified, and kept in a cache. Nothing else in the project opens a connection.
 
 The cache is ``$ONESTAGE_HOME/weights``, else ``$XDG_CACHE_HOME/onestage/weights``, else ``~/.cache/onestage/weights``. A file
-that a person puts there by hand serves as well as a downloaded one, so a machine without a network needs no other way in.
+that a person puts there by hand serves as well as a downloaded one. A machine without a network can be served in this way.
 
-Not pooch (1.9), which wants whole checksums, begins interrupted downloads anew and has no lock between programs.
+pooch (1.9) is not used: it needs whole checksums, starts interrupted downloads again from the beginning, and has no lock
+between programs.
 """
 
 import hashlib
@@ -45,9 +46,9 @@ def fetch(
 ) -> Path:
     """The file at ``url``, from the cache or downloaded into it.
 
-    sha256: the checksum in hexadecimal, or its first 8 digits or more; without it those in the file's name count, if any.
-    A cached file is verified too, and fetched anew if it is wrong. An interrupted download goes on where it stopped, if there
-    is a checksum to prove the outcome. Any number of processes may ask for the same file at once.
+    sha256: the checksum in hexadecimal, or its first 8 digits or more; without it, the digits in the file's name are used if
+    there are any. A cached file is verified too, and fetched again if it is wrong. An interrupted download goes on where it
+    stopped if there is a checksum to verify the result. Any number of processes may ask for the same file at once.
 
     Raise WeightsError if there is no connection, the server refuses, or the checksum is wrong.
     """
@@ -67,7 +68,7 @@ def fetch(
 
 
 def fetch_url(url: str) -> Path:
-    """The file at an address that somebody gave; see ``fetch``. Addresses that end in the same file name are kept apart."""
+    """The file at an address that the user gave; see ``fetch``. Files of the same name from different addresses are kept apart."""
     return fetch(url, sha256=None, cache=cache_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16])
 
 
@@ -83,10 +84,10 @@ def fetch_hub(
     """A file of the public Hugging Face repository ``owner/name``, from the cache or downloaded into it; see ``fetch``.
 
     Without a ``sha256`` a download is checked against the one that the hub states, as it does for every large file.
-    $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. The library gives the address and not the file: its download
-    retries for 20 seconds without a network, and keeps its cache in a form that nobody fills by hand.
+    $HF_ENDPOINT (a mirror) and $HF_HUB_OFFLINE are obeyed. Only the address comes from the library. The library's
+    download would retry for 20 seconds without a network, and its cache cannot be filled by hand.
 
-    Raise WeightsError as ``fetch`` does, and for a repository that has no such name.
+    Raise WeightsError as ``fetch`` does, and if ``repo_id`` is not the name of a repository.
     """
     from huggingface_hub import constants, hf_hub_url  # takes a while to import
     from huggingface_hub.errors import HFValidationError
@@ -143,7 +144,7 @@ def _download(url: str, path: Path, checksum: str, *, progress: bool) -> None:
     """Fetch into a partial file beside ``path``, verify it, and only then give it its name."""
     partial = path.with_name(f".{path.name}.part")
     got = ""
-    # A resumed download that turns out wrong (the file at the address has changed) is worth one from the beginning.
+    # If a resumed download is wrong, the file at the address has changed: try once from the beginning.
     for resume in (True, False) if checksum and partial.is_file() else (False,):
         _receive(url, partial, resume=resume, progress=progress)
         if _is_right(partial, checksum):
@@ -161,7 +162,9 @@ def _download(url: str, path: Path, checksum: str, *, progress: bool) -> None:
 
 
 def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
-    """Write what ``url`` serves into ``partial``: the rest of it, if ``resume`` and the server agrees, else everything."""
+    """Write what ``url`` serves into ``partial``: only the rest if ``resume`` is set and the server agrees, otherwise
+    everything.
+    """
     start = partial.stat().st_size if resume else 0
     headers = {"User-Agent": "onestage"} | ({"Range": f"bytes={start}-"} if start else {})
     opener = urllib.request.build_opener(_SafeRedirects)
@@ -177,7 +180,7 @@ def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
 
 
 def _store(response: HTTPResponse, partial: Path, *, start: int, progress: bool) -> None:
-    """Write an answer into ``partial``, behind its first ``start`` bytes. Raise HTTPException where it breaks off."""
+    """Write an answer into ``partial``, behind its first ``start`` bytes. Raise HTTPException if it breaks off."""
     length = response.headers.get("Content-Length")
     total = start + int(length) if length else None
     with partial.open("ab" if start else "wb") as file, _progress_bar(progress) as bar:
@@ -195,12 +198,12 @@ def _progress_bar(shown: bool) -> Progress:
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follow a redirect only to an address that would be allowed in the first place."""
+    """Follow a redirect only to an address over https, as is required of the first address."""
 
     def redirect_request(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        """The request for the new address. Raise WeightsError where it is not fetched over https."""
+        """The request for the new address. Raise WeightsError if it is not fetched over https."""
         _check_scheme(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 

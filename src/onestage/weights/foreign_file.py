@@ -1,4 +1,6 @@
-"""Other programs' files of tensors, read at one place. Tensors alone come out of them, and nothing that a file holds is run."""
+"""Files of tensors that other programs wrote. They are read in this file only. The result is tensors, and no code in a file is
+run.
+"""
 
 from __future__ import annotations
 
@@ -24,16 +26,16 @@ PREFIXES = ("module.", "_orig_mod.")
 
 
 TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
-"""What torch.save pickles first, in its files that are no zip archives."""
+"""The first object that torch.save pickles in files that are not zip archives."""
 
 
-NUMPY_FIX = "take the checkpoint that the arrays come from, or save them anew: torch.save({name: tensor}, FILE)"
+NUMPY_FIX = "take the checkpoint that the arrays come from, or save them again: torch.save({name: tensor}, FILE)"
 
 
 def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
-    """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, told by content), on the CPU.
+    """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, recognised by content), on the CPU.
 
-    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise
+    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise Raise
     WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), holds no
     state_dict, or, with ``finite``, holds NaN or infinity.
     """
@@ -55,7 +57,7 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
 
 
 def _check_archive(file: OpenFile) -> None:
-    """Raise WeightsError where a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch packs nothing."""
+    """Raise WeightsError if a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch does not compress."""
     file.stream.seek(0)
     try:
         entries = zipfile.ZipFile(file.stream).infolist()
@@ -68,29 +70,29 @@ def _check_archive(file: OpenFile) -> None:
 
 
 def _load_pickled(file: OpenFile) -> object:
-    """Tensors and plain data out of a torch.save file. Namespace, a program's arguments, is taken for plain data.
+    """The tensors and plain data in a torch.save file. Namespace (the arguments of a program) counts as plain data.
 
-    From the open file and not by memory map: every tensor is read once, to its place in memory.
+    It reads the open file without a memory map: every tensor is read once, to its place in memory.
     """
     file.stream.seek(0)
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of old pickles and TorchScript; the outcome is what counts
+            warnings.simplefilter("ignore")  # torch warns about old pickles and TorchScript; only the result counts
             return torch.load(file.stream, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch's reader lets many kinds through: RuntimeError, EOFError, KeyError, struct.error ...
+    except Exception as error:  # torch's reader raises many types: RuntimeError, EOFError, KeyError, struct.error ...
         got, fix = _fault(error, file)
         raise _not_importable(file, got, fix) from error
 
 
 def _fault(error: Exception, file: OpenFile) -> tuple[str, str]:
-    """What torch found in a file that it does not read, and what to do. Its advice to load unsafely is not passed on."""
+    """What torch found in a file that it cannot read, and what to do. torch's advice to load unsafely is left out."""
     if culprit := re.search(r"GLOBAL (\S+)", str(error)):
         return f"Python objects ({culprit[1]}), which could run code when loaded", "save only model.state_dict()"
     if "TorchScript" in str(error):
         return "a TorchScript program", "save the state_dict() of the model it was made from"
     file.stream.seek(0)
     if file.kind is PICKLE and TORCH_PICKLE not in file.stream.read(32):
-        return "a Python pickle of other things than tensors", "save it anew: torch.save(model.state_dict(), FILE)"
+        return "a Python pickle that holds more than tensors", "save it again: torch.save(model.state_dict(), FILE)"
     return f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED
 
 
@@ -100,7 +102,7 @@ def _not_importable(file: OpenFile, got: str, fix: str) -> WeightsError:
 
 
 def _state_dict(content: object, path: Path | str) -> dict[str, Tensor]:
-    """The mapping of names to tensors in ``content``, through its wrappers: no deeper than three, a pickle may hold itself."""
+    """The mapping of names to tensors in ``content``, inside at most three wrappers (a pickle may contain itself)."""
     for _ in range(3):
         content = _unwrapped(content)
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
@@ -112,7 +114,7 @@ def _state_dict(content: object, path: Path | str) -> dict[str, Tensor]:
 
 
 def _unwrapped(content: object) -> object:
-    """What the first wrapper key with tensors (or a further wrapper) in it stands for; ``content`` itself without one."""
+    """The value of the first wrapper key that holds tensors or a further wrapper; ``content`` itself if there is none."""
     if isinstance(content, Mapping):
         for key in WRAPPERS:
             inner = content.get(key)

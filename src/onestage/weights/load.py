@@ -28,7 +28,7 @@ from onestage.zoo.table import recipe, recipe_of
 
 @dataclass(frozen=True)
 class Loaded:
-    """A detector with weights, and what its user should know of them: a line of text each."""
+    """A detector with weights. notes: what the user should know about them, a line of text each."""
 
     detector: Detector
     notes: tuple[str, ...] = ()
@@ -37,11 +37,12 @@ class Loaded:
 def load_weights(config: DetectorConfig, source: Source) -> Loaded:
     """A detector of this config with these weights.
 
-    The pixels that they expect replace the config's. So do the settings in which the detector of the file differs from its
-    recipe, where it has the config's name and the config does not differ from the recipe there itself. The outputs for other
-    classes or default boxes keep fresh values and are named in a note, and so is anything of our files that does not fit.
+    The pixel normalisation of the weights replaces that of the config. If the file holds a detector with the name of the
+    config, the settings that the file changed in its recipe replace those of the config, unless the config changes them too.
+    Outputs for other classes or other default boxes keep fresh values. A note names them, and any tensor of our files that does
+    not fit.
 
-    Raise WeightsError where the weights are of something else; a foreign file's are so at the first tensor that does not fit.
+    Raise WeightsError if the weights belong to another network. In a foreign file, one tensor that does not fit is enough.
     """
     foreign = source.origin != OURS
     usual = recipe_of(config)
@@ -49,7 +50,7 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
     if stored.name == config.name:
         config = with_parts_of(stored, config, stored_recipe=recipe_of(stored), recipe=usual)
     if foreign and is_numbered(stored) and len(stored.classes) == len(config.classes):
-        # a file without names does not contradict these
+        # a file without names cannot contradict the given ones
         stored = replace(stored, classes=config.classes, category_ids=config.category_ids)
     config = with_input_of(stored, config)
     with without_memory(source.path) if foreign else nullcontext():
@@ -57,19 +58,19 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
     config = detector.config
     with adapting(source.origin, source.path):
         tensors = for_classes(tensors, stored, detector)
-    if foreign:  # nothing is allocated before it fits
+    if foreign:  # no memory is allocated before the tensors fit
         _check_exact(tensors, stored, detector, source)
         detector = Detector(config)
     fresh = load_fitting(detector, tensors, where=source.path)
     notes = [source.note, _fresh_note(fresh, source.path, _other_classes(stored, config))]
     if not same_anchors(stored, config):
-        what = "made for other default boxes, so its box offsets mean something else until they are trained"
+        what = "made for other default boxes, so its box offsets have another meaning until they are trained"
         notes.append(f"{source.path}: {what}")
     return Loaded(detector, tuple(filter(None, notes)))
 
 
 def _in_our_terms(source: Source, usual: DetectorConfig) -> tuple[Mapping[str, Tensor], DetectorConfig]:
-    """A file's tensors under our names, and the config that they need for their classes.
+    """The tensors of a file under our names, and the config that these weights need for their classes.
 
     usual: the recipe of the wanted detector, for files that hold no config.
     """
@@ -84,9 +85,9 @@ def _in_our_terms(source: Source, usual: DetectorConfig) -> tuple[Mapping[str, T
 
 
 def _check_exact(tensors: Mapping[str, Tensor], stored: DetectorConfig, wanted: Detector, source: Source) -> None:
-    """Raise WeightsError where a foreign file's tensors are not those of the wanted detector, one by one.
+    """Raise WeightsError if a foreign file's tensors are not those of the wanted detector, one by one.
 
-    Those that need not fit are left out, and so are batch norm's counters.
+    Tensors that need not fit are not compared, nor are the counters of batch norm.
     """
     expected, got = (
         {name: shape for name, shape in shapes_of(side).items() if not name.endswith(COUNTER)}
@@ -101,7 +102,7 @@ def _check_exact(tensors: Mapping[str, Tensor], stored: DetectorConfig, wanted: 
         name = wanted.config.name
         fix = "leave backbone, neck, head and input size as the recipe has them"
         if source.model == "retinanet":
-            fix = 'name the network that it stands on: onestage.create("retinanet", backbone=NAME, weights=FILE)'
+            fix = 'name its backbone: onestage.create("retinanet", backbone=NAME, weights=FILE)'
         elif source.model != name:
             fix = f"name the model the weights were made for: {source.model}"
         what = f"these weights are not those of {name}: tensors that do not fit, {len(wrong):,}"
@@ -109,9 +110,10 @@ def _check_exact(tensors: Mapping[str, Tensor], stored: DetectorConfig, wanted: 
 
 
 def _need_not_fit(stored: DetectorConfig, wanted: Detector, source: Source) -> tuple[str, ...]:
-    """How the names begin of the tensors of a foreign file that need not fit: the outputs, for other classes or default boxes.
+    """The beginnings of the names of tensors in a foreign file that need not fit: the outputs, for other classes or default
+    boxes.
 
-    Where an SSD for other classes has another number of levels at this input size, these are neck and head as a whole.
+    If an SSD for other classes has another number of levels at this input size, the whole neck and head need not fit.
     """
     config = wanted.config
     free: tuple[str, ...] = ()
@@ -134,7 +136,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     """A detector of this config whose backbone starts from a classifier's weights: a file, or "imagenet" for the published
     ones.
 
-    Raise WeightsError where the file is not of this backbone.
+    Raise WeightsError if the file is not of this backbone.
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
     with open_file(path) as file:
@@ -153,7 +155,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
 def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], dict[str, Tensor], DetectorConfig]:
     """The names of a classifier's tensors, its tensors under our names, and the config that they need.
 
-    There are no tensors where the file is of no known classifier.
+    The tensors are empty if the file is of no known classifier.
     """
     if file.kind is TFLITE:
         tensors, config = tflite.backbone.convert_backbone(file, config)
@@ -169,14 +171,14 @@ def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], d
 def _of_another_backbone(config: DetectorConfig, got: Collection[str], expected: list[str], path: Path) -> WeightsError:
     backbone = config.backbone
     kind = type(backbone).__name__
-    if isinstance(backbone, TimmBackbone):  # whose names we keep
+    if isinstance(backbone, TimmBackbone):  # we keep timm's names
         kind, expected = f"timm's {backbone.name}", [name.removeprefix("backbone.body.") for name in expected]
         fix = f'the state_dict of timm.create_model("{backbone.name}"), or backbone_weights="imagenet"'
     elif (known := torchvision.published_backbone(config)) is not None:
         kind = f"torchvision's {known[0]}"
         fix = f'the state_dict of {kind}, or backbone_weights="imagenet"'
     else:
-        fix = "leave backbone_weights out: nobody publishes a classifier of this network"
+        fix = "leave backbone_weights out: there is no published classifier of this network"
     what = f"these are no weights for {kind}, the backbone of {config.name}"
     return WeightsError(what, where=path, got=", ".join(list(got)[:5]), expected=", ".join(expected[:5]), fix=fix)
 
@@ -186,12 +188,12 @@ def _published_backbone(config: DetectorConfig) -> Path:
         return fetch_hub(*timm.published(config.backbone.name))
     source = torchvision.published_backbone(config)
     if source is None:
-        raise WeightsError("nobody publishes weights for this backbone", got=type(config.backbone).__name__)
+        raise WeightsError("there are no published weights for this backbone", got=type(config.backbone).__name__)
     return fetch(source[1].url, sha256=None)
 
 
 def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
-    """Why class outputs start fresh, as the end of a line: the names of a file's classes, where they are not the config's."""
+    """The end of a note that says why class outputs start fresh: the file's class names, if they are not those of the config."""
     if set(stored.classes) == set(config.classes):
         return ""
     more = f" and {len(stored.classes) - 10} more" if len(stored.classes) > 10 else ""
@@ -199,7 +201,7 @@ def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
 
 
 def _fresh_note(fresh: Collection[str], path: Path, why: str = "") -> str:
-    """A line that names the modules of the tensors that start fresh; empty where there are none."""
+    """A line that names the modules of the tensors that start fresh; empty if there are none."""
     if not fresh:
         return ""
     modules = sorted({name.rsplit(".", 1)[0] for name in fresh})

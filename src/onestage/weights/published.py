@@ -1,4 +1,4 @@
-"""Published weights: the table of them, and how a tag, a path or an address becomes a file."""
+"""The table of published weights, and how a tag, a path or an address becomes a file."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HUB = "hf-hub:"
 
 @dataclass(frozen=True)
 class Published:
-    """Weights that somebody publishes for a model: where, under which licence, how good (AP on COCO val2017), made how.
+    """Published weights of a model: the address, the licence, the AP on COCO val2017, and the recipe of their training.
 
-    sha256: the checksum or its first digits; None where the file's name ends in them. pixels: mean and std, where
-    these are not the recipe's.
+    sha256: the checksum or its first digits; None if the file's name ends in them. pixels: mean and std if they
+    differ from those of the recipe.
     """
 
     url: str
@@ -60,7 +60,7 @@ def tags(model: str) -> list[str]:
 def open_weights(model: str, weights: str | Path) -> Source:
     """The weights of a detector in a file, at an address or under a published tag of the model, read and recognised.
 
-    Raise WeightsError where there are none, or they are of no known detector.
+    Raise WeightsError if there are none, or they are of no known detector.
     """
     source = read_source(_locate(model, weights))
     published = _published(model, weights)
@@ -68,12 +68,12 @@ def open_weights(model: str, weights: str | Path) -> Source:
 
 
 def _published(model: str, weights: str | Path) -> Published | None:
-    """What a tag stands for; nothing where a file has its name. (A folder may well be called "coco".)"""
+    """The weights of a tag; None if there is a file of that name. (A folder may have the name "coco".)"""
     return None if Path(weights).is_file() else WEIGHTS.get(f"{model}.{weights}")
 
 
 def _locate(model: str, weights: str | Path) -> Path:
-    """The file of a path or tag; fetched and checked if it is a tag."""
+    """The file of a path or tag. The file of a tag is fetched and checked."""
     published = _published(model, weights)
     if published is not None:
         return fetch(published.url, sha256=published.sha256)
@@ -81,9 +81,9 @@ def _locate(model: str, weights: str | Path) -> Path:
 
 
 def find_file(weights: str | Path, model: str | None = None) -> Path:
-    """The file of a path or an address; fetched if it is an address. model: the model whose tags might have been meant.
+    """The file of a path or an address. The file of an address is fetched. model: the model whose tags a message can suggest.
 
-    Raise WeightsError where there is no such file.
+    Raise WeightsError if there is no such file.
     """
     given = str(weights)
     if given.startswith("https://"):
@@ -100,10 +100,10 @@ def _no_weights(given: str, model: str | None) -> WeightsError:
     choices, known = f"a file, https://..., {HUB}owner/name", tags(model or "")
     if known:
         choices += f", or one of the tags {', '.join(known)}"
-    elif model is not None and Path(given).name == given and not Path(given).suffix:  # meant for a tag
+    elif model is not None and Path(given).name == given and not Path(given).suffix:  # looks like a tag
         others = ", ".join(dict.fromkeys(key.split(".")[0] for key in WEIGHTS))
-        fix = f"give a file, or take a model that somebody publishes weights for: {others}"
+        fix = f"give a file, or take a model with published weights: {others}"
         return WeightsError(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)
-    models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, say
+    models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, for example
     fix = f"name the file: {' or '.join(models)}" if models else "check the path"
     return WeightsError("no such weights" + nearest(given, known), got=given, expected=choices, fix=fix)

@@ -1,4 +1,4 @@
-"""Whose weights a file holds: it is recognised by its keys, never by its name."""
+"""Which project's weights a file holds. The file is recognised by its keys, never by its name."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Adapter(Protocol):
     PROJECT: str
     """Its name, for messages."""
     MARK: str
-    """How keys begin in files of its detectors, also of those that are not understood; a regular expression."""
+    """A regular expression for the beginning of keys in files of its detectors, supported or not."""
     TAKEN: str
-    """Which of them are understood, for messages."""
+    """Which of these detectors are supported, for messages."""
 
     def recognises(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether these are the keys of one of its detectors."""
@@ -38,17 +38,17 @@ class Adapter(Protocol):
         """The zoo's name of this detector."""
 
     def classes(self, tensors: Mapping[str, Tensor]) -> ClassSet:
-        """The classes of its outputs; by number where nothing tells them."""
+        """The classes of its outputs; numbered if the file does not show them."""
 
     def doubt(self, tensors: Mapping[str, Tensor]) -> str:
-        """What to tell a user who imports a file that does not say which pixels it wants; an empty text where it does."""
+        """A note for the user who imports a file that does not say which pixels it needs; empty if it is clear."""
 
     def note(self, tensors: Mapping[str, Tensor]) -> str:
-        """What to tell every user of a file whose tensors leave something else open; an empty text where they do not."""
+        """A note for every user of a file that does not define some other setting; empty if all is clear."""
 
     def convert(self, tensors: Mapping[str, Tensor], config: DetectorConfig, /) -> tuple[dict[str, Tensor], DetectorConfig]:
-        """The tensors under our names, and the zoo's config for these classes as the weights need it: with their pixels,
-        default boxes and postprocessing.
+        """The tensors under our names, and the zoo's config for these classes, with the pixels, default boxes and
+        postprocessing that the weights need.
         """
 
 
@@ -60,12 +60,12 @@ ADAPTERS: Mapping[str, Adapter] = {
     "effdet": effdet,
     "d2l": d2l,
 }
-"""Foreign projects whose files are state_dicts, in the order they are asked."""
+"""Foreign projects whose files are state_dicts, in the order in which they are tried."""
 
 
 OURS, TFLITE = "onestage", "tflite"
 PROJECTS = {name: adapter.PROJECT for name, adapter in ADAPTERS.items()} | {TFLITE: "the TF object-detection API, as TFLite"}
-"""All foreign projects by the short names that ``onestage import --from`` takes, and what they are called in messages."""
+"""All foreign projects: the short name that ``onestage import --from`` takes -> the name in messages."""
 
 
 Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -76,8 +76,8 @@ Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 class Source:
     """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OURS. model: the zoo's name of it.
 
-    config: what the file itself holds, as ours and TensorFlow Lite's do. pixels: mean and std that the input needs, from
-    somebody who knows. doubt: where the tensors leave the pixels open, what to tell. note: what to tell in any case.
+    config: the config in the file (only our files and TensorFlow Lite's have one). pixels: mean and std of the input, if the
+    user gave them. doubt: a note for the user if the pixels are unclear. note: a note for the user in any case.
     """
 
     path: Path
@@ -91,19 +91,19 @@ class Source:
     note: str = ""
 
     def renamed(self, classes: ClassSet) -> Source:
-        """The same weights with their K classes named by somebody who knows."""
+        """The same weights with the K class names that the user gave."""
         config = self.config and replace(self.config, classes=classes.names, category_ids=classes.ids)
         return replace(self, classes=classes, config=config)
 
 
 def read_source(path: Path, origin: str | None = None) -> Source:
-    """The weights in a file, ours or of a known project; ``origin`` insists on one. The file is opened once.
+    """The weights in a file, ours or of a known project; ``origin`` allows only that project. The file is opened once.
 
-    Raise WeightsError where the file is damaged, unknown, or of another project than that.
+    Raise WeightsError if the file is damaged, unknown, or of another project than ``origin``.
     """
     if origin not in (None, *PROJECTS):
         what = f"no project '{origin}' is known{nearest(str(origin), PROJECTS)}"
-        raise WeightsError(what, expected=", ".join(PROJECTS), fix="leave it out: the file tells by itself")
+        raise WeightsError(what, expected=", ".join(PROJECTS), fix="leave it out: the file shows its project")
     with open_file(path) as file:
         source = _read(file)
     if origin not in (None, source.origin):
@@ -136,7 +136,7 @@ def _recognised(tensors: Mapping[str, Tensor], path: Path) -> Source:
 
 @contextmanager
 def adapting(origin: str, path: Path) -> Iterator[None]:
-    """Turn what tensors that are missing or misshapen lead to into a WeightsError that names the file."""
+    """Turn errors that missing or misshapen tensors cause into a WeightsError that names the file."""
     project = PROJECTS.get(origin, OURS)
     try:
         yield

@@ -1,7 +1,7 @@
-"""Files that hold tensors, opened once and told apart by their first bytes; and safetensors files, read and written.
+"""Files that hold tensors: each is opened once and recognised by its first bytes. safetensors files are read and written here.
 
-Nothing that a file holds is run. A tensor keeps its shape and dtype through a file; no dimension has a meaning here, so this
-file needs no shape letters.
+No code in a file is run. A tensor keeps its shape and dtype through a file; no dimension has a meaning here, so this
+module needs no shape letters.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ KINDS = (
 )
 """The first one that fits counts."""
 IMPORTED = (TFLITE, TORCH_ZIP, PICKLE)
-"""Kinds of other programs that may hold a detector."""
+"""Kinds of files of other programs that may hold a detector."""
 
 
 def kind_of(start: bytes) -> FileKind:
@@ -85,7 +85,7 @@ class Header(NamedTuple):
 
 
 class OpenFile:
-    """A file that holds tensors, open for reading. Its kind is known; all else is read when it is asked for.
+    """A file that holds tensors, open for reading. Its kind is known; everything more is read when it is needed.
 
     path: its name for messages. size: in bytes. stream: at any position.
     """
@@ -113,7 +113,7 @@ class OpenFile:
 
 @contextlib.contextmanager
 def open_file(path: Path | str) -> Iterator[OpenFile]:
-    """A weights file, opened. Raise WeightsError if there is none or it may not be read."""
+    """Open a weights file. Raise WeightsError if it does not exist or cannot be read."""
     try:
         with Path(path).open("rb") as stream:
             yield OpenFile(path, stream)
@@ -125,7 +125,7 @@ def open_file(path: Path | str) -> Iterator[OpenFile]:
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a safetensors file; the same tensors and metadata always give the same bytes.
 
-    Tensors may lie on any device, be non-contiguous or share their memory: each is written whole.
+    Tensors may lie on any device, be non-contiguous or share their memory: each is written as a whole.
     """
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
@@ -135,7 +135,7 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
         plain[name] = dense.clone() if memory in seen else dense
         seen.add(memory)
     packed = safetensors.torch.save(plain)
-    # The library orders metadata by a hash that differs from process to process, so the header is written anew.
+    # The library orders metadata by a hash that differs between processes, so the header is written again in a fixed order.
     length = int.from_bytes(packed[:8], "little")
     noted = dict(sorted({**metadata, FORMAT_KEY: str(FORMAT)}.items()))
     header = json.dumps({"__metadata__": noted, **json.loads(packed[8 : 8 + length])}, separators=(",", ":")).encode()
@@ -159,7 +159,7 @@ def load_tensors(path: Path | str, *, finite: bool = True) -> tuple[dict[str, Te
 def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The inverse of ``pack_tensors``; errors name the file ``where``.
 
-    From bytes and not by memory map: a mapped file that somebody shortens later kills the process with a bus error.
+    It takes bytes, not a memory map: if a mapped file is shortened later, a bus error ends the process.
     """
     metadata, _ = _read_header(io.BytesIO(data), len(data), where)
     try:
@@ -172,7 +172,7 @@ def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tu
 
 
 def read_bytes(path: Path | str) -> bytes:
-    """The contents of a weights file. Raise WeightsError if there is none or it may not be read."""
+    """The contents of a weights file. Raise WeightsError if it does not exist or cannot be read."""
     with open_file(path) as file:
         return file.read()
 
@@ -204,7 +204,7 @@ def _read_header(stream: BinaryIO, size: int, where: Path | str) -> Header:
 
 
 def _parse_header(text: bytes) -> tuple[Header, int]:
-    """The header, and at which byte after it the tensors end. Errors of json and of wrong types pass through."""
+    """The header, and the byte after it at which the tensors end. Errors of json and of wrong types pass through."""
     entries = json.loads(text)
     metadata = entries.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
@@ -258,5 +258,5 @@ def _refuse_kind(kind: FileKind, where: Path | str) -> NoReturn:
 
 
 def import_first(path: Path | str) -> str:
-    """What to do with another project's detector where one of ours is wanted."""
+    """What to do if a file holds another project's detector and one of ours is needed."""
     return f"import it first: onestage import {path} -o imported.safetensors"

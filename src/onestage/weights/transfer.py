@@ -17,17 +17,17 @@ from onestage.model.detector import Detector
 from onestage.weights.class_names import is_numbered
 
 Unit = tuple[float, float]
-"""(height, width) in pixels of what anchor shapes are measured in: the input, or a level's strides."""
+"""(height, width) in pixels of the unit of anchor shapes: the input, or the strides of a level."""
 T = TypeVar("T")
 
 PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
-"""Fields of a config that may have to change for the weights of a file; not anchors, which change with the size too."""
+"""Fields of a config that the weights of a file may change. Anchors are not among them: they also depend on the size."""
 TRAINING_ONLY = ("drop_path",)
-"""Settings that no weights need. Old files do not have them, and their detectors are to be trained as the recipe says."""
+"""Settings that no weights need. Old files lack them, and their detectors are trained with the values of the recipe."""
 
 
 def same_classes(stored: DetectorConfig, config: DetectorConfig) -> bool:
-    """Whether a config means the classes that a file stores, in any order. Classes by number match as many of any name."""
+    """Whether a config has the classes that a file stores, in any order. Numbered classes match any names of the same number."""
     numbered = is_numbered(config) and len(stored.classes) == len(config.classes)
     return numbered or set(stored.classes) == set(config.classes)
 
@@ -35,12 +35,12 @@ def same_classes(stored: DetectorConfig, config: DetectorConfig) -> bool:
 def with_parts_of(
     stored: DetectorConfig, config: DetectorConfig, *, stored_recipe: DetectorConfig, recipe: DetectorConfig
 ) -> DetectorConfig:
-    """The config with every setting in which the detector of a file differs from its recipe, for its weights need these.
+    """The config with every setting in which the detector of a file differs from its recipe, because the weights need them.
 
-    Such are default boxes of other sizes, or another activation in the backbone.
+    Examples are default boxes of other sizes, or another activation in the backbone.
 
-    Where the config differs from its recipe too, that was chosen, and stays. The postprocess is taken for the same classes
-    only: how many detections are wanted, and how sure, depends on the classes.
+    A setting in which the config differs from its recipe was chosen by the user, and stays. The postprocess of the file is
+    taken for the same classes only: the number and the least score of detections depend on the classes.
 
     stored: the config in the file. stored_recipe, recipe: what the zoo gives for the size of each.
     """
@@ -55,7 +55,7 @@ def with_parts_of(
 
 
 def _merged(stored: T, config: T, stored_recipe: T, recipe: T) -> T:
-    """A part, or a setting, of the config; that of the file where only the file differs from its recipe.
+    """A part, or a setting, of the config; that of the file if only the file differs from its recipe.
 
     Parts of one kind are merged setting by setting.
     """
@@ -68,10 +68,10 @@ def _merged(stored: T, config: T, stored_recipe: T, recipe: T) -> T:
 
 
 def _resized(stored: DetectorConfig, stored_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:
-    """The anchors of ``stored`` for the input of ``recipe``. They grow as the recipe's do.
+    """The anchors of ``stored`` for the input of ``recipe``. They grow in the same way as the recipe's anchors.
 
-    In RetinaNet and EfficientDet strides measure the anchors, so they grow with the strides. In SSD, whose strides stay, they
-    grow with the input.
+    In RetinaNet and EfficientDet anchors are measured in strides, so they grow with the strides. In SSD the strides stay, and
+    the anchors grow with the input.
     """
     pairs = _side_by_side(stored_recipe, recipe)
     if pairs is None or len(stored.levels) != len(pairs) or not all(map(_equal_in_strides, pairs)):
@@ -87,7 +87,7 @@ def _resized(stored: DetectorConfig, stored_recipe: DetectorConfig, recipe: Dete
 
 
 def _grown(level: AnchorLevel, old: Unit, new: Unit) -> AnchorLevel:
-    """The level with shapes that are in new units what they were in old ones."""
+    """The level with its shapes converted: each has as many new units as it had old units."""
     y, x = new[0] / old[0], new[1] / old[1]
     return replace(level, shapes=tuple((w * x, h * y) for w, h in level.shapes))
 
@@ -95,7 +95,7 @@ def _grown(level: AnchorLevel, old: Unit, new: Unit) -> AnchorLevel:
 def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorConfig:
     """The config with the pixels that the weights of a file expect.
 
-    Classes that were given by number alone get the file's names and ids, if there are as many.
+    Numbered classes get the names and ids of the file if their number is the same.
     """
     pixels = {name: getattr(stored.preprocess, name) for name in ("mean", "std", "antialias")}
     config = replace(config, preprocess=replace(config.preprocess, **pixels))
@@ -107,8 +107,8 @@ def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorCon
 def for_classes(tensors: Mapping[str, Tensor], stored: DetectorConfig, detector: Detector) -> dict[str, Tensor]:
     """The tensors of a file whose config is ``stored`` for the classes of ``detector``.
 
-    The same classes in another order take their rows of the class outputs (S * C, ...) along. Other classes leave the class
-    outputs out, for a row would get a wrong name.
+    If the same classes are in another order, the rows of the class outputs (S * C, ...) are reordered too. If the classes are
+    others, the class outputs are left out, because their rows would get wrong names.
     """
     config = detector.config
     if config.classes == stored.classes:
@@ -126,7 +126,7 @@ def outputs_of(detector: Detector, *, boxes: bool = False) -> tuple[str, ...]:
 
 
 def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -> Tensor:
-    """(S * C, ...) with the logits of each shape in the config's order of classes. Background, before them, stays."""
+    """(S * C, ...) with the logits of each shape in the config's order of classes. The background logit stays first."""
     first = stored.logits - len(stored.classes)
     order = [*range(first), *(first + stored.classes.index(name) for name in config.classes)]
     return tensor.unflatten(0, (-1, stored.logits))[:, torch.tensor(order)].flatten(0, 1)
@@ -142,13 +142,13 @@ def same_anchors(stored: DetectorConfig, config: DetectorConfig) -> bool:
 
 
 def same_counts(stored: DetectorConfig, config: DetectorConfig) -> bool:
-    """Whether both have as many levels, and as many anchor shapes on each."""
+    """Whether both have the same number of levels, and the same number of anchor shapes on each."""
     pairs = _side_by_side(stored, config)
     return pairs is not None and all(len(a.shapes) == len(b.shapes) for a, b in pairs)
 
 
 def _side_by_side(a: DetectorConfig, b: DetectorConfig) -> list[tuple[AnchorLevel, AnchorLevel]] | None:
-    """The levels of two configs in pairs; None where one has more than the other."""
+    """The levels of two configs in pairs; None if one has more than the other."""
     return list(zip(a.levels, b.levels, strict=True)) if len(a.levels) == len(b.levels) else None
 
 
@@ -157,7 +157,7 @@ def _equal_in_strides(pair: tuple[AnchorLevel, AnchorLevel]) -> bool:
 
 
 def _strides(a: AnchorLevel, b: AnchorLevel) -> tuple[Unit, Unit]:
-    """The strides of two levels; a pixel for both where the size of the map decides, which is not known here."""
+    """The strides of two levels; a pixel for both if a stride depends on the size of the map, which is not known here."""
     if isinstance(a.stride, tuple) and isinstance(b.stride, tuple):
         return a.stride, b.stride
     return (1.0, 1.0), (1.0, 1.0)

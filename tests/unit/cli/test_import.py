@@ -250,4 +250,4 @@ def test_advprop_is_named_where_it_may_be(tmp_path: Path, capsys: Captured) -> N
 def test_a_pickle_of_other_things(tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "arrays.pkl").write_bytes(pickle.dumps({"weight": [1.0, 2.0]}))
     message = refused(capsys, tmp_path / "arrays.pkl", "-o", tmp_path / "x.safetensors")
-    assert "a Python pickle of other things than tensors" in message and "damaged" not in message
+    assert "a Python pickle that holds more than tensors" in message and "damaged" not in message

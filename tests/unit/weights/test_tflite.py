@@ -196,7 +196,7 @@ def test_random_bytes_under_the_format_s_name(file):
 def test_operators_that_read_what_is_made_later(file):
     values = [Value((1, 8, 8, 3)), Value((1, 8, 8, 3)), Value((1, 8, 8, 3))]
     data = write(values, [("ADD", [0, 2], [1], {}), ("ADD", [1, 1], [2], {})], inputs=[0], outputs=[2])
-    refused(file(data), "not in the order they run in")
+    refused(file(data), "not in the order in which they run")
 
 
 def test_a_bomb_of_operators_that_share_one_constant(file):

@@ -297,7 +297,7 @@ def test_a_tag_brings_its_classes_and_ids(tmp_path, monkeypatch):
 
 
 def test_imagenet_weights_of_a_backbone_that_nobody_publishes():
-    with pytest.raises(WeightsError, match="nobody publishes"):
+    with pytest.raises(WeightsError, match="no published"):
         onestage.create("tinyssd", 1, backbone_weights="imagenet")
 
 

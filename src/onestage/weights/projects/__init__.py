@@ -1,1 +1,1 @@
-"""One file per foreign project. Each alone knows what its project calls things."""
+"""One file per foreign project. The names that a project uses occur in its file only."""

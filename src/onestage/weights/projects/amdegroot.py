@@ -1,8 +1,8 @@
 """The border to amdegroot/ssd.pytorch: its SSD's names to ours, and what these weights were trained with.
 
-Sources: ssd.py, data/config.py, layers/functions/detection.py; data/voc0712.py: pictures are turned to RGB after the mean,
-given as BGR, is taken off. (Its test.py forgets to, and its one file converted from Caffe, ssd_300_VOC0712.pth, wants BGR: so
-its issues 31 and 44. Nothing in a file tells.)
+Sources: ssd.py, data/config.py, layers/functions/detection.py; data/voc0712.py: pictures are converted to RGB after the
+mean, given as BGR, is subtracted. (Its test.py does not convert them. Its one file converted from Caffe, ssd_300_VOC0712.pth,
+needs BGR, by its issues 31 and 44. A file does not say which order it needs.)
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ _NAMES: Rules = (
     (r"loc\.(.+)", r"head.box.\1"),
 )
 MEAN = (123 / 255, 117 / 255, 104 / 255)
-"""RGB. It is taken off pixels of 0..255, which are not divided by anything (data/__init__.py, BaseTransform)."""
+"""RGB. It is subtracted from pixels of 0..255, which are not scaled (data/__init__.py, BaseTransform)."""
 
 BOX_SIZES = {
     ("ssd300_vgg16", "voc"): [s / 300 for s in (30, 60, 111, 162, 213, 264, 315)],
@@ -42,8 +42,9 @@ BOX_SIZES = {
     ("ssd512_vgg16", "voc"): [s / 512 for s in (35.84, 76.8, 153.6, 230.4, 307.2, 384.0, 460.8, 537.65)],
     ("ssd512_vgg16", "coco"): [s / 512 for s in (20.48, 51.2, 133.12, 215.04, 296.96, 378.88, 460.8, 542.72)],
 }
-"""Each level's smaller square and one more, as parts of the input: data/config.py; for 512 pixels configs/vgg_ssd512_*.yaml of
-lufficc/SSD. COCO's belong to 80 classes, and to the 200 ids of data/config.py."""
+"""The side of the smaller square of each level and one more, as parts of the input: data/config.py; for 512 pixels
+configs/vgg_ssd512_*.yaml of lufficc/SSD. COCO's belong to 80 classes, and to the 200 ids of data/config.py.
+"""
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
@@ -52,18 +53,20 @@ def recognises(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def model(tensors: Mapping[str, Tensor]) -> str:
-    """The zoo's name of the detector: the one for 512 pixels has a level more."""
+    """The zoo's name of the detector: the detector for 512 pixels has one more level."""
     return "ssd512_vgg16" if "conf.6.weight" in tensors else "ssd300_vgg16"
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """VOC's or COCO's for as many outputs; the first level has 4 default boxes per cell, and background comes first."""
+    """The classes of VOC or COCO for this number of outputs. The first level has 4 default boxes per cell, and background comes
+    first.
+    """
     demand_levels(tensors, "conf", "loc", levels=7 if model(tensors) == "ssd512_vgg16" else 6)
     return known_classes(len(tensors["conf.0.weight"]) // 4 - 1, VOC, COCO_80)
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for its tensors, and the config with its default boxes, pixels and NMS."""
+    """The tensors under our names, and the config with the default boxes, pixels and NMS of the project."""
     return rename(tensors, _NAMES), replace(
         config,
         preprocess=Preprocess(config.preprocess.size, MEAN, (1 / 255, 1 / 255, 1 / 255), antialias=False),
@@ -73,7 +76,7 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _anchors(config: DetectorConfig, name: str) -> tuple[AnchorLevel, ...]:
-    """Its default boxes at the config's input size; those of the config where that has other levels than the file."""
+    """The project's default boxes at the config's input size; the config's if it has other levels than the file."""
     size = config.preprocess.size
     if len(config.levels) != len(BOX_SIZES[name, "voc"]) - 1:
         return config.levels

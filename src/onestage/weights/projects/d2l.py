@@ -33,11 +33,11 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """By number: the book's net has 4 default boxes per cell, each with background first."""
+    """Numbered classes: the book's network has 4 default boxes per cell, and background comes first."""
     return known_classes(len(tensors["cls_0.weight"]) // 4 - 1)
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for the book's tensors, and the config with its input: RGB 0..255 as it is."""
+    """The book's tensors under our names, and the config with the book's input: RGB in 0..255, not normalised."""
     pixels = {"preprocess.mean": (0.0, 0.0, 0.0), "preprocess.std": (1 / 255, 1 / 255, 1 / 255)}
     return rename(tensors, _NAMES), config.replace(pixels)

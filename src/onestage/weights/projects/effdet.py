@@ -1,8 +1,8 @@
 """The border to rwightman/efficientdet-pytorch (effdet): the names of its EfficientDets to ours, and what its weights expect.
 
-Shape letters: L levels, S anchor shapes per cell. Sources: effdet/efficientdet.py, bench.py, config/model_config.py. Its
-tf_efficientdet_* are Google's weights, and the zoo's recipe is Google's too. efficientdet_* were trained by effdet, with the
-padding of PyTorch and without biases before batch norm.
+Shape letters: L levels, S anchor shapes per cell. Sources: effdet/efficientdet.py, bench.py, config/model_config.py. The
+tf_efficientdet_* are Google's weights, and the recipe of the zoo is Google's too. The efficientdet_* were trained by effdet,
+with the padding of PyTorch and without biases before batch norm.
 """
 
 import re
@@ -56,9 +56,9 @@ PUBLISHED = {
     "efficientdet_d0.coco_effdet": ("efficientdet_d0-f3276ba8.pth", 33.6, EFFDET),
     "efficientdet_d1.coco_effdet": ("efficientdet_d1-bb7e98fe.pth", 39.4, EFFDET),
 }
-"""MODEL.TAG -> file of its release, AP on COCO val2017 as its README measured it, and who trained it."""
+"""MODEL.TAG -> file of its release, AP on COCO val2017 as its README states it, and who trained it."""
 PIXELS = {tag: HALF for tag in PUBLISHED if tag.endswith(".coco_ap")}
-"""MODEL.TAG -> mean and std of the pixels, where these are not the recipe's, as AdvProp's are not (model_config.py)."""
+"""MODEL.TAG -> mean and std of the pixels if these differ from the recipe's, as with AdvProp (model_config.py)."""
 
 _LANDMARK = "class_net.predict.conv_pw.weight"
 _NETS = {"class": "cls", "box": "box"}
@@ -79,25 +79,26 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """COCO's for 90 outputs per anchor shape."""
+    """The classes of COCO for 90 outputs per anchor shape."""
     tensors = _unwrapped(tensors)
     shapes = len(tensors["box_net.predict.conv_pw.bias"]) // 4
     return known_classes(len(tensors["class_net.predict.conv_pw.bias"]) // shapes, COCO_90)
 
 
 def doubt(tensors: Mapping[str, Tensor]) -> str:
-    """What to tell who imports the file, or nothing. Google's D0 to D5 trained with AdvProp have the same tensors as those
-    trained without, and want other pixels.
+    """A note for the user who imports the file, or an empty text. Google's D0 to D5 have the same tensors with and without
+    AdvProp, but they need other pixels.
     """
     if f"{model(tensors)}.coco_ap" in PIXELS and _has_biases(_unwrapped(tensors)):
-        return "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: nothing in the file tells"
+        return "if it was trained with AdvProp (tf_efficientdet_*_ap), import it with --pixels half: the file does not say so"
     return ""
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for its tensors, offsets (ty, tx, th, tw) turned to (tx, ty, tw, th), and the config with its kind of layers.
+    """The tensors under our names, with offsets in the order (tx, ty, tw, th), not (ty, tx, th, tw), and the config with the
+    layers of the file.
 
-    A file without biases before batch norm gets PyTorch's padding, for that is how effdet trains.
+    A file without biases before batch norm gets PyTorch's padding, because effdet trains in this way.
     """
     _check_wrapper(tensors)
     tensors = _unwrapped(tensors)
@@ -107,13 +108,13 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _unwrapped(tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """The tensors of the model itself, without what its wrappers put before the names."""
+    """The tensors of the model itself, without the prefixes of its wrappers."""
     prefix = next((name.removesuffix(_LANDMARK) for name in tensors if name.endswith(_LANDMARK)), "")
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _check_wrapper(tensors: Mapping[str, Tensor]) -> None:
-    """WeightsError where there is more beside the model than the anchors that its wrappers keep."""
+    """Raise WeightsError if there are tensors besides the model and the anchors that its wrappers keep."""
     prefix = next(name.removesuffix(_LANDMARK) for name in tensors if name.endswith(_LANDMARK))
     rename({name: t for name, t in tensors.items() if not name.startswith(prefix)}, ((r"(.+\.)?anchors\.boxes", r"\g<0>"),))
 
@@ -121,7 +122,8 @@ def _check_wrapper(tensors: Mapping[str, Tensor]) -> None:
 def _variant(tensors: Mapping[str, Tensor]) -> str | None:
     """The row of the zoo's table with such layers: of the neck and heads, and squeeze-and-excitation in the backbone or not.
 
-    None for a lite one without biases: it would come from effdet, with other padding, anchors and pixels; none is published.
+    None for a lite variant without biases: effdet would have trained it with other padding, anchors and pixels. None is
+    published.
     """
     if _LANDMARK not in tensors or _count(tensors, r"fpn\.cell\.0\.fnode\.(\d+)\..+") != 2 * (_levels(tensors) - 1):
         return None  # another EfficientDet-like model: without separable convolutions, or with another pyramid
@@ -137,23 +139,26 @@ def _variant(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def _has_biases(tensors: Mapping[str, Tensor]) -> bool:
-    """Before batch norm, where they change nothing but the number of parameters."""
+    """Whether convolutions before batch norm have biases. These change only the number of parameters."""
     return "class_net.conv_rep.0.conv_pw.bias" in tensors
 
 
 def _levels(tensors: Mapping[str, Tensor]) -> int:
-    """L: the batch norms of the first head layer, listed by layer, then level, or the other way round (head_bn_level_first)."""
+    """L: the number of batch norms of the first head layer. They are listed by layer, then level, or the reverse
+    (head_bn_level_first)."""
     by_layer = any(re.fullmatch(r"class_net\.bn_rep\.0\.0\.bn\.weight", name) for name in tensors)
     return _count(tensors, r"class_net\.bn_rep\.0\.(\d+)\..+" if by_layer else r"class_net\.bn_rep\.(\d+)\.0\..+")
 
 
 def _count(tensors: Mapping[str, Tensor], numbered: str) -> int:
-    """How many different numbers stand in the names of that pattern."""
+    """How many different numbers the names of that pattern contain."""
     return len({match[1] for name in tensors if (match := re.fullmatch(numbered, name))})
 
 
 def _rules(levels: int) -> Rules:
-    """For a neck of L levels: its nodes are numbered in the order they are computed, L - 1 coarse to fine, then L - 1 back."""
+    """The rules for a neck of L levels. Its nodes are numbered in the order in which they are computed: L - 1 from coarse to
+    fine, then L - 1 back.
+    """
 
     def node(match: re.Match[str]) -> str:
         number = int(match[2])

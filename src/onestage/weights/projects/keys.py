@@ -17,13 +17,13 @@ Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
     """The tensors of a detector under their new names.
 
-    Raise WeightsError where a tensor has no new name: the file is of another network.
+    Raise WeightsError if a tensor has no new name: the file is of another network.
     """
     renamed, unused = _renamed(tensors, rules)
     strange = [f"{name}: {tuple(tensors[name].shape)}" for name in unused if not name.endswith(COUNTER)]
     if strange:
         raise WeightsError(
-            f"the file is of another network: {counted(len(strange), 'tensor')} that nothing here stands for",
+            f"the file is of another network: {counted(len(strange), 'tensor')} that this network does not have",
             got="\n" + first_ten(strange),
             fix="take the state_dict of the detector alone, as its project builds it",
         )
@@ -36,9 +36,9 @@ def nothing_to_tell(tensors: Mapping[str, Tensor]) -> str:
 
 
 def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
-    """Raise KeyError where a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
+    """Raise KeyError if a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
 
-    A comparison with our tensors does not tell, for an input of another size may need fewer levels than the file has.
+    A comparison with our tensors does not show this, because an input of another size may need fewer levels than the file has.
     """
     for start in (f"{part}.{level}." for part in parts for level in range(levels)):
         if not any(name.startswith(start) for name in tensors):
@@ -46,12 +46,12 @@ def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> No
 
 
 def pick(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
-    """Those of the tensors that the rules know, under their new names: a backbone out of a classifier."""
+    """The tensors that the rules know, under their new names: a backbone out of a classifier."""
     return _renamed(tensors, rules)[0]
 
 
 def _renamed(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors under their new names, and the names that have no new one, or one that another has already."""
+    """The tensors under their new names, and the names that have no new name, or a new name that is already taken."""
     renamed: dict[str, Tensor] = {}
     unused = []
     for name, tensor in tensors.items():

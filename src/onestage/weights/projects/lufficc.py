@@ -1,7 +1,7 @@
 """The border to lufficc/SSD: the names of its VGG16 SSDs to ours, and what these weights were trained with.
 
-Sources: ssd/modeling/backbone/vgg.py, box_head/, ssd/config/defaults.py, configs/vgg_*.yaml. Its network is ssd.pytorch's, and
-so are its default boxes.
+Sources: ssd/modeling/backbone/vgg.py, box_head/, ssd/config/defaults.py, configs/vgg_*.yaml. It has the network and the
+default boxes of ssd.pytorch.
 """
 
 from collections.abc import Mapping
@@ -39,11 +39,11 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """VOC's or COCO's for as many outputs."""
+    """The classes of VOC or COCO for this number of outputs."""
     return amdegroot.classes(rename(tensors, _NAMES))
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for its tensors, and the config with its default boxes, pixels (RGB) and NMS, which looks at every box."""
+    """The tensors under our names, and the config with its default boxes, pixels (RGB) and NMS, which compares all boxes."""
     renamed, config = amdegroot.convert(rename(tensors, _NAMES), config)
     return renamed, replace(config, postprocess=replace(config.postprocess, top_k=100_000, detections=100))

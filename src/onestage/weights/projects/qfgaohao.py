@@ -33,7 +33,7 @@ _V1_BLOCKS = ("0.0", "1.0", "1.1", "2.0", "2.1", "3.0", "3.1", "3.2", "3.3", "3.
 """timm's mobilenetv1 numbers the thirteen depthwise separable blocks by stage."""
 _V1_LAYERS = {"0": "conv_dw", "1": "bn1", "3": "conv_pw", "4": "bn2"}
 _V2_LAYERS = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
-"""torchvision wraps each convolution of an inverted residual but the last with its batch norm and ReLU6."""
+"""torchvision groups each convolution of an inverted residual, except the last, with its batch norm and ReLU6."""
 _V2_FIRST = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
 """The first inverted residual has no expansion."""
 
@@ -58,9 +58,9 @@ _MB2: Rules = (
     *_HEADS,
 )
 _SIZES = (60, 105, 150, 195, 240, 285, 330)
-"""Pixels of a 300 pixel input: each level's smaller square, and one more."""
+"""The side of the smaller square of each level and one more, in pixels of a 300 pixel input."""
 _STRIDES = (16, 32, 64, None, None, None)
-"""100, 150 and 300 for the last levels of a 300 pixel input: the cells spread evenly."""
+"""The last levels have strides of 100, 150 and 300 pixels at a 300 pixel input: the cells are spread evenly."""
 _MB2_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 64))
 
 
@@ -76,13 +76,13 @@ def model(tensors: Mapping[str, Tensor]) -> str:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """VOC's for 20 outputs; every level has 6 default boxes per cell, and background comes first."""
+    """The classes of VOC for 20 outputs. Every level has 6 default boxes per cell, and background comes first."""
     demand_levels(tensors, "classification_headers", "regression_headers", levels=6)
     return known_classes(len(tensors["classification_headers.5.weight"]) // 6 - 1, VOC)
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for its tensors, and the config with its layers, default boxes, pixels (RGB less 127, by 128) and NMS."""
+    """The tensors under our names, and the config with its layers, default boxes, pixels ((RGB - 127) / 128) and NMS."""
     size = config.preprocess.size
     config = replace(
         config,
@@ -106,7 +106,7 @@ def _is_v2(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def _v2_place(match: re.Match[str]) -> str:
-    """Stage and place of the layer ``match[1]`` of MobileNetV2, whose 14th begins our second stage."""
+    """Stage and place of the layer ``match[1]`` of MobileNetV2. Our second stage begins with layer 14."""
     layer = int(match[1])
     return f"0.{layer}" if layer < 14 else f"1.{layer - 14}"
 
@@ -120,8 +120,8 @@ def _anchors(config: DetectorConfig) -> tuple[AnchorLevel, ...]:
 
 
 def _without_biases(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The bias of a head's depthwise convolution moved into the mean that batch norm takes off right after it: the same
-    function, in training too.
+    """Move the bias of a head's depthwise convolution into the mean that batch norm subtracts right after it. The function
+    stays the same, in training too.
     """
     plain = dict(tensors)
     for name in tensors:

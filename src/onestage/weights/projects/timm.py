@@ -15,7 +15,7 @@ def convert_backbone(
     """A timm classifier's weights as our backbone, and the config with the pixels that they expect.
 
     network: timm's name of the backbone. names: the state_dict's keys of the detector. timm's extractors join the first two
-    parts of some names ("stages.0" becomes "stages_0"); the form that the detector has is taken.
+    parts of some names ("stages.0" becomes "stages_0"); the form that the detector has is used.
     """
     renamed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -30,7 +30,7 @@ def convert_backbone(
 def published(name: str) -> tuple[str, str]:
     """(hub repository, file name) of the weights timm publishes for a backbone.
 
-    Raise ConfigError where it publishes none on the hub.
+    Raise ConfigError if it publishes none on the hub.
     """
     source = timm.get_pretrained_cfg(name)
     if source is None or not source.hf_hub_id:

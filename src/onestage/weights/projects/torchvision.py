@@ -50,7 +50,7 @@ _RETINANET: Rules = (
     (r"backbone\.fpn\.layer_blocks\.(\d)(?:\.0)?\.(weight|bias)", r"neck.output.\1.0.\2"),
     (r"backbone\.fpn\.extra_blocks\.p(\d)\.(.+)", lambda m: f"neck.extra.{int(m[1]) - 6}.{m[2]}"),
     (r"head\.(.+)_head\.conv\.(\d)\.([01])\.(.+)", lambda m: f"head.{_HEADS[m[1]]}.{m[2]}.{m[3]}.{m[4]}"),
-    # before 0.13, convolutions and ReLUs stood in one row
+    # before 0.13, convolutions and ReLUs were in one list
     (r"head\.(.+)_head\.conv\.(\d)\.(weight|bias)", lambda m: f"head.{_HEADS[m[1]]}.{int(m[2]) // 2}.0.{m[3]}"),
     (r"head\.(.+)_head\.(?:cls_logits|bbox_reg)\.(.+)", lambda m: f"head.{_HEADS[m[1]]}.4.{m[2]}"),
 )
@@ -59,7 +59,7 @@ _RESNETS = {(2, False): "r18", (6, False): "r34", (6, True): "r50", (23, True): 
 _SHAPES = 9
 """Anchor shapes per cell of torchvision's RetinaNets: S."""
 VGG_MEAN, VGG_STD = (0.48235, 0.45882, 0.40784), (1 / 255, 1 / 255, 1 / 255)
-"""torchvision, models/detection/ssd.py: the Caffe weights' input, 0..255 less the mean."""
+"""The input of the Caffe weights: 0..255, with the mean subtracted (torchvision, models/detection/ssd.py)."""
 
 
 def recognises(tensors: Mapping[str, Tensor]) -> bool:
@@ -74,7 +74,7 @@ def _is_retinanet(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def model(tensors: Mapping[str, Tensor]) -> str:
-    """The zoo's name of the detector; "retinanet" where it stands on another network than the zoo's."""
+    """The zoo's name of the detector; "retinanet" if its backbone is none of the zoo's."""
     if not _is_retinanet(tensors):
         return "ssd300_vgg16" if "backbone.scale_weight" in tensors else "ssdlite320_mobilenet_v3_large"
     blocks = sum(re.fullmatch(r"backbone\.body\.layer3\.\d+\.conv1\.weight", key) is not None for key in tensors)
@@ -89,8 +89,8 @@ def _has_group_norm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """COCO's for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite; background comes first, also
-    in RetinaNet, where nothing is ever taught to be of it.
+    """The classes of COCO for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite. Background
+    comes first, also in RetinaNet, which never learns it.
     """
     if _is_retinanet(tensors):
         _check_shapes(tensors)
@@ -105,16 +105,16 @@ def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
 
 
 def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
-    """WeightsError where a RetinaNet has another number of anchor shapes than torchvision's usual ones."""
+    """Raise WeightsError if a RetinaNet has another number of anchor shapes than torchvision's usual ones."""
     shapes = len(tensors["head.regression_head.bbox_reg.bias"]) // 4
     if shapes != _SHAPES:
         what = "this RetinaNet has unusual anchors, and the file does not hold them"
         got, expected = f"{shapes} shapes per cell", f"{_SHAPES}, torchvision's usual ones"
-        raise WeightsError(what, got=got, expected=expected, fix="train it anew: onestage train DATA --model retinanet")
+        raise WeightsError(what, got=got, expected=expected, fix="train it again: onestage train DATA --model retinanet")
 
 
 def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """Our names for torchvision's tensors, and the config with the input that these weights were made for."""
+    """torchvision's tensors under our names, and the config with the input that these weights were trained on."""
     if _is_retinanet(tensors):
         return _retinanet(tensors, config)
     if "backbone.scale_weight" in tensors:
@@ -127,10 +127,10 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The sigmoid of class 0 is left out: no object is ever of it, so its score only ever says 0. The anchors are as far apart
-    as torchvision has them, in whole pixels rounded down.
+    """The sigmoid of class 0 is left out: no object has this class, so its score is always near 0. The distance between anchors
+    is torchvision's: whole pixels, rounded down.
 
-    Frozen batch norm of COCO's classes counts as the published one, which was made with an eps of 0.
+    Weights with frozen batch norm and COCO's classes count as the published weights, which need an eps of 0.
     """
     renamed = rename(tensors, _RETINANET)
     for name in ("head.cls.4.weight", "head.cls.4.bias"):
@@ -148,25 +148,25 @@ def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[d
 
 
 def note(tensors: Mapping[str, Tensor]) -> str:
-    """What to tell who uses the file, or nothing. It does not hold the eps of frozen batch norm."""
+    """A note for the user of the file, or an empty text. The file does not hold the eps of frozen batch norm."""
     if not (_is_retinanet(tensors) and _is_frozen(tensors)) or classes(tensors) == COCO_90:
         return ""
     return "frozen batch norm, of other classes than COCO's: taken to have an eps of 1e-5; tuned from COCO_V1 it had 0"
 
 
 def _is_frozen(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether batch norm was frozen: then a file lacks its counters."""
+    """Whether batch norm was frozen: the file then has no counters of batch norm."""
     return not any(key.endswith(COUNTER) for key in tensors)
 
 
 def _without_eps(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors such that our batch norm, of eps 1e-5, computes what one of eps 0 would.
+    """The tensors changed so that our batch norm with eps 1e-5 gives the same output as one with eps 0.
 
-    torchvision sets it to 0 for the COCO_V1 weights of retinanet_resnet50_fpn (overwrite_eps), which come from a time when its
-    frozen batch norm had none; it is a file without the counters of batch norm.
+    torchvision sets it to 0 for the COCO_V1 weights of retinanet_resnet50_fpn (overwrite_eps), which were trained when its
+    frozen batch norm had no eps. Such a file has no counters of batch norm.
     """
     for name in [k.removesuffix(".running_var") for k in tensors if k.endswith(".running_var")]:
-        variance = tensors[f"{name}.running_var"].clamp(min=1e-12)  # it is divided by
+        variance = tensors[f"{name}.running_var"].clamp(min=1e-12)  # a divisor
         tensors[f"{name}.weight"] = tensors[f"{name}.weight"] * (1 + 1e-5 / variance).sqrt()
     return tensors
 
@@ -198,9 +198,10 @@ convolutions.
 
 
 def convert_backbone(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig] | None:
-    """A torchvision classifier's VGG16, MobileNet v2 or v3-large as our backbone, or None where it is something else.
+    """A torchvision classifier's VGG16, MobileNet v2 or v3-large as our backbone, or None if it is something else.
 
-    torchvision's VGG16 "features" weights come from Caffe and have no valid classifier: they want 0..255 less the mean.
+    torchvision's VGG16 "features" weights come from Caffe and have no valid classifier: their input is 0..255 with the mean
+    subtracted.
     """
     rules = next((rules for key, rules in _CLASSIFIERS.items() if key in tensors), None)
     if rules is None:
@@ -212,7 +213,9 @@ def convert_backbone(tensors: Mapping[str, Tensor], config: DetectorConfig) -> t
 
 
 def published_backbone(config: DetectorConfig) -> tuple[str, WeightsEnum] | None:
-    """torchvision's name of the classifier that the config's backbone is part of, and its published weights; else None."""
+    """torchvision's name of the classifier that contains the config's backbone, and its published weights; None if there is
+    none.
+    """
     return {
         ("VGG16Backbone", None): ("vgg16", VGG16_Weights.IMAGENET1K_FEATURES),
         ("MobileNetBackbone", "v2"): ("mobilenet_v2", MobileNet_V2_Weights.IMAGENET1K_V2),

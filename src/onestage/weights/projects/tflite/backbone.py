@@ -1,8 +1,8 @@
 """MobileNet classifiers in TensorFlow Lite files as backbones.
 
-Batch norm is folded into their convolutions, and its statistics are lost. A norm of ours that learns would make up
-other statistics and change the network beyond recognition at the first step. So such a backbone becomes a folded one, which
-computes the same in training as in use.
+Batch norm is folded into their convolutions, and its statistics are lost. A norm that learns would gather
+other statistics, and the first step of training would destroy the network. So such a backbone becomes a folded one, which
+computes the same in training and in evaluation.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def convert_backbone(file: OpenFile, config: DetectorConfig) -> tuple[dict[str, 
     """The classifier's convolutions for the config's backbone, and the config that they need: its input, and sometimes its
     backbone.
 
-    The convolutions of both networks are paired in the order they run in, as far as their shapes agree. Raise WeightsError
-    where the file is damaged or the backbone is another network.
+    The convolutions of both networks are paired in the order in which they run, as far as their shapes agree. Raise
+    WeightsError if the file is damaged or the backbone is another network.
     """
     data = file.read()
     with damage(file.path):
@@ -76,7 +76,7 @@ def _classifier(graph: Graph) -> Trunk:
 
 
 def _residual(trunk: Trunk) -> bool:
-    """Whether layers are added: MobileNet v2 does, v1 does not."""
+    """Whether outputs of layers are added, as in MobileNet v2 and not in v1."""
     return any(layer.add is not None for layer in trunk.layers)
 
 
@@ -88,9 +88,10 @@ def _is_kin(backbone: Backbone, trunk: Trunk) -> bool:
 
 
 def _as_folded(backbone: Backbone, trunk: Trunk, size: Size) -> FoldedBackbone:
-    """The trunk with maps where the backbone has them: the last of that size with as many channels, else the last of that size.
+    """The trunk with the same maps as the backbone. A map is the last one of its size with the same number of channels, or else
+    the last one of its size.
 
-    The file's network may be wider or narrower than the backbone; neck and head then follow it.
+    The file's network may be wider or narrower than the backbone; neck and head then take its channels.
     """
     with torch.device("meta"):
         channels = backbone.build().channels
@@ -106,7 +107,7 @@ Norm = tuple[str, nn.BatchNorm2d]
 
 
 def _convolutions(body: nn.Module) -> Sequence[tuple[str, nn.Conv2d, Norm | None]]:
-    """The convolutions of a network by name, in the order they are defined, which is that they run in, and the norm of each."""
+    """The convolutions of a network by name, and the norm of each, in the order of their definition, in which they also run."""
     found: list[tuple[str, nn.Conv2d, Norm | None]] = []
     for name, module in body.named_modules():
         if isinstance(module, nn.Conv2d):
@@ -117,7 +118,9 @@ def _convolutions(body: nn.Module) -> Sequence[tuple[str, nn.Conv2d, Norm | None
 
 
 def _bias(name: str, norm: Norm | None, bias: Tensor) -> dict[str, Tensor]:
-    """The tensors that make a convolution, or else the norm behind it, add this bias and do nothing else."""
+    """The tensors with which the norm behind a convolution adds this bias and changes nothing more; without a norm, the
+    convolution's bias.
+    """
     if norm is None:
         return {f"{name}.bias": bias}
     one = torch.ones_like(bias)

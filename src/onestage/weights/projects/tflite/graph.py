@@ -1,7 +1,8 @@
-"""TensorFlow Lite files as a graph of operators, read with the format's schema (the ``tflite`` package) and never trusted.
+"""TensorFlow Lite files as a graph of operators, read with the format's schema (the ``tflite`` package). The file is not
+trusted.
 
-Constants become float32 tensors, whatever integers they are stored as. Their axes stay as in the file (convolutions: out,
-height, width, in). Every number that leads somewhere in the file is checked before it is followed.
+Constants become float32 tensors, also if they are stored as integers. Their axes stay as in the file (convolutions: out,
+height, width, in). Every index and offset in the file is checked before it is used.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ MOST = 20_000
 """Operators and values of a graph; the largest published networks have some thousands."""
 
 _TYPES = {0: "<f4", 1: "<f2", 2: "<i4", 3: "u1", 4: "<i8", 7: "<i2", 9: "i1"}
-"""TensorType of the schema -> numpy's name for it, of the types that weights have."""
+"""TensorType of the schema -> numpy's name, for the types that weights can have."""
 
 _BROKEN = (struct.error, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, MemoryError, RuntimeError)
-"""What the flatbuffers readers raise where an offset or a length of the file points nowhere; RuntimeError is PyTorch's, where
-shapes do not fit."""
+"""What the flatbuffers readers raise if an offset or a length of the file is wrong. PyTorch raises RuntimeError if shapes do
+not fit.
+"""
 
 _SUPPORTED = (
     "give a MobileNet v1 or v2, as a classifier or under an SSD or SSDLite of the TF object-detection API: "
@@ -38,12 +40,12 @@ _SUPPORTED = (
 
 
 class Unsupported(ValueError):
-    """The file may well be whole, but this project has no parts for its network."""
+    """The file may be undamaged, but this project has no parts for its network."""
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of the graph: its shape, the type it is stored as, its bytes (uint8; none where it is computed), and how it is
+    """A tensor of the graph: its shape, the type it is stored as, its bytes (uint8; none if it is computed), and how it is
     quantised: real = scale * (stored - zero), one of each or one per index of ``axis``.
     """
 
@@ -81,7 +83,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Graph:
-    """The first subgraph of a file. Operators stand in the order they run in: none reads what a later one makes."""
+    """The first subgraph of a file. Operators are in the order in which they run: none reads the output of a later one."""
 
     values: tuple[Value, ...]
     operators: tuple[Operator, ...]
@@ -93,7 +95,7 @@ class Graph:
         return self.operators[self.makers[value]] if value in self.makers else None
 
     def constant(self, value: int) -> Tensor:
-        """A stored value as float32, of its shape (...). Float16 weights stand behind a DEQUANTIZE operator."""
+        """A stored value as float32, of its shape (...). Float16 weights are the input of a DEQUANTIZE operator."""
         while (maker := self.maker(value)) is not None and maker.kind == "DEQUANTIZE":
             value = maker.inputs[0]
         found = self.values[value]
@@ -136,7 +138,9 @@ def damage(where: object) -> Iterator[None]:
 
 
 def read_graph(data: bytes) -> Graph:
-    """The graph of a TensorFlow Lite file's bytes; to be called inside ``damage``. WeightsError without the extra it needs."""
+    """The graph of a TensorFlow Lite file's bytes. Call it inside ``damage``. Raise WeightsError if the tflite package is
+    missing.
+    """
     try:
         from tflite.Model import Model
     except ImportError as e:
@@ -152,13 +156,13 @@ def read_graph(data: bytes) -> Graph:
     operators = tuple(_operator(model, subgraph.Operators(i)) for i in range(subgraph.OperatorsLength()))
     graph = Graph(values, operators, int(subgraph.Inputs(0)), _makers(operators, len(values)))
     used = sum(len(values[i].data) for operator in operators for i in operator.inputs if i >= 0)
-    if used > 2 * len(data):  # operators that share one constant again and again would fill the memory
+    if used > 2 * len(data):  # many operators that share one constant would fill the memory
         raise ValueError("its operators use more constants than it holds")
     return graph
 
 
 def read_options(data: bytes, keys: Iterable[str]) -> dict[str, float]:
-    """Those of these numbers that a custom operator's options hold. The rest is not read: it could be nested without end."""
+    """The numbers with these keys in the options of a custom operator. The rest is not read: it could be nested without end."""
     from flatbuffers import flexbuffers
 
     found = flexbuffers.GetRoot(data).AsMap
@@ -172,14 +176,15 @@ def read_options(data: bytes, keys: Iterable[str]) -> dict[str, float]:
 
 
 def _makers(operators: Sequence[Operator], values: int) -> dict[int, int]:
-    """Which operator makes which value. ValueError where one reads what is made later, so that every way back has an end."""
+    """Which operator makes which value. Raise ValueError if an operator reads a value that is made later: a search backwards
+    would then not end."""
     makers: dict[int, int] = {}
     read: set[int] = set()
     for index, operator in enumerate(operators):
         read.update(operator.inputs)
         for output in operator.outputs:
             if output in read or output in makers:
-                raise ValueError("its operators are not in the order they run in")
+                raise ValueError("its operators are not in the order in which they run")
             makers[output] = index
         if not all(-1 <= i < values for i in operator.inputs) or not all(0 <= i < values for i in operator.outputs):
             raise IndexError("an operator names a value that is not there")
@@ -203,7 +208,7 @@ def _value(model: Any, tensor: Any) -> Value:
 
 def _operator(model: Any, operator: Any) -> Operator:
     code = _item(model.OperatorCodes, operator.OpcodeIndex(), model.OperatorCodesLength())
-    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the older field has room for 127
+    number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the older field holds at most 127
     name = _operator_names()[number]
     kind = code.CustomCode().decode() if name == "CUSTOM" else name
     inputs, outputs = (tuple(int(i) for i in _numbers(side)) for side in (operator.InputsAsNumpy(), operator.OutputsAsNumpy()))
@@ -212,7 +217,7 @@ def _operator(model: Any, operator: Any) -> Operator:
 
 
 def _builtin_options(name: str, table: Any) -> dict[str, Any]:
-    """Of convolutions and additions what an Operator says of them; nothing of others."""
+    """The fields of an Operator for convolutions and additions; empty for all other operators."""
     import tflite
 
     readers = {"CONV_2D": "Conv2DOptions", "DEPTHWISE_CONV_2D": "DepthwiseConv2DOptions", "ADD": "AddOptions"}
@@ -245,5 +250,5 @@ def _item(items: Callable[[int], Any], index: int, length: int) -> Any:
 
 
 def _numbers(vector: Any) -> np.ndarray:
-    """A vector of the file as an array; where there is none, the reader gives 0."""
+    """A vector of the file as an array. If it is missing, the reader gives 0."""
     return vector if isinstance(vector, np.ndarray) else np.empty(0, np.uint8)

@@ -12,9 +12,9 @@ from onestage.structures import Size
 from onestage.weights.projects.tflite.graph import Graph, Operator, Unsupported, Value
 
 POSTPROCESS = "TFLite_Detection_PostProcess"
-"""The custom operator that a detector of the TF object-detection API ends in."""
+"""The custom operator at the end of a detector of the TF object-detection API."""
 SAME_NUMBERS = ("RESHAPE", "SQUEEZE", "QUANTIZE", "DEQUANTIZE")
-"""Operators that change the form of numbers and not what they say."""
+"""Operators that change the form of the numbers and not their values."""
 _NONE, _RELU6 = 0, 3
 """ActivationFunctionType of the schema."""
 _LARGEST_INPUT = 4096
@@ -32,7 +32,7 @@ class Trunk:
         """Which layer's output a value is."""
 
     def follow(self, operators: Iterable[Operator]) -> None:
-        """Add these operators. Unsupported at one that this project has no layer for."""
+        """Add these operators. Raise Unsupported at an operator for which this project has no layer."""
         for operator in operators:
             if operator.kind in ("CONV_2D", "DEPTHWISE_CONV_2D"):
                 self._convolve(operator)
@@ -40,7 +40,7 @@ class Trunk:
                 self._add(operator)
             elif operator.kind not in SAME_NUMBERS:
                 raise Unsupported(f"its network has an operator {operator.kind}")
-            elif operator.inputs[0] in self.made:  # else it unpacks a constant
+            elif operator.inputs[0] in self.made:  # otherwise it unpacks a constant
                 self.made[operator.outputs[0]] = self.made[operator.inputs[0]]
 
     def _convolve(self, operator: Operator) -> None:
@@ -58,7 +58,7 @@ class Trunk:
         self.operators.append(operator)
 
     def _add(self, operator: Operator) -> None:
-        """MobileNet v2's addition: to the output of a layer that nothing else reads, the output of one before it."""
+        """MobileNet v2's addition: the output of an earlier layer is added to the output of a layer that nothing else reads."""
         earlier, later = sorted(self.made[value] for value in operator.inputs)
         forms = {value for value, layer in self.made.items() if layer == later}  # of the same numbers
         readers = sum(not forms.isdisjoint(o.inputs) and forms.isdisjoint(o.outputs) for o in self.graph.operators)
@@ -83,15 +83,15 @@ class Trunk:
         """The parameters under our names."""
         tensors: dict[str, Tensor] = {}
         for index, (layer, parameters) in enumerate(zip(self.layers, self.constants(), strict=True)):
-            place = f"{index}.0" if layer.relu6 else f"{index}"  # with a ReLU6 behind it, a convolution is first of two
+            place = f"{index}.0" if layer.relu6 else f"{index}"  # with a ReLU6 behind it: the first of two modules
             tensors |= {f"backbone.layers.{place}.{kind}": tensor for kind, tensor in parameters.items()}
         return tensors
 
 
 def _has_relu6(operator: Operator, output: Value) -> bool:
-    """Whether ReLU6 follows: said of the operator, or implied by integers that can only hold 0..6.
+    """Whether ReLU6 follows: the operator states it, or the integers of its output can only hold 0..6.
 
-    Converters drop an activation that the range of the output makes superfluous; without it the floats mean nothing.
+    Converters drop an activation if the range of the output makes it unnecessary. The float network needs it.
     """
     lowest, highest = output.limits
     if operator.activation == _RELU6 or (lowest == 0 and abs(highest - 6) < 0.05):
@@ -119,8 +119,8 @@ def input_size(picture: Value) -> Size:
 
 
 def normalisation(picture: Value) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and std, of pixels 0..1, that give what the network takes: the real numbers which its integer pixels stand for, else
-    (floats) -1..1, as the API's MobileNet extractors have it.
+    """Mean and std, of pixels 0..1, that give the network's input. If its pixels are integers, these are the real numbers that
+    they represent. If they are floats, -1..1, as in the API's MobileNet extractors.
     """
     if picture.stored not in ("u1", "i1") or len(picture.scale) != 1:
         return (0.5,) * 3, (0.5,) * 3

@@ -2,9 +2,9 @@
 
 Shape letters: L levels, A anchors, S anchor shapes per cell, C logits per anchor, K classes.
 
-Such a file is a network frozen for use: batch norm is folded into the convolutions, weights may be integers. It comes back as a
-float network without norms, whose layers are what the file's operators are; names in the file play no part. Sources: the API in
-tensorflow/models, research/object_detection (export_tflite_ssd_graph_lib.py, multiple_grid_anchor_generator.py and, of the
+Such a file is a network frozen for deployment: batch norm is folded into the convolutions, and weights may be integers. It
+becomes a float network without norms, with one layer per operator of the file. Names in the file are not used. Sources: the API
+in tensorflow/models, research/object_detection (export_tflite_ssd_graph_lib.py, multiple_grid_anchor_generator.py and, of the
 samples/configs, ssd_mobilenet_v1_0.75_depth_quantized_300x300_coco14_sync.config), and detection_postprocess.cc in
 tensorflow/lite/kernels.
 """
@@ -42,7 +42,7 @@ from onestage.weights.tensor_file import OpenFile, check_finite
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
 """The API's settings for these networks; the box loss is divided by the four numbers of a box."""
 PRIOR = 0.01
-"""Of classes that start anew; the API's class_prediction_bias_init of -4.6."""
+"""The prior of classes that start fresh: the API's class_prediction_bias_init of -4.6."""
 _HEADS: dict[tuple[bool, tuple[int, ...]], Literal["plain", "pointwise", "folded"]] = {
     (False, (3, 3)): "plain",
     (False, (1, 1)): "pointwise",
@@ -58,7 +58,8 @@ _OPTIONS = (
 def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
     """The detector in a TensorFlow Lite file of the object-detection API: its config, and weights under our names.
 
-    90 classes are COCO's, others have numbers. Raise WeightsError where the file is damaged or something else.
+    90 classes are those of COCO; any other number of classes is numbered. Raise WeightsError if the file is damaged or of
+    another kind.
     """
     data = file.read()
     with damage(file.path):
@@ -85,7 +86,7 @@ def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
 
 @dataclass(frozen=True)
 class _Output:
-    """The convolution that gives an output of a level, and the depthwise one before it in SSDLite."""
+    """The convolution that gives an output of a level, and in SSDLite the depthwise convolution before it."""
 
     conv: Operator
     depthwise: Operator | None
@@ -109,7 +110,7 @@ class _SSD:
         self.box, self.cls = _outputs(graph, boxes), _outputs(graph, logits)
         self.maps = [output.source for output in self.box]
         if self.maps != [output.source for output in self.cls]:
-            raise Unsupported("class and box outputs do not stand on the same maps")
+            raise Unsupported("class and box outputs do not read the same maps")
         self.shapes = tuple(_channels(graph, output) // 4 for output in self.box)
         self.background = self._background()
 
@@ -117,7 +118,7 @@ class _SSD:
         """The config, and the weights under our names."""
         trunk = Trunk(self.graph)
         trunk.follow(_needed(self.graph, self.maps))
-        tensors = trunk.tensors() | self._head_tensors()  # before the classes, whose number the file may only claim
+        tensors = trunk.tensors() | self._head_tensors()  # before the classes: their number in the file may be wrong
         picture = self.graph.values[self.graph.input]
         size = input_size(picture)
         mean, std = normalisation(picture)
@@ -140,7 +141,7 @@ class _SSD:
         return config, tensors
 
     def _background(self) -> int:
-        """1 where the first logit of an anchor is background, else 0."""
+        """1 if the first logit of an anchor is background, otherwise 0."""
         logits = {_channels(self.graph, output) / shapes for output, shapes in zip(self.cls, self.shapes, strict=True)}
         background = logits.pop() - self.options["num_classes"]
         if logits or background not in (0, 1) or (self.softmax and not background):
@@ -152,7 +153,9 @@ class _SSD:
         return x, y, w, h
 
     def _postprocess(self) -> Postprocess:
-        """The operator's usual NMS knows the best class of each box only; the others would fall to it anyway, at IoU 1."""
+        """Unless the file asks for regular NMS, the operator uses only the best class of each box. NMS over all classes does
+        the same: two classes of one box have an IoU of 1, so only the better one stays.
+        """
         return Postprocess(
             score_threshold=self.options["nms_score_threshold"],
             nms=HardNMS(self.options["nms_iou_threshold"]),
@@ -162,10 +165,10 @@ class _SSD:
         )
 
     def _levels(self, size: Size, sizes: Sequence[Size]) -> tuple[AnchorLevel, ...]:
-        """The file's anchors (A, 4), centre y, x, height, width as parts of the input, as shapes that stand at every cell.
+        """The file's anchors (A, 4), centre y, x, height, width as parts of the input, as one set of shapes for every cell.
 
-        Quantised anchors lie up to half a step beside those that the network was trained with (a pixel of 300); where they can
-        be the API's usual ones, those are taken. WeightsError where they are no such grid.
+        Quantised anchors differ by up to half a step from the anchors of training (a pixel of 300). If they agree with the
+        API's usual anchors within that, the usual ones are used. Raise Unsupported if the cells have different shapes.
         """
         counts = [h * w * s for (h, w), s in zip(sizes, self.shapes, strict=True)]
         tolerance = max(0.75 * self.anchor_step, 0.005)
@@ -177,7 +180,7 @@ class _SSD:
             off = torch.maximum((table[..., 0] - y[:, None, None]).abs().max(), (table[..., 1] - x[None, :, None]).abs().max())
             extents = table[0, 0, :, 2:]
             off = torch.maximum(off, (table[..., 2:] - extents).abs().max())
-            if not off <= tolerance:  # so written, it refuses NaN too
+            if not off <= tolerance:  # in this form it refuses NaN too
                 raise Unsupported(f"the anchors of a map of {cells} cells are not the same at every cell")
             ours = extents * torch.tensor(size)
             close = default is not None and bool(((default - ours).abs() <= tolerance * max(size)).all())
@@ -196,7 +199,9 @@ class _SSD:
         return ConvHead(style, prior=None if self.softmax else PRIOR)
 
     def _head_tensors(self) -> dict[str, Tensor]:
-        """Rows (S * 4) from ty, tx, th, tw to x, y, w, h; rows (S * C) without those of background, for sigmoids need none."""
+        """The head's tensors: rows (S * 4) reordered from ty, tx, th, tw to x, y, w, h; rows (S * C) without those of
+        background, because sigmoids need none.
+        """
         tensors: dict[str, Tensor] = {}
         dropped = 0 if self.softmax else self.background
         for level, (box, cls, shapes) in enumerate(zip(self.box, self.cls, self.shapes, strict=True)):
@@ -213,9 +218,9 @@ class _SSD:
 
 
 def _usual_shapes(shapes: Sequence[int], size: Size) -> list[Tensor | None]:
-    """The API's default boxes, (S, 2) heights and widths in pixels of each level, or None where a level has another number.
+    """The API's default boxes, (S, 2) heights and widths in pixels of each level, or None if a level has another number.
 
-    multiple_grid_anchor_generator.py, create_ssd_anchors: three on the first map, six on the others.
+    multiple_grid_anchor_generator.py, create_ssd_anchors: three on the first map, six on every other map.
     """
     scales = [*linear_scales(len(shapes), 0.2, 0.95), 1.0]
     levels: list[Tensor | None] = []
@@ -229,7 +234,7 @@ def _usual_shapes(shapes: Sequence[int], size: Size) -> list[Tensor | None]:
 
 
 def _before_activation(graph: Graph, scores: int) -> tuple[int, bool]:
-    """The logits behind the scores, and whether these are their softmax, else sigmoids."""
+    """The logits behind the scores, and whether the scores are a softmax of them (True) or sigmoids (False)."""
     maker = graph.maker(_through(graph, scores))
     if maker is None or maker.kind not in ("LOGISTIC", "SOFTMAX"):
         raise Unsupported("its scores are made in an unknown way")
@@ -237,7 +242,7 @@ def _before_activation(graph: Graph, scores: int) -> tuple[int, bool]:
 
 
 def _outputs(graph: Graph, value: int) -> list[_Output]:
-    """The convolutions whose outputs, one after the other, are this value: one for each level."""
+    """The convolutions, one per level, whose outputs are joined to this value."""
     value = _through(graph, value)
     maker = graph.maker(value)
     parts = maker.inputs if maker is not None and maker.kind == "CONCATENATION" else (value,)
@@ -257,7 +262,7 @@ def _channels(graph: Graph, output: _Output) -> int:
 
 
 def _through(graph: Graph, value: int) -> int:
-    """The value that is only written in another form here."""
+    """The value behind operators that only change its form."""
     while (maker := graph.maker(value)) is not None and maker.kind in SAME_NUMBERS:
         value = maker.inputs[0]
     return value

@@ -99,7 +99,9 @@ def _guessed(picture: Path, detector: Detector, score: float) -> Sample:
 
 
 def _labelled(picture: Path, dataset: Dataset, classes: Sequence[str]) -> Sample:
-    """The picture with its labels, as indices of the model's ``classes``. Raise DataError if the data set has no such picture."""
+    """The picture with its labels, as indices of the model's ``classes``. Raise DataError if the data set has no such
+    picture.
+    """
     import torch
 
     sample = dataset[_row_of(picture, dataset)]

@@ -68,7 +68,9 @@ def fetch(
 
 
 def fetch_url(url: str) -> Path:
-    """The file at an address that the user gave; see ``fetch``. Files of the same name from different addresses are kept apart."""
+    """The file at an address that the user gave; see ``fetch``. Files of the same name from different addresses are
+    kept apart.
+    """
     return fetch(url, sha256=None, cache=cache_folder() / "url" / hashlib.sha256(url.encode()).hexdigest()[:16])
 
 

@@ -193,7 +193,9 @@ def _published_backbone(config: DetectorConfig) -> Path:
 
 
 def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
-    """The end of a note that says why class outputs start fresh: the file's class names, if they are not those of the config."""
+    """The end of a note that says why class outputs start fresh: the file's class names, if they are not those of the
+    config.
+    """
     if set(stored.classes) == set(config.classes):
         return ""
     more = f" and {len(stored.classes) - 10} more" if len(stored.classes) > 10 else ""

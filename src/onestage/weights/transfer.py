@@ -27,7 +27,9 @@ TRAINING_ONLY = ("drop_path",)
 
 
 def same_classes(stored: DetectorConfig, config: DetectorConfig) -> bool:
-    """Whether a config has the classes that a file stores, in any order. Numbered classes match any names of the same number."""
+    """Whether a config has the classes that a file stores, in any order. Numbered classes match any names of the same
+    number.
+    """
     numbered = is_numbered(config) and len(stored.classes) == len(config.classes)
     return numbered or set(stored.classes) == set(config.classes)
 

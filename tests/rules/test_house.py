@@ -3,30 +3,45 @@
 docs/measure_house.py counts; ``python docs/measure_house.py --list`` names what stands behind each figure.
 """
 
-import importlib.util
-import sys
-from pathlib import Path
+import re
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from loaded import ROOT, loaded
 
-
-def loaded(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-house = loaded(ROOT / "docs" / "measure_house.py")
+house = loaded("docs/measure_house.py")
 FIGURES = {figure.title: figure for figure in house.read_figures()}
+CEILINGS = {
+    "files entered from a picture to boxes": 17,
+    "files entered from a picture to a training step": 14,
+    "files entered from a foreign file to a detector": 33,
+    "changes of room from a foreign file to a detector": 9,
+}
+"""As far as the three ways have come. Two of the goals are out of reach; architecture.md says why."""
 
 
 @pytest.mark.parametrize("title", FIGURES)
 def test_the_figures_of_the_house(title):
     figure = FIGURES[title]
     assert figure.good, "\n".join([f"{title}: {figure.now:.1f}, goal {figure.goal}", *figure.items])
+
+
+@pytest.fixture(scope="module")
+def walked():
+    return {figure.title: figure for figure in house.walked_figures()}
+
+
+def test_the_ways_through_the_house_do_not_grow(walked):
+    grown = {title: figure.items for title, figure in walked.items() if figure.now > CEILINGS[title]}
+    assert grown == {} and walked.keys() == CEILINGS.keys()
+
+
+def test_the_page_has_the_figures(walked):
+    """To a tenth, or one: a docstring or an annotation may come without a run of ``python docs/measure_house.py --write``."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    said = dict(re.findall(r"^\| ([^|]+) \| \d+ \| (\d+) \| at (?:least|most) \d+ \|$", text, re.M))
+    now = {title: figure.now for title, figure in (walked | FIGURES).items()}
+    assert {title: int(number) for title, number in said.items()} == pytest.approx(now, rel=0.1, abs=1)
 
 
 @pytest.fixture
@@ -61,7 +76,7 @@ def test_a_circle_is_seen(source, line):
 
 @pytest.mark.parametrize("line", ["import onestage", "class Detector:\n    def save(self):\n        from onestage.b import x"])
 def test_the_public_face_and_the_delegates_make_no_circle(source, line):
-    assert source(a=line, b="from onestage.a import f").circles() == []
+    assert source(a=line, b="from onestage.a import f").circles(aside=house.DELEGATES) == []
 
 
 def test_what_is_counted(source):

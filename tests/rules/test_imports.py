@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from loaded import loaded
+
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 FILES = sorted(SOURCE.rglob("*.py"))
 
@@ -33,8 +35,13 @@ ALLOWED = {
     "deploy": GROUND | {"predict", "weights", "data", "metrics", "model"},
 }
 """A room (a file or folder of the package) and the others it may import. cli and the package's own face may import all."""
-DELEGATES = {("model/detector.py", "predict"), ("model/detector.py", "weights"), ("detections.py", "draw")}
-"""Detector.predict, Detector.save and Detections.draw: thin, public, and importing inside the function."""
+DELEGATES = {
+    ("model/detector.py", "Detector.predict", "predict"),
+    ("model/detector.py", "Detector.save", "weights"),
+    ("detections.py", "Detections.draw", "draw"),
+}
+"""File, function and room: these three, thin and public, import that room inside the function and nowhere else in the file."""
+house = loaded("docs/measure_house.py")
 
 
 def room_of(path):
@@ -46,34 +53,45 @@ def tree_of(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-def imported_rooms(path):
-    """The rooms of onestage that a file imports, at its top or anywhere inside, with the line."""
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
-            names = [name.value for name in node.args[:1] if isinstance(name, ast.Constant)]
-        else:
-            continue
-        for name in names:
-            parts = name.split(".")
-            if parts[0] == "onestage":
-                yield (parts[1] if len(parts) > 1 else "__init__"), node.lineno
+def against_the_plan(file, tree):
+    """The imports of a file that its room may not have, at its top or anywhere inside. file: its path inside the package."""
+    room = file.split("/")[0].removesuffix(".py")
+    for name, line, function in house.imports(tree):
+        package, *parts = name.split(".")
+        other = parts[0] if parts else "__init__"
+        allowed = {room} | ALLOWED[room] | {there for *here, there in DELEGATES if here == [file, function]}
+        if package == "onestage" and other not in allowed:
+            yield f"line {line}: {other}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_imports_follow_the_plan(path):
-    room = room_of(path)
-    if room in ("cli", "__init__", "__main__"):
-        return
-    assert room in ALLOWED, f"a new room: say in ALLOWED what {room} may import"
-    name = path.relative_to(SOURCE).as_posix()
-    allowed = ALLOWED[room] | {other for file, other in DELEGATES if file == name}
-    wrong = [f"line {line}: {other}" for other, line in imported_rooms(path) if other != room and other not in allowed]
-    assert wrong == []
+    tree = tree_of(path)
+    assert all(node.level == 0 for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)), "a relative import"
+    if (room := room_of(path)) not in ("cli", "__init__", "__main__"):
+        assert room in ALLOWED, f"a new room: say in ALLOWED what {room} may import"
+        assert [*against_the_plan(path.relative_to(SOURCE).as_posix(), tree)] == []
+
+
+INSIDE = "class Detector:\n    def {}(self):\n        from onestage.{} import x\n"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "wrong"),
+    [
+        ("model/detector.py", INSIDE.format("save", "weights.detector_file"), []),
+        ("model/detector.py", INSIDE.format("predict", "weights.detector_file"), ["line 3: weights"]),
+        ("model/detector.py", INSIDE.format("load", "weights.detector_file"), ["line 3: weights"]),
+        ("model/decoder.py", INSIDE.format("save", "weights.detector_file"), ["line 3: weights"]),
+        ("model/detector.py", "from onestage import weights", ["line 1: weights"]),
+        ("model/detector.py", "import onestage", ["line 1: __init__"]),
+        ("model/detector.py", "import importlib\nimportlib.import_module('onestage.predict')", ["line 2: predict"]),
+        ("model/detector.py", "import torch\nfrom onestage.boxes import iou", []),
+    ],
+)
+def test_only_a_delegate_imports_against_the_plan(file, text, wrong):
+    assert [*against_the_plan(file, ast.parse(text))] == wrong
+    assert {function for _, function, _ in DELEGATES} == set(house.DELEGATES)
 
 
 def test_the_plan_has_no_circle():

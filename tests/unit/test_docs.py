@@ -3,13 +3,11 @@
 import ast
 import functools
 import importlib
-import importlib.util
 import inspect
 import io
 import json
 import re
 import shlex
-import sys
 import textwrap
 import typing
 from contextlib import redirect_stderr, redirect_stdout
@@ -19,6 +17,7 @@ from types import ModuleType
 import pytest
 
 import onestage
+from loaded import ROOT, loaded
 from onestage.cli.main import VERBS, main
 from onestage.cli.train import NO_CHOICE
 from onestage.errors import DataError
@@ -26,7 +25,6 @@ from onestage.weights.class_names import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
 
-ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
 
@@ -38,16 +36,9 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-def loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = sys.modules[file.stem] = importlib.util.module_from_spec(spec)  # where dataclasses look for their types
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def make_models() -> ModuleType:
-    return loaded(DOCS / "make_models.py")
+    return loaded("docs/make_models.py")
 
 
 # --- generated numbers -----------------------------------------------------------------------------------------------------
@@ -60,7 +51,7 @@ def test_the_page_of_the_zoo_is_up_to_date(make_models):
 
 
 def test_the_page_of_parts_is_up_to_date():
-    make_parts = loaded(DOCS / "make_parts.py")
+    make_parts = loaded("docs/make_parts.py")
     assert (DOCS / "parts.md").read_text() == make_parts.page(), "run: python docs/make_parts.py"
 
 
@@ -119,16 +110,6 @@ def test_the_lines_of_the_files_are_counted(make_models):
             make_models.with_lines(unclear)
 
 
-def test_the_figures_of_the_house_are_counted():
-    """To a tenth, or one: a docstring or an annotation may come without a run of ``python docs/measure_house.py --write``."""
-    house = loaded(DOCS / "measure_house.py")
-    said = dict(
-        re.findall(r"^\| ([^|]+) \| \d+ \| (\d+) \| at (?:least|most) \d+ \|$", (DOCS / "architecture.md").read_text(), re.M)
-    )
-    now = {figure.title: figure.now for figure in [*house.walked_figures(), *house.read_figures()]}
-    assert {title: int(number) for title, number in said.items()} == pytest.approx(now, rel=0.1, abs=1)
-
-
 def test_the_models_of_each_family_are_counted():
     text = (DOCS / "architecture.md").read_text()
     said = dict(re.findall(r"^\| (\w+) \|.*\| (\d+) and any timm backbone \|$", text, re.MULTILINE))
@@ -139,7 +120,7 @@ def test_the_models_of_each_family_are_counted():
 
 
 def test_the_import_table_is_that_of_the_rules():
-    rules = loaded(ROOT / "tests" / "rules" / "test_imports.py")
+    rules = loaded("tests/rules/test_imports.py")
     text = (DOCS / "architecture.md").read_text()
     rows = dict(re.findall(r"^(\w+) +-> (.+)$", text, re.MULTILINE))
     assert rows.pop("cli") == "everything"

@@ -217,15 +217,6 @@ def _levels(detector: Detector, output: HeadOutput) -> tuple[Level, ...]:
 
 def _detections(detector: Detector, output: HeadOutput, meta: ImageMeta, postprocess: Postprocess) -> Detections:
     """What that postprocess finds, in pixels of the input."""
-    config, anchors = detector.config, detector.decoder.anchors
-    found = postprocess(
-        output,
-        anchors.boxes(output.level_sizes, output.input_size, detector.device),
-        config.coder,
-        activation=config.loss.activation,
-        levels=anchors.counts(output.level_sizes),
-        frames=meta.frame[None].to(detector.device),
-    )[0]
-    labels = found.labels.cpu()
-    names, ids = tuple(config.classes[i] for i in labels.tolist()), tuple(labels.tolist())
-    return Detections(found.boxes.cpu(), found.scores.cpu(), labels, names, ids, output.input_size)
+    decoder, size = detector.decoder, output.input_size
+    (raw,) = decoder.raw(output, meta.frame[None], postprocess)
+    return decoder.name(raw, ImageMeta.stretched(size, size))

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
+from torch import Tensor
 
 from onestage.model.anchors.levels import Anchors
 from onestage.model.config import DetectorConfig
-from onestage.model.output.postprocess import RawDetections
+from onestage.model.output.postprocess import Postprocess, RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
 
@@ -32,20 +33,28 @@ class Decoder:
         """The decoder of a built detector's config."""
         return cls(config, Anchors(config.levels))
 
-    @torch.no_grad()
     def decode(self, output: HeadOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
         """One Detections for each of the B images, in pixels of the original pictures.
 
         ``score`` replaces the score threshold of the config. Raise WeightsError if the output holds NaN.
         """
-        config, postprocess = self.config, self.config.postprocess
+        postprocess = self.config.postprocess
         if score is not None:
             postprocess = replace(postprocess, score_threshold=score)
-        anchors = self.anchors.boxes(output.level_sizes, output.input_size, output.deltas.device)
-        counts = self.anchors.counts(output.level_sizes)
-        frames = torch.stack([meta.frame for meta in metas]).to(anchors.device)
-        found = postprocess(output, anchors, config.coder, activation=config.loss.activation, levels=counts, frames=frames)
+        found = self.raw(output, torch.stack([meta.frame for meta in metas]), postprocess)
         return [self.name(raw, meta) for raw, meta in zip(found, metas, strict=True)]
+
+    @torch.no_grad()
+    def raw(self, output: HeadOutput, frames: Tensor, postprocess: Postprocess) -> list[RawDetections]:
+        """The detections of each of the B images, in input pixels. frames: (B, 4) xyxy, where the pictures lie in the input."""
+        return postprocess(
+            output,
+            self.anchors.boxes(output.level_sizes, output.input_size, output.deltas.device),
+            self.config.coder,
+            activation=self.config.loss.activation,
+            levels=self.anchors.counts(output.level_sizes),
+            frames=frames.to(output.deltas.device),
+        )
 
     def name(self, raw: RawDetections, meta: ImageMeta) -> Detections:
         """D detections in input pixels -> the same in pixels of the original picture, cut to it, with class names and ids."""

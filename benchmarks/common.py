@@ -1,7 +1,7 @@
 """What the benchmarks share: two models with the same weights, a fair stopwatch, a table.
 
-The peer (torchvision, effdet) and onestage take turns in one process (ours, theirs, theirs, ours, ...), so that whatever else
-slows the machine down falls on both. Nothing sets the number of threads: it is what a user gets.
+The peer (torchvision, effdet) and onestage take turns in one process (ours, theirs, theirs, ours, ...), so that other
+load on the machine slows both. The number of threads is the default, as for a user.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PEERS = {
     "retinanet_resnet50_fpn": "retinanet_r50_fpn",
     "tf_efficientdet_d0": "efficientdet_d0",
 }
-"""What torchvision or effdet (tf_*) calls a model -> what it is called here."""
+"""The name of a model in torchvision or effdet (tf_*) -> our name."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times as fast ours is: the ratio of the medians."""
+        """How many times faster ours is: the peer's median divided by ours."""
         return statistics.median(self.theirs) / statistics.median(self.ours)
 
     @property
@@ -62,12 +62,12 @@ class Comparison:
 
 
 Turn = Callable[[], object]
-"""What one contender does in one turn."""
+"""The work of one program in one turn."""
 
 
 Clock = Literal["wall", "cpu"]
-"""Time as it passes, or what all threads of this process computed: that is fair on a busy machine too, but counts threads that
-wait for each other as if they worked, unless OMP_WAIT_POLICY=PASSIVE is set."""
+"""Wall time, or the processor time of all threads of this process. Processor time is fair on a busy machine too, but it counts
+threads that wait for each other, unless OMP_WAIT_POLICY=PASSIVE is set."""
 
 
 def compare(what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 2, clock: Clock = "wall") -> Comparison:
@@ -86,14 +86,14 @@ def compare(what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 
 
 
 def pictures(count: int = 4, size: tuple[int, int] = (480, 640)) -> list[Tensor]:
-    """``count`` smooth, colourful pictures (3, *size) uint8; the same every time."""
+    """``count`` smooth, colourful pictures (3, *size) uint8; the same pictures at every call."""
     generator = torch.Generator().manual_seed(1)
     clouds = torch.rand(count, 3, 9, 9, generator=generator)
     return list(F.interpolate(clouds, size, mode="bicubic").clamp(0, 1).mul(255).byte())
 
 
 def pair(name: str) -> tuple[onestage.Detector, nn.Module]:
-    """Our model and the peer's of that name, in eval mode, with the same random weights and lively outputs."""
+    """Our model and the peer's of that name, in eval mode, with the same random weights, changed by ``enliven``."""
     torch.manual_seed(0)
     theirs = effdet_model(name) if name.startswith("tf_") else torchvision_model(name)
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +104,7 @@ def pair(name: str) -> tuple[onestage.Detector, nn.Module]:
 
 
 def torchvision_model(name: str) -> nn.Module:
-    """torchvision's detector for CLASSES and background, lively."""
+    """torchvision's detector for CLASSES and background, changed by ``enliven``."""
     build = getattr(torchvision.models.detection, name)
     model: nn.Module = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     images = model.transform([image / 255 for image in pictures()])[0].tensors
@@ -118,7 +118,7 @@ def torchvision_model(name: str) -> nn.Module:
 
 
 def effdet_model(name: str) -> nn.Module:
-    """effdet's detector for CLASSES, lively."""
+    """effdet's detector for CLASSES, changed by ``enliven``."""
     import effdet
 
     model: nn.Module = effdet.create_model(name, pretrained=False, pretrained_backbone=False, num_classes=CLASSES)
@@ -134,14 +134,14 @@ def effdet_model(name: str) -> nn.Module:
 @torch.no_grad()
 def enliven(model: nn.Module, logits: Callable[[], Tensor], outputs: str, *, softmax: bool) -> None:
     """Give random weights the outputs of a trained model: activations of unit size, class logits with a standard deviation of
-    2, and so much less of all classes, or so much more background, that PASSING scores of a picture exceed 0.01.
+    2, shifted so that PASSING scores of a picture exceed 0.01.
 
-    logits: runs the model, (B, A, C). outputs: what the names of the parameters hold that give them. softmax: whether the
-    first of them is background.
+    logits: runs the model, (B, A, C). outputs: a part of the names of the parameters that give the logits. softmax: whether
+    the first logit is background.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = 1.0  # one pass sets the statistics: without it nothing of the picture gets through
+            module.momentum = 1.0  # one pass sets the statistics: without it the outputs would not depend on the picture
     model.train()
     logits()
     model.eval()
@@ -158,8 +158,8 @@ def enliven(model: nn.Module, logits: Callable[[], Tensor], outputs: str, *, sof
 
 
 def _shift(logits: Tensor, *, softmax: bool) -> float:
-    """How much must be added to the background's logits (B, A, C), or taken from all where there is none, that about PASSING
-    scores of a picture exceed 0.01."""
+    """The number to add to the background's logits (B, A, C), or to subtract from all logits if there is no background, so that
+    about PASSING scores of a picture exceed 0.01."""
     low, high = 0.0, 40.0
     for _ in range(20):
         middle = (low + high) / 2
@@ -188,7 +188,7 @@ def report(title: str, comparisons: Sequence[Comparison], *, path: Path | None) 
 
 
 def environment() -> dict[str, str | int]:
-    """Versions, threads and processor: what a number means nothing without."""
+    """Versions, threads and processor. Without them a time has no meaning."""
     return {
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,

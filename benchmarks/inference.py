@@ -1,4 +1,4 @@
-"""Whole predict(): from decoded 640x480 pictures to detections in their own pixels, ours against torchvision's or effdet's.
+"""Whole predict(): from decoded 640x480 pictures to detections in their pixels, ours against torchvision's or effdet's.
 
 python benchmarks/inference.py --repeats 30 --json inference.json
 python benchmarks/inference.py --models retinanet_resnet50_fpn --batches --mixed 20 --repeats 5
@@ -6,7 +6,7 @@ python benchmarks/inference.py --models retinanet_resnet50_fpn --batches --mixed
 ``--mixed 20`` adds two rows for models whose input follows the picture: 20 pictures of 20 sizes, one at a time, against the
 peer; and the same pictures when each size is new to the model, against a second time.
 
-effdet resizes with Pillow in its data loader, not in its predictor; here it gets its resize from torchvision, as we do.
+effdet resizes with Pillow in its data loader, not in its predictor. Here torchvision resizes its pictures, as it does ours.
 """
 
 from __future__ import annotations
@@ -98,11 +98,11 @@ def main(
     """Compare predict() in eager fp32.
 
     Args:
-        models: the peers' detectors, by their own names.
+        models: the detectors, by their names in torchvision or effdet (tf_*).
         batches: pictures at once.
-        mixed: so many pictures of as many sizes, one at a time, for RetinaNets too.
+        mixed: the number of pictures of different sizes to measure too, one at a time, for RetinaNets.
         repeats: timed turns of each.
-        clock: wall time, or processor time for a machine that does other things too.
+        clock: wall time, or processor time on a busy machine.
         json: a file for all that was measured.
     """
     results = []

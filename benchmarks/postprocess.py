@@ -2,9 +2,9 @@
 
     python benchmarks/postprocess.py --repeats 50 --json postprocess.json
 
-Nobody's trained weights are at hand, so the outputs are constructed, several ways (``distributions``): what decides the time
-is how many scores pass the threshold of 0.01, how they cluster into objects and how many classes they touch. That both find
-the same detections is checked on every distribution before it is timed.
+No trained weights are needed: the outputs are constructed in several ways (``distributions``). The time depends on how many
+scores pass the threshold of 0.01, how they cluster into objects, and how many classes they belong to. Before a distribution is
+timed, the benchmark checks that both programs find the same detections.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ MAPS = (38, 19, 10, 5, 3, 1)
 def trained(anchors: Tensor, objects: int, *, clutter: float, seed: int = 0) -> tuple[Tensor, Tensor]:
     """Logits (A, 91) and deltas (A, 4) as a trained SSD gives them for a picture with that many objects.
 
-    Background stands 12 above the classes, with a spread of 1.5 from class to class and anchor to anchor. The anchors around an
-    object know it, the better the more they overlap it: its class rises by up to 20, four classes like it by about two thirds
-    of that, and their offsets lead to the object, a little off. ``clutter`` is the part of all anchors that see something in
-    the background: one class rises by 4 to 10.
+    Background stands 12 above the classes, with a spread of 1.5 from class to class and anchor to anchor. For anchors that
+    overlap an object, the logit of its class rises by up to 20 (more for a larger overlap), and those of four similar classes
+    by about two thirds of that. Their offsets lead to the object with a small error. ``clutter`` is the share of all anchors
+    with a false response: one class rises by 4 to 10.
     """
     random = torch.Generator().manual_seed(seed)
     count = len(anchors)
@@ -62,7 +62,9 @@ def trained(anchors: Tensor, objects: int, *, clutter: float, seed: int = 0) -> 
 
 
 def flat(anchors: Tensor, spread: float) -> tuple[Tensor, Tensor]:
-    """Untrained: every class about as likely as the background. At a spread of 0.05 most scores pass 0.01 by a hair."""
+    """Logits (A, 91) and deltas (A, 4) of an untrained SSD: every class is about as likely as the background. At a spread of
+    0.05 most scores are just above 0.01.
+    """
     random = torch.Generator().manual_seed(0)
     return torch.randn(len(anchors), CLASSES + 1, generator=random) * spread, torch.randn(len(anchors), 4, generator=random)
 
@@ -124,7 +126,7 @@ def main(
     Args:
         batches: pictures at once.
         repeats: timed turns of each.
-        clock: wall time, or processor time for a machine that does other things too.
+        clock: wall time, or processor time on a busy machine.
         json: a file for all that was measured.
     """
     results = []

@@ -1,6 +1,6 @@
 """How long onestage takes to answer a question or to find a mistake on the command line, against ``import torch`` alone.
 
-Each command runs in a new process. The commands take turns, so that whatever slows the machine down falls on all of them.
+Each command runs in a new process. The commands take turns, so that other load on the machine slows all of them.
 A ratio is the median of a command's times, divided by the median of torch's.
 
     python benchmarks/startup.py --repeats 15 --json startup.json
@@ -32,11 +32,11 @@ COMMANDS = {
 """What a user types -> the arguments of the interpreter."""
 LIMITS = {"onestage --help": 0.25}
 WRONG = 1.2
-"""At most so many times the time of ``import torch``: LIMITS for single commands, and WRONG for every mistake."""
+"""The largest allowed ratio to the time of ``import torch``: LIMITS for single commands, and WRONG for every mistake."""
 
 
 def seconds(arguments: list[str]) -> float:
-    """The time of one process. Raise RuntimeError unless it ends as it should: with 0, or with 2 for a mistake."""
+    """The time of one process. Raise RuntimeError unless its exit code is 0, or 2 for a mistake."""
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
     taken = time.perf_counter() - start
@@ -46,7 +46,7 @@ def seconds(arguments: list[str]) -> float:
 
 
 def measure(repeats: int) -> dict[str, list[float]]:
-    """The seconds of every command, ``repeats`` of each, taken in turns after one that does not count."""
+    """The seconds of every command, ``repeats`` of each, measured in turns after one run that does not count."""
     times: dict[str, list[float]] = {command: [] for command in COMMANDS}
     for turn in range(repeats + 1):
         for command, arguments in COMMANDS.items():

@@ -1,8 +1,8 @@
-"""AP of an SSD from a TensorFlow Lite file, run by the interpreter it was made for and imported: same pictures, same metric.
+"""AP of an SSD from a TensorFlow Lite file, run by TensorFlow's interpreter and imported: same pictures, same metric.
 
     python benchmarks/tflite_parity.py coco_ssd_mobilenet_v1_quant_2018_06_29.tflite COCO_FOLDER
 
-Files of this kind report few detections (often 10), which costs AP; the last row has 100, as COCO counts them.
+Files of this kind report few detections (often 10), which lowers AP. The last row has 100, the number that COCO counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ FIGURES = ("AP", "AP50", "AP75")
 
 
 def interpreted(file: Path, model: Detector, dataset: Dataset) -> list[Detections]:
-    """What the interpreter finds, in pixels of the pictures, resized as ours are; names and ids are the model's."""
+    """The interpreter's detections in pixels of the pictures. The pictures are resized as ours; names and ids are the
+    model's.
+    """
     runner = Interpreter(str(file))
     runner.allocate_tensors()
     entry = runner.get_input_details()[0]
@@ -63,7 +65,7 @@ def interpreted(file: Path, model: Detector, dataset: Dataset) -> list[Detection
 
 
 def main(file: tyro.conf.Positional[Path], data: tyro.conf.Positional[Path], /, split: str | None = None) -> None:
-    """Compare.
+    """Compare the interpreter with the imported detector.
 
     Args:
         file: a .tflite file of the TF object-detection API

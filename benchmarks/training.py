@@ -96,7 +96,7 @@ class TheirStep:
 
 
 class _Ready(nn.Module):
-    """In place of torchvision's transform, for a batch that is resized and normalised already."""
+    """A replacement for torchvision's transform, for a batch that is already resized and normalised."""
 
     def forward(self, images: Tensor, targets: object) -> tuple[ImageList, object]:
         return ImageList(images, [tuple(images.shape[2:])] * len(images)), targets
@@ -109,7 +109,7 @@ def _their_target(sample: Sample) -> dict[str, Tensor]:
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:
-    """So slow that the weights stay alive however often they are stepped."""
+    """An optimiser with a tiny learning rate, so that the weights stay finite after any number of steps."""
     return torch.optim.SGD(model.parameters(), lr=1e-6, momentum=0.9, weight_decay=5e-4)
 
 
@@ -129,7 +129,7 @@ def main(
         batch: pictures per step.
         repeats: timed turns of each.
         augment: measure from decoded pictures too, augmentation included.
-        clock: wall time, or processor time for a machine that does other things too.
+        clock: wall time, or processor time on a busy machine.
         json: a file for all that was measured.
     """
     results = []

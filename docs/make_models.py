@@ -1,5 +1,5 @@
-"""Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json. And refresh what other pages
-hold of such numbers: the times in which-model.md, the lines of source files in architecture.md, the README's table of models.
+"""Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json. It also refreshes such
+numbers in other pages: the times in which-model.md, the lines of source files in architecture.md, the README's table of models.
 
 onestage benchmark --json docs/latency.json   # on a quiet machine
 python docs/make_models.py
@@ -26,24 +26,24 @@ from onestage.errors import DataError, OnestageError
 DOCS = Path(__file__).resolve().parent
 SOURCE = DOCS.parent / "src" / "onestage"
 NOISE = 0.03
-"""By so much of the network's time predict(), which does more, may seem faster than the network inside it."""
+"""predict() does more than the network alone. It may still seem faster, by at most this part of the network's time."""
 MARK = re.compile(r"(?P<start><!-- (?P<kind>time|ratio|machine):?(?P<models>[^>]*?) -->).*?<!-- end -->")
 
 INTRODUCTION = """# The zoo
 
 Made by `python docs/make_models.py` from `onestage models` and `onestage benchmark`; do not edit.
 
-Parameters and multiply-adds (a multiplication and its addition count as one) are for 80 classes at the model's own input size
+Parameters and multiply-adds (a multiplication and its addition count as one) are for 80 classes at the model's usual input size
 (height x width). Any model takes another `--size`. Times are milliseconds for one 640x480 picture, decoded, in eager fp32 with
 random weights: `predict()` as a whole, with resizing and postprocessing, and the network alone, the median of {repeats} turns,
 on this machine: {environment}.
 
-Which of them to take: [which-model.md](which-model.md).
+Which model to choose: [which-model.md](which-model.md).
 """
 
 
 def page(rows: list[dict[str, Any]], latency: dict[str, Any]) -> str:
-    """The whole page, from the rows of ``onestage models --json`` and what ``onestage benchmark --json`` wrote."""
+    """The whole page, from the rows of ``onestage models --json`` and the file of ``onestage benchmark --json``."""
     timings = {timing["model"]: timing for timing in latency["timings"]}
     environment = ", ".join(f"{key} {value}" for key, value in latency["environment"].items())
     repeats = len(latency["timings"][0]["predict"])
@@ -54,7 +54,7 @@ def page(rows: list[dict[str, Any]], latency: dict[str, Any]) -> str:
     ]
     lines += [_row(row, timings.get(row["name"])) for row in rows]
     parts.append("\n".join(lines) + "\n")
-    lines = ["## What their authors measured", "", "| model | accuracy, and where it says so |", "|---|---|"]
+    lines = ["## What their authors measured", "", "| model | accuracy, and its source |", "|---|---|"]
     lines += [f"| {row['name']} | {row['published']} |" for row in rows if row["published"]]
     parts.append("\n".join(lines) + "\n")
     lines = [
@@ -96,7 +96,9 @@ def _milliseconds(timing: dict[str, Any], what: str) -> float:
 
 
 def read_latency(file: Path = DOCS / "latency.json") -> dict[str, Any]:
-    """What ``onestage benchmark --json`` wrote. Raise DataError if it cannot be true, as after too few repeats."""
+    """The contents of the file that ``onestage benchmark --json`` wrote. Raise DataError if the times are impossible, for
+    example after too few repeats.
+    """
     latency: dict[str, Any] = json.loads(file.read_text())
     for timing in latency["timings"]:
         whole, network = (_milliseconds(timing, what) for what in ("predict", "network"))
@@ -108,7 +110,7 @@ def read_latency(file: Path = DOCS / "latency.json") -> dict[str, Any]:
 
 
 def with_times(text: str, latency: dict[str, Any]) -> str:
-    """The page with every marked number as ``latency`` has it. DataError for a model that was not timed."""
+    """The page with every marked number from ``latency``. Raise DataError for a model that was not timed."""
     milliseconds = {timing["model"]: _milliseconds(timing, "predict") for timing in latency["timings"]}
 
     def number(mark: re.Match[str]) -> str:
@@ -129,7 +131,7 @@ def in_words(milliseconds: float) -> str:
 
 
 def with_lines(text: str) -> str:
-    """The page with the present lines (``wc -l``) of every file that it names with a number behind: `fpn.py` 74."""
+    """The page with the current number of lines (``wc -l``) after every file name that has a number: `fpn.py` 74."""
 
     def count(found: re.Match[str]) -> str:
         files = [file for file in SOURCE.rglob(found[1]) if file.is_file()]
@@ -142,7 +144,7 @@ def with_lines(text: str) -> str:
 
 
 def with_counts(text: str, rows: list[dict[str, Any]]) -> str:
-    """The page with the present counts in each line of a table that begins with a model's name and input."""
+    """The page with the current counts in each line of a table that begins with a model's name and input."""
     for row in rows:
         name, *counts = _counts(row)
         text = re.sub(rf"^\| {name} \| \d+x\d+( \| [^|]+){{3}} \|", f"| {' | '.join([name, *counts])} |", text, flags=re.M)
@@ -151,7 +153,7 @@ def with_counts(text: str, rows: list[dict[str, Any]]) -> str:
 
 @functools.cache
 def zoo() -> list[dict[str, Any]]:
-    """What ``onestage models`` knows of every model."""
+    """The rows of ``onestage models --json``, one per model."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
         models(json=True)
@@ -160,12 +162,12 @@ def zoo() -> list[dict[str, Any]]:
 
 
 def current() -> str:
-    """The page of the zoo as it should be now."""
+    """The current page of the zoo."""
     return page(zoo(), read_latency())
 
 
 def refresh() -> None:
-    """Write the pages of others that hold such numbers, then the zoo's own."""
+    """Write the other pages that hold such numbers, then the page of the zoo."""
     which, house, front = DOCS / "which-model.md", DOCS / "architecture.md", DOCS.parent / "README.md"
     front.write_text(with_counts(front.read_text(), zoo()))
     which.write_text(with_times(which.read_text(), read_latency()))

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Value: TypeAlias = "bool | int | float | str | DataclassInstance | Sequence[Value] | Mapping[str, Value] | None"
-"""What a config holds, what a change to it may give, or plain data."""
+"""A value in a config, in a change to it, or in plain data."""
 Declared: TypeAlias = object
 """A type as a field declares it: a class, a union, a tuple of types or a Literal. Python has no type for these yet."""
 P = TypeVar("P", bound="DataclassInstance")
 
 
 class WithoutKind:
-    """Base of the parts that are written without their kind, as nothing else can stand in their place."""
+    """Base of the parts that are written without their kind, because no other kind can take their place."""
 
 
 def encode(value: Value) -> Json:
@@ -44,8 +44,8 @@ def encode(value: Value) -> Json:
 
 
 def differences(ours: DataclassInstance, theirs: DataclassInstance) -> list[str]:
-    """Where two parts of one kind differ, as paths such as "preprocess.mean". Of parts of different kinds, and of tuples, the
-    path ends at their name.
+    """The fields in which two parts of one kind differ, as paths such as "preprocess.mean". For parts of different kinds, and
+    for tuples, the path ends at their name.
     """
     return _differing("", encode(ours), encode(theirs))
 
@@ -84,7 +84,7 @@ def decode_value(data: Value, declared: Declared, path: str) -> Value:
 
 def _decode_scalar(data: Value, declared: type, path: str) -> Value:
     if declared is float and isinstance(data, int | float) and not isinstance(data, bool):
-        if not abs(data) <= sys.float_info.max:  # so written, it holds for NaN too
+        if not abs(data) <= sys.float_info.max:  # in this form it holds for NaN too
             raise _wrong(path, data, "a finite number")
         return float(data)
     if not isinstance(data, declared) or (declared is int and isinstance(data, bool)):
@@ -130,7 +130,9 @@ def _decode_union(data: Value, choices: _Choices, path: str) -> Value:
 
 
 def _decode_other(data: Value, choices: _Choices, path: str) -> Value:
-    """The first of the other types that takes the data. If none does, the error is that of the last, with all the choices."""
+    """The data as the first of the other types that accepts it. If none does, the error is that of the last, with all
+    choices.
+    """
     *earlier, last = choices.others
     for declared in earlier:
         with contextlib.suppress(ConfigError):
@@ -154,19 +156,19 @@ def _decode_kind(data: Value, choices: _Choices, path: str) -> Value:
 
 
 def _introduced(kind: type[DataclassInstance]) -> str:
-    """The name of a kind of part, and the words that call for it too."""
+    """The name of a kind of part, and the words that can be used instead of it."""
     words = _words(kind)
     return f"{kind.__name__} ({', '.join(words)})" if words else kind.__name__
 
 
 def _words(kind: type[DataclassInstance]) -> tuple[str, ...]:
-    """The words that the first field of a part may have, if it is such a choice."""
+    """The words that the first field of a part may have, if that field is a choice of words."""
     first = next(iter(_hints(kind).values()), None)
     return get_args(first) if get_origin(first) is Literal else ()
 
 
 def _given_fields(data: Value, kind: type[DataclassInstance], path: str) -> Mapping[str, Value]:
-    """The values that the data give for the fields of a part. ConfigError where they are not just those."""
+    """The values that the data give for the fields of a part. Raise ConfigError if a field is unknown or missing."""
     name, hints = kind.__name__, _hints(kind)
     given = {} if data == name else data  # "loss=FocalLoss" on a command line: that part with its defaults
     if not isinstance(given, dict):
@@ -188,22 +190,22 @@ def _needed(kind: type[DataclassInstance]) -> list[str]:
 
 @cache
 def _hints(kind: type) -> dict[str, Declared]:
-    """The fields of a part and their declared types. Constants of its class are no fields."""
+    """The fields of a part and their declared types. Constants of its class are not fields."""
     hints = get_type_hints(kind)
     return {f.name: hints[f.name] for f in fields(kind)}
 
 
 @dataclass
 class _Change:
-    """What a value becomes: another value as a whole (none or one), and then changes to its fields."""
+    """The change of a value: first at most one replacement of the whole value, then changes to its fields."""
 
     whole: tuple[Value, ...] = ()
     below: dict[str, _Change] = field(default_factory=dict)
 
 
 def changed(part: P, changes: Mapping[str, Value]) -> P:
-    """The part with other values, each named by its path, such as "loss.box.beta". All changes are made together: what a part
-    requires of several fields need not hold between two changes. Text is read as JSON where the field does not hold text.
+    """The part with other values, each named by its path, such as "loss.box.beta". All changes are made together, so a rule
+    about several fields need not hold between two changes. Text is read as JSON if the field does not hold text.
     """
     root = _Change()
     for path, value in changes.items():
@@ -236,7 +238,7 @@ def _changed_field(part: DataclassInstance, name: str, change: _Change, path: st
 
 
 def _made(path: str, make: Callable[..., P], values: Mapping[str, Value]) -> P:
-    """A part made of these values. Where they break its rules, the error says which part it is."""
+    """A part made of these values. If they break its rules, the error names the part."""
     try:
         return make(**values)
     except ConfigError as e:
@@ -246,7 +248,7 @@ def _made(path: str, make: Callable[..., P], values: Mapping[str, Value]) -> P:
 
 
 def _from_text(value: Value) -> Value:
-    """Text that is JSON as what it says; a part or a tuple as plain data."""
+    """The value of a text in JSON; a part or a tuple as plain data."""
     if not isinstance(value, str):
         return encode(value)
     try:

@@ -1,6 +1,6 @@
-"""What a detector is, as plain frozen data: which parts, with which numbers. It travels inside every checkpoint.
+"""The definition of a detector as plain frozen data: its parts and their numbers. Every checkpoint stores it.
 
-A part is a frozen dataclass. A new one takes the class, and its name in a union: ``Backbone``, ``Neck``, ``Head`` or
+A part is a frozen dataclass. A new part needs the class, and its name in a union: ``Backbone``, ``Neck``, ``Head`` or
 ``ClassLoss`` in the kinds.py of its folder, or the type of a field below. These unions are the closed table of kinds. Reading a
 config runs no code but their constructors.
 """
@@ -29,7 +29,8 @@ from onestage.model.output.postprocess import Postprocess
 from onestage.model.preprocess import Preprocess
 
 PRIOR = 0.01
-"""How likely every class is at the start of training with a loss of sigmoids, unless the head says it (RetinaNet, section 3.3).
+"""The probability of every class at the start of training with a loss of sigmoids, unless the head states it (RetinaNet,
+section 3.3).
 """
 
 
@@ -38,8 +39,8 @@ class DetectorConfig(WithoutKind):
     """A whole detector.
 
     name: the name of its recipe. classes: the K names. category_ids: the ids of the classes in the data set, 0..K-1 unless
-    given. neck: None lets the head take the maps of the backbone. anchors: one entry per map that the head takes, fine to
-    coarse, or a rule. A detector replaces the rule by the entries that follow from its maps.
+    given. neck: if None, the head takes the maps of the backbone. anchors: one entry per map that the head takes, fine to
+    coarse, or a rule. A detector replaces a rule by the entries that follow from its maps.
     """
 
     name: str
@@ -67,12 +68,14 @@ class DetectorConfig(WithoutKind):
 
     @property
     def logits(self) -> int:
-        """C: how many logits the head gives per anchor; with a softmax one more than there are classes, for the background."""
+        """C: how many logits the head gives per anchor; with a softmax it is one more than the number of classes, for the
+        background.
+        """
         return len(self.classes) + (self.loss.activation == "softmax")
 
     @property
     def levels(self) -> tuple[AnchorLevel, ...]:
-        """The anchors, level by level. A config whose anchors are a rule has none; a built detector's config is no such one."""
+        """The anchors, level by level; empty if the anchors are a rule. The config of a built detector has no rule."""
         assert isinstance(self.anchors, tuple)
         return self.anchors
 
@@ -83,7 +86,7 @@ class DetectorConfig(WithoutKind):
         A value may be text, as on a command line. Raise ConfigError for an unknown key, with the nearest known one.
         """
         if "classes" in changes and "category_ids" not in changes and self.category_ids == tuple(range(len(self.classes))):
-            changes = {**changes, "category_ids": ()}  # these were not chosen, so they follow from the classes
+            changes = {**changes, "category_ids": ()}  # the user did not choose these, so they follow from the classes
         return changed(self, changes)
 
     def to_json(self) -> str:

@@ -20,9 +20,9 @@ from onestage.structures import Detections, HeadOutput, ImageMeta
 
 @dataclass(frozen=True, eq=False)
 class Decoder:
-    """Give the output of a network its meaning: anchors, offsets, scores, NMS and names come from the config alone.
+    """Turn the output of a network into detections: anchors, offsets, scores, NMS and names come from the config alone.
 
-    config: of a built detector, so its anchors are written down level by level.
+    config: of a built detector, so its anchors are listed level by level.
     """
 
     config: DetectorConfig

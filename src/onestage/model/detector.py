@@ -69,7 +69,7 @@ class Detector(nn.Module):
             if not level.inside and any(abs(n * s - side) >= s for side, n, s in zip(size, cells, steps, strict=True)):
                 even = tuple(round(side / n, 1) for side, n in zip(size, cells, strict=True))
                 what = f"the anchors of level {number} stand {steps} pixels apart, but the cells of its map {even}"
-                fix = "change the size as the recipe's own (--size, size=), or take anchors=OctaveAnchors, which suits any maps"
+                fix = "set the size through the recipe (--size, size=): it adapts the anchors; or take anchors=OctaveAnchors"
                 where = f"{self.config.name}, map of {cells[0]}x{cells[1]} cells over {size[0]}x{size[1]} pixels"
                 raise ConfigError(what, where=where, got=f"stride {steps}", expected=f"about {even}", fix=fix)
 
@@ -85,12 +85,12 @@ class Detector(nn.Module):
 
     @property
     def decoder(self) -> Decoder:
-        """What turns the output of ``forward`` into detections."""
+        """The decoder, which turns the output of ``forward`` into detections."""
         return Decoder(self.config, self._anchors)
 
     @property
     def criterion(self) -> Criterion:
-        """What turns the output of ``forward`` and the objects that are there into losses."""
+        """The criterion, which turns the output of ``forward`` and the labelled objects into losses."""
         return Criterion(self.config, self._anchors)
 
     def forward(self, images: Tensor) -> HeadOutput:
@@ -107,9 +107,9 @@ class Detector(nn.Module):
         return self.config.preprocess(images, device=self.device)
 
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
-        """(height, width) of every map for an input of that size, before any image has gone through.
+        """(height, width) of every map for an input of that size, before any image has been processed.
 
-        The first question for a size costs a dry run on the meta device. ``predict`` and training never ask: they read the
+        The first call for a size costs a dry run on the meta device. ``predict`` and training never call it: they read the
         sizes from the HeadOutput. Raise ConfigError if the network cannot take such an input.
         """
         kept = self._level_sizes
@@ -156,7 +156,7 @@ class Detector(nn.Module):
         return self.decoder.decode(self._sized(output), metas, score=score)
 
     def _sized(self, output: HeadOutput) -> HeadOutput:
-        """The output with its map sizes, which somebody who made it by hand may have left out."""
+        """The output with its map sizes. An output that was made by hand may lack them."""
         return output if output.level_sizes else output._replace(level_sizes=self.level_sizes(output.input_size))
 
     @known_keywords
@@ -193,7 +193,7 @@ class Detector(nn.Module):
 class Criterion:
     """The training targets and the losses of a detector: anchors, assigner, coder and loss come from the config alone.
 
-    config: of a built detector, so its anchors are written down level by level.
+    config: of a built detector, so its anchors are listed level by level.
     """
 
     config: DetectorConfig

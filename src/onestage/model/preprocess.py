@@ -25,11 +25,11 @@ MULTIPLE = 32
 class Preprocess:
     """Bring the picture to the input's size, then (x / 255 - mean) / std per channel.
 
-    mode: "stretch" it to ``size`` (height, width), as SSD does; "letterbox": as large as fits into ``size``, in the top left
-    corner, as EfficientDet does; "shortest_edge": the shorter side to size[0] pixels, unless the longer one would pass size[1],
-    and the batch padded to a common size, as RetinaNet does. Padding has the mean colour, which is 0 to the network.
-    antialias: Pillow's filter, computed on uint8 (within one grey level of Pillow's own); False is plain bilinear
-    interpolation in float, with which torchvision's published weights were trained and tested.
+    mode: "stretch" it to ``size`` (height, width), as SSD does; "letterbox": scale it to the largest size that fits into
+    ``size``, in the top left corner, as EfficientDet does; "shortest_edge": scale the shorter side to size[0] pixels, or less,
+    so that the longer side does not exceed size[1], and pad the batch to a common size, as RetinaNet does. Padding has the mean
+    colour, which is 0 to the network. antialias: Pillow's filter, computed on uint8 (within one grey level of Pillow); False is
+    plain bilinear interpolation in float, with which torchvision's published weights were trained and tested.
     """
 
     size: Size
@@ -46,7 +46,7 @@ class Preprocess:
 
     @property
     def colour(self) -> tuple[float, float, float]:
-        """The mean colour, RGB in 0..255: what padding has."""
+        """The mean colour, RGB in 0..255. Padding has this colour."""
         red, green, blue = self.mean
         return 255 * red, 255 * green, 255 * blue
 
@@ -56,7 +56,7 @@ class Preprocess:
         return self.size if self.mode != "shortest_edge" else (_padded(self.size[0]), _padded(self.size[1]))
 
     def place(self, original: Size) -> ImageMeta:
-        """Where a picture of that (height, width) lies in the input, were it alone in its batch."""
+        """Where a picture of that (height, width) lies in the input, if it is alone in its batch."""
         if self.mode == "stretch":
             return ImageMeta.stretched(original, self.size)
         height, width = original
@@ -105,7 +105,7 @@ class Preprocess:
     def __call__(self, images: Sequence[Tensor], *, device: torch.device | None = None) -> tuple[Tensor, tuple[ImageMeta, ...]]:
         """B pictures (3, H, W) of any size -> (B, 3, h, w) normalised, on ``device`` (by default theirs), and their metas."""
         pixels, metas = self.batch(images)
-        return self.normalize(pixels.to(device, non_blocking=True)), metas  # moved as bytes: floats are four times as large
+        return self.normalize(pixels.to(device, non_blocking=True)), metas  # moved as bytes: floats need four times the memory
 
 
 def _padded(side: int) -> int:

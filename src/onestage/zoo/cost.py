@@ -1,4 +1,6 @@
-"""What a detector costs: parameters, multiply-adds, anchors. Counted on torch's meta device, so nothing is allocated or run."""
+"""What a detector costs: parameters, multiply-adds, anchors. They are counted on torch's meta device, so nothing is allocated
+or run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ from onestage.structures import HeadOutput
 
 @dataclass(frozen=True)
 class Cost:
-    """parameters: trained numbers. multiply_adds: of one picture's way through the network, from resized pixels to logits.
+    """parameters: trained numbers. multiply_adds: of the network for one picture, from resized pixels to logits.
 
     A multiplication and the addition of its product count as one; convolutions and matrix products are counted, norms and
     activations are not: the convention of torchvision's table of models and of most papers.

@@ -1,4 +1,4 @@
-"""The DSSD family (Fu et al., arXiv 1701.06659): SSD on ResNet-101, and what it gains by deconvolution.
+"""The DSSD family (Fu et al., arXiv 1701.06659): SSD on ResNet-101, and the same with deconvolution.
 
 SSD and DSSD differ in the neck alone. Every input size works, and the default boxes have the scales of SSD (zoo/ssd.py).
 """

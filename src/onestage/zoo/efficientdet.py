@@ -75,7 +75,9 @@ of rwightman/efficientdet-pytorch; drop_path is from its model_config.py (google
 """
 
 TWINS = {"efficientdet_d6": "efficientdet_d7"}
-"""Variants with the same tensors and with different inputs and anchors. Weights do not tell which of the two they belong to."""
+"""Variants with the same tensors and with different inputs and anchors. The weights do not show to which of the two
+they belong.
+"""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

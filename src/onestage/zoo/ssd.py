@@ -36,19 +36,21 @@ MOBILE_EXTRAS = ((256, 512), (128, 256), (128, 256), (64, 128))
 
 @dataclass(frozen=True)
 class Ladder:
-    """Levels behind a map: the extra blocks, and the stride of each level in input pixels. None: cells are spread evenly."""
+    """The levels behind a map: the extra blocks, and the stride of each level in input pixels. None: cells are spread
+    evenly.
+    """
 
     blocks: tuple[ExtraBlock, ...]
     strides: tuple[float | None, ...]
 
 
 def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: int = 8) -> Ladder:
-    """SSD's way from ``side`` cells of that stride to a single cell. Maps are halved while they have 6 cells or more, or 4.
-    Then 5 cells become 3, and 3 become 1, without padding; a 4x4 kernel makes 1 cell out of 2.
+    """The levels of SSD from a map of ``side`` cells down to a single cell. A map of 4 cells, or of 6 and more, is halved. 5
+    cells become 3, and 3 become 1, without padding. 2 cells become 1 with a 4x4 kernel.
 
-    side: cells along the shorter side of the map. The result is figure 2's levels for 300 pixels (19, 10, 5, 3, 1 cells), those
-    of SSD512 (32, 16, 8, 4, 2, 1), and some for any size. Halved levels keep nominal strides (16, 32, ...). The cells of the
-    other levels are spread evenly: 100 and 300 pixels for SSD300, as in SSD's code.
+    side: cells along the shorter side of the map. The result has the levels of figure 2 for 300 pixels (19, 10, 5, 3, 1 cells)
+    and those of SSD512 (32, 16, 8, 4, 2, 1); it exists for any size. Halved levels keep nominal strides (16, 32, ...). The
+    cells of the other levels are spread evenly: 100 and 300 pixels for SSD300, as in SSD's code.
     """
     blocks: list[ExtraBlock] = []
     strides: list[float | None] = []
@@ -68,7 +70,7 @@ def descend(side: int, stride: int, channels: Sequence[tuple[int, int]], most: i
 
 
 def _coarsest(backbone: Backbone, size: Size) -> int:
-    """Cells along the shorter side of the backbone's last map. Only the backbone knows it: some round up, some round down."""
+    """Cells along the shorter side of the backbone's last map. It depends on the backbone: some round up, some round down."""
     return min(map_sizes(backbone, size)[-1])
 
 
@@ -97,7 +99,7 @@ class Pyramid:
     """The maps of an SSD: those of the backbone, and extra levels behind them.
 
     strides: of the backbone's maps, in input pixels. channels: (middle, out) channels of the extra levels; the last pair
-    repeats. style: of the extra levels. ratios: of the default boxes of every level; those of SSD if left out.
+    repeats. style: of the extra levels. ratios: of the default boxes of every level; by default those of SSD.
     """
 
     backbone: Backbone
@@ -110,7 +112,7 @@ class Pyramid:
 def with_extra_levels(
     name: str, classes: tuple[str, ...], *, size: Size, box_sizes: Sequence[float] | None, pyramid: Pyramid
 ) -> DetectorConfig:
-    """An SSD of that size: as many extra levels as lead down to a single cell, and default boxes for all levels."""
+    """An SSD of that size: the extra levels down to a single cell, and default boxes for all levels."""
     ladder = descend(_coarsest(pyramid.backbone, size), pyramid.strides[-1], pyramid.channels)
     return DetectorConfig(
         name=name,

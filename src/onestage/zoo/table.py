@@ -16,7 +16,7 @@ from onestage.zoo import dssd, efficientdet, retinanet, ssd
 class Entry:
     """One model of the zoo: its recipe, its usual input (height, width), and what its authors measured, with the source.
 
-    any_backbone: whether the recipe takes a timm backbone by name. options: what else the recipe is given.
+    any_backbone: whether the recipe takes a timm backbone by name. options: further arguments of the recipe.
     """
 
     build: ssd.Recipe
@@ -87,7 +87,7 @@ def recipe(
 
 
 def recipe_of(config: DetectorConfig) -> DetectorConfig:
-    """The recipe for the name, size and backbone of a config; the config itself where the zoo has no such name."""
+    """The recipe for the name, size and backbone of a config; the config itself if the zoo has no such name."""
     if config.name not in ZOO:
         return config
     named = config.name in ANY_BACKBONE
@@ -96,7 +96,7 @@ def recipe_of(config: DetectorConfig) -> DetectorConfig:
 
 
 def no_such_model(name: str) -> ConfigError:
-    """The error for a name that the zoo does not have; it gives the nearest one."""
+    """The error for a name that the zoo does not have. It suggests the nearest name."""
     return ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
 
 

@@ -1,4 +1,4 @@
-"""ATSS: how good an anchor must be follows from the anchors around each object.
+"""ATSS: the IoU that an anchor needs depends on the anchors around each object.
 
 Shape letters: B images, A anchors, L levels, N objects of the fullest image, n boxes, M candidates of one object, ... any
 dimensions.
@@ -16,15 +16,15 @@ from onestage.errors import require
 from onestage.model.anchors.max_iou import BACKGROUND, LevelCounts, runs, without_ignored
 
 _SAME_PLACE = 1e-2
-"""Pixels: the shapes of one cell share its centre, but for rounding."""
+"""In pixels. The shapes of one cell have the same centre, except for rounding."""
 
 
 @dataclass(frozen=True)
 class ATSSAssigner:
     """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1). The candidates of an object are, on each
     level, the anchors in the ``top_k`` cells whose centres are nearest to the object's centre. A candidate learns the object if
-    its IoU reaches the mean of all candidates plus their standard deviation, and its centre lies inside the object. An anchor
-    that several objects want learns the one with the largest IoU, and of equal ones the first.
+    its IoU reaches the mean of all candidates plus their standard deviation, and its centre lies inside the object. If several
+    objects want an anchor, it learns the one with the largest IoU, and of equal IoUs the first object.
 
     An anchor that learns no object is ignored if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
@@ -65,7 +65,7 @@ class ATSSAssigner:
         starts = [sum(levels[:i]) for i in range(len(levels))]
         shapes = [int(((place - place[0]).abs().amax(1) < _SAME_PLACE).sum()) for place in places]
         centres, parts = box_ops.to_cxcywh(boxes)[:, :2], []
-        for run in runs(len(boxes), len(anchors)) or [slice(0, 0)]:  # without boxes an empty table
+        for run in runs(len(boxes), len(anchors)) or [slice(0, 0)]:  # without boxes, an empty table
             nearest = [_nearest(centres[run], p[::s], self.top_k) for p, s in zip(places, shapes, strict=True)]
             cells = zip(nearest, shapes, starts, strict=True)
             of_levels = [(n[:, :, None] * s + torch.arange(s, device=n.device)).flatten(1) + start for n, s, start in cells]

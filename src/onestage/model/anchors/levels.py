@@ -1,4 +1,4 @@
-"""Anchors (SSD's "default boxes"): which shapes stand at every cell of every feature map.
+"""Anchors (SSD's "default boxes"): the shapes at every cell of every feature map.
 
 Shape letters: H_l x W_l cells of level l, S shapes per cell, A anchors over all levels. A shape is (width, height) in input
 pixels. "Aspect ratio" means width / height and stays inside the builders. Rows are ordered (level, y, x, shape), like the
@@ -21,7 +21,7 @@ from onestage.errors import require
 from onestage.structures import Size
 
 _KEPT_SIZES = 32
-"""For how many input sizes the anchors are kept."""
+"""The number of input sizes for which the anchors are kept."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Anchors:
         self._kept: dict[tuple[object, ...], Tensor] = {}
 
     def __reduce__(self) -> tuple[type[Anchors], tuple[tuple[AnchorLevel, ...]]]:
-        """A copy, also one in another process, starts empty: the original may grow while it is copied."""
+        """A copy starts empty, also in another process: the original may grow while it is copied."""
         return Anchors, (self.levels,)
 
     def boxes(self, level_sizes: Sequence[Size], input_size: Size, device: torch.device) -> Tensor:

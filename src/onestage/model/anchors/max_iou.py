@@ -1,4 +1,4 @@
-"""Which anchor learns which object: what every assigner gives, and assignment by the largest IoU.
+"""Which anchor learns which object: the interface of all assigners, and assignment by the largest IoU.
 
 Shape letters: B images, A anchors, N objects of the fullest image of a batch (the rows of other images are padded), P anchors
 that learn an object. Boxes are xyxy input pixels.
@@ -50,7 +50,7 @@ class Assignment:
 
 
 class Assigner(Protocol):
-    """What every assigner is: a frozen dataclass with this call."""
+    """The interface of an assigner: a frozen dataclass with this call."""
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
@@ -78,7 +78,7 @@ class MaxIoUAssigner:
     """Every anchor is compared with the object that it overlaps most. From an IoU of ``positive`` on it learns the object,
     below ``negative`` it is background, and between the two it is ignored.
 
-    ``claim`` decides which anchors an object gets besides, however small the overlap (above 0):
+    ``claim`` decides which further anchors an object gets, with any overlap above 0:
     - "best": its best anchor. If two objects want one anchor, the later object gets it and the earlier gets none, as in
       torchvision's SSD on a CPU (models/detection/_utils.py, SSDMatcher).
     - "first": its best anchor, but the earlier object gets it, as in EfficientDet's code (object_detection/argmax_matcher.py).
@@ -86,7 +86,7 @@ class MaxIoUAssigner:
       SSD's original code; the d2l book, section 14.4). Ties go to the lower anchor, then to the lower object.
     - "tied": every anchor that reaches the largest IoU of an object learns the object that it overlaps most. This may be
       another object: RetinaNet in torchvision and detectron2 (models/detection/_utils.py, set_low_quality_matches_).
-    - "none": no more anchors.
+    - "none": no further anchors.
     An anchor that learns no object is IGNORED if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
 
@@ -150,7 +150,7 @@ def runs(rows: int, partners: int) -> list[slice]:
 def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """A few objects at a time: which (n of N), which images have any of them (b of B), and their IoU (b, n, A), -1 for padding.
 
-    Images with only padding are left out, so that one crowd does not slow down a whole batch.
+    Images with only padding are left out, so that one image with many objects does not slow down a whole batch.
     """
     for part in runs(boxes.shape[1], len(boxes) * len(anchors)):
         busy = objects[:, part].any(dim=1)

@@ -1,4 +1,4 @@
-"""Rules for anchors: a config may give a rule in place of all levels, and the levels follow from the maps that there are.
+"""Rules for anchors: a config may give a rule instead of all levels. The levels then follow from the maps.
 
 Each kind of rule makes one ``AnchorLevel`` per map from the (height, width) of the maps and of the input. Cells are spread
 evenly over the input.
@@ -21,7 +21,8 @@ Aspects = tuple[tuple[float, float], ...]
 @dataclass(frozen=True)
 class OctaveAnchors:
     """The same shapes in every cell, as in RetinaNet and EfficientDet (google/automl, efficientdet/tf2/anchors.py). The
-    smallest anchor of a level is ``scale`` strides large. ``octaves`` sizes lead up to its double, each in all ``aspects``.
+    smallest anchor of a level has a side of ``scale`` strides. There are ``octaves`` sizes from it up to below its double, each
+    in all ``aspects``.
 
     sizes: replaces ``scale``. It gives the smallest size of each level in input pixels, and one more. The remaining sizes of a
     level lie evenly between its smallest size and that of the next level.
@@ -57,8 +58,8 @@ class OctaveAnchors:
 class SSDAnchors:
     """SSD's default boxes (section 2.2), with its scales for COCO.
 
-    sizes: in input pixels, one per level and one more. ratios: the aspect ratios of every level; their inverses are added. If
-    left out, 2 on the first and the last two levels, 2 and 3 between them (section 3.1).
+    sizes: in input pixels, one per level and one more. ratios: the aspect ratios of every level; their inverses are added. The
+    default is 2 on the first and the last two levels, and 2 and 3 between them (section 3.1).
     """
 
     sizes: tuple[float, ...] | None = None
@@ -80,7 +81,9 @@ AnchorPlan = OctaveAnchors | SSDAnchors
 def default_boxes(
     size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None = None
 ) -> tuple[AnchorLevel, ...]:
-    """As ``SSDAnchors``, for maps with these strides. None as a stride spreads the cells of a map evenly over the input."""
+    """The levels of ``SSDAnchors`` for maps with these strides. None as a stride spreads the cells of a map evenly over the
+    input.
+    """
     count = len(strides)
     sizes = [s * min(size) for s in coco_scales(count)] if box_sizes is None else check_sizes(box_sizes, count)
     usual = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]

@@ -36,17 +36,17 @@ class TimmBackbone:
     instead of 2, as in NVIDIA's SSD300-ResNet50. Its map is then as fine as the map before it. activation: replaces the
     activation of the network.
 
-    dilated: in a stage of kept resolution the convolutions behind the former stride take every second cell, so that they look
-    as far as before (DSSD, section 3.1: a trous). unpadded_pool: the max pooling of the stem rounds up instead of padding, as
-    in Caffe's ResNets: 321 pixels give maps of 40 and 20 cells, not 41 and 21.
+    dilated: in a stage of kept resolution the convolutions behind the former stride take every second cell, so that their
+    receptive field stays the same (DSSD, section 3.1: a trous). unpadded_pool: the max pooling of the stem rounds up instead of
+    padding, as in Caffe's ResNets: 321 pixels give maps of 40 and 20 cells, not 41 and 21.
 
     norm: "frozen" batch norm keeps its weights and statistics, as is usual when a classifier is tuned on batches of few large
-    pictures. freeze: nothing learns up to the freeze-th map that timm offers, batch norm included. Of a ResNet, 1 is the stem
-    and 2 the first stage too, as detectron2's MODEL.BACKBONE.FREEZE_AT counts.
+    pictures. freeze: the layers up to map number ``freeze`` of timm's maps do not learn, batch norm included. In a ResNet, 1 is
+    the stem, and 2 the stem and the first stage, as in detectron2's MODEL.BACKBONE.FREEZE_AT.
 
     drop_path: in training each residual block is skipped at random, picture by picture (stochastic depth, arXiv 1603.09382).
-    The probability rises over the network from 0 to about this number; frozen blocks are never skipped. None leaves it to
-    timm: usually no block is skipped.
+    The probability rises over the network from 0 to about this number; frozen blocks are never skipped. None means
+    timm's default: usually no block is skipped.
     """
 
     name: str
@@ -64,7 +64,7 @@ class TimmBackbone:
         require(self.drop_path is None or 0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
 
     def build(self) -> Features:
-        """The network with fresh weights. Raise ConfigError if timm has none such."""
+        """The network with fresh weights. Raise ConfigError if timm has no such network."""
         return _Timm(self)
 
 
@@ -73,7 +73,7 @@ class _Timm(Features):
         super().__init__()
         in_order = list(config.strides) == sorted(set(config.strides))
         require(in_order, "strides are given fine to coarse, each once", got=config.strides)
-        with torch.device("meta"):  # only to ask: nothing is allocated
+        with torch.device("meta"):  # only to read its structure: no memory is allocated
             whole = create_network(config.name)
         self.body = create_network(
             config.name, _indices(whole, config), activation=config.activation, drop_path=config.drop_path
@@ -89,7 +89,7 @@ class _Timm(Features):
         self.train()
 
     def _change(self, config: TimmBackbone, whole: nn.Module) -> None:
-        """Make the network what the config asks for. whole: the network with all the maps that it offers, as timm has it."""
+        """Change the network as the config says. whole: the network with all the maps that it offers, as timm has it."""
         if config.keep_resolution:
             undo_stride(list(self.body.children())[-1], dilated=config.dilated)
             check_kept(whole, self.body, config.name)
@@ -102,7 +102,7 @@ class _Timm(Features):
             )
 
     def _freeze(self, config: TimmBackbone, whole: nn.Module) -> None:
-        """Take out of learning what the config freezes. whole: as in ``_change``, on the meta device."""
+        """Freeze the layers that the config freezes. whole: as in ``_change``, on the meta device."""
         frozen = parameters_up_to(whole, config.name, config.freeze)
         for name, parameter in self.body.named_parameters():
             if name in frozen:
@@ -116,7 +116,7 @@ class _Timm(Features):
     def train(self, mode: bool = True) -> Self:
         """Training mode, except for what the config freezes: batch norm keeps its statistics there, and no block is skipped.
 
-        What a caller does to ``requires_grad`` later changes nothing about this.
+        A later change of ``requires_grad`` does not change this.
         """
         super().train(mode)
         for module in self._resting:
@@ -130,7 +130,7 @@ class _Timm(Features):
 
 
 def _indices(whole: nn.Module, config: TimmBackbone) -> list[int]:
-    """timm's indices of the maps of the config's strides. The first map offered need not have index 0: dla34's has 1."""
+    """timm's indices of the maps of the config's strides. timm's first map need not have index 0: in dla34 it has 1."""
     info = feature_info(whole)
     offered = info.reduction()
     if missing := [s for s in config.strides if s not in offered]:
@@ -140,7 +140,9 @@ def _indices(whole: nn.Module, config: TimmBackbone) -> list[int]:
 
 
 def _resting(body: nn.Module) -> list[nn.Module]:
-    """What never goes into training mode: batch norm that does not learn, and drop_path of blocks where nothing learns."""
+    """The modules that never go into training mode: batch norm that does not learn, and drop_path of blocks that do
+    not learn.
+    """
     norms = [m for m in body.modules() if isinstance(m, _BatchNorm) and m.affine and not m.weight.requires_grad]
     held = [m for m in body.modules() if not any(p.requires_grad for p in m.parameters())]
     return [*norms, *(drop for module in held for drop in module.children() if isinstance(drop, DropPath))]

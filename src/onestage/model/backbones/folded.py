@@ -1,8 +1,8 @@
-"""A backbone without batch norm: convolutions with bias, as deployed networks have them once their norms are folded in.
+"""A backbone without batch norm: convolutions with bias, as in deployed networks after their norms are folded in.
 
 Shape letters: B images, H and W of the input, C_i channels and H_i x W_i cells of the map of layer i. The config describes
-every layer, so it can say any chain of convolutions with residual additions: MobileNet v1 and v2 of any width, with SSD's extra
-levels behind them.
+every layer, so it can describe any chain of convolutions with residual additions: MobileNet v1 and v2 of any width, with SSD's
+extra levels behind them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class FoldedLayer:
     more.
 
     channels: of the output. source: index of the layer whose output it reads, or IMAGE. depthwise: each channel is convolved
-    alone. relu6: whether ReLU6 follows. add: index of a layer whose output is added at last (MobileNetV2, section 3.3).
+    alone. relu6: whether ReLU6 follows. add: index of a layer whose output is added at the end (MobileNetV2, section 3.3).
     """
 
     channels: int
@@ -53,7 +53,7 @@ class FoldedBackbone:
         require(bool(self.maps) and all(i in numbers for i in self.maps), "maps are layers", got=self.maps)
 
     def inputs(self, index: int) -> int:
-        """How many channels a layer reads."""
+        """The number of channels that a layer reads."""
         source = self.layers[index].source
         return 3 if source == IMAGE else self.layers[source].channels
 
@@ -92,7 +92,7 @@ class _Folded(Features):
         self.layers = nn.ModuleList(_conv(layer, config.inputs(i)) for i, layer in enumerate(config.layers))
         sources = {layer.source for i, layer in enumerate(config.layers) if layer.source != i - 1}
         added = {layer.add for layer in config.layers if layer.add is not None}
-        self.kept = sources | added | set(config.maps)  # read again later; the rest is not kept, which saves memory
+        self.kept = sources | added | set(config.maps)  # read again later; other outputs are dropped, which saves memory
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> a list of (B, C_i, H_i, W_i), one per layer i that gives a map."""
@@ -110,7 +110,9 @@ class _Folded(Features):
 def _conv(layer: FoldedLayer, inputs: int) -> nn.Module:
     options = {"stride": layer.stride, "depthwise": layer.depthwise, "bias": True, "padding": "same"}
     conv: nn.Conv2d = create_conv2d(inputs, layer.channels, layer.kernel, **options)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu" if layer.relu6 else "linear")  # no norm keeps the variance
+    nn.init.kaiming_normal_(
+        conv.weight, nonlinearity="relu" if layer.relu6 else "linear"
+    )  # there is no norm to keep the variance
     assert conv.bias is not None
     nn.init.zeros_(conv.bias)
     return nn.Sequential(conv, nn.ReLU6(inplace=True)) if layer.relu6 else conv

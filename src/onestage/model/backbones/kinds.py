@@ -1,4 +1,4 @@
-"""The closed table of backbones: every kind that a config may name, and the sizes of the maps of a backbone.
+"""The complete table of backbones: every kind that a config may name, and the sizes of the maps of a backbone.
 
 Shape letters: C_l channels and H_l x W_l cells of level l.
 """
@@ -33,7 +33,9 @@ def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
 
 
 def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tensor]:
-    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise as ``map_sizes``."""
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise ConfigError as
+    ``map_sizes`` does.
+    """
     maps = dry_run(features, blank_image(size), size, where=backbone)
     if isinstance(backbone, TimmBackbone):
         _check_padded(backbone, sizes_of(maps), size)
@@ -43,8 +45,7 @@ def check_maps(backbone: Backbone, features: Features, size: Size) -> list[Tenso
 def _check_padded(backbone: TimmBackbone, sizes: Sequence[Size], size: Size) -> None:
     """Raise ConfigError unless the cells of each map are a stride apart over the whole input, rounded up or down.
 
-    Convolutions without padding (Inception) leave fewer cells. Anchors would then stand at other places than what the cells
-    see.
+    Convolutions without padding (Inception) give fewer cells. The anchors would then not be centred on what the cells see.
     """
     strides = list(backbone.strides)
     if backbone.keep_resolution:

@@ -19,9 +19,9 @@ class MobileNetBackbone:
     """MobileNet v2 or v3-large as SSDLite uses it (MobileNetV3, section 6.3): the expansion inside the first block of stride
     32, and the last layer before the classifier. Strides 16 and 32.
 
-    reduced_tail: half the channels after the expansion. Detection loses nothing by it (MobileNetV3, table 6; v3 only).
-    eps and momentum: of batch norm. torchvision's SSDLite has 0.001 and 0.03, for half a million steps. The running averages
-    begin at a variance of 1: with a momentum of 0.03 they spoil every measurement of the first 300 steps, with 0.1 of 80.
+    reduced_tail: half the channels after the expansion. It costs no accuracy in detection (MobileNetV3, table 6; v3 only). eps
+    and momentum: of batch norm. torchvision's SSDLite has 0.001 and 0.03, for half a million steps. The running averages start
+    at a variance of 1. With a momentum of 0.03 they make measurements in the first 300 steps wrong, with 0.1 in the first 80.
     """
 
     version: Literal["v2", "v3_large"] = "v3_large"

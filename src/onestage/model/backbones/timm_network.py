@@ -1,4 +1,4 @@
-"""timm's networks as the backbones need them: made by name, and changed where a paper asks for it.
+"""timm's networks for the backbones: made by name, and changed if a paper needs it.
 
 Shape letters: B images, C_l channels and H_l x W_l cells of map l.
 """
@@ -23,12 +23,12 @@ def create_network(
 ) -> nn.Module:
     """timm's feature extractor of that name, with fresh weights. It gives a list of maps (B, C_l, H_l, W_l), fine to coarse.
 
-    maps: which of them, by timm's index; all if left out. None leaves a setting as timm has it. Raise ConfigError if timm has
-    no such network.
+    maps: the maps to give, by timm's index; by default all. A setting of None keeps timm's default. Raise ConfigError if timm
+    has no such network.
     """
     if not timm.is_model(name):
         raise ConfigError("timm has no such model", got=name + nearest(name, timm.list_models()), fix="see timm.list_models()")
-    try:  # timm passes no None on
+    try:  # timm must not get None
         return timm.create_model(
             name, features_only=True, pretrained=False, out_indices=maps, act_layer=activation, drop_path_rate=drop_path
         )
@@ -42,7 +42,7 @@ def create_network(
 
 
 def feature_info(network: nn.Module) -> FeatureInfo:
-    """What timm says of the maps: their strides (``reduction``), channels and indices."""
+    """timm's data about the maps: their strides (``reduction``), channels and indices."""
     info = network.feature_info
     assert isinstance(info, FeatureInfo)
     return info
@@ -55,7 +55,7 @@ def usual_size(name: str) -> Size:
 
 
 def parameters_up_to(whole: nn.Module, name: str, maps: int) -> set[str]:
-    """Names of the parameters on which the first maps of a network depend, however it is built inside.
+    """Names of the parameters on which the first maps of a network depend, for any structure of the network.
 
     whole: the network ``name`` with all the maps that it offers, on the meta device.
     """
@@ -77,9 +77,9 @@ def drops_paths(network: nn.Module) -> bool:
 
 
 def undo_stride(stage: nn.Module, *, dilated: bool) -> None:
-    """Set every stride of a stage to 1, and its weights stay as they are. Raise ConfigError if there is no stride.
+    """Set every stride of a stage to 1. The weights stay the same. Raise ConfigError if there is no stride.
 
-    dilated: the other convolutions of the stage take every second cell, so that they look as far as before.
+    dilated: the other convolutions of the stage take every second cell, so that their receptive field stays the same.
     """
     layers = [m for m in stage.modules() if isinstance(m, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)]
     strided = [layer for layer in layers if layer.stride in (2, (2, 2))]
@@ -101,7 +101,7 @@ def _dilate(layers: Sequence[nn.Module]) -> None:
 def check_kept(whole: nn.Module, body: nn.Module, name: str) -> None:
     """Raise ConfigError unless the last map of ``body`` is as fine as the map before it was, and the rest are as they were.
 
-    Where the last stage of a network is not the last of its modules (MobileNets), strides before it are gone too. whole: the
+    In MobileNets the last stage is not the last module, so strides before it would be removed too. whole: the
     network with all the maps that it offers, without that change.
     """
     size = usual_size(name)

@@ -1,6 +1,6 @@
-"""What every head is, and SSD's head, which has separate convolutions for every level.
+"""The interface of all heads, and SSD's head, which has separate convolutions for every level.
 
-Shape letters: B images, C_l channels and H_l x W_l cells of level l, S anchor shapes per cell (S_l where levels differ), A
+Shape letters: B images, C_l channels and H_l x W_l cells of level l, S anchor shapes per cell (S_l if levels differ), A
 anchors over all levels, C logits per anchor.
 """
 
@@ -27,8 +27,8 @@ class ConvHead:
     (pytorch-ssd's mb2-ssd-lite). For networks with folded norms: "pointwise", 1x1 convolutions (kernel_size 1 of the TF
     object-detection API), or "folded", separable with a bias in place of the norm.
 
-    prior: for losses with sigmoids, how likely each class is at the start of training, for every anchor (RetinaNet, section
-    3.3: 0.01). None leaves the biases of the logits at 0, which suits a softmax.
+    prior: for losses with sigmoids, the probability of each class at the start of training, for every anchor (RetinaNet,
+    section 3.3: 0.01). None leaves the biases of the logits at 0, which suits a softmax.
     """
 
     style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
@@ -63,7 +63,7 @@ def as_rows(logits: Sequence[Tensor], deltas: Sequence[Tensor], width: int) -> t
 
 
 def prior_bias(prior: float) -> float:
-    """The logit of a probability: with it as bias each class starts at ``prior`` (RetinaNet, section 4.1)."""
+    """The logit of a probability. With this bias each class starts at ``prior`` (RetinaNet, section 4.1)."""
     return math.log(prior / (1 - prior))
 
 

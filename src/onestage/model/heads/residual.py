@@ -54,11 +54,11 @@ class _Residual(HeadModule):
         return result
 
     def class_outputs(self) -> tuple[str, ...]:
-        """Those of the convolutions behind the blocks: (S_l * C, ...)."""
+        """The names for the convolutions behind the blocks: (S_l * C, ...)."""
         return tuple(f"convs.{name}" for name in self.convs.class_outputs())
 
     def box_outputs(self) -> tuple[str, ...]:
-        """Those of the convolutions behind the blocks: (S_l * 4, ...)."""
+        """The names for the convolutions behind the blocks: (S_l * 4, ...)."""
         return tuple(f"convs.{name}" for name in self.convs.box_outputs())
 
 

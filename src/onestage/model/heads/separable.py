@@ -21,8 +21,8 @@ class SeparableHead:
     """A class net and a box net (EfficientDet, section 4.2) of ``layers`` separable convolutions, each with batch norm and
     activation, and one for the outputs.
 
-    bias: whether convolutions have a bias although batch norm follows, as in the paper's code. prior: how likely each class is
-    at the start of training, for every anchor (RetinaNet, section 3.3).
+    bias: whether convolutions have a bias although batch norm follows, as in the paper's code. prior: the probability of each
+    class at the start of training, for every anchor (RetinaNet, section 3.3).
     """
 
     layers: int = 3

@@ -23,8 +23,8 @@ class SharedHead:
     """A class subnet and a box subnet of ``layers`` 3x3 convolutions with ReLU each and one for the outputs. All levels share
     both subnets; the two subnets share nothing.
 
-    norm: "group" norm before each ReLU, as in ATSS and torchvision's second RetinaNet. prior: how likely each class is at the
-    start of training, for every anchor, so that the many negatives do not outweigh the rest (section 3.3: 0.01).
+    norm: "group" norm before each ReLU, as in ATSS and torchvision's second RetinaNet. prior: the probability of each class at
+    the start of training, for every anchor, so that the many negatives do not outweigh the positives (section 3.3: 0.01).
     """
 
     layers: int = 4

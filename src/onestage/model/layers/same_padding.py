@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 
 class SameConv2d(Conv2dSame):
-    """timm's convolution with TensorFlow's padding. If the amount of padding is odd, the additional row or column stands behind
+    """timm's convolution with TensorFlow's padding. If the amount of padding is odd, the additional row or column is behind
     the map. torch has no such convolution, so timm copies the map into a larger one. EfficientDet-D0 spends a fifteenth of its
-    time on that copy.
+    time on these copies.
 
     A kernel with a row of zeros before it, and one more row of padding on both sides, gives the same output without a copy.
     """

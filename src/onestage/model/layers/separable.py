@@ -1,4 +1,4 @@
-"""The convolutions that EfficientDet's neck and head are made of.
+"""The convolutions of EfficientDet's neck and head.
 
 Shape letters: B images, C input and O output channels, H and W of a map. Sources: EfficientDet, arXiv 1911.09070, section 3.3;
 its code, google/automl, efficientdet/tf2/efficientdet_keras.py and hparams_config.py.
@@ -20,7 +20,7 @@ def activation(kind: Activation) -> nn.Module:
 
 def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch norm with EfficientDet's epsilon (hparams_config.py: 1e-3). Its momentum there is 0.01, for hundreds of epochs of
-    COCO. The running averages begin at a variance of 1: with 0.01 they spoil every measurement of the first 300 steps.
+    COCO. The running averages start at a variance of 1. With 0.01 they make every measurement in the first 300 steps wrong.
     """
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.1)
 
@@ -50,5 +50,5 @@ def conv1x1(inputs: int, outputs: int, *, bias: bool) -> nn.Conv2d:
 
 
 def _keep_variance(conv: nn.Conv2d) -> None:
-    """Weights of variance 1 / fan-in, as EfficientDet's code draws them."""
+    """Weights of variance 1 / fan-in, as in EfficientDet's code."""
     nn.init.kaiming_normal_(conv.weight, nonlinearity="linear")

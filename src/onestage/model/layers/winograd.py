@@ -8,7 +8,7 @@ Input tiles and filters are transformed to 36 points, where a convolution is a p
 channels, and the sums are transformed back to 16 pixels. The libraries of GPUs do this; oneDNN, which computes torch's
 convolutions on a CPU, does not. Rounding errors are about 1e-5 of the largest value, ten times those of a plain convolution.
 
-No layer keeps transformed filters: weights may change at any time, in training and by hand.
+No layer stores transformed filters, because weights may change at any time, in training and by hand.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 _FLOATS_AT_ONCE = 1 << 21
 """How many numbers a strip of tiles has at its 36 points: 8 MB stay in the processor's cache between the steps."""
 _LEAST_PIXELS = 1024
-"""The smallest map worth it: on smaller maps the transform of the filters costs more than it saves."""
+"""The smallest map for which it is faster: on smaller maps the transform of the filters costs more than it saves."""
 _LEAST_CHANNELS = 128
-"""The fewest input channels worth it: with fewer, moving the tiles costs more than it saves."""
+"""The fewest input channels for which it is faster: with fewer, moving the tiles costs more than it saves."""
 _LEAST_CHANNELS_LEARNING = 64
-"""The same where the weights learn: oneDNN is slow at their gradient if channels lie last in memory."""
+"""The same if the weights learn: oneDNN computes their gradient slowly if channels lie last in memory."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -168,7 +168,7 @@ class _Matrices(NamedTuple):
 def _matrices() -> _Matrices:
     """The Kronecker products of B^T, G and A^T of section 4.3 with themselves: both directions of a picture at once.
 
-    Constants, made once and never changed: ordinary tensors of real numbers, whatever mode the first caller is in.
+    They are constants, made once and never changed: ordinary tensors, also if the first call is in inference mode.
     """
     data = [
         [4, 0, -5, 0, 1, 0],

@@ -1,4 +1,4 @@
-"""Losses of boxes, and how a loss of classes and a loss of boxes become what training minimises.
+"""Losses of boxes, and how a class loss and a box loss become the loss that training minimises.
 
 Shape letters: B images, A anchors, C logits per anchor, K classes, N objects in one image, P positives: the anchors of a batch
 that learn an object. Boxes are xyxy input pixels.
@@ -59,7 +59,7 @@ class Huber:
 
 @dataclass(frozen=True)
 class IoULoss:
-    """1 - GIoU, DIoU or CIoU of the decoded box and its object. AP measures IoU too, and the size of a box does not matter."""
+    """1 - GIoU, DIoU or CIoU of the decoded box and its object. As in AP, the size of a box does not matter."""
 
     overlap: Literal["giou", "diou", "ciou"] = "giou"
 
@@ -76,7 +76,7 @@ ScoreActivation = Literal["softmax", "sigmoid"]
 
 
 class Positives(NamedTuple):
-    """The anchors of a batch that learn an object: where they are, what they learn, and what the network said of them.
+    """The anchors of a batch that learn an object: where they are, what they learn, and what the network predicts for them.
 
     image, anchor and labels (P,) int64; boxes (P, 4) of the objects and anchors (P, 4) in xyxy input pixels; deltas (P, 4).
     """

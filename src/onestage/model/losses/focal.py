@@ -29,9 +29,9 @@ class FocalLoss(AnchorLoss):
     box loss on the positives, both divided by the number of positives.
 
     alpha: the weight of the class of the object; every other class has the weight 1 - alpha. None: no weights. gamma: how much
-    easy examples count less; 0 is cross-entropy. label_smoothing: s makes the targets 1 - s / 2 and s / 2. per_image: the loss
-    of each image is divided by the number of its positives, and the mean over the images is taken, as in torchvision. A picture
-    with few objects then counts as much as a picture with many.
+    the loss of easy examples is reduced; 0 is cross-entropy. label_smoothing: s makes the targets 1 - s / 2 and s / 2.
+    per_image: the loss of each image is divided by the number of its positives, and the mean over the images is taken, as in
+    torchvision. A picture with few objects then counts as much as a picture with many.
     """
 
     activation: ClassVar[ScoreActivation] = "sigmoid"

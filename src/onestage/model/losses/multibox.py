@@ -24,9 +24,9 @@ class MultiBoxLoss(AnchorLoss):
     """SSD's loss (section 2.2, eq. 1-3): softmax cross-entropy on the positives and the hardest negatives, smooth L1 on the
     offsets of the positives, both divided by the number of positives.
 
-    negative_ratio: how many negatives count for every positive of an image; they are the ones of largest loss (section 2.2,
+    negative_ratio: how many negatives count for every positive of an image; these have the largest loss (section 2.2,
     hard negative mining). min_negatives: how many negatives count in an image without positives, so that the network learns
-    from pictures of background alone. In the divisor such an image counts as the positives that would have brought as many
+    from pictures of background alone. In the divisor such an image counts as the number of positives that would give as many
     negatives. (The paper leaves such images out; in torchvision their loss is exactly 0.) box_weight: alpha of eq. (1).
     """
 
@@ -67,6 +67,8 @@ class MultiBoxLoss(AnchorLoss):
         wanted = torch.where(positives > 0, self.negative_ratio * positives, self.min_negatives).long()
         most = min(int(wanted.max()), logits.shape[1])
         values, anchors = surprise.topk(most, dim=1)
-        taken = (torch.arange(most, device=logits.device) < wanted[:, None]) & (values != -torch.inf)  # NaN stays: to be seen
+        taken = (torch.arange(most, device=logits.device) < wanted[:, None]) & (
+            values != -torch.inf
+        )  # NaN stays, so that it is noticed
         image, rank = taken.nonzero(as_tuple=True)
         return image, anchors[image, rank]

@@ -25,7 +25,7 @@ from onestage.structures import HeadOutput
 class QualityFocalLoss(AnchorLoss):
     """Generalized Focal Loss, section 3.1, eq. 2: the score learns how well its box fits. The target of the object's class is
     the IoU of the object and the box that this anchor predicts; the target of every other class is 0. The factor |target -
-    p|^beta makes examples count less that are right already.
+    p|^beta reduces the loss of examples that are already right.
 
     All anchors that are not ignored count. The sum is divided by the number of positives.
     """

@@ -1,4 +1,4 @@
-"""BiFPN: maps of all levels mixed in both directions, again and again (EfficientDet, arXiv 1911.09070, section 3).
+"""BiFPN: maps of all levels mixed in both directions, several times (EfficientDet, arXiv 1911.09070, section 3).
 
 Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, D channels of every level after the neck; C
 channels and H x W cells of any map.
@@ -144,7 +144,7 @@ def _normalised(weights: Tensor, fusion: Fusion) -> Tensor:
 
 
 def _adapt(channels: int, config: BiFPN) -> nn.Module:
-    """1x1 convolution and batch norm from a map's channels to the neck's, where these differ."""
+    """1x1 convolution and batch norm from a map's channels to the neck's, if these differ."""
     if channels == config.width:
         return nn.Identity()
     return nn.Sequential(conv1x1(channels, config.width, bias=config.bias), batch_norm(config.width))
@@ -153,8 +153,8 @@ def _adapt(channels: int, config: BiFPN) -> nn.Module:
 def resize(maps: Tensor, size: Size, padding: Padding) -> Tensor:
     """(B, C, H, W) -> (B, C, *size): max pooling to fewer cells, the nearest cell for more.
 
-    Windows are one cell wider than the distance between them. Not every backbone halves its maps rounding up; where the sizes
-    do not fit, the nearest cells of the pooled map are taken.
+    Windows are one cell wider than the distance between them. Some backbones do not round up when they halve a map. If the
+    sizes then do not fit, the nearest cells of the pooled map are taken.
     """
     cells = (maps.shape[2], maps.shape[3])
     steps = [max(1, round(a / b)) for a, b in zip(cells, size, strict=True)]

@@ -1,4 +1,4 @@
-"""DSSD's neck: what the coarse maps know, carried back to the fine ones (Fu et al., arXiv 1701.06659, section 3.3).
+"""DSSD's neck: the information of coarse maps is brought back to fine maps (Fu et al., arXiv 1701.06659, section 3.3).
 
 Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, D channels of a map after the neck (the coarsest
 keeps its C_l); C channels and H x W cells of any map.
@@ -52,7 +52,7 @@ class _Window(NamedTuple):
 
 
 def _undo(block: ExtraBlock) -> _Window:
-    """The deconvolution from the map of a block back to the map before it. Where the block halves a map, each cell becomes 2x2
+    """The deconvolution from the map of a block back to the map before it. If the block halves a map, each cell becomes 2x2
     cells (figure 3). A block of stride 1 is undone by its window: 1x1 cells become 3x3, and 3x3 become 5x5.
     """
     if block.stride == 1:

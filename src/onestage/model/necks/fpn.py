@@ -1,4 +1,5 @@
-"""FPN: what coarse maps know is added to the finer maps (Lin et al., Feature Pyramid Networks, arXiv 1612.03144, figure 3).
+"""FPN: the information of coarse maps is added to finer maps (Lin et al., Feature Pyramid Networks, arXiv 1612.03144,
+figure 3).
 
 Shape letters: B images, C_l channels and H_l x W_l cells of level l, D channels of every level after the neck.
 """

@@ -1,4 +1,4 @@
-"""From the outputs of the network to the few boxes worth showing.
+"""From the outputs of the network to the few boxes that are reported.
 
 Shape letters: B images, A anchors, C logits per anchor, K classes, P candidates looked at per image, D detections, M of N
 numbers in a row, ... any dimensions. Boxes are xyxy input pixels.
@@ -31,8 +31,8 @@ class RawDetections(NamedTuple):
 
 
 class _Work(NamedTuple):
-    """What candidates are taken from: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4), anchors (A, 4),
-    the level of each (A,), and where the pictures lie in the input (B, 4).
+    """The data from which candidates are taken: logits (B, A, C), the best score of each anchor (B, A), deltas (B, A, 4),
+    anchors (A, 4), the level of each (A,), and where the pictures lie in the input (B, 4).
     """
 
     logits: Tensor
@@ -47,12 +47,12 @@ class _Work(NamedTuple):
 
 @dataclass(frozen=True)
 class Postprocess:
-    """Scores above a threshold, the best few of them, NMS inside each class, the best few of the image.
+    """Keep scores above a threshold, the best few of them, apply NMS inside each class, and keep the best few of the image.
 
     The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds how many candidates
     enter NMS, for each ``scope`` of an image: "class" (SSD), "level" of the feature maps (RetinaNet, section 4.1: 1,000) or
-    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes. With hard NMS one place then holds one
-    object.
+    "image" (EfficientDet's code: 5,000). class_agnostic: NMS does not look at classes. With hard NMS there is then one
+    object at one place.
 
     The result is exactly this: score everything, cut each scope to its top_k, decode, apply NMS, cut to ``detections``; equal
     scores stand in the order of anchors, then classes. It does not depend on the other images of the batch. But most of that
@@ -116,7 +116,9 @@ class Postprocess:
         return best
 
     def _survivors(self, count: int, work: _Work) -> tuple[list[RawDetections], bool]:
-        """What survives of the ``count`` best candidates of each image, and whether this is final: more change nothing."""
+        """The survivors of the ``count`` best candidates of each image, and whether this is final: more candidates change
+        nothing.
+        """
         batch, anchors = work.best.shape
         rows = _largest(work.best, min(count, anchors))[1].sort(dim=1).values
         scores = _scores(work.logits.gather(1, rows[:, :, None].expand(-1, -1, work.logits.shape[2])), work.activation)
@@ -157,7 +159,9 @@ class Postprocess:
 
 
 def _numbers(values: Tensor) -> Tensor:
-    """The values (...). Raise WeightsError if one is NaN: such a network finds nothing, which must not look like a result."""
+    """The values (...). Raise WeightsError if one is NaN: such a network finds nothing, and this must not look like a
+    result.
+    """
     if bool(values.isnan().any()):
         what = "the network's outputs are not numbers (NaN)"
         raise WeightsError(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones")
@@ -170,8 +174,8 @@ def _scores(logits: Tensor, activation: ScoreActivation) -> Tensor:
 
 
 def _largest(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """(B, N) -> (B, M): the ``count`` largest of each row, descending, and their columns; of equal ones the lower column first.
-    topk leaves the order of equal ones open.
+    """(B, N) -> (B, M): the ``count`` largest of each row, descending, and their columns; of equal values the lower column
+    comes first. topk does not define the order of equal values.
 
     Non-negative float32 numbers keep their order when their bits are read as an integer. The column fills the bits below.
     """

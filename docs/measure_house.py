@@ -1,10 +1,12 @@
-"""Measure how the house is built: how far one has to read, how long, how deep and how well described the code is.
+"""Measure how the house is built: how many files one has to read, how long and complex functions are, and how well they are
+described.
 
 python docs/measure_house.py           # one figure a line
-python docs/measure_house.py --list    # and what stands behind each figure, file by file
+python docs/measure_house.py --list    # and the items behind each figure, file by file
 python docs/measure_house.py --write   # put the table into architecture.md, between its marks
 
-It measures the onestage package that Python imports; that of another checkout with ``PYTHONPATH=OTHER/src`` before the command.
+It measures the onestage package that Python imports. To measure another checkout, write ``PYTHONPATH=OTHER/src`` before the
+command.
 
 How things are counted. A file is *entered* when one of its functions is called; imports were done before and do not count.
 All three ways go with an SSD300, at 128x128 pixels where pictures are involved. A *room* is a folder of the package.

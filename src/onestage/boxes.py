@@ -119,8 +119,8 @@ def paired_diou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def paired_ciou(a: Tensor, b: Tensor) -> Tensor:
-    """(..., 4) and (..., 4) -> (...): DIoU less a term for different aspect ratios, which counts the more the better the boxes
-    overlap (arXiv 1911.08287, eq. 8-11). The weight of that term passes no gradient."""
+    """(..., 4) and (..., 4) -> (...): DIoU less a term for different aspect ratios, whose weight grows with the overlap of
+    the boxes (arXiv 1911.08287, eq. 8-11). The weight of that term passes no gradient."""
     iou = paired_iou(a, b)
     angles = [torch.atan2(*_extent(box[..., :2], box[..., 2:]).clamp(min=_TINY).unbind(-1)) for box in (a, b)]
     aspect = (2 / math.pi * (angles[0] - angles[1])).square()
@@ -157,7 +157,7 @@ def nms(boxes: Tensor, scores: Tensor, groups: Tensor, threshold: float) -> Tens
 
     Groups are moved apart and suppressed in one call; in float64, because in float32 the shift would cost up to 1/100 pixel.
     """
-    from torchvision.ops import nms as suppress  # here, because it takes as long to import as torch
+    from torchvision.ops import nms as suppress  # imported here, because this takes as long as torch
 
     if boxes.numel() == 0:
         return torch.zeros(0, dtype=torch.int64, device=boxes.device)
@@ -189,11 +189,11 @@ def soft_nms(
     threshold: float,
     overlap: Callable[[Tensor, Tensor], Tensor] = paired_iou,
 ) -> tuple[Tensor, Tensor]:
-    """Soft-NMS inside each group (arXiv 1704.04503, figure 2): the best box is taken and the scores of the others are
+    """Soft-NMS inside each group (arXiv 1704.04503, figure 2): the best box is taken and the scores of the remaining boxes are
     multiplied by ``decay(overlap with it)``, again and again, while scores above ``threshold``, which is at least 0, are left.
 
     Return the rows (M,) int64 that were taken, best new score first, and those scores (M,); equal ones: the lower index first.
-    Of equal ones that could be taken, the one with the better old score is. All groups go on at the same time.
+    Of boxes with equal new scores, the one with the better old score is taken. All groups are processed at the same time.
     """
     rows, there = _by_group(scores, groups)
     inside, left = boxes[rows], scores[rows].masked_fill(~there, 0.0)  # what is 0 stays 0 and is never taken

@@ -212,7 +212,7 @@ def _row_numbers(rows: Rows, count: int) -> list[int]:
 
 
 def _as_array(rows: Rows) -> NDArray[np.generic]:
-    """A tensor, array or list as an array; what is none of these becomes an array of objects, which no caller takes."""
+    """A tensor, array or list as an array; anything different becomes an array of objects, which the callers refuse."""
     if isinstance(rows, Tensor):
         return (rows.double() if rows.is_floating_point() else rows).detach().cpu().numpy()
     if isinstance(rows, list) and not rows:

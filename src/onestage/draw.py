@@ -1,4 +1,4 @@
-"""Pictures with boxes and labels drawn in, for people to look at.
+"""Draw boxes and labels into pictures, for people to look at.
 
 Shape letters: H, W height and width of the picture; D boxes. Boxes are xyxy float pixels.
 """
@@ -21,8 +21,9 @@ _RIM = (0, 0, 0, 90)
 _LONGEST = 100  # characters of a label
 _CROWD = 1 / 6  # of the picture, the most that labels hide
 
-# One colour per label index. The first ten by hand, then each the farthest (in OKLab) from all before it, of the colours that
-# stand out on dark and light pictures alike: any two of the first 20 lie 0.13 apart, of the first 40 0.10, of all 90 0.07.
+# One colour per label index. The first ten are chosen by hand. Each further colour has the largest distance (in OKLab) from all
+# before it, among the colours that are easy to see on dark and on light pictures. The smallest distance of two colours is 0.13
+# for the first 20, 0.10 for the first 40, and 0.07 for all 90.
 _CODES = """
 ff4d4d 2f9bff ffc400 16c172 b868ff ff8c1a 00cfd5 ff7ac6 a4de02 a9805f 4b2dff b40087 1e7800 e1d2ff 2d6996
 b42d00 9600e1 4bffc3 ff00f0 009687 9669a5 b4a5d2 b4b478 ff0096 789600 d2e1b4 6969f0 ffa5a5 78692d 00ff00
@@ -133,8 +134,8 @@ def _plate_size(caption: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
 
 
 def _shorten(caption: str, font: ImageFont.FreeTypeFont, picture: tuple[int, int]) -> str:
-    """The caption on one line, its tail cut off until it fits into the picture's width; empty if it would hide a quarter of
-    the picture, as on a thumbnail, or say next to nothing.
+    """The caption on one line, with its end cut off until it fits into the picture's width. It is empty if it would hide a
+    quarter of the picture, as on a thumbnail, or if too few letters would be left.
     """
     text = " ".join(caption.encode("utf-8", "replace").decode().split())[:_LONGEST]
     shorter = (text[:length] + "…" for length in range(len(text) - 1, 1, -1))
@@ -146,7 +147,7 @@ def _shorten(caption: str, font: ImageFont.FreeTypeFont, picture: tuple[int, int
 
 
 def _ink_on(colour: Colour) -> Colour:
-    """Black or white, whichever contrasts more (relative luminance as in WCAG 2.1)."""
+    """Black or white: the one with more contrast (relative luminance as in WCAG 2.1)."""
     linear = [v / 255 / 12.92 if v <= 10 else ((v / 255 + 0.055) / 1.055) ** 2.4 for v in colour]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return (0, 0, 0) if luminance > 0.179 else (255, 255, 255)

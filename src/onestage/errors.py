@@ -1,4 +1,4 @@
-"""Errors that a user can mend. Each says what is wrong, where, what was found, what was expected and what to do.
+"""Errors that a user can fix. Each says what is wrong, where, what was found, what was expected and what to do.
 
 All of them are ``ValueError``s, so code that does not import this package can catch them too. ``assert`` is only for mistakes
 of this program, never for a user's input.
@@ -22,7 +22,7 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 class OnestageError(ValueError):
-    """Base of all errors that a user can mend. It holds its parts as data; ``str()`` makes the text.
+    """Base of all errors that a user can fix. It holds its parts as data; ``str()`` makes the text.
 
     what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
     valid. fix: what the user can do. Absent parts are None.
@@ -58,12 +58,12 @@ class OnestageError(ValueError):
         return {"error": type(self).__name__, "what": self.what, **texts}
 
     def at(self, where: object) -> Self:
-        """The same error, with the place where it happened, unless it names one already."""
+        """The same error, with its place, unless it already has one."""
         return self if self.where is not None else type(self).of(self, where)
 
     @classmethod
     def of(cls, error: OnestageError, where: object) -> Self:
-        """An error of this class with the parts of another, and the place where it happened, unless that names one already."""
+        """An error of this class with the parts of another error, and its place, unless the other already has one."""
         place = where if error.where is None else error.where
         return cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
 
@@ -118,7 +118,7 @@ def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> N
 
 
 def warn_outside(notes: Iterable[str]) -> None:
-    """Make a warning of each note, at the line outside this package that led here."""
+    """Emit a warning for each note, at the line outside this package that called it."""
     frame, depth = sys._getframe(), 1  # as skip_file_prefixes of warnings.warn does from Python 3.12 on
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
         frame, depth = frame.f_back, depth + 1
@@ -142,6 +142,6 @@ def counted(number: int, noun: str) -> str:
 
 
 def first_ten(lines: Sequence[str]) -> str:
-    """The first ten lines, indented, and the count of the others."""
+    """The first ten lines, indented, and the number of the remaining lines."""
     shown = [f"  {line}" for line in lines[:10]]
     return "\n".join([*shown, f"  ... and {len(lines) - 10} more"] if len(lines) > 10 else shown)

@@ -29,8 +29,9 @@ def evaluate(
 ) -> Report:
     """Every figure of the detector on a data set: COCO AP, VOC AP, each class, the losses, the book's class error and box MAE.
 
-    model: a detector, its file, or a run folder. data: a path, or a Dataset already read. split: of a path; by default "test",
-    or else "val", or else what the run of a run folder held out, or else everything. format: of a path that is not recognised.
+    model: a detector, its file, or a run folder. data: a path, or a Dataset already read. split: of a path. The default is the
+    first that exists of "test", "val", the pictures that the run held out, and everything. format: of a path that is not
+    recognised.
 
     Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.

@@ -21,7 +21,7 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 """A run folder's models: the one of the best validation AP, and the newest. Training writes them, and ``load`` reads them."""
 
 TEMPORARY = ".onestage-tmp"
-"""How the name of every file ends that is still being written; what a crash leaves behind is known by it."""
+"""The end of the name of every file that is still being written. Files left over from a crash are recognised by it."""
 
 
 ABANDONED_AFTER = 3600.0
@@ -110,7 +110,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, older_than: float = ABANDONED_AFTER) -> None:
-    """Delete the temporary files in ``folder`` that nobody has touched for ``older_than`` seconds."""
+    """Delete the temporary files in ``folder`` that have not changed for ``older_than`` seconds."""
     for leftover in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):  # another process may do the same
             if time.time() - leftover.stat().st_mtime >= older_than:

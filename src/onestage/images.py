@@ -2,11 +2,12 @@
 
 Shape letters: H, W height and width of the picture. Sizes are (height, width).
 
-What is read, and what becomes of it. Whatever is broken, cut off or beyond ``ImageLimits`` is a DataError that names the file.
+The table lists what is read, and the result. A picture that is broken, cut off or beyond ``ImageLimits`` raises a DataError
+that names the file.
 
-| the picture                        | what is made of it                                                                 |
+| the picture                        | the result                                                                         |
 |------------------------------------|------------------------------------------------------------------------------------|
-| format                             | JPEG, PNG, WebP, BMP, TIFF or GIF by its content, whatever the file is called      |
+| format                             | JPEG, PNG, WebP, BMP, TIFF or GIF by its content, whatever the name of the file    |
 | EXIF orientation 2..8              | applied: the picture is as a viewer shows it; any other value counts as 1          |
 | grey, 1-bit, palette, CMYK, YCCK   | converted; a JPEG's CMYK is inverted, as Adobe writes it; ICC profiles are ignored |
 | 16-bit integers                    | the high byte, v >> 8, whatever range the picture makes use of; 12-bit: v >> 4     |
@@ -16,7 +17,7 @@ What is read, and what becomes of it. Whatever is broken, cut off or beyond ``Im
 | animation, several pages           | the first                                                                          |
 | bytes after the end of the picture | ignored                                                                            |
 
-Annotations of every format are taken to mean the picture as it is after its EXIF orientation.
+Annotations of every format refer to the picture after its EXIF orientation is applied.
 
 Pillow alone decodes: it survives mutated files that crash or stall other decoders. The tensor is a channels-last view of
 Pillow's rows: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
@@ -49,14 +50,14 @@ from torch import Tensor
 from onestage.errors import ConfigError, DataError
 
 Picture = str | Path | Image.Image | NDArray[np.generic] | Tensor
-"""A picture as a user has it: a file's path, a PIL picture, an array (H, W) or (H, W, 3), a tensor (3, H, W)."""
+"""A picture that a user gives: a file's path, a PIL picture, an array (H, W) or (H, W, 3), a tensor (3, H, W)."""
 Channels = Literal["rgb", "bgr"]
 """The order of the colours of a picture in memory."""
 
 BEHIND_TRANSPARENCY = (128, 128, 128)
-"""What shows through where a picture is transparent."""
+"""The colour behind transparent parts of a picture."""
 
-# Pillow's readers are named one by one: Image.open would try some forty others, and its pixel limit is a global variable.
+# Pillow's readers are named one by one: Image.open would try about forty more, and its pixel limit is a global variable.
 _FORMATS: dict[type[ImageFile], re.Pattern[bytes]] = {
     JpegImageFile: re.compile(rb"\xff\xd8\xff"),
     PngImageFile: re.compile(rb"\x89PNG\r\n\x1a\n"),
@@ -88,7 +89,7 @@ _REPLACE = "replace the picture, or leave it out"
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What a picture may cost. Everything here is checked before a pixel is decoded.
+    """The largest cost of a picture. All limits are checked before a pixel is decoded.
 
     max_bytes: of the file. max_side, max_pixels: of the decoded picture. max_scans: of a progressive JPEG, each of which passes
     over all pixels again (a usual one has ten); above a fifth of max_pixels fewer are allowed, to bound the time.
@@ -103,7 +104,7 @@ class ImageLimits:
 def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()) -> Tensor:
     """The picture in a file (a path) or in memory (bytes) as (3, H, W) uint8 RGB, channels-last in memory.
 
-    Raise DataError, naming the file, for whatever is no whole picture within ``limits``.
+    Raise DataError, which names the file, for anything that is not a whole picture within ``limits``.
     """
     where = _IN_MEMORY if isinstance(source, bytes) else str(source)
     with _naming(where):
@@ -195,13 +196,13 @@ def _check_length(length: int, where: str, limits: ImageLimits) -> None:
 
 @contextmanager
 def _naming(where: str) -> Iterator[None]:
-    """Turn whatever goes wrong inside into a DataError that names the picture."""
+    """Turn every error inside this block into a DataError that names the picture."""
     try:
         yield
     except DataError:
         raise
-    except Exception as error:  # Pillow lets a dozen types through on broken files, from struct.error to MemoryError
-        from_system = isinstance(error, OSError) and error.errno is not None  # those of Pillow bear no number
+    except Exception as error:  # Pillow raises a dozen types on broken files, from struct.error to MemoryError
+        from_system = isinstance(error, OSError) and error.errno is not None  # Pillow's OSErrors have no number
         what = "this picture file cannot be read" if from_system else "this picture is broken or cut off"
         fix = "check the path and its permissions" if from_system else _REPLACE
         raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix) from error
@@ -249,7 +250,9 @@ def _check_scans(data: bytes, where: str, most: int) -> None:
 
 
 def _check_png(data: bytes) -> None:
-    """Raise ValueError if a chunk's checksum is wrong or the end is missing: Pillow overlooks both from the pixels on."""
+    """Raise ValueError if a chunk's checksum is wrong or the end is missing: after the start of the pixels, Pillow
+    ignores both.
+    """
     view, start, kind = memoryview(data), 8, b""
     while kind != b"IEND":
         if len(data) < start + 8:
@@ -297,7 +300,7 @@ def _over_grey(layer: Image.Image) -> Image.Image:
 
 
 def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
-    """Numbers of any size as 0..255, by the table at the top. Raise DataError if it has no row for them."""
+    """Numbers of any size as 0..255, by the table at the top. Raise DataError if the table has no row for them."""
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     if values.dtype.kind not in "uif":
@@ -305,7 +308,7 @@ def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
     if values.dtype == np.uint16:
         return (values.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535):  # so written, it holds for NaN too
+    if not (low >= 0 and high <= 65535):  # in this form it holds for NaN too
         fix = "undo the normalisation: 0 is black, and 1, 255 or 65535 is white"
         raise _unusable(where, f"values from {low} to {high}", fix)
     if high > 255:

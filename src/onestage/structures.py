@@ -162,9 +162,9 @@ class HeadOutput(NamedTuple):
 class Truth:
     """The true objects of one picture, for evaluation, in pixels of that picture. The picture itself is not read.
 
-    boxes (N, 4) float32; labels (N,) int64; ignore (N,) bool: not counted either way (VOC difficult);
-    crowd (N,) bool: a COCO crowd region; area (N,) float32 in pixels, which puts an object among small, medium or large
-    (COCO gives the area of the outline, others the area of the box). size is (height, width), or None if it is unknown.
+    boxes (N, 4) float32; labels (N,) int64; ignore (N,) bool: not counted either way (VOC difficult); crowd (N,) bool: a COCO
+    crowd region; area (N,) float32 in pixels, which puts an object among small, medium or large (COCO gives the area of the
+    outline; in other formats it is the area of the box). size is (height, width), or None if it is unknown.
     """
 
     boxes: Tensor

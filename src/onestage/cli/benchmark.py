@@ -48,8 +48,8 @@ def benchmark(
 
     onestage benchmark runs/first --batch 8 --repeats 30 --json speed.json
 
-    A name of the zoo stands for that model with random weights. Its network takes as long as a trained one, but the time of the
-    postprocessing depends on how much the model finds: your trained model shows that.
+    A name of the zoo means that model with random weights. Its network takes as long as a trained one. But the time of the
+    postprocessing depends on the number of detections, so measure your trained model for that.
 
     Args:
         models: names of the zoo, run folders or files; the whole zoo if left out
@@ -81,7 +81,7 @@ def benchmark(
 def _time_all(
     names: Sequence[str], make: Callable[[str], Detector], images: Sequence[Tensor], *, repeats: int, json: Path | None
 ) -> tuple[list[Timing], Environment]:
-    """The timings of the detectors, each made when its turn comes, and what they depend on. images: (3, H, W) each."""
+    """The timings of the detectors, each made just before its measurement, and what they depend on. images: (3, H, W) each."""
     from onestage.deploy.benchmark import WARM_UP, environment, time_detector
 
     timings: list[Timing] = []

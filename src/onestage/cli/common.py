@@ -1,4 +1,4 @@
-"""What the verbs share about models: finding one, and where it runs."""
+"""What the verbs share about models: how to find one, and its device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from onestage.zoo.table import ZOO
 
 
 def find_model(name: str, *, device: str | None = None) -> Detector:
-    """The detector that a user means, on its device, ready to predict: a file, a run folder (its best model), or published
+    """The detector that a user names, on its device, ready to predict: a file, a run folder (its best model), or published
     weights of the zoo, such as "ssdlite320_mobilenet_v3_large.coco".
 
     Raise WeightsError if there is none.
@@ -37,13 +37,13 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
 
 
 def is_recipe(name: str) -> bool:
-    """Whether a user means a recipe of the zoo, and not a file or folder of that name."""
+    """Whether the name is a recipe of the zoo, and not a file or folder."""
     return name in ZOO and not Path(name).exists()
 
 
 def find_or_create(name: str, classes: Sequence[str], *, device: str | None = None) -> Detector:
-    """The detector that a user means, as of ``find_model``, or a recipe of the zoo for these classes, with random weights that
-    are the same every time.
+    """The detector that a user names, as in ``find_model``, or a recipe of the zoo for these classes. Its random weights are
+    the same at every call.
     """
     if not is_recipe(name):
         return find_model(name, device=device)
@@ -61,7 +61,9 @@ def _no_model(name: str) -> WeightsError:
 
 
 def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
-    """Where a config differs from the usual one, as paths such as "loss.gamma"; but for the classes, which are the data's."""
+    """The settings in which a config differs from the usual one, as paths such as "loss.gamma". The classes are left out,
+    because they are those of the data.
+    """
     return [path for path in differences(config, usual) if path not in ("classes", "category_ids")]
 
 

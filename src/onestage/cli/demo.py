@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
-    """See all of it work without any pictures: draw 1,300, train TinySSD on most of them, and measure it on the rest.
+    """Try everything without any pictures: draw 1,300, train TinySSD on most of them, and measure it on the rest.
 
     onestage demo --out demo
 

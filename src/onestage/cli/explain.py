@@ -72,7 +72,7 @@ def explain_picture(
 
 
 def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detector:
-    """The trained model that is meant, or a recipe with fresh weights for the data set's classes."""
+    """The trained model of that name, or a recipe with fresh weights for the data set's classes."""
     from onestage.cli.common import find_model, find_or_create, is_recipe
 
     if dataset is not None:
@@ -114,7 +114,7 @@ def _labelled(picture: Path, dataset: Dataset, classes: Sequence[str]) -> Sample
 
 
 def _row_of(picture: Path, dataset: Dataset) -> int:
-    """Where the data set has this picture, or a picture of the same name and content."""
+    """The row of this picture in the data set, or of a picture with the same name and content."""
     from onestage.predict.pictures import absolute
 
     here = absolute(picture).resolve()

@@ -21,7 +21,7 @@ from onestage.structures import Size
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
 
 UNFINISHED = "INCOMPLETE.md"
-"""Lies in the folder until all other files are written."""
+"""The name of a file that is in the folder until all other files are written."""
 
 FINISHED = "GENERATED.md"
 WRITTEN = {
@@ -100,7 +100,7 @@ def parse_size(text: str, *, option: str = "--size") -> Size:
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:
-    """Make ``out`` a folder with nothing in it but the mark of an unfinished data set.
+    """Make ``out`` a folder that holds only the mark of an unfinished data set.
 
     Remove only what this command wrote. Raise DataError if anything else is there.
     """

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
     from onestage.weights.source import Source
 
 BACKGROUND_NAMES = {"background", "__background__", "???"}
-"""What label files call the class before the first one, in lower case."""
+"""The names of the class before the first one in label files, in lower case."""
 PLACEHOLDERS = {"???", "n/a"}
-"""What they call a class that no object has, in lower case. Such names get a number, as in COCO_90: names stand only once."""
+"""The names that they give to unused classes, in lower case. Such names get a number, as in COCO_90, because names
+are unique.
+"""
 SHOWN = 8
 """Class names in the summary."""
 
@@ -50,10 +52,10 @@ def import_weights(
         out: the file to write, .safetensors
         origin: the project it is from, if you want to be sure: torchvision, effdet, qfgaohao (jetson-inference), ...
         model: its name in the zoo, if you want to be sure: see onestage models
-        classes: the names of its classes in its order, or a file with one name per line; without them those of COCO or VOC
-            where the number fits, else numbers
+        classes: the names of its classes in its order, or a file with one name per line; by default those of COCO or VOC
+            if the number fits, otherwise numbers
         pixels: mean and standard deviation of the input's pixels: half (0.5 each) or imagenet; by default what the model's
-            usual files want. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, and nothing in them says so
+            usual files need. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, but their files do not say so
     """
     if out.suffix != ".safetensors":
         raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
@@ -98,7 +100,7 @@ def create(name: str, *, weights: Source) -> Detector:
 
 
 def _only_model(source: Source) -> str:
-    """The model that the tensors tell by themselves. Raise WeightsError where they fit another one too."""
+    """The model that the tensors belong to. Raise WeightsError if they also fit another model."""
     from onestage.zoo.efficientdet import TWINS
 
     if source.model in TWINS:
@@ -109,9 +111,9 @@ def _only_model(source: Source) -> str:
 
 
 def _class_names(given: Sequence[str]) -> tuple[str, ...]:
-    """The names as they stand, or those in the file that is named. Background, which every file has before them, is left out.
+    """The given names, or those in the given file. Background, which comes first in label files, is left out.
 
-    Raise ConfigError for a file that is not text, and for a name that stands twice.
+    Raise ConfigError for a file that is not text, and for a name that occurs twice.
     """
     from_file = len(given) == 1 and Path(given[0]).is_file()
     lines = _lines(Path(given[0])) if from_file else list(given)
@@ -135,7 +137,7 @@ def _lines(file: Path) -> list[str]:
 
 
 def _named(source: Source, names: tuple[str, ...]) -> Source:
-    """The same weights, their classes named by somebody who knows."""
+    """The same weights with the class names that the user gave."""
     from onestage.structures import ClassSet
 
     count = len(source.classes.names)
@@ -170,7 +172,7 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
 
 
 def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:
-    """What the file leaves open, or limits, and how to change it."""
+    """Notes on what the file does not define or limits, and how to change it."""
     from onestage.zoo.table import recipe
 
     if config.classes[0] == "class 0":

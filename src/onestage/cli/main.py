@@ -1,7 +1,7 @@
 """``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
 
-A verb's module is imported when it is asked for, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
-1 something is wrong with some of the pictures, 2 a mistake to mend, 130 interrupted.
+The module of a verb is imported when it is needed, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
+1 something is wrong with some of the pictures, 2 a mistake of the user, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from onestage.cli.output import say, stdout
 from onestage.errors import ConfigError, DataError, OnestageError, nearest
 
 DEBUG = "ONESTAGE_DEBUG"
-"""Set in the environment, it shows where in the program a mistake was noticed."""
+"""If this is set in the environment, an error shows its traceback."""
 
 
 class Verb(NamedTuple):
-    """Where its function is, which takes the arguments and returns the exit code, and what it is good for in one line."""
+    """The module and name of a function that takes the arguments and returns the exit code, and its purpose in one line."""
 
     module: str
     function: str
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except KeyboardInterrupt:
             return _fail(130, "interrupted")
-        except BrokenPipeError:  # whoever read our output, such as head, has seen enough
+        except BrokenPipeError:  # the reader of our output, such as head, has stopped reading
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         except OnestageError as error:
@@ -115,8 +115,8 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
 
 @cache
 def _hide_none(part: Any) -> None:
-    """Have tyro's help of a verb, or of a dataclass among its options, end without "(default: None)" and "(default: )": the
-    texts say what happens where an option is left out.
+    """Remove "(default: None)" and "(default: )" from tyro's help of a verb, or of a dataclass among its options: the texts
+    say what happens if an option is left out.
     """
     import tyro
 
@@ -146,7 +146,7 @@ def _options(part: Callable[..., object]) -> list[str]:
 
 
 def _fail(code: int, message: str) -> int:
-    """Show what went wrong. Called while an exception is handled, it lets that through for whoever asked to see it."""
+    """Show what went wrong. If the environment asks for the traceback, raise the exception that is being handled instead."""
     if os.environ.get(DEBUG) and sys.exc_info()[0] is not None:
         raise  # the exception that main is handling
     first, _, rest = message.partition("\n")

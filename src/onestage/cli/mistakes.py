@@ -1,6 +1,6 @@
 """Mistakes that tyro notices in a command line, in the form of all our errors.
 
-tyro's hook for this is young and private, so nothing depends on it: a tyro without it, or with other parts, shows its boxes.
+tyro's hook for this is private, so nothing depends on it: a tyro without it, or with other parts, shows its boxes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]:
-    """What tyro rejects inside raises ConfigError. options: gives the options of the verb, such as "--score", when asked."""
+    """Raise ConfigError for mistakes that tyro finds inside this block. options: returns the options of the verb, such as
+    "--score"."""
     try:
         from tyro._errors import on_parse_error
     except ImportError:
@@ -67,7 +68,7 @@ def _name(argument: ArgumentDefinition) -> str:
 
 
 def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
-    """Our error if a group of options refused a value, which tyro is handling; else that the value is not of its type."""
+    """Our error, if a group of options refused a value; otherwise an error that says that the value is not of its type."""
     error = sys.exc_info()[1]
     while error is not None and not isinstance(error, OnestageError):
         error = error.__cause__ or error.__context__

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Weights:
-    """Published weights: their tag, AP on COCO val2017 (percent), licence, and where it says how they were trained."""
+    """Published weights: their tag, AP on COCO val2017 (percent), licence, and the address of their training recipe."""
 
     tag: str
     ap: float
@@ -45,7 +45,7 @@ class Row:
 
 
 def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int = 80, json: bool = False) -> int:
-    """List the zoo: what each model costs, and how accurate its authors found it.
+    """List the zoo: what each model costs, and the accuracy that its authors measured.
 
     onestage models
 
@@ -89,7 +89,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
 
 
 def _chosen(names: Sequence[str]) -> list[str]:
-    """The zoo's models whose names begin with one of these, in the zoo's order."""
+    """The zoo's models whose names start with one of these, in the zoo's order."""
     from onestage.zoo.table import ZOO
 
     for name in names:
@@ -121,7 +121,7 @@ def _table(*columns: str, numbers: int) -> Table:
 
 
 def _costs(rows: list[Row], width: int) -> Table:
-    """The costs in ``width`` characters. Where they are few, the columns that can best be missed are left out."""
+    """The costs in ``width`` characters. If the terminal is narrow, the least important columns are left out."""
     columns = {
         "model": [f"[bold]{row.name}[/]" for row in rows],
         "weights": [", ".join(weights.tag for weights in row.weights) or "-" for row in rows],
@@ -155,7 +155,7 @@ def _accuracies(rows: list[Row]) -> Table:
 
 
 def _print_tags(rows: list[Row]) -> None:
-    """The weights' names side by side, as many as the terminal is wide."""
+    """Print the names of the weights side by side, in the width of the terminal."""
     out = stdout()
     out.print("[bold]published weights[/], COCO val2017 AP; licence and recipe: onestage models NAME", highlight=False)
     every = [Text(f"{row.name}.{w.tag} {w.ap}", no_wrap=True) for row in rows for w in row.weights]
@@ -163,7 +163,7 @@ def _print_tags(rows: list[Row]) -> None:
 
 
 def _print_weights(rows: list[Row]) -> None:
-    """Not as a table, which would break the addresses where a line ends."""
+    """Print the weights as lines. A table would break the addresses at the end of a line."""
     out = stdout()
     out.print("[bold]published weights[/]: COCO val2017 AP, licence, recipe", highlight=False)
     for row in rows:

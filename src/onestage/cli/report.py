@@ -45,7 +45,7 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
 
 
 def caption(detections: Detections) -> str:
-    """What stands under a picture on the web page: which detections are drawn in it, or why none is."""
+    """The text under a picture on the web page: which detections are drawn, or why there are none."""
     name, scores = Path(detections.path).name, detections.scores
     if (scores >= SCORE).any():
         return f"{name}: the labels, and what was found with a score of {SCORE:.2f} or more"

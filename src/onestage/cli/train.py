@@ -52,7 +52,7 @@ class ModelChoice:
         return find_source(self.model or "", self.weights, self.backbone_weights)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
-        """The recipe for these classes, with its changes. The weights decide what the user leaves open."""
+        """The recipe for these classes, with its changes. The weights decide the settings that the user does not give."""
         from onestage.cli.generate import parse_size
         from onestage.creation import as_in_weights
         from onestage.zoo.table import ZOO, recipe
@@ -112,7 +112,7 @@ def train(
 
 
 def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainConfig, format: str | None) -> int:
-    """A new run, or after a crash under torchrun, which then gives the same command again, the rest of the run in ``out``."""
+    """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
     from onestage.training.checkpoint import CheckpointStore
     from onestage.training.inputs import read_data
@@ -145,7 +145,7 @@ def _no_other_settings(run: Path) -> ConfigError:
     from onestage.files import BEST
     from onestage.training.folder import Plan
 
-    Plan.load(run)  # where there is no run, that is the mistake
+    Plan.load(run)  # raises if there is no run
     what = "--resume goes on with the data and settings of its run, so it takes no others"
     longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(run / BEST))}"
     return ConfigError(what, where=run, fix=f"onestage train --resume {shlex.quote(str(run))}; {longer}")
@@ -190,7 +190,7 @@ def _free_folder(name: str) -> Path:
 
 
 def _close(result: TrainResult) -> int:
-    """Say where everything is, and what to do next. After an interruption, the loop has said how to go on."""
+    """Print where everything is, and what to do next. After an interruption, the loop has already printed how to continue."""
     from onestage.processes import Launch
     from onestage.training.folder import Plan
 

@@ -1,4 +1,4 @@
-"""The dataset doctor: what is worth knowing about a data set before training on it, and what is wrong with it.
+"""The dataset doctor: the facts to know about a data set before training, and the faults in it.
 
 Shape letters: N objects of the whole set. Sizes are (height, width).
 """

@@ -1,12 +1,12 @@
-"""CSV: one row for each object, in the form of the d2l book's banana set and many others.
+"""CSV: one row for each object, in the form of the d2l book's banana set and many other data sets.
 
 Policy:
 - The header says which column is which, by the synonyms in ``ROLES``, in any order; commas, semicolons or tabs. Without a
-  header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. All else is an error.
+  header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. Anything different is an error.
 - Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
   it is an error.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
-- Classes are all labels in the whole data set, whichever split is read: sorted, numbers by value. If all are numbers, they
+- Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
   are the data set's ids. With ``classes=`` they then count the given names from 0.
 - The pictures lie beside the file or in a folder ``images`` there. When a folder is searched, a CSV file without any of its
   pictures does not count: such files often accompany a data set in another format.
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 
 
 class Content(NamedTuple):
-    """The rows of a file, and what is wrong with others, by line."""
+    """The good rows of a file, and the errors of the bad rows, by line."""
 
     entries: list[Entry]
     errors: dict[int, DataError]

@@ -135,7 +135,7 @@ class Pictures:
 
 
 def pictures_beside(annotations: Path, root: Path) -> Pictures:
-    """The pictures of one annotation file of a data set: the names of file and folders tell its split."""
+    """The pictures of one annotation file of a data set: the names of file and folders show its split."""
     return Pictures(picture_folders(annotations, split_name(annotations.stem) or split_above(annotations, root)))
 
 

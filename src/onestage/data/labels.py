@@ -45,7 +45,7 @@ class StoredClasses:
         return cls.by_id(dict(enumerate(names)))
 
     def key_text(self, key: ClassKey) -> str:
-        """A key as messages show it, with the class's name where that is something else."""
+        """A key as messages show it, with the class's name if that differs."""
         name = self.keys.get(key, key)
         return repr(key) if name == key else f"{key!r} ({name!r})"
 
@@ -81,10 +81,12 @@ def _labels(table: ClassSet, keys: Mapping[ClassKey, str]) -> Labels:
 
 
 def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Path) -> Labels:
-    """The labels where no name agrees: the data set's numbers count the wanted classes. Warn what each number means."""
+    """The labels if no name agrees: the data set's numbers count the wanted classes. Warn what each number means."""
     names = stored.table.names
     if not stored.numbered:
-        fix = "name them alike, or train a model for the data's; in Python, onestage.create(NAME, classes=[...]) makes one"
+        fix = (
+            "use the same names, or train a model for these classes; in Python, onestage.create(NAME, classes=[...]) makes one"
+        )
         raise differ(where, names, wanted, fix=fix)
     if list(names) != [str(label) for label in range(len(wanted))]:
         raise ConfigError(
@@ -101,7 +103,7 @@ def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Pa
 
 
 def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
-    """The error where a data set has other classes than the model."""
+    """The error if a data set has other classes than the model."""
     return ConfigError(
         "model and data differ in their classes",
         where=root,

@@ -308,7 +308,7 @@ class _Reader:
         return any(worker.exitcode is not None for worker in workers)
 
     def _note(self, failures: Sequence[Failure]) -> None:
-        """Raise the first error that must not be skipped, and keep the others."""
+        """Raise the first error that must not be skipped, and note all other errors."""
         for path, error in failures:
             if self._on_bad == "stop" or not isinstance(error, DataError):
                 raise error

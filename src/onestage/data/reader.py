@@ -1,4 +1,4 @@
-"""From a path to a ``Dataset``, whatever the format: recognised by looking, or named."""
+"""From a path to a ``Dataset`` of any format. The format is recognised from the files, or named."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

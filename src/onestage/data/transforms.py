@@ -6,7 +6,7 @@ Augmentation at full resolution is slow: zooming out of a 640x480 picture makes 
 colour, and then shrinks them to 300x300. So the geometry is drawn first, as numbers, and composed into one ``Region`` of the
 picture, which may reach outside. Then the pixels are processed once: cut out, resize, recolour, paste on the fill colour.
 
-A ``Place`` tells where a region lies in the input. It is a function from a size to an ImageMeta. ``stretch`` is SSD's. A model
+A ``Place`` says where a region lies in the input. It is a function from a size to an ImageMeta. ``stretch`` is SSD's. A model
 that letterboxes or keeps the shortest edge passes a different one, and nothing else changes.
 """
 

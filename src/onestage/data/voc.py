@@ -6,7 +6,7 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
   it agrees to the digit with what converters to COCO and YOLO make of the same file.
 - ``difficult`` objects are kept and flagged ``ignore``. A width and height of 0 are read from the picture.
 - The picture has the name of the XML file. If there is none, ``<filename>`` names it.
-- Classes are all names in the whole data set, sorted, whichever split is read. So all splits agree.
+- Classes are all names in the whole data set, sorted, for any split that is read. So all splits agree.
 - Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names.
 - DTDs, entities and external references are refused.
 """
@@ -122,7 +122,7 @@ def _listed(file: Path) -> tuple[Path, ...]:
 
 
 def _parse(file: Path) -> _Annotation:
-    """Read one XML file. Whatever is wrong is among its errors."""
+    """Read one XML file. All faults are in its errors."""
     try:
         root = _root(file)
     except DataError as error:

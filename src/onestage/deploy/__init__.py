@@ -1,1 +1,1 @@
-"""What it takes to use a detector somewhere else: so far, how fast it is."""
+"""Tools for the use of a detector outside training. So far: how fast it is."""

@@ -98,7 +98,7 @@ def _draw_accuracy(axes: Axes, history: History, keys: Sequence[str]) -> None:
 
 
 def _values(history: History, key: str) -> list[float]:
-    """The value of each epoch; NaN for None and where the key is missing."""
+    """The value of each epoch; NaN for None and for a missing key."""
     values = (record.get(key) for record in history)
     return [math.nan if value is None else float(value) for value in values]
 
@@ -150,7 +150,7 @@ def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, li
 def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
     """Name the curves. Write ``empty`` into the middle of the panel if there are none.
 
-    below: under the panel, for curves that may cross all of it; by default where the curves leave most room.
+    below: under the panel, for curves that may cross all of it; by default at the place with the most room.
     """
     lines = axes.get_lines()
     if all(np.isnan(np.asarray(line.get_ydata(), dtype=float)).all() for line in lines):

@@ -69,7 +69,7 @@ class Results:
 
 
 def nan_as_none(value: Json) -> Json:
-    """The same content with lists for tuples, and None for every number that is not finite: JSON has no word for those."""
+    """The same content with lists for tuples, and None for every number that is not finite: JSON has no value for those."""
     if isinstance(value, Mapping):
         return {key: nan_as_none(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

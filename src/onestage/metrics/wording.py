@@ -14,7 +14,7 @@ FIGURE_TITLES = ("COCO", "IoU", "all", "small", "medium", "large")
 NO_LOGITS = "the engine gives boxes, no logits"
 """Why a figure of FIGURES_OF_LOGITS can be missing."""
 FIGURES_OF_LOGITS = {"losses": "loss", "class_error": "class error", "box_mae": "box MAE"}
-"""The figures that need logits, and what a reader knows them as."""
+"""The figures that need logits, and their names for the reader."""
 NOT_MEASURED = f"not measured: {NO_LOGITS}"
 
 

@@ -29,11 +29,11 @@ EngineOutput = HeadOutput | list[RawDetections]
 
 
 class Engine(Protocol):
-    """Run a network, whatever the program that does it: torch, an inference runtime, a file that holds NMS inside."""
+    """Run a network with any program: torch, an inference runtime, or a file that contains NMS."""
 
     @property
     def device(self) -> torch.device:
-        """Where it wants the images."""
+        """The device on which it needs the images."""
         ...
 
     def __call__(self, images: Tensor, frames: Tensor) -> EngineOutput:
@@ -124,7 +124,7 @@ class Predictor:
 
 
 def in_evaluation_mode(module: nn.Module) -> nn.Module:
-    """The module itself if all of it is in evaluation mode, or else a copy that is, with the very same parameters and buffers.
+    """The module itself if all of it is in evaluation mode, or else a copy that is, with the same parameters and buffers.
 
     Neither a mode nor a tensor of the module changes, so other threads may use it at the same time.
     """
@@ -134,7 +134,9 @@ def in_evaluation_mode(module: nn.Module) -> nn.Module:
 
 
 def _pixels(image: Picture, channels: Channels) -> Tensor:
-    """(3, H, W) uint8 RGB. The order of colours is a question for arrays and tensors only: to_tensor refuses it for others."""
+    """(3, H, W) uint8 RGB. The order of colours exists for arrays and tensors only: to_tensor refuses it for anything
+    different.
+    """
     if isinstance(image, str | Path) and channels == "rgb":
         return decode_image(image)
     return to_tensor(image, channels=channels)

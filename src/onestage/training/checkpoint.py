@@ -8,8 +8,8 @@ A run folder holds
         training.safetensors                  every other tensor: momenta, averages
         state.json                            the numbers, and the SHA-256 of all files; written last, it makes them valid
 
-The order of the writes is the whole protocol: first both tensor files, then last and best, then state.json. Only then are
-older checkpoints deleted. A folder without state.json is what a crash left. Of several processes, only the first one saves.
+The order of the writes makes this safe: first both tensor files, then last and best, then state.json. Only then are older
+checkpoints deleted. A folder without state.json is left over from a crash. Of several processes, only the first one saves.
 """
 
 import contextlib
@@ -100,7 +100,7 @@ class CheckpointStore:
             with _write_errors(folder):
                 sync_folder(self.checkpoints)
             write_atomically(folder / STATE, _sealed(content))
-        except BaseException:  # a full disk, Ctrl-C: half a checkpoint is of no use to anybody
+        except BaseException:  # a full disk, Ctrl-C: half a checkpoint is useless
             shutil.rmtree(folder, ignore_errors=True)
             raise
         self._prune(folder)
@@ -142,7 +142,7 @@ class CheckpointStore:
         return folder
 
     def _prune(self, newest: Path) -> None:
-        """Keep ``newest`` and the whole ones just before it. Later ones are damaged: the run came back from there."""
+        """Keep ``newest`` and the whole checkpoints just before it. Later ones are damaged: the run resumed from ``newest``."""
         folders = self._folders()
         earlier = folders[: folders.index(newest)]
         whole = [path for path in earlier if (path / STATE).is_file() and path not in self._damaged]
@@ -150,7 +150,9 @@ class CheckpointStore:
         for path in folders:
             if path not in kept:
                 with contextlib.suppress(OSError):  # what cannot be deleted now can be deleted next time
-                    (path / STATE).unlink(missing_ok=True)  # first: a half-deleted checkpoint must not look like a whole one
+                    (path / STATE).unlink(
+                        missing_ok=True
+                    )  # first, so that a half-deleted checkpoint does not look like a whole one
                     shutil.rmtree(path)
 
 
@@ -218,7 +220,7 @@ def _write_errors(where: Path) -> Iterator[None]:
 
 
 def _to_json(value: object, tensors: dict[str, Tensor], name: str) -> Json:
-    """``value`` for JSON. Its tensors go into ``tensors``, under a name that tells where they stood."""
+    """``value`` for JSON. Its tensors go into ``tensors``, under a name that states their place."""
     match value:
         case None | bool() | int() | str():
             return value

@@ -29,11 +29,11 @@ class TrainConfig:
     """
 
     epochs: int = 100
-    """How often every picture is seen."""
+    """The number of times that every picture is used."""
     batch_size: int = 16
     """Pictures per optimiser step, over all processes together."""
     accumulate: int = 1
-    """Into how many parts a step is cut to save memory; the result stays the same except for batch norm and drop_path."""
+    """The number of parts of a step, to save memory; the result stays the same except for batch norm and drop_path."""
     optimizer: Literal["sgd", "adamw"] = "adamw"
     """AdamW needs the least tuning; the papers used SGD with momentum."""
     lr: float | None = None
@@ -43,17 +43,17 @@ class TrainConfig:
     weight_decay: float | None = None
     """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
     schedule: Literal["cosine", "steps"] = "cosine"
-    """How the learning rate falls: along a cosine to a hundredth, or tenfold at each milestone."""
+    """How the learning rate falls: along a cosine to a hundredth, or to a tenth at each milestone."""
     milestones: tuple[float, ...] = MILESTONES
-    """Where "steps" falls, as parts of the whole training."""
+    """The places where "steps" lowers the learning rate, as parts of the whole training."""
     warmup: int = 200
-    """Steps over which the learning rate rises from nearly nothing; at most a tenth of the training."""
+    """Steps over which the learning rate rises from nearly 0; at most a tenth of the training."""
     clip_norm: float = 10.0
     """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
     augment: Literal["ssd", "light", "none"] = "ssd"
     """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
     augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Changes to it, as often as wanted: --augment-with flip_vertical=0.5 where pictures have no up and down."""
+    """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
     evaluate_every: int = 1
@@ -65,14 +65,14 @@ class TrainConfig:
     seed: int = 0
     """Same seed, same machine: the same weights to the bit."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What to do at a bad annotation or an unreadable picture."""
+    """What to do if an annotation is bad or a picture unreadable."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
             decode_value(getattr(self, name), declared, name)
-        _ = self.augmentation  # a wrong change is told now, not in the first epoch
+        _ = self.augmentation  # raises now for a wrong change, not in the first epoch
         rules = {
             "epochs": (self.epochs >= 1, "1 or more"),
             "batch_size": (self.batch_size >= 1, "1 or more"),

@@ -1,11 +1,11 @@
-"""A run folder: what was asked for, what came out, and enough to go on.
+"""A run folder: the plan of the run, its results, and the data to resume it.
 
 config.json                 the plan: model, training and data
 metrics.jsonl, metrics.csv  one row per epoch
 curves.png                  the same as a picture
 last.safetensors, best.safetensors, checkpoints/     (training/checkpoint.py)
 
-A plan that an earlier version wrote may lack settings that are newer. Each has a default by which that version acted.
+A plan of an earlier version may lack newer settings. Each of these has the default that gives the behaviour of that version.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from onestage.training.config import TrainConfig
 
 CONFIG = "config.json"
 FREE = ("workers", "device", "checkpoint_minutes", "on_bad")
-"""Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The others do not change the result; the
-device changes its rounding.
+"""Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
+result, but the device changes its rounding.
 """
 
 

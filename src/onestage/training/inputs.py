@@ -1,4 +1,4 @@
-"""Which pictures train a detector, which ones measure it, and by what names it calls its classes."""
+"""The pictures that train a detector, the pictures that measure it, and the names of its classes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
 
 
 def _hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset]:
-    """A tenth is held out to measure. A single picture must do for both."""
+    """A tenth is held out to measure. A single picture is used for both."""
     return data.hold_out(HELD_OUT, config.seed) if len(data) > 1 else (data, data)
 
 

@@ -1,4 +1,5 @@
-"""Training, in one sitting: for every batch match, run the network, weigh, step; after every epoch measure and save.
+"""The training loop: for every batch it matches, runs the network, computes the losses and takes a step. After every epoch it
+measures and saves.
 
 Shape letters: B images of a batch; H, W the input. A run that was interrupted goes on with the same bits as one that was not
 (training/checkpoint.py).
@@ -183,7 +184,7 @@ class Training:
     def _step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on B images of this process. Return the losses over all processes as plain numbers.
 
-        All losses are divided by the positives of the whole step, whichever process holds them. So one process with 8 pictures,
+        All losses are divided by the positives of the whole step, over all processes. So one process with 8 pictures,
         two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
         at once, and drop_path leaves out other pictures.
         """

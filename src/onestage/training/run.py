@@ -1,4 +1,4 @@
-"""What a run is made of, and its folder: started anew, or taken up where its newest checkpoint stands."""
+"""The parts of a run and its folder: a run is started, or resumed from its newest checkpoint."""
 
 from __future__ import annotations
 

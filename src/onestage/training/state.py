@@ -57,5 +57,5 @@ class RunState:
 
     @staticmethod
     def of(checkpoint: Checkpoint) -> RunState:
-        """The inverse of ``checkpoint``, but for the weights and the momenta."""
+        """The inverse of ``checkpoint``, except for the weights and the momenta."""
         return RunState(step=checkpoint.step, epoch=checkpoint.epoch, **checkpoint.extra)

@@ -8,7 +8,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-NO_MODULES = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "tarfile", "xml.sax", "xml.dom")
+NO_MODULES = ("pickle.", "marshal.", "shelve.", "dill.", "cloudpickle.", "joblib.", "tarfile.", "xml.sax.", "xml.dom.")
 NO_CALLS = {"eval", "exec", "compile", "__import__", "yaml.load", "yaml.load_all", "yaml.unsafe_load", "yaml.full_load"}
 NO_CALLS |= {"os.system", "os.popen", "torch.hub.load"}
 XML_READERS = {f"ElementTree.{reader}" for reader in ("parse", "iterparse", "fromstring", "XML", "XMLParser")}
@@ -34,7 +34,7 @@ def violations(text, name="a.py"):
     """What the rules say against a file's text, a line each."""
     tree = ast.parse(text)
     imports = [(node, module) for node in ast.walk(tree) for module in imported(node)]
-    found = [f"{node.lineno}: imports {module}" for node, module in imports if module.startswith(NO_MODULES)]
+    found = [f"{node.lineno}: imports {module}" for node, module in imports if f"{module}.".startswith(NO_MODULES)]
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     found += [f"{call.lineno}: {fault}" for call in calls for fault in call_violations(call, name)]
     if "defusedxml.ElementTree" not in [module for _, module in imports]:
@@ -96,6 +96,7 @@ def test_the_rules_see_what_they_forbid(line):
     "line",
     [
         "model.eval()",
+        "import pickletools",  # reads the instructions of a pickle and follows none
         "yaml.safe_load(file)",
         "re.compile('a')",
         "np.load(path)",

@@ -5,11 +5,14 @@ run.
 from __future__ import annotations
 
 import argparse
-import re
+import contextlib
+import io
+import pickletools
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import torch
 from torch import Tensor
@@ -27,6 +30,10 @@ PREFIXES = ("module.", "_orig_mod.")
 
 TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 """The first object that torch.save pickles in files that are not zip archives."""
+
+
+PLAIN: list[Callable[..., object] | tuple[Callable[..., object], str]] = [argparse.Namespace]
+"""What counts as plain data besides torch's list: the arguments of a program."""
 
 
 NUMPY_FIX = "take the checkpoint that the arrays come from, or save them again: torch.save({name: tensor}, FILE)"
@@ -70,30 +77,60 @@ def _check_archive(file: OpenFile) -> None:
 
 
 def _load_pickled(file: OpenFile) -> object:
-    """The tensors and plain data in a torch.save file. Namespace (the arguments of a program) counts as plain data.
+    """The tensors and plain data in a torch.save file.
 
     It reads the open file without a memory map: every tensor is read once, to its place in memory.
     """
     file.stream.seek(0)
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(PLAIN), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old pickles and TorchScript; only the result counts
             return torch.load(file.stream, weights_only=True, map_location="cpu")
     except Exception as error:  # torch's reader raises many types: RuntimeError, EOFError, KeyError, struct.error ...
-        got, fix = _fault(error, file)
+        got, fix = _fault(file) or (f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED)
         raise _not_importable(file, got, fix) from error
 
 
-def _fault(error: Exception, file: OpenFile) -> tuple[str, str]:
-    """What torch found in a file that it cannot read, and what to do. torch's advice to load unsafely is left out."""
-    if culprit := re.search(r"GLOBAL (\S+)", str(error)):
-        return f"Python objects ({culprit[1]}), which could run code when loaded", "save only model.state_dict()"
-    if "TorchScript" in str(error):
+def _fault(file: OpenFile) -> tuple[str, str] | None:
+    """What is in a file that torch cannot read, and what to do; None if that is not known."""
+    if file.kind is TORCH_ZIP and any(name.endswith("/constants.pkl") for name in zipfile.ZipFile(file.stream).namelist()):
         return "a TorchScript program", "save the state_dict() of the model it was made from"
+    if (name := _unsafe_name(file)) is not None:
+        return f"Python objects ({name}), which could run code when loaded", "save only model.state_dict()"
     file.stream.seek(0)
     if file.kind is PICKLE and TORCH_PICKLE not in file.stream.read(32):
         return "a Python pickle that holds more than tensors", "save it again: torch.save(model.state_dict(), FILE)"
-    return f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED
+    return None
+
+
+def _unsafe_name(file: OpenFile) -> str | None:
+    """The first class or function in a file that torch does not count as data; None if there is none. Nothing is run."""
+    with torch.serialization.safe_globals(PLAIN), contextlib.suppress(Exception):  # a damaged pickle names nothing more
+        for name in _names(file):
+            if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(_checkpoint_of(name)):
+                return unsafe[0]
+    return None
+
+
+def _names(file: OpenFile) -> Iterator[str]:
+    """The classes and functions that a file's pickles name, as "module name", in their order."""
+    pickles: IO[bytes] = file.stream
+    if file.kind is TORCH_ZIP:
+        archive = zipfile.ZipFile(file.stream)
+        pickles = io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl"))))
+    pickles.seek(0)
+    for _ in range(5):  # an older file holds a magic number, a version, a machine, the content and its keys; others hold one
+        yield from (str(argument) for code, argument, _ in pickletools.genops(pickles) if code.name == "GLOBAL")
+
+
+def _checkpoint_of(name: str) -> io.BytesIO:
+    """A checkpoint that holds nothing but this class or function, to ask torch about it."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/data.pkl", f"c{name.replace(' ', chr(10))}\n.")
+        archive.writestr("archive/version", "3\n")
+    file.seek(0)
+    return file
 
 
 def _not_importable(file: OpenFile, got: str, fix: str) -> WeightsError:

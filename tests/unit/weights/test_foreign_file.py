@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 
@@ -77,7 +78,8 @@ class Harmful:
 @pytest.mark.parametrize("zipped", [True, False])
 def test_code_in_a_checkpoint_is_not_run(tmp_path: Path, zipped: bool) -> None:
     Harmful.mark = tmp_path / "ran"
-    torch.save({"model": STATE, "extra": Harmful()}, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+    content = {"model": STATE, "args": argparse.Namespace(lr=0.1), "extra": Harmful()}
+    torch.save(content, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(WeightsError, match=r"Python objects \(\S*mkdir\)") as caught:
         load_foreign(tmp_path / "x.pth")
     assert not Harmful.mark.exists()
@@ -108,6 +110,29 @@ def test_a_checkpoint_without_a_state_dict_is_an_error(tmp_path: Path, content: 
     with pytest.raises(WeightsError, match=message) as caught:
         load_foreign(tmp_path / "x.pth")
     assert str(tmp_path / "x.pth") in str(caught.value)
+
+
+def test_a_torchscript_program_is_told_by_its_entries(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # newer versions of torch advise against TorchScript
+        torch.jit.script(torch.nn.Linear(1, 1)).save(tmp_path / "x.pt")
+    with pytest.raises(WeightsError, match="a TorchScript program"):
+        load_foreign(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize("text", ["GLOBAL os.mkdir is in the text", "TorchScript"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_fault_is_not_told_by_the_words_of_an_exception(
+    tmp_path: Path, text: str, zipped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(STATE, tmp_path / "x.pth", _use_new_zipfile_serialization=zipped)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(WeightsError, match=r"contents that PyTorch cannot read \(RuntimeError\)"):
+        load_foreign(tmp_path / "x.pth")
 
 
 @pytest.mark.parametrize("zipped", [True, False])

@@ -107,7 +107,7 @@ class OpenFile:
         return _read_header(self.stream, self.size, self.path)
 
     def tensors(self, *, finite: bool = True) -> dict[str, Tensor]:
-        """The tensors of a safetensors file, on the CPU. Raise WeightsError as ``load_tensors`` does."""
+        """The tensors of a safetensors file, on the CPU. Raise WeightsError as ``unpack_tensors`` does."""
         return unpack_tensors(self.read(), self.path, finite=finite)[0]
 
 
@@ -146,14 +146,6 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write a safetensors file atomically. Raise WeightsError if it cannot be written."""
     write_atomically(path, pack_tensors(tensors, metadata))
-
-
-def load_tensors(path: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors, on the CPU, and metadata of a safetensors file. Raise WeightsError if it is damaged or of another kind.
-
-    With ``finite``, also if a tensor holds NaN or infinity.
-    """
-    return unpack_tensors(read_bytes(path), path, finite=finite)
 
 
 def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:

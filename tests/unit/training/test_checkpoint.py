@@ -17,11 +17,11 @@ import pytest
 import torch
 
 from onestage.errors import WeightsError
-from onestage.files import TEMPORARY
+from onestage.files import BEST, LAST, TEMPORARY
 from onestage.training import checkpoint
-from onestage.training.checkpoint import BEST, LAST, MODEL, STATE, TRAINING, CheckpointStore
+from onestage.training.checkpoint import MODEL, STATE, TRAINING, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
-from onestage.weights.tensor_file import load_tensors
+from tensor_files import load_tensors
 
 needs_fork = pytest.mark.skipif(sys.platform != "linux", reason="forks processes that hold torch")
 

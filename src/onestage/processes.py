@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from onestage.errors import ConfigError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-"""What a launcher must set, all or none."""
+"""The variables that a launcher must set, all or none."""
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """How often torchrun has started this process again."""
@@ -36,7 +36,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Launch:
-    """What the launcher told this process: it is number ``rank`` of ``world``, and number ``local_rank`` on its machine.
+    """The data that the launcher gave to this process: it is number ``rank`` of ``world``, and number ``local_rank`` on its
+    machine.
 
     restarts: how often the launcher has started the processes again after a crash. Without a launcher, the process is alone.
     """
@@ -123,7 +124,7 @@ class Distributed:
         """The model with its gradients averaged over the processes.
 
         spare_parts: some parameters may take no part in the output, such as the last fusion of timm's HRNets if not all maps
-        are used. Each step then looks for them; torch refuses such parameters if it is not told.
+        are used. Each step then looks for them; without this setting, torch refuses such parameters.
         """
         if self.world == 1:
             return model
@@ -167,7 +168,7 @@ def init(device: str | None = None) -> Distributed:
     if on_gpu:
         wanted = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(wanted)
-    # gloo beside nccl: objects and plain numbers are gathered without a detour over the GPU
+    # gloo beside nccl: objects and plain numbers are gathered without a copy to the GPU
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
     return Distributed(rank=launch.rank, world=launch.world, local_rank=launch.local_rank, device=wanted)
 

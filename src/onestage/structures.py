@@ -33,7 +33,7 @@ def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
 
 
 def check_labels(labels: Tensor, classes: int, *, where: object) -> None:
-    """Raise DataError unless the labels, (N,), lie in 0..classes - 1. On a GPU it waits for all that is under way there."""
+    """Raise DataError unless the labels, (N,), lie in 0..classes - 1. On a GPU it waits for all work of the GPU."""
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         expected = f"0 to {classes - 1} for {counted(classes, 'class')}; background is no class"
@@ -146,7 +146,8 @@ class Batch:
 
 
 class HeadOutput(NamedTuple):
-    """What the network gives for every anchor, before any box logic. Rows are ordered (level, y, x, shape), as the anchors are.
+    """The outputs of the network for every anchor, before boxes are computed. Rows are ordered (level, y, x, shape), like the
+    anchors.
 
     logits (B, A, C); deltas (B, A, 4) in the coder's units; level_sizes: (height, width) of each feature map, fine to coarse;
     input_size: (height, width) of the images that went in.

@@ -1,4 +1,4 @@
-"""The rules for docstrings in CONTRIBUTING.md: what a function does is said in the imperative."""
+"""The rules for words in CONTRIBUTING.md: docstrings in the imperative, and no words that hide their subject."""
 
 from __future__ import annotations
 
@@ -16,6 +16,10 @@ THIRD_PERSON = (
 )
 SENTENCE = re.compile(rf"(?:\A|[.:]\s+|\n\s*\n\s*)(?:{'|'.join(THIRD_PERSON.split())})\b[^.]*")
 RETURN_FIRST = re.compile(r"\AReturn\b[^.]*")
+INDIRECT = re.compile(
+    r"\b(?:its|their|your|'s) own\b|\bof one's own\b|\b(?:elsewhere|otherwise than|but for|somebody|nobody|whoever|anew)\b",
+    re.I,
+)
 
 
 def docstrings(text: str) -> Iterator[tuple[int, str]]:
@@ -62,3 +66,20 @@ def test_a_breach_is_seen(docstring):
 )
 def test_the_imperative_and_a_noun_phrase_pass(docstring):
     assert not breaches(f'def f():\n    """{docstring}"""')
+
+
+@pytest.mark.parametrize("place", ["src", "docs", "benchmarks", "README.md", "CONTRIBUTING.md"])
+def test_words_name_their_subject(place):
+    path = ROOT / place
+    files = [path] if path.is_file() else sorted(f for f in path.rglob("*") if f.suffix in (".py", ".md"))
+    assert files
+    lines = [(file, number, line) for file in files for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)]
+    found = [f"{file.relative_to(ROOT)}:{number}: {line.strip()}" for file, number, line in lines if INDIRECT.search(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "text", ["in its own file", "the recipe's own", "told elsewhere", "all but for the last", "Nobody reads it"]
+)
+def test_an_indirect_word_is_seen(text):
+    assert INDIRECT.search(text)

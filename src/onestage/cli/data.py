@@ -45,7 +45,7 @@ def check(
     are none, for scripts.
 
     `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by the files in the folder. Training stops
-    at such problems too. `onestage train photos/ --on-bad skip` leaves out what is wrong and goes on.
+    at such problems too. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
 
     Args:
         path: the data set's folder, or its .json, .csv or .yaml file

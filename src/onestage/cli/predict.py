@@ -100,7 +100,9 @@ def _predict(
 
 
 def _write(outcomes: Iterator[Outcome], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
-    """Write the detections of all pictures to the result files. Return whether Ctrl-C ended it: what is done is then kept."""
+    """Write the detections of all pictures to the result files. Return whether Ctrl-C ended it. The finished part is
+    then kept.
+    """
     from onestage.data.predictions import PredictionWriter
 
     with ExitStack() as stack, progress("predicting", total) as bar:

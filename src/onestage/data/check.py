@@ -62,7 +62,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Checkup:
-    """What the doctor found.
+    """The findings of the doctor.
 
     small, medium, large: how many objects have such an area, by COCO's limits. box_side: square root of the box's area in
     pixels. box_share: the same divided by the square root of the picture's area, 0-1. box_aspect: width over height.

@@ -4,7 +4,7 @@ Shape letters: n points or rays; h, w height and width of a patch. A distance fu
 returns (n,) distances: negative inside and positive outside. They never exceed the true distance, so a ray may safely step
 that far (sphere tracing: Hart, "Sphere tracing", The Visual Computer 12, 1996). Every solid lies within the unit ball. In the
 solid's axes x points right, y up, z to the viewer. The code avoids powers, sines and exponentials of arrays: their last bit
-differs between processors. That of the four operations and the square root does not.
+differs between processors. The four operations and the square root give the same bits on all processors.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Solid(NamedTuple):
 
 
 class Surface(NamedTuple):
-    """What the rays of a patch met.
+    """The hits of the rays of a patch.
 
     hit (h, w) bool. For the n hits in row order: points (3, n) in the solid's axes; normals (3, n) in the picture's axes (x
     right, y down, z to the viewer); openness (n,) in 0..1, low in creases and hollows, which get little light.
@@ -120,7 +120,9 @@ def ring(p: Floats) -> Floats:
 
 
 def star(p: Floats) -> Floats:
-    """Five points with a ridge along each. Mirrors fold all onto one half of the upper point. (3, n) -> distances (n,)."""
+    """Five points with a ridge along each. Mirrors map all points of the star onto one half of the upper one. (3, n) ->
+    distances (n,).
+    """
     x, y = _mirror(*_mirror(np.abs(p[0]), p[1], 108), 36)
     edge = (np.abs(x) * 0.84 + (y - 0.98) * 0.35) / 0.91
     return (edge + np.abs(p[2]) * 0.75) * 0.8
@@ -188,8 +190,8 @@ def trace(distance: Distance, rotation: Floats, x: Floats, y: Floats) -> Surface
     """Look at a solid along parallel rays that meet the picture at x (w,) and y (h,).
 
     x points right and y down, in radii of the unit ball from its centre. w and h are multiples of BLOCK. rotation (3, 3): the
-    solid's pose. A first, coarse look along the middle of each block of rays finds how far all of its rays may go at once,
-    and which blocks see nothing.
+    solid's pose. A first, coarse step along the middle of each block of rays finds how far all rays of the block
+    can go at once, and which blocks hit nothing.
     """
     right, up, towards = rotation[0][:, None], rotation[1][:, None], rotation[2][:, None]  # the viewer's axes in the solid's
 

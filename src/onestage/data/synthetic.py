@@ -38,13 +38,13 @@ FINE = 2  # rays for each pixel, along either axis
 
 @dataclass(frozen=True)
 class SyntheticConfig:
-    """What the pictures look like. Equal configurations give equal pictures, in any order and on any number of processes, with
+    """The look of the pictures. Equal configurations give equal pictures, in any order and on any number of processes, with
     the same versions of numpy and Pillow.
 
-    classes: names out of ``solids.SOLIDS``; their order gives the labels. size: (height, width). count: pictures of a data set.
+    classes: names in ``solids.SOLIDS``; their order gives the labels. size: (height, width). count: pictures of a data set.
     objects: fewest and most in a picture that is not empty (an object without room is left out). empty: the share of pictures
     without objects, spread evenly. scale: smallest and largest diameter of the ball around an object, divided by the shorter
-    side; the object may be narrower. roll: the most it leans to either side, degrees. min_visible: the least share of an
+    side; the object may be narrower. roll: the largest lean to either side, in degrees. min_visible: the least share of an
     object's pixels that must be visible. noise: the strongest grain, as a standard deviation on the scale 0..1.
     """
 

@@ -1,12 +1,12 @@
-"""From rows as annotations give them to a checked ``Dataset``. This one place decides for every format what a good box is.
+"""From the rows of annotations to a checked ``Dataset``. This file alone defines a good box, for every format.
 
 Shape letters: M objects of the whole set, P pictures. Boxes are xyxy.
 
 Policy:
-- Four finite numbers with x1 < x2 and y1 < y2, or the box is a problem. So a box of zero size is one.
+- Four finite numbers with x1 < x2 and y1 < y2, or the box is a problem. So a box of zero size is a problem.
 - A box may leave its picture by up to ``SLACK`` pixels, because tools round. It is then cut silently. More is a problem.
-- A picture that is missing is one problem. So is one whose size stands neither in the annotations nor in a readable header.
-  The objects of such a picture are left out without a problem each.
+- A picture that is missing is one problem. So is a picture whose size is neither in the annotations nor in a readable header.
+  The objects of such a picture are left out without further problems.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SLACK = 2.0
 """Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
 
 UNKNOWN = -1
-"""In the column of labels: the object's class is none of the wanted ones."""
+"""In the column of labels: the object's class is not among the wanted classes."""
 
 
 class PictureFile(NamedTuple):
-    """A picture that is there. A size of None is read from its header."""
+    """A picture that exists. A size of None is read from its header."""
 
     path: str
     image_id: int | str

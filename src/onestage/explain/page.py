@@ -168,7 +168,7 @@ def labels_in_words(seen: Explanation) -> str:
 
 
 def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, object]:
-    """What stands in BODY, by name. pictures: the JPEGs, by name."""
+    """The values for BODY, by name. pictures: the JPEGs, by name."""
     height, width = seen.picture.shape[1:]
     tiles = [
         ("maps", f"{len(seen.levels)}"),

@@ -161,7 +161,7 @@ def _per_class(
 
 
 def _unknown_as_nan(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The same values with NaN for -1, which the library writes where there is nothing to find."""
+    """The same values with NaN for -1, which the library writes if there is nothing to find."""
     values = np.asarray(values, dtype=np.float64)
     return np.where(values < 0, np.nan, values)
 

@@ -19,7 +19,7 @@ Item = TypeVar("Item", Detections, Truth)
 
 
 class Pair(NamedTuple):
-    """What was found in one picture, and what is known of it."""
+    """The detections in one picture, and its labels."""
 
     found: Detections
     truth: Truth

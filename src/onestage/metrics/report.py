@@ -1,4 +1,4 @@
-"""The report of one evaluation: what was measured, with its views on the terminal and in files."""
+"""The report of one evaluation: the results, with their views on the terminal and in files."""
 
 from __future__ import annotations
 

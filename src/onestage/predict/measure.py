@@ -25,7 +25,7 @@ from onestage.processes import Distributed
 from onestage.structures import Batch, Detections, HeadOutput
 
 Advance = Callable[[int], None]
-"""Gets the number of pictures that were done since the last call."""
+"""A function that gets the number of pictures measured since the last call."""
 
 _ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
 _LOSSES = ("cls", "box")
@@ -41,7 +41,7 @@ def evaluate_dataset(
     advance: Advance | None = None,
     distributed: Distributed = _ALONE,
 ) -> tuple[Report, list[Detections]]:
-    """The report and the detections behind it, in the order of the data set; under several processes each one gets both.
+    """The report and the detections behind it, in the order of the data set; with several processes, each one gets both.
 
     Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
     are missing in the report if the engine gives detections instead. Process r of w takes pictures r, r + w, ...; no picture is
@@ -129,7 +129,7 @@ def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _
 
 
 def _add_losses(part: _Part, criterion: Criterion, output: HeadOutput, batch: Batch, *, one: Tensor) -> None:
-    """Add what the outputs of a batch cost. one: (), the divisor that leaves the sums as they are."""
+    """Add the losses of a batch's outputs. one: (), the divisor that leaves the sums as they are."""
     assignment = criterion.assign(batch.targets, output.level_sizes, output.input_size, device=one.device)
     losses = criterion.loss(output, assignment, normalizer=one)
     divisor = criterion.config.loss.normalizer(assignment.matches)

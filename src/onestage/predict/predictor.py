@@ -25,7 +25,7 @@ from onestage.model.output.postprocess import RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
 EngineOutput = HeadOutput | list[RawDetections]
-"""What an engine gives: the output of the network, or, if NMS is part of what it runs, the detections in input pixels."""
+"""What an engine gives: the output of the network, or the detections in input pixels, if NMS is part of the engine."""
 
 
 class Engine(Protocol):

@@ -1,1 +1,1 @@
-"""Training: one readable loop, its state, and what it is made of."""
+"""Training: one readable loop, its state and its parts."""

@@ -185,7 +185,7 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
 
 
 def _read(folder: Path) -> Checkpoint:
-    """One checkpoint, every byte of it verified. Raise WeightsError saying what is wrong."""
+    """One checkpoint, every byte of it verified. Raise WeightsError if it is damaged."""
     if not (folder / STATE).is_file():
         raise WeightsError("it was never finished", where=folder)
     content = _unsealed(read_bytes(folder / STATE), folder)

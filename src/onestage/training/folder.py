@@ -36,7 +36,7 @@ result, but the device changes its rounding.
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run was asked to do.
+    """The settings of a run.
 
     data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it.
     """

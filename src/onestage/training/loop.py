@@ -167,7 +167,7 @@ class Training:
         return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
 
     def _train_epoch(self) -> None:
-        """Train on what is left of the epoch, or until a signal."""
+        """Train on the rest of the epoch, or until a signal."""
         run, state = self.run, self.state
         self.model.train()
         seen, begun = 0, time.monotonic()
@@ -336,7 +336,7 @@ class Training:
 
 
 def _figures(report: Report) -> Record:
-    """What an epoch's record says about a measurement."""
+    """The figures of a measurement for the record of an epoch."""
     parts = report.losses or {}
     losses = {"val/loss" if name == "total" else f"val/loss/{name}": value for name, value in parts.items()}
     return {"val/AP": report.coco.AP, "val/AP50": report.coco.AP50, **losses}

@@ -1,4 +1,4 @@
-"""What a person sees of a training while it runs: a live line on a terminal, a line per epoch in a log file."""
+"""The progress of a training for a person: a live line on a terminal, a line per epoch in a log file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Monitor:
-    """What the training loop reports, and to whom. This one shows nothing: override what is of interest.
+    """The receiver of the training loop's reports. This class shows nothing: override the methods that you need.
 
     Of several processes, only the first one reports to the monitor that ``train`` was given.
     """
@@ -18,7 +18,9 @@ class Monitor:
         """The training begins: of so many epochs and steps in all. done: steps that an earlier process has taken."""
 
     def say(self, text: str) -> None:
-        """A line for people, such as what the training is about, or how to resume it. It may come before ``start``."""
+        """A line for people, such as a summary of the training, or the command that resumes it. It may come before
+        ``start``.
+        """
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """An optimiser step is done. step: counts from 1 over the whole training. epoch: counts from 0. losses: their means in
@@ -26,7 +28,7 @@ class Monitor:
         """
 
     def validating(self, done: int, total: int) -> None:
-        """So many of the validation pictures are measured."""
+        """``done`` of ``total`` validation pictures are measured."""
 
     def epoch(self, record: Mapping[str, float]) -> None:
         """An epoch is done. record: its row of metrics.jsonl."""

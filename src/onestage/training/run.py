@@ -45,7 +45,7 @@ class Run:
 
     @staticmethod
     def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
-        """Build the parts for a model that is on its device. Raise what the loader raises for an impossible batch size."""
+        """Build the parts for a model that is on its device. Raise ConfigError or DataError for an impossible batch size."""
         preprocess = model.config.preprocess
         loader = TrainLoader(
             data.train,
@@ -72,7 +72,7 @@ class Run:
 
     @property
     def plan(self) -> Plan:
-        """What the run was asked to do."""
+        """The plan of the run: model, training and data."""
         return Plan(self.model.config, self.config, self.data.path, self.data.format)
 
     @property

@@ -1,4 +1,4 @@
-"""How far a run has come: what a checkpoint holds besides the weights and the optimiser's momenta."""
+"""The progress of a run: the content of a checkpoint without the weights and the optimiser's momenta."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ COUNTER = "num_batches_tracked"
 
 
 def metadata(detector: Detector) -> dict[str, str]:
-    """What a file of this detector says in its header."""
+    """The metadata in the header of this detector's file."""
     return {FORMAT_KEY: str(FORMAT), CONFIG_KEY: detector.config.to_json()}
 
 

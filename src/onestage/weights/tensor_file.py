@@ -78,7 +78,7 @@ def kind_of(start: bytes) -> FileKind:
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself: its text metadata, and the shape of every tensor."""
+    """The header of a safetensors file: its text metadata, and the shape of every tensor."""
 
     metadata: dict[str, str]
     shapes: dict[str, tuple[int, ...]]

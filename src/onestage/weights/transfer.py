@@ -44,7 +44,7 @@ def with_parts_of(
     A setting in which the config differs from its recipe was chosen by the user, and stays. The postprocess of the file is
     taken for the same classes only: the number and the least score of detections depend on the classes.
 
-    stored: the config in the file. stored_recipe, recipe: what the zoo gives for the size of each.
+    stored: the config in the file. stored_recipe, recipe: the zoo's recipes for the size of each.
     """
     parts = PARTS if same_classes(stored, config) else [part for part in PARTS if part != "postprocess"]
     taken = {part: _merged(*(getattr(c, part) for c in (stored, config, stored_recipe, recipe))) for part in parts}

@@ -4,7 +4,7 @@ numbers in other pages: the times in which-model.md, the lines of source files i
 onestage benchmark --json docs/latency.json   # on a quiet machine
 python docs/make_models.py
 
-A number that follows from latency.json stands between ``<!-- time: MODEL -->``, ``<!-- ratio: MODEL / OTHER -->`` or
+A number from latency.json is between ``<!-- time: MODEL -->``, ``<!-- ratio: MODEL / OTHER -->`` or
 ``<!-- machine -->`` and ``<!-- end -->``; a number of lines after the name of its file, or of several as in ``adapt_*.py``.
 """
 

@@ -43,7 +43,7 @@ def page() -> str:
 
 
 def _section(path: str, declared: Any) -> str:
-    """A part: its kinds, each with what it is and its settings. Below stand the parts of these kinds."""
+    """A part: its kinds, each with what it is and its settings. The parts of these kinds follow below."""
     lines, below = [f"## {path}", ""], {}
     if NoneType in get_args(declared):
         lines.append("- `null`: none.")

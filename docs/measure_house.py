@@ -11,7 +11,7 @@ command.
 How things are counted. A file is *entered* when one of its functions is called; imports were done before and do not count.
 All three ways go with an SSD300, at 128x128 pixels where pictures are involved. A *room* is a folder of the package.
 A *change of room* is a pair of functions, the caller in one room and the called one in another; a config's check of its values
-(``__post_init__``) is no change. A function is *public* when it stands at the top of a file or of a class and its name does
+(``__post_init__``) is no change. A function is *public* if it is at the top of a file or of a class and its name does
 not begin with an underscore; ``__call__`` is public too. Complexity is radon's cyclomatic complexity: it counts conditions and
 comprehensions too. "Before" is what this script counts at commit c0fbafc.
 """
@@ -47,7 +47,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 @dataclass(frozen=True)
 class Figure:
-    """One number, what it was at commit c0fbafc, the goal, and what stands behind it."""
+    """One number, what it was at commit c0fbafc, the goal, and the items behind it."""
 
     title: str
     before: float
@@ -69,7 +69,7 @@ def files() -> dict[str, ast.Module]:
     return {path.relative_to(SOURCE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
 
 
-# --- what stands in the files ----------------------------------------------------------------------------------------------
+# --- the contents of the files --------------------------------------------------------------------------------------------
 
 
 def functions() -> Iterator[tuple[str, Function]]:
@@ -98,12 +98,12 @@ def takes_tensors(function: Function) -> bool:
 
 
 def lines() -> list[tuple[int, str]]:
-    """The length of every function in lines, its docstring included, and where it stands."""
+    """The length of every function in lines, its docstring included, and its place."""
     return [(node.end_lineno - node.lineno + 1, f"{name}:{node.lineno} {node.name}") for name, node in functions()]
 
 
 def complexities() -> list[tuple[int, str]]:
-    """The cyclomatic complexity of every function and method, and where it stands."""
+    """The cyclomatic complexity of every function and method, and its place."""
     found = []
     for name in files():
         blocks = cc_visit((SOURCE / name).read_text(encoding="utf-8"))

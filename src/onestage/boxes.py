@@ -216,7 +216,7 @@ def _by_group(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """Rows of each group, best score first, as a table (groups, rows of the largest), and which of its cells hold a row."""
     order = scores.argsort(descending=True, stable=True)
     order = order[groups[order].argsort(stable=True)]
-    _, counts = groups.unique(return_counts=True)  # in ascending order, as the groups now stand
+    _, counts = groups.unique(return_counts=True)  # in ascending order, as the groups now are
     most = int(counts.max()) if len(counts) else 0
     there = torch.arange(most, device=scores.device) < counts[:, None]
     rows = torch.zeros(there.shape, dtype=torch.int64, device=scores.device)

@@ -30,8 +30,8 @@ ABANDONED_AFTER = 3600.0
 
 @contextlib.contextmanager
 def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO]:
-    """A file open for writing, which stands at ``path`` as soon as the block has ended well. After an error, or Ctrl-C, what
-    stood there before is untouched.
+    """A file open for writing. It is at ``path`` as soon as the block has ended without an error. After an error, or Ctrl-C,
+    the earlier file is unchanged.
 
     A link is followed: the file at its end is replaced. A file keeps its permissions; a new one has 0666 less the umask. A pipe
     or a device is written into, and so is a file in a folder that takes no new files; neither can be whole or not at all.

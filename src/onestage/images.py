@@ -79,7 +79,7 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 
-# A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which stand inside the data of a scan or alone.
+# A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which occur inside the data of a scan or alone.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 

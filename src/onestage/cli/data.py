@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 CLASSES_SHOWN = 20
 PROBLEMS_SHOWN = 10
-BAR = 24  # characters of a bar that stands for the largest value, where the terminal has them
+BAR = 24  # characters of a bar that stands for the largest value, if the terminal has them
 NAME = 16, 24  # characters of the first column: at least, and at most beside bars
 
 

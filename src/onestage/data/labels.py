@@ -21,7 +21,7 @@ SHOWN = 10
 class StoredClasses:
     """The classes of a data set. table: in the data set's order. keys: the name of the class that each key stands for.
 
-    numbered: the names are only the numbers that stand in the files; a model's names may be counted by them.
+    numbered: the names are only the numbers in the files. They may be indices of a model's names.
     """
 
     table: ClassSet

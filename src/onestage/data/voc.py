@@ -1,7 +1,7 @@
 """Pascal VOC: one XML file for each picture, boxes as xmin, ymin, xmax, ymax in pixels.
 
 The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.html, section 9. Policy:
-- The numbers are taken as they stand: x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends. The
+- The numbers are taken unchanged: x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends. The
   tools that write this format today count from 0, and a file does not say which. So a box is off by one pixel at most, and
   it agrees to the digit with what converters to COCO and YOLO make of the same file.
 - ``difficult`` objects are kept and flagged ``ignore``. A width and height of 0 are read from the picture.

@@ -76,7 +76,7 @@ class YoloSet:
 
 
 def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
-    """The YOLO data set among these files, or None. A single YAML file stands for the data set that it describes."""
+    """The YOLO data set among these files, or None. A single YAML file means the data set that it describes."""
     data_files = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
     if len(data_files) > 1:
         got = ", ".join(file.name for file in data_files)

@@ -146,7 +146,7 @@ class Explanation:
         return self.class_loss[level.rows].view(*level.size, len(level.shapes)).sum(2)
 
     def objects(self) -> list[ObjectRow]:
-        """A row for each of the N objects. After the class of an ignored object stands "(ignored)"."""
+        """A row for each of the N objects. The class of an ignored object is followed by "(ignored)"."""
         best = box_ops.iou(self.targets.boxes, self.anchors).amax(dim=1).tolist()
         counts = torch.bincount(self.matches[self.positive], minlength=len(best)).tolist()
         extents = box_ops.to_cxcywh(self.targets.boxes)[:, 2:].tolist()

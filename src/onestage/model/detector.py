@@ -61,7 +61,7 @@ class Detector(nn.Module):
         self._check_places()
 
     def _check_places(self) -> None:
-        """Raise ConfigError if the network cannot take its input size, or if anchors do not stand at the cells of a map."""
+        """Raise ConfigError if the network cannot take its input size, or if anchors are not at the cells of a map."""
         size = self.config.preprocess.largest
         self._level_sizes = {size: self._behind_neck(check_maps(self.config.backbone, self.backbone, size), size)}
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
@@ -128,7 +128,7 @@ class Detector(nn.Module):
         return self._anchors.boxes(self.level_sizes(input_size), input_size, self.device)
 
     def level_counts(self, input_size: Size) -> tuple[int, ...]:
-        """How many of these anchors stand on each map, fine to coarse."""
+        """The number of these anchors on each map, fine to coarse."""
         return self._anchors.counts(self.level_sizes(input_size))
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:

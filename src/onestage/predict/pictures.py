@@ -37,7 +37,7 @@ def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[
 def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     """The pictures that files, folders and globs name, each once, in that order.
 
-    A folder stands for all pictures in it and in its subfolders, except hidden ones and those in the folder ``results``, where
+    A folder means all pictures in it and in its subfolders, except hidden ones and those in the folder ``results``, where
     annotated copies go. A file that is named itself is taken whatever its name is. Raise DataError if an argument names no
     picture.
     """

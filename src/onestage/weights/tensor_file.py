@@ -39,7 +39,7 @@ DAMAGED = "copy or download it again; it was damaged on the way"
 
 
 class FileKind(NamedTuple):
-    """A kind of file: its name for messages, and the bytes that stand at ``offset``."""
+    """A kind of file: its name for messages, and the bytes at ``offset``."""
 
     name: str
     magic: bytes = b""

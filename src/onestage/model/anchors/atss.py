@@ -39,7 +39,7 @@ class ATSSAssigner:
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
 
-        levels: how many anchors stand on each map.
+        levels: the number of anchors on each map.
         """
         image, row = objects.nonzero(as_tuple=True)
         wanted = boxes[image, row]

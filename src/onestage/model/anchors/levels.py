@@ -102,7 +102,7 @@ class Anchors:
         return kept[key]
 
     def counts(self, level_sizes: Sequence[Size]) -> tuple[int, ...]:
-        """How many anchors stand on each map, fine to coarse. level_sizes: (height, width) of each."""
+        """The number of anchors on each map, fine to coarse. level_sizes: (height, width) of each."""
         return tuple(h * w * len(level.shapes) for (h, w), level in zip(level_sizes, self.levels, strict=True))
 
 

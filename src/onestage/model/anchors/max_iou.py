@@ -19,10 +19,10 @@ from onestage.errors import require
 from onestage.structures import Targets
 
 LevelCounts = Sequence[int]
-"""How many anchors stand on each map, fine to coarse. The rows of one map follow those of the map before."""
+"""The number of anchors on each map, fine to coarse. The rows of one map follow those of the map before."""
 
 BACKGROUND = -1
-"""In matches: the anchor learns that it stands on background."""
+"""In matches: the anchor learns background."""
 IGNORED = -2
 """In matches: the anchor learns nothing. It overlaps an object by half, or a region that is marked as not to be counted."""
 
@@ -55,7 +55,7 @@ class Assigner(Protocol):
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.
 
-        levels: how many anchors stand on each map.
+        levels: the number of anchors on each map.
         """
         ...
 
@@ -63,7 +63,7 @@ class Assigner(Protocol):
 def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, levels: LevelCounts = ()) -> Assignment:
     """Pad the targets of B images to boxes (B, N, 4) and labels (B, N), and match them with anchors (A, 4).
 
-    levels: how many anchors stand on each map. If left out, all stand on one map.
+    levels: the number of anchors on each map. By default all are on one map.
     """
     levels = levels or (len(anchors),)
     boxes = pad_sequence([t.boxes for t in targets], batch_first=True)

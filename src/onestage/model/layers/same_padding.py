@@ -37,7 +37,7 @@ class SameConv2d(Conv2dSame):
 
 
 def _around(cells: int, kernel: int, stride: int) -> tuple[int, int]:
-    """How many cells of padding stand before and behind a row of a map. The larger half of an odd number stands behind."""
+    """The number of padding cells before and behind a row of a map. The larger half of an odd number is behind."""
     total = max(0, (-(-cells // stride) - 1) * stride + kernel - cells)
     return total // 2, total - total // 2
 

@@ -55,7 +55,7 @@ class Postprocess:
     object at one place.
 
     The result is exactly this: score everything, cut each scope to its top_k, decode, apply NMS, cut to ``detections``; equal
-    scores stand in the order of anchors, then classes. It does not depend on the other images of the batch. But most of that
+    scores are in the order of anchors, then classes. It does not depend on the other images of the batch. But most of that
     work changes nothing. An anchor whose background logit outweighs every class needs no softmax. The n best candidates stand
     on the n anchors of best score. A box that NMS never looks at needs no decoding, and NMS may stop at the last detection
     wanted. Whether a candidate survives depends only on better candidates. So they are taken best first, in growing portions,
@@ -85,7 +85,7 @@ class Postprocess:
     ) -> list[RawDetections]:
         """Logits (B, A, C), deltas (B, A, 4) and anchors (A, 4) -> one RawDetections per image.
 
-        levels: how many anchors stand on each feature map. frames: (B, 4), where the pictures lie in the input; the rest is
+        levels: the number of anchors on each feature map. frames: (B, 4), where the pictures lie in the input; the rest is
         padding. Boxes are cut to their frame, or else to the input, before NMS.
         """
         height, width = output.input_size

@@ -193,10 +193,15 @@ class Detections:
 
 def _row_numbers(rows: Rows, count: int) -> list[int]:
     """The row numbers, each in 0..count - 1. Raise RowError for what names no rows of so many."""
-    if isinstance(rows, slice):
-        return list(range(count)[rows])
-    values = _as_array(rows)
-    expected = f"a slice, a mask of {count} bools, or whole numbers from {-count} to {count - 1}"
+    expected = f"a slice, a mask of {count} bools, or whole numbers" + (f" from {-count} to {count - 1}" if count else "")
+    try:
+        if isinstance(rows, slice):
+            return list(range(count)[rows])
+        values = _as_array(rows)
+    except (TypeError, ValueError, NotImplementedError, RuntimeError) as e:  # slice(0.5), a sparse tensor
+        raise RowError("this does not choose among the detections", got=f"{rows!r:.100}", expected=expected) from e
+    if isinstance(values, np.ma.MaskedArray):
+        raise RowError("a masked array does not say whether its masked rows count", got=f"{rows!r:.100}", expected=expected)
     if values.ndim != 1 or values.dtype.kind not in "biu" or values.dtype == np.uint8:  # uint8: NumPy's number, torch's mask
         got = f"{values.dtype} of shape {values.shape}"
         raise RowError("this does not choose among the detections", got=got, expected=expected, fix="a mask is of type bool")
@@ -220,7 +225,7 @@ def _as_array(rows: Rows) -> NDArray[np.generic]:
     if isinstance(rows, list) and len({isinstance(row, bool | np.bool_) for row in rows}) == 2:
         return np.array(rows, dtype=object)  # bools among numbers: NumPy would take True for row 1
     try:
-        return np.array(None) if isinstance(rows, tuple | str) else np.asarray(rows)
+        return np.array(None) if isinstance(rows, tuple | str) else np.asanyarray(rows)
     except ValueError:  # a list of lists of several lengths
         return np.array(None)
 

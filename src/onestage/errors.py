@@ -48,8 +48,10 @@ class OnestageError(ValueError):
         return "\n".join([self.what, *(f"  {name + ':':<10}{part}" for name, part in parts.items() if part is not None)])
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Errors travel between processes with all their parts."""
-        return type(self), (self.what,), self.__dict__
+        """Errors travel between processes with all their parts, as text if they are no plain data."""
+        plain = str, int, float, bool, type(None), Path
+        parts = {name: part if isinstance(part, plain) else str(part) for name, part in vars(self).items()}
+        return type(self), (self.what,), parts
 
     def to_dict(self) -> dict[str, str | None]:
         """The kind of error and its parts as plain text, for JSON; absent parts are None."""

@@ -146,13 +146,14 @@ def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEM
     if isinstance(image, Image.Image):
         with _naming(where):
             return _channels_first(_pixels(image, where))
-    raise _unusable(where, f"a {type(image).__name__}", "for a file or its bytes use decode_image()")
+    raise _unusable(where, f"a {type(image).__name__}", "read a file with onestage.images.decode_image(path)")
 
 
 def _tensor_pixels(image: Tensor, where: str) -> Tensor:
     """(3, H, W) numbers of any type -> (3, H, W) uint8, in the same order of colours."""
     if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        raise _unusable(where, f"a tensor of shape {tuple(image.shape)}", "give each picture of a batch by itself")
+        fix = "tensor.permute(2, 0, 1)" if image.ndim == 3 and image.shape[2] == 3 else "give each picture of a batch by itself"
+        raise _unusable(where, f"a tensor of shape {tuple(image.shape)}", fix)
     if image.dtype == torch.uint8:
         return image
     values = image.detach().cpu()
@@ -162,7 +163,9 @@ def _tensor_pixels(image: Tensor, where: str) -> Tensor:
 def _array_pixels(image: NDArray[np.number], where: str, *, reverse: bool) -> NDArray[np.uint8]:
     """(H, W), (H, W, 3) or (H, W, 4) numbers of any type -> (H, W, 3) uint8 RGB. ``reverse``: the colours come in BGR order."""
     if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or image.size == 0:
-        raise _unusable(where, f"an array of shape {image.shape}", "put the colours last: array.transpose(1, 2, 0)")
+        last = "put the colours last: array.transpose(1, 2, 0)"
+        fix = "give each picture of a batch by itself: list(array)" if image.ndim == 4 else last
+        raise _unusable(where, f"an array of shape {image.shape}", fix)
     values = _to_uint8(image, where)
     if values.ndim == 2:
         return _grey_to_rgb(values)

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,6 +56,8 @@ def test_an_error_travels_between_processes_with_all_its_parts():
     error = DataError("the box is empty", where="a.xml", got=[5, 5], expected="x1 < x2", fix="draw it again")
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is DataError and str(copy) == str(error) and copy.to_dict() == error.to_dict()
+    odd = DataError("the box is empty", where=lambda: 0, got=threading.Lock())
+    assert str(pickle.loads(pickle.dumps(odd))) == str(odd)
 
 
 class TwoArguments(Exception):

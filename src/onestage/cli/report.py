@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,8 +39,10 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
     for number, detections in enumerate(chosen, start=1):
         name = f"{number:02d}-{Path(detections.path).stem}.jpg"
         picture = side_by_side(dataset, row_of[detections.image_id], detections)
+        drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
+        picture.save(drawn, "JPEG", quality=90)
         with atomic_file(folder / "pictures" / name) as file:
-            picture.save(file, "JPEG", quality=90)
+            file.write(drawn.getvalue())
         examples[caption(detections)] = picture
     return report.save(folder, examples=examples)
 

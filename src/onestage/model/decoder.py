@@ -58,11 +58,11 @@ class Decoder:
 
     def name(self, raw: RawDetections, meta: ImageMeta) -> Detections:
         """D detections in input pixels -> the same in pixels of the original picture, cut to it, with class names and ids."""
-        labels = raw.labels.cpu()
+        labels = raw.labels.cpu().long()
         names, ids = self.config.classes, self.config.category_ids
         return Detections(
-            boxes=meta.undo(raw.boxes.cpu()),
-            scores=raw.scores.cpu(),
+            boxes=meta.undo(raw.boxes.cpu().float()),
+            scores=raw.scores.cpu().float(),
             labels=labels,
             class_names=tuple(names[i] for i in labels.tolist()),
             category_ids=tuple(ids[i] for i in labels.tolist()),

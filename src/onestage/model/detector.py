@@ -175,7 +175,9 @@ class Detector(nn.Module):
         threshold of the config.
 
         predict() gives the results of evaluation mode, whatever the mode of the model. It only reads the model, so threads
-        may share one. Raise DataError for a picture that cannot be read, ConfigError for a size that the network cannot take.
+        may share one, unless one of them changes its weights or its mode.
+
+        Raise DataError for a picture that cannot be read, ConfigError for a size that the network cannot take.
         """
         from onestage.predict.predictor import Predictor
 

@@ -5,7 +5,7 @@ Shape letters: B images, C_l channels of level l.
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     module stays as it is: a copy without numbers runs. Raise ConfigError with ``where`` if the module cannot take such an
     input.
     """
-    shapes = copy.deepcopy(module, {id(t): _without_numbers(t) for t in tensors_of(module)}).eval()
+    made: dict[int, Tensor] = {}  # a tensor that several modules share stays one
+    shapes = mirror(module, lambda tensor: made.setdefault(id(tensor), _without_numbers(tensor)))
     try:
         maps: list[Tensor] = shapes(inputs)
     except (RuntimeError, AssertionError) as e:
@@ -44,10 +45,26 @@ def blank_image(size: Size) -> Tensor:
     return torch.empty(1, 3, *size, device="meta")
 
 
-def tensors_of(module: nn.Module) -> list[Tensor]:
-    """Every tensor of a module: parameters, buffers and plain attributes."""
-    plain = [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    return [*module.parameters(), *module.buffers(), *plain]
+def mirror(module: nn.Module, tensor: Callable[[Tensor], Tensor] = lambda same: same) -> nn.Module:
+    """A copy of a tree of modules in evaluation mode, which shares everything but the modules themselves: parameters, buffers,
+    hooks, other attributes. The module stays as it is.
+
+    tensor: gives what stands in the place of each parameter, buffer and plain attribute that is a tensor.
+    """
+    copies: dict[int, nn.Module] = {}  # a module may stand at several places
+
+    def replaced(values: dict[str, object]) -> dict[str, object]:
+        return {name: tensor(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+    def copied(part: nn.Module) -> nn.Module:
+        if id(part) not in copies:
+            made = copies[id(part)] = type(part).__new__(type(part))
+            parts = {name: child and copied(child) for name, child in part._modules.items()}
+            tables = {table: replaced(vars(part)[table]) for table in ("_parameters", "_buffers")}
+            vars(made).update(replaced(vars(part)) | tables | {"_modules": parts, "training": False})
+        return copies[id(part)]
+
+    return copied(module)
 
 
 def _without_numbers(tensor: Tensor) -> Tensor:

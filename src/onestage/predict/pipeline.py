@@ -5,6 +5,7 @@ Shape letters: D detections, H and W of a picture.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -114,8 +115,10 @@ def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome], pixels: Sequenc
 def _draw(found: Detections, image: Tensor, path: Path) -> None:
     """Save a copy of the picture (3, H, W) with its detections drawn in."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
+    found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
     with atomic_file(path) as file:
-        found.draw(image).save(file, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
+        file.write(drawn.getvalue())
 
 
 def _finish(saving: Sequence[Future[None]]) -> None:

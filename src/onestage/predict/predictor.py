@@ -6,7 +6,6 @@ Pictures are RGB; boxes are xyxy pixels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +19,7 @@ from onestage.errors import ConfigError
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
-from onestage.model.features import tensors_of
+from onestage.model.features import mirror
 from onestage.model.output.postprocess import RawDetections
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
@@ -51,6 +50,7 @@ class TorchEngine:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self._network = in_evaluation_mode(detector)
+        self._type = next(detector.parameters()).dtype  # a model in half precision wants its images so
 
     @property
     def device(self) -> torch.device:
@@ -59,9 +59,10 @@ class TorchEngine:
 
     def __call__(self, images: Tensor, frames: Tensor) -> HeadOutput:
         """(B, 3, h, w) in 0..255 -> logits (B, A, C) and deltas (B, A, 4). The network needs no frames."""
+        normal = self.detector.config.preprocess.normalize(images)
         with torch.inference_mode():
             try:
-                output: HeadOutput = self._network(self.detector.config.preprocess.normalize(images))
+                output: HeadOutput = self._network(normal.to(self._type))
             except (RuntimeError, AssertionError):
                 self.detector.level_sizes((images.shape[2], images.shape[3]))  # raises if the size is the reason
                 raise
@@ -108,7 +109,10 @@ class Predictor:
     def run(self, images: Tensor, metas: Sequence[ImageMeta]) -> EngineOutput:
         """Put B resized images (B, 3, h, w) in 0..255 through the engine."""
         frames = torch.stack([meta.frame for meta in metas])
-        return self.engine(images.to(self.engine.device, non_blocking=True), frames)
+        output = self.engine(images.to(self.engine.device, non_blocking=True), frames)
+        if not isinstance(output, HeadOutput):
+            _check_detections(output, images=len(metas), classes=len(self.decoder.config.classes))
+        return output
 
     def decode(self, output: EngineOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
         """One Detections per image, in pixels of the original pictures.
@@ -124,13 +128,40 @@ class Predictor:
 
 
 def in_evaluation_mode(module: nn.Module) -> nn.Module:
-    """The module itself if all of it is in evaluation mode, or else a copy that is, with the same parameters and buffers.
+    """The module itself if all of it is in evaluation mode, or else a mirror that is, with the same parameters and buffers.
 
-    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time.
+    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time. Raise ConfigError if the
+    forward of a part was replaced on the object (torch.compile does so): a mirror would run the original in training mode.
     """
-    if not any(part.training for part in module.modules()):
+    training = [name for name, part in module.named_modules() if part.training]
+    if not training:
         return module
-    return copy.deepcopy(module, {id(t): t for t in tensors_of(module)}).eval()
+    replaced = [name or "the model" for name, part in module.named_modules() if "forward" in vars(part)]
+    if replaced:
+        what = "a model in training mode whose forward was replaced cannot predict"
+        raise ConfigError(what, where=", ".join(replaced[:3]), fix="call model.eval() first")
+    return mirror(module)
+
+
+def _check_detections(found: list[RawDetections], *, images: int, classes: int) -> None:
+    """Raise ConfigError unless an engine gave detections for each image: boxes (D, 4), scores (D,), labels (D,) in 0..K-1, all
+    finite, best first.
+    """
+    if len(found) != images:
+        raise ConfigError("the engine did not give detections for each image", got=len(found), expected=images)
+    for boxes, scores, labels in found:
+        shapes = tuple(boxes.shape), tuple(scores.shape), tuple(labels.shape)
+        count = len(scores)
+        if shapes != ((count, 4), (count,), (count,)) or labels.is_floating_point():
+            raise ConfigError(
+                "the engine gave no detections", got=shapes, expected="boxes (D, 4), scores (D,), labels (D,) int"
+            )
+        if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+            raise ConfigError("the engine gave boxes or scores that are not numbers", got="NaN or infinity")
+        if bool(((labels < 0) | (labels >= classes)).any()):
+            raise ConfigError("the engine gave a label of no class", got=labels.tolist(), expected=f"0 to {classes - 1}")
+        if bool((scores.diff() > 0).any()):
+            raise ConfigError("the engine did not give the best detections first", got=scores.tolist())
 
 
 def _pixels(image: Picture, channels: Channels) -> Tensor:

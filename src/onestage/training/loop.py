@@ -92,6 +92,8 @@ def train(
     """
     if epochs is not None:
         config = replace(config, epochs=epochs)
+    if not isinstance(model, Detector):
+        raise ConfigError("train takes a detector", got=type(model).__name__, fix="model = onestage.create(NAME, ...)")
     if format is not None and not isinstance(data, str | Path):
         raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
     folder = Path(out)

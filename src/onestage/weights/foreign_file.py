@@ -42,7 +42,7 @@ NUMPY_FIX = "take the checkpoint that the arrays come from, or save them again: 
 def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, recognised by content), on the CPU.
 
-    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise Raise
+    Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise
     WeightsError if the file is damaged, holds Python objects besides tensors and plain data (they could run code), holds no
     state_dict, or, with ``finite``, holds NaN or infinity.
     """
@@ -56,6 +56,9 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
         _check_archive(file)
     tensors = _state_dict(_load_pickled(file), file.path)
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            got = f"{str(tensor.layout).removeprefix('torch.')}, on {tensor.device.type}"
+            raise WeightsError(f"tensor '{name}' holds no plain numbers", where=file.path, got=got, fix="save dense tensors")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(f"tensor '{name}' claims more numbers than the file holds", where=file.path, fix=DAMAGED)
     if finite:

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -115,6 +116,8 @@ class OpenFile:
 def open_file(path: Path | str) -> Iterator[OpenFile]:
     """Open a weights file. Raise WeightsError if it does not exist or cannot be read."""
     try:
+        if stat.S_ISFIFO(Path(path).stat().st_mode):  # to open it would wait for a writer, for ever
+            raise WeightsError("this is not a file", where=path, got="a pipe", expected="a weights file")
         with Path(path).open("rb") as stream:
             yield OpenFile(path, stream)
     except OSError as error:

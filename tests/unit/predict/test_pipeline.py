@@ -1,5 +1,7 @@
 """Many pictures through a predictor: an outcome for each, in order, whatever happens to one of them."""
 
+import resource
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +74,19 @@ def test_an_error_while_a_copy_is_saved_is_not_lost(model: Detector, files: list
 
 def test_no_pictures_are_no_outcomes(model: Detector) -> None:
     assert list(predict_files(Predictor.of(model), [])) == []
+
+
+def test_a_full_disk_leaves_no_half_copy(model: Detector, files: list[PictureFile], monkeypatch) -> None:
+    """A copy that does not fit is an error and leaves nothing; Pillow alone would stop in the middle without a word."""
+    assert files[0].copy is not None
+    files[0].copy.parent.mkdir()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError):
+            list(predict_files(Predictor.of(model), files[:1], selection=Selection(score=0.0)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert list(files[0].copy.parent.iterdir()) == []

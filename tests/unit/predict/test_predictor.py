@@ -99,6 +99,47 @@ def test_predict_flips_no_mode_even_for_a_moment(model: Detector, monkeypatch: p
     assert during == [True, True]
 
 
+def test_what_hangs_on_a_model_in_training_mode_is_shared_not_copied(model: Detector) -> None:
+    """Locks, hooks of objects, tensors that were computed: none of it can be copied, and none has to be."""
+    training = copy.deepcopy(model).train()
+    training.lock = threading.Lock()
+    training.notes = {"loss": next(training.parameters()).sum()}
+    seen: list[str] = []
+
+    class Watcher:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def hook(self, module, inputs, output) -> None:
+            seen.append(type(module).__name__)
+
+    training.head.register_forward_hook(Watcher().hook)
+    assert same(training.predict(PIXELS)[0], model.predict(PIXELS)[0])
+    assert len(seen) == 1
+
+
+def test_a_replaced_forward_is_refused_in_training_mode(model: Detector) -> None:
+    """It belongs to the original part, which would run in training mode and change its statistics."""
+    training = copy.deepcopy(model).train()
+    original = training.backbone.forward
+    training.backbone.forward = lambda images: original(images)
+    statistics = copy.deepcopy(dict(training.named_buffers()))
+    with pytest.raises(ConfigError, match=r"forward was replaced") as error:
+        training.predict(PIXELS)
+    assert error.value.where == "backbone" and "eval()" in str(error.value)
+    assert all(value.equal(statistics[name]) for name, value in training.named_buffers())
+    assert same(training.eval().predict(PIXELS)[0], model.predict(PIXELS)[0])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("training", [False, True])
+def test_a_model_in_another_precision_predicts(model: Detector, kind: torch.dtype, training: bool) -> None:
+    other = copy.deepcopy(model).to(kind).train(training)
+    (found,), (expected,) = other.predict(PIXELS), model.predict(PIXELS)
+    assert found.boxes.dtype == found.scores.dtype == torch.float32
+    torch.testing.assert_close(found.scores[:5], expected.scores[:5], atol=0.02, rtol=0)
+
+
 @pytest.mark.parametrize("training", [False, True])
 def test_threads_share_a_model_from_its_first_call_on(training: bool, any_size: Detector) -> None:
     """Every thread with pictures of other sizes, all at once, on a model that was never used: the results are those of one."""
@@ -126,7 +167,7 @@ def test_threads_share_a_model_from_its_first_call_on(training: bool, any_size: 
 def test_a_new_size_of_picture_costs_no_dry_run(any_size: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in predict() nor in training: the sizes of the maps come with the output of the network."""
     fresh = onestage.build(any_size.config)
-    monkeypatch.setattr(features.copy, "deepcopy", lambda *_: pytest.fail("a dry run"))
+    monkeypatch.setattr(features, "mirror", lambda *_: pytest.fail("a dry run"))
     for width in (64, 70, 96, 130):
         fresh.eval().predict(np.zeros((64, width, 3), np.uint8))
         output = fresh(fresh.prepare([torch.zeros(3, 64, width, dtype=torch.uint8)])[0])
@@ -192,3 +233,34 @@ def test_the_torch_engine_gives_the_output_of_the_network(model: Detector) -> No
     with torch.inference_mode():
         expected = model(model.prepare([torch.from_numpy(PIXELS).permute(2, 0, 1)])[0])
     assert output.logits.equal(expected.logits) and output.level_sizes == expected.level_sizes
+
+
+GOOD = torch.tensor([[1.0, 1, 20, 20], [2.0, 2, 30, 30]]), torch.tensor([0.9, 0.5]), torch.tensor([0, 1])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ([], "for each image"),
+        ([RawDetections(GOOD[0][:1], *GOOD[1:])], "no detections"),
+        ([RawDetections(*GOOD[:2], GOOD[2].float())], "no detections"),
+        ([RawDetections(GOOD[0] * torch.nan, *GOOD[1:])], "not numbers"),
+        ([RawDetections(GOOD[0], GOOD[1] / 0, GOOD[2])], "not numbers"),
+        ([RawDetections(*GOOD[:2], GOOD[2] - 1)], "label of no class"),
+        ([RawDetections(*GOOD[:2], GOOD[2] + 2)], "label of no class"),
+        ([RawDetections(GOOD[0], GOOD[1].flip(0), GOOD[2])], "best detections first"),
+    ],
+)
+def test_what_an_engine_gives_is_checked(model: Detector, wrong: list[RawDetections], says: str) -> None:
+    class Engine:
+        device = torch.device("cpu")
+        answer = wrong
+
+        def __call__(self, images: Tensor, frames: Tensor) -> list[RawDetections]:
+            return self.answer
+
+    with pytest.raises(ConfigError, match=says):
+        Predictor(Engine(), model.decoder).predict(PIXELS)
+    Engine.answer = [RawDetections(GOOD[0].double(), GOOD[1], GOOD[2].int())]
+    (found,) = Predictor(Engine(), model.decoder).predict(PIXELS)
+    assert (found.boxes.dtype, found.labels.dtype, len(found)) == (torch.float32, torch.int64, 2)

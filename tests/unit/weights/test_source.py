@@ -1,5 +1,6 @@
 """One door for every file: it is opened once, whatever it is, and goes through memory once."""
 
+import os
 import sys
 import tracemalloc
 from pathlib import Path
@@ -147,3 +148,16 @@ def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(WeightsError, match="holds no trained model") as error:
         onestage.load(tmp_path)
     assert error.value.where == tmp_path and "best.safetensors or last.safetensors" in error.value.expected
+
+
+def test_a_pipe_is_refused_without_waiting_for_a_writer(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(WeightsError, match="not a file"):
+        read_source(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")], ids=["sparse", "meta"])
+def test_tensors_without_plain_numbers_are_refused(tmp_path, tensor):
+    torch.save({"a": tensor}, tmp_path / "odd.pth")
+    with pytest.raises(WeightsError, match="no plain numbers"):
+        read_source(tmp_path / "odd.pth")

@@ -115,7 +115,10 @@ def test_what_strays_from_compound_scaling_is_named():
     assert replace(d6, side=1536, scale=5.0, published=d7.published) == d7
     larger = replace(d7, backbone="tf_efficientnet_b7", levels=6, scale=4.0, published=d7x.published)
     assert larger == d7x
-    assert "D7 is D6 with an input of 1,536 pixels and anchors from 5 strides on instead of 4. D7x has the input of D7," in text
+    d7_in_words = (
+        "D7 is D6 with an input of 1,536 pixels and anchors that start at 5 strides instead of 4. D7x has the input of D7,"
+    )
+    assert d7_in_words in text
 
 
 def test_a_focal_loss_alone_starts_from_its_prior(make_pictures):

@@ -25,9 +25,9 @@ from safetensors.torch import load_file
 from onestage.creation import build
 from onestage.data.synthetic import MemoryDataset, SyntheticConfig, generate, synthetic_dataset
 from onestage.data.writers import write_coco
+from onestage.files import LAST
 from onestage.model.detector import Detector
 from onestage.processes import VARIABLES, Distributed
-from onestage.training.checkpoint import LAST
 from onestage.training.config import TrainConfig
 from onestage.training.loop import TrainResult, resume, train
 from onestage.zoo.table import recipe

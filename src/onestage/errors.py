@@ -69,6 +69,13 @@ class OnestageError(ValueError):
         place = where if error.where is None else error.where
         return cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
 
+    @classmethod
+    def because(cls, what: str, cause: OnestageError, *, where: object) -> Self:
+        """An error whose reason is another one: what was found is that one's place, fault and value, in one line."""
+        parts = (cause.where, cause.what, cause.got)
+        got = ": ".join(str(part) for part in parts if part is not None)
+        return cls(what, where=where, got=got, expected=cause.expected, fix=cause.fix)
+
 
 class DataError(OnestageError):
     """A data set, picture or annotation is wrong."""

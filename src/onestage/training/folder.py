@@ -59,6 +59,8 @@ class Plan:
         except OSError as e:
             fix = "name a folder that train made"
             raise ConfigError("this folder holds no run", where=folder, got=e.strerror, fix=fix) from e
+        except ConfigError as e:
+            raise ConfigError.because("the run's config cannot be read", e, where=path) from e
         except (ValueError, RecursionError) as e:
             raise ConfigError("the run's config cannot be read", where=path, got=e) from e
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from onestage.data.loader import Shard, TrainLoader, usual_workers
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, WeightsError
 from onestage.files import LAST
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
@@ -120,7 +120,10 @@ def _restored(run: Run, checkpoint: Checkpoint | None) -> RunState:
     if "data" not in checkpoint.extra:
         what = "the checkpoints of this run do not say which pictures it saw: an earlier version of onestage wrote them"
         raise ConfigError(what, where=run.folder, fix=fix)
-    state = RunState.of(checkpoint)
+    try:
+        state = RunState.of(checkpoint)
+    except WeightsError as e:
+        raise e.at(run.folder) from e
     if state.data != fingerprint(run.data.train):
         what = "the training pictures or their labels have changed since this run began"
         got = f"{len(run.data.train)} pictures"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 
 import torch
 
+from onestage.errors import WeightsError
 from onestage.model.detector import Detector
 from onestage.training.checkpoint import Checkpoint
 from onestage.weights.detector_file import metadata
@@ -57,5 +58,14 @@ class RunState:
 
     @staticmethod
     def of(checkpoint: Checkpoint) -> RunState:
-        """The inverse of ``checkpoint``, except for the weights and the momenta."""
-        return RunState(step=checkpoint.step, epoch=checkpoint.epoch, **checkpoint.extra)
+        """The inverse of ``checkpoint``, except for the weights and the momenta. Ignores what a later version added.
+
+        Raise WeightsError if the checkpoint lacks a field.
+        """
+        stored = {**checkpoint.extra, "step": checkpoint.step, "epoch": checkpoint.epoch}
+        names = [field.name for field in fields(RunState)]
+        missing = [name for name in names if name not in stored]
+        if missing:
+            what = "a checkpoint does not hold all that a run needs to go on"
+            raise WeightsError(what, got=f"no {', '.join(missing)}", expected=", ".join(names))
+        return RunState(**{name: stored[name] for name in names})

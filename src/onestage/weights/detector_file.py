@@ -36,7 +36,7 @@ def stored_config(file: OpenFile) -> DetectorConfig | None:
     try:
         return None if text is None else DetectorConfig.from_json(text)
     except ConfigError as e:
-        raise WeightsError("the config in the weights file cannot be used", where=file.path, got=str(e)) from e
+        raise WeightsError.because("the config in the weights file cannot be used", e, where=file.path) from e
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as e:
         what = "the config in the weights file is damaged"
         raise WeightsError(what, where=file.path, got=f"{type(e).__name__}: {e}", fix=DAMAGED) from e

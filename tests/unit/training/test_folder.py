@@ -51,6 +51,18 @@ def test_a_damaged_plan_is_an_error_that_names_it(tmp_path: Path, change) -> Non
         Plan.load(tmp_path)
 
 
+def test_an_error_in_a_plan_has_each_part_in_its_place(tmp_path: Path) -> None:
+    PLAN.save(tmp_path)
+    path = tmp_path / CONFIG
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | {"train": content["train"] | {"epochs": "many"}}))
+    with pytest.raises(ConfigError) as caught:
+        Plan.load(tmp_path)
+    error = caught.value
+    assert (error.where, error.expected) == (path, "int") and "\n" not in str(error.got)
+    assert str(error.got).startswith("config.json.train.epochs: ") and str(error.got).endswith("'many'")
+
+
 def test_a_plan_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         PLAN.save(tmp_path / "no such folder")

@@ -146,7 +146,7 @@ def test_a_cut_foreign_file_is_an_error(tmp_path: Path, zipped: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("contents", "message"), [(b"", "empty"), (b"<html>", "HTML"), (b"\x80\x04]\x94.", "other things than tensors")]
+    ("contents", "message"), [(b"", "empty"), (b"<html>", "HTML"), (b"\x80\x04]\x94.", "holds more than tensors")]
 )
 def test_other_files_are_named_for_what_they_are(tmp_path: Path, contents: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(contents)

@@ -81,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
+    if given[:1] == ["help"] and given[1:]:  # onestage help train
+        return _run([*given[1:], "--help"])
     if not given or given[0] in ("-h", "--help", "help"):
         _show_help(VERBS)
         return 0

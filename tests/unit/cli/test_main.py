@@ -183,3 +183,14 @@ main.main(["fake", "--nonsense"])
     assert b"there is no verb" in done.stdout and b"nonsense" in done.stdout
     colours = [code for code in (b"\x1b[31m", b"\x1b[1;31m", b"\x1b[91") if code in done.stdout]
     assert bool(colours) == coloured
+
+
+def test_help_before_a_verb_is_the_help_of_the_verb(capsys):
+    texts = []
+    for arguments in (["help", "predict"], ["predict", "--help"]):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert end.value.code == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] and "PICTURES" in texts[0]
+    assert main(["help", "predikt"]) == 2

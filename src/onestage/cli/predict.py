@@ -94,7 +94,8 @@ def _predict(
     outcomes = predict_files(Predictor.of(detector), files, selection=selection, batch_size=detection.batch_size)
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     interrupted = _write(outcomes, targets, tally=tally, total=len(files))
-    places = ({"annotated pictures": out} if draw and tally.read else {}) | {f"results ({name})": path for path, name in targets}
+    results = {f"results ({name})": path for path, name in targets}
+    places = ({"annotated pictures": out} if draw and tally.read else {}) | results
     tally.show(len(files), time.monotonic() - began, places=places, score=detection.score)
     return 130 if interrupted else 1 if tally.unreadable else 0
 

@@ -23,7 +23,6 @@ from onestage.training import loop
 from onestage.training.checkpoint import STATE, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
 from onestage.training.loop import DivergedError, Training, resume, train
-from onestage.training.state import RunState
 from onestage.weights.detector_file import load_detector
 from small_runs import (
     CONFIG,
@@ -379,26 +378,6 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_in_words(
     with pytest.raises(ConfigError, match="an earlier version of onestage") as caught:
         resume(finished)
     assert str(finished / LAST) in str(caught.value)
-
-
-def test_a_checkpoint_with_more_than_this_version_knows_goes_on(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    latest = CheckpointStore.latest
-
-    def later(self: CheckpointStore) -> tuple[TrainState | None, tuple[str, ...]]:
-        state, damaged = latest(self)
-        assert state is not None
-        return replace(state, extra={**state.extra, "of_the_future": 1}), damaged
-
-    monkeypatch.setattr(CheckpointStore, "latest", later)
-    assert resume(finished).last.is_file()
-
-
-def test_a_checkpoint_that_lacks_a_field_is_an_error(finished: Path) -> None:
-    state, _ = CheckpointStore(finished).latest()
-    assert state is not None
-    lacking = replace(state, extra={name: value for name, value in state.extra.items() if name != "sums"})
-    with pytest.raises(WeightsError, match="got:      no sums"):
-        RunState.of(lacking)
 
 
 def test_a_folder_that_cannot_be_written_fails_at_the_start(

@@ -5,7 +5,8 @@ Shape letters: B images, C_l channels and H_l x W_l cells of map l.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import timm
 import torch
@@ -28,10 +29,10 @@ def create_network(
     """
     if not timm.is_model(name):
         raise ConfigError("timm has no such model", got=name + nearest(name, timm.list_models()), fix="see timm.list_models()")
-    try:  # timm must not get None
-        return timm.create_model(
-            name, features_only=True, pretrained=False, out_indices=maps, act_layer=activation, drop_path_rate=drop_path
-        )
+    make = partial(timm.create_model, name, features_only=True, pretrained=False)
+    make = partial(make, out_indices=maps, act_layer=activation, drop_path_rate=drop_path)
+    try:
+        return _made(make)
     except (RuntimeError, AttributeError) as e:  # timm refuses it, or the model has no feature_info
         raise ConfigError("this timm model gives no feature maps", got=name, fix="take a convolutional one") from e
     except TypeError as e:
@@ -39,6 +40,19 @@ def create_network(
         got = ", ".join(f"{key}={value}" for key, value in asked.items() if value is not None)
         what, fix = "timm has no such choice for this backbone", "leave it as it is, or take another backbone"
         raise ConfigError(what, where=name, got=f"{got} ({e})", fix=fix) from e
+
+
+def _made(make: Callable[[], nn.Module]) -> nn.Module:
+    """What make() gives. Older versions of torch lack operators on the meta device, which some networks need while they are
+    made: such a network is made with numbers, which are then dropped.
+    """
+    try:
+        return make()
+    except NotImplementedError:
+        if torch.empty(0).device.type != "meta":
+            raise
+        with torch.device("cpu"):
+            return make().to("meta")
 
 
 def feature_info(network: nn.Module) -> FeatureInfo:

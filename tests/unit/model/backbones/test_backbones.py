@@ -326,3 +326,18 @@ def test_frozen_norms_stay_so_when_a_caller_freezes_and_frees_everything():
     features.requires_grad_(True)
     features.train()
     assert not any(m.training for m in features.modules() if isinstance(m, torch.nn.BatchNorm2d))
+
+
+def test_a_network_that_cannot_be_made_without_numbers_is_made_with_them(monkeypatch):
+    """torch 2.10 has no meta kernel of unique(), which a RegNet needs while it is made."""
+    real = timm.create_model
+
+    def older(*args, **options):
+        if torch.empty(0).device.type == "meta":
+            raise NotImplementedError("aten::_unique2")
+        return real(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", older)
+    assert map_sizes(TimmBackbone("test_resnet", (8, 16)), (64, 96)) == ((8, 12), (4, 6))
+    with torch.device("meta"):
+        assert {p.device.type for p in TimmBackbone("test_resnet", (8, 16)).build().parameters()} == {"meta"}

@@ -5,14 +5,18 @@ BIN = .venv/bin
 READY = .venv/.ready
 OLDEST = .venv-oldest
 PROCESSES ?= 2
+FUZZ_SECONDS ?= 60
+FUZZ_SEED ?= 0
 TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # each process computes with one thread: tests/conftest.py
 
-.PHONY: help setup demo test test-slow test-oldest check benchmark clean
+.PHONY: help setup demo test test-slow test-oldest fuzz kill check benchmark clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
 	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=2)"
 	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
+	@echo "make fuzz       give every reader broken input for FUZZ_SECONDS=60 each, from FUZZ_SEED=0"
+	@echo "make kill       kill workers, runs and ranks at random moments"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
 
 $(READY): pyproject.toml constraints.txt
@@ -41,6 +45,12 @@ $(OLDEST)/.ready: pyproject.toml .ci/oldest.py
 
 test-oldest: $(OLDEST)/.ready
 	$(OLDEST)/bin/python $(TEST)
+
+fuzz: $(READY)
+	FUZZ_SECONDS=$(FUZZ_SECONDS) FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python $(TEST) tests/fuzz -m "slow or not slow" --timeout 0 -rP
+
+kill: $(READY)
+	$(BIN)/python -m pytest tests/kill -m "slow or not slow" --timeout 0 -s
 
 check: $(READY)
 	$(BIN)/ruff check .

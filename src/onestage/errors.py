@@ -15,8 +15,17 @@ from functools import wraps
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Self, TypeVar, cast
+from unicodedata import category
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
+
+QUOTED, LISTED, LINES = 300, 1500, 24
+"""The most characters in a line of an error (LISTED: of a place, of what is expected, of a remedy), and the most lines."""
+
+STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode's categories of characters that can steer a terminal, reverse a text or hide in it: all but JOINERS among them."""
+JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+"""They stand inside ordinary words of Persian and Hindi, and inside emoji."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -26,6 +35,8 @@ class OnestageError(ValueError):
 
     what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
     valid. fix: what the user can do. Absent parts are None.
+
+    The parts are kept as they are. Every text made from them quotes them escaped (``printable``) and cut (``shortened``).
     """
 
     def __init__(
@@ -44,8 +55,14 @@ class OnestageError(ValueError):
 
     def __str__(self) -> str:
         """The fault, then where / got / expected / fix, a line each; absent parts are left out."""
-        parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
-        return "\n".join([self.what, *(f"  {name + ':':<10}{part}" for name, part in parts.items() if part is not None)])
+        (_, what), *others = self._texts().items()
+        return "\n".join([str(what), *(f"  {name + ':':<10}{text}" for name, text in others if text is not None)])
+
+    def _texts(self) -> dict[str, str | None]:
+        """The parts as texts that are short and safe to print; absent parts are None."""
+        most = {"what": QUOTED, "where": LISTED, "got": QUOTED, "expected": LISTED, "fix": LISTED}
+        parts = {name: getattr(self, name) for name in most}
+        return {name: None if part is None else _quoted(str(part), most[name]) for name, part in parts.items()}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors travel between processes with all their parts, as text if they are no plain data."""
@@ -55,9 +72,7 @@ class OnestageError(ValueError):
 
     def to_dict(self) -> dict[str, str | None]:
         """The kind of error and its parts as plain text, for JSON; absent parts are None."""
-        parts = {"where": self.where, "got": self.got, "expected": self.expected, "fix": self.fix}
-        texts = {name: None if part is None else str(part) for name, part in parts.items()}
-        return {"error": type(self).__name__, "what": self.what, **texts}
+        return {"error": type(self).__name__, **self._texts()}
 
     def at(self, where: object) -> Self:
         """The same error, with its place, unless it already has one."""
@@ -87,6 +102,10 @@ class ConfigError(OnestageError):
 
 class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
+
+
+class WriteError(DataError, OSError):
+    """A file or folder cannot be written. Also an ``OSError``, as Python itself raises it."""
 
 
 class RowError(DataError, IndexError):
@@ -154,3 +173,29 @@ def first_ten(lines: Sequence[str]) -> str:
     """The first ten lines, indented, and the number of the remaining lines."""
     shown = [f"  {line}" for line in lines[:10]]
     return "\n".join([*shown, f"  ... and {len(lines) - 10} more"] if len(lines) > 10 else shown)
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Foreign text for a person: what could steer a terminal or reverse the text is escaped as in Python, such as ``\\x1b``.
+
+    keep: characters to leave as they are, such as line breaks.
+    """
+    if text.isprintable():
+        return text
+    harmless = (c in keep or c in JOINERS or category(c) not in STEERING for c in text)
+    return "".join(c if safe else c.encode("unicode_escape").decode() for c, safe in zip(text, harmless, strict=True))
+
+
+def shortened(text: str, most: int = QUOTED) -> str:
+    """The text, with its middle left out if it has more than ``most`` characters: beginnings and ends tell the most."""
+    if len(text) <= most:
+        return text
+    end = most // 3
+    return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+def _quoted(text: str, most: int) -> str:
+    """A part of an error: at most LINES lines, each printable and at most ``most`` characters long."""
+    lines = text.split("\n")
+    shown = [shortened(printable(shortened(line, most), keep="\t"), most) for line in lines[:LINES]]
+    return "\n".join([*shown, f"  ... and {len(lines) - LINES} more lines"] if len(lines) > LINES else shown)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-from onestage.errors import WeightsError
+from onestage.errors import WeightsError, WriteError
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer as Buffer
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
 """What a JSON file holds."""
@@ -22,6 +26,23 @@ BEST, LAST = "best.safetensors", "last.safetensors"
 
 TEMPORARY = ".onestage-tmp"
 """The end of the name of every file that is still being written. Files left over from a crash are recognised by it."""
+
+
+FIXES = {
+    0: "choose another name",
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space of your quota",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f), or choose another disk",
+    errno.ENOENT: "make the folder first",
+    errno.EISDIR: "name a file, not a folder",
+    errno.EEXIST: "a file of this name is in the way: choose another name",
+    errno.ENOTDIR: "a file has the name of a folder in this path: choose another path",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+"""What to do about an error of the system by its number; 0 stands for a path that no system takes."""
+
+LONGEST = 200
+"""Bytes of a name that the name of its temporary file begins with: most systems take 255 in all."""
 
 
 ABANDONED_AFTER = 3600.0
@@ -37,40 +58,63 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
     or a device is written into, and so is a file in a folder that takes no new files; neither can be whole or not at all.
 
     durable: a power cut right afterwards does not undo it. That takes some milliseconds, and a folder that takes new files.
-    Raise OSError if the file cannot be written.
+    Raise WriteError, which names ``path``, if the file cannot be written: here, from any ``write``, or at the end of the block.
     """
     path = Path(path)
-    mode = path.stat().st_mode if path.exists() else None
-    if mode is None or stat.S_ISREG(mode):
+    with _writing(path):
+        mode = path.stat().st_mode if path.exists() else None
         end = Path(os.path.realpath(path))
-        if mode is None or durable or os.access(end.parent, os.W_OK):
-            with _replacing(end, mode, durable=durable) as file:
-                yield file
-            return
-    with path.open("wb") as file:
+        replaces = mode is None or (stat.S_ISREG(mode) and (durable or os.access(end.parent, os.W_OK)))
+    with _replacing(end, mode, durable=durable) if replaces else _Unbuffered.opened(path, "wb", path) as file:
         yield file
 
 
 @contextlib.contextmanager
 def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[BinaryIO]:
     """A new file that takes the place of the one at ``path`` in the end, with that one's ``mode``, if there is one."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")  # a name with more at its end may be too long
+    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with temporary.open("xb") as file:
+        with _Unbuffered.opened(temporary, "xb", path) as file:
             if mode is not None:
                 temporary.chmod(stat.S_IMODE(mode))
             yield file
-        if durable:
-            commit(temporary, path)
-        else:
-            temporary.replace(path)
+        with _writing(path):
+            if durable:
+                commit(temporary, path)
+            else:
+                temporary.replace(path)
     finally:  # after success it is gone, after Ctrl-C or a full disk it must go
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
+class _Unbuffered(io.FileIO):
+    """A file whose errors name another one: that which it is written for."""
+
+    def __init__(self, at: Path, mode: Literal["wb", "xb"], path: Path) -> None:
+        self._path = path
+        with _writing(path):
+            super().__init__(at, mode)
+
+    @classmethod
+    def opened(cls, at: Path, mode: Literal["wb", "xb"], path: Path) -> io.BufferedWriter:
+        """The new file at ``at`` with a buffer. Its errors name ``path``."""
+        return io.BufferedWriter(cls(at, mode, path))
+
+    def write(self, data: Buffer, /) -> int:
+        """Write as many of the bytes as the system takes. Return how many."""
+        with _writing(self._path):
+            return super().write(data)
+
+    def close(self) -> None:
+        """Close the file. Some file systems say only now that their disk is full."""
+        with _writing(self._path):
+            super().close()
+
+
 def write_file(path: Path | str, content: str | bytes) -> None:
-    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raise OSError if the file cannot be written."""
+    """Put text, as UTF-8, or bytes at ``path``, whole or not at all. Raise WriteError if the file cannot be written."""
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
@@ -82,12 +126,21 @@ def write_atomically(path: Path | str, data: bytes) -> None:
     the same folder.
     """
     path = Path(path)
-    remove_leftovers(Path(os.path.realpath(path)).parent)
     try:
+        with _writing(path):
+            remove_leftovers(Path(os.path.realpath(path)).parent)
         with atomic_file(path, durable=True) as file:
             file.write(data)
-    except OSError as error:
-        raise _cannot_write(path, error, len(data)) from error
+    except WriteError as error:
+        raise WeightsError.of(error, path) from error
+
+
+def make_folder(folder: Path | str) -> Path:
+    """Make the folder, and those above it, unless it is there. Return its path. Raise WriteError if that is not possible."""
+    folder = Path(folder)
+    with _writing(folder, "the folder cannot be made"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def commit(temporary: Path, path: Path) -> None:
@@ -117,16 +170,14 @@ def remove_leftovers(folder: Path, *, older_than: float = ABANDONED_AFTER) -> No
                 leftover.unlink()
 
 
-def _cannot_write(path: Path, error: OSError, size: int) -> WeightsError:
-    fixes = {
-        errno.ENOSPC: f"free at least {size / 1e6:.1f} MB on that disk",
-        errno.EDQUOT: f"free at least {size / 1e6:.1f} MB of your quota",
-        errno.ENOENT: "make the folder first",
-        errno.EISDIR: "name a file, not a folder",
-    }
-    return WeightsError(
-        "the file could not be written; what was there before is untouched",
-        where=path,
-        got=error.strerror or error,
-        fix=fixes.get(error.errno or 0, "choose a folder that you may write to"),
-    )
+@contextlib.contextmanager
+def _writing(path: Path, what: str = "the file could not be written; what was there before is untouched") -> Iterator[None]:
+    """Turn an error of the system inside the block into a WriteError that names ``path`` and says what to do."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except (OSError, ValueError) as error:  # a ValueError is a path that no system takes
+        number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+        fix = FIXES.get(number or 0, "choose a folder that you may write to")
+        raise WriteError(what, where=path, got=reason or error, fix=fix) from error

@@ -20,6 +20,7 @@ from onestage.errors import (
     first_ten,
     known_keywords,
     nearest,
+    printable,
     require,
     warn_outside,
 )
@@ -83,6 +84,46 @@ def test_a_warning_names_the_line_outside_this_package_that_led_here():
     with pytest.warns(UserWarning, match="a note") as caught:
         names["call"]()
     assert caught[0].filename == str(file) and caught[0].lineno == 2
+
+
+HOSTILE = {
+    "\x1b[31mred": r"\x1b[31mred",
+    "\x9b2J": r"\x9b2J",
+    "\a\b\0\x7f": r"\x07\x08\x00\x7f",
+    "cat\u202egpj.exe": r"cat\u202egpj.exe",
+    "\u2066\u200f\ufeff\U000e0041": r"\u2066\u200f\ufeff\U000e0041",
+    "line\u2028end\r\n": r"line\u2028end\r\n",
+    b"\xff.jpg".decode("utf-8", "surrogateescape"): r"\udcff.jpg",
+}
+"""Foreign text that could steer a terminal, and how a person sees it."""
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_foreign_text_is_escaped_in_every_part_of_an_error(text):
+    assert printable(text) == HOSTILE[text]
+    error = DataError(text, where=text, got=text, expected=text, fix=text)
+    assert error.got == text
+    shown = str(error).replace("\n", "")
+    assert shown.isprintable() and shown.count(HOSTILE[text].removesuffix(r"\r\n")) == 5
+    assert "".join(part or "" for part in error.to_dict().values()).replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("text", ["plain", "dög 犬 🐕 كلب", "می\u200cخواهم", "👩\u200d🚀", "[red]\\[/]", "a\u00a0b", ""])
+def test_words_of_any_language_stay_as_they_are(text):
+    assert printable(text) == text
+
+
+@pytest.mark.parametrize("length", [0, 1, 299, 300, 301, 12_000])
+@pytest.mark.parametrize("letter", ["a", "\x1b", "\U000e0041", "\n", "ab\n", "\n" + "a" * 500])
+def test_a_text_is_short_and_its_beginning_and_end_are_shown(length, letter):
+    whole = "<" + letter * length + ">"
+    error = DataError(whole, where=whole, got=whole, expected=whole, fix=whole)
+    lines = str(error).splitlines()
+    assert len(lines) <= 5 * (errors.LINES + 1) and max(map(len, lines)) <= errors.LISTED + 12
+    assert max(len(line) for line in str(DataError(whole, got=whole)).splitlines()) <= errors.QUOTED + 12
+    assert lines[0].startswith("<") and ("\n" in letter or lines[0].endswith(">"))
+    if len(whole) <= errors.QUOTED and letter == "a":
+        assert lines[0] == whole
 
 
 def test_nearest_names_only_what_is_close():

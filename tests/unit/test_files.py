@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from onestage import files
-from onestage.errors import WeightsError
+from onestage.errors import WeightsError, WriteError
 
 
 def names(folder: Path) -> list[str]:
@@ -107,10 +107,84 @@ def test_a_stream_is_whole_or_absent(tmp_path: Path, durable: bool) -> None:
     assert path.read_bytes() == b"half and whole" and names(tmp_path) == ["x"]
 
 
-def test_a_stream_that_cannot_be_written_is_an_oserror(tmp_path: Path) -> None:
-    for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "missing" / "x", FileNotFoundError)):
-        with pytest.raises(kind), files.atomic_file(path):
-            pytest.fail("there is nothing to write into")
+REFUSED = {
+    ".": "name a file, not a folder",
+    "missing/x": "make the folder first",
+    "file/x": "a file has the name of a folder",
+    "n" * 256: "choose a shorter name",
+    "a\0b": "choose another name",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+@pytest.mark.parametrize("write", [files.write_file, files.write_atomically])
+def test_a_path_that_cannot_be_written_is_an_error_that_names_it(
+    tmp_path: Path, write: Callable[[Path, bytes], None], name: str
+) -> None:
+    (tmp_path / "file").touch()
+    path = tmp_path / name
+    with pytest.raises((WriteError, WeightsError)) as caught:
+        write(path, b"1")
+    assert caught.value.where == path and REFUSED[name] in str(caught.value)
+    assert isinstance(caught.value, OSError) == (write is files.write_file)
+
+
+@pytest.mark.parametrize("name", ["file", "file/x", "n" * 256, "a\0b"])
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="cannot be made") as caught:
+        files.make_folder(tmp_path / name)
+    assert caught.value.where == tmp_path / name and caught.value.fix
+    assert files.make_folder(tmp_path / "a" / "b").is_dir() and files.make_folder(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO])
+def test_every_reason_of_the_system_has_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(WriteError) as caught:
+        files.write_file(tmp_path / "x", b"1")
+    assert caught.value.where == tmp_path / "x" and caught.value.got == os.strerror(code)
+    assert caught.value.fix == files.FIXES.get(code, "choose a folder that you may write to") and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_full_disk_names_the_file_and_not_its_temporary_one(tmp_path: Path, size: int) -> None:
+    """A few bytes reach the disk when the file is closed, many while it is written."""
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(WriteError, match="ulimit") as caught:
+            files.write_file(path, bytes(size))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.where == path and names(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no such device")
+def test_a_full_device_is_named_by_the_path_that_leads_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "x"
+    path.symlink_to("/dev/full")
+    with pytest.raises(WriteError, match="free some space") as caught:
+        files.write_file(path, b"1")
+    assert caught.value.where == path
+
+
+def test_an_error_of_the_block_is_no_error_of_the_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught, files.atomic_file(tmp_path / "x"):
+        (tmp_path / "another").read_bytes()
+    assert not isinstance(caught.value, WriteError) and names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", ["n" * 255, "é" * 127, "\N{SNOWMAN}" * 85, b"\xff".decode("utf-8", "surrogateescape") * 255])
+def test_a_name_as_long_as_the_system_takes(tmp_path: Path, name: str) -> None:
+    files.write_file(tmp_path / name, b"1")
+    files.write_atomically(tmp_path / name, b"2")
+    assert names(tmp_path) == [name] and (tmp_path / name).read_bytes() == b"2"
 
 
 @pytest.mark.parametrize("durable", [True, False])

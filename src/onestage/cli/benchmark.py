@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import tyro
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from onestage.cli.output import progress, say, stdout
+from onestage.console import words
 from onestage.errors import ConfigError, require
 from onestage.files import write_file
 
@@ -74,7 +74,7 @@ def benchmark(
     make = partial(find_or_create, classes=numbered_classes(classes), device=device)
     timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)
     stdout().print(_table(names, timings, batch))
-    say("[dim]" + ", ".join(f"{key} {value}" for key, value in measured_on.items()) + "[/]")
+    say((", ".join(f"{key} {value}" for key, value in measured_on.items()), "dim"))
     return 0
 
 
@@ -112,5 +112,5 @@ def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table
     for name, timing in zip(names, timings, strict=True):
         whole, network = timing.median("predict"), timing.median("network")
         size = "x".join(map(str, timing.input))
-        table.add_row(f"[bold]{escape(name)}[/]", size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
+        table.add_row(words((name, "bold")), size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
     return table

@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from onestage.creation import create
-from onestage.errors import ConfigError, DataError, WeightsError, nearest
+from onestage.errors import ConfigError, DataError, WeightsError, WriteError, nearest
+from onestage.files import make_folder
 from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -67,15 +68,15 @@ def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
     return [path for path in differences(config, usual) if path not in ("classes", "category_ids")]
 
 
-def make_folder(folder: Path) -> None:
+def results_folder(folder: Path) -> None:
     """Make the folder for results, if it is not there. Raise DataError if nothing can be written into it."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
+        with tempfile.TemporaryFile(dir=make_folder(folder)):
             pass
     except OSError as error:
+        got = error.got if isinstance(error, WriteError) else error.strerror
         fix = "choose another folder: --out"
-        raise DataError("results cannot be written here", where=folder, got=error.strerror, fix=fix) from error
+        raise DataError("results cannot be written here", where=folder, got=got, fix=fix) from error
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:

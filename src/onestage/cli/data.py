@@ -16,7 +16,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onestage.errors import DataError, counted
+from onestage.cli.output import stdout
+from onestage.errors import counted
 from onestage.files import write_file
 
 if TYPE_CHECKING:
@@ -56,14 +57,11 @@ def check(
     """
     from onestage.data.check import check_dataset
 
-    console = Console()
+    console = stdout()
     checkup = check_dataset(path, format, split=split, fast=fast, progress=console.is_terminal)
     console.print(render(checkup))
     if json is not None:
-        try:
-            write_file(json, json_format.dumps(checkup.to_dict(), indent=2) + "\n")
-        except OSError as error:
-            raise DataError("the report cannot be written", where=json, got=error.strerror) from error
+        write_file(json, json_format.dumps(checkup.to_dict(), indent=2) + "\n")
     return 1 if checkup.problems else 0
 
 

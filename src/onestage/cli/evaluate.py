@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import tyro
-from rich.markup import escape
 
-from onestage.cli.output import progress, say, stdout
+from onestage.cli.output import progress, say, stdout, tell
+from onestage.console import words
 from onestage.errors import counted, require
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def evaluate(
     predictions.json and pictures/ to this folder format: the data set's format; by default it is recognised on_bad: what to do
     about a bad annotation or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.common import find_model, make_folder
+    from onestage.cli.common import find_model, results_folder
     from onestage.cli.report import save_report
     from onestage.evaluation import data_to_measure
 
@@ -66,17 +66,19 @@ def evaluate(
     run = Path(model)
     dataset, was_held_out = data_to_measure(detector, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
-        make_folder(out)  # now: after an hour of measuring it would be too late to fail
+        results_folder(out)  # now: after an hour of measuring it would be too late to fail
     report, found = _measure(detector, dataset, machine, on_bad)
     stdout().print(report.table())
     if was_held_out:
         pictures = counted(len(dataset), "picture")
-        stdout().print(f"\nmeasured on the {pictures} held out; the run trained on the rest of this data set", highlight=False)
+        stdout().print()
+        stdout().print(words(f"measured on the {pictures} held out; the run trained on the rest of this data set"))
     if left_out := len(dataset.problems) + len(dataset) - len(found):
-        say(f"[bold yellow]left out:[/] {left_out:,} bad labels or pictures; see them: onestage data check {escape(str(data))}")
+        say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
         page = save_report(report, found, dataset, out)
-        stdout().print(f"\nreport: {escape(str(page))}", highlight=False, soft_wrap=True)
+        stdout().print()
+        tell(f"report: {page}")
     return 0
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from onestage.cli.output import say, stdout
+from onestage.cli.output import say, stdout, tell
+from onestage.console import words
 from onestage.errors import ConfigError, DataError, require
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def explain_picture(
         on_bad: what to do about a bad annotation of the data set: stop, or leave it out
         device: "cpu" or "cuda"; by default cuda if there is one
     """
-    from onestage.cli.common import make_folder
+    from onestage.cli.common import results_folder
     from onestage.data import load_dataset
     from onestage.explain import explain_sample, save_explanation
 
@@ -65,7 +65,7 @@ def explain_picture(
     detector = _find(model, dataset, device=device)
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
     _say_what_was_left_out(dataset, labels)
-    make_folder(out)
+    results_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
     _summary(seen, save_explanation(seen, out))
     return 0
@@ -86,8 +86,8 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
 def _say_what_was_left_out(dataset: Dataset | None, labels: Path | None) -> None:
     if dataset is None or not dataset.problems:
         return
-    count, check = len(dataset.problems), f"onestage data check {escape(str(labels))}"
-    say(f"[bold yellow]left out:[/] {count:,} bad labels or pictures of the data set; see them: {check}")
+    count, check = len(dataset.problems), f"onestage data check {labels}"
+    say(("left out:", "bold yellow"), f" {count:,} bad labels or pictures of the data set; see them: {check}")
 
 
 def _guessed(picture: Path, detector: Detector, score: float) -> Sample:
@@ -138,8 +138,8 @@ def _summary(seen: Explanation, page: Path) -> None:
     from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
 
     out = stdout()
-    out.print(f"[bold]{escape(seen.name)}[/] on {escape(seen.source)}", highlight=False)
-    out.print(f"[dim]{labels_in_words(seen)}[/]\n", highlight=False)
+    out.print(words((seen.name, "bold"), f" on {seen.source}"))
+    out.print(words((labels_in_words(seen), "dim")), "", sep="\n")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, title in enumerate(LEVEL_TITLES):
         table.add_column(title, justify="right" if number else "left", no_wrap=True)
@@ -152,8 +152,9 @@ def _summary(seen: Explanation, page: Path) -> None:
     for group in seen.groups:
         _line(out, group.name, f"{group.anchors:>8,} anchors  {percent(group.share):>8} of the class loss")
     _line(out, "NMS", f"{len(seen.before):>8,} boxes of score {seen.score:g} or more, {len(seen.after):,} after it")
-    out.print(f"\npage: {escape(str(page))}", highlight=False, soft_wrap=True)
+    out.print()
+    tell(f"page: {page}")
 
 
 def _line(out: Console, name: str, text: str) -> None:
-    out.print(f"[bold]{name:<16}[/]{text}", highlight=False)
+    out.print(words((f"{name:<16}", "bold"), text))

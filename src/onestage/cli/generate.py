@@ -10,12 +10,12 @@ from typing import Literal
 import tyro
 from rich.progress import Progress
 
-from onestage.cli.output import picture_columns, stderr
+from onestage.cli.output import picture_columns, stderr, tell
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
 from onestage.errors import ConfigError, DataError
-from onestage.files import TEMPORARY, write_file
+from onestage.files import TEMPORARY, make_folder, write_file
 from onestage.structures import Size
 
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
@@ -68,8 +68,8 @@ def generate(
     counts: dict[Split, int] = {"train": train, "val": val, "test": test}
     write_data_set(out, counts, config, format=format, overwrite=overwrite)
     parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
-    print(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
-    print(f"next: onestage train {out} --model tinyssd")
+    tell(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
+    tell(f"next: onestage train {out} --model tinyssd")
     return 0
 
 
@@ -106,7 +106,7 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise DataError("a file of this name is in the way", where=out, fix="name another folder")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     present = {entry.name for entry in out.iterdir()}
     _check_removable(out, present, overwrite=overwrite)
     write_file(

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.markup import escape
 
-from onestage.cli.output import say, stdout
+from onestage.cli.output import say, tell
 from onestage.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -164,11 +163,10 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
         "use it": f"onestage predict {out} PICTURES",
         "tune it": f"onestage train DATA --model {config.name} --weights {out}",
     }
-    console = stdout()
     for what, text in rows.items():
-        console.print(f"[bold]{what:<11}[/] {escape(text)}", highlight=False, soft_wrap=True)
+        tell((f"{what:<11}", "bold"), f" {text}")
     for note in _notes(source, config, out):
-        say(f"[bold yellow]note:[/] {escape(note)}")
+        say(("note:", "bold yellow"), f" {note}")
 
 
 def _notes(source: Source, config: DetectorConfig, out: Path) -> Iterator[str]:

@@ -17,11 +17,11 @@ from importlib.metadata import version
 from inspect import Parameter, signature
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
-from rich.markup import escape
 from rich.table import Table
 
 from onestage.cli.mistakes import mistakes_as_errors
-from onestage.cli.output import say, stdout
+from onestage.cli.output import say, stdout, tell
+from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, OnestageError, nearest
 
 DEBUG = "ONESTAGE_DEBUG"
@@ -60,24 +60,22 @@ EXAMPLES = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (of this process if left out) and give the exit code."""
+    sys.excepthook = show_traceback
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), outlets() as out:
         warnings.showwarning = _show_warning
         try:
             code = _run(given)
-            sys.stdout.flush()
         except KeyboardInterrupt:
             return _fail(130, "interrupted")
-        except BrokenPipeError:  # the reader of our output, such as head, has stopped reading
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 1
         except OnestageError as error:
             return _fail(2, str(error))
         except OSError as error:
             if error.strerror is None:
                 raise
             return _fail(2, str(DataError(error.strerror.lower(), where=error.filename)))
-    return code
+        out.flush()
+        return code or int(out.lost)
 
 
 def _run(given: list[str]) -> int:
@@ -87,7 +85,7 @@ def _run(given: list[str]) -> int:
         _show_help(VERBS)
         return 0
     if given[0] in ("-V", "--version"):
-        stdout().print(f"onestage {version('onestage')}", highlight=False)
+        tell(f"onestage {version('onestage')}")
         return 0
     for length in (2, 1):
         verb = VERBS.get(" ".join(given[:length]))
@@ -152,14 +150,14 @@ def _fail(code: int, message: str) -> int:
     if os.environ.get(DEBUG) and sys.exc_info()[0] is not None:
         raise  # the exception that main is handling
     first, _, rest = message.partition("\n")
-    say(f"[bold red]error:[/] [bold]{escape(first)}[/]")
+    say(("error:", "bold red"), " ", (first, "bold"))
     if rest:
-        say(escape(rest))
+        say(rest, lines=True)
     return code
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    say(f"[bold yellow]warning:[/] {escape(str(message))}")
+    say(("warning:", "bold yellow"), f" {message}", lines=True)
 
 
 def _show_help(verbs: Mapping[str, Verb]) -> None:
@@ -178,5 +176,5 @@ def _two_columns(rows: Mapping[str, str], *, style: str) -> Table:
     table.add_column(style=style, no_wrap=True)
     table.add_column(overflow="fold")
     for name, text in rows.items():
-        table.add_row(f"  {name}", escape(text))
+        table.add_row(f"  {name}", words(text))
     return table

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import tyro
 from rich import box
 from rich.columns import Columns
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from onestage.cli.output import progress, stdout
+from onestage.cli.output import progress, stdout, tell
+from onestage.console import Terminal, words
 from onestage.errors import ConfigError, nearest, require
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
             rows.append(_row(name, classes))
             bar.advance(1)
     if json:
-        print(json_format.dumps([asdict(row) for row in rows], indent=2))
+        stdout().out(json_format.dumps([asdict(row) for row in rows], indent=2), highlight=False)
         return 0
     out = stdout()
     if names:
@@ -132,7 +132,7 @@ def _costs(rows: list[Row], width: int) -> Table:
     }
     for least in ("weights", "anchors", "input"):
         table = _cost_table(columns)
-        if Console(width=2 * width).measure(table).maximum <= width:
+        if Terminal(width=2 * width).measure(table).maximum <= width:
             return table
         del columns[least]
     return _cost_table(columns)
@@ -168,5 +168,5 @@ def _print_weights(rows: list[Row]) -> None:
     out.print("[bold]published weights[/]: COCO val2017 AP, licence, recipe", highlight=False)
     for row in rows:
         for weights in row.weights:
-            out.print(f"  {row.name}.{weights.tag}: {weights.ap} AP, {weights.licence}", highlight=False)
-            out.print(f"    {weights.recipe}", highlight=False, soft_wrap=True)
+            out.print(words(f"  {row.name}.{weights.tag}: {weights.ap} AP, {weights.licence}"))
+            tell(f"    {weights.recipe}")

@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-PIPE_WIDTH = 120
-"""Characters per line of a file or a pipe, which have no width."""
+from onestage.console import Part, Terminal, words
 
 
-def stdout() -> Console:
-    """A console for results. rich shows colours and live parts on a terminal only; NO_COLOR turns colours off."""
-    return Console(width=_width(sys.stdout.isatty()))
+def stdout() -> Terminal:
+    """A console for results."""
+    return Terminal()
 
 
-def stderr() -> Console:
+def stderr() -> Terminal:
     """A console for progress, warnings and errors."""
-    return Console(stderr=True, width=_width(sys.stderr.isatty()))
+    return Terminal(stderr=True)
 
 
-def _width(terminal: bool) -> int | None:
-    return None if terminal or "COLUMNS" in os.environ else PIPE_WIDTH
+def tell(*parts: Part) -> None:
+    """Print a line of words on standard output. It never breaks, so that paths in it can be copied."""
+    stdout().print(words(*parts), soft_wrap=True)
 
 
-def say(markup: str) -> None:
-    """Print a line in rich's markup on standard error. It never breaks, so that paths in it can be copied."""
-    stderr().print(markup, highlight=False, soft_wrap=True)
+def say(*parts: Part, lines: bool = False) -> None:
+    """Print a line of words on standard error, or several ``lines``. No line breaks, so that paths in it can be copied."""
+    stderr().print(words(*parts, lines=lines), soft_wrap=True)
 
 
 class _Rate(ProgressColumn):
@@ -70,6 +67,6 @@ class PictureProgress:
         """Count so many more pictures as done."""
         self._bars.update(self._task, advance=count)
 
-    def say(self, markup: str) -> None:
-        """Print a line in rich's markup above the progress line."""
-        self._bars.console.print(markup, highlight=False, soft_wrap=True)
+    def say(self, *parts: Part) -> None:
+        """Print words, which may be several lines, above the progress line."""
+        self._bars.console.print(words(*parts, lines=True), soft_wrap=True)

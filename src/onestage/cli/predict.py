@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.markup import escape
 
-from onestage.cli.output import progress, say, stdout
-from onestage.errors import ConfigError, DataError, counted, require
+from onestage.cli.output import progress, say, tell
+from onestage.errors import ConfigError, DataError, WriteError, counted, require
 
 if TYPE_CHECKING:
     from onestage.data.predictions import Format
@@ -78,7 +78,7 @@ def predict(
 def _predict(
     model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
 ) -> int:
-    from onestage.cli.common import find_model, labels_of, make_folder
+    from onestage.cli.common import find_model, labels_of, results_folder
     from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
     from onestage.predict.pipeline import Selection, predict_files
@@ -87,48 +87,58 @@ def _predict(
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
     detector = find_model(model, device=detection.device)
     labels = tuple(labels_of(detection.classes, detector.classes))
-    make_folder(out)
+    results_folder(out)
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)
-    outcomes = predict_files(Predictor.of(detector), files, selection=selection, batch_size=detection.batch_size)
+    run = partial(predict_files, Predictor.of(detector), files, selection=selection, batch_size=detection.batch_size)
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
-    interrupted = _write(outcomes, targets, tally=tally, total=len(files))
+    interrupted = _write(run, targets, tally=tally, total=len(files))
     results = {f"results ({name})": path for path, name in targets}
     places = ({"annotated pictures": out} if draw and tally.read else {}) | results
     tally.show(len(files), time.monotonic() - began, places=places, score=detection.score)
-    return 130 if interrupted else 1 if tally.unreadable else 0
+    return 130 if interrupted else 1 if tally.unreadable or tally.unsaved else 0
 
 
-def _write(outcomes: Iterator[Outcome], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
+def _write(run: Callable[..., Iterator[Outcome]], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
     """Write the detections of all pictures to the result files. Return whether Ctrl-C ended it. The finished part is
     then kept.
+
+    run: predict_files with all arguments but the last.
     """
     from onestage.data.predictions import PredictionWriter
 
     with ExitStack() as stack, progress("predicting", total) as bar:
+
+        def unsaved(error: WriteError) -> None:
+            tally.unsaved += 1
+            bar.say(("not saved:", "bold yellow"), f" {error}")
+
         writers = [stack.enter_context(PredictionWriter(*target)) for target in targets]
         try:
-            for _, found in outcomes:
+            for _, found in run(unsaved=unsaved):
                 tally.add(found)
                 bar.advance(1)
                 if isinstance(found, DataError):
-                    bar.say(f"[bold yellow]skipped:[/] {escape(str(found))}")
+                    bar.say(("skipped:", "bold yellow"), f" {found}")
                     continue
                 for writer in writers:
                     writer.add(found)
         except KeyboardInterrupt:  # the files are finished as if these had been all pictures
-            bar.say("[bold yellow]interrupted:[/] what is done is kept")
+            bar.say(("interrupted:", "bold yellow"), " what is done is kept")
             return True
     return False
 
 
 @dataclass
 class Tally:
-    """Count the pictures that were read, those that could not be, and the objects of each class."""
+    """Count the pictures that were read, those that could not be, the copies that could not be saved, and the objects of each
+    class.
+    """
 
     read: int = 0
     unreadable: int = 0
+    unsaved: int = 0
     objects: Counter[str] = field(default_factory=Counter)
 
     def add(self, found: Detections | DataError) -> None:
@@ -145,11 +155,12 @@ class Tally:
         found = ", ".join(f"{name} {count:,}" for name, count in self.objects.most_common(8))
         more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
         objects = counted(self.objects.total(), "object") + (f" ({found}{more})" if found else "")
-        out = stdout()
-        out.print(f"{pictures} in {seconds:.1f} s: {escape(objects)}", highlight=False, soft_wrap=True)
+        tell(f"{pictures} in {seconds:.1f} s: {objects}")
         for what, place in places.items():
-            out.print(f"{what}: {escape(str(place))}", highlight=False, soft_wrap=True)
+            tell(f"{what}: {place}")
         if self.unreadable:
-            say(f"[bold yellow]{self.unreadable:,} could not be read[/] and were skipped, as said above")
+            say((f"{self.unreadable:,} could not be read", "bold yellow"), " and were skipped, as said above")
+        if self.unsaved:
+            say((f"{self.unsaved:,} annotated copies could not be saved", "bold yellow"), ", as said above")
         if not self.objects and self.read:
             say(f"nothing reached a score of {score:g}: try --score {score / 5:.1g}")

@@ -11,7 +11,8 @@ from PIL import Image
 from onestage.data import Dataset
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
-from onestage.files import atomic_file
+from onestage.errors import shortened
+from onestage.files import make_folder, write_file
 from onestage.images import decode_image
 from onestage.metrics.report import Report
 from onestage.structures import Detections
@@ -20,6 +21,8 @@ PICTURES = 12
 """How many pictures to show, spread evenly over the data set."""
 SCORE = 0.3
 """The least score of a detection to draw."""
+STEM = 60
+"""The most characters of a picture's name in the name of its copy: systems take 255 bytes, and a character has up to 4."""
 GAP = 8
 """Pixels between the labels' side and the detections' side."""
 
@@ -29,7 +32,7 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
 
     found: the detections of the data set's pictures, in its order, without the pictures that could not be read.
     """
-    (folder / "pictures").mkdir(parents=True, exist_ok=True)
+    make_folder(folder / "pictures")
     with PredictionWriter(folder / FORMATS["coco"].file_name, "coco") as writer:
         for detections in found:
             writer.add(detections)
@@ -37,12 +40,11 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
     chosen = found[:: max(1, len(found) // PICTURES)][:PICTURES]
     examples: dict[str, Image.Image] = {}
     for number, detections in enumerate(chosen, start=1):
-        name = f"{number:02d}-{Path(detections.path).stem}.jpg"
+        name = f"{number:02d}-{shortened(Path(detections.path).stem, STEM)}.jpg"
         picture = side_by_side(dataset, row_of[detections.image_id], detections)
         drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
         picture.save(drawn, "JPEG", quality=90)
-        with atomic_file(folder / "pictures" / name) as file:
-            file.write(drawn.getvalue())
+        write_file(folder / "pictures" / name, drawn.getvalue())
         examples[caption(detections)] = picture
     return report.save(folder, examples=examples)
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.markup import escape
 
-from onestage.cli.output import say, stdout
+from onestage.cli.output import say, stdout, tell
 from onestage.errors import ConfigError
 from onestage.training.config import TrainConfig
 
@@ -177,7 +176,7 @@ def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source |
     usual = replace(detector, model=chosen.name).config(classes)
     taken = other_settings(model.config, usual)
     if taken and Launch.from_environment().is_main:
-        say(f"[bold]from the weights:[/] {escape(', '.join(taken))}")
+        say(("from the weights:", "bold"), f" {', '.join(taken)}")
     return model
 
 
@@ -198,17 +197,17 @@ def _close(result: TrainResult) -> int:
         return 130
     if not Launch.from_environment().is_main:
         return 0
-    folder, run = escape(str(result.folder)), escape(shlex.quote(str(result.folder)))
+    folder, run = result.folder, shlex.quote(str(result.folder))
     plan = Plan.load(result.folder)
-    data = "DATA" if plan.data is None else escape(shlex.quote(plan.data))
+    data = "DATA" if plan.data is None else shlex.quote(plan.data)
     named = "" if plan.format is None else f" --format {plan.format}"
-    out = stdout()
-    out.print(f"\n[bold]best validation AP {result.best_ap:.3f}[/] after {result.seconds / 60:.1f} min", highlight=False)
+    stdout().print()
+    tell((f"best validation AP {result.best_ap:.3f}", "bold"), f" after {result.seconds / 60:.1f} min")
     for what, text in {
-        "model": escape(str(result.best)),
+        "model": str(result.best),
         "curves": f"{folder}/curves.png",
         "measure it": f"onestage evaluate {run} {data}{named}",
         "use it": f"onestage predict {run} PICTURES",
     }.items():
-        out.print(f"  {what:<11} {text}", highlight=False, soft_wrap=True)
+        tell(f"  {what:<11} {text}")
     return 0

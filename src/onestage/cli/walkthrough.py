@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
 from onestage.cli.generate import FINISHED, UNFINISHED, is_data_set, write_data_set
-from onestage.cli.output import progress, say, stdout
+from onestage.cli.output import progress, say, stdout, tell
 from onestage.cli.report import save_report
+from onestage.console import words
 from onestage.creation import create
 from onestage.data import load_dataset
 from onestage.data.synthetic import SyntheticConfig
@@ -64,7 +64,7 @@ def walk(out: Path, scale: Scale) -> int:
     _step(2, "training")
     result = _trained(out / "run", data, scale)
     if result.interrupted:
-        say(f"[bold]or go on with the whole demo:[/] onestage demo --out {escape(str(out))}" + " --fast" * (scale is FAST))
+        say(("or go on with the whole demo:", "bold"), f" onestage demo --out {out}" + " --fast" * (scale is FAST))
         return 130
     _step(3, "measuring on pictures that it has never seen")
     report = _measured(result, data, out)
@@ -85,7 +85,7 @@ def _pictures(folder: Path, scale: Scale) -> Path:
         unfinished = (folder / UNFINISHED).exists()
         write_data_set(folder, counts, config, overwrite=unfinished)
     elif is_data_set(folder, counts, config):
-        stdout().print(f"the pictures in {escape(str(folder))} are still there", highlight=False)
+        tell(f"the pictures in {folder} are still there")
     else:
         fix = "name another folder with --out, or delete this one"
         raise ConfigError("this folder holds a data set that is not the demo's", where=folder, fix=fix)
@@ -116,21 +116,21 @@ def _measured(result: TrainResult, data: Path, out: Path) -> Report:
 
 def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
     """The most important figures, where to look, and what to do next."""
-    coco, book, folder = report.coco, report.book, escape(str(out))
+    coco, book, folder = report.coco, report.book, str(out)
     rows = {
-        "AP50": f"[bold green]{coco.AP50:.3f}[/]   AP {coco.AP:.3f}, on {coco.pictures} pictures",
+        "AP50": f"{coco.AP50:.3f}   AP {coco.AP:.3f}, on {coco.pictures} pictures",
         "class error": f"{book.class_error:.2e}   box MAE {book.box_mae:.2e}" if book else NOT_MEASURED,
         "training": f"{result.seconds / 60:.1f} min",
         "": "",
         "look at": f"{folder}/index.html",
         "pictures": f"{folder}/pictures/   labels on the left, detections on the right",
         "curves": f"{folder}/training_curves.png, pr_curves.png",
-        "the model": escape(str(result.best)),
+        "the model": str(result.best),
         " ": "",
         "try it": f"onestage predict {folder}/run {folder}/data/test --score 0.4",
         "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
     }
     table = Table.grid(padding=(0, 2))
     for name, text in rows.items():
-        table.add_row(f"[bold]{name}[/]", text)
+        table.add_row(words((name, "bold")), words(text))
     return Panel(table, title=f"{MODEL}, trained and measured", title_align="left", expand=False, border_style="cyan")

@@ -19,6 +19,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from onestage import boxes as box_ops
+from onestage.console import Terminal
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.reader import open_data
 from onestage.errors import DataError
@@ -184,7 +185,7 @@ def _look_at(owners: Owners, *, fast: bool, progress: bool) -> dict[str, _Look]:
         data, index = owners[path][0]
         return _look(Path(path), data.sizes[index], fast=fast)
 
-    with Progress(transient=True, disable=not progress) as bar, ThreadPoolExecutor() as pool:
+    with Progress(console=Terminal(), transient=True, disable=not progress) as bar, ThreadPoolExecutor() as pool:
         looks = bar.track(pool.map(look, owners), total=len(owners), description="looking at every picture")
         return dict(zip(owners, looks, strict=True))
 

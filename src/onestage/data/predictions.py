@@ -101,7 +101,7 @@ class PredictionWriter:
     """Write the detections of one picture after another to one file. A context manager: leaving it finishes the file."""
 
     def __init__(self, path: str | Path, format: Format) -> None:
-        """Raise OSError if the file cannot be written."""
+        """Raise WriteError if the file cannot be written."""
         self.path, self.format = Path(path), format
         self._form = FORMATS[format]
         self._between = ""

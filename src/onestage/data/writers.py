@@ -24,7 +24,7 @@ from PIL import Image
 
 from onestage import boxes as box_ops
 from onestage.errors import DataError
-from onestage.files import write_file
+from onestage.files import make_folder, write_file
 from onestage.structures import Sample, Size
 
 WRITTEN_SPLITS = ("train", "val", "test")
@@ -135,7 +135,7 @@ def write_yolo(samples: Iterable[Sample | Encoded], root: Path, *, classes: Sequ
 
 def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence[str]) -> Iterator[Encoded]:
     """Write the pictures into the folder, and yield each one without its bytes."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     names: set[str] = set()
     for sample in samples:
         item = encode(sample) if isinstance(sample, Sample) else sample
@@ -175,5 +175,5 @@ def _voc_tree(item: Encoded, classes: Sequence[str]) -> ElementTree.Element:
 
 
 def _write_text(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_file(path, text)

@@ -7,6 +7,8 @@ import base64
 
 from jinja2 import Environment, StrictUndefined
 
+from onestage.errors import printable
+
 HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -48,10 +50,18 @@ HEAD = """<!doctype html>
 
 
 def fill(body: str, *, style: str = "", **content: object) -> str:
-    """A whole page: HEAD, with the rules of ``style`` added, and the jinja2 template ``body``. Content is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
+    """A whole page: HEAD, with the rules of ``style`` added, and the jinja2 template ``body``.
+
+    Content is escaped: what would be HTML in it, and control characters, which could reverse or hide the text after them.
+    """
+    environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True, finalize=_shown)
     head = HEAD.replace("</style>", f"{style}</style>")
     return environment.from_string(head + body).render(**content)
+
+
+def _shown(content: object) -> object:
+    """What stands on the page for a text or number."""
+    return printable(content) if isinstance(content, str) else content
 
 
 def as_base64(data: bytes) -> str:

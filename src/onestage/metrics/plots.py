@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from onestage.files import atomic_file
+from onestage.errors import printable
+from onestage.files import write_file
 from onestage.metrics.coco import RECALLS, CocoMetrics
 
 History: TypeAlias = Sequence[Mapping[str, float | None]]
@@ -126,7 +128,8 @@ def _draw_curve(
 
 
 def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+    shown = printable(name)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
@@ -172,7 +175,9 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write the figure as a PNG. Raise OSError if the file cannot be written."""
-    with warnings.catch_warnings(), atomic_file(path) as file:
+    """Write the figure as a PNG. Raise WriteError if the file cannot be written."""
+    drawn = io.BytesIO()  # Pillow, which encodes it, does not notice when a file on a full disk takes only a part of its bytes
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
-        figure.savefig(file, format="png")
+        figure.savefig(drawn, format="png")
+    write_file(path, drawn.getvalue())

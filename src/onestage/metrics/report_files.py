@@ -11,13 +11,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from onestage.files import write_file
+from onestage.errors import printable
+from onestage.files import Json, make_folder, write_file
 from onestage.metrics.plots import plot_pr_curves
 from onestage.metrics.report_page import report_page
 from onestage.metrics.results import ClassRow, Results, nan_as_none
 
 EXAMPLE_SIDE = 640
 """Pixels of the longer side of a picture inside the web page."""
+FORMULA = ("=", "+", "-", "@")
+"""How a cell begins that a spreadsheet computes."""
 
 
 def save_report_files(results: Results, folder: Path, examples: Mapping[str, Image.Image]) -> Path:
@@ -25,13 +28,13 @@ def save_report_files(results: Results, folder: Path, examples: Mapping[str, Ima
 
     examples: pictures with their detections drawn in, by caption.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     text = json.dumps(results.to_dict(), indent=2, allow_nan=False)
     write_file(folder / "metrics.json", text + "\n")
     table = io.StringIO(newline="")
     writer = csv.writer(table)
     writer.writerow(field.name for field in fields(ClassRow))
-    writer.writerows([nan_as_none(value) for value in astuple(row)] for row in results.rows)
+    writer.writerows([_cell(value) for value in astuple(row)] for row in results.rows)
     write_file(folder / "per_class.csv", table.getvalue().encode("utf-8", "replace"))
     curves = folder / "pr_curves.png"
     plot_pr_curves(results.coco, curves)
@@ -39,6 +42,14 @@ def save_report_files(results: Results, folder: Path, examples: Mapping[str, Ima
     page = folder / "index.html"
     write_file(page, report_page(results, curves=curves.read_bytes(), examples=small).encode("utf-8", "replace"))
     return page
+
+
+def _cell(value: Json) -> Json:
+    """A value for a table that people open in a spreadsheet: a name never counts as a formula there."""
+    if not isinstance(value, str):
+        return nan_as_none(value)
+    shown = printable(value)
+    return f"'{shown}" if shown.startswith(FORMULA) else shown
 
 
 def _jpeg(picture: Image.Image) -> bytes:

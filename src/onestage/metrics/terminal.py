@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onestage.errors import counted
+from onestage.errors import counted, printable
 from onestage.metrics.results import Results
 from onestage.metrics.wording import (
     CLASS_TITLES,
@@ -29,7 +29,7 @@ def report_table(results: Results, rows: int) -> RenderableType:
 
     rows: the most classes to show. Of a longer list it shows the best half and the worst half of those with objects.
     """
-    heading = Text(_printable(title(results)), style="bold", overflow="ellipsis", no_wrap=True)
+    heading = Text(printable(title(results)), style="bold", overflow="ellipsis", no_wrap=True)
     figures = _table(FIGURE_TITLES, figure_rows(results), texts=2)
     lines = {"VOC mAP": _voc_line(results), "Loss": loss_line(results), "Anchors": book_line(results)}
     named = [Text.assemble((f"{name:<14}", "bold"), line) for name, line in lines.items()]
@@ -60,10 +60,5 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) 
     for number, heading in enumerate(titles):
         table.add_column(heading, justify="left" if number < texts else "right", no_wrap=number > 0)
     for first, *cells in rows:
-        table.add_row(Text(_printable(first), overflow="ellipsis", no_wrap=True), *cells)
+        table.add_row(Text(printable(first), overflow="ellipsis", no_wrap=True), *cells)
     return table
-
-
-def _printable(text: str) -> str:
-    """Foreign text for the terminal: without control characters, which could drive it."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

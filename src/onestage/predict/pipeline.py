@@ -6,7 +6,7 @@ Shape letters: D detections, H and W of a picture.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from onestage.detections import Detections
-from onestage.errors import DataError
-from onestage.files import atomic_file
+from onestage.errors import DataError, WriteError
+from onestage.files import make_folder, write_file
 from onestage.images import decode_image
 from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Predictor
@@ -54,11 +54,17 @@ class Outcome(NamedTuple):
 
 
 def predict_files(
-    predictor: Predictor, pictures: Sequence[PictureFile], *, selection: Selection = Selection(), batch_size: int = 8
+    predictor: Predictor,
+    pictures: Sequence[PictureFile],
+    *,
+    selection: Selection = Selection(),
+    batch_size: int = 8,
+    unsaved: Callable[[WriteError], None] | None = None,
 ) -> Iterator[Outcome]:
     """The outcome of each picture, in order. Annotated copies are saved for those that have a place for one.
 
-    At most three batches of pictures are in memory at any time. A picture that cannot be read stops nothing.
+    At most three batches of pictures are in memory at any time. A picture that cannot be read stops nothing. A copy that cannot
+    be saved stops nothing either if ``unsaved`` takes its error; without it, WriteError is raised.
     """
     batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
     saving: list[Future[None]] = []
@@ -68,10 +74,10 @@ def predict_files(
             ready = [future.result() for future in reading]
             reading = _read(pool, batches[number + 1]) if number + 1 < len(batches) else []
             outcomes = _detect(predictor, batch, ready, selection)
-            _finish(saving)
+            _finish(saving, unsaved)
             saving = _save(pool, outcomes, ready)
             yield from outcomes
-        _finish(saving)
+        _finish(saving, unsaved)
 
 
 def _read(pool: ThreadPoolExecutor, batch: Sequence[PictureFile]) -> list[Future[Tensor | DataError]]:
@@ -114,14 +120,18 @@ def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome], pixels: Sequenc
 
 def _draw(found: Detections, image: Tensor, path: Path) -> None:
     """Save a copy of the picture (3, H, W) with its detections drawn in."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
     found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
-    with atomic_file(path) as file:
-        file.write(drawn.getvalue())
+    write_file(path, drawn.getvalue())
 
 
-def _finish(saving: Sequence[Future[None]]) -> None:
-    """Wait for the copies. An error while one was saved is raised here."""
+def _finish(saving: Sequence[Future[None]], unsaved: Callable[[WriteError], None] | None) -> None:
+    """Wait for the copies. Raise the error of a copy that could not be saved, unless ``unsaved`` takes it."""
     for future in saving:
-        future.result()
+        try:
+            future.result()
+        except WriteError as error:
+            if unsaved is None:
+                raise
+            unsaved(error)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from onestage.console import Terminal, words
 
 
 class Monitor:
@@ -41,7 +42,7 @@ class TerminalMonitor(Monitor):
     """Show losses, pictures per second, time left and the last AP."""
 
     def __init__(self) -> None:
-        self.console = Console()
+        self.console = Terminal()
         columns = (
             TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
@@ -61,7 +62,7 @@ class TerminalMonitor(Monitor):
 
     def say(self, text: str) -> None:
         """Print a line that stays and is never broken: people copy commands from it."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(words(text, lines=True), soft_wrap=True)
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """Move the bar."""

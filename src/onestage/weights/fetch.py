@@ -18,9 +18,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from onestage.console import Terminal
 from onestage.errors import WeightsError
 from onestage.files import commit
 
@@ -196,7 +196,7 @@ def _store(response: HTTPResponse, partial: Path, *, start: int, progress: bool)
 
 def _progress_bar(shown: bool) -> Progress:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    return Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True), disable=not shown)
+    return Progress(TextColumn("{task.description}"), *columns, console=Terminal(stderr=True), disable=not shown)
 
 
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):

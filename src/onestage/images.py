@@ -78,6 +78,8 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPED = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
 
 # A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which occur inside the data of a scan or alone.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
@@ -123,7 +125,14 @@ def image_size(path: str | Path, limits: ImageLimits = ImageLimits()) -> tuple[i
     where = str(path)
     with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
         width, height = image.size
-        return (width, height) if _orientation(image) in (5, 6, 7, 8) else (height, width)
+        return (width, height) if _orientation(image) in _SWAPPED else (height, width)
+
+
+def is_turned(path: str | Path, limits: ImageLimits = ImageLimits()) -> bool:
+    """Whether the EXIF orientation of a picture swaps its width and height. Raise DataError as ``image_size`` does."""
+    where = str(path)
+    with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
+        return _orientation(image) in _SWAPPED
 
 
 def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEMORY) -> Tensor:

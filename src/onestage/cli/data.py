@@ -168,7 +168,7 @@ def _spread(spread: Spread | None, form: str) -> Sequence[str]:
 
 
 def _pictures(checkup: Checkup) -> Table:
-    table = _table("Pictures", "pictures", "share")
+    table = _table("Width x height", "pictures", "share")
     rows = [(f"{width} x {height}", number) for (height, width), number in checkup.picture_sizes[:5]]
     others = checkup.picture_sizes[5:]
     if others:

@@ -22,8 +22,9 @@ from onestage import boxes as box_ops
 from onestage.console import Terminal
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.reader import open_data
+from onestage.data.text import size_text
 from onestage.errors import DataError
-from onestage.images import decode_image, image_size
+from onestage.images import decode_image, image_size, is_turned
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -202,8 +203,9 @@ def _look(path: Path, stated: Size | None, *, fast: bool) -> _Look:
     digest = None if fast else hashlib.sha256(content).digest()
     if stated in (None, (height, width)):
         return _Look(digest)
-    wrong = f"the picture is {width} x {height}, but its annotation says {stated[1]} x {stated[0]}"
-    return _Look(digest, DataError(wrong))
+    wrong = f"the picture is {width} x {height}, but its annotation says {size_text(stated)}"
+    turned = stated == (width, height) and is_turned(path)
+    return _Look(digest, DataError(wrong + ", its size before the EXIF rotation" * turned))
 
 
 def _identical(owners: Owners, seen: Mapping[str, _Look], root: Path) -> tuple[list[Problem], list[Problem]]:

@@ -2,6 +2,9 @@
 
 The format: https://cocodataset.org/#format-data. Policy:
 - Labels count the categories in the order of their ids, gaps closed; the ids stay in ``category_ids``.
+- Numbers are understood as tools write them: ids as 3, 3.0 or "3", ``iscrowd`` as 1, true, "1" or null, a width or height that
+  is missing, 0 or -1, which the picture then tells. The pictures keep the ids that the file has, so that results carry them.
+- A file with categories alone, as label tools put it beside the real one, is no data set.
 - ``iscrowd`` regions keep their box and are flagged; outlines and masks (polygons, RLE) are not read. ``ignore`` is kept too.
 - ``area`` is taken from the file (the outline's), or from the box where it is missing or not positive.
 - A picture without annotations is kept: it has no objects.
@@ -16,15 +19,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, TypeGuard
+from typing import NoReturn
 
 from onestage import boxes as box_ops
-from onestage.data.files import Pictures, Sources, head, one_per_split, pictures_beside, read_text
+from onestage.data.files import Pictures, Sources, head, one_per_split, pictures_beside, pieces, read_text
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
+from onestage.data.text import is_number, listed, quoted, shortened, stated_size, whole_number
 from onestage.errors import DataError
 from onestage.files import Json
-from onestage.structures import Size
 
 LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside its pictures"
 
@@ -52,7 +55,8 @@ class CocoSet:
             found = _categories(file, content["categories"])
             if categories not in ({}, found):
                 what = "the splits of this data set disagree on their categories"
-                raise DataError(what, where=file, got=found, expected=categories, fix="read one split at a time")
+                got, expected = (listed(f"{key} {name}" for key, name in names.items()) for names in (found, categories))
+                raise DataError(what, where=file, got=got, expected=expected, fix="read one split at a time")
             categories = found
             rows = _read_images(table, file, content["images"], pictures_beside(file, self.root))
             _read_annotations(table, file, content["annotations"], rows=rows, categories=categories)
@@ -61,13 +65,21 @@ class CocoSet:
 
 def find(root: Path, files: Sequence[Path]) -> CocoSet | None:
     """The COCO data set among these files, or None. ``instances_*.json`` go before all other files."""
-    coco = [file for file in files if file.suffix.lower() == ".json" and _looks_like_coco(head(file))]
+    coco = [file for file in files if file.suffix.lower() == ".json" and _looks_like_coco(file)]
     instances = [file for file in coco if file.name.startswith("instances_")]
     return CocoSet(root, one_per_split(root, instances or coco)) if coco else None
 
 
-def _looks_like_coco(start: str) -> bool:
-    return start.lstrip().startswith("{") and any(f'"{key}"' in start for key in _KEYS)
+def _looks_like_coco(file: Path) -> bool:
+    """Whether this is a JSON object with images or annotations; a long list of categories may come before them."""
+    start = head(file)
+    if not start.lstrip().startswith("{"):
+        return False
+    return _mentions(start) or ('"categories"' in start and any(map(_mentions, pieces(file))))
+
+
+def _mentions(text: str) -> bool:
+    return '"images"' in text or '"annotations"' in text
 
 
 def _plain(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -75,7 +87,7 @@ def _plain(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the key {twice!r} is given twice in one object")
+        raise ValueError(f"the key {quoted(twice)} is given twice in one object")
     content.pop("segmentation", None)
     return content
 
@@ -103,8 +115,14 @@ def _parse(file: Path) -> dict[str, list[Json]]:
     return lists
 
 
-def _is_id(value: Json) -> TypeGuard[Id]:
-    return type(value) is int or type(value) is str  # so not a bool, which would find the id 0 or 1
+def _id(value: Json) -> Id | None:
+    """A whole number, perhaps written as 3.0, or a text; None for anything else, such as a bool, which would find the id 1."""
+    return value if isinstance(value, str) else whole_number(value)
+
+
+def _other_form(stored_id: Id) -> Id:
+    """The number of a text, or the text of a number: tools write ``"3"`` in one list and ``3`` in another."""
+    return str(stored_id) if isinstance(stored_id, int) else int(stored_id) if is_number(stored_id) else stored_id
 
 
 def _field(entry: Json, key: str) -> Json:
@@ -115,18 +133,32 @@ def _field(entry: Json, key: str) -> Json:
 def _categories(file: Path, entries: list[Json]) -> dict[int, str]:
     """Name by id, ordered by id. Raise DataError if an entry is no category, or an id or name comes twice."""
     found: dict[int, str] = {}
+    id_of: dict[str, int] = {}
     for number, entry in enumerate(entries):
         where = f"{file}: categories[{number}]"
-        name, stored_id = _field(entry, "name"), _field(entry, "id")
-        if not isinstance(name, str) or not _is_id(stored_id) or not str(stored_id).isdecimal():
-            got = {"id": stored_id, "name": name}
+        name, stored_id = _field(entry, "name"), _id(_field(entry, "id"))
+        category = _other_form(stored_id) if isinstance(stored_id, str) else stored_id
+        if not isinstance(name, str) or not isinstance(category, int) or category < 0:
+            got = f"id {quoted(_field(entry, 'id'))}, name {quoted(name)}"
             raise DataError("a category needs a whole number as id, and a name", where=where, got=got)
-        if int(stored_id) in found or name in found.values():
-            raise DataError("this category is given twice", where=where, got=f"id {stored_id}, name {name!r}")
-        found[int(stored_id)] = name
+        if category in found or name in id_of:
+            raise _given_twice(where, category, name, found.get(category), id_of.get(name))
+        found[category], id_of[name] = name, category
     if not found:
         raise DataError("this data set has no categories", where=file)
     return dict(sorted(found.items()))
+
+
+def _given_twice(where: str, category: int, name: str, other_name: str | None, other_id: int | None) -> DataError:
+    """The error for a category whose id already has ``other_name``, or whose name already has ``other_id``."""
+    got = f"id {category}, name {quoted(name)}"
+    if (other_name, other_id) == (name, category):
+        return DataError("this category is given twice", where=where, got=got, fix="remove this entry")
+    if other_name is not None:
+        fix = f"give {quoted(other_name)} and {quoted(name)} different ids, here and in category_id of the annotations"
+        return DataError("this category's id is given twice", where=where, got=f"{got}; {quoted(other_name)} has it", fix=fix)
+    fix = f"remove this entry and write category_id {other_id} in its annotations, or rename it"
+    return DataError("this category's name is given twice", where=where, got=f"{got}; id {other_id} has it", fix=fix)
 
 
 def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictures) -> dict[Id, int | None]:
@@ -134,39 +166,35 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictur
     rows: dict[Id, int | None] = {}
     name = table.name(file)
     for number, entry in enumerate(entries):
-        where, image_id = f"{name}: images[{number}]", _field(entry, "id")
-        if not isinstance(entry, dict) or not _is_id(image_id):
-            table.problem(where, DataError("an image needs a number or a string as id", got=repr(image_id)))
+        where, image_id = f"{name}: images[{number}]", _id(_field(entry, "id"))
+        if not isinstance(entry, dict) or image_id is None:
+            got = quoted(_field(entry, "id"))
+            table.problem(where, DataError("an image needs a number or a string as id", got=got))
         elif image_id in rows:
-            table.problem(where, DataError(f"the image id {image_id!r} is given twice"))
+            table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice"))
         else:
             try:
                 rows[image_id] = table.add(_picture(entry, image_id, pictures))
             except DataError as error:
                 rows[image_id] = None
-                table.problem(f"{where} (id {image_id})", error)
-    return rows
+                table.problem(f"{where} (id {_shown(image_id)})", error)
+    return {_other_form(image_id): row for image_id, row in rows.items()} | rows
+
+
+def _shown(stored_id: Id | None) -> str:
+    """An id in the place of a message."""
+    return shortened(str(stored_id), 40)
 
 
 def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> PictureFile:
     """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
-        raise DataError("file_name should be a string", got=repr(file_name))
+        raise DataError("file_name should be a string", got=quoted(file_name))
     path = pictures.find(file_name)
     if path is None:
         raise pictures.missing(file_name)
-    return PictureFile(path, image_id, _size(entry))
-
-
-def _size(entry: Mapping[str, Json]) -> Size | None:
-    """(height, width) as stated, or None if both are missing or 0. Raise DataError if they are no sizes."""
-    height, width = entry.get("height") or None, entry.get("width") or None
-    if height is None and width is None:
-        return None
-    if type(height) is int and type(width) is int and height > 0 and width > 0:
-        return height, width
-    raise DataError("height and width should be whole numbers above 0", got=f"{height!r} and {width!r}")
+    return PictureFile(path, image_id, stated_size(entry.get("height"), entry.get("width")))
 
 
 def _read_annotations(
@@ -177,10 +205,10 @@ def _read_annotations(
     keys: dict[Id, int] = {str(category): category for category in categories}  # ids that are written as text
     seen: set[Id] = set()
     for number, entry in enumerate(entries):
-        stored_id = _field(entry, "id")
-        where = f"{name}: annotations[{number}] (id {stored_id})"
+        stored_id = _id(_field(entry, "id"))
+        where = f"{name}: annotations[{number}] (id {_shown(stored_id)})"
         try:
-            if _is_id(stored_id):
+            if stored_id is not None:
                 if stored_id in seen:
                     raise DataError("this annotation id is given twice")
                 seen.add(stored_id)
@@ -195,12 +223,12 @@ def _read_annotations(
 def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], where: str) -> Row | None:
     """One object, or None if its picture cannot be used. Raise DataError with the reason if the entry is no object."""
     if not isinstance(entry, dict):
-        raise DataError("an annotation should be an object", got=f"{entry!r:.50}")
-    image_id, category = entry.get("image_id"), entry.get("category_id")
-    if not _is_id(image_id) or image_id not in rows:
-        raise DataError(f"there is no image with id {image_id!r}")
-    if not _is_id(category):
-        raise DataError("category_id should be a number", got=f"{category!r:.50}")
+        raise DataError("an annotation should be an object", got=quoted(entry))
+    image_id, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
+    if image_id is None or image_id not in rows:
+        raise DataError(f"there is no image with id {quoted(entry.get('image_id'))}")
+    if category is None:
+        raise DataError("category_id should be a number", got=quoted(entry.get("category_id")))
     box, ignore, crowd = _box(entry.get("bbox")), _flag(entry, "ignore"), _flag(entry, "iscrowd")
     picture = rows[image_id]
     return None if picture is None else Row(picture, box, keys.get(category, category), where, ignore, crowd, _area(entry))
@@ -210,18 +238,18 @@ def _box(value: Json) -> list[float]:
     """Left, top, width, height, within a range that floats can hold."""
     numbers = [number for number in value if type(number) is int or type(number) is float] if isinstance(value, list) else []
     if not isinstance(value, list) or len(value) != 4 or len(numbers) != 4:
-        raise DataError("bbox should be [left, top, width, height] in pixels", got=f"{value!r:.80}")
+        raise DataError("bbox should be [left, top, width, height] in pixels", got=quoted(value))
     return [max(-_HUGE, min(number, _HUGE)) for number in numbers]
 
 
 def _flag(entry: Mapping[str, Json], key: str) -> bool:
-    value = entry.get(key, 0)
-    if value not in (0, 1):
-        raise DataError(f"{key} should be 0 or 1", got=repr(value))
-    return value == 1
+    value = entry.get(key)
+    if value not in (None, 0, 1, "0", "1"):
+        raise DataError(f"{key} should be 0 or 1", got=quoted(value))
+    return value in (1, "1")
 
 
 def _area(entry: Mapping[str, Json]) -> float:
     """As stated, or nan if it is missing, not positive or absurd."""
     area = entry.get("area")
-    return area if isinstance(area, int | float) and 0 < area < _HUGE else math.nan
+    return area if isinstance(area, int | float) and area is not True and 0 < area < _HUGE else math.nan

@@ -15,6 +15,7 @@ Shape letters: M objects.
 """
 
 import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,6 +28,7 @@ from torch import Tensor
 from onestage.data.files import PICTURE_SUFFIXES, Pictures, Sources, head, one_per_split, pictures_beside, read_text
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
+from onestage.data.text import decimal, is_number, lines_of, quoted, shortened
 from onestage.errors import DataError
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
@@ -40,6 +42,12 @@ ROLES = {
     "y2": "ymax y2 bottom bboxymax",
 }
 """The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
+
+_NAMES = [frozenset(names.split()) for names in ROLES.values()]
+_IGNORED = str.maketrans("", "", " _-")
+
+HEADER = 65_536
+"""Characters that the first line of a file may have."""
 
 HEADERLESS = (0, 5, 1, 2, 3, 4)
 """The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
@@ -94,7 +102,7 @@ class CsvSet:
     def _classes(self) -> StoredClasses:
         """All labels in the whole data set; numbers are sorted by value and are ids at once."""
         names = {entry.label for content in self._contents.values() for entry in content.entries if entry.box}
-        numbered = bool(names) and all(name.isdecimal() for name in names)
+        numbered = bool(names) and all(map(is_number, names)) and len(set(map(int, names))) == len(names)
         return StoredClasses.named(sorted(names, key=int if numbered else None), numbered=numbered)
 
 
@@ -116,14 +124,14 @@ def _fits(file: Path, root: Path) -> bool:
     except DataError:
         return False
     pictures = pictures_beside(file, root)
-    rows = csv.reader(text.splitlines()[dialect.header : 100], delimiter=dialect.separator)
+    rows = [next(csv.reader([line], delimiter=dialect.separator), []) for line in lines_of(text)[:100]]
     return any(len(row) > max(dialect.columns) and pictures.find(row[dialect.columns[0]]) for row in rows)
 
 
 def _dialect(text: str, file: Path) -> Dialect:
     """How the file is written, judged by its first line. Raise DataError that shows this line if that is unclear."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
-    for separator in ",;\t":
+    first = next((line for line in lines_of(text[:HEADER]) if line.strip()), "")
+    for separator in ",;\t" if len(first) < HEADER else "":
         row = next(csv.reader([first], delimiter=separator), [])
         columns = _named_columns(row)
         if columns:
@@ -131,13 +139,13 @@ def _dialect(text: str, file: Path) -> Dialect:
         if _is_headerless(row):
             return Dialect(HEADERLESS, separator, header=False)
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    raise DataError("the columns of this CSV file are not understood", where=file, got=first[:200], expected=expected)
+    raise DataError("the columns of this CSV file are not understood", where=file, got=shortened(first), expected=expected)
 
 
 def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
     """The column of each role, or None unless the header has exactly one for each."""
-    cells = [cell.strip().lower().translate(str.maketrans("", "", " _-")) for cell in header]
-    columns = [[i for i, cell in enumerate(cells) if cell in names.split()] for names in ROLES.values()]
+    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
+    columns = [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
     return tuple(found[0] for found in columns) if all(len(found) == 1 for found in columns) else None
 
 
@@ -154,10 +162,12 @@ def _read_rows(file: Path) -> Content:
     text = read_text(file)
     dialect = _dialect(text, file)
     content = Content([], {})
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=dialect.separator, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=dialect.separator, strict=True)
+    header = dialect.header
     try:
-        for number, row in enumerate(reader):
-            if (number == 0 and dialect.header) or not any(map(str.strip, row)):
+        for row in reader:
+            if not any(map(str.strip, row)) or header:
+                header = header and not any(map(str.strip, row))
                 continue
             try:
                 content.entries.append(_entry(reader.line_num, row, dialect))
@@ -180,11 +190,11 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     if not label:
         raise DataError("the label is missing")
     try:
-        return Entry(line, image, label, [float(corner) for corner in corners])
+        return Entry(line, image, label, [decimal(corner) for corner in corners])
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
-        raise DataError(what, got=", ".join(map(repr, corners)), expected="xmin, ymin, xmax, ymax") from None
+        raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
 
 
 def _fill(table: Table, file: Path, content: Content, pictures: Pictures) -> None:

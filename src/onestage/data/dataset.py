@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from onestage.data.text import size_text
 from onestage.errors import DataError, counted, first_ten
-from onestage.images import decode_image
+from onestage.images import decode_image, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
 
@@ -112,13 +113,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         truth = self.truth(index)
         image = decode_image(truth.path)
         if truth.size is not None and truth.size != tuple(image.shape[1:]):
-            raise DataError(
-                "the picture's size contradicts its annotation",
-                where=truth.path,
-                got=f"{image.shape[1]} x {image.shape[2]} pixels (height x width)",
-                expected=f"{truth.size[0]} x {truth.size[1]}",
-                fix="correct the annotation, or leave the picture out with --on-bad skip",
-            )
+            raise contradiction(truth.path, (image.shape[1], image.shape[2]), truth.size)
         return Sample(image, truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path)
 
     def subset(self, indices: Sequence[int], split: str | None = None) -> Dataset:
@@ -155,3 +150,13 @@ def complain(root: Path, problems: Sequence[Problem]) -> DataError:
     what = f"{counted(len(problems), 'problem')} in this data set"
     fix = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
     return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=fix)
+
+
+def contradiction(path: str, found: Size, stated: Size) -> DataError:
+    """The error for a picture whose size is not that of its annotation. The size before the EXIF rotation is told as that."""
+    what, fix = "the picture's size contradicts its annotation", "correct the annotation"
+    if stated == found[::-1] and is_turned(path):
+        what = "the annotation gives the picture's size before its EXIF rotation"
+        fix = "remove the EXIF orientation from the picture if the boxes are right without it, else correct the annotation"
+    fix += ", or leave the picture out with --on-bad skip"
+    return DataError(what, where=path, got=f"{size_text(found)} in the picture", expected=size_text(stated), fix=fix)

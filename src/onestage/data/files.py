@@ -2,14 +2,27 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from onestage.data.text import quoted
 from onestage.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 SPLITS = ("train", "val", "trainval", "test")
 _SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
+
+MAX_BYTES: Mapping[str, int] = {
+    ".json": 2 * 1024**3,
+    ".csv": 2 * 1024**3,
+    ".txt": 256 * 1024**2,
+    ".names": 1024**2,
+    ".xml": 16 * 1024**2,
+    ".yaml": 1_000_000,
+    ".yml": 1_000_000,
+}
+"""The largest file of each kind that is read, by its suffix. COCO train2017's annotations have 450 MB."""
 
 Sources = Mapping[str, tuple[Path, ...]]
 """The annotation files of each split, and of the whole set under ``""``."""
@@ -62,10 +75,32 @@ def walk(root: Path, depth: int = DEPTH) -> list[Path]:
 
 def file_names(folder: str) -> list[str]:
     """The names of the regular files directly in a folder, sorted; none if it does not exist."""
-    if not Path(folder).is_dir():
+    if not is_folder(Path(folder)):
         return []
     with os.scandir(folder) as scan:
         return sorted(entry.name for entry in scan if entry.is_file())
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder of this name; False also for a name that no folder can have."""
+    return _has_kind(path, stat.S_ISDIR)
+
+
+def is_regular(path: Path) -> bool:
+    """Whether there is a regular file of this name; False also for a name that no file can have."""
+    return _has_kind(path, stat.S_ISREG)
+
+
+def is_there(path: Path) -> bool:
+    """Whether anything has this name."""
+    return _has_kind(path, lambda _mode: True)
+
+
+def _has_kind(path: Path, kind: Callable[[int], bool]) -> bool:
+    try:
+        return kind(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -129,9 +164,9 @@ class Pictures:
     def missing(self, name: str) -> DataError:
         """The reason why ``find`` returned None."""
         if inside(name) is None:
-            return DataError(f"refused: the picture's path {name!r} leads outside the data set")
+            return DataError(f"refused: the picture's path {quoted(name)} leads outside the data set")
         searched = [f"{folder.name}/" for folder in self.folders if folder.is_dir()]
-        return DataError(f"there is no picture {name!r} (looked in {', '.join(searched[:5]) or 'no folder'})")
+        return DataError(f"there is no picture {quoted(name)} (looked in {', '.join(searched[:5]) or 'no folder'})")
 
 
 def pictures_beside(annotations: Path, root: Path) -> Pictures:
@@ -139,23 +174,50 @@ def pictures_beside(annotations: Path, root: Path) -> Pictures:
     return Pictures(picture_folders(annotations, split_name(annotations.stem) or split_above(annotations, root)))
 
 
-def read_text(path: Path, max_bytes: int | None = None) -> str:
-    """The text of a UTF-8 file, with or without byte order mark.
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raise DataError if it cannot be read, is no regular file, or exceeds the limit of its suffix."""
+    limit = MAX_BYTES.get(path.suffix.lower(), max(MAX_BYTES.values()))
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError("this is not a regular file", where=path)
+        if found.st_size > limit:
+            got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
+            raise DataError("this file is too large", where=path, got=got, expected=expected)
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        if isinstance(error, DataError):
+            raise
+        raise DataError("this file cannot be read", where=path, got=getattr(error, "strerror", error)) from error
 
-    Raise DataError if the file cannot be read, is no UTF-8, or is larger than ``max_bytes``.
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, with or without byte order mark; line ends stay as they are.
+
+    Raise DataError as ``read_bytes`` does, and if the file is no UTF-8.
     """
     try:
-        if max_bytes is not None and path.stat().st_size > max_bytes:
-            expected = f"at most {max_bytes:,} bytes"
-            raise DataError("this file is too large", where=path, expected=expected)
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError("this file cannot be read", where=path, got=error.strerror) from error
+        text = read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError("this file is not UTF-8 text", where=path, got=error, fix="save it as UTF-8") from error
+        got = f"byte {error.object[error.start]:#04x} at position {error.start}"
+        raise DataError("this file is not UTF-8 text", where=path, got=got, fix="save it as UTF-8") from error
     if text.startswith("version https://git-lfs"):
         raise DataError("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull")
     return text
+
+
+def pieces(path: Path, size: int = 2**24) -> Iterator[str]:
+    """A file in pieces that overlap, to search it for a short word; no more than one piece is in memory. Raise DataError if the
+    file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            tail = b""
+            while data := file.read(size):
+                yield (tail + data).decode("utf-8", errors="replace")
+                tail = data[-64:]
+    except OSError as error:
+        raise DataError("this file cannot be read", where=path, got=error.strerror) from error
 
 
 def head(path: Path, size: int = 65536) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from onestage.data.text import listed, quoted, repeated
 from onestage.errors import ConfigError, DataError, warn_outside
 from onestage.structures import ClassSet
 
@@ -28,6 +29,13 @@ class StoredClasses:
     keys: Mapping[ClassKey, str]
     numbered: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise DataError if a name is no text that can be written."""
+        for name in self.table.names:
+            if any("\ud800" <= character <= "\udfff" for character in name):
+                fix = "write the name in full Unicode characters"
+                raise DataError("the name of a class holds half a character, a lone surrogate", got=quoted(name), fix=fix)
+
     @classmethod
     def named(cls, names: Sequence[str], *, numbered: bool = False) -> StoredClasses:
         """Classes whose annotations write the name itself. The ids count the names from 0; numbered ones are ids already."""
@@ -47,7 +55,7 @@ class StoredClasses:
     def key_text(self, key: ClassKey) -> str:
         """A key as messages show it, with the class's name if that differs."""
         name = self.keys.get(key, key)
-        return repr(key) if name == key else f"{key!r} ({name!r})"
+        return quoted(key) if name == key else f"{quoted(key)} ({quoted(name)})"
 
 
 class Labels(NamedTuple):
@@ -66,7 +74,7 @@ def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where:
     if wanted is None:
         return _labels(stored.table, stored.keys)
     if len(set(wanted)) < len(wanted):
-        raise DataError("a class is named twice", where="classes", got=", ".join(wanted))
+        raise DataError("a class is named twice", where="classes", got=listed(repeated(wanted)))
     names, ids = stored.table
     if names and not set(names) & set(wanted):
         return _labels_by_number(stored, wanted, where=where)
@@ -92,8 +100,8 @@ def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Pa
         raise ConfigError(
             "the data set only numbers its classes, and not as many as the model has",
             where=where,
-            got=f"{len(names)}: {', '.join(names[:SHOWN])}",
-            expected=f"0 to {len(wanted) - 1}, for {', '.join(wanted[:SHOWN])}",
+            got=f"{len(names)}: {listed(names, SHOWN)}",
+            expected=f"0 to {len(wanted) - 1}, for {listed(wanted, SHOWN)}",
             fix="write the names in place of the numbers",
         )
     taken = ", ".join(f"{number} is taken for {name}" for number, name in enumerate(wanted[:SHOWN]))
@@ -107,7 +115,7 @@ def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str
     return ConfigError(
         "model and data differ in their classes",
         where=root,
-        got=f"{len(stored)} in the data: {', '.join(stored[:SHOWN])}",
-        expected=f"the model's {len(wanted)}: {', '.join(wanted[:SHOWN])}",
+        got=f"{len(stored)} in the data: {listed(stored, SHOWN)}",
+        expected=f"the model's {len(wanted)}: {listed(wanted, SHOWN)}",
         fix=fix,
     )

@@ -10,12 +10,11 @@ from typing import TypeAlias
 import yaml
 
 from onestage.data.files import read_text
+from onestage.data.text import quoted, shortened
 from onestage.errors import DataError
 
 Plain: TypeAlias = "str | list[Plain] | dict[str, Plain]"
 """What a YAML file holds: text, lists and mappings."""
-
-MAX_BYTES = 1_000_000
 
 
 class _TextLoader(yaml.BaseLoader):
@@ -32,7 +31,7 @@ class _TextLoader(yaml.BaseLoader):
         keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
         for key, count in keys.most_common(1):
             if count > 1:
-                raise yaml.YAMLError(f"the key {key!r} is given twice (line {node.start_mark.line + 1})")
+                raise yaml.YAMLError(f"the key {quoted(key)} is given twice (line {node.start_mark.line + 1})")
         return super().construct_mapping(node, deep=deep)
 
 
@@ -40,12 +39,14 @@ def read_yaml(path: Path) -> dict[str, Plain]:
     """The mapping in a YAML file; every leaf is the text in the file. Raise DataError if the file holds something else."""
     loader = None
     try:
-        loader = _TextLoader(read_text(path, MAX_BYTES))
+        loader = _TextLoader(read_text(path))
         content = loader.get_single_data()
     except RecursionError as error:
         raise DataError("this YAML is nested too deeply", where=path) from error
-    except yaml.YAMLError as error:
-        raise DataError("this is not valid YAML", where=path, got=" ".join(str(error).split())) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two for \U and %YAML with numbers out of range
+        if isinstance(error, DataError):
+            raise
+        raise DataError("this is not valid YAML", where=path, got=shortened(" ".join(str(error).split()), 300)) from error
     finally:
         if loader is not None:
             loader.dispose()

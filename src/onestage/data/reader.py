@@ -7,7 +7,7 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset
-from onestage.data.files import Sources, split_name, walk
+from onestage.data.files import Sources, is_folder, is_regular, is_there, split_name, walk
 from onestage.data.labels import StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.errors import DataError, nearest
@@ -146,9 +146,12 @@ def _check_on_bad(on_bad: str) -> None:
 
 def _files(path: Path) -> tuple[Path, list[Path]]:
     """The folder of a data set, and all files in it, or the one file that was named."""
-    if not path.exists():
-        raise DataError("there is no such file or folder", where=path)
+    if is_regular(path):
+        return path.parent, [path]
+    if not is_folder(path):
+        what = "this is no regular file and no folder" if is_there(path) else "there is no such file or folder"
+        raise DataError(what, where=path)
     try:
-        return (path, walk(path)) if path.is_dir() else (path.parent, [path])
+        return path, walk(path)
     except OSError as error:
         raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error

@@ -25,6 +25,7 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
+from onestage.data.text import size_text
 from onestage.errors import DataError
 from onestage.images import image_size
 from onestage.structures import Size
@@ -235,7 +236,7 @@ class _Checks(NamedTuple):
             return f"the box is not four finite numbers: {numbers}"
         if not self.solid[i]:
             return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
-        return f"a box outside its picture ({size[1]} x {size[0]}): x1, y1, x2, y2 = {numbers}"
+        return f"a box outside its picture, {size_text((int(size[0]), int(size[1])))}: x1, y1, x2, y2 = {numbers}"
 
 
 def _size_of(path: str) -> Size | DataError:

@@ -4,7 +4,7 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 - The numbers are taken unchanged: x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends. The
   tools that write this format today count from 0, and a file does not say which. So a box is off by one pixel at most, and
   it agrees to the digit with what converters to COCO and YOLO make of the same file.
-- ``difficult`` objects are kept and flagged ``ignore``. A width and height of 0 are read from the picture.
+- ``difficult`` objects are kept and flagged ``ignore``. A width or height of 0 or -1 is read from the picture.
 - The picture has the name of the XML file. If there is none, ``<filename>`` names it.
 - Classes are all names in the whole data set, sorted, for any split that is read. So all splits agree.
 - Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names.
@@ -28,13 +28,16 @@ from onestage.data.files import (
     by_split,
     head,
     inside,
+    is_regular,
     picture_folders,
+    read_bytes,
     read_text,
     split_above,
     split_name,
 )
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
+from onestage.data.text import decimal, quoted, shortened, stated_size
 from onestage.errors import DataError
 from onestage.structures import Size
 
@@ -117,7 +120,7 @@ def _listed(file: Path) -> tuple[Path, ...]:
     ids = dict.fromkeys(line.split()[0] for line in read_text(file).splitlines() if line.strip())
     outside = next((name for name in ids if inside(name) is None), None)
     if outside is not None:
-        raise DataError("this list names a file outside the data set", where=file, got=outside)
+        raise DataError("this list names a file outside the data set", where=file, got=quoted(outside))
     return tuple(folder / f"{name}.xml" for name in ids)
 
 
@@ -143,27 +146,26 @@ def _parse(file: Path) -> _Annotation:
 
 def _root(file: Path) -> Element:
     """The element <annotation> of a file. Raise DataError if there is none."""
+    if not is_regular(file):
+        raise DataError("a split lists this file, but it does not exist")
+    content = read_bytes(file)
     try:
-        root = ElementTree.fromstring(file.read_bytes(), forbid_dtd=True)
-    except FileNotFoundError as error:
-        raise DataError("a split lists this file, but it does not exist") from error
-    except (ParseError, DefusedXmlException, ValueError, LookupError, OSError) as error:
-        raise DataError("this is not readable XML", got=error) from error
+        root = ElementTree.fromstring(content, forbid_dtd=True)
+    except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
+        raise DataError("this is not readable XML", got=shortened(str(error))) from error
     if root.tag != "annotation":
-        raise DataError("the root element is wrong", got=f"<{root.tag}>", expected="<annotation>")
+        raise DataError("the root element is wrong", got=f"<{shortened(root.tag)}>", expected="<annotation>")
     return root
 
 
 def _size(root: Element) -> Size | None:
-    """(height, width) as stated, or None if they are missing or 0. Raise DataError if they are no sizes."""
-    height, width = (root.findtext(f"size/{key}") or "0" for key in ("height", "width"))
+    """(height, width) as stated, or None if they are missing, 0 or -1. Raise DataError if they are no sizes."""
+    height, width = ((root.findtext(f"size/{key}") or "0").strip() for key in ("height", "width"))
     try:
-        size = int(float(height)), int(float(width))
-    except (ValueError, OverflowError):
-        size = (-1, -1)
-    if min(size) < 0:
-        raise DataError("height and width should be numbers", got=f"{height!r} and {width!r}")
-    return size if min(size) > 0 else None
+        return stated_size(decimal(height or "0"), decimal(width or "0"))
+    except ValueError:  # a DataError is one too
+        got = f"width {quoted(width)}, height {quoted(height)}"
+        raise DataError("height and width should be numbers", got=got) from None
 
 
 def _object(number: int, element: Element) -> _Object:
@@ -173,13 +175,13 @@ def _object(number: int, element: Element) -> _Object:
         raise DataError("an object needs a <name>")
     texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
     try:
-        box = [float(text or "") for text in texts]
+        box = [decimal(text or "") for text in texts]
     except ValueError:
-        got = ", ".join(f"{corner} {text!r}" for corner, text in zip(_CORNERS, texts, strict=True))
+        got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got) from None
     difficult = (element.findtext("difficult") or "0").strip()
     if difficult not in ("0", "1"):
-        raise DataError("<difficult> is not understood", got=repr(difficult), expected="0 or 1")
+        raise DataError("<difficult> is not understood", got=quoted(difficult), expected="0 or 1")
     return _Object(number, name, box, difficult == "1")
 
 

@@ -4,8 +4,7 @@ The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before 
 - The labels of images/train/a.jpg are labels/train/a.txt; without a folder ``images``, a.txt beside the picture.
 - By the format's rules, a picture without a label file, or with an empty one, has no objects. A label file without a picture
   is a problem.
-- An outline (class and three or more points) counts by the box around it. Six columns are a problem: the sixth may be a
-  score, and labels have no score.
+- What the lines state, ``yolo_lines`` tells. Six columns are a problem: the sixth may be a score, and labels have no score.
 - Names come from data.yaml, classes.txt or obj.names. All YAML is read as text, so the classes ``no``, ``on`` and ``012`` keep
   their names; aliases and duplicate keys are refused.
 - Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt beside the names, or folders of these names.
@@ -22,12 +21,15 @@ from pathlib import Path
 
 from onestage import boxes as box_ops
 from onestage.data.files import (
+    MAX_BYTES,
     PICTURE_SUFFIXES,
     SPLITS,
     Sources,
     by_split,
     head,
     inside,
+    is_folder,
+    is_regular,
     read_text,
     split_above,
     split_name,
@@ -35,36 +37,38 @@ from onestage.data.files import (
 )
 from onestage.data.labels import StoredClasses
 from onestage.data.plain_yaml import Plain, read_yaml
-from onestage.data.table import PictureFile, Row, Table
+from onestage.data.table import PictureFile, Table
+from onestage.data.text import listed, quoted, repeated
+from onestage.data.yolo_lines import KeyPoints, read_lines, stated_key_points
 from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
-_LABELS = re.compile(r"\s*\d+(\s+[-+\d.eE]+){4}")
+_LABELS = re.compile(r"\s*\d+(\.0*)?(\s+[-+\d.eE]+){4}")
 _DATA_YAML = re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE)
-
-_LARGEST = 1.5
-"""Positions are parts of the picture; one beyond this is in pixels. A box that is a little too large is another fault."""
 
 
 @dataclass(frozen=True)
 class YoloSet:
-    """A YOLO data set found on disk. sources: the pictures; label_files: all text files; names: None if nothing gives them."""
+    """A YOLO data set found on disk. sources: the pictures; label_files: all text files; names: None if nothing gives them;
+    key_points: as data.yaml states them.
+    """
 
     root: Path
     sources: Sources
     label_files: frozenset[Path] = field(repr=False)
     names: tuple[str, ...] | None = None
+    key_points: KeyPoints | None = None
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         table.to_xyxy, table.relative = box_ops.from_cxcywh, True
         table.classes = StoredClasses.by_number(self.names) if self.names else None
         used = {picture: _label_file(picture, self.root, self.label_files) for picture in self.sources[split]}
-        for picture, label_file in used.items():
-            row = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
-            if label_file:
-                _fill(table, label_file, row)
+        rows = {}
+        for picture in used:
+            rows[picture] = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
+        read_lines(table, [(rows[picture], file) for picture, file in used.items() if file], self.key_points)
         self._report_orphans(table, {file.parent for file in used.values() if file})
 
     def _report_orphans(self, table: Table, folders: set[Path]) -> None:
@@ -89,7 +93,8 @@ def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
 def _find_by_yaml(root: Path, files: Sequence[Path], data_file: Path) -> YoloSet:
     """The data set that data.yaml describes."""
     content = read_yaml(data_file)
-    return YoloSet(root, _yaml_sources(data_file, content, _pictures(files)), _texts(files), _yaml_names(data_file, content))
+    sources, names = _yaml_sources(data_file, content, _pictures(files)), _yaml_names(data_file, content)
+    return YoloSet(root, sources, _texts(files), names, stated_key_points(content, data_file))
 
 
 def _find_by_labels(root: Path, files: Sequence[Path]) -> YoloSet | None:
@@ -153,61 +158,21 @@ def _label_file(picture: Path, root: Path, texts: frozenset[Path]) -> Path | Non
     return next((file for file in _candidates(picture, root) if file in texts), None)
 
 
-def _fill(table: Table, file: Path, picture: int) -> None:
-    """Put the objects of one picture into the table."""
-    name = table.name(file)
-    try:
-        lines = read_text(file).splitlines()
-    except DataError as error:
-        table.problem(name, error)
-        return
-    for number, line in enumerate(lines, start=1):
-        where = f"{name}:{number}"
-        try:
-            if line.strip():
-                key, box = _object(line.split())
-                table.objects.append(Row(picture, box, key, where))
-        except DataError as error:
-            table.problem(where, error)
-
-
-def _object(columns: Sequence[str]) -> tuple[int, list[float]]:
-    """Class number, and centre, width and height in 0-1. Raise DataError with the reason if this is no object."""
-    if len(columns) != 5 and (len(columns) < 7 or len(columns) % 2 == 0):
-        expected = "class, centre x, centre y, width, height, or an outline"
-        raise DataError("the number of columns is wrong", got=f"{len(columns)} columns", expected=expected)
-    if any("," in column for column in columns):
-        raise DataError("numbers need a decimal point, not a comma")
-    try:
-        index, numbers = int(columns[0]), [float(column) for column in columns[1:]]
-    except ValueError:
-        got, expected = f"{' '.join(columns)!r:.80}", "a whole number and then decimals"
-        raise DataError("these are not the numbers of an object", got=got, expected=expected) from None
-    if max(numbers) > _LARGEST:
-        raise DataError("positions should be parts of the picture, 0-1", got=f"{max(numbers):g}")
-    return index, numbers if len(numbers) == 4 else _box_around(numbers[0::2], numbers[1::2])
-
-
-def _box_around(xs: Sequence[float], ys: Sequence[float]) -> list[float]:
-    """Centre, width and height of the smallest box that holds all points."""
-    return [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
-
-
 def _is_data_yaml(file: Path) -> bool:
-    text = head(file)
+    text = head(file, MAX_BYTES[".yaml"])
     return all(pattern.search(text) for pattern in _DATA_YAML)
 
 
 def _yaml_names(file: Path, content: dict[str, Plain]) -> tuple[str, ...]:
     """The class names. Raise DataError if they cannot be read, one comes twice, or their number is not ``nc``."""
-    names, count = _name_list(content["names"]), content.get("nc")
+    names, count = _name_list(content.get("names", "")), content.get("nc")
     if not names:
         expected = "a list of names, or a mapping from 0, 1, 2 and so on to names"
         raise DataError("the names of the classes cannot be read", where=f"{file}: names", expected=expected)
     if len(set(names)) < len(names):
-        raise DataError("a class is named twice", where=f"{file}: names", got=", ".join(names))
+        raise DataError("a class is named twice", where=f"{file}: names", got=listed(repeated(names)))
     if count is not None and count != str(len(names)):
-        raise DataError("nc and names disagree", where=file, got=f"nc: {count}, and {len(names)} names")
+        raise DataError("nc and names disagree", where=file, got=f"nc: {quoted(count)}, and {len(names)} names")
     return names
 
 
@@ -230,7 +195,7 @@ def _yaml_sources(file: Path, content: dict[str, Plain], pictures: Sequence[Path
         if split and found:
             sources[split] = found
     if not sources:
-        raise DataError("none of the pictures that this file names are here", where=file, got=content.get("train"))
+        raise DataError("none of the pictures that this file names are here", where=file, got=quoted(content.get("train")))
     everything = dict.fromkeys(picture for chosen in sources.values() for picture in chosen)
     return _in_order([*everything], sources)
 
@@ -238,7 +203,7 @@ def _yaml_sources(file: Path, content: dict[str, Plain], pictures: Sequence[Path
 def _base(file: Path, stated: Plain | None) -> Path:
     """The folder that the entries of data.yaml start from: its ``path``, if that is a folder inside the data set."""
     below = inside(stated) if isinstance(stated, str) else None
-    return file.parent / below if below and (file.parent / below).is_dir() else file.parent
+    return file.parent / below if below and is_folder(file.parent / below) else file.parent
 
 
 def _entries(file: Path, base: Path, value: Plain, pictures: Sequence[Path]) -> tuple[Path, ...]:
@@ -254,10 +219,10 @@ def _entry(file: Path, base: Path, entry: Plain, pictures: Sequence[Path]) -> Se
     name = inside(re.sub(r"^(\.\./)+", "", entry)) if isinstance(entry, str) else None
     if name is None:
         what = "a split should be a folder or a list inside the data set"
-        raise DataError(what, where=file, got=entry, fix=f"write it relative to {file.name}")
+        raise DataError(what, where=file, got=quoted(entry), fix=f"write it relative to {file.name}")
     target = base / name
     if target.suffix == ".txt":
-        return _listed(target, base, frozenset(pictures)) if target.is_file() else []
+        return _listed(target, base, frozenset(pictures)) if is_regular(target) else []
     return [picture for picture in pictures if target in picture.parents]
 
 
@@ -268,7 +233,7 @@ def _listed(file: Path, root: Path, known: frozenset[Path]) -> tuple[Path, ...]:
         name = inside(line)
         if name is None:
             fix = "write the paths relative to the list"
-            raise DataError("this list names a file outside the data set", where=file, got=line, fix=fix)
+            raise DataError("this list names a file outside the data set", where=file, got=quoted(line), fix=fix)
         places = [file.parent / name, root / name, root.joinpath(*Path(name).parts[1:])]
         pictures.append(next((place for place in places if place in known), places[0]))
     return tuple(dict.fromkeys(pictures))

@@ -66,7 +66,7 @@ def test_a_size_that_contradicts_the_pixels(fast: bool, tmp_path: Path) -> None:
     root = trees.coco(tmp_path)
     trees.picture(root / "train2017/b.png", size=(60, 40))
     (problem,) = check_dataset(root, fast=fast).problems
-    assert problem.what == "the picture is 40 x 60, but its annotation says 60 x 40"
+    assert problem.what == "the picture is 40 x 60, but its annotation says 60 x 40 (width x height)"
 
 
 def test_the_same_picture_in_two_splits_is_a_leak(tmp_path: Path) -> None:

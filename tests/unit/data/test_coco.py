@@ -101,6 +101,137 @@ def test_a_bad_entry_is_one_problem(change: Change, message: str, tmp_path: Path
     assert len(load_dataset(root, on_bad="skip").problems) == 1
 
 
+HUGE = [2**63, 10**30, 1e30, 10**4000, -7, 60.5, "60", [60]]
+"""Sides that no picture has."""
+
+
+@pytest.mark.parametrize("side", HUGE, ids=lambda side: str(side)[:9])
+@pytest.mark.parametrize("key", ["width", "height"])
+def test_a_side_that_no_picture_has_is_one_problem(key: str, side: object, tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content["images"][1].update({key: side}))
+    with pytest.raises(DataError, match="1 problem") as caught:
+        load_dataset(root)
+    assert "should be whole numbers above 0; got: width" in str(caught.value) and len(str(caught.value)) < 600
+
+
+@pytest.mark.parametrize("missing", [None, 0, -1, -1.0, "gone"])
+@pytest.mark.parametrize("keys", [["width"], ["height"], ["width", "height"]])
+def test_the_picture_tells_a_side_that_is_not_stated(keys: list[str], missing: object, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        for key in keys:
+            content["images"][1][key] = missing
+            if missing == "gone":
+                del content["images"][1][key]
+
+    assert load_dataset(changed(tmp_path, change)).sizes == (trees.SIZE,) * 3
+
+
+@pytest.mark.parametrize(
+    ("value", "crowd"), [(None, False), ("0", False), ("1", True), (1.0, True), (True, True), ("gone", False)]
+)
+@pytest.mark.parametrize("key", ["iscrowd", "ignore"])
+def test_flags_as_tools_write_them(key: str, value: object, crowd: bool, tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["annotations"][0] |= {key: value, "segmentation": None}
+        if value == "gone":
+            content["annotations"][0].pop(key)
+
+    data = load_dataset(changed(tmp_path, change))
+    assert (data.crowd if key == "iscrowd" else data.ignore).tolist() == [crowd, False, False]
+
+
+FORMS: list[Callable[[int], object]] = [int, float, str]
+
+
+@pytest.mark.parametrize("image", FORMS)
+@pytest.mark.parametrize("image_id", FORMS)
+@pytest.mark.parametrize("category", FORMS)
+@pytest.mark.parametrize("category_id", FORMS)
+def test_ids_in_every_form(image: Any, image_id: Any, category: Any, category_id: Any, tmp_path: Path) -> None:
+    """The picture keeps the id that stands in the list of images, as results have to have it."""
+
+    def change(content: dict[str, Any]) -> None:
+        for entry in content["images"]:
+            entry["id"] = image(entry["id"])
+        for entry in content["annotations"]:
+            entry |= {"image_id": image_id(entry["image_id"]), "category_id": category_id(entry["category_id"])}
+        for entry in content["categories"]:
+            entry["id"] = category(entry["id"])
+
+    data = load_dataset(changed(tmp_path, change))
+    assert data.labels.tolist() == [0, 1, 1] and data.category_ids == (3, 18)
+    assert data.image_ids == tuple(map(image, (100, 101, 102)))
+
+
+@pytest.mark.parametrize("stored_id", [2**63, 10**4000, 1e300, 1.5, True, None, [1]], ids=lambda stored: str(stored)[:9])
+@pytest.mark.parametrize("kind", ["images", "categories"])
+def test_ids_that_are_none(kind: str, stored_id: object, tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content[kind].append({"id": stored_id, "name": "x", "file_name": "a.png"}))
+    with pytest.raises(DataError, match=r"an image needs a number|a category needs a whole number") as caught:
+        load_dataset(root)
+    assert len(str(caught.value)) < 600
+
+
+def test_ids_of_digits_that_64_bits_cannot_hold(tmp_path: Path) -> None:
+    """Text stays text; a category needs a number."""
+    digits = "7" * 5000
+    root = changed(tmp_path, lambda content: content["images"][1].update(id=digits))
+    assert load_dataset(root).image_ids[1] == digits
+    root = changed(tmp_path, lambda content: content["categories"][0].update(id=digits))
+    with pytest.raises(DataError, match="a category needs a whole number as id"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize(
+    ("entry", "what", "fix"),
+    [
+        ({"id": 3, "name": "cow"}, "this category's id is given twice", "give 'cat' and 'cow' different ids"),
+        ({"id": "3", "name": "cow"}, "this category's id is given twice", "give 'cat' and 'cow' different ids"),
+        ({"id": 40, "name": "cat"}, "this category's name is given twice", "write category_id 3 in its annotations"),
+        ({"id": 3.0, "name": "cat"}, "this category is given twice", "remove this entry"),
+    ],
+)
+def test_a_category_given_twice_says_what_to_do(entry: dict[str, object], what: str, fix: str, tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content["categories"].append(entry))
+    with pytest.raises(DataError, match=what) as caught:
+        load_dataset(root)
+    assert "categories[2]" in str(caught.value) and fix in str(caught.value.fix)
+
+
+def test_categories_alone_are_no_data_set(tmp_path: Path) -> None:
+    """Label tools put such a file beside labels in another format."""
+    notes = json.dumps({"categories": [{"id": 0, "name": "cat"}, {"id": 1, "name": "dog"}], "info": {"year": 2026}})
+    for name, make in trees.WRITERS.items():
+        root = make(tmp_path / name)
+        trees.write(root / "notes.json", notes)
+        assert load_dataset(root).format == name
+    with pytest.raises(DataError, match="no labelled pictures"):
+        load_dataset(tmp_path / "coco/notes.json")
+
+
+def test_images_may_stand_behind_a_long_list_of_categories(tmp_path: Path) -> None:
+    content: dict[str, Any] = trees.coco_content()
+    names = [{"id": 1000 + i, "name": f"{i} {'x' * 60}"} for i in range(2000)]
+    root = trees.coco(tmp_path, {"categories": [*content.pop("categories"), *names], **content})
+    assert len(load_dataset(root)) == 3
+
+
+def test_half_a_character_in_a_name(tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content["categories"][0].update(name="d\ud83d"))
+    with pytest.raises(DataError, match="lone surrogate"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + "/b.png", "x" * 300, "a/" * 3000 + "b.png", "b\ud800.png", "b\0.png", "\ud800/b.png"]
+)
+def test_names_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    root = changed(tmp_path, lambda content: content["images"][1].update(file_name=name))
+    with pytest.raises(DataError, match="1 problem") as caught:
+        load_dataset(root)
+    assert len(str(caught.value)) < 600 and str(caught.value).encode()
+
+
 def test_a_class_that_was_not_asked_for_is_named(tmp_path: Path) -> None:
     """By its name too, where the file knows it, also with its id as text."""
 

@@ -28,6 +28,8 @@ def read_boxes(tmp_path: Path, text: str) -> list[list[float]]:
         '"image","label","x_min","y_min","x_max","y_max"\r\n"a.png","cat","2.0","3.0","30.0","20.0"\r\n\r\n',
         "images/a.png,2,3,30,20,cat\n",
         "\ufeffimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        "\n  \nimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        "\r\nimages/a.png,2,3,30,20,cat\r\n",
     ],
 )
 def test_forms(text: str, tmp_path: Path) -> None:
@@ -88,6 +90,12 @@ def test_one_pixel_boxes_among_others_are_pixels(tmp_path: Path) -> None:
         ('a.png,cat,"2,5",3,30,20', "a decimal point, not a comma"),
         ("a.png,cat,2,3,inf,20", "not four finite numbers"),
         ("../a.png,cat,2,3,30,20", "leads outside"),
+        ("a.png,cat,2,3,3_0,20", "the box is not four numbers"),
+        ("a.png,cat,2,3,٣,20", "the box is not four numbers"),
+        (f"{'x' * 100_000},cat,2,3,30,20", "there is no picture"),
+        (f"{'x' * 300}/a.png,cat,2,3,30,20", "there is no picture"),
+        (f"a.png,cat,2,3,{'x' * 100_000},20", "the box is not four numbers"),
+        (f"a.png,cat,2,3,{'x' * 200_000},20", "the rest of the file cannot be read"),
         ('a.png,"cat,2,3,30,20', "the rest of the file cannot be read"),
     ],
 )
@@ -95,7 +103,7 @@ def test_a_bad_row_is_one_problem(row: str, message: str, tmp_path: Path) -> Non
     root = trees.csv(tmp_path, f"{HEADER}c.png,dog,1,1,20,20\n{row}\n")
     with pytest.raises(DataError, match="1 problem in this data set") as caught:
         load_dataset(root)
-    assert "label.csv:3: " in str(caught.value) and message in str(caught.value)
+    assert "label.csv:3: " in str(caught.value) and message in str(caught.value) and len(str(caught.value)) < 800
     assert load_dataset(root, on_bad="skip").boxes.tolist() == [[1, 1, 20, 20]]
 
 
@@ -144,3 +152,34 @@ def test_a_numbered_file_is_read_once(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.warns(UserWarning, match="only numbers its classes"):
         load_dataset(root, classes=["banana", "kiwi"])
     assert reads == [root / "label.csv"]
+
+
+LONG = {
+    "many names": ",".join(f"column{i}" for i in range(150_000)),
+    "one long name": "image,label,xmin,ymin,xmax," + "y" * 200_000,
+    "a long quoted name": 'image,label,xmin,ymin,xmax,"' + "y" * 200_000 + '"',
+    "many semicolons": ";" * 200_000,
+    "right, and many more": HEADER.strip() + "," + ",".join(f"c{i}" for i in range(150_000)),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_header_of_any_length_is_refused_in_a_few_words(name: str, tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"{LONG[name]}\na.png,cat,2,3,30,20\n")
+    with pytest.raises(DataError, match="columns of this CSV file are not understood") as caught:
+        load_dataset(root / "label.csv")
+    assert len(str(caught.value)) < 600
+    with pytest.raises(DataError, match="no labelled pictures"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x0b", "\x0c", "\x1c", "\x85", "\x00"])
+def test_only_line_feeds_and_carriage_returns_end_a_row(mark: str, tmp_path: Path) -> None:
+    text = f'{HEADER}a.png,big{mark}cat,2,3,30,20\nc.png,"two\nlines",1,1,9,9\n'
+    assert load_dataset(trees.csv(tmp_path, text)).classes == tuple(sorted((f"big{mark}cat", "two\nlines")))
+
+
+@pytest.mark.parametrize("labels", [("7", "007"), ("9" * 5000, "1"), ("²", "2"), ("٣", "3")])
+def test_numbers_that_are_no_ids_are_names(labels: tuple[str, str], tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, HEADER + "".join(f"a.png,{label},2,3,30,20\n" for label in labels))
+    assert load_dataset(root).category_ids == (0, 1) and set(load_dataset(root).classes) == set(labels)

@@ -33,7 +33,7 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
     assert data.classes == ("cat", "dog") and data.boxes.tolist() == [list(BOX)]
 
 
-@pytest.mark.parametrize("size", [(0, 0), ("", ""), (40, 0)])
+@pytest.mark.parametrize("size", [(0, 0), ("", ""), (40, 0), (-1, -1), (40, -1), (" 40 ", "0.0"), ("40.0", " 60\n")])
 def test_a_size_of_zero_is_read_from_the_picture(size: tuple[object, object], tmp_path: Path) -> None:
     root = trees.voc(tmp_path)
     trees.write(root / "Annotations/c.xml", trees.voc_xml("c", trees.voc_object("dog", BOX), size))
@@ -51,6 +51,11 @@ def test_a_size_of_zero_is_read_from_the_picture(size: tuple[object, object], tm
         ("<annotations/>", "c.xml", "expected: <annotation>"),
         (trees.voc_xml("c", "", ("forty", 60)), "c.xml", "height and width should be numbers"),
         (trees.voc_xml("c", "", (-40, 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "", (2**63, 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "", ("1e30", 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "", ("nan", "9" * 5000)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", "", ("1_0", 60)), "c.xml", "height and width should be numbers"),
+        (trees.voc_xml("c", trees.voc_object("dog", ("1_0", 1, 9, 9))), "c.xml object 1", "xmin '1_0'"),
         (trees.voc_xml("c", "<object/>"), "c.xml object 1", "needs a <name>"),
         (trees.voc_xml("c", "<object><name>dog</name></object>"), "c.xml object 1", "<bndbox> should hold four numbers"),
         (trees.voc_xml("c", trees.voc_object("dog", ("1,5", 1, 9, 9))), "c.xml object 1", "xmin '1,5'"),

@@ -1,0 +1,221 @@
+"""The lines of YOLO's label files: which objects they state.
+
+| the line                                            | what follows the class                                                |
+|-----------------------------------------------------|-----------------------------------------------------------------------|
+| box                                                 | centre x, centre y, width, height                                     |
+| key points ("pose")                                 | the box, then x y, or x y visibility, for each point                  |
+| outline ("segment") or oriented box ("obb")         | x y for each of three or more points; the box around them counts      |
+
+All numbers but the visibility (0 unlabelled, 1 hidden, 2 visible) are parts of the picture, 0-1. The forms:
+https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for lines longer than a box:
+- ``kpt_shape`` in data.yaml states how many key points there are, and with how many numbers each. Then all lines have them.
+- Without it, a line can be key points if its points lie inside its box; points of visibility 0, and points at (0, 0) if there
+  is no visibility, do not count. An odd number of numbers leaves no other choice.
+- All lines of a split decide together, because key points have one length in a whole data set, and outlines have not. If the
+  lines have several lengths, at least half of them must be able to be key points of one length; then the lines of other
+  lengths are problems. If lines of that length disagree, it is an error.
+- Lines that are all the four corners of rectangles are oriented boxes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from onestage.data.files import read_text
+from onestage.data.plain_yaml import Plain
+from onestage.data.table import Row, Table
+from onestage.data.text import decimal, lines_of, quoted, whole
+from onestage.errors import DataError, counted
+
+_LARGEST = 1.5
+"""Positions are parts of the picture; one beyond this is in pixels. A box that is a little too large is another fault."""
+
+_NEAR = 0.02
+"""A part of the picture by which a key point may leave its box, and such a box its picture: annotators are not exact."""
+
+_CROOKED = 0.01
+"""A part of its longer diagonal by which the corner of an oriented box may be off: files have few digits."""
+
+
+class KeyPoints(NamedTuple):
+    """``kpt_shape``: the number of key points of each object, and the numbers of each point, 2 or 3."""
+
+    amount: int
+    numbers: int
+
+
+class _Line(NamedTuple):
+    """A line longer than a box.
+
+    row: its object if the first four numbers are the box. outline: the box around all points; None if the numbers do not pair
+    up. columns: all of them, with the class. points: whether it can be key points. corners: see ``_corners``.
+    """
+
+    row: Row
+    outline: list[float] | None
+    columns: int
+    points: bool
+    corners: int
+
+
+def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | None:
+    """``kpt_shape`` of a data.yaml, None if it has none. Raise DataError if it is not understood."""
+    stated = content.get("kpt_shape")
+    if stated is None:
+        return None
+    try:
+        count, numbers = (whole(part) for part in stated if isinstance(part, str)) if isinstance(stated, list) else (0, 0)
+    except ValueError:
+        count, numbers = 0, 0
+    if count < 1 or numbers not in (2, 3):
+        expected = "the number of key points, and 2 or 3 numbers for each, such as [17, 3]"
+        raise DataError("kpt_shape is not understood", where=where, got=quoted(stated), expected=expected)
+    return KeyPoints(count, numbers)
+
+
+def read_lines(table: Table, files: Iterable[tuple[int, Path]], stated: KeyPoints | None) -> None:
+    """Put the objects of label files into the table. files: the row of each picture, and its label file.
+
+    Raise DataError if the lines can be key points as well as outlines.
+    """
+    found = [line for picture, file in files for line in _parsed(table, picture, file)]
+    long = [line for line in found if isinstance(line, _Line)]
+    columns = 5 + stated.amount * stated.numbers if stated else _key_point_columns(long)
+    for line in found:
+        try:
+            table.objects.append(_decided(line, columns) if isinstance(line, _Line) else line)
+        except DataError as error:
+            table.problem(line.row.where if isinstance(line, _Line) else line.where, error)
+
+
+def _parsed(table: Table, picture: int, file: Path) -> list[Row | _Line]:
+    """The good lines of one file; the other ones are problems."""
+    name, found = table.name(file), []
+    try:
+        lines = lines_of(read_text(file))
+    except DataError as error:
+        table.problem(name, error)
+        return []
+    for number, line in enumerate(lines, start=1):
+        where = f"{name}:{number}"
+        try:
+            if columns := line.split():
+                found.append(_line(columns, picture, where))
+        except DataError as error:
+            table.problem(where, error)
+    return found
+
+
+def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
+    """What a line states. Raise DataError with the reason if this is no object."""
+    if any("," in column for column in columns):
+        raise DataError("numbers need a decimal point, not a comma")
+    if len(columns) < 5:
+        raise _wrong_columns(len(columns))
+    try:
+        index, numbers = whole(columns[0]), [decimal(column) for column in columns[1:]]
+    except ValueError:
+        got, expected = quoted(" ".join(columns)), "a whole number and then decimals"
+        raise DataError("these are not the numbers of an object", got=got, expected=expected) from None
+    box, rest = numbers[:4], numbers[4:]
+    if not rest:
+        return Row(picture, _parts(box, max(box)), index, where)
+    if not all(map(math.isfinite, numbers)):
+        raise DataError("these are not finite numbers", got=quoted(" ".join(columns)))
+    points = list(zip(numbers[0::2], numbers[1::2], strict=False))
+    paired = len(rest) >= 2 and len(rest) % 2 == 0
+    outline = _box_around(points) if paired else None
+    corners = _corners(points) if paired and len(points) == 4 else 0
+    return _Line(Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners)
+
+
+def _decided(line: _Line, key_point_columns: int | None) -> Row:
+    """The object of a line. key_point_columns: of each line of key points; None for outlines. Raise DataError if it is none."""
+    if key_point_columns is None and line.outline:
+        x, y, width, height = line.outline
+        return line.row._replace(box=_parts(line.outline, max(x + width / 2, y + height / 2)))
+    if key_point_columns == line.columns:
+        return line.row._replace(box=_parts(line.row.box, max(line.row.box)))
+    raise _wrong_columns(
+        line.columns, f"{key_point_columns} columns with the key points" if key_point_columns else "an outline"
+    )
+
+
+def _wrong_columns(columns: int, other: str = "an outline") -> DataError:
+    expected = f"class, centre x, centre y, width, height, or {other}"
+    return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected)
+
+
+def _parts(box: Sequence[float], largest: float) -> Sequence[float]:
+    """The box. Raise DataError if its ``largest`` position is no part of the picture."""
+    if largest > _LARGEST:
+        raise DataError("positions should be parts of the picture, 0-1", got=f"{largest:g}")
+    return box
+
+
+def _key_point_columns(lines: Sequence[_Line]) -> int | None:
+    """The columns of the lines with key points; None if all lines are outlines. Raise DataError if that is unclear."""
+    lines = [line for line in lines if line.points or line.outline]
+    lengths = Counter(line.columns for line in lines if line.points)
+    if not lengths or _are_oriented(lines):
+        return None
+    columns, fitting = lengths.most_common(1)[0]
+    same = [line for line in lines if line.columns == columns]
+    if len(same) < len(lines) and 2 * fitting < len(lines):
+        return None
+    strangers = [line for line in same if not line.points]
+    if strangers:
+        raise DataError(
+            "these lines could be outlines as well as boxes with key points",
+            where=strangers[0].row.where,
+            got=f"{counted(fitting, 'line')} with all points in the box, and {len(strangers)} like this one",
+            expected="one kind of lines",
+            fix=f"for key points, write kpt_shape: [{(columns - 5) // 2}, 2] into data.yaml; for outlines, write their boxes",
+        )
+    return columns
+
+
+def _are_oriented(lines: Sequence[_Line]) -> bool:
+    """Whether all lines are corners of rectangles, which may be crooked if some cannot be key points."""
+    least = min(line.corners for line in lines)
+    return least == 2 or (least == 1 and not all(line.points for line in lines))
+
+
+def _can_be_points(box: Sequence[float], rest: Sequence[float]) -> bool:
+    """Whether the numbers after a box can be key points: of three numbers, or of two, which then lie in the box."""
+    visible = [point[:2] for point in zip(rest[0::3], rest[1::3], rest[2::3], strict=False) if point[2]]
+    by_three = len(rest) % 3 == 0 and all(visibility in (0, 1, 2) for visibility in rest[2::3])
+    if len(rest) % 2:
+        return by_three
+    placed = [point for point in zip(rest[0::2], rest[1::2], strict=True) if point != (0, 0)]
+    x, y, width, height = box
+    in_picture = _within((x, y), (0.5, 0.5), (1 - width, 1 - height)) and width > 0 and height > 0
+    by_two = all(_within(point, (x, y), (width, height)) for point in placed)
+    return in_picture and (by_two or (by_three and all(_within(point, (x, y), (width, height)) for point in visible)))
+
+
+def _within(point: Sequence[float], centre: Sequence[float], extent: Sequence[float]) -> bool:
+    """Whether a point lies in a box, or close to it."""
+    return all(abs(p - c) <= e / 2 + _NEAR for p, c, e in zip(point, centre, extent, strict=True))
+
+
+def _corners(points: Sequence[tuple[float, float]]) -> int:
+    """2 if four points are the corners of a parallelogram in order, 1 if of another convex shape, 0 if of neither."""
+    turns = []
+    for (ax, ay), (bx, by), (cx, cy) in zip(points, [*points[1:], points[0]], [*points[2:], *points[:2]], strict=True):
+        turns.append((bx - ax) * (cy - by) - (by - ay) * (cx - bx))
+    if not (min(turns) > 0 or max(turns) < 0):
+        return 0
+    (ax, ay), (bx, by), (cx, cy), (dx, dy) = points
+    off = math.hypot(ax - bx + cx - dx, ay - by + cy - dy)
+    return 2 if off <= _CROOKED * max(math.hypot(cx - ax, cy - ay), math.hypot(dx - bx, dy - by)) else 1
+
+
+def _box_around(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Centre, width and height of the smallest box that holds all points."""
+    xs, ys = zip(*points, strict=True)
+    return [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]

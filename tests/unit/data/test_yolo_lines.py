@@ -1,0 +1,158 @@
+"""What a line of a YOLO label file states: a box, key points, an outline or an oriented box."""
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import pytest
+
+import trees
+from onestage.data import load_dataset
+from onestage.errors import DataError
+
+BOXES = [(0.5, 0.5, 0.4, 0.4), (0.3, 0.6, 0.2, 0.3), (0.7, 0.3, 0.5, 0.2)]
+"""Centre, width and height, as lines have them."""
+
+ROUGH = [(0.12, 0.2, 0.83, 0.31, 0.7, 0.77), (0.2, 0.9, 0.4, 0.1, 0.95, 0.5, 0.5, 0.7)]
+"""Outlines whose points do not lie in a box that their first points could be."""
+
+
+def yolo(root: Path, lines: list[str], stated: str = "") -> Path:
+    """A picture for each line."""
+    for number, line in enumerate(lines):
+        trees.picture(root / f"images/train/{number:03}.png")
+        trees.write(root / f"labels/train/{number:03}.txt", line)
+    trees.write(root / "data.yaml", f"train: images/train\nnames: [cat, dog]\n{stated}")
+    return root
+
+
+def read(root: Path, **options: str) -> list[list[float]]:
+    """Centre, width and height of all objects, in parts of their pictures."""
+    data = load_dataset(root, **options)
+    height, width = data.sizes[0]
+    boxes = data.boxes.double().tolist()
+    return [[(a + c) / 2 / width, (b + d) / 2 / height, (c - a) / width, (d - b) / height] for a, b, c, d in boxes]
+
+
+def pose(box: tuple[float, ...], count: int, numbers: int, random: Random, *, hidden: float = 0.2) -> str:
+    """A line with key points in its box; some are not visible and written as 0 0."""
+    x, y, w, h = box
+    points: list[float] = []
+    for _ in range(count):
+        place = [x + w * random.uniform(-0.5, 0.5), y + h * random.uniform(-0.5, 0.5)]
+        absent = random.random() < hidden
+        points += ([0, 0] if absent else place) + ([0 if absent else random.choice((1, 2))] if numbers == 3 else [])
+    return " ".join(["1", *(f"{value:.6g}" for value in (*box, *points))])
+
+
+def outline(points: tuple[float, ...]) -> str:
+    return " ".join(["0", *map(str, points)])
+
+
+def around(points: tuple[float, ...]) -> list[float]:
+    xs, ys = points[0::2], points[1::2]
+    return [(min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2, max(xs) - min(xs), max(ys) - min(ys)]
+
+
+@pytest.mark.parametrize("numbers", [2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12, 17, 133])
+@pytest.mark.parametrize("stated", [True, False])
+def test_the_box_of_key_points_is_the_first_four_numbers(count: int, numbers: int, stated: bool, tmp_path: Path) -> None:
+    random = Random(f"{count} {numbers}")
+    lines = [pose(box, count, numbers, random) for box in BOXES]
+    root = yolo(tmp_path, lines, f"kpt_shape: [{count}, {numbers}]\n" if stated else "")
+    for found, box in zip(read(root), BOXES, strict=True):
+        assert found == pytest.approx(box, abs=1e-4)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_points_that_nobody_sees_do_not_count(stated: bool, tmp_path: Path) -> None:
+    lines = ["0 0.5 0.5 0.4 0.4 0.9 0.9 0 0.5 0.5 2", "0 0.5 0.5 0.2 0.2 0 0 0 0 0 0"]
+    root = yolo(tmp_path, lines, "kpt_shape: [2, 3]\n" if stated else "")
+    assert [box[2] for box in read(root)] == pytest.approx([0.4, 0.2], abs=1e-4)
+
+
+def test_key_points_of_the_shared_set(shared_data: Path, tmp_path: Path) -> None:
+    for name in ("as it is", "without kpt_shape"):
+        root = shutil.copytree(shared_data / "layouts/pose_labels", tmp_path / name)
+        if name != "as it is":
+            file = root / "data.yaml"
+            file.write_text(file.read_text().replace("kpt_shape: [12, 2]\n", ""))
+        data = load_dataset(root)
+        lines = [
+            line.split() for path in data.paths for line in Path(path.replace("images", "labels")).with_suffix(".txt").open()
+        ]
+        assert read(root) == [pytest.approx([float(v) for v in line[1:5]], abs=2e-3) for line in lines]
+
+
+def test_outlines_of_any_length(tmp_path: Path) -> None:
+    small = (0.5, 0.5, 0.6, 0.5, 0.55, 0.6)  # alone, it could be a box with a point in it
+    assert read(yolo(tmp_path / "a", [outline(ROUGH[0])])) == [pytest.approx(around(ROUGH[0]), abs=1e-4)]
+    found = read(yolo(tmp_path / "b", [outline(points) for points in (small, *ROUGH, *ROUGH)]))
+    assert found == [pytest.approx(around(points), abs=1e-4) for points in (small, *ROUGH, *ROUGH)]
+
+
+def test_boxes_and_outlines_in_one_file(tmp_path: Path) -> None:
+    root = yolo(tmp_path, [f"{outline(ROUGH[0])}\n1.0 0.5 0.5 0.4 0.4\n{outline(ROUGH[1])}\n"])
+    assert [box[2] for box in read(root)] == pytest.approx([around(ROUGH[0])[2], 0.4, around(ROUGH[1])[2]], abs=1e-4)
+    assert load_dataset(root).labels.tolist() == [0, 1, 0]
+
+
+def test_oriented_boxes(tmp_path: Path) -> None:
+    """Also small ones in the middle, whose corners lie in the box that their first two corners could be."""
+    random, corners = Random(3), []
+    for _ in range(40):
+        x, y, a, b = random.uniform(0.3, 0.7), random.uniform(0.3, 0.7), random.uniform(-0.2, 0.2), random.uniform(0.02, 0.2)
+        flat = random.uniform(0.1, 0.6)
+        p, q = (a, b), (-b * flat, a * flat)
+        signs = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+        corners.append(tuple(round(c + s * u + t * v, 6) for s, t in signs for c, u, v in zip((x, y), p, q, strict=True)))
+    found = read(yolo(tmp_path / "all", [outline(points) for points in corners]))
+    assert found == [pytest.approx(around(points), abs=1e-4) for points in corners]
+    for number, points in enumerate(corners):
+        assert read(yolo(tmp_path / str(number), [outline(points)])) == [pytest.approx(around(points), abs=1e-4)]
+
+
+def test_crooked_corners_of_oriented_boxes(tmp_path: Path) -> None:
+    corners = [(0.3, 0.3, 0.4, 0.32, 0.38, 0.43, 0.29, 0.4), (0.1, 0.1, 0.8, 0.2, 0.75, 0.7, 0.2, 0.65)]
+    assert read(yolo(tmp_path, [outline(points) for points in corners])) == [
+        pytest.approx(around(points), abs=1e-4) for points in corners
+    ]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_lines_that_contradict_each_other(together: bool, tmp_path: Path) -> None:
+    """Five points in the box of the first line; the second line's points lie outside of its box."""
+    lines = ["0 0.5 0.5 0.4 0.4" + " 0.4 0.6" * 5, "0 0.5 0.5 0.2 0.2" + " 0.9 0.1" * 5]
+    root = yolo(tmp_path, ["\n".join(lines)] if together else lines)
+    with pytest.raises(DataError, match=r"outlines as well as boxes with key points\n(.|\n)*kpt_shape: \[5, 2\]") as caught:
+        load_dataset(root)
+    assert ("000.txt:2" if together else "001.txt:1") in str(caught.value)
+    yolo(root, [], "kpt_shape: [5, 2]\n")
+    assert [box[2] for box in read(root)] == pytest.approx([0.4, 0.2], abs=1e-4)
+
+
+@pytest.mark.parametrize("other", [outline(ROUGH[0]), "0 0.5 0.5 0.4 0.4" + " 0.4 0.6" * 11 + " 0.5", "0 0.5 0.5 0.4 0.4 0.9"])
+@pytest.mark.parametrize("stated", ["", "kpt_shape: [12, 2]\n"])
+def test_a_line_of_another_length_among_key_points_is_a_problem(other: str, stated: str, tmp_path: Path) -> None:
+    lines = ["0 0.5 0.5 0.4 0.4" + " 0.4 0.6" * 12, "1 0.5 0.5 0.2 0.2"]
+    root = yolo(tmp_path, [*lines, other], stated)
+    with pytest.raises(DataError, match="1 problem") as caught:
+        load_dataset(root)
+    assert "002.txt:1: the number of columns is wrong" in str(caught.value) and "or 29 columns" in str(caught.value)
+    assert [box[2] for box in read(root, on_bad="skip")] == pytest.approx([0.4, 0.2], abs=1e-4)
+
+
+@pytest.mark.parametrize("stated", ["12", "[12]", "[12, 4]", "[0, 2]", "[x, 2]", "{12: 2}", "[12, 2, 1]", "[[12], 2]", "''"])
+def test_a_kpt_shape_that_is_none(stated: str, tmp_path: Path) -> None:
+    root = yolo(tmp_path, ["0 0.5 0.5 0.4 0.4"], f"kpt_shape: {stated}\n")
+    with pytest.raises(DataError, match="kpt_shape is not understood"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("written", ["1.0", "1.", "01", "1.00000"])
+def test_classes_written_as_decimals(written: str, tmp_path: Path) -> None:
+    root = yolo(tmp_path, [f"{written} 0.5 0.5 0.4 0.4"])
+    assert load_dataset(root).labels.tolist() == [1]
+    (root / "data.yaml").unlink()
+    assert load_dataset(root, classes=["cat", "dog"]).labels.tolist() == [1]

@@ -115,7 +115,7 @@ def test_the_command_reports_and_answers_by_its_exit_code(tmp_path: Path, capsys
     written = json.loads((tmp_path / "report.json").read_text())
     what = "a box of zero or negative size: x1, y1, x2, y2 = 9, 9, 9, 9"
     assert written["problems"] == [{"where": "label.csv:6", "what": what}]
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(DataError, match="could not be written"):
         check(root, json=tmp_path / "nowhere" / "report.json")
 
 

@@ -68,7 +68,7 @@ def test_a_line_is_never_broken_nor_taken_for_markup(capsys: pytest.CaptureFixtu
 def test_the_live_line_says_losses_speed_and_the_last_ap(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
     make = lambda **options: Console(**options, file=screen, force_terminal=True, width=160, color_system=None)  # noqa: E731
-    monkeypatch.setattr(monitor, "Console", make)
+    monkeypatch.setattr(monitor, "Terminal", make)
     with showing(TerminalMonitor(), done=2) as seen:
         assert seen._bar.tasks[0].completed == 2  # what an earlier process did is not this one's speed
         seen.epoch(RECORD | {"val/AP": 0.25})

@@ -108,6 +108,10 @@ class WriteError(DataError, OSError):
     """A file or folder cannot be written. Also an ``OSError``, as Python itself raises it."""
 
 
+class LostError(OnestageError):
+    """A process or a thread that did a part of the work has died or does not answer; the input may be sound."""
+
+
 class RowError(DataError, IndexError):
     """A sequence got an index that names none of its rows. Also an ``IndexError``, as Python itself raises it."""
 

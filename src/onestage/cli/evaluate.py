@@ -27,12 +27,18 @@ class Machine:
     """Pictures that the network takes at once."""
     workers: int | None = None
     """Processes that read pictures; by default a number that suits this machine."""
+    worker_timeout: float = 600.0
+    """Seconds after which a process that reads pictures and says nothing is given up."""
+    picture_memory: float = 2.0
+    """Gigabytes for the pictures that are decoded at the same time."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
         require(self.workers is None or self.workers >= 0, "--workers is 0 or more", got=self.workers)
+        require(0 < self.worker_timeout < 1e6, "--worker-timeout is above 0", got=self.worker_timeout)
+        require(0 < self.picture_memory < 1e6, "--picture-memory is above 0", got=self.picture_memory)
 
 
 def evaluate(
@@ -86,8 +92,11 @@ def _measure(
     detector: Detector, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
 ) -> tuple[Report, list[Detections]]:
     """The figures, and the detections behind them, with a bar for the time that it takes."""
+    from onestage.data.loader import usual_workers
+    from onestage.data.workers import Workers
     from onestage.predict.measure import evaluate_dataset
 
-    size, workers = machine.batch_size, machine.workers
+    size, count = machine.batch_size, usual_workers() if machine.workers is None else machine.workers
+    workers = Workers(count, machine.worker_timeout, machine.picture_memory)
     with progress("measuring", len(dataset)) as bar:
         return evaluate_dataset(detector, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)

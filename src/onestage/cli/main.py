@@ -22,7 +22,7 @@ from rich.table import Table
 from onestage.cli.mistakes import mistakes_as_errors
 from onestage.cli.output import say, stdout, tell
 from onestage.console import outlets, show_traceback, words
-from onestage.errors import ConfigError, DataError, OnestageError, nearest
+from onestage.errors import ConfigError, DataError, LostError, OnestageError, nearest
 
 DEBUG = "ONESTAGE_DEBUG"
 """If this is set in the environment, an error shows its traceback."""
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _fail(130, "interrupted")
         except OnestageError as error:
-            return _fail(2, str(error))
+            return _fail(1 if isinstance(error, LostError) else 2, str(error))
         except OSError as error:
             if error.strerror is None:
                 raise

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from onestage.data.text import size_text
 from onestage.errors import DataError, counted, first_ten
-from onestage.images import decode_image, is_turned
+from onestage.images import decode_image, decoding_cost, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
 
@@ -104,6 +104,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             path=self.paths[index],
             size=self.sizes[index],
         )
+
+    def decoding_cost(self, index: int) -> int:
+        """Bytes of memory to decode picture ``index``, from its header. Raise DataError if that cannot be read."""
+        return decoding_cost(self.paths[index])
 
     def __getitem__(self, index: int) -> Sample:
         """Decode picture ``index``: image (3, H, W), boxes (N, 4).

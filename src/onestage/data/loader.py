@@ -9,28 +9,31 @@ Shape letters: B images, N objects of one picture, M objects of a batch; h, w th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-import signal
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from multiprocessing.process import BaseProcess
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from onestage.data.dataset import Dataset
+from onestage.data.memory import Admit, Share
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
+from onestage.data.workers import Parcel, WorkerPool, Workers
 from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.structures import Batch, ImageMeta, Size, Targets
 
 EpochIndex = tuple[int, int]
 """(epoch, index): what a worker needs to make a picture."""
+Keys = Sequence[EpochIndex]
+"""Of the pictures of a batch."""
 
 _SPARE = 10
 """How many pictures in a row may be unreadable before training stops, even with on_bad="skip"."""
@@ -70,7 +73,7 @@ class TrainLoader:
         batch_size: int,
         seed: int = 0,
         shard: Shard = Shard(),
-        workers: int = 0,
+        workers: int | Workers = 0,
         on_bad: OnBad = "stop",
         pin_memory: bool = False,
     ) -> None:
@@ -80,7 +83,7 @@ class TrainLoader:
         self.shard = shard
         self._count = len(dataset)
         pictures = _Pictures(dataset, transform, seed=seed, spare=_SPARE if on_bad == "skip" else 0)
-        self._reader = _Reader(pictures, workers=workers, on_bad=on_bad, pin_memory=pin_memory)
+        self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -121,7 +124,7 @@ class EvalLoader:
         *,
         batch_size: int,
         shard: Shard = Shard(),
-        workers: int = 0,
+        workers: int | Workers = 0,
         on_bad: OnBad = "stop",
         pin_memory: bool = False,
     ) -> None:
@@ -129,7 +132,7 @@ class EvalLoader:
         self.batch_size = batch_size
         self.indices = range(shard.rank, len(dataset), shard.world)
         pictures = _Pictures(dataset, transform, seed=0, spare=0)
-        self._reader = _Reader(pictures, workers=workers, on_bad=on_bad, pin_memory=pin_memory)
+        self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
         """Batches of this process, before any picture is left out."""
@@ -164,6 +167,10 @@ def usual_workers(world: int = 1) -> int:
     return min(max(cores // world - 1, 1), 16)
 
 
+def _as_workers(workers: int | Workers) -> Workers:
+    return workers if isinstance(workers, Workers) else Workers(workers)
+
+
 def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> None:
     """Raise ConfigError or DataError. count: the pictures to share out, one or more for each process; None: any number."""
     if batch_size < 1 or batch_size % shard.world:
@@ -174,11 +181,10 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
 
 
 @dataclass(frozen=True)
-class _Pictures(torch.utils.data.Dataset["_Item"]):
-    """Run in a worker: decode and transform one picture or, if that fails, one of the ``spare`` pictures after it.
+class _Pictures:
+    """Run in a worker: decode and transform pictures. In place of one that fails comes one of the ``spare`` pictures after it.
 
-    Errors that a user can mend come back as values. DataLoader would raise them again without their parts, and with the
-    worker's traceback as their text.
+    Errors that a user can mend come back as values.
     """
 
     dataset: Dataset
@@ -186,13 +192,24 @@ class _Pictures(torch.utils.data.Dataset["_Item"]):
     seed: int
     spare: int
 
-    def __getitem__(self, key: EpochIndex) -> _Item:
+    def load(self, keys: Keys, share: Share) -> Parcel[_Rest]:
+        """A batch: images (B, 3, h, w), None if no picture could be read, and the rest."""
+        return _pack([self._load_one(key, share) for key in keys], fill=self.transform.fill)
+
+    def names(self, keys: Keys) -> str:
+        """The pictures of a batch, for messages."""
+        paths = [self.dataset.paths[index] for _, index in keys]
+        return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+    def _load_one(self, key: EpochIndex, share: Share) -> _Item:
         epoch, wanted = key
         failures: list[Failure] = []
         for index in (i % len(self.dataset) for i in range(wanted, wanted + 1 + self.spare)):
             generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, index))
             try:
-                return _Item(self.transform(self.dataset[index], generator), tuple(failures))
+                with share() as admit:
+                    admit(self.dataset.decoding_cost(index))
+                    return _Item(self.transform(self.dataset[index], generator), tuple(failures))
             except OnestageError as error:
                 failures.append(Failure(self.dataset.paths[index], error))
         return _Item(None, tuple(failures))
@@ -203,47 +220,50 @@ class _Item(NamedTuple):
     failures: tuple[Failure, ...]
 
 
-class _Packed(NamedTuple):
-    """A batch on its way from a worker. Each tensor costs a file handle, so the objects of all pictures share tensors.
+class _Rest(NamedTuple):
+    """What a batch has besides its images, as plain values: a tensor would travel as a file handle.
 
-    images (B, 3, h, w), or None if no picture could be read; boxes (M, 4), labels (M,), ignore (M,); counts: N of each
-    picture.
+    boxes (M, 4), labels (M,), ignore (M,) of all pictures; counts: N of each picture.
     """
 
-    images: Tensor | None
-    boxes: Tensor
-    labels: Tensor
-    ignore: Tensor
+    boxes: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ignore: NDArray[np.bool_]
     counts: tuple[int, ...]
     metas: tuple[ImageMeta, ...]
     failures: tuple[Failure, ...]
 
-    def unpack(self) -> Batch | None:
-        """The batch, images (B, 3, h, w); None if no picture could be read."""
-        if self.images is None:
-            return None
-        columns = (column.split(list(self.counts)) for column in (self.boxes, self.labels, self.ignore))
-        return Batch(self.images, tuple(Targets(*rows) for rows in zip(*columns, strict=True)), self.metas)
+
+def _unpack(parcel: Parcel[_Rest]) -> Batch | None:
+    """The batch, images (B, 3, h, w); None if no picture could be read."""
+    images, rest = parcel
+    if images is None:
+        return None
+    columns = (torch.from_numpy(column).split(list(rest.counts)) for column in (rest.boxes, rest.labels, rest.ignore))
+    return Batch(images, tuple(Targets(*rows) for rows in zip(*columns, strict=True)), rest.metas)
 
 
-def _pack(items: Sequence[_Item], *, fill: Colour) -> _Packed:
+def _pack(items: Sequence[_Item], *, fill: Colour) -> Parcel[_Rest]:
     """One batch. Pictures of different sizes are padded with ``fill`` at the right and bottom to the largest size."""
     prepared = [item.prepared for item in items if item.prepared is not None]
     failures = tuple(failure for item in items for failure in item.failures)
     if not prepared:
-        return _Packed(None, torch.zeros(0, 4), torch.zeros(0), torch.zeros(0), (), (), failures)
+        none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.bool))
+        return Parcel(None, _Rest(*_pack_objects([none]), (), failures))
     images, targets, metas = zip(*prepared, strict=True)
     size = max(image.shape[1] for image in images), max(image.shape[2] for image in images)
     stacked = torch.stack([_pad(image, size, fill) for image in images])
-    return _Packed(stacked, *_pack_objects(targets), tuple(replace(meta, input=size) for meta in metas), failures)
+    return Parcel(stacked, _Rest(*_pack_objects(targets), tuple(replace(meta, input=size) for meta in metas), failures))
 
 
-def _pack_objects(targets: Sequence[Targets]) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+def _pack_objects(
+    targets: Sequence[Targets],
+) -> tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_], tuple[int, ...]]:
     """The objects of all pictures: boxes (M, 4), labels (M,), ignore (M,), and N of each picture."""
     boxes = torch.cat([target.boxes for target in targets])
     labels = torch.cat([target.labels for target in targets])
     ignore = torch.cat([target.ignore for target in targets])
-    return boxes, labels, ignore, tuple(len(target.boxes) for target in targets)
+    return boxes.numpy(), labels.numpy(), ignore.numpy(), tuple(len(target.boxes) for target in targets)
 
 
 def _pad(image: Tensor, size: Size, fill: Colour) -> Tensor:
@@ -255,57 +275,35 @@ def _pad(image: Tensor, size: Size, fill: Colour) -> Tensor:
     return canvas
 
 
-@dataclass
-class _Keys:
-    """The batches to read next. Workers live through many epochs, so this list changes and the loader stays."""
-
-    batches: list[list[EpochIndex]] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[list[EpochIndex]]:
-        return iter(self.batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-
 class _Reader:
-    """A DataLoader that reads the keys it is given and turns failures into errors or notes."""
+    """A reader of batches, in this process or with workers. It turns failures into errors or notes."""
 
-    def __init__(self, pictures: _Pictures, *, workers: int, on_bad: OnBad, pin_memory: bool) -> None:
+    def __init__(self, pictures: _Pictures, *, workers: Workers, on_bad: OnBad, pin_memory: bool) -> None:
         self.skipped: dict[str, OnestageError] = {}
-        self._on_bad = on_bad
-        self._keys = _Keys()
-        self._loader: DataLoader[_Packed] = DataLoader(
-            pictures,  # type: ignore[arg-type]  # an item of it is not yet a batch
-            batch_sampler=self._keys,
-            collate_fn=partial(_pack, fill=pictures.transform.fill),
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            pin_memory=pin_memory,
-            worker_init_fn=_leave_interrupts_to_parent,
-            generator=torch.Generator(),  # iter() draws from it; without one, from the global generator
-        )
-        weakref.finalize(self, _end_workers, self._loader)
+        self._pictures, self._workers, self._on_bad, self._pin_memory = pictures, workers, on_bad, pin_memory
+        self._pool: WorkerPool[Keys, _Rest] | None = None
 
-    def read(self, batches: list[list[EpochIndex]]) -> Iterator[Batch | None]:
+    def read(self, batches: Sequence[Keys]) -> Iterator[Batch | None]:
         """The batches in order; None for a batch of which no picture could be read."""
-        self._keys.batches = batches
-        try:
-            for packed in self._loader:
-                self._note(packed.failures)
-                yield packed.unpack()
-        except Exception as error:
-            died = self._worker_died()
-            _end_workers(self._loader)
-            if not died:
-                raise
-            fix = "often too little memory: try fewer --workers, or 0"
-            raise DataError("a process that loads pictures died", got=error, fix=fix) from error
+        for parcel in self._parcels(batches):
+            self._note(parcel.rest.failures)
+            yield _unpack(parcel)
 
-    def _worker_died(self) -> bool:
-        """Whether a worker process has ended. None ends before the loader ends it."""
-        workers: Sequence[BaseProcess] = getattr(self._loader._iterator, "_workers", ())
-        return any(worker.exitcode is not None for worker in workers)
+    def _parcels(self, batches: Sequence[Keys]) -> Iterator[Parcel[_Rest]]:
+        if self._workers.count == 0:
+            for keys in batches:
+                pixels, rest = self._pictures.load(keys, _unasked)
+                yield Parcel(pixels.pin_memory() if self._pin_memory and pixels is not None else pixels, rest)
+            return
+        if self._pool is None:  # workers live through many epochs
+            self._pool = WorkerPool(self._pictures.load, self._workers, name=self._pictures.names, pin_memory=self._pin_memory)
+            weakref.finalize(self, self._pool.close)
+        try:
+            yield from self._pool.run(batches)
+        except Exception:
+            self._pool.close()
+            self._pool = None
+            raise
 
     def _note(self, failures: Sequence[Failure]) -> None:
         """Raise the first error that must not be skipped, and note all other errors."""
@@ -315,20 +313,7 @@ class _Reader:
             self.skipped[path] = error
 
 
-def _end_workers(loader: DataLoader[_Packed]) -> None:
-    """End the worker processes now; the next epoch starts new ones.
-
-    Without this they end when their iterator is collected. The traceback of an error may keep it for long, and a global
-    variable until Python exits. Python then waits forever, since workers ignore its request to end.
-    """
-    iterator, loader._iterator = loader._iterator, None
-    if iterator is not None:
-        iterator._shutdown_workers()  # type: ignore[attr-defined]  # only an iterator with workers is kept
-
-
-def _leave_interrupts_to_parent(worker: int) -> None:
-    """Ignore Ctrl-C and requests to end. A terminal sends them to every process, and so do many schedulers and torchrun. The
-    parent alone decides what to do (save, then stop). A worker ends when its parent does.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+@contextlib.contextmanager
+def _unasked() -> Iterator[Admit]:
+    """Of a process that decodes one picture after another, which needs to ask nobody for memory."""
+    yield lambda size: None

@@ -254,6 +254,10 @@ class MemoryDataset(Dataset):
 
     pictures: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
+    def decoding_cost(self, index: int) -> int:
+        """Nothing is decoded."""
+        return 0
+
     def __getitem__(self, index: int) -> Sample:
         """Picture ``index``: image (3, H, W), boxes (N, 4)."""
         truth = self.truth(index)

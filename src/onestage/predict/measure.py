@@ -15,6 +15,7 @@ from onestage.data import Dataset
 from onestage.data.loader import EvalLoader, Shard, usual_workers
 from onestage.data.table import OnBad
 from onestage.data.transforms import EvalTransform
+from onestage.data.workers import Workers
 from onestage.errors import ConfigError
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
@@ -36,7 +37,7 @@ def evaluate_dataset(
     dataset: Dataset,
     *,
     batch_size: int = 16,
-    workers: int | None = None,
+    workers: int | Workers | None = None,
     on_bad: OnBad = "stop",
     advance: Advance | None = None,
     distributed: Distributed = _ALONE,

@@ -8,7 +8,10 @@ from typing import Annotated, Literal, get_type_hints
 
 import tyro
 
+from onestage.data.loader import usual_workers
+from onestage.data.memory import GIGABYTES
 from onestage.data.transforms import Augment
+from onestage.data.workers import TIMEOUT, Workers
 from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.codec import decode_value
 
@@ -62,6 +65,10 @@ class TrainConfig:
     """A checkpoint is written at least this often, besides the one after every epoch."""
     workers: int | None = None
     """Processes that read and augment pictures; by default what suits this machine. They never change the result."""
+    worker_timeout: float = TIMEOUT
+    """Seconds after which a process that says nothing is given up, one that reads pictures or one that trains."""
+    picture_memory: float = GIGABYTES
+    """Gigabytes for the pictures that are decoded at the same time, by all processes together."""
     seed: int = 0
     """Same seed, same machine: the same weights to the bit."""
     on_bad: Literal["stop", "skip"] = "stop"
@@ -86,6 +93,8 @@ class TrainConfig:
             "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
             "checkpoint_minutes": (self.checkpoint_minutes >= 0, "0 or more"),
             "workers": (self.workers is None or self.workers >= 0, "0 or more"),
+            "worker_timeout": (0 < self.worker_timeout < 1e6, "a number of seconds above 0"),
+            "picture_memory": (0 < self.picture_memory < 1e6, "a number of gigabytes above 0"),
             "seed": (self.seed >= 0, "0 or more"),
         }
         for name, (holds, expected) in rules.items():
@@ -109,6 +118,11 @@ class TrainConfig:
             except ValueError as e:
                 raise ConfigError(f"{name} is not a number", where="augment_with", got=change, expected="NAME=VALUE") from e
         return replace(AUGMENTS[self.augment], **changes)
+
+    def workers_of(self, world: int) -> Workers:
+        """The processes that read pictures for one of ``world`` processes that train."""
+        count = usual_workers(world) if self.workers is None else self.workers
+        return Workers(count, self.worker_timeout, self.picture_memory / world)
 
     @property
     def peak_lr(self) -> float:

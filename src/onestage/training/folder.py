@@ -28,7 +28,7 @@ from onestage.model.config import DetectorConfig
 from onestage.training.config import TrainConfig
 
 CONFIG = "config.json"
-FREE = ("workers", "device", "checkpoint_minutes", "on_bad")
+FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
 """

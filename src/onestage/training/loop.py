@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from onestage.data import Dataset
 from onestage.data.loader import seed_of
-from onestage.errors import ConfigError, OnestageError, counted, known_keywords
+from onestage.errors import ConfigError, LostError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST
 from onestage.metrics.report import Report
 from onestage.model.anchors.max_iou import Assignment
@@ -129,13 +129,13 @@ class Training:
     """The loop: it takes a run from its state to the last epoch, or to a signal.
 
     Nothing here but ``state`` outlives the process. stopping: some process was asked to stop; all know it since the same step.
-    rate: pictures per second. skipped: pictures that could not be read, as last said.
+    rate: pictures per second, NaN before the first step. skipped: pictures that could not be read, as last said.
     """
 
     def __init__(self, run: Run, state: RunState, monitor: Monitor, stop: StopSignal) -> None:
         self.run, self.state, self.monitor, self.stop = run, state, monitor, stop
         self.stopping = False
-        self.rate = 0.0
+        self.rate = math.nan
         self.skipped = 0
         self.saved = time.monotonic()
         self._began = time.monotonic() - state.seconds
@@ -173,7 +173,7 @@ class Training:
         run, state = self.run, self.state
         self.model.train()
         seen, begun = 0, time.monotonic()
-        for batch in run.loader.epoch(state.epoch, start=state.batch):
+        for batch in self._batches():
             state.add(self._step(batch))
             seen += len(batch.metas) * run.group.world
             self.rate = seen / (time.monotonic() - begun)
@@ -182,6 +182,14 @@ class Training:
                 return
             if time.monotonic() - self.saved > 60 * run.config.checkpoint_minutes:
                 self._save()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The rest of the epoch. If no more pictures come, all is saved: between two steps the state is whole."""
+        try:
+            yield from self.run.loader.epoch(self.state.epoch, start=self.state.batch)
+        except LostError:
+            self._save()
+            raise
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on B images of this process. Return the losses over all processes as plain numbers.
@@ -308,7 +316,7 @@ class Training:
             self.model,
             run.data.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
-            workers=run.config.workers,
+            workers=run.config.workers_of(run.group.world),
             on_bad=run.config.on_bad,
             advance=advance,
             distributed=run.group,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -87,9 +88,9 @@ class TerminalMonitor(Monitor):
             "val/AP50": "AP50",
         }
         shown = "  ".join(f"{label} {record[name]:.3f}" for name, label in labels.items() if name in record)
-        self.say(
-            f"epoch {record['epoch']:>3}/{self._epochs}  {shown}  {record['images_per_s']:.1f} img/s  {record['seconds']:.0f} s"
-        )
+        rate = record["images_per_s"]
+        speed = "" if math.isnan(rate) else f"  {rate:.1f} img/s"  # a resumed run may have had no step left in the epoch
+        self.say(f"epoch {record['epoch']:>3}/{self._epochs}  {shown}{speed}  {record['seconds']:.0f} s")
 
     def close(self) -> None:
         """Remove the bar."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onestage.data.loader import Shard, TrainLoader, usual_workers
+from onestage.data.loader import Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, WeightsError
 from onestage.files import LAST
@@ -53,7 +53,7 @@ class Run:
             batch_size=config.batch_size,
             seed=config.seed,
             shard=Shard(group.rank, group.world),
-            workers=usual_workers(group.world) if config.workers is None else config.workers,
+            workers=config.workers_of(group.world),
             on_bad=config.on_bad,
             pin_memory=group.device.type == "cuda",
         )

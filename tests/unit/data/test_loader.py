@@ -14,7 +14,7 @@ from PIL import Image
 from onestage.data.dataset import Dataset
 from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
 from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
-from onestage.errors import ConfigError, DataError, OnestageError
+from onestage.errors import ConfigError, DataError, LostError, OnestageError
 from onestage.structures import Batch, ImageMeta, Sample
 
 AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
@@ -230,7 +230,7 @@ class Dying(TrainTransform):
 
 
 def test_a_worker_that_dies_is_one_clear_error(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match="a process that loads pictures died"):
+    with pytest.raises(LostError, match="a process that loads pictures died"):
         list(TrainLoader(dataset, Dying(stretch((8, 8))), batch_size=4, workers=1).epoch(0))
 
 

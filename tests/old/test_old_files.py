@@ -20,7 +20,10 @@ EXPECTED, DEFAULTS, LEFT_OUT = (
 )
 PLAN = json.loads((HERE / "run" / "config.json").read_text())
 
-NEW: dict[tuple[str, str], Any] = {}
+NEW: dict[tuple[str, str], Any] = {
+    ("TrainConfig", "worker_timeout"): 600.0,  # c0fbafc had no limits; neither of these changes the bits of a run
+    ("TrainConfig", "picture_memory"): 2.0,
+}
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.
 """

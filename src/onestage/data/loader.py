@@ -315,5 +315,5 @@ class _Reader:
 
 @contextlib.contextmanager
 def _unasked() -> Iterator[Admit]:
-    """Of a process that decodes one picture after another, which needs to ask nobody for memory."""
+    """For a process that decodes one picture after another: any size is admitted."""
     yield lambda size: None

@@ -21,14 +21,14 @@ Share = Callable[[], AbstractContextManager[Admit]]
 
 
 class ClosedError(Exception):
-    """The memory is closed: whoever asks for some has nobody left to work for."""
+    """The memory is closed: the work that needed it was given up."""
 
 
 class PictureMemory:
-    """At most ``limit`` bytes at once for pictures in decoding, over all threads. Who asks first is served first.
+    """At most ``limit`` bytes at once for pictures in decoding, over all threads. The first to ask is the first served.
 
-    A picture that needs more than the limit waits until there is no other. Nobody may ask for more while he holds some:
-    so everyone who waits gets his share in the end.
+    A picture that needs more than the limit waits until there is no other. A thread that holds some may not ask for more:
+    so each thread that waits gets its share in the end.
     """
 
     def __init__(self, limit: int) -> None:
@@ -81,7 +81,7 @@ class PictureMemory:
             self.give_back(held)
 
     def close(self) -> None:
-        """Let nobody wait any longer."""
+        """End all waiting."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""Processes that do tasks ahead of time, and never keep waiting who needs the results.
+"""Processes that do tasks ahead of time, and never keep the process waiting that needs the results.
 
 Each worker has a pipe, and in the parent a thread that alone uses it. Workers share no lock and no queue, so one that dies in
 the middle of anything leaves nothing locked. The parent itself never reads a pipe: it looks for results that have arrived, and

@@ -113,7 +113,7 @@ def test_a_silent_worker_gets_a_warning_and_then_an_end(monkeypatch: pytest.Monk
         stopped = pids(pool)
     assert "picture 2" in str(caught.value) and "--worker-timeout" in str(caught.value)
     assert ["picture 2" in str(warning.message) for warning in said] == [True]
-    assert not any(Path(f"/proc/{pid}").exists() for pid in stopped)
+    assert all_end(stopped)
 
 
 def test_time_in_which_the_parent_is_stopped_too_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +187,15 @@ def test_workers_end_with_their_parent(how: str) -> None:
     if how == "killed":
         parent.kill()
     assert len(workers) == 2 and parent.wait(60) == (0 if how == "end" else -signal.SIGKILL)
+    assert all_end(workers)
+
+
+def all_end(pids: list[int]) -> bool:
+    """Wait until none of these processes runs."""
     deadline = time.monotonic() + 20
-    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+    while any(_runs(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not any(_runs(pid) for pid in workers)
+    return not any(_runs(pid) for pid in pids)
 
 
 def _runs(pid: int) -> bool:

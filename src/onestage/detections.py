@@ -182,13 +182,15 @@ class Detections:
         Raise ConfigError if pandas is not installed.
         """
         with _demanded("pandas"):
-            from pandas import DataFrame
+            from pandas import DataFrame, Series
 
         boxes, scores, labels = (column.copy() for column in self.numpy())
         columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True)) | {"score": scores, "label": labels}
-        names = {"class_name": list(self.class_names), "category_id": np.array(self.category_ids, dtype=np.int64)}
-        picture = {"image_id": [self.image_id] * len(self), "path": [self.path] * len(self)}
-        return DataFrame(columns | names | picture)
+        rows = len(self)
+        names = Series([*self.class_names, ""])[:rows]  # one value more than rows tells the type of a column without rows
+        ids = {"class_name": names, "category_id": np.array(self.category_ids, dtype=np.int64)}
+        picture = {"image_id": Series([self.image_id] * (rows + 1))[:rows], "path": Series([self.path] * (rows + 1))[:rows]}
+        return DataFrame(columns | ids | picture)
 
 
 def _row_numbers(rows: Rows, count: int) -> list[int]:

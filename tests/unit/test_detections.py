@@ -181,6 +181,13 @@ def test_pandas_gets_a_row_for_each(count):
     assert isinstance(table, pandas.DataFrame) and torch.equal(found().boxes, BOXES)
 
 
+@pytest.mark.parametrize("image_id", [5, "a"])
+def test_pandas_gets_the_same_types_without_detections(image_id):
+    pytest.importorskip("pandas")
+    some, none = (found(image_id=image_id, path="a.jpg")[:count].to_pandas() for count in (2, 0))
+    assert len(none) == 0 and none.dtypes.to_dict() == some.dtypes.to_dict() and list(none) == list(some)
+
+
 @pytest.mark.parametrize("package", ["supervision", "pandas"])
 def test_a_missing_package_is_named(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)

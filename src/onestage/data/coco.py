@@ -25,8 +25,8 @@ from onestage import boxes as box_ops
 from onestage.data.files import Pictures, Sources, head, one_per_split, pictures_beside, pieces, read_text
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import is_number, listed, quoted, shortened, stated_size, whole_number
-from onestage.errors import DataError
+from onestage.data.text import is_number, listed, quoted, stated_size, whole_number
+from onestage.errors import DataError, shortened
 from onestage.files import Json
 
 LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside its pictures"
@@ -178,7 +178,8 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictur
             except DataError as error:
                 rows[image_id] = None
                 table.problem(f"{where} (id {_shown(image_id)})", error)
-    return {_other_form(image_id): row for image_id, row in rows.items()} | rows
+    others = Counter(map(_other_form, rows))
+    return {form: row for image_id, row in rows.items() if others[form := _other_form(image_id)] == 1} | rows
 
 
 def _shown(stored_id: Id | None) -> str:

@@ -28,8 +28,8 @@ from torch import Tensor
 from onestage.data.files import PICTURE_SUFFIXES, Pictures, Sources, head, one_per_split, pictures_beside, read_text
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, is_number, lines_of, quoted, shortened
-from onestage.errors import DataError
+from onestage.data.text import decimal, is_number, lines_of, quoted
+from onestage.errors import DataError, shortened
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
 

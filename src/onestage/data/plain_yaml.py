@@ -10,8 +10,8 @@ from typing import TypeAlias
 import yaml
 
 from onestage.data.files import read_text
-from onestage.data.text import quoted, shortened
-from onestage.errors import DataError
+from onestage.data.text import quoted
+from onestage.errors import DataError, shortened
 
 Plain: TypeAlias = "str | list[Plain] | dict[str, Plain]"
 """What a YAML file holds: text, lists and mappings."""
@@ -46,7 +46,7 @@ def read_yaml(path: Path) -> dict[str, Plain]:
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two for \U and %YAML with numbers out of range
         if isinstance(error, DataError):
             raise
-        raise DataError("this is not valid YAML", where=path, got=shortened(" ".join(str(error).split()), 300)) from error
+        raise DataError("this is not valid YAML", where=path, got=shortened(" ".join(str(error).split()))) from error
     finally:
         if loader is not None:
             loader.dispose()

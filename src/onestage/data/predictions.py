@@ -59,9 +59,10 @@ def _csv(found: Detections) -> Iterator[str]:
 
 
 def _csv_line(cells: Sequence[str | int | float]) -> str:
+    """A row. The csv module quotes a cell with a carriage return only if this is a part of the end of a row."""
     line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _json_line(found: Detections) -> Iterator[str]:
@@ -127,4 +128,12 @@ class PredictionWriter:
             self._write(self._form.tail)
 
     def _write(self, text: str) -> None:
-        self._file.write(text.encode("utf-8", "surrogateescape"))
+        self._file.write(_encoded(text))
+
+
+def _encoded(text: str) -> bytes:
+    """As UTF-8. File names that are not UTF-8 keep their bytes; other halves of characters are written as ``\\ud83d``."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "backslashreplace")

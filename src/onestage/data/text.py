@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from reprlib import Repr
 from typing import TypeAlias
 
-from onestage.errors import DataError
+from onestage.errors import DataError, shortened
 from onestage.files import Json
 from onestage.structures import Size
 
@@ -32,13 +32,6 @@ _WHOLE = re.compile(r"[-+]?[0-9]{1,18}(?:\.0*)?")
 
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = SHOWN_CHARACTERS
-
-
-def shortened(text: str, length: int = SHOWN_CHARACTERS) -> str:
-    """The text in at most ``length`` characters; ``...`` stands for the middle part that is left out."""
-    if len(text) <= length:
-        return text
-    return f"{text[: length - length // 4 - 3]}...{text[len(text) - length // 4 :]}"
 
 
 def quoted(value: Quotable) -> str:

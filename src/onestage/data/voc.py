@@ -37,8 +37,8 @@ from onestage.data.files import (
 )
 from onestage.data.labels import StoredClasses
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, quoted, shortened, stated_size
-from onestage.errors import DataError
+from onestage.data.text import decimal, quoted, stated_size
+from onestage.errors import DataError, shortened
 from onestage.structures import Size
 
 LAYOUT = "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt, or pictures and .xml files in one folder"

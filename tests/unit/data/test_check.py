@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from rich.console import Console
 
 import trees
 from onestage.cli.data import check, render
+from onestage.data import load_dataset
 from onestage.data.check import Checkup, ClassSummary, SplitSummary, check_dataset
 from onestage.errors import DataError
 
@@ -136,3 +138,23 @@ def test_a_set_without_any_object_is_reported(tmp_path: Path) -> None:
     report = check_dataset(root)
     assert report.objects == 0 and report.box_side is None
     assert "without objects" in printed(report)
+
+
+@pytest.mark.parametrize("name", ["coco", "voc"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_the_size_before_the_exif_rotation_is_told_as_that(name: str, orientation: int, tmp_path: Path) -> None:
+    root = trees.WRITERS[name](tmp_path)
+    path = next(root.rglob("b.png")) if name == "coco" else root / "JPEGImages/b.png"
+    swapped = orientation >= 5
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", trees.SIZE[::-1] if swapped else trees.SIZE).save(path, exif=exif)  # stored 60 x 40, or shown 40 x 60
+    report = check_dataset(root, fast=True)
+    (problem,) = report.problems
+    assert problem.what.startswith("the picture is 40 x 60, but its annotation says 60 x 40 (width x height)")
+    assert problem.what.endswith("its size before the EXIF rotation") == swapped
+    data = load_dataset(root)
+    with pytest.raises(DataError) as caught:
+        data[1]
+    assert ("before its EXIF rotation" in caught.value.what) == swapped
+    assert caught.value.got == "40 x 60 (width x height) in the picture" and caught.value.expected == "60 x 40 (width x height)"

@@ -163,6 +163,15 @@ def test_ids_in_every_form(image: Any, image_id: Any, category: Any, category_id
     assert data.image_ids == tuple(map(image, (100, 101, 102)))
 
 
+def test_a_number_that_could_mean_two_texts_means_none(tmp_path: Path) -> None:
+    def change(content: dict[str, Any]) -> None:
+        content["images"][0]["id"], content["images"][1]["id"] = "0100", "100"
+
+    with pytest.raises(DataError, match="2 problems") as caught:
+        load_dataset(changed(tmp_path, change))
+    assert str(caught.value).count("there is no image with id 100") == 2
+
+
 @pytest.mark.parametrize("stored_id", [2**63, 10**4000, 1e300, 1.5, True, None, [1]], ids=lambda stored: str(stored)[:9])
 @pytest.mark.parametrize("kind", ["images", "categories"])
 def test_ids_that_are_none(kind: str, stored_id: object, tmp_path: Path) -> None:

@@ -1,12 +1,19 @@
 """Detections as files: the right numbers, whole files only."""
 
+import contextlib
 import csv
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+import trees
+from onestage.data import load_dataset
 from onestage.data.predictions import FORMATS, Format, PredictionWriter, coco_results
 from onestage.errors import DataError
 from onestage.structures import Detections
@@ -104,3 +111,79 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
             writer.add(detections(odd, path=odd))
     assert b"caf\xe9.jpg" in (tmp_path / "predictions.csv").read_bytes()
     assert json.loads((tmp_path / "predictions.json").read_text())[0]["image_id"] == odd
+
+
+NAMES = st.one_of(
+    st.text(min_size=1), st.sampled_from(["a\rb", "a\nb", "\r\n", '"', "a,b", " a ", "=1+1", "\x00", "\u2028", "\udce9", "é"])
+)
+TEXTS = NAMES.filter(lambda name: not any("\ud800" <= character < "\udc80" for character in name))
+"""What file systems and label files can hold; other halves of characters are in the next test."""
+
+
+@given(label=TEXTS, path=TEXTS)
+def test_every_name_comes_back_from_a_csv_file_as_it_was(
+    label: str, path: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    file = tmp_path_factory.mktemp("names") / "p.csv"
+    found = detections(path=path)
+    object.__setattr__(found, "class_names", (label, "cat"))
+    with PredictionWriter(file, "csv") as writer:
+        writer.add(found)
+    text = file.read_bytes().decode("utf-8", "surrogateescape")
+    rows = list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    assert [row[:2] for row in rows[1:]] == [[path, label], [path, "cat"]]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_half_a_character_costs_no_results(format: Format, tmp_path: Path) -> None:
+    found = detections("x\ud83d", path="x\ud83d")
+    object.__setattr__(found, "class_names", ("dog\ud83d", "cat"))
+    with PredictionWriter(tmp_path / "p", format) as writer:
+        writer.add(found)
+    assert "\\ud83d" in (tmp_path / "p").read_text() or format == "coco"
+
+
+def as_text(content: dict[str, Any]) -> None:
+    for entry in content["images"]:
+        entry["id"] = f"{entry['id']:012}"
+    for entry in content["annotations"]:
+        entry["image_id"] = f"{entry['image_id']:012}"
+
+
+def as_floats(content: dict[str, Any]) -> None:
+    for key in ("images", "annotations", "categories"):
+        for entry in content[key]:
+            entry |= {name: float(value) for name, value in entry.items() if name.endswith("id")}
+
+
+@pytest.mark.parametrize("change", [lambda content: None, as_text, as_floats])
+def test_pycocotools_takes_predictions_as_they_are(change: Any, tmp_path: Path) -> None:
+    """Perfect predictions measure as 1 against the annotation file that the data set came from."""
+    coco, cocoeval = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
+    content: dict[str, Any] = trees.coco_content()
+    change(content)
+    for entry in content["annotations"]:
+        entry["area"] = entry["bbox"][2] * entry["bbox"][3]
+    data = load_dataset(trees.coco(tmp_path, content))
+    with PredictionWriter(tmp_path / "predictions.json", "coco") as writer:
+        for index in range(len(data)):
+            truth = data.truth(index)
+            labels = truth.labels.tolist()
+            writer.add(
+                Detections(
+                    boxes=truth.boxes,
+                    scores=torch.full((len(labels),), 0.5),
+                    labels=truth.labels,
+                    class_names=tuple(data.classes[label] for label in labels),
+                    category_ids=tuple(data.category_ids[label] for label in labels),
+                    size=trees.SIZE,
+                    image_id=truth.image_id,
+                )
+            )
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth_file = coco.COCO(tmp_path / "annotations/instances_train2017.json")
+        evaluation = cocoeval.COCOeval(truth_file, truth_file.loadRes(str(tmp_path / "predictions.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(1)

@@ -13,8 +13,9 @@ restarts failed, with it none of 6 (torch 2.15, gloo).
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -23,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, LostError, OnestageError
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables that a launcher must set, all or none."""
@@ -84,7 +85,7 @@ def _number(text: str) -> int:
 class Distributed:
     """This process among all processes of the training: number ``rank`` of ``world``, number ``local_rank`` on its machine.
 
-    A context manager: leaving it leaves the group.
+    A context manager: leaving it leaves the group. An error that came from a lost process leaves it as a LostError.
     """
 
     rank: int
@@ -131,6 +132,18 @@ class Distributed:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=spare_parts)
 
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Do it in the first process, while the others wait. If that raises a OnestageError, all raise it."""
+        error: OnestageError | None = None
+        if self.is_main:
+            try:
+                action()
+            except OnestageError as raised:
+                error = raised
+        error = self.gather_objects(error)[0]
+        if error is not None:
+            raise error
+
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.world > 1:
@@ -146,13 +159,32 @@ class Distributed:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         self.close()
+        if self.world > 1 and isinstance(error, RuntimeError) and _is_of_group(error):
+            raise _lost(error) from error
 
 
-def init(device: str | None = None) -> Distributed:
+def _is_of_group(error: RuntimeError) -> bool:
+    """Whether the exchange with the other processes has failed. Errors of gloo are plain RuntimeErrors that name its files."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
+def _lost(error: RuntimeError) -> LostError:
+    first_line = str(error).partition("\n")[0]
+    reason = first_line.rpartition("] ")[2]  # what follows gloo's file and line
+    return LostError(
+        "another process of this training has ended or does not answer",
+        where=f"rank {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} noticed it",
+        got=reason,
+        fix="see what it said last; then go on with the run: onestage train --resume RUN",
+    )
+
+
+def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
     """Join the other processes of this training, if there are any.
 
-    device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. Raise ConfigError
-    if the device cannot be used, or if the launcher's variables are incomplete or ask for more GPUs than the machine has.
+    device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. timeout: seconds to
+    wait for another process, here and at every exchange. Raise ConfigError if the device cannot be used, or if the launcher's
+    variables are incomplete or ask for more GPUs than the machine has; LostError if another process does not come.
     """
     wanted = choose_device(device)
     launch = Launch.from_environment()
@@ -169,7 +201,10 @@ def init(device: str | None = None) -> Distributed:
         wanted = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(wanted)
     # gloo beside nccl: objects and plain numbers are gathered without a copy to the GPU
-    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
+    except RuntimeError as error:
+        raise _lost(error) from error
     return Distributed(rank=launch.rank, world=launch.world, local_rank=launch.local_rank, device=wanted)
 
 

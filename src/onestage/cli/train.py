@@ -81,6 +81,7 @@ def train(
     *,
     out: Path | None = None,
     resume: Path | None = None,
+    accept_changes: bool = False,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     detector: ModelChoice = NO_CHOICE,
     training: TrainConfig = USUAL,
@@ -99,12 +100,15 @@ def train(
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
         out: run folder for models, curves and numbers; by default runs/MODEL-1, -2, ...
         resume: go on with the interrupted run in this folder; the folder knows the data and the settings
+        accept_changes: with --resume: go on though pictures have changed since the run began
         format: the data set's format, if it is not recognised
     """
     if resume is not None:
         if (data, out, format, detector, training) != (None, None, None, NO_CHOICE, USUAL):
             raise _no_other_settings(resume)
-        return _go_on(resume)
+        return _go_on(resume, accept_changes=accept_changes)
+    if accept_changes:
+        raise ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
     if data is None:
         raise ConfigError("train on what?", fix="onestage train DATA --model NAME, or --resume RUN")
     return _start(data, out, detector, training, format)
@@ -131,13 +135,13 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
     return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=training))
 
 
-def _go_on(run: Path) -> int:
+def _go_on(run: Path, *, accept_changes: bool = False) -> int:
     """The rest of an interrupted run."""
     from onestage.training.loop import resume
     from onestage.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    return _close(resume(run))
+    return _close(resume(run, accept_changes=accept_changes))
 
 
 def _no_other_settings(run: Path) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Annotated, Literal, get_type_hints
@@ -123,6 +124,20 @@ class TrainConfig:
         """The processes that read pictures for one of ``world`` processes that train."""
         count = usual_workers(world) if self.workers is None else self.workers
         return Workers(count, self.worker_timeout, self.picture_memory / world)
+
+    @property
+    def options(self) -> list[str]:
+        """The options of the command line that give these settings."""
+        found = []
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value != field.default:
+                name = f"--{field.name.replace('_', '-')}"
+                many = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+                found += (
+                    [f"{name} {shlex.quote(part)}" for part in many] if name == "--augment-with" else [" ".join((name, *many))]
+                )
+        return found
 
     @property
     def peak_lr(self) -> float:

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from onestage.data import Dataset
 from onestage.data.loader import seed_of
-from onestage.errors import ConfigError, LostError, OnestageError, counted, known_keywords
+from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST
 from onestage.metrics.report import Report
 from onestage.model.anchors.max_iou import Assignment
@@ -33,8 +33,10 @@ from onestage.structures import Batch, HeadOutput
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, write_history
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
+from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.optim import learning_rate
+from onestage.training.pictures import forget
 from onestage.training.run import Run, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
@@ -98,20 +100,29 @@ def train(
         raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
     folder = Path(out)
     _check_place(folder, data)
-    with init(config.device) as group, _reproducible(group.device), StopSignal(told=group.is_main) as stop:
+    with (
+        init(config.device, timeout=config.worker_timeout + 60) as group,
+        _reproducible(group.device),
+        StopSignal(told=group.is_main) as stop,
+    ):
         if not isinstance(data, TrainData):
             data = read_data(data, config, format=format, classes=named_classes(model))
         adopt_classes(model, data.train)
         run = Run.of(model.to(group.device), data, config, folder, group)
-        with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown:
-            state = start(run, shown, resume=resume)
-            return Training(run, state, shown, stop).finish()
+        lock = FolderLock(run.store.checkpoints)
+        with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
+            return Training(run, start(run, shown, lock, resume=resume), shown, stop).finish()
 
 
 @known_keywords
-def resume(folder: str | Path, *, monitor: Monitor | None = None) -> TrainResult:
-    """Go on with an interrupted run. Its folder alone is enough: it names the data and the settings."""
+def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes: bool = False) -> TrainResult:
+    """Go on with an interrupted run. Its folder alone is enough: it names the data and the settings.
+
+    accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError.
+    """
     plan = Plan.load(folder)
+    if accept_changes:
+        forget(Path(folder))
     if plan.data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
@@ -189,6 +200,9 @@ class Training:
             yield from self.run.loader.epoch(self.state.epoch, start=self.state.batch)
         except LostError:
             self._save()
+            raise
+        except DataError as error:  # the picture has taught nothing yet: to mend it is no change
+            forget(self.run.folder, [str(error.where)])
             raise
 
     def _step(self, batch: Batch) -> dict[str, float]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -11,8 +14,8 @@ from torch import nn
 
 from onestage.data.loader import Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, WeightsError
-from onestage.files import LAST
+from onestage.errors import ConfigError, OnestageError, WeightsError, first_ten
+from onestage.files import BEST, LAST
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
@@ -20,9 +23,15 @@ from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint, write_history
 from onestage.training.inputs import TrainData
+from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor
 from onestage.training.optim import make_optimizer
+from onestage.training.pictures import check as check_pictures
+from onestage.training.pictures import load as load_stamps
+from onestage.training.pictures import save as save_stamps
+from onestage.training.pictures import stamps_of
 from onestage.training.state import RunState
+from onestage.weights.detector_file import load_detector
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,36 +95,72 @@ class Run:
         return f"onestage train --resume {shlex.quote(str(self.folder))}"
 
 
-def start(run: Run, monitor: Monitor, *, resume: bool) -> RunState:
+def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool) -> RunState:
     """The state in which training begins: that of a new run, or that of the newest whole checkpoint.
 
-    Check that the folder can be written. Raise ConfigError if the folder already holds a run and ``resume`` is False, or if
-    ``resume`` is True and the folder holds none that these parts can take up.
+    Check that the folder can be written, and sign its lock, which this process has. Raise ConfigError if the folder already
+    holds a run and ``resume`` is False, or if ``resume`` is True and the folder holds none that these parts can take up.
     """
     checkpoint, damaged = run.store.latest()
     if resume:
         Plan.load(run.folder).check_same(run.plan, run.folder)
         for line in damaged:
             monitor.say(f"skipped a damaged checkpoint: {line}")
+        if checkpoint is None:
+            raise _beyond_repair(run, damaged)
         state = _restored(run, checkpoint)
     elif checkpoint is None and not damaged:
         state = RunState(data=fingerprint(run.data.train))
     else:
         fix = f"go on with it ({run.go_on}), or choose another folder"
         raise ConfigError("this folder already holds a run", where=run.folder, fix=fix)
-    run.group.barrier()
-    if run.group.is_main:
-        run.store.probe()
-        run.plan.save(run.folder)
-        if state.history:  # the last process may have ended between its checkpoint and these files
-            write_history(run.folder, state.history)
+    run.group.on_main(partial(_open_folder, run, state, monitor, lock, resume=resume))
     return state
 
 
-def _restored(run: Run, checkpoint: Checkpoint | None) -> RunState:
+def _open_folder(run: Run, state: RunState, monitor: Monitor, lock: FolderLock, *, resume: bool) -> None:
+    """Write what a run folder has from the beginning. Raise ConfigError if pictures have changed since the run began."""
+    stamps = stamps_of(run.data.train, run.data.val)
+    if resume:
+        check_pictures(run.folder, stamps, root=run.data.train.root, go_on=run.go_on)
+    run.store.probe()
+    if lock.left_by is not None:
+        monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
+    lock.sign()
+    if not resume or load_stamps(run.folder) is None:
+        save_stamps(run.folder, stamps)
+    run.plan.save(run.folder)
+    if state.history:  # the last process may have ended between its checkpoint and these files
+        write_history(run.folder, state.history)
+
+
+def _beyond_repair(run: Run, damaged: Sequence[str]) -> ConfigError:
+    """No checkpoint is whole. The advice is to begin another run, from the last or the best model if one is whole."""
+    model = next((path for name in (LAST, BEST) if _is_whole(path := run.folder / name)), None)
+    start_from = f"--model {run.model.config.name}" if model is None else f"--weights {shlex.quote(str(model))}"
+    numbers = (run.folder.with_name(f"{run.folder.name}-{number}") for number in count(2))
+    folder = next(path for path in numbers if not path.exists())
+    data = "DATA" if run.data.path is None else shlex.quote(run.data.path)
+    named = "" if run.data.format is None else f" --format {run.data.format}"
+    options = "".join(f" {option}" for option in run.config.options)
+    return ConfigError(
+        "there is no checkpoint to go on from",
+        where=run.folder,
+        got="\n" + first_ten(damaged) if damaged else "no checkpoints",
+        fix=f"begin another run: onestage train {data}{named} {start_from} --out {shlex.quote(str(folder))}{options}",
+    )
+
+
+def _is_whole(model: Path) -> bool:
+    try:
+        load_detector(model)
+    except OnestageError:
+        return False
+    return True
+
+
+def _restored(run: Run, checkpoint: Checkpoint) -> RunState:
     """The checkpoint's weights and momenta are loaded; the rest is returned."""
-    if checkpoint is None:
-        raise ConfigError("there is no checkpoint to go on from", where=run.folder, fix="start without resume")
     fix = f"train into another folder, from this model: {run.folder / LAST}"
     if "data" not in checkpoint.extra:
         what = "the checkpoints of this run do not say which pictures it saw: an earlier version of onestage wrote them"

@@ -62,12 +62,14 @@ class OnestageError(ValueError):
         """The parts as texts that are short and safe to print; absent parts are None."""
         most = {"what": QUOTED, "where": LISTED, "got": QUOTED, "expected": LISTED, "fix": LISTED}
         parts = {name: getattr(self, name) for name in most}
-        return {name: None if part is None else _quoted(str(part), most[name]) for name, part in parts.items()}
+        return {name: None if part is None else _quoted(_text(part), most[name]) for name, part in parts.items()}
 
     def __reduce__(self) -> tuple[object, ...]:
         """Errors travel between processes with all their parts, as text if they are no plain data."""
         plain = str, int, float, bool, type(None), Path
-        parts = {name: part if isinstance(part, plain) else str(part) for name, part in vars(self).items()}
+        parts = {name: part if isinstance(part, plain) else _text(part) for name, part in vars(self).items()}
+        if notes := getattr(self, "__notes__", None):
+            parts["__notes__"] = list(notes)
         return type(self), (self.what,), parts
 
     def to_dict(self) -> dict[str, str | None]:
@@ -80,9 +82,12 @@ class OnestageError(ValueError):
 
     @classmethod
     def of(cls, error: OnestageError, where: object) -> Self:
-        """An error of this class with the parts of another error, and its place, unless the other already has one."""
+        """An error of this class with the parts and notes of another, and its place, unless the other already has one."""
         place = where if error.where is None else error.where
-        return cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
+        made = cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
+        for note in getattr(error, "__notes__", ()):
+            made.add_note(note)
+        return made
 
     @classmethod
     def because(cls, what: str, cause: OnestageError, *, where: object) -> Self:
@@ -162,6 +167,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close. Capitals do
     not count.
     """
+    if len(name) > QUOTED:  # the search for the closest one takes the square of the time
+        return ""
     known = {n.lower(): n for n in names}
     close = get_close_matches(name.lower(), known, n=1)
     return f" (did you mean '{known[close[0]]}'?)" if close else ""
@@ -196,6 +203,14 @@ def shortened(text: str, most: int = QUOTED) -> str:
         return text
     end = most // 3
     return f"{text[: most - end - 5]} ... {text[-end:]}"
+
+
+def _text(part: object) -> str:
+    """A part of an error as text. Python refuses to write a number of more than 4,300 digits."""
+    try:
+        return str(part)
+    except ValueError:
+        return f"a very long {type(part).__name__}"
 
 
 def _quoted(text: str, most: int) -> str:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import sys
+import math
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from onestage.errors import ConfigError, nearest
 from onestage.files import Json
@@ -27,6 +28,56 @@ Value: TypeAlias = "bool | int | float | str | DataclassInstance | Sequence[Valu
 Declared: TypeAlias = object
 """A type as a field declares it: a class, a union, a tuple of types or a Literal. Python has no type for these yet."""
 P = TypeVar("P", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The most that a number may be, or the longest that a list or a text may be. It stands in the declared type of a field:
+    ``Annotated[int, Limit("channels", 8192)]``. what: of what it is the limit. usual: no network of the zoo has more; None if
+    the number adds no weights.
+    """
+
+    what: str
+    most: int
+    usual: int | None = None
+
+    def check(self, value: Value, where: object) -> None:
+        """Raise ConfigError if a number, a list or a text is beyond the limit."""
+        if (size := _size(value)) > self.most:
+            got = value if size == math.inf else f"{size:,}"
+            raise ConfigError(f"too many {self.what}", where=where, got=got, expected=f"at most {self.most:,}")
+
+
+class Part:
+    """Base of all parts of a config. Every field has a value of its declared type, within its limits: a list that is given
+    becomes a tuple, and plain data become a part. Then follow the rules of the part, in the ``__post_init__`` of its class.
+    """
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a value of another type or beyond its limit."""
+        kind: type = type(self)
+        for name, declared in _hints(kind).items():
+            value = decode_value(getattr(self, name), declared, f"{kind.__name__}.{name}")
+            object.__setattr__(self, name, value)
+
+
+def _size(value: object) -> float:
+    """How large a number is, or how long a list or a text; 0 for anything else."""
+    if isinstance(value, str | tuple | list):
+        return len(value)
+    return abs(value) if isinstance(value, int | float) else 0
+
+
+def unusual(value: object, declared: Declared) -> bool:
+    """Whether a number or a list in a part, at any depth, is above what its limit calls usual."""
+    if get_origin(declared) is Annotated:
+        declared, limit = get_args(declared)
+        if limit.usual is not None and _size(value) > limit.usual:
+            return True
+    if isinstance(value, Part):
+        kind: type = type(value)
+        return any(unusual(getattr(value, name), hint) for name, hint in _hints(kind).items())
+    return isinstance(value, tuple) and any(unusual(item, (*get_args(declared), None)[0]) for item in value)
 
 
 class WithoutKind:
@@ -70,12 +121,20 @@ def decode(data: Value, kind: type[P], path: str) -> P:
 def decode_value(data: Value, declared: Declared, path: str) -> Value:
     """Plain data, or values already decoded, to a value of the declared type. ConfigError names the path of a wrong value."""
     origin, arguments = get_origin(declared), get_args(declared)
+    if origin is Annotated:
+        limits = [limit for limit in arguments if isinstance(limit, Limit)]
+        for limit in limits if isinstance(data, tuple | list) else ():  # before its items are read
+            limit.check(data, path)
+        value = decode_value(data, arguments[0], path)
+        for limit in limits:
+            limit.check(value, path)
+        return value
     if origin in (Union, types.UnionType):
         return _decode_union(data, _Choices(arguments), path)
     if origin is tuple:
         return _decode_tuple(data, arguments, path)
     if origin is Literal:
-        if data not in arguments:
+        if not isinstance(data, str) or data not in arguments:
             raise _wrong(path, data, " or ".join(map(repr, arguments)) + nearest(str(data), map(str, arguments)))
         return data
     assert isinstance(declared, type)
@@ -83,11 +142,14 @@ def decode_value(data: Value, declared: Declared, path: str) -> Value:
 
 
 def _decode_scalar(data: Value, declared: type, path: str) -> Value:
-    if declared is float and isinstance(data, int | float) and not isinstance(data, bool):
-        if not abs(data) <= sys.float_info.max:  # in this form it holds for NaN too
-            raise _wrong(path, data, "a finite number")
-        return float(data)
-    if not isinstance(data, declared) or (declared is int and isinstance(data, bool)):
+    if declared is float and isinstance(data, Real) and not isinstance(data, bool):
+        with contextlib.suppress(OverflowError):
+            if math.isfinite(number := float(data)):
+                return number
+        raise _wrong(path, data, "a finite number")
+    if declared is int and isinstance(data, Integral) and not isinstance(data, bool):
+        return int(data)
+    if not isinstance(data, declared) or declared is int:
         raise _wrong(path, data, declared.__name__)
     return data
 
@@ -116,7 +178,7 @@ class _Choices:
 
 
 def _decode_union(data: Value, choices: _Choices, path: str) -> Value:
-    if choices.optional and data in (None, "None", "none"):
+    if choices.optional and (data is None or (isinstance(data, str) and data in ("None", "none"))):
         return None
     if isinstance(data, str) and data in choices.parts:
         return decode(data, choices.parts[data], path)
@@ -191,7 +253,7 @@ def _needed(kind: type[DataclassInstance]) -> list[str]:
 @cache
 def _hints(kind: type) -> dict[str, Declared]:
     """The fields of a part and their declared types. Constants of its class are not fields."""
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in fields(kind)}
 
 
@@ -233,8 +295,13 @@ def _changed_field(part: DataclassInstance, name: str, change: _Change, path: st
         raise ConfigError(f"unknown key '{name}'{nearest(name, hints)}", where=where, expected=expected)
     value: Value = getattr(part, name)
     for given in change.whole:
-        value = decode_value(given if hints[name] is str else _from_text(given), hints[name], path)
+        value = decode_value(given if _is_text(hints[name]) else _from_text(given), hints[name], path)
     return _changed(value, change, path) if change.below else value
+
+
+def _is_text(declared: Declared) -> bool:
+    """Whether a field holds text, with a limit or without one."""
+    return declared is str or (get_origin(declared) is Annotated and get_args(declared)[0] is str)
 
 
 def _made(path: str, make: Callable[..., P], values: Mapping[str, Value]) -> P:
@@ -258,4 +325,6 @@ def _from_text(value: Value) -> Value:
 
 
 def _wrong(path: str, got: Value, expected: str) -> ConfigError:
-    return ConfigError("a value of the wrong kind", where=path, got=repr(got), expected=expected)
+    with contextlib.suppress(ValueError):  # repr() of a number of more than 4,300 digits
+        return ConfigError("a value of the wrong kind", where=path, got=repr(got), expected=expected)
+    return ConfigError("a value of the wrong kind", where=path, expected=expected)

@@ -11,6 +11,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Annotated
 
 from onestage.errors import ConfigError, require
 from onestage.model.anchors.atss import ATSSAssigner
@@ -19,9 +20,10 @@ from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.model.anchors.plans import AnchorPlan
 from onestage.model.backbones.kinds import Backbone
-from onestage.model.codec import Value, WithoutKind, changed, decode, encode
+from onestage.model.codec import Part, Value, WithoutKind, changed, decode, encode
 from onestage.model.heads.kinds import Head
 from onestage.model.heads.per_level import ConvHead
+from onestage.model.limits import CONFIG_TEXT, MANY_CLASSES, MANY_LEVELS, Id, Name
 from onestage.model.losses.kinds import ClassLoss
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.necks.kinds import Neck
@@ -35,7 +37,7 @@ section 3.3).
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectorConfig(WithoutKind):
+class DetectorConfig(Part, WithoutKind):
     """A whole detector.
 
     name: the name of its recipe. classes: the K names. category_ids: the ids of the classes in the data set, 0..K-1 unless
@@ -43,24 +45,25 @@ class DetectorConfig(WithoutKind):
     coarse, or a rule. A detector replaces a rule by the entries that follow from its maps.
     """
 
-    name: str
-    classes: tuple[str, ...]
-    category_ids: tuple[int, ...] = ()
+    name: Name
+    classes: Annotated[tuple[Name, ...], MANY_CLASSES]
+    category_ids: Annotated[tuple[Id, ...], MANY_CLASSES] = ()
     preprocess: Preprocess
     backbone: Backbone
     neck: Neck | None = None
     head: Head = field(default_factory=ConvHead)
-    anchors: tuple[AnchorLevel, ...] | AnchorPlan
+    anchors: Annotated[tuple[AnchorLevel, ...], MANY_LEVELS] | AnchorPlan
     coder: BoxCoder = field(default_factory=BoxCoder)
     assigner: MaxIoUAssigner | ATSSAssigner = field(default_factory=MaxIoUAssigner)
     loss: ClassLoss = field(default_factory=MultiBoxLoss)
     postprocess: Postprocess = field(default_factory=Postprocess)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.category_ids:
             object.__setattr__(self, "category_ids", tuple(range(len(self.classes))))
         names, ids = self.classes, self.category_ids
-        require(bool(names) and all(isinstance(n, str) for n in names), "class names must be there, as text", got=list(names))
+        require(bool(names), "class names must be there", got=list(names))
         require(len(set(names)) == len(names), "every class name stands only once", got=list(names))
         require(len(set(ids)) == len(ids) == len(names), f"one category id for each of the {len(names)} classes", got=ids)
         if self.loss.activation == "sigmoid" and self.head.prior is None:  # at 0.5 the negatives would outweigh the rest
@@ -96,6 +99,7 @@ class DetectorConfig(WithoutKind):
     @staticmethod
     def from_json(text: str) -> DetectorConfig:
         """The config that the text holds. Raise ConfigError if it is not a config of this version of the project."""
+        CONFIG_TEXT.check(text, "config")
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:

@@ -6,23 +6,28 @@ xyxy pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import get_ident
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from onestage.detections import Detections
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
 from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.backbones.kinds import check_maps
+from onestage.model.codec import unusual
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
 from onestage.model.features import blank_image, dry_run
 from onestage.model.heads.per_level import HeadModule
+from onestage.model.limits import ANCHORS, PARAMETERS
 from onestage.structures import HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
 
 if TYPE_CHECKING:
@@ -45,6 +50,19 @@ class Detector(nn.Module):
         super().__init__()
         config = resolve_anchors(config)
         self.config = config
+        with _bounded(config.name):
+            if unusual(config, DetectorConfig):  # count the weights before they take memory
+                with torch.device("meta"):
+                    self._build(config)
+        with _bounded(config.name):
+            self._build(config)
+        self.to(memory_format=torch.channels_last)
+        self._anchors = Anchors(config.levels)
+        self._level_sizes: dict[Size, tuple[Size, ...]] = {}
+        self._check_places()
+
+    def _build(self, config: DetectorConfig) -> None:
+        """Backbone, neck and head with fresh weights."""
         self.backbone = config.backbone.build()
         self.neck = config.neck.build(self.backbone.channels) if config.neck else None
         channels = self.neck.channels if self.neck is not None else self.backbone.channels
@@ -55,15 +73,14 @@ class Detector(nn.Module):
             raise ConfigError(what, where=config.name, fix=fix)
         shapes = tuple(len(level.shapes) for level in config.levels)
         self.head: HeadModule = config.head.build(channels, shapes, config.logits)
-        self.to(memory_format=torch.channels_last)
-        self._anchors = Anchors(config.levels)
-        self._level_sizes: dict[Size, tuple[Size, ...]] = {}
-        self._check_places()
 
     def _check_places(self) -> None:
-        """Raise ConfigError if the network cannot take its input size, or if anchors are not at the cells of a map."""
+        """Raise ConfigError if the network cannot take its input size, or has too many anchors there, or if anchors are not at
+        the cells of a map.
+        """
         size = self.config.preprocess.largest
         self._level_sizes = {size: self._behind_neck(check_maps(self.config.backbone, self.backbone, size), size)}
+        ANCHORS.check(sum(self.level_counts(size)), self.config.name)
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
             steps = level.steps(cells, size)
             if not level.inside and any(abs(n * s - side) >= s for side, n, s in zip(size, cells, steps, strict=True)):
@@ -237,12 +254,32 @@ class Criterion:
         return self.config.loss(output, targets, self.config.coder, normalizer=normalizer)
 
 
+@contextmanager
+def _bounded(where: str) -> Iterator[None]:
+    """Build a network inside this block, for a config with that name. Raise ConfigError as soon as it has too many weights."""
+    thread, total = get_ident(), 0
+
+    def count(_module: nn.Module, _name: str, parameter: Tensor) -> None:
+        nonlocal total
+        if get_ident() == thread:  # another thread may build another network
+            total += parameter.numel()
+            PARAMETERS.check(total, where)
+
+    hook = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    except RuntimeError as e:  # a single tensor that is larger than the memory
+        raise ConfigError("the network cannot be built", where=where, got=str(e).splitlines()[0]) from e
+    finally:
+        hook.remove()
+
+
 def resolve_anchors(config: DetectorConfig) -> DetectorConfig:
     """The config with a rule for anchors replaced by the levels that follow from the maps of its input size."""
     if isinstance(config.anchors, tuple):
         return config
     size = config.preprocess.largest
-    with torch.device("meta"):
+    with _bounded(config.name), torch.device("meta"):
         body = config.backbone.build()
         neck = config.neck.build(body.channels) if config.neck else None
     maps = check_maps(config.backbone, body, size)

@@ -15,6 +15,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
 from onestage.errors import require
+from onestage.model.codec import Part
+from onestage.model.limits import Side
 from onestage.structures import ImageMeta, Size
 
 MULTIPLE = 32
@@ -22,7 +24,7 @@ MULTIPLE = 32
 
 
 @dataclass(frozen=True)
-class Preprocess:
+class Preprocess(Part):
     """Bring the picture to the input's size, then (x / 255 - mean) / std per channel.
 
     mode: "stretch" it to ``size`` (height, width), as SSD does; "letterbox": scale it to the largest size that fits into
@@ -32,13 +34,14 @@ class Preprocess:
     plain bilinear interpolation in float, with which torchvision's published weights were trained and tested.
     """
 
-    size: Size
+    size: tuple[Side, Side]
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     antialias: bool = True
     mode: Literal["stretch", "letterbox", "shortest_edge"] = "stretch"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(min(self.size) >= 1, "the input has at least one pixel", got=self.size)
         require(min(self.std) > 0, "std is above 0: pixels are divided by it", got=self.std)
         in_order = self.mode != "shortest_edge" or self.size[0] <= self.size[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
+from onestage.model.limits import SIDE
 from onestage.structures import Size
 from onestage.zoo import dssd, efficientdet, retinanet, ssd
 
@@ -115,6 +116,7 @@ def _recipe(
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
         raise ConfigError(what, where=name, got=size, fix="such as size=(300, 300)")
+    SIDE.check(max(size), name)
     options = dict(entry.options)
     if backbone is not None:
         if not entry.any_backbone:

@@ -269,7 +269,7 @@ def test_a_stored_config_that_is_none(text):
 
 
 def test_a_text_is_no_list_of_classes():
-    with pytest.raises(ConfigError, match="as text"):
+    with pytest.raises(ConfigError, match="wrong kind"):
         dataclasses.replace(TINY, classes=(1, 2))
 
 

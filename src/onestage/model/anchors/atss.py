@@ -14,13 +14,15 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.model.anchors.max_iou import BACKGROUND, LevelCounts, runs, without_ignored
+from onestage.model.codec import Part
+from onestage.model.limits import Cells
 
 _SAME_PLACE = 1e-2
 """In pixels. The shapes of one cell have the same centre, except for rounding."""
 
 
 @dataclass(frozen=True)
-class ATSSAssigner:
+class ATSSAssigner(Part):
     """Adaptive training sample selection (arXiv 1912.02424, section 4.1, algorithm 1). The candidates of an object are, on each
     level, the anchors in the ``top_k`` cells whose centres are nearest to the object's centre. A candidate learns the object if
     its IoU reaches the mean of all candidates plus their standard deviation, and its centre lies inside the object. If several
@@ -29,10 +31,11 @@ class ATSSAssigner:
     An anchor that learns no object is ignored if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
 
-    top_k: int = 9
+    top_k: Cells = 9
     ignore_cover: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.top_k >= 1, "an object needs at least one candidate per level", got=self.top_k)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self.ignore_cover)
 

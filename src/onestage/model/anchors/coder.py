@@ -11,10 +11,11 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
+from onestage.model.codec import Part
 
 
 @dataclass(frozen=True)
-class BoxCoder:
+class BoxCoder(Part):
     """Offsets (dx, dy, dw, dh) from an anchor of centre (ax, ay) and extent (aw, ah): R-CNN's coding, as in SSD eq. (2).
 
     dx = (x - ax) / aw / variance[0],  dw = log(w / aw) / variance[2],  and likewise for y and h.
@@ -28,6 +29,7 @@ class BoxCoder:
     max_log_scale: float = math.log(1000 / 16)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(min(self.variances) > 0, "variances are above 0: offsets are divided by them", got=self)
         require(self.max_log_scale > 0, "max_log_scale is above 0: an anchor may grow", got=self)
 

@@ -11,13 +11,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
+from onestage.model.codec import Part
+from onestage.model.limits import MANY_SHAPES
 from onestage.structures import Size
 
 _KEPT_SIZES = 32
@@ -25,7 +27,7 @@ _KEPT_SIZES = 32
 
 
 @dataclass(frozen=True)
-class AnchorLevel:
+class AnchorLevel(Part):
     """The S anchor shapes of one feature map, and the distance between its cells.
 
     shapes: (width, height) pairs in input pixels. stride: (y, x) input pixels from the centre of one cell to the next. None
@@ -35,12 +37,13 @@ class AnchorLevel:
     pytorch-ssd, ssd.pytorch and SSD (lufficc) do this.
     """
 
-    shapes: tuple[tuple[float, float], ...]
+    shapes: Annotated[tuple[tuple[float, float], ...], MANY_SHAPES]
     stride: tuple[float, float] | Literal["floor"] | None = None
     offset: float = 0.5
     inside: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         apart = self.stride if isinstance(self.stride, tuple) else (1.0, 1.0)
         sides = [side for shape in (*self.shapes, apart) for side in shape]
         require(bool(self.shapes) and min(sides) > 0, "anchor shapes and strides are above 0 pixels", got=self)

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from onestage import boxes as box_ops
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.structures import Targets
 
 LevelCounts = Sequence[int]
@@ -74,7 +75,7 @@ def assign(assigner: Assigner, anchors: Tensor, targets: Sequence[Targets], *, l
 
 
 @dataclass(frozen=True)
-class MaxIoUAssigner:
+class MaxIoUAssigner(Part):
     """Every anchor is compared with the object that it overlaps most. From an IoU of ``positive`` on it learns the object,
     below ``negative`` it is background, and between the two it is ignored.
 
@@ -96,6 +97,7 @@ class MaxIoUAssigner:
     ignore_cover: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rule = "0 < negative <= positive <= 1 for the IoU of an anchor: without negatives nothing is background"
         require(0 < self.negative <= self.positive <= 1, rule, got=self)
         require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 from onestage.errors import ConfigError, require
 from onestage.model.anchors.levels import AnchorLevel, linear_scales, size_pairs, ssd_levels
+from onestage.model.codec import Part
+from onestage.model.limits import MANY_LEVELS, MANY_SHAPES, Octaves
 from onestage.structures import Size
 
 Aspects = tuple[tuple[float, float], ...]
@@ -19,7 +22,7 @@ Aspects = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class OctaveAnchors:
+class OctaveAnchors(Part):
     """The same shapes in every cell, as in RetinaNet and EfficientDet (google/automl, efficientdet/tf2/anchors.py). The
     smallest anchor of a level has a side of ``scale`` strides. There are ``octaves`` sizes from it up to below its double, each
     in all ``aspects``.
@@ -29,11 +32,12 @@ class OctaveAnchors:
     """
 
     scale: float = 4.0
-    octaves: int = 3
-    aspects: Aspects = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
-    sizes: tuple[float, ...] | None = None
+    octaves: Octaves = 3
+    aspects: Annotated[Aspects, MANY_SHAPES] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
+    sizes: Annotated[tuple[float, ...], MANY_LEVELS] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.scale > 0 and self.octaves >= 1, "scale is above 0, and there is at least one octave", got=self)
         rule = "aspects are (width, height) pairs above 0"
         require(bool(self.aspects) and min(map(min, self.aspects)) > 0, rule, got=self.aspects)
@@ -55,17 +59,18 @@ class OctaveAnchors:
 
 
 @dataclass(frozen=True)
-class SSDAnchors:
+class SSDAnchors(Part):
     """SSD's default boxes (section 2.2), with its scales for COCO.
 
     sizes: in input pixels, one per level and one more. ratios: the aspect ratios of every level; their inverses are added. The
     default is 2 on the first and the last two levels, and 2 and 3 between them (section 3.1).
     """
 
-    sizes: tuple[float, ...] | None = None
-    ratios: tuple[float, ...] | None = None
+    sizes: Annotated[tuple[float, ...], MANY_LEVELS] | None = None
+    ratios: Annotated[tuple[float, ...], MANY_SHAPES] | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.ratios is None or min(self.ratios, default=1) > 0, "ratios are above 0", got=self.ratios)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:

@@ -6,7 +6,7 @@ Shape letters: B images, H and W of the input, C_l channels and H_l x W_l cells 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from timm.layers.drop import DropPath
@@ -24,12 +24,14 @@ from onestage.model.backbones.timm_network import (
     undo_stride,
     unpad_pool,
 )
+from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.same_padding import spare_copies
+from onestage.model.limits import MANY_LEVELS, PARAMETERS, Levels, Name
 
 
 @dataclass(frozen=True)
-class TimmBackbone:
+class TimmBackbone(Part):
     """Any timm model that gives feature maps, by its timm name ("resnet34", "convnext_tiny", ...).
 
     strides: which of its maps are used, by their stride in input pixels. keep_resolution: the last stage used runs at stride 1
@@ -49,17 +51,19 @@ class TimmBackbone:
     timm's default: usually no block is skipped.
     """
 
-    name: str
-    strides: tuple[int, ...] = (8, 16, 32)
+    name: Name
+    strides: Annotated[tuple[int, ...], MANY_LEVELS] = (8, 16, 32)
     keep_resolution: bool = False
     norm: Literal["train", "frozen"] = "train"
-    freeze: int = 0
+    freeze: Levels = 0
     activation: Literal["relu", "relu6"] | None = None
     dilated: bool = False
     unpadded_pool: bool = False
     drop_path: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        require(bool(self.strides), "a backbone gives at least one map", got=self.strides)
         require(self.keep_resolution or not self.dilated, "dilated needs keep_resolution", got=self)
         require(self.drop_path is None or 0 <= self.drop_path < 1, "drop_path is 0 or more, below 1", got=self.drop_path)
 
@@ -75,6 +79,7 @@ class _Timm(Features):
         require(in_order, "strides are given fine to coarse, each once", got=config.strides)
         with torch.device("meta"):  # only to read its structure: no memory is allocated
             whole = create_network(config.name)
+        PARAMETERS.check(sum(p.numel() for p in whole.parameters()), config.name)
         self.body = create_network(
             config.name, _indices(whole, config), activation=config.activation, drop_path=config.drop_path
         )

@@ -8,19 +8,22 @@ extra levels behind them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from timm.layers.create_conv2d import create_conv2d
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.features import Features
+from onestage.model.limits import MANY_LAYERS, MANY_LEVELS, Channels, Index, Window
 
 IMAGE = -1
 """As the source of a layer: the images."""
 
 
 @dataclass(frozen=True)
-class FoldedLayer:
+class FoldedLayer(Part):
     """A convolution with bias and the padding that TensorFlow calls SAME: if its amount is odd, the far side gets one pixel
     more.
 
@@ -28,23 +31,24 @@ class FoldedLayer:
     alone. relu6: whether ReLU6 follows. add: index of a layer whose output is added at the end (MobileNetV2, section 3.3).
     """
 
-    channels: int
-    source: int
-    kernel: int = 1
-    stride: int = 1
+    channels: Channels
+    source: Index
+    kernel: Window = 1
+    stride: Window = 1
     depthwise: bool = False
     relu6: bool = True
-    add: int | None = None
+    add: Index | None = None
 
 
 @dataclass(frozen=True)
-class FoldedBackbone:
+class FoldedBackbone(Part):
     """The layers in the order in which they are computed, and which of their outputs are the feature maps, fine to coarse."""
 
-    layers: tuple[FoldedLayer, ...]
-    maps: tuple[int, ...]
+    layers: Annotated[tuple[FoldedLayer, ...], MANY_LAYERS]
+    maps: Annotated[tuple[Index, ...], MANY_LEVELS]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         numbers = range(len(self.layers))
         sides = [side for layer in self.layers for side in (layer.channels, layer.kernel, layer.stride)]
         require(bool(sides) and min(sides) >= 1, "layers have channels, a kernel and a stride of at least 1", got=self.layers)

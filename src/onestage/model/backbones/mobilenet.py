@@ -11,11 +11,12 @@ from torch import nn
 
 from onestage.errors import require
 from onestage.model.backbones.chain import Chain
+from onestage.model.codec import Part
 from onestage.model.features import Features
 
 
 @dataclass(frozen=True)
-class MobileNetBackbone:
+class MobileNetBackbone(Part):
     """MobileNet v2 or v3-large as SSDLite uses it (MobileNetV3, section 6.3): the expansion inside the first block of stride
     32, and the last layer before the classifier. Strides 16 and 32.
 
@@ -30,6 +31,7 @@ class MobileNetBackbone:
     momentum: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.eps > 0 and 0 < self.momentum <= 1, "eps is above 0, momentum above 0 and up to 1", got=self)
 
     def build(self) -> Features:

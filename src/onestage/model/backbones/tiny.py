@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 from torch import nn
 
 from onestage.errors import require
 from onestage.model.backbones.chain import Chain
+from onestage.model.codec import Part
 from onestage.model.features import Features
+from onestage.model.limits import MANY_LEVELS, Channels
 
 
 @dataclass(frozen=True)
-class TinyBackbone:
+class TinyBackbone(Part):
     """The d2l book's TinySSD (section 14.7): five maps of 1/8, 1/16, 1/32, 1/64 of the input and one single cell.
 
     base: channels of the three blocks before the first map; width: channels of the maps after it.
     """
 
-    base: tuple[int, ...] = (16, 32, 64)
-    width: int = 128
+    base: Annotated[tuple[Channels, ...], MANY_LEVELS] = (16, 32, 64)
+    width: Channels = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         rule = "the base has three blocks, for a first map of stride 8, and every map has channels"
         require(len(self.base) == 3 and min(*self.base, self.width) >= 1, rule, got=self)
 

@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.winograd import Conv3x3
 
 
 @dataclass(frozen=True)
-class VGG16Backbone:
+class VGG16Backbone(Part):
     """VGG16 as SSD uses it (section 3): conv4_3, L2-normalised with a learned scale that starts at 20 (ParseNet), and fc7,
     where fc6 and fc7 are convolutions, fc6 dilated, and pool5 is 3x3 with stride 1. Strides 8 and 16.
     """

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.layers.winograd import Conv3x3
 
 
 @dataclass(frozen=True)
-class ConvHead:
+class ConvHead(Part):
     """SSD's head (section 2.1): for every level two 3x3 convolutions, one for classes and one for offsets.
 
     style: "plain", "separable" with batch norm and ReLU6 after the depthwise part (SSDLite: MobileNetV2, section 6.2; as in
@@ -35,6 +36,7 @@ class ConvHead:
     prior: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.heads.per_level import ConvHead, HeadModule
+from onestage.model.limits import Channels, Layers
 
 
 @dataclass(frozen=True)
-class ResidualHead:
+class ResidualHead(Part):
     """SSD's head behind ``blocks`` residual blocks of 1x1 convolutions, which make further features for the two tasks.
 
     width: channels of the output of a block; inside, a block has a quarter of them, as in ResNet. skip: how the input passes
@@ -27,12 +29,13 @@ class ResidualHead:
     Figure 2 shows these: (a) no block, (b) an identity, (c) one block with a convolution, the best and the default, (d) two.
     """
 
-    width: int = 1024
-    blocks: int = 1
+    width: Channels = 1024
+    blocks: Layers = 1
     skip: Literal["conv", "identity"] = "conv"
     prior: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.width >= 4 and self.blocks >= 0, "a block has at least 4 channels, and there is none or more", got=self)
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
+from onestage.model.limits import Layers
 
 
 @dataclass(frozen=True)
-class SeparableHead:
+class SeparableHead(Part):
     """A class net and a box net (EfficientDet, section 4.2) of ``layers`` separable convolutions, each with batch norm and
     activation, and one for the outputs.
 
@@ -25,12 +27,13 @@ class SeparableHead:
     class at the start of training, for every anchor (RetinaNet, section 3.3).
     """
 
-    layers: int = 3
+    layers: Layers = 3
     activation: Activation = "silu"
     bias: bool = True
     prior: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 

@@ -13,13 +13,15 @@ from typing import Literal
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
+from onestage.model.limits import Layers
 
 
 @dataclass(frozen=True)
-class SharedHead:
+class SharedHead(Part):
     """A class subnet and a box subnet of ``layers`` 3x3 convolutions with ReLU each and one for the outputs. All levels share
     both subnets; the two subnets share nothing.
 
@@ -27,11 +29,12 @@ class SharedHead:
     the start of training, for every anchor, so that the many negatives do not outweigh the positives (section 3.3: 0.01).
     """
 
-    layers: int = 4
+    layers: Layers = 4
     norm: Literal["none", "group"] = "none"
     prior: float = 0.01
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
         require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
 

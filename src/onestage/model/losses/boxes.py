@@ -17,16 +17,18 @@ from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.max_iou import Assignment
+from onestage.model.codec import Part
 from onestage.structures import HeadOutput
 
 
 @dataclass(frozen=True)
-class SmoothL1:
+class SmoothL1(Part):
     """Quadratic up to ``beta`` and linear above it, per offset (Fast R-CNN, eq. 3; SSD, eq. 2). beta 0 is L1."""
 
     beta: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta >= 0, "beta of smooth L1 is not negative", got=self.beta)
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
@@ -35,7 +37,7 @@ class SmoothL1:
 
 
 @dataclass(frozen=True)
-class L1:
+class L1(Part):
     """The absolute difference per offset, as in torchvision's RetinaNet."""
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
@@ -44,12 +46,13 @@ class L1:
 
 
 @dataclass(frozen=True)
-class Huber:
+class Huber(Part):
     """Half the square up to ``delta`` and linear above it: delta times smooth L1 (EfficientDet's code: 0.1)."""
 
     delta: float = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.delta > 0, "delta of the Huber loss is above 0", got=self.delta)
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
@@ -58,7 +61,7 @@ class Huber:
 
 
 @dataclass(frozen=True)
-class IoULoss:
+class IoULoss(Part):
     """1 - GIoU, DIoU or CIoU of the decoded box and its object. As in AP, the size of a box does not matter."""
 
     overlap: Literal["giou", "diou", "ciou"] = "giou"
@@ -96,7 +99,7 @@ class Positives(NamedTuple):
         return cls(image, anchor, labels, boxes, assignment.anchors[anchor], output.deltas[image, anchor].float())
 
 
-class AnchorLoss(ABC):
+class AnchorLoss(Part, ABC):
     """A class loss on the anchors and a box loss on the positives, both divided by a number that follows from the matches.
 
     A kind of loss is a frozen dataclass with these fields, and says how its class loss and its divisor are made.

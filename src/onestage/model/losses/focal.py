@@ -44,6 +44,7 @@ class FocalLoss(AnchorLoss):
     per_image: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.alpha is None or 0 < self.alpha < 1, "alpha lies between 0 and 1, or is None", got=self.alpha)
         require(self.gamma >= 0 and self.box_weight >= 0, "gamma and box_weight are not negative", got=self)
         require(0 <= self.label_smoothing < 1, "label_smoothing is at least 0 and below 1", got=self.label_smoothing)

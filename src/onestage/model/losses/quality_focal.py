@@ -37,6 +37,7 @@ class QualityFocalLoss(AnchorLoss):
     box_weight: float = 2.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.beta >= 0 and self.box_weight >= 0, "beta and box_weight are not negative", got=self)
 
     def class_losses(self, output: HeadOutput, assignment: Assignment, coder: BoxCoder) -> Tensor:

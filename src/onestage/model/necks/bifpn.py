@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm, conv1x1
+from onestage.model.limits import Channels, Layers, Levels
 from onestage.structures import Size
 
 Fusion = Literal["fast", "softmax", "sum"]
@@ -24,7 +26,7 @@ Padding = Literal["same", "symmetric"]
 
 
 @dataclass(frozen=True)
-class BiFPN:
+class BiFPN(Part):
     """Weighted bi-directional feature pyramid (EfficientDet, figure 2d): the backbone's maps and, by max pooling, coarser ones
     up to ``levels``; then ``layers`` times a way from coarse to fine and one back. Every map comes out with ``width`` channels.
 
@@ -34,15 +36,16 @@ class BiFPN:
     convolutions have a bias although batch norm follows, as in the paper's code.
     """
 
-    width: int = 64
-    layers: int = 3
-    levels: int = 5
+    width: Channels = 64
+    layers: Layers = 3
+    levels: Levels = 5
     fusion: Fusion = "fast"
     activation: Activation = "silu"
     padding: Padding = "same"
     bias: bool = True
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(min(self.width, self.layers) >= 1, "a BiFPN has at least one channel and one layer", got=self)
         require(self.levels >= 2, "a BiFPN mixes at least two levels", got=self.levels)
 

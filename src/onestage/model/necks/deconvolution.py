@@ -14,14 +14,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.winograd import Conv3x3
+from onestage.model.limits import Channels
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.structures import Size
 
 
 @dataclass(frozen=True)
-class Deconvolution:
+class Deconvolution(Part):
     """SSD's extra levels, and then a deconvolution module per level, from the coarsest map back up to the finest (figure 1).
     The coarsest map stays as it is.
 
@@ -30,10 +32,11 @@ class Deconvolution:
     """
 
     extra: ExtraLevels = field(default_factory=partial(ExtraLevels, ()))
-    width: int = 512
+    width: Channels = 512
     fusion: Literal["product", "sum"] = "product"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.width > 0, "maps have channels", got=self.width)
 
     def build(self, channels: tuple[int, ...]) -> Features:

@@ -6,31 +6,34 @@ Shape letters: B images, C_l channels and H_l x W_l cells of level l.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.features import Features
+from onestage.model.limits import MANY_LEVELS, Channels, Window
 
 
 @dataclass(frozen=True)
-class ExtraBlock:
+class ExtraBlock(Part):
     """One of SSD's extra levels: 1x1 to ``middle`` channels, then ``kernel`` x ``kernel`` to ``out`` channels."""
 
-    middle: int
-    out: int
-    kernel: int = 3
-    stride: int = 2
-    padding: int = 1
+    middle: Channels
+    out: Channels
+    kernel: Window = 3
+    stride: Window = 2
+    padding: Window = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         least = min(self.middle, self.out, self.kernel, self.stride, self.padding + 1)
         require(least >= 1, "channels, kernel and stride are 1 or more, padding 0 or more", got=self)
 
 
 @dataclass(frozen=True)
-class ExtraLevels:
+class ExtraLevels(Part):
     """SSD's extra feature layers (section 2.1, figure 2): coarser and coarser maps, each made from the map before.
 
     style: "plain" convolutions with bias and ReLU (the paper), "batch_norm" without bias (NVIDIA's SSD300-ResNet50),
@@ -38,7 +41,7 @@ class ExtraLevels:
     without the last ReLU6, as in the blocks of MobileNetV2, and with the usual eps of batch norm (pytorch-ssd's mb2-ssd-lite).
     """
 
-    blocks: tuple[ExtraBlock, ...]
+    blocks: Annotated[tuple[ExtraBlock, ...], MANY_LEVELS]
     style: Literal["plain", "batch_norm", "separable", "inverted"] = "plain"
 
     def build(self, channels: tuple[int, ...]) -> Features:

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
+from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.norms import Norm, norm_layers
 from onestage.model.layers.winograd import Conv3x3
+from onestage.model.limits import Channels, Levels
 
 
 @dataclass(frozen=True)
-class FPN:
+class FPN(Part):
     """The backbone's maps, brought to ``width`` channels by 1x1 convolutions and added up from coarse to fine. A 3x3
     convolution smooths each sum. Then follow ``extra`` coarser levels, each half of the level before, made by 3x3 convolutions
     of stride 2 with ReLU between them.
@@ -29,12 +31,13 @@ class FPN:
     convolution of the pyramid; the extra levels have none.
     """
 
-    width: int = 256
-    extra: int = 2
+    width: Channels = 256
+    extra: Levels = 2
     source: Literal["c5", "p5"] = "c5"
     norm: Norm = "none"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.width >= 1 and self.extra >= 0, "an FPN has at least one channel, and extra levels or none", got=self)
 
     def build(self, channels: tuple[int, ...]) -> Features:

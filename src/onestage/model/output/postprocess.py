@@ -17,6 +17,8 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.errors import WeightsError, require
 from onestage.model.anchors.coder import BoxCoder
+from onestage.model.codec import Part
+from onestage.model.limits import Candidates, Found
 from onestage.model.losses.boxes import ScoreActivation
 from onestage.model.output.suppress import NMS, HardNMS
 from onestage.structures import HeadOutput
@@ -46,7 +48,7 @@ class _Work(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Postprocess:
+class Postprocess(Part):
     """Keep scores above a threshold, the best few of them, apply NMS inside each class, and keep the best few of the image.
 
     The defaults are SSD's (section 3.1: 0.01, IoU 0.45, 200; top 400 from SSD's code). ``top_k`` bounds how many candidates
@@ -64,12 +66,13 @@ class Postprocess:
 
     score_threshold: float = 0.01
     nms: NMS = field(default_factory=HardNMS)
-    top_k: int = 400
+    top_k: Candidates = 400
     scope: Literal["class", "level", "image"] = "class"
-    detections: int = 200
+    detections: Found = 200
     class_agnostic: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.score_threshold < 1, "the score threshold is at least 0 and below 1", got=self.score_threshold)
         require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
 

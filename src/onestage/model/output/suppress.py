@@ -13,15 +13,17 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import require
+from onestage.model.codec import Part
 
 
 @dataclass(frozen=True)
-class HardNMS:
+class HardNMS(Part):
     """Remove a box whose IoU with a better box that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
 
     iou_threshold: float = 0.45
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
@@ -31,12 +33,13 @@ class HardNMS:
 
 
 @dataclass(frozen=True)
-class DIoUNMS:
+class DIoUNMS(Part):
     """As HardNMS, with DIoU instead of IoU: neighbours with different centres stay (arXiv 1911.08287, section 3.3)."""
 
     diou_threshold: float = 0.45
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(-1 <= self.diou_threshold <= 1, "the DIoU threshold of NMS lies in -1..1", got=self.diou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
@@ -46,12 +49,13 @@ class DIoUNMS:
 
 
 @dataclass(frozen=True)
-class SoftNMS:
+class SoftNMS(Part):
     """Multiply the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3)."""
 
     sigma: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(self.sigma > 0, "sigma of Soft-NMS is above 0", got=self.sigma)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
@@ -66,7 +70,7 @@ class SoftNMS:
 
 
 @dataclass(frozen=True)
-class LinearSoftNMS:
+class LinearSoftNMS(Part):
     """Multiply the score of a box by 1 - IoU for every better box with an IoU above ``iou_threshold`` (Soft-NMS, section 3:
     0.3).
     """
@@ -74,6 +78,7 @@ class LinearSoftNMS:
     iou_threshold: float = 0.3
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,9 @@ class OnestageError(ValueError):
     def __reduce__(self) -> tuple[object, ...]:
         """Errors travel between processes with all their parts, as text if they are no plain data."""
         plain = str, int, float, bool, type(None), Path
-        parts = {name: part if isinstance(part, plain) else _text(part) for name, part in vars(self).items()}
+        parts: dict[str, object] = {}
+        for name, part in vars(self).items():
+            parts[name] = part if isinstance(part, plain) else _text(part)
         if notes := getattr(self, "__notes__", None):
             parts["__notes__"] = list(notes)
         return type(self), (self.what,), parts

@@ -216,7 +216,8 @@ def hint(thing: object, name: str) -> object:
         return None
     try:
         names = dict(vars(importlib.import_module(thing.__module__)))
-        return eval(declared[name], names) if isinstance(declared[name], str) else declared[name]
+        found = eval(declared[name], names) if isinstance(declared[name], str) else declared[name]
+        return typing._strip_annotations(found)  # without the limits that a type may state
     except NameError:  # imported for type checkers only
         return None
 

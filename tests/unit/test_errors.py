@@ -208,3 +208,17 @@ def test_known_keywords_leave_a_function_as_it_is():
     assert pickle.loads(pickle.dumps(Oven(3))) == Oven(3)
     with pytest.raises(TypeError, match="missing"):
         cook()
+
+
+def test_an_error_keeps_its_notes_when_it_gets_a_place_or_travels():
+    error = ConfigError("x")
+    error.add_note("in epoch 3")
+    for made in (error.at("there"), WeightsError.of(error, "there"), pickle.loads(pickle.dumps(error))):
+        assert made.__notes__ == ["in epoch 3"]
+        made.add_note("a second one")
+    assert error.__notes__ == ["in epoch 3"]
+
+
+def test_a_number_that_python_does_not_write_and_a_long_name_are_no_trouble():
+    assert "a very long int" in str(ConfigError("x", got=10**5000))
+    assert nearest("a" * 10**7, ["a" * 100]) == ""

@@ -116,7 +116,8 @@ def _recipe(
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
         raise ConfigError(what, where=name, got=size, fix="such as size=(300, 300)")
-    SIDE.check(max(size), name)
+    if max(size) > SIDE.most:
+        SIDE.check(max(size), name)
     options = dict(entry.options)
     if backbone is not None:
         if not entry.any_backbone:

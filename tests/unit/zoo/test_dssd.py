@@ -123,7 +123,9 @@ def test_the_last_stage_is_dilated_as_timm_dilates_it(name):
 
 def test_pooling_without_padding():
     """Caffe's pooling of 161 cells: windows of 3, two apart, from the first cell on; 160 end in a window of 2."""
-    sizes = {unpadded: map_sizes(TimmBackbone("resnet18", (8, 16), unpadded_pool=unpadded), (321, 320)) for unpadded in (False, True)}
+    sizes = {
+        unpadded: map_sizes(TimmBackbone("resnet18", (8, 16), unpadded_pool=unpadded), (321, 320)) for unpadded in (False, True)
+    }
     assert sizes == {0: ((41, 40), (21, 20)), 1: ((40, 40), (20, 20))}
     with pytest.raises(ConfigError, match="one max pooling"):
         TimmBackbone("mobilenetv3_small_100", unpadded_pool=True).build()

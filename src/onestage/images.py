@@ -20,7 +20,10 @@ that names the file.
 Annotations of every format refer to the picture after its EXIF orientation is applied.
 
 Pillow alone decodes: it survives mutated files that crash or stall other decoders. The tensor is a channels-last view of
-Pillow's rows: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
+rows of colours: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
+
+A picture is converted in strips of rows, straight into the result (3 bytes per pixel). In addition there are only
+Pillow's picture (at most 4 bytes per pixel) and the memory of its decoder: ``decoding_cost`` gives the sum for a file.
 """
 
 import io
@@ -28,12 +31,13 @@ import os
 import re
 import stat
 import struct
+import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -79,15 +83,23 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SWAPPED = (5, 6, 7, 8)
-"""Orientations that swap width and height."""
 
 # A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which occur inside the data of a scan or alone.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 _START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 
+_LAST_ROW_FIRST, _ROWS_TO_COLUMNS = (3, 4, 6, 7), (5, 6, 7, 8)
+"""The turns that put the last stored row first, and those that make columns of the stored rows."""
+
 _IN_MEMORY = "a picture in memory"
 _REPLACE = "replace the picture, or leave it out"
+
+_PIXELS_AT_ONCE = 1 << 20
+"""The pixels of a strip. Most pictures are one strip."""
+_MOST_READS, _MOST_PARTS, _LONGEST_HEADER = 20_000, 50_000, 8_000_000
+"""Reads of Pillow for a header (two to four for each part of it), parts of a whole file, bytes before the pixels of a JPEG."""
+_LARGEST_TILE = 2048
+"""The longest side of a tile, in a TIFF that is not larger itself."""
 
 
 @dataclass(frozen=True)
@@ -104,16 +116,36 @@ class ImageLimits:
     max_scans: int = 100
 
 
+class _Counted:
+    """A file whose header has not too many parts: Pillow takes time for each, and copies a JPEG's EXIF data again each time."""
+
+    reads, most_bytes, in_header = 0, sys.maxsize, True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read as any file does. Raise ValueError if a header takes too many reads or bytes."""
+        self.reads += 1
+        if self.in_header and (self.reads > _MOST_READS or self.tell() > self.most_bytes):  # type: ignore[attr-defined]
+            raise ValueError("the header has too many parts")
+        return super().read(size)  # type: ignore[misc]
+
+
+class _Bytes(_Counted, io.BytesIO): ...
+
+
+class _File(_Counted, io.BufferedReader): ...
+
+
 def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()) -> Tensor:
     """The picture in a file (a path) or in memory (bytes) as (3, H, W) uint8 RGB, channels-last in memory.
 
-    Raise DataError, which names the file, for anything that is not a whole picture within ``limits``.
+    It needs at most ``decoding_cost(source)`` of memory. Raise DataError, which names the file, for anything that is not a
+    whole picture within ``limits``.
     """
     where = _IN_MEMORY if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else picture_bytes(source, limits)
     with _naming(where):
-        data = source if isinstance(source, bytes) else _regular_file(Path(source), limits).read_bytes()
         _check_length(len(data), where, limits)
-        with _open(io.BytesIO(data), where, limits) as image:
+        with _open(_Bytes(data), where, limits) as image:
             if isinstance(image, JpegImageFile):
                 _check_scans(data, where, min(limits.max_scans, 20 * limits.max_pixels // (image.width * image.height)))
             elif isinstance(image, PngImageFile):
@@ -121,33 +153,53 @@ def decode_image(source: str | Path | bytes, limits: ImageLimits = ImageLimits()
             return _channels_first(_pixels(image, where))
 
 
+def picture_bytes(path: str | Path, limits: ImageLimits = ImageLimits()) -> bytes:
+    """The content of a picture's file, for ``decode_image``. At most ``limits.max_bytes`` are ever read, even if it grows.
+
+    Raise DataError, which names the file, if it cannot be read, is no regular file, is empty or is too large.
+    """
+    with _naming(str(path)), _regular_file(path, limits) as file:
+        data = file.read(limits.max_bytes + 1)
+        _check_length(len(data), str(path), limits)
+        return data
+
+
+@contextmanager
+def _header(path: str | Path, limits: ImageLimits) -> Iterator[ImageFile]:
+    """The picture in a file, of which only the header is read. Errors inside are as those of ``decode_image``."""
+    with _naming(str(path)), _regular_file(path, limits) as file, _open(file, str(path), limits) as image:
+        yield image
+
+
 def image_size(path: str | Path, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
     """(height, width) that ``decode_image`` would give, from the file's header alone. Raise DataError as it does."""
-    where = str(path)
-    with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
-        width, height = image.size
-        return (width, height) if _orientation(image) in _SWAPPED else (height, width)
+    with _header(path, limits) as image:
+        return image.size if _orientation(image) in _ROWS_TO_COLUMNS else (image.height, image.width)
 
 
 def is_turned(path: str | Path, limits: ImageLimits = ImageLimits()) -> bool:
     """Whether the EXIF orientation of a picture swaps its width and height. Raise DataError as ``image_size`` does."""
-    where = str(path)
-    with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
-        return _orientation(image) in _SWAPPED
+    with _header(path, limits) as image:
+        return _orientation(image) in _ROWS_TO_COLUMNS
 
 
 def decoding_cost(path: str | Path, limits: ImageLimits = ImageLimits()) -> int:
     """Bytes of memory that ``decode_image`` takes for this file at most, from its header alone. Raise DataError as it does.
 
-    Per pixel, with the copies that exist at the same time: 11, and more for transparency or other colours (5), for a picture
-    to be turned (4) and for WebP (10). Pillow stores RGB in 4 bytes; measured with Pillow 12.
+    They are the bytes of the file, some for each pixel and up to 21 MB (TIFF: 54 MB). For each pixel Pillow has 4 or less, the
+    result has 3, and decoders have more: 10 in all for a JPEG in colour (CMYK: 12), 12 for a TIFF, 20 for a WebP.
     """
-    where = str(path)
-    with _naming(where), _regular_file(Path(path), limits).open("rb") as file, _open(file, where, limits) as image:
-        plain = image.mode in ("1", "L", "P", "RGB") and not image.has_transparency_data
-        webp = isinstance(image, WebPImageFile)
-        each = 11 + (0 if plain else 5) + (10 if webp else 0) + (4 if _orientation(image) in _TURNS else 0)
-        return image.width * image.height * each + os.fstat(file.fileno()).st_size
+    with _header(path, limits) as image:
+        stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
+        each, more = stored + 3, 4_000_000
+        if isinstance(image, JpegImageFile):
+            each = stored + max(3, 2 * len(image.getbands()))  # 2 bytes for each coefficient, if it is progressive
+        elif isinstance(image, WebPImageFile):
+            each = 20  # libwebp has two canvases and one picture, Python a copy
+        elif isinstance(image, TiffImageFile):  # of four channels of 16 bits
+            each, more = stored + 8, more + 8 * _LARGEST_TILE**2
+        pixels = image.width * image.height
+        return Path(path).stat().st_size + each * pixels + 16 * min(pixels, _PIXELS_AT_ONCE) + more
 
 
 def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEMORY) -> Tensor:
@@ -192,33 +244,36 @@ def _array_pixels(image: NDArray[np.number], where: str, *, reverse: bool) -> ND
         raise _unusable(where, f"an array of shape {image.shape}", fix)
     values = _to_uint8(image, where)
     if values.ndim == 2:
-        return _grey_to_rgb(values)
+        return np.repeat(values[..., None], 3, axis=-1)
     order = [2, 1, 0, 3] if reverse else [0, 1, 2, 3]
     if values.shape[2] == 4:
         return np.array(_over_grey(Image.fromarray(np.ascontiguousarray(values[..., order]))))
     return values[..., ::-1] if reverse else values
 
 
-def _regular_file(path: Path, limits: ImageLimits) -> Path:
-    """The same path. Raise DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
-    found = path.stat()
+@contextmanager
+def _regular_file(path: str | Path, limits: ImageLimits) -> Iterator[_File]:
+    """The open file. Raise DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
+    found = Path(path).stat()
     if not stat.S_ISREG(found.st_mode):
         raise DataError("this is not a file", where=path, expected="a picture file")
     _check_length(found.st_size, str(path), limits)
-    return path
+    with _File(io.FileIO(os.fspath(path), opener=_open_at_once)) as file:
+        yield file
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file. A pipe that has taken its place is not waited for."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _check_length(length: int, where: str, limits: ImageLimits) -> None:
     if length == 0:
         raise DataError("this picture is empty", where=where, got="0 bytes", fix=_REPLACE)
     if length > limits.max_bytes:
-        raise DataError(
-            "this picture's file is too large",
-            where=where,
-            got=f"{length:,} bytes",
-            expected=f"at most {limits.max_bytes:,}",
-            fix="store it smaller or compressed, or raise ImageLimits.max_bytes",
-        )
+        got, expected = f"{length:,} bytes", f"at most {limits.max_bytes:,}"
+        fix = "store it smaller or compressed, or raise ImageLimits.max_bytes"
+        raise DataError("this picture's file is too large", where=where, got=got, expected=expected, fix=fix)
 
 
 @contextmanager
@@ -235,7 +290,7 @@ def _naming(where: str) -> Iterator[None]:
         raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix) from error
 
 
-def _open(file: BinaryIO, where: str, limits: ImageLimits) -> ImageFile:
+def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
     """The picture's header, read by the plugin that its first bytes call for, its size within the limits."""
     head = file.read(64)
     file.seek(0)
@@ -244,44 +299,52 @@ def _open(file: BinaryIO, where: str, limits: ImageLimits) -> ImageFile:
         if head.startswith(_GIT_LFS):
             fix = "fetch the real files with: git lfs pull"
             raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix)
-        raise DataError(
-            "this is not a picture of a known format",
-            where=where,
-            got=f"a file that begins with {head[:16]!r}",
-            expected="JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says",
-            fix="convert the picture, or leave it out",
-        )
+        got, fix = f"a file that begins with {head[:16]!r}", "convert the picture, or leave it out"
+        expected = "JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says"
+        raise DataError("this is not a picture of a known format", where=where, got=got, expected=expected, fix=fix)
+    file.most_bytes = _LONGEST_HEADER if plugin is JpegImageFile else sys.maxsize
     image = plugin(file)
+    file.in_header = False
     width, height = image.size
     if min(width, height) < 1 or max(width, height) > limits.max_side or width * height > limits.max_pixels:
-        raise DataError(
-            "this picture has too many pixels",
-            where=where,
-            got=f"{height} x {width} (height x width)",
-            expected=f"sides from 1 to {limits.max_side}, at most {limits.max_pixels:,} pixels in all",
-            fix="shrink or tile it, or raise ImageLimits.max_side and max_pixels",
-        )
+        got = f"{height} x {width} (height x width)"
+        expected = f"sides from 1 to {limits.max_side}, at most {limits.max_pixels:,} pixels in all"
+        fix = "shrink or tile it, or raise ImageLimits.max_side and max_pixels"
+        raise DataError("this picture has too many pixels", where=where, got=got, expected=expected, fix=fix)
+    if isinstance(image, TiffImageFile):
+        _check_tiles(image)
     return image
+
+
+def _check_tiles(image: TiffImageFile) -> None:
+    """Raise ValueError if a tile is much larger than the picture: it would be decoded whole."""
+    tags = ExifTags.Base.TileWidth, ExifTags.Base.TileLength
+    for side, tile in zip(image.size, (image.tag_v2.get(tag, 0) for tag in tags), strict=True):
+        if not isinstance(tile, int) or tile > max(_LARGEST_TILE, side + 16):
+            raise ValueError(f"a tile of {tile} pixels in a picture of {side}")
 
 
 def _check_scans(data: bytes, where: str, most: int) -> None:
     """Raise DataError if a JPEG has more than ``most`` scans. Go from marker to marker, as a decoder does."""
-    scans, position = 0, 2
+    scans, parts, position = 0, 0, 2
     while (marker := _JPEG_MARKER.search(data, position)) and marker[1] != _END_OF_IMAGE:
-        scans += marker[1] == _START_OF_SCAN
+        scans, parts = scans + (marker[1] == _START_OF_SCAN), parts + 1
         length = int.from_bytes(data[marker.end() : marker.end() + 2], "big")
         position = marker.end() + length
         if scans > most:
             got, expected = f"more than {most}", f"at most {most} for its size"
             raise DataError("this JPEG has too many scans", where=where, got=got, expected=expected, fix=_REPLACE)
+        _check_parts(parts)
 
 
 def _check_png(data: bytes) -> None:
-    """Raise ValueError if a chunk's checksum is wrong or the end is missing: after the start of the pixels, Pillow
-    ignores both.
+    """Raise ValueError if there are too many chunks, or if a checksum is wrong or the end is missing: after the start of
+    the pixels, Pillow ignores both.
     """
-    view, start, kind = memoryview(data), 8, b""
+    view, start, kind, parts = memoryview(data), 8, b"", 0
     while kind != b"IEND":
+        parts += 1
+        _check_parts(parts)
         if len(data) < start + 8:
             raise ValueError("the file ends before its IEND chunk")
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -291,6 +354,11 @@ def _check_png(data: bytes) -> None:
         if int.from_bytes(view[end : end + 4], "big") != zlib.crc32(view[start + 4 : end]):
             raise ValueError(f"wrong checksum in the {kind.decode('latin-1')} chunk")
         start = end + 4
+
+
+def _check_parts(parts: int) -> None:
+    if parts > _MOST_PARTS:
+        raise ValueError(f"more than {_MOST_PARTS:,} parts")
 
 
 def _orientation(image: Image.Image) -> int:
@@ -306,17 +374,37 @@ def _orientation(image: Image.Image) -> int:
 
 def _pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
     """The first frame, upright, as (H, W, 3) uint8 RGB in new memory."""
-    turn = _TURNS.get(_orientation(image))  # before loading, which may find other EXIF data that image_size() does not see
+    turn = _orientation(image)  # before loading, which may find other EXIF data that image_size() does not see
     twelve_bits = isinstance(image, TiffImageFile) and image.tag_v2.get(ExifTags.Base.BitsPerSample) == (12,)
     image.load()
-    if turn is not None:
-        image = image.transpose(turn)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # convert("RGB") would clip these to 255, not scale them
-        values = np.asarray(image)
-        return _grey_to_rgb(_to_uint8(values << 4 if twelve_bits else values, where))
+    width, height = image.size
+    pixels = np.empty((width, height, 3) if turn in _ROWS_TO_COLUMNS else (height, width, 3), np.uint8)
+    convert = _conversion(image, where, twelve_bits=twelve_bits)
+    for start, stop, strip in _strips(image):
+        upright = strip.transpose(_TURNS[turn]) if turn in _TURNS else strip
+        rows = slice(height - stop, height - start) if turn in _LAST_ROW_FIRST else slice(start, stop)
+        (pixels[:, rows] if turn in _ROWS_TO_COLUMNS else pixels[rows])[...] = convert(upright)
+    return pixels
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
+    """The loaded picture as strips of whole rows: first row, last row + 1, and the strip."""
+    step = max(1, _PIXELS_AT_ONCE // image.width)
+    for start in range(0, image.height, step):
+        stop = min(start + step, image.height)
+        yield start, stop, image if stop - start == image.height else image.crop((0, start, image.width, stop))
+
+
+def _conversion(image: Image.Image, where: str, *, twelve_bits: bool) -> Callable[[Image.Image], NDArray[np.uint8]]:
+    """The function from a strip of the picture, (H, W) of its mode, to (H, W, 3) uint8 RGB, or to (H, W, 1) if it is grey."""
+    if image.mode.startswith("I;16"):  # convert("RGB") would clip these and those below to 255, not scale them
+        return lambda strip: _to_uint8(np.asarray(strip) << (4 if twelve_bits else 0), where)[..., None]
+    if image.mode in ("I", "F"):
+        span = _span(np.asarray(strip) for _, _, strip in _strips(image))
+        return lambda strip: _to_uint8(np.asarray(strip), where, span)[..., None]
     if image.has_transparency_data:
-        image = _over_grey(image.convert("RGBA"))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+        return lambda strip: np.asarray(_over_grey(strip.convert("RGBA")))
+    return lambda strip: np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
 
 
 def _over_grey(layer: Image.Image) -> Image.Image:
@@ -326,26 +414,30 @@ def _over_grey(layer: Image.Image) -> Image.Image:
     return picture
 
 
-def _to_uint8(values: NDArray[np.number], where: str) -> NDArray[np.uint8]:
-    """Numbers of any size as 0..255, by the table at the top. Raise DataError if the table has no row for them."""
+def _span(parts: Iterable[NDArray[np.number]]) -> tuple[np.number, np.number]:
+    """The least and the largest number of all parts of a picture; both NaN if one of them is not a number."""
+    ends = [(part.min(), part.max()) for part in parts]
+    return np.min(ends), np.max(ends)
+
+
+def _to_uint8(values: NDArray[np.number], where: str, span: tuple[np.number, np.number] | None = None) -> NDArray[np.uint8]:
+    """Numbers of any size as 0..255, by the table at the top. Raise DataError if the table has no row for them.
+
+    span: the least and the largest number of the picture that the values are a part of; by default they are all of it.
+    """
     if values.dtype == np.uint8:
         return values.astype(np.uint8, copy=False)
     if values.dtype.kind not in "uif":
         raise _unusable(where, f"values of type {values.dtype}", "convert them to uint8")
     if values.dtype == np.uint16:
         return (values.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
-    low, high = values.min(), values.max()
+    low, high = _span([values]) if span is None else span
     if not (low >= 0 and high <= 65535):  # in this form it holds for NaN too
         fix = "undo the normalisation: 0 is black, and 1, 255 or 65535 is white"
         raise _unusable(where, f"values from {low} to {high}", fix)
     if high > 255:
         return np.floor_divide(values, 256).astype(np.uint8)
     return np.rint(values * 255 if values.dtype.kind == "f" and high <= 1 else values).astype(np.uint8)
-
-
-def _grey_to_rgb(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(H, W) -> (H, W, 3)."""
-    return np.repeat(grey[..., None], 3, axis=-1)
 
 
 def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:

@@ -24,7 +24,7 @@ from onestage.data.dataset import Dataset, Problem
 from onestage.data.reader import open_data
 from onestage.data.text import size_text
 from onestage.errors import DataError
-from onestage.images import decode_image, image_size, is_turned
+from onestage.images import decode_image, image_size, is_turned, picture_bytes
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -194,12 +194,10 @@ def _look_at(owners: Owners, *, fast: bool, progress: bool) -> dict[str, _Look]:
 def _look(path: Path, stated: Size | None, *, fast: bool) -> _Look:
     """Decode a picture, or read only its header, and compare its size with the one in its annotation."""
     try:
-        content = b"" if fast else path.read_bytes()
+        content = b"" if fast else picture_bytes(path)
         height, width = image_size(path) if fast else decode_image(content).shape[1:]
     except DataError as error:
         return _Look(None, error)
-    except OSError as error:
-        return _Look(None, DataError(f"this picture cannot be read: {error.strerror}"))
     digest = None if fast else hashlib.sha256(content).digest()
     if stated in (None, (height, width)):
         return _Look(digest)

@@ -76,5 +76,6 @@ def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: On
     """
     opened = open_data(path, format)
     if split is None:
-        split = next((s for s in ("test", "val") if s in opened.splits), None)
+        stated = [s for s in ("test", "val") if s in opened.splits or s in opened.missing]
+        split = next((s for s in stated if s in opened.splits), next(iter(stated), None))
     return opened.load(split, classes=model.classes, on_bad=on_bad)

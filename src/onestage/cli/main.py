@@ -96,7 +96,8 @@ def _run(given: list[str]) -> int:
         _show_help(family)
         return 0
     asked = " ".join(given[:2]) if family else given[0]
-    what = f"there is no verb '{asked}'{nearest(asked, VERBS)}"
+    pair = " ".join(given[:2])  # dat check: the nearest of the verbs of two words
+    what = f"there is no verb '{asked}'{nearest(asked, VERBS) or nearest(pair, [name for name in VERBS if ' ' in name])}"
     return _fail(2, str(ConfigError(what, expected=", ".join(family or VERBS), fix="onestage --help")))
 
 

@@ -53,7 +53,8 @@ def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) ->
         missing = ", ".join(_name(argument.arg) for argument in event.missing_arguments)
         return ConfigError("something is missing", where=event.prog, expected=missing, fix=fix)
     if isinstance(event, kinds.InvalidChoice):
-        what, expected = f"there is no such choice{nearest(event.value, event.choices)}", ", ".join(event.choices)
+        choices = [choice for choice in event.choices if choice != "None"]  # None is only the absence of a choice
+        what, expected = f"there is no such choice{nearest(event.value, choices)}", ", ".join(choices)
         return ConfigError(what, where=_name(event.argument), got=event.value, expected=expected, fix=fix)
     if isinstance(event, kinds.BadValue):
         what = "the option takes no value" if event.offending_value else "the option needs a value"

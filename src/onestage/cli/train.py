@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, stdout, tell
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, DataError
 from onestage.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -122,6 +123,8 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
     from onestage.training.loop import train as run_training
     from onestage.training.memory import keep_freed_memory
 
+    if not data.exists():
+        raise DataError("there is no such file or folder", where=data)
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
@@ -205,8 +208,10 @@ def _close(result: TrainResult) -> int:
     plan = Plan.load(result.folder)
     data = "DATA" if plan.data is None else shlex.quote(plan.data)
     named = "" if plan.format is None else f" --format {plan.format}"
+    unmeasured = result.report is not None and math.isnan(result.report.coco.AP)
+    best = "the last model; AP could not be measured" if unmeasured else f"best validation AP {result.best_ap:.3f}"
     stdout().print()
-    tell((f"best validation AP {result.best_ap:.3f}", "bold"), f" after {result.seconds / 60:.1f} min")
+    tell((best, "bold"), f" after {result.seconds / 60:.1f} min")
     for what, text in {
         "model": str(result.best),
         "curves": f"{folder}/curves.png",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -20,8 +20,8 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.console import Terminal
-from onestage.data.dataset import Dataset, Problem
-from onestage.data.reader import open_data
+from onestage.data.dataset import NOTHING_TO_MEASURE, Dataset, Problem, never_taught
+from onestage.data.reader import OpenData, open_data
 from onestage.data.text import size_text
 from onestage.errors import DataError
 from onestage.images import decode_image, image_size, is_turned, picture_bytes
@@ -118,7 +118,8 @@ def check_dataset(
     fast: read only the pictures' headers; then truncated pictures and identical ones are not found. progress: show a bar.
     Raise DataError only if there is nothing to look at: no data set, or none of its pictures.
     """
-    sets = _load(path, format, split)
+    opened = open_data(path, format)
+    sets = _load(opened, split)
     owners = _owners(sets)
     seen = _look_at(owners, fast=fast, progress=progress)
     leaks, twins = _identical(owners, seen, Path(path))
@@ -139,8 +140,10 @@ def check_dataset(
         box_aspect=_spread(extent[:, 0] / extent[:, 1]),
         picture_sizes=tuple(Counter(data.sizes[i] or (0, 0) for data, i in _firsts(owners)).most_common()),
         file_kinds=dict(Counter(map(_file_kind, owners)).most_common()),
-        notes=_once(twins, *map(_duplicate_boxes, sets)),
-        problems=_once(*(data.problems for data in sets), unreadable, leaks),
+        notes=_once(
+            opened.others, _untaught(opened, sets), *(data.notes for data in sets), twins, *map(_duplicate_boxes, sets)
+        ),
+        problems=_once(_of_the_whole(opened, sets, split), *(data.problems for data in sets), unreadable, leaks),
         decoded=not fast,
     )
 
@@ -156,14 +159,38 @@ class _Look(NamedTuple):
     error: DataError | None = None
 
 
-def _load(path: str | Path, format: str | None, split: str | None) -> list[Dataset]:
+def _load(opened: OpenData, split: str | None) -> list[Dataset]:
     """The split that is wanted, or all of them; not trainval if there are both of its parts, train and val."""
-    opened = open_data(path, format)
     names: list[str | None] = [split]
     if split is None:
         parts_exist = {"train", "val"} <= set(opened.splits)
         names = [name for name in opened.splits if name != "trainval" or not parts_exist] or [None]
     return [opened.load(name, on_bad="skip") for name in names]
+
+
+def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> Iterator[Problem]:
+    """What is wrong with the splits, and not with one annotation. split: the only one that is looked at, if any."""
+    where = str(opened.path)
+    if split is None:
+        yield from opened.unread
+        yield from (Problem.of(where, error) for error in opened.missing.values())
+    first, *others = sets
+    for data in sets:
+        if data.split == "val" and data.is_empty:
+            yield Problem(where, NOTHING_TO_MEASURE)
+        elif data.is_empty and (data is first or data.split in ("train", "trainval")):
+            yield Problem(where, f"no object was read in {data.split or 'this data set'}, so there is nothing to learn")
+    for data in others:
+        if data.split and (error := opened.other_classes(data.split, first.classes)):
+            yield Problem.of(where, error)
+
+
+def _untaught(opened: OpenData, sets: Sequence[Dataset]) -> list[Problem]:
+    """A note for classes that only validation pictures have, unless that is a problem already."""
+    train, val = (next((data for data in sets if data.split == name), None) for name in ("train", "val"))
+    if train is None or val is None or opened.other_classes("val", train.classes):
+        return []
+    return [Problem(str(opened.path), text) for text in never_taught(train, val)]
 
 
 def _owners(sets: Sequence[Dataset]) -> Owners:

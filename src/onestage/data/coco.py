@@ -16,14 +16,15 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 from onestage import boxes as box_ops
-from onestage.data.files import Pictures, Sources, head, one_per_split, pictures_beside, pieces, read_text
+from onestage.data.files import Sources, head, one_per_split, pieces, read_text
 from onestage.data.labels import StoredClasses
+from onestage.data.pairing import Named, Tree
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import is_number, listed, quoted, stated_size, whole_number
 from onestage.errors import DataError, shortened
@@ -40,8 +41,19 @@ _HUGE = 1e15  # larger than any picture, and a limit for integers beyond float's
 class CocoSet:
     """A COCO data set found on disk: one JSON file for each split."""
 
-    root: Path
+    sure: ClassVar[bool] = True
+    tree: Tree = field(repr=False)
     sources: Sources
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """Nothing in this format states a split apart from its files."""
+        return {}
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The files that are read for some split."""
+        return frozenset(self.sources[""])
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table.
@@ -58,20 +70,25 @@ class CocoSet:
                 got, expected = (listed(f"{key} {name}" for key, name in names.items()) for names in (found, categories))
                 raise DataError(what, where=file, got=got, expected=expected, fix="read one split at a time")
             categories = found
-            rows = _read_images(table, file, content["images"], pictures_beside(file, self.root))
+            pictures = Named(self.tree, file)
+            rows = _read_images(table, file, content["images"], pictures)
+            table.moved(file, pictures.moved)
             _read_annotations(table, file, content["annotations"], rows=rows, categories=categories)
         table.classes = StoredClasses.by_id(categories)
 
 
-def find(root: Path, files: Sequence[Path]) -> CocoSet | None:
-    """The COCO data set among these files, or None. ``instances_*.json`` go before all other files."""
-    coco = [file for file in files if file.suffix.lower() == ".json" and _looks_like_coco(file)]
-    instances = [file for file in coco if file.name.startswith("instances_")]
-    return CocoSet(root, one_per_split(root, instances or coco)) if coco else None
+def find(tree: Tree) -> CocoSet | None:
+    """The COCO data set among these files, or None. Raise DataError if several files of one split may be meant."""
+    coco = [file for file in tree.offered if holds_labels(file)]
+    return CocoSet(tree, one_per_split(tree.root, coco)) if coco else None
 
 
-def _looks_like_coco(file: Path) -> bool:
-    """Whether this is a JSON object with images or annotations; a long list of categories may come before them."""
+def holds_labels(file: Path) -> bool:
+    """Whether this is a JSON object with images or annotations; a long list of categories may come before them. COCO's
+    annotations of other kinds beside its boxes do not count.
+    """
+    if file.suffix.lower() != ".json" or _is_of_other_kind(file):
+        return False
     start = head(file)
     if not start.lstrip().startswith("{"):
         return False
@@ -80,6 +97,12 @@ def _looks_like_coco(file: Path) -> bool:
 
 def _mentions(text: str) -> bool:
     return '"images"' in text or '"annotations"' in text
+
+
+def _is_of_other_kind(file: Path) -> bool:
+    """Whether this is captions_val2017.json or the like, beside instances_val2017.json."""
+    kinds = ("captions_", "panoptic_", "stuff_", "person_keypoints_", "image_info_")
+    return file.name.startswith(kinds) and any(file.parent.glob("instances_*.json"))
 
 
 def _plain(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
@@ -161,7 +184,7 @@ def _given_twice(where: str, category: int, name: str, other_name: str | None, o
     return DataError("this category's name is given twice", where=where, got=f"{got}; id {other_id} has it", fix=fix)
 
 
-def _read_images(table: Table, file: Path, entries: list[Json], pictures: Pictures) -> dict[Id, int | None]:
+def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named) -> dict[Id, int | None]:
     """The picture's row by image id; None for an image that is known but cannot be used: its objects are left out."""
     rows: dict[Id, int | None] = {}
     name = table.name(file)
@@ -187,15 +210,12 @@ def _shown(stored_id: Id | None) -> str:
     return shortened(str(stored_id), 40)
 
 
-def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Pictures) -> PictureFile:
+def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Named) -> PictureFile:
     """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
         raise DataError("file_name should be a string", got=quoted(file_name))
-    path = pictures.find(file_name)
-    if path is None:
-        raise pictures.missing(file_name)
-    return PictureFile(path, image_id, stated_size(entry.get("height"), entry.get("width")))
+    return PictureFile(str(pictures.find(file_name)), image_id, stated_size(entry.get("height"), entry.get("width")))
 
 
 def _read_annotations(

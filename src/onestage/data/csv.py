@@ -16,8 +16,8 @@ Shape letters: M objects.
 
 import csv
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -25,8 +25,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onestage.data.files import PICTURE_SUFFIXES, Pictures, Sources, head, one_per_split, pictures_beside, read_text
+from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text
 from onestage.data.labels import StoredClasses
+from onestage.data.pairing import Named, Tree
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import decimal, is_number, lines_of, quoted
 from onestage.errors import DataError, shortened
@@ -82,16 +83,29 @@ class Content(NamedTuple):
 
 @dataclass(frozen=True)
 class CsvSet:
-    """A CSV data set found on disk: one file for each split."""
+    """A CSV data set found on disk: one file for each split. sure: a file lies near one of its pictures."""
 
-    root: Path
+    tree: Tree = field(repr=False)
     sources: Sources
+    sure: bool = True
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """Nothing in this format states a split apart from its files."""
+        return {}
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The files that are read for some split."""
+        return frozenset(self.sources[""])
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         table.classes = self._classes
         for file in self.sources[split]:
-            _fill(table, file, self._contents[file], pictures_beside(file, self.root))
+            pictures = Named(self.tree, file)
+            _fill(table, file, self._contents[file], pictures)
+            table.moved(file, pictures.moved)
         table.relative = _are_relative(table)
 
     @cached_property
@@ -106,26 +120,37 @@ class CsvSet:
         return StoredClasses.named(sorted(names, key=int if numbered else None), numbered=numbered)
 
 
-def find(root: Path, files: Sequence[Path]) -> CsvSet | None:
+def find(tree: Tree) -> CsvSet | None:
     """The CSV data set among these files, or None. Raise DataError if a single file is named and not understood."""
-    tables = [file for file in files if file.suffix.lower() == ".csv"]
-    if len(files) == 1 and tables:
+    tables = [file for file in tree.offered if file.suffix.lower() == ".csv"]
+    if tree.chosen is not None and tables:
         _dialect(head(tables[0]), tables[0])
     else:
-        tables = [file for file in tables if _fits(file, root)]
-    return CsvSet(root, one_per_split(root, tables)) if tables else None
+        tables = [file for file in tables if _fits(file, tree)]
+    sure = tree.chosen is not None or any(_fits(file, tree, near=True) for file in tables)
+    return CsvSet(tree, one_per_split(tree.root, tables), sure) if tables else None
 
 
-def _fits(file: Path, root: Path) -> bool:
-    """Whether this file's columns are understood and one of its first pictures is there."""
+def holds_labels(file: Path) -> bool:
+    """Whether a file looks like a data set in this format: its columns are understood, and it has a row."""
+    return file.suffix.lower() == ".csv" and bool(_first_names(file))
+
+
+def _fits(file: Path, tree: Tree, *, near: bool = False) -> bool:
+    """Whether this file's columns are understood and one of its first pictures is there, once or more. near: not far down."""
+    pictures = Named(tree, file)
+    return any(pictures.is_near(name) if near else pictures.fits(name) for name in _first_names(file))
+
+
+def _first_names(file: Path) -> list[str]:
+    """The pictures of the first rows; none if the columns are not understood."""
     try:
         text = head(file)
         dialect = _dialect(text, file)
     except DataError:
-        return False
-    pictures = pictures_beside(file, root)
-    rows = [next(csv.reader([line], delimiter=dialect.separator), []) for line in lines_of(text)[:100]]
-    return any(len(row) > max(dialect.columns) and pictures.find(row[dialect.columns[0]]) for row in rows)
+        return []
+    rows = [next(csv.reader([line], delimiter=dialect.separator), []) for line in lines_of(text)[dialect.header : 100]]
+    return [row[dialect.columns[0]] for row in rows if len(row) > max(dialect.columns)]
 
 
 def _dialect(text: str, file: Path) -> Dialect:
@@ -182,8 +207,9 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     """Raise DataError with the reason if this row is no object."""
     if len(row) <= max(dialect.columns):
         raise DataError("too few columns", got=len(row), expected=f"at least {max(dialect.columns) + 1}")
-    image, label, *corners = (row[column].strip() for column in dialect.columns)
-    if not image:
+    label, *corners = (row[column].strip() for column in dialect.columns[1:])
+    image = row[dialect.columns[0]]
+    if not image.strip():
         raise DataError("the picture's name is missing")
     if not any(corners):
         return Entry(line, image, label, None)
@@ -197,19 +223,25 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
 
 
-def _fill(table: Table, file: Path, content: Content, pictures: Pictures) -> None:
+def _fill(table: Table, file: Path, content: Content, pictures: Named) -> None:
     """Put the rows of a file into the table. The objects of a missing picture are left out; the first is a problem."""
     name = table.name(file)
     for line, error in content.errors.items():
         table.problem(f"{name}:{line}", error)
     rows: dict[str, int | None] = {}
+    row_of: dict[Path, int] = {}  # one picture may have several names: a.jpg and images/a.jpg
     for line, image, label, box in content.entries:
         where = f"{name}:{line}"
         if image not in rows:
-            path = pictures.find(image)
-            if path is None:
-                table.problem(where, pictures.missing(image))
-            rows[image] = None if path is None else table.add(PictureFile(path, image))
+            rows[image] = None
+            try:
+                path = pictures.find(image)
+            except DataError as error:
+                table.problem(where, error)
+                continue
+            if path not in row_of:
+                row_of[path] = table.add(PictureFile(str(path), image.strip()))
+            rows[image] = row_of[path]
         row = rows[image]
         if row is not None and box is not None:
             table.objects.append(Row(row, box, label, where))

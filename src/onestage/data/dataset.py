@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from onestage.data.text import size_text
-from onestage.errors import DataError, counted, first_ten
+from onestage.errors import DataError, OnestageError, counted, first_ten
 from onestage.images import decode_image, decoding_cost, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
@@ -31,7 +31,7 @@ class Problem:
     expected: str | None = None
 
     @classmethod
-    def of(cls, where: str, error: DataError) -> Problem:
+    def of(cls, where: str, error: OnestageError) -> Problem:
         """The parts of an error as a problem found at ``where``."""
         got, expected = (None if part is None else str(part) for part in (error.got, error.expected))
         return cls(where, error.what, got, expected)
@@ -56,7 +56,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     of picture i are the rows offsets[i]:offsets[i + 1] of boxes (M, 4), labels (M,) int64 in 0..K-1, ignore (M,) bool
     (difficult objects), crowd (M,) bool (crowd regions) and area (M,) float32. classes and category_ids: the K names, and
     the K ids that the data set has for them. problems: what was wrong and is left out; only reading with on_bad="skip"
-    leaves anything out.
+    leaves anything out. notes: how something unclear was understood.
     """
 
     root: Path
@@ -74,6 +74,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     problems: tuple[Problem, ...] = field(default=(), repr=False)
+    notes: tuple[Problem, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         columns = (self.boxes, self.labels, self.ignore, self.crowd, self.area)
@@ -81,6 +82,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         assert len(self.paths) == len(self.image_ids) == len(self.sizes) == len(self.offsets) - 1
         assert len(self.classes) == len(self.category_ids)
         check_labels(self.labels, len(self.classes), where=self.root)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no picture has an object that counts: one that is neither difficult nor a crowd region."""
+        return not bool((~(self.ignore | self.crowd)).any())
 
     def __len__(self) -> int:
         """P, the number of pictures."""
@@ -147,6 +153,20 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
         count = min(max(1, round(fraction * len(self))), len(self) - 1)
         return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]), split="held out")
+
+
+NOTHING_TO_MEASURE = "no validation picture has an object, so AP cannot be measured, and best follows the last epoch"
+"""What training and the doctor say of a validation split in which nothing is labelled."""
+
+
+def never_taught(train: Dataset, val: Dataset) -> list[str]:
+    """A sentence for the classes that validation pictures have and training pictures have not; none if there are no such."""
+    taught = {train.classes[label] for label in train.labels.unique().tolist()}
+    seen = [val.classes[label] for label in val.labels.unique().tolist()]
+    missed = [name for name in seen if name not in taught]
+    return [f"no training picture has an object of a class that validation pictures have: {', '.join(missed[:10])}"] * bool(
+        missed
+    )
 
 
 def complain(root: Path, problems: Sequence[Problem]) -> DataError:

@@ -1,12 +1,13 @@
-"""What the readers share about files: listing a folder, names of splits, paths in annotations, and reading text safely."""
+"""What the readers share about files: listing a folder, names of splits, and reading text safely."""
 
+import codecs
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from onestage.data.text import quoted
+from onestage.data.text import lines_of
 from onestage.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
@@ -27,8 +28,8 @@ MAX_BYTES: Mapping[str, int] = {
 Sources = Mapping[str, tuple[Path, ...]]
 """The annotation files of each split, and of the whole set under ``""``."""
 
-DEPTH = 3
-"""How many folders below the named one are searched: SET/BCCD/train/Annotations/x.xml is the deepest layout known."""
+_LEFT_BY_SYSTEMS = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
+_PASSED_OVER = frozenset({"__macosx", "__pycache__"})
 
 
 def split_name(text: str) -> str | None:
@@ -51,7 +52,7 @@ def by_split(files: Iterable[Path], splits: Iterable[str | None]) -> Sources:
     return {"": tuple(file for file, _ in pairs)} | {split: chosen for split, chosen in sources.items() if chosen}
 
 
-def one_per_split(root: Path, files: list[Path]) -> Sources:
+def one_per_split(root: Path, files: Sequence[Path]) -> Sources:
     """``Sources`` of a format that holds a whole split in one file. Raise DataError if the split of a file is unclear."""
     splits = [split_name(file.stem) or split_above(file, root) for file in files]
     if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
@@ -61,24 +62,26 @@ def one_per_split(root: Path, files: list[Path]) -> Sources:
     return by_split(files, splits)
 
 
-def walk(root: Path, depth: int = DEPTH) -> list[Path]:
-    """Every file at most ``depth`` folders down, sorted within its folder; hidden folders are left out."""
-    with os.scandir(root) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
-    files = [root / entry.name for entry in entries if entry.is_file()]
-    if depth:
-        for entry in entries:
-            if entry.is_dir() and not entry.name.startswith((".", "__")):
-                files += walk(root / entry.name, depth - 1)
-    return files
+def walk(root: Path) -> list[Path]:
+    """Every file in a folder, at any depth, sorted within its folder. Hidden folders are left out, and so is what operating
+    systems leave behind: ._a.jpg, .DS_Store, Thumbs.db, __MACOSX/. A link to a folder above itself is not followed.
+    """
+    return [*_walk(root, frozenset())]
 
 
-def file_names(folder: str) -> list[str]:
-    """The names of the regular files directly in a folder, sorted; none if it does not exist."""
-    if not is_folder(Path(folder)):
-        return []
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """The files in a folder, then those in its folders. above: the real paths of the folders that lead here."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
     with os.scandir(folder) as scan:
-        return sorted(entry.name for entry in scan if entry.is_file())
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if not entry.name.startswith("._") and entry.name.lower() not in _LEFT_BY_SYSTEMS and entry.is_file():
+            yield folder / entry.name
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.name.lower() not in _PASSED_OVER and entry.is_dir():
+            yield from _walk(folder / entry.name, above | {real})
 
 
 def is_folder(path: Path) -> bool:
@@ -103,75 +106,16 @@ def _has_kind(path: Path, kind: Callable[[int], bool]) -> bool:
         return False
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders directly in a folder, sorted; none if it does not exist."""
-    return sorted(entry for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-
-
-def picture_folders(annotations: Path, split: str | None) -> list[Path]:
-    """Where the pictures of an annotation file may lie, the best guess first.
-
-    That is a folder with the name of its split, then ``images``, then the folder of the file.
-    """
-    base = annotations.parent.parent if annotations.parent.name.lower() == "annotations" else annotations.parent
-    below = [*subfolders(base), *subfolders(base / "images")]
-    same_split = [folder for folder in below if split and split_name(folder.name) == split]
-    exact = [folder for folder in same_split if annotations.stem.endswith(folder.name)]
-    rest = [folder for folder in below if split is None or split_name(folder.name) is None]
-    return list(dict.fromkeys([*exact, *same_split, base / "images", base, annotations.parent, *rest]))
-
-
 def inside(name: str) -> str | None:
     """A path that an annotation gives, with plain slashes. None unless it stays below its folder: no absolute path, drive,
     ``..``, URL or NUL.
 
     Symbolic links are followed: the owner of the folder placed them, not the annotation.
     """
-    clean = name.strip().replace("\\", "/")
+    clean = name.replace("\\", "/")
     parts = [part for part in clean.split("/") if part not in ("", ".")]
     foreign = clean.startswith("/") or "://" in clean or "\0" in clean or re.match("[A-Za-z]:", clean)
     return None if foreign or not parts or ".." in parts else "/".join(parts)
-
-
-class Pictures:
-    """Find the pictures that annotations name, in a list of folders. List each folder once."""
-
-    def __init__(self, folders: Iterable[Path]) -> None:
-        self.folders = tuple(folders)
-        self._listed: dict[str, dict[str, str]] = {}
-
-    def _names(self, folder: str) -> dict[str, str]:
-        """The regular files of a folder by their names, and pictures by the name without suffix too."""
-        if folder not in self._listed:
-            names = file_names(folder)
-            split = {name: name.rpartition(".") for name in names}
-            pictures = {stem: name for name, (stem, dot, suffix) in split.items() if dot + suffix.lower() in PICTURE_SUFFIXES}
-            self._listed[folder] = pictures | {name: name for name in names}
-        return self._listed[folder]
-
-    def find(self, name: str) -> str | None:
-        """The path of the file with this name; a picture's suffix may be missing. None if there is no such file, or if the
-        name leads outside.
-        """
-        below = inside(name)
-        for root in self.folders if below else ():
-            folder, _, file = f"{root}/{below}".rpartition("/")
-            found = self._names(folder).get(file)
-            if found:
-                return f"{folder}/{found}"
-        return None
-
-    def missing(self, name: str) -> DataError:
-        """The reason why ``find`` returned None."""
-        if inside(name) is None:
-            return DataError(f"refused: the picture's path {quoted(name)} leads outside the data set")
-        searched = [f"{folder.name}/" for folder in self.folders if folder.is_dir()]
-        return DataError(f"there is no picture {quoted(name)} (looked in {', '.join(searched[:5]) or 'no folder'})")
-
-
-def pictures_beside(annotations: Path, root: Path) -> Pictures:
-    """The pictures of one annotation file of a data set: the names of file and folders show its split."""
-    return Pictures(picture_folders(annotations, split_name(annotations.stem) or split_above(annotations, root)))
 
 
 def read_bytes(path: Path) -> bytes:
@@ -192,18 +136,39 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file, with or without byte order mark; line ends stay as they are.
+    """The text of a file in UTF-8, with or without byte order mark, or in UTF-16 with one; line ends stay as they are.
 
-    Raise DataError as ``read_bytes`` does, and if the file is no UTF-8.
+    Raise DataError as ``read_bytes`` does, and if the file is no such text.
     """
+    content = read_bytes(path)
     try:
-        text = read_bytes(path).decode("utf-8-sig")
+        text = content.decode(_encoding(content))
     except UnicodeDecodeError as error:
         got = f"byte {error.object[error.start]:#04x} at position {error.start}"
         raise DataError("this file is not UTF-8 text", where=path, got=got, fix="save it as UTF-8") from error
     if text.startswith("version https://git-lfs"):
         raise DataError("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull")
     return text
+
+
+def read_list(path: Path) -> list[str]:
+    """The lines of a list of names, without their line ends. A list that is neither UTF-8 nor UTF-16 is read in cp1252, the
+    usual encoding of older Windows programs. Raise DataError as ``read_text`` does.
+    """
+    try:
+        return lines_of(read_text(path))
+    except DataError as error:
+        if not isinstance(error.__cause__, UnicodeDecodeError) or error.__cause__.encoding != "utf-8":
+            raise
+        try:
+            return lines_of(read_bytes(path).decode("cp1252"))
+        except UnicodeDecodeError:
+            raise error from None
+
+
+def _encoding(start: bytes) -> str:
+    """The encoding that the first bytes of a file show."""
+    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
 def pieces(path: Path, size: int = 2**24) -> Iterator[str]:
@@ -221,11 +186,12 @@ def pieces(path: Path, size: int = 2**24) -> Iterator[str]:
 
 
 def head(path: Path, size: int = 65536) -> str:
-    """The first characters of a file, to guess what it is; bytes that are not UTF-8 are replaced. Raise DataError if the
+    """The first characters of a file, to guess what it is; bytes that are no text are replaced. Raise DataError if the
     file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            return file.read(size).decode("utf-8-sig", errors="replace")
+            start = file.read(size)
+            return start.decode(_encoding(start), errors="replace")
     except OSError as error:
         raise DataError("this file cannot be read", where=path, got=error.strerror) from error

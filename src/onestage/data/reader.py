@@ -2,15 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
-from onestage.data.dataset import Dataset
+from onestage.data.dataset import Dataset, Problem
 from onestage.data.files import Sources, is_folder, is_regular, is_there, split_name, walk
 from onestage.data.labels import StoredClasses, assign_labels
+from onestage.data.pairing import Tree, surroundings
 from onestage.data.table import OnBad, Table
-from onestage.errors import DataError, nearest
+from onestage.errors import DataError, OnestageError, nearest
 
 
 class Layout(Protocol):
@@ -19,6 +22,21 @@ class Layout(Protocol):
     @property
     def sources(self) -> Sources:
         """The files of each split; "" stands for the whole set."""
+        ...
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """The splits that the data set names and that are not there, each with the reason."""
+        ...
+
+    @property
+    def sure(self) -> bool:
+        """Whether this is no file that only comes with a data set of another format."""
+        ...
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The annotation files that are read for some split, or for the whole set if it is not divided."""
         ...
 
     def read(self, table: Table, split: str) -> None:
@@ -31,8 +49,12 @@ class Reader(Protocol):
 
     LAYOUT: str
 
-    def find(self, root: Path, files: Sequence[Path]) -> Layout | None:
+    def find(self, tree: Tree) -> Layout | None:
         """The data set of this format among these files, or None."""
+        ...
+
+    def holds_labels(self, file: Path) -> bool:
+        """Whether a file looks like annotations in this format."""
         ...
 
 
@@ -50,12 +72,43 @@ class OpenData:
     root: Path
     format: str
     layout: Layout = field(repr=False)
+    tree: Tree = field(repr=False)
     _tables: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The splits that exist among train, val, trainval and test; empty if the data set is not divided."""
         return tuple(split for split in self.layout.sources if split)
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """The splits that the data set names and that are not there, each with the reason."""
+        return self.layout.missing
+
+    @cached_property
+    def unread(self) -> tuple[Problem, ...]:
+        """The files that look like annotations in this format, and that no split reads: an entry for each folder."""
+        holds, read = FORMATS[self.format].holds_labels, self.layout.label_files
+        lost = [file for file in self.tree.offered if file not in read and holds(file)]
+        by_folder = {folder: [*files] for folder, files in groupby(lost, key=lambda file: file.parent)}
+        return tuple(_unread(self.tree, folder, files) for folder, files in by_folder.items())
+
+    @cached_property
+    def others(self) -> tuple[Problem, ...]:
+        """A note for each data set of another format that is here too."""
+        return tuple(
+            Problem(str(self.path), f"there is a data set in the format {name} here too; only {self.format} is read")
+            for name in FORMATS
+            if name != self.format and _found(name, self.tree)
+        )
+
+    def other_classes(self, split: str, classes: Sequence[str]) -> OnestageError | None:
+        """Why a split cannot be read with these classes, as ``load`` says it; None if it can."""
+        table = self._table(self._key(split))
+        try:
+            return table.other_classes(assign_labels(self._classes(table, classes), classes, where=self.path), split)
+        except OnestageError as error:
+            return error
 
     def load(self, split: str | None = None, *, classes: Sequence[str] | None = None, on_bad: OnBad = "stop") -> Dataset:
         """The pictures and objects of a split, or of the whole set. Arguments and errors: see ``load_dataset``."""
@@ -85,6 +138,8 @@ class OpenData:
         if split is None:
             return ""
         key = split_name(split)
+        if key is not None and key in self.missing:
+            raise self.missing[key]
         if key is None or key not in self.splits:
             expected = f"one of: {', '.join(self.splits)}" if self.splits else "no split: this data set is not divided"
             raise DataError(f"there is no split {split!r} in this data set", where=self.path, expected=expected)
@@ -100,16 +155,18 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     path = Path(path)
     if format is not None and format not in FORMATS:
         raise DataError(f"unknown format {format!r}{nearest(format, FORMATS)}", expected=", ".join(FORMATS))
-    root, files = _files(path)
+    tree = _tree(path)
     wanted = (format,) if format else tuple(FORMATS)
-    layouts = {name: layout for name in wanted if (layout := FORMATS[name].find(root, files))}
+    layouts = {name: layout for name in wanted if (layout := FORMATS[name].find(tree))}
+    if any(layout.sure for layout in layouts.values()):
+        layouts = {name: layout for name, layout in layouts.items() if layout.sure}
     if not layouts:
         known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
         raise DataError("no labelled pictures were recognised here", where=path, expected=known)
     if len(layouts) > 1:
         fix = f"name one: --format {next(iter(layouts))}, or name a folder or file further down"
         raise DataError("more than one data set is here", where=path, got=" and ".join(layouts), fix=fix)
-    return OpenData(path, root, *next(iter(layouts.items())))
+    return OpenData(path, tree.root, *next(iter(layouts.items())), tree)
 
 
 def load_dataset(
@@ -144,14 +201,30 @@ def _check_on_bad(on_bad: str) -> None:
         raise DataError("this value is unknown", where="on_bad", got=on_bad, expected="'stop' or 'skip'")
 
 
-def _files(path: Path) -> tuple[Path, list[Path]]:
-    """The folder of a data set, and all files in it, or the one file that was named."""
-    if is_regular(path):
-        return path.parent, [path]
-    if not is_folder(path):
+def _tree(path: Path) -> Tree:
+    """All files of a data set: those in its folder, or those around the one file that was named."""
+    chosen = path if is_regular(path) else None
+    if chosen is None and not is_folder(path):
         what = "this is no regular file and no folder" if is_there(path) else "there is no such file or folder"
         raise DataError(what, where=path)
+    top = surroundings(path) if chosen else path
     try:
-        return path, walk(path)
+        return Tree(top, tuple(walk(top)), chosen)
     except OSError as error:
         raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
+
+
+def _found(format: str, tree: Tree) -> bool:
+    """Whether there is a data set in this format that can be understood."""
+    try:
+        return FORMATS[format].find(tree) is not None
+    except DataError:
+        return False
+
+
+def _unread(tree: Tree, folder: Path, files: Sequence[Path]) -> Problem:
+    """The entry for files of labels in one folder that nothing reads."""
+    if len(files) == 1:
+        return Problem(tree.short(files[0]), "this file looks like labels, and nothing reads it")
+    what = f"{len(files):,} files look like labels, and nothing reads them: {', '.join(file.name for file in files[:3])}"
+    return Problem(f"{tree.short(folder)}/", what + (", ..." if len(files) > 3 else ""))

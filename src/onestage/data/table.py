@@ -11,7 +11,8 @@ Policy:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +27,7 @@ from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
 from onestage.data.text import size_text
-from onestage.errors import DataError
+from onestage.errors import DataError, counted
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -78,6 +79,7 @@ class Table:
     pictures: list[PictureFile] = field(default_factory=list)
     objects: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
 
     def add(self, picture: PictureFile) -> int:
         """The row of a picture that is added."""
@@ -87,6 +89,13 @@ class Table:
     def problem(self, where: str, error: DataError) -> None:
         """Note what is wrong at a place."""
         self.problems.append(Problem.of(where, error))
+
+    def moved(self, file: Path, moved: Mapping[str, Path]) -> None:
+        """Note which files are taken for paths of another machine. moved: the file that is meant, for each path in ``file``."""
+        for stated, meant in list(moved.items())[:1]:
+            more = f", and so on for {len(moved):,} paths" if len(moved) > 1 else ""
+            what = f"{stated} is a path of another machine; {self.name(meant)} is taken for it{more}"
+            self.notes.append(Problem(self.name(file), what))
 
     def name(self, path: str | Path) -> str:
         """A path as messages write it: relative to the data set."""
@@ -100,6 +109,9 @@ class Table:
         """
         column = self._labels(labels)
         known = column != UNKNOWN
+        strangers = self.other_classes(labels, split)
+        if strangers is not None and on_bad == "stop":
+            raise strangers
         problems = [*self.problems, *self._strangers(column, labels), *self._unreadable, *self._bad_boxes(known)]
         if problems and on_bad == "stop":
             raise complain(self.root, problems)
@@ -128,6 +140,22 @@ class Table:
             classes=labels.table.names,
             category_ids=labels.table.ids,
             problems=tuple(problems),
+            notes=tuple(self.notes),
+        )
+
+    def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
+        """The error if there are objects of classes that the data set names and no label counts; None if there are none."""
+        stored = self.classes or StoredClasses.by_number(labels.table.names)
+        count = Counter(stored.keys[row.key] for row in self.objects if row.key in stored.keys and row.key not in labels.of)
+        if not count:
+            return None
+        of = f"{counted(sum(count.values()), 'object')} of {counted(len(count), 'class')}"
+        return DataError(
+            f"{of} that the model does not have: {', '.join([*count][:SHOWN])}",
+            where=f"{self.root} ({split})" if split else self.root,
+            got=f"{len(stored.table.names)} in the data: {', '.join(stored.table.names[:SHOWN])}",
+            expected=f"the model's {len(labels.table.names)}: {', '.join(labels.table.names[:SHOWN])}",
+            fix="use the same names, or train a model for these classes, or leave these objects out: --on-bad skip",
         )
 
     def _image_ids(self, kept: Sequence[int]) -> tuple[int | str, ...]:

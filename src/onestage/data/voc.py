@@ -5,37 +5,38 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
   tools that write this format today count from 0, and a file does not say which. So a box is off by one pixel at most, and
   it agrees to the digit with what converters to COCO and YOLO make of the same file.
 - ``difficult`` objects are kept and flagged ``ignore``. A width or height of 0 or -1 is read from the picture.
-- The picture has the name of the XML file. If there is none, ``<filename>`` names it.
+- The picture has the name of the XML file and lies at the same place: see pairing.py. If there are several, or none,
+  ``<filename>`` names it.
 - Classes are all names in the whole data set, sorted, for any split that is read. So all splits agree.
-- Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names.
+- Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names. A line is an id, blanks and all.
+  Only a 1, -1 or 0 at its end, as in VOC's lists of one class, is no part of it, unless a file has that name.
 - DTDs, entities and external references are refused.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
 from onestage.data.files import (
+    PICTURE_SUFFIXES,
     SPLITS,
-    Pictures,
     Sources,
     by_split,
     head,
-    inside,
     is_regular,
-    picture_folders,
     read_bytes,
-    read_text,
+    read_list,
     split_above,
     split_name,
 )
 from onestage.data.labels import StoredClasses
+from onestage.data.pairing import ByName, Named, Pairs, Tree, folded, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import decimal, quoted, stated_size
 from onestage.errors import DataError, shortened
@@ -70,15 +71,27 @@ class _Annotation:
 class VocSet:
     """A VOC data set found on disk: an XML file for each picture."""
 
-    root: Path
+    sure: ClassVar[bool] = True
+    tree: Tree = field(repr=False)
     sources: Sources
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """Nothing in this format states a split apart from its files."""
+        return {}
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The files that are read for some split."""
+        splits = [files for split, files in self.sources.items() if split] or [self.sources[""]]
+        return frozenset(file for files in splits for file in files)
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         names = {item.name for annotation in self._annotations.values() for item in annotation.objects}
         table.classes = StoredClasses.named(sorted(names))
         for file in self.sources[split]:
-            _fill(table, file, self._annotations[file], self._pictures[file.parent])
+            _fill(table, file, self._annotations[file], self._picture)
 
     @cached_property
     def _annotations(self) -> dict[Path, _Annotation]:
@@ -86,42 +99,73 @@ class VocSet:
         return {file: _parse(file) for file in dict.fromkeys(file for files in self.sources.values() for file in files)}
 
     @cached_property
-    def _pictures(self) -> dict[Path, Pictures]:
-        """The pictures that the files of each folder may mean."""
-        folders = {file.parent: file for file in self._annotations}
-        return {folder: Pictures(picture_folders(file, None)) for folder, file in folders.items()}
+    def _pairs(self) -> Pairs:
+        return pair(self.tree, self.tree.pictures, self._annotations)
+
+    def _picture(self, file: Path, file_name: str | None) -> Path:
+        """The picture of an XML file. Raise DataError if there is none, or if several fit."""
+        found = self._pairs.pictures.get(file, ())
+        if len(found) > 1:
+            last = folded(re.split(r"[/\\]", (file_name or "").strip())[-1])
+            found = [picture for picture in found if folded(picture.name) == last] or found
+        if len(found) == 1:
+            rivals = [other for other in self._pairs.labels[found[0]] if other in self.label_files]
+            if len(rivals) > 1:
+                got = ", ".join(map(self.tree.short, rivals))
+                raise DataError("several files hold the labels of one picture", got=got, fix="leave one of them")
+            return found[0]
+        if found:
+            got = ", ".join(map(self.tree.short, found))
+            raise DataError("several pictures fit", got=got, fix="name the right one in <filename>")
+        return Named(self.tree, file).find(file_name or file.stem)
 
 
-def find(root: Path, files: Sequence[Path]) -> VocSet | None:
+def find(tree: Tree) -> VocSet | None:
     """The VOC data set among these files, or None."""
-    xml = [file for file in files if file.suffix.lower() == ".xml"]
-    if not any(re.search(r"<annotation[\s>]", head(file, 1024)) for file in xml[:20]):
+    xml = [file for file in tree.offered if file.suffix.lower() == ".xml"]
+    if not any(map(holds_labels, xml[:20])):
         return None
     listed: dict[str, tuple[Path, ...]] = {}
-    for split, file in _split_lists(files):
-        listed[split] = listed.get(split, ()) + _listed(file)
+    names = ByName(xml)
+    for split, file in _split_lists(tree.offered):
+        listed[split] = listed.get(split, ()) + _listed(tree, file, names)
     if listed:
-        return VocSet(root, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed})
-    return VocSet(root, by_split(xml, [split_above(file, root) for file in xml]))
+        return VocSet(tree, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed})
+    return VocSet(tree, by_split(xml, [split_above(file, tree.root) for file in xml]))
+
+
+def holds_labels(file: Path) -> bool:
+    """Whether a file looks like annotations in this format."""
+    return file.suffix.lower() == ".xml" and bool(re.search(r"<annotation[\s>]", head(file, 1024)))
 
 
 def _split_lists(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
-    """The lists of whole splits in ImageSets/Main; dog_train.txt is about one class only."""
+    """The lists of whole splits in ImageSets/Main, or in ImageSets; dog_train.txt is about one class only."""
     for file in files:
-        in_main = file.parts[-3:-1] == ("ImageSets", "Main") and file.suffix == ".txt"
-        split = split_name(file.stem) if in_main and file.stem.isalpha() else None
+        folder = file.parent.parent if file.parent.name.lower() == "main" else file.parent
+        in_sets = folder.name.lower() == "imagesets" and file.suffix.lower() == ".txt"
+        split = split_name(file.stem) if in_sets and file.stem.isalpha() else None
         if split:
             yield split, file
 
 
-def _listed(file: Path) -> tuple[Path, ...]:
-    """The XML files that a list in ImageSets/Main names: an id on each line, perhaps with a number after it."""
-    folder = file.parents[2] / "Annotations"
-    ids = dict.fromkeys(line.split()[0] for line in read_text(file).splitlines() if line.strip())
-    outside = next((name for name in ids if inside(name) is None), None)
-    if outside is not None:
-        raise DataError("this list names a file outside the data set", where=file, got=quoted(outside))
-    return tuple(folder / f"{name}.xml" for name in ids)
+def _listed(tree: Tree, file: Path, names: ByName) -> tuple[Path, ...]:
+    """The XML files that a list in ImageSets/Main names, an id on each line. names: of all XML files."""
+    base = file.parents[2] if file.parent.name.lower() == "main" else file.parents[1]
+    annotations = Named(tree, file, among=names, base=base)
+    found = []
+    for line in filter(str.strip, read_list(file)):
+        bare = re.sub(r"\s+(1|-1|0)$", "", line.strip())
+        ids = [line, line.strip(), bare]
+        ids += [str(Path(name).with_suffix("")) for name in ids if Path(name).suffix.lower() in PICTURE_SUFFIXES | {".xml"}]
+        known = next((name for name in ids if annotations.fits(f"{name}.xml")), None)
+        if known is not None:
+            found.append(annotations.find(f"{known}.xml"))
+        elif is_outside(line):
+            raise DataError("this list names a file outside the data set", where=file, got=quoted(line))
+        else:
+            found.append(base / "Annotations" / f"{bare}.xml")
+    return tuple(dict.fromkeys(found))
 
 
 def _parse(file: Path) -> _Annotation:
@@ -185,16 +229,17 @@ def _object(number: int, element: Element) -> _Object:
     return _Object(number, name, box, difficult == "1")
 
 
-def _fill(table: Table, file: Path, annotation: _Annotation, pictures: Pictures) -> None:
+def _fill(table: Table, file: Path, annotation: _Annotation, picture_of: Callable[[Path, str | None], Path]) -> None:
     where = table.name(file)
     for place, error in annotation.errors:
         table.problem(where + place, error)
     if not annotation.usable:
         return
-    path = pictures.find(file.stem) or pictures.find(annotation.file_name or "")
-    if path is None:
-        table.problem(where, pictures.missing(annotation.file_name or file.stem))
+    try:
+        path = picture_of(file, annotation.file_name)
+    except DataError as error:
+        table.problem(where, error)
         return
-    picture = table.add(PictureFile(path, file.stem, annotation.size))
+    picture = table.add(PictureFile(str(path), file.stem, annotation.size))
     for number, name, box, difficult in annotation.objects:
         table.objects.append(Row(picture, box, name, f"{where} object {number}", ignore=difficult))

@@ -15,9 +15,11 @@ The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import ClassVar
 
 from onestage import boxes as box_ops
 from onestage.data.files import (
@@ -27,15 +29,13 @@ from onestage.data.files import (
     Sources,
     by_split,
     head,
-    inside,
-    is_folder,
-    is_regular,
-    read_text,
+    read_bytes,
+    read_list,
     split_above,
     split_name,
-    walk,
 )
 from onestage.data.labels import StoredClasses
+from onestage.data.pairing import ByName, Named, Pairs, Tree, folded, is_outside, pair
 from onestage.data.plain_yaml import Plain, read_yaml
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, repeated
@@ -50,112 +50,201 @@ _DATA_YAML = re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\
 
 @dataclass(frozen=True)
 class YoloSet:
-    """A YOLO data set found on disk. sources: the pictures; label_files: all text files; names: None if nothing gives them;
+    """A YOLO data set found on disk.
+
+    sources: the pictures of each split. names: None if nothing gives them. moved: the paths of other machines that were found
+    inside the data set, by the file that states them. missing: the splits that data.yaml names and that are not here.
     key_points: as data.yaml states them.
     """
 
-    root: Path
+    sure: ClassVar[bool] = True
+    tree: Tree = field(repr=False)
     sources: Sources
-    label_files: frozenset[Path] = field(repr=False)
     names: tuple[str, ...] | None = None
+    moved: Mapping[Path, Mapping[str, Path]] = field(default_factory=dict)
+    missing: Mapping[str, DataError] = field(default_factory=dict)
     key_points: KeyPoints | None = None
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The files that are read for some split."""
+        splits = [pictures for split, pictures in self.sources.items() if split] or [self.sources[""]]
+        return frozenset(file for pictures in splits for picture in pictures for file in self._pairs.labels.get(picture, ()))
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return pair(self.tree, self.sources[""], _texts(self.tree))
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         table.to_xyxy, table.relative = box_ops.from_cxcywh, True
         table.classes = StoredClasses.by_number(self.names) if self.names else None
-        used = {picture: _label_file(picture, self.root, self.label_files) for picture in self.sources[split]}
-        rows = {}
-        for picture in used:
-            rows[picture] = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
-        read_lines(table, [(rows[picture], file) for picture, file in used.items() if file], self.key_points)
-        self._report_orphans(table, {file.parent for file in used.values() if file})
+        for file, moved in self.moved.items():
+            table.moved(file, moved)
+        labelled = []
+        for picture in self.sources[split]:
+            try:
+                label_file = self._label_file(picture)
+            except DataError as error:
+                table.problem(table.name(picture), error)
+                continue
+            row = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
+            if label_file:
+                labelled.append((row, label_file))
+        read_lines(table, labelled, self.key_points)
+        self._report_orphans(table, {file.parent for p in self.sources[split] for file in self._pairs.labels.get(p, ())})
+
+    def _label_file(self, picture: Path) -> Path | None:
+        """The labels of a picture; None if it has none. Raise DataError if several files fit, or several pictures."""
+        found = [*self._pairs.labels.get(picture, ())]
+        if len(found) > 1:
+            found = [file for file in found if holds_labels(file)] or found[:1]
+        if len({read_bytes(file) for file in found}) > 1:
+            got = ", ".join(map(self.tree.short, found))
+            raise DataError("several files may hold the labels of this picture", got=got, fix="leave one of them")
+        pictures = self._pairs.pictures[found[0]] if found else ()
+        if len(pictures) > 1:
+            what = f"{self.tree.short(found[0])} may be the labels of several pictures"
+            raise DataError(
+                what, got=", ".join(map(self.tree.short, pictures)), fix="leave one of them, or list it in data.yaml"
+            )
+        return found[0] if found else None
 
     def _report_orphans(self, table: Table, folders: set[Path]) -> None:
         """A problem for each file of labels in these folders that belongs to no picture."""
-        wanted = {name for picture in self.sources[""] for name in _candidates(picture, self.root)}
-        for file in sorted(self.label_files - wanted):
-            if file.parent in folders and _holds_labels(file):
+        lost = [file for file in _texts(self.tree) if file.parent in folders and file not in self._pairs.pictures]
+        known = pair(self.tree, self.tree.pictures, lost).pictures if lost else {}
+        for file in lost:
+            if file not in known and holds_labels(file):
                 table.problem(table.name(file), DataError("there is no picture for these labels"))
 
 
-def find(root: Path, files: Sequence[Path]) -> YoloSet | None:
+def find(tree: Tree) -> YoloSet | None:
     """The YOLO data set among these files, or None. A single YAML file means the data set that it describes."""
-    data_files = [file for file in files if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
+    data_files = [file for file in tree.offered if file.suffix.lower() in (".yaml", ".yml") and _is_data_yaml(file)]
     if len(data_files) > 1:
-        got = ", ".join(file.name for file in data_files)
-        raise DataError("several YAML files describe a data set here", where=root, got=got, fix="name the one meant")
+        got = ", ".join(map(tree.short, data_files))
+        raise DataError("several YAML files describe a data set here", where=tree.top, got=got, fix="name the one meant")
     if data_files:
-        return _find_by_yaml(root, walk(root) if list(files) == data_files else files, data_files[0])
-    return _find_by_labels(root, files)
+        return _find_by_yaml(tree, data_files[0])
+    return _find_by_labels(tree) if tree.chosen is None else None
 
 
-def _find_by_yaml(root: Path, files: Sequence[Path], data_file: Path) -> YoloSet:
-    """The data set that data.yaml describes."""
+def holds_labels(file: Path) -> bool:
+    """Whether a file looks like labels in this format: its first line is an object."""
+    return file.suffix.lower() == ".txt" and bool(_LABELS.match(head(file, 400)))
+
+
+def _find_by_yaml(tree: Tree, data_file: Path) -> YoloSet:
+    """The data set that data.yaml describes. Raise DataError if a list of names contradicts its order of classes."""
     content = read_yaml(data_file)
-    sources, names = _yaml_sources(data_file, content, _pictures(files)), _yaml_names(data_file, content)
-    return YoloSet(root, sources, _texts(files), names, stated_key_points(content, data_file))
+    names = _yaml_names(data_file, content)
+    for file in _name_files(tree):
+        other = _written_names(file)
+        if other != names and sorted(other) == sorted(names):
+            raise _other_order(tree, data_file, names, file, other)
+    splits = YamlSplits(tree, data_file, content)
+    return YoloSet(tree, splits.read(), names, splits.moved, splits.missing, stated_key_points(content, data_file))
 
 
-def _find_by_labels(root: Path, files: Sequence[Path]) -> YoloSet | None:
+def _find_by_labels(tree: Tree) -> YoloSet | None:
     """The data set without data.yaml: all pictures in folders where some picture has labels."""
-    texts = _texts(files)
-    pictures = _beside_labels(_pictures(files), root, texts) if texts else []
+    pairs = pair(tree, tree.pictures, _texts(tree))
+    folders = {picture.parent for file, found in pairs.pictures.items() if holds_labels(file) for picture in found}
+    pictures = tuple(picture for picture in tree.pictures if picture.parent in folders)
     if not pictures:
         return None
-    name_file = next((file for file in files if file.name == "classes.txt" or file.suffix == ".names"), None)
-    names = _written_names(name_file) if name_file else None
-    listed = _split_lists(name_file.parent, root, texts, frozenset(pictures)) if name_file else {}
-    folders = by_split(pictures, [split_above(picture, root) for picture in pictures])
-    return YoloSet(root, _in_order(pictures, listed) if listed else folders, texts, names)
+    names = _agreed_names(tree)
+    listed, moved = _split_lists(tree)
+    if listed:
+        return YoloSet(tree, _in_order(pictures, listed), names, moved)
+    return YoloSet(tree, by_split(pictures, [split_above(picture, tree.root) for picture in pictures]), names)
 
 
-def _beside_labels(pictures: Sequence[Path], root: Path, texts: frozenset[Path]) -> list[Path]:
-    """The pictures in folders where some picture has labels."""
-    labels = {picture: _label_file(picture, root, texts) for picture in pictures}
-    folders = {picture.parent for picture, file in labels.items() if file and _holds_labels(file)}
-    return [picture for picture in pictures if picture.parent in folders]
+def _name_files(tree: Tree) -> list[Path]:
+    """The files that may list the names of the classes."""
+    return [file for file in tree.files if file.name.lower() == "classes.txt" or file.suffix.lower() == ".names"]
+
+
+def _agreed_names(tree: Tree) -> tuple[str, ...] | None:
+    """The names in classes.txt or obj.names; None if there is no such file. Raise DataError if several disagree."""
+    written = {file: _written_names(file) for file in _name_files(tree)}
+    for file, names in written.items():
+        first = next(iter(written))
+        if names != written[first]:
+            raise _other_order(tree, first, written[first], file, names)
+    return next(iter(written.values()), None)
+
+
+def _other_order(tree: Tree, a: Path, first: Sequence[str], b: Path, second: Sequence[str]) -> DataError:
+    got = "; ".join(f"{tree.short(file)}: {listed(names)}" for file, names in ((a, first), (b, second)))
+    fix = "number the labels in all folders alike, and leave one of these lists"
+    return DataError("two lists of the classes' names disagree", where=tree.top, got=got, fix=fix)
 
 
 def _written_names(file: Path) -> tuple[str, ...]:
-    """The names in classes.txt or obj.names, one on each line."""
-    return tuple(line.strip() for line in read_text(file).splitlines() if line.strip())
+    """The names in classes.txt or obj.names, one on each line. Raise DataError if a line is empty, or a name comes twice."""
+    names = [line.strip() for line in read_list(file)]
+    while names and not names[-1]:
+        names.pop()
+    if "" in names:
+        what = "a class has no name; the lines are counted from 0"
+        raise DataError(what, where=f"{file}:{names.index('') + 1}", fix="write its name, or remove the line")
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        lines = ", ".join(str(number) for number, name in enumerate(names, 1) if name == twice)
+        raise DataError(
+            "a class is named twice", where=file, got=f"{quoted(twice)} in lines {lines}", fix="give each its own name"
+        )
+    return tuple(names)
 
 
-def _split_lists(folder: Path, root: Path, texts: frozenset[Path], known: frozenset[Path]) -> dict[str, tuple[Path, ...]]:
-    """The pictures on the lists train.txt, val.txt and test.txt in a folder."""
-    lists = [file for file in sorted(texts) if file.parent == folder and file.stem.isalpha()]
-    return {split: _listed(file, root, known) for file in lists if (split := split_name(file.stem))}
+def _split_lists(tree: Tree) -> tuple[dict[str, tuple[Path, ...]], dict[Path, Mapping[str, Path]]]:
+    """The pictures on lists such as train.txt and val.txt, and the paths of other machines on each list.
+
+    Raise DataError if a split has several lists.
+    """
+    lists: dict[str, Path] = {}
+    splits: dict[str, tuple[Path, ...]] = {}
+    moved: dict[Path, Mapping[str, Path]] = {}
+    for file in _texts(tree):
+        split = split_name(file.stem)
+        if split and _lists_pictures(file):
+            if split in lists:
+                got = f"{tree.short(lists[split])}, {tree.short(file)}"
+                raise DataError(f"several lists name the pictures of {split}", where=tree.top, got=got, fix="leave one of them")
+            lists[split] = file
+            splits[split], moved[file] = _listed(tree, file, file.parent)
+    return splits, moved
 
 
-def _pictures(files: Sequence[Path]) -> list[Path]:
-    return [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES]
+def _lists_pictures(file: Path) -> bool:
+    """Whether the first line of a text file is the name of a picture."""
+    first = next((line.strip() for line in head(file, 2000).splitlines() if line.strip()), "")
+    return first.lower().endswith(tuple(PICTURE_SUFFIXES))
 
 
-def _texts(files: Sequence[Path]) -> frozenset[Path]:
-    return frozenset(file for file in files if file.suffix.lower() == ".txt")
+def _listed(tree: Tree, file: Path, base: Path) -> tuple[tuple[Path, ...], dict[str, Path]]:
+    """The pictures on a list, one on each line, and those of them that are paths of another machine. A picture that is not
+    there stays on the list. base: the folder that the names start from, or the list's.
+    """
+    named = Named(tree, file, base=base, darknet=True)
+    pictures = []
+    for line in filter(str.strip, read_list(file)):
+        if not named.fits(line) and is_outside(line):
+            fix = "write the paths relative to the list"
+            raise DataError("this list names a file outside the data set", where=file, got=quoted(line), fix=fix)
+        pictures.append(named.find(line) if named.fits(line) else file.parent / line.strip())
+    return tuple(dict.fromkeys(pictures)), named.moved
+
+
+def _texts(tree: Tree) -> tuple[Path, ...]:
+    return tree.with_suffix([".txt"])
 
 
 def _in_order(pictures: Sequence[Path], splits: Sources) -> Sources:
     """All pictures, and those of the splits in the usual order."""
     return {"": tuple(pictures)} | {split: splits[split] for split in SPLITS if split in splits}
-
-
-def _holds_labels(file: Path) -> bool:
-    return bool(_LABELS.match(head(file, 200)))
-
-
-def _candidates(picture: Path, root: Path) -> Iterator[Path]:
-    """Where the labels of a picture may lie."""
-    parts = picture.relative_to(root).with_suffix(".txt").parts
-    if "images" in parts:
-        last = len(parts) - 1 - parts[::-1].index("images")
-        yield root.joinpath(*parts[:last], "labels", *parts[last + 1 :])
-    yield root.joinpath(*parts)
-
-
-def _label_file(picture: Path, root: Path, texts: frozenset[Path]) -> Path | None:
-    return next((file for file in _candidates(picture, root) if file in texts), None)
 
 
 def _is_data_yaml(file: Path) -> bool:
@@ -185,55 +274,84 @@ def _name_list(names: Plain) -> tuple[str, ...]:
     return texts if len(texts) == len(names) else ()
 
 
-def _yaml_sources(file: Path, content: dict[str, Plain], pictures: Sequence[Path]) -> Sources:
-    """The pictures of the splits that data.yaml names. Raise DataError if none of them exists."""
-    base = _base(file, content.get("path"))
-    sources: dict[str, tuple[Path, ...]] = {}
-    for key, value in content.items():
-        split = split_name(key) if key.isalpha() else None
-        found = _entries(file, base, value, pictures) if split else ()
-        if split and found:
-            sources[split] = found
-    if not sources:
-        raise DataError("none of the pictures that this file names are here", where=file, got=quoted(content.get("train")))
-    everything = dict.fromkeys(picture for chosen in sources.values() for picture in chosen)
-    return _in_order([*everything], sources)
+class YamlSplits:
+    """The splits that data.yaml names: folders, lists, or several of them."""
 
+    def __init__(self, tree: Tree, file: Path, content: dict[str, Plain]) -> None:
+        self.tree, self.file, self.content = tree, file, content
+        self.moved: dict[Path, dict[str, Path]] = {}
+        self.missing: dict[str, DataError] = {}
+        stated = content.get("path")
+        base = self._folder(stated, [file.parent]) if isinstance(stated, str) else None
+        self.bases = list(dict.fromkeys([base or file.parent, file.parent, tree.top]))
 
-def _base(file: Path, stated: Plain | None) -> Path:
-    """The folder that the entries of data.yaml start from: its ``path``, if that is a folder inside the data set."""
-    below = inside(stated) if isinstance(stated, str) else None
-    return file.parent / below if below and is_folder(file.parent / below) else file.parent
+    def read(self) -> Sources:
+        """The pictures of each split. Raise DataError if no split exists; those of several that do not are in ``missing``."""
+        sources: dict[str, tuple[Path, ...]] = {}
+        for key, value in self.content.items():
+            split = split_name(key) if key.isalpha() else None
+            entries = [
+                str(entry) for entry in (value if isinstance(value, list) else [value]) if entry not in ("", "null", "~")
+            ]
+            found = {entry: self._entry(entry) for entry in entries} if split else {}
+            if found and split and all(found.values()):
+                sources[split] = tuple(dict.fromkeys(picture for pictures in found.values() for picture in pictures))
+            elif found and split:
+                self.missing[split] = self._absent(key, next(entry for entry, pictures in found.items() if not pictures))
+        if not sources:
+            raise next(iter(self.missing.values()), DataError("this file names no pictures", where=self.file))
+        everything = dict.fromkeys(picture for chosen in sources.values() for picture in chosen)
+        return _in_order([*everything], sources)
 
+    def _entry(self, entry: str) -> Sequence[Path]:
+        """The pictures in a folder or on a list; none if it does not exist."""
+        text = re.sub(r"^(\.\./)+", "", entry.replace("\\", "/"))
+        if text.lower().endswith(".txt"):
+            file = self._list(text)
+            pictures, moved = _listed(self.tree, file, self.bases[0]) if file else ((), {})
+            if file and moved:
+                self.moved[file] = moved
+        else:
+            folder = self._folder(text, self.bases)
+            pictures = tuple(picture for picture in self.tree.pictures if folder in picture.parents) if folder else ()
+        return pictures
 
-def _entries(file: Path, base: Path, value: Plain, pictures: Sequence[Path]) -> tuple[Path, ...]:
-    """The pictures of one split in data.yaml: one entry, or a list of them."""
-    entries = value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(picture for entry in entries for picture in _entry(file, base, entry, pictures)))
+    def _absent(self, key: str, entry: str) -> DataError:
+        what = f"none of the pictures that this file names for {key!r} are here"
+        expected = "a folder or a list, with pictures, inside the data set"
+        fix = f"write it relative to {self.file.name}, or remove the line"
+        return DataError(what, where=self.file, got=quoted(entry), expected=expected, fix=fix)
 
+    def _list(self, text: str) -> Path | None:
+        """The list that data.yaml means. Raise DataError if several fit."""
+        named = Named(self.tree, self.file, among=ByName(_texts(self.tree)), base=self.bases[0])
+        found = named.find(text) if named.fits(text) else None
+        if named.moved:
+            self.moved[self.file] = self.moved.get(self.file, {}) | named.moved
+        return found
 
-def _entry(file: Path, base: Path, entry: Plain, pictures: Sequence[Path]) -> Sequence[Path]:
-    """The pictures in a folder or on a list that data.yaml names; none if it does not exist."""
-    if entry == "":
-        return []
-    name = inside(re.sub(r"^(\.\./)+", "", entry)) if isinstance(entry, str) else None
-    if name is None:
-        what = "a split should be a folder or a list inside the data set"
-        raise DataError(what, where=file, got=quoted(entry), fix=f"write it relative to {file.name}")
-    target = base / name
-    if target.suffix == ".txt":
-        return _listed(target, base, frozenset(pictures)) if is_regular(target) else []
-    return [picture for picture in pictures if target in picture.parents]
+    def _folder(self, text: str, bases: Sequence[Path]) -> Path | None:
+        """The folder that data.yaml means: below one of the bases, or by its end if it is a path of another machine."""
+        clean = text.strip().replace("\\", "/")
+        foreign = clean.startswith("/") or bool(re.match("[A-Za-z]:/", clean))
+        parts = tuple(folded(part) for part in clean.split("/") if part not in ("", "."))
+        if ".." in parts or "://" in clean or "\0" in clean:
+            return None
+        for start in range(len(parts) if foreign else 1):
+            for base in bases:
+                found = self.tree.subfolders.get((*self.tree.parts(base), *parts[start:]), ())
+                if found and foreign:
+                    self.moved[self.file] = self.moved.get(self.file, {}) | {text: found[0]}
+                if found:
+                    return self._one(text, found)
+        return None
 
-
-def _listed(file: Path, root: Path, known: frozenset[Path]) -> tuple[Path, ...]:
-    """The pictures on a list, one on each line: relative to the list, to the data set or, as in darknet, to a folder above."""
-    pictures = []
-    for line in filter(None, map(str.strip, read_text(file).splitlines())):
-        name = inside(line)
-        if name is None:
-            fix = "write the paths relative to the list"
-            raise DataError("this list names a file outside the data set", where=file, got=quoted(line), fix=fix)
-        places = [file.parent / name, root / name, root.joinpath(*Path(name).parts[1:])]
-        pictures.append(next((place for place in places if place in known), places[0]))
-    return tuple(dict.fromkeys(pictures))
+    def _one(self, text: str, found: Sequence[Path]) -> Path:
+        """The folder whose name is spelled as stated, or the only one. Raise DataError if it is none of several."""
+        exact = [folder for folder in found if folder.as_posix().endswith(text.strip("./"))]
+        if len(exact or found) > 1:
+            got = ", ".join(map(self.tree.short, found))
+            raise DataError(
+                f"several folders fit the name {quoted(text)}", where=self.file, got=got, fix="write it as it is spelled"
+            )
+        return (exact or found)[0]

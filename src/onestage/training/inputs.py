@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
+from onestage.data.dataset import never_taught
 from onestage.data.labels import differ
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
-from onestage.errors import ConfigError, DataError, counted
+from onestage.errors import ConfigError, DataError, counted, warn_outside
 from onestage.model.detector import Detector
+from onestage.processes import Launch
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint
@@ -44,11 +46,26 @@ def read_data(
     """
     if isinstance(data, Dataset):
         return TrainData(*_hold_out(data, config))
-    parts = _read(open_data(data, format), config, classes)
+    opened = open_data(data, format)
+    parts = _read(opened, config, classes)
+    if Launch.from_environment().is_main:
+        warn_outside(_doubts(opened, parts))
     return TrainData(*parts, str(Path(data).resolve()), format)
 
 
+def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
+    """What a user should know about the files of a data set before they are trained on."""
+    notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
+    lost = [f"{note}; see: onestage data check" for note in opened.unread]
+    absent = [f"{error.what}: {error.got}" for error in opened.missing.values()]
+    empty = [f"no object was read in {opened.path}, so there is nothing to learn"] if parts[0].is_empty else []
+    return [*notes, *lost, *absent, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
+
+
 def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
+    for split in ("train", "val"):
+        if split in data.missing:
+            raise data.missing[split]
     first = next((split for split in ("train", "trainval") if split in data.splits), None)
     if first is None and data.splits:
         raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits))

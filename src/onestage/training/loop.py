@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from onestage.data import Dataset
+from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.data.loader import seed_of
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST
@@ -60,7 +61,7 @@ class TrainResult:
 
     @property
     def best(self) -> Path:
-        """The model of the best validation AP."""
+        """The model of the best validation AP; of the last measured epoch if AP cannot be measured."""
         return self.folder / BEST
 
     @property
@@ -291,8 +292,9 @@ class Training:
         best = False
         if report is not None:
             record |= _figures(report)
-            ap = max(0.0, report.coco.AP)  # 0 where it is NaN: the first model measured is the best
-            best = ap > state.best_ap
+            ap = max(0.0, report.coco.AP)  # 0 where it is NaN
+            unmeasured = math.isnan(report.coco.AP) and state.best_ap <= 0  # then the best model is the last one
+            best = ap > state.best_ap or unmeasured
             state.best_ap = max(ap, state.best_ap)
         record["seconds"] = self._seconds()
         state.end_epoch(record)
@@ -354,6 +356,8 @@ class Training:
             f" ({val_set.split or 'the same'}) to measure it: {counted(config.epochs, 'epoch')}"
             f" of {counted(len(run.loader), 'step')}, {counted(config.batch_size, 'picture')} each, on {device}{again}"
         )
+        if val_set.is_empty:
+            self.monitor.say(NOTHING_TO_MEASURE)
         problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them
         if problems:
             self.monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")

@@ -117,7 +117,7 @@ def test_names_stay_text(names: str, expected: tuple[str, ...], tmp_path: Path) 
         (f"train: /{'x' * 100_000}\nnames: [cat, dog]\n", "inside the data set"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "cannot be read"),
         ("train: images/elsewhere\nnames: [cat, dog]\n", "none of the pictures"),
-        ("train: /data/images/train\nnames: [cat, dog]\n", "inside the data set"),
+        ("train: /data/images/elsewhere\nnames: [cat, dog]\n", "inside the data set"),
         ("train: images/../../x\nnames: [cat, dog]\n", "inside the data set"),
         ("train: {a: b}\nnames: [cat, dog]\n", "inside the data set"),
     ],

@@ -1,0 +1,394 @@
+"""Which file belongs to which: the one place where every format pairs its pictures and its annotations.
+
+Two questions are answered here. ``Named``: which file does an annotation or a list mean by a name? ``pair``: which picture and
+which annotation file of one name belong together? Policy:
+- A name counts as it is written. Only where no file has it so, capitals and Unicode's normal forms do not count.
+- Names of folders that only say "pictures here" or "labels here" (``ROLES``) are no part of a place, in any spelling:
+  Images/train, train_images and train lie at one place, and so do the annotations of labels/train.
+- A path with a drive or from / is never opened: it belongs to another machine. Where its end names a file inside the data set,
+  that file is meant, and ``Named.moved`` says so.
+- One file is an answer only if no other file fits as well. Several are an error that lists them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from onestage.data.files import PICTURE_SUFFIXES, inside, split_name
+from onestage.data.text import quoted
+from onestage.errors import DataError
+
+ROLES = frozenset(
+    """
+    images image imgs img jpegimages pictures picture pics pic photos photo frames
+    labels label lbls lbl annotations annotation annots annot annos anno anns ann xmls xml txts txt bboxes bbox boxes
+    """.split()  # noqa: SIM905  # a list with a word on each line is harder to read
+)
+"""The words for a folder of pictures or of annotations, in lower case."""
+
+Parts = tuple[str, ...]
+"""The folders of a path, without capitals, in Unicode's normal form C."""
+
+
+def folded(text: str) -> str:
+    """A name without capitals and in normal form C, so that two spellings of one name are equal."""
+    return unicodedata.normalize("NFC", text).casefold()
+
+
+def _words(folder: str) -> list[str]:
+    """The words in the name of a folder: trainImages -> train, images."""
+    return re.split(r"[\s_.-]+", folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", unicodedata.normalize("NFC", folder))))
+
+
+def without_role(folder: str) -> str:
+    """The name of a folder without the words for its role: Images -> "", train_labels -> train."""
+    words = _words(folder)
+    return "_".join(word for word in words if word not in ROLES) if ROLES & {*words} else folded(folder)
+
+
+def _is_plain(folder: str) -> bool:
+    """Whether the name of a folder says its role or its split, and nothing else."""
+    return not (rest := without_role(folder)) or bool(split_name(rest) and re.fullmatch(r"[a-z]+[\d-]*", rest))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The files among which a data set is found.
+
+    top: the folder that was searched; nothing outside it is read. files: all files in it, at any depth. chosen: the file that
+    the user named, if it was no folder.
+    """
+
+    top: Path
+    files: tuple[Path, ...]
+    chosen: Path | None = None
+
+    @property
+    def root(self) -> Path:
+        """The folder that messages start from."""
+        return self.top if self.chosen is None else self.chosen.parent
+
+    @property
+    def offered(self) -> tuple[Path, ...]:
+        """The files that may be annotations: the one that was named, or all."""
+        return self.files if self.chosen is None else (self.chosen,)
+
+    @cached_property
+    def pictures(self) -> tuple[Path, ...]:
+        """All files that are pictures by their suffix."""
+        return self.with_suffix(PICTURE_SUFFIXES)
+
+    def with_suffix(self, suffixes: Iterable[str]) -> tuple[Path, ...]:
+        """All files with one of these suffixes, in lower case with a dot."""
+        wanted = frozenset(suffixes)
+        return tuple(file for file in self.files if file.suffix.lower() in wanted)
+
+    def short(self, path: Path) -> str:
+        """A path as messages write it: relative to the searched folder."""
+        return path.relative_to(self.top).as_posix() if path.is_relative_to(self.top) else str(path)
+
+    @cached_property
+    def _folders(self) -> dict[Path, Parts]:
+        return {}
+
+    def parts(self, folder: Path) -> Parts:
+        """The folders from the searched one down to ``folder``, folded."""
+        if folder not in self._folders:
+            inner = folder.is_relative_to(self.top)
+            self._folders[folder] = tuple(map(folded, folder.relative_to(self.top).parts)) if inner else ("..",)
+        return self._folders[folder]
+
+    @cached_property
+    def pictures_by_name(self) -> ByName:
+        """The pictures by their names."""
+        return ByName(self.pictures)
+
+    @cached_property
+    def subfolders(self) -> Mapping[Parts, list[Path]]:
+        """Every folder that holds a file at some depth, by its folded parts."""
+        found: dict[Parts, list[Path]] = defaultdict(list)
+        for folder in dict.fromkeys(above for file in self.files for above in file.parents if above.is_relative_to(self.top)):
+            found[self.parts(folder)].append(folder)
+        return found
+
+
+def surroundings(file: Path) -> Path:
+    """The folder of a data set of which the user named one annotation file: above folders that say their role only."""
+    folder = file.parent
+    while not without_role(folder.name) and folder.name:
+        folder = folder.parent
+    return folder
+
+
+class ByName:
+    """Files by their folded names, and by these names without the suffix."""
+
+    def __init__(self, files: Iterable[Path]) -> None:
+        self._files: dict[str, list[Path]] = defaultdict(list)
+        self._stems: dict[str, list[Path]] = defaultdict(list)
+        for file in files:
+            self._files[folded(file.name)].append(file)
+            self._stems[folded(file.stem)].append(file)
+
+    def named(self, name: str) -> Sequence[Path]:
+        """The files with this name; if there is none, those with this name before their suffix."""
+        key = folded(name)
+        return self._files.get(key, ()) or self._stems.get(key, ())
+
+
+@dataclass(frozen=True)
+class Stated:
+    """A path as a file states it, taken apart. foreign: it starts at the top of another machine."""
+
+    folders: Parts
+    name: str
+    foreign: bool
+
+    @classmethod
+    def of(cls, text: str) -> Stated | None:
+        """None for what is no path inside a data set: a URL, NUL, a path with ``..``, or nothing."""
+        clean = text.replace("\\", "/")
+        top = re.match("(?:[A-Za-z]:)?/+", clean)
+        below = inside(clean[top.end() :] if top else clean)
+        if below is None:
+            return None
+        *folders, name = below.split("/")
+        return cls(tuple(map(folded, folders)), name, top is not None)
+
+
+def is_outside(name: str) -> bool:
+    """Whether a name leads outside the data set: a URL, ``..``, or a path of another machine."""
+    stated = Stated.of(name.strip())
+    return stated is None or stated.foreign
+
+
+class Named:
+    """The files that one annotation file, or one list, means by the names in it.
+
+    among: the files that may be meant, the pictures if left out. base: the folder that the names start from, if that is known.
+    darknet: relative names may start one folder above the data set. moved: the paths of other machines that were
+    found inside the data set, with the files that are meant.
+    """
+
+    def __init__(
+        self, tree: Tree, file: Path, *, among: ByName | None = None, base: Path | None = None, darknet: bool = False
+    ) -> None:
+        self.tree, self.file, self.darknet = tree, file, darknet
+        self.among = tree.pictures_by_name if among is None else among
+        self.beside = tree.parts(file.parent)
+        self.base = self._base(file.parent) if base is None else tree.parts(base)
+        self.split = split_name(file.stem) or next(filter(None, map(split_name, reversed(self.beside))), None)
+        self.moved: dict[str, Path] = {}
+
+    def _base(self, folder: Path) -> Parts:
+        """The folder of the data set that an annotation file is part of: above those named after a role or split."""
+        while folder != self.tree.top and folder.is_relative_to(self.tree.top) and _is_plain(folder.name):
+            folder = folder.parent
+        return self.tree.parts(folder)
+
+    def fits(self, name: str) -> bool:
+        """Whether there is a file with this name, or several."""
+        return bool(self._best(name))
+
+    def is_near(self, name: str) -> bool:
+        """Whether a file with this name lies where pictures usually do, or one folder down from the data set's."""
+        most = len(self.base) + len(stated.folders) + 1 if (stated := Stated.of(name.strip())) else 0
+        return any(self._place(folders) in (0, 1, 2) or len(folders) <= most for folders in self._folders_of(name))
+
+    def find(self, name: str) -> Path:
+        """The file with this name; a picture's suffix may be missing.
+
+        Raise DataError if there is none, if several fit, or if the name leads outside the data set.
+        """
+        found = self._best(name)
+        if len(found) > 1:
+            got = ", ".join(map(self.tree.short, found[:5])) + (" ..." if len(found) > 5 else "")
+            what = f"several files fit the name {quoted(name)}"
+            raise DataError(
+                what,
+                where=self.tree.short(self.file),
+                got=got,
+                fix="write the folder in front of the name, or leave one of them",
+            )
+        if not found:
+            raise self._missing(name)
+        if is_outside(name):
+            self.moved[name.strip()] = found[0]
+        return found[0]
+
+    def _folders_of(self, name: str) -> list[Parts]:
+        return [self.tree.parts(file.parent) for file in self._best(name)]
+
+    def _best(self, name: str) -> list[Path]:
+        """The files that fit best; blanks around the name count only if a file has them too."""
+        for text in dict.fromkeys((name, name.strip())):
+            fitting = list(self._fitting(stated)) if (stated := Stated.of(text)) else []
+            best = min((rank for rank, _ in fitting), default=())
+            if fitting:
+                return [file for rank, file in fitting if rank == best]
+        return []
+
+    def _missing(self, name: str) -> DataError:
+        if is_outside(name):
+            return DataError(f"refused: the picture's path {quoted(name)} leads outside the data set")
+        return DataError(f"there is no picture {quoted(name)} (looked in {self.tree.top.name or self.tree.top}/ and below)")
+
+    def _fitting(self, stated: Stated) -> Iterator[tuple[tuple[int, ...], Path]]:
+        """The files that may be meant, each with its rank; the smallest rank is the best."""
+        for file in self.among.named(stated.name):
+            folders = self.tree.parts(file.parent)
+            same = 0
+            for ours, theirs in zip(reversed(folders), reversed(stated.folders), strict=False):
+                if ours != theirs:
+                    break
+                same += 1
+            above, dropped = folders[: len(folders) - same], stated.folders[: len(stated.folders) - same]
+            place = self._place(above)
+            if place is None or (dropped and not self._may_drop(stated, dropped, same, place)):
+                continue
+            spelling = min(_spelling(stated.name, file.name), _spelling(stated.name, file.stem))
+            yield (len(dropped), place, spelling), file
+
+    def _place(self, above: Parts) -> int | None:
+        """How well the folders above a stated path fit this file, 0 best. None if they are of another split."""
+        split = next(filter(None, map(split_name, reversed(above))), None)
+        if self.split and split and split != self.split and "trainval" not in (split, self.split):
+            return None
+        starts = [start for start in dict.fromkeys((self.beside, self.base, ())) if above[: len(start)] == start]
+        usual = any(all(map(_is_plain, above[len(start) :])) for start in starts)
+        if usual and any(folded(self.file.stem).endswith(folder) for folder in above):
+            return 0
+        if usual:
+            return 1 if split and split == self.split else 2
+        return 3 if above[: len(self.base)] == self.base else 4
+
+    def _may_drop(self, stated: Stated, dropped: Parts, same: int, place: int) -> bool:
+        """Whether the path may begin in a folder that is not there: on another machine, or above the data set."""
+        if place > 2:
+            return False
+        above = tuple(map(folded, self.tree.top.absolute().parts))
+        return stated.foreign or above[-len(dropped) :] == dropped or (self.darknet and (same > 0 or dropped[-1] in above[-1:]))
+
+
+def _spelling(a: str, b: str) -> int:
+    """How much the spelling of two names differs: not, in the normal form only, or in capitals too."""
+    return 0 if a == b else 1 if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b) else 2
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pictures and annotation files that belong together: for each one, the partners that fit best. One is an answer."""
+
+    labels: Mapping[Path, Sequence[Path]]
+    pictures: Mapping[Path, Sequence[Path]]
+
+
+def pair(tree: Tree, pictures: Iterable[Path], labels: Iterable[Path]) -> Pairs:
+    """Pair pictures and annotation files that have one name, before the suffix, and lie at one place.
+
+    A partner in the same folder, or in one that differs in the words for its role only, goes before others. If no file finds a
+    partner so, folders of other names are tried: see ``_by_folders``.
+    """
+    pictures, labels = list(pictures), list(labels)
+    by_key: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
+    keys = _Keys(tree)
+    for label in labels:
+        by_key[keys.of(label)].append(label)
+    edges = [(picture, label, keys.rank(picture, label)) for picture in pictures for label in by_key.get(keys.of(picture), ())]
+    return _best(edges or _by_folders(tree, pictures, labels))
+
+
+class _Keys:
+    """The place of each folder, worked out once."""
+
+    def __init__(self, tree: Tree) -> None:
+        self.tree = tree
+        self._places: dict[Path, Parts] = {}
+
+    def of(self, file: Path) -> tuple[Parts, str]:
+        """What a picture and its annotations have in common: the place, and the name without its suffix."""
+        folder = file.parent
+        if folder not in self._places:
+            inner = folder.relative_to(self.tree.top).parts if folder.is_relative_to(self.tree.top) else ("..",)
+            self._places[folder] = tuple(filter(None, map(without_role, inner)))
+        return self._places[folder], folded(file.stem)
+
+    def rank(self, picture: Path, label: Path) -> tuple[int, int]:
+        """How well two files of one place fit, the smallest best: by their folders, then by the spelling of their names."""
+        ours, theirs = self.tree.parts(picture.parent), self.tree.parts(label.parent)
+        close = ours == theirs or (
+            len(ours) == len(theirs)
+            and all(a == b or without_role(a) == without_role(b) for a, b in zip(ours, theirs, strict=True))
+        )
+        return int(not close), _spelling(picture.stem, label.stem)
+
+
+_Edge = tuple[Path, Path, tuple[int, int]]
+
+
+def _best(edges: Sequence[_Edge]) -> Pairs:
+    """The pairs that are among the best of both partners."""
+    least: dict[Path, tuple[int, int]] = {}
+    for picture, label, rank in edges:
+        for file in (picture, label):
+            least[file] = min(least.get(file, rank), rank)
+    of_picture: dict[Path, list[Path]] = defaultdict(list)
+    of_label: dict[Path, list[Path]] = defaultdict(list)
+    for picture, label, rank in edges:
+        if rank <= least[picture] and rank <= least[label]:
+            of_picture[picture].append(label)
+            of_label[label].append(picture)
+    return Pairs(dict(of_picture), dict(of_label))
+
+
+def _by_folders(tree: Tree, pictures: Sequence[Path], labels: Sequence[Path]) -> list[_Edge]:
+    """Pairs across folders whose names say nothing: Fotos/a.jpg and Kisten/a.txt.
+
+    The two folders differ in one name, or one lies directly in the other, and they share the name of a file. Raise
+    DataError if a folder has several such partners.
+    """
+    stems = [_stems_by_folder(pictures), _stems_by_folder(labels)]
+    partners = {
+        folder: [
+            other for other in stems[1] if _one_apart(tree.parts(folder), tree.parts(other)) and names & {*stems[1][other]}
+        ]
+        for folder, names in ((folder, {*by_stem}) for folder, by_stem in stems[0].items())
+    }
+    wanted = [other for others in partners.values() for other in others]
+    for folder, others in partners.items():
+        if len(others) > 1 or any(wanted.count(other) > 1 for other in others):
+            got = ", ".join(f"{tree.short(other)}/" for other in others)
+            what = f"it is not clear which folder holds the labels of {tree.short(folder)}/"
+            raise DataError(what, where=tree.top, got=got, fix="name the folders images and labels")
+    return [
+        (picture, label, (0, 0))
+        for folder, others in partners.items()
+        for other in others
+        for stem, found in stems[0][folder].items()
+        for picture in found
+        for label in stems[1][other].get(stem, ())
+    ]
+
+
+def _stems_by_folder(files: Iterable[Path]) -> dict[Path, dict[str, list[Path]]]:
+    found: dict[Path, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for file in files:
+        found[file.parent][folded(file.stem)].append(file)
+    return found
+
+
+def _one_apart(a: Parts, b: Parts) -> bool:
+    """Whether two places differ in one folder, and not in their split."""
+    splits = [next(filter(None, map(split_name, reversed(parts))), None) for parts in (a, b)]
+    if splits[0] != splits[1]:
+        return False
+    short, long = sorted((a, b), key=len)
+    if len(short) == len(long):
+        return sum(x != y for x, y in zip(a, b, strict=True)) == 1
+    return any(long[:i] + long[i + 1 :] == short for i in range(len(long))) and len(long) == len(short) + 1

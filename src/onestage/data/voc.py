@@ -16,7 +16,7 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 from xml.etree.ElementTree import Element, ParseError
@@ -90,8 +90,11 @@ class VocSet:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         names = {item.name for annotation in self._annotations.values() for item in annotation.objects}
         table.classes = StoredClasses.named(sorted(names))
+        moved: dict[str, Path] = {}
         for file in self.sources[split]:
-            _fill(table, file, self._annotations[file], self._picture)
+            _fill(table, file, self._annotations[file], partial(self._picture, moved))
+        if moved:
+            table.moved(self.sources[split][0].parent, moved)
 
     @cached_property
     def _annotations(self) -> dict[Path, _Annotation]:
@@ -102,8 +105,11 @@ class VocSet:
     def _pairs(self) -> Pairs:
         return pair(self.tree, self.tree.pictures, self._annotations)
 
-    def _picture(self, file: Path, file_name: str | None) -> Path:
-        """The picture of an XML file. Raise DataError if there is none, or if several fit."""
+    def _picture(self, moved: dict[str, Path], file: Path, file_name: str | None) -> Path:
+        """The picture of an XML file. Raise DataError if there is none, or if several fit.
+
+        moved: gets the picture if ``<filename>`` is a path of another machine.
+        """
         found = self._pairs.pictures.get(file, ())
         if len(found) > 1:
             last = folded(re.split(r"[/\\]", (file_name or "").strip())[-1])
@@ -117,7 +123,10 @@ class VocSet:
         if found:
             got = ", ".join(map(self.tree.short, found))
             raise DataError("several pictures fit", got=got, fix="name the right one in <filename>")
-        return Named(self.tree, file).find(file_name or file.stem)
+        named = Named(self.tree, file)
+        picture = named.find(file_name or file.stem)
+        moved |= named.moved
+        return picture
 
 
 def find(tree: Tree) -> VocSet | None:

@@ -68,14 +68,14 @@ def test_a_data_set_that_has_changed_is_told(tmp_path: Path, monkeypatch: pytest
 def annotations_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the annotation files whose text was read, one entry for each time."""
     names: list[str] = []
-    inner = Path.read_text
+    inner = Path.read_bytes
 
-    def read_text(self: Path, *arguments: str, **options: str) -> str:
+    def read_bytes(self: Path) -> bytes:
         if self.name.startswith("instances_"):
             names.append(self.name)
-        return inner(self, *arguments, **options)
+        return inner(self)
 
-    monkeypatch.setattr(Path, "read_text", read_text)
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)
     monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
     return names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -95,10 +95,15 @@ def _run(given: list[str]) -> int:
     if family and given[1:] in ([], ["-h"], ["--help"]):
         _show_help(family)
         return 0
-    asked = " ".join(given[:2]) if family else given[0]
-    pair = " ".join(given[:2])  # dat check: the nearest of the verbs of two words
-    what = f"there is no verb '{asked}'{nearest(asked, VERBS) or nearest(pair, [name for name in VERBS if ' ' in name])}"
-    return _fail(2, str(ConfigError(what, expected=", ".join(family or VERBS), fix="onestage --help")))
+    return _fail(2, str(_no_verb(given, family)))
+
+
+def _no_verb(given: Sequence[str], family: Collection[str]) -> ConfigError:
+    """The error for a verb that does not exist. family: the verbs of two words that begin with the first word given."""
+    asked, pair = " ".join(given[:2]) if family else given[0], " ".join(given[:2])
+    meant = nearest(asked, VERBS) or nearest(pair, [name for name in VERBS if " " in name])  # for dat check
+    what = f"there is no verb '{asked}'{meant}"
+    return ConfigError(what, expected=", ".join(family or VERBS), fix="onestage --help")
 
 
 def _call(verb: Verb, program: str, arguments: list[str]) -> int:

@@ -57,6 +57,11 @@ def _is_plain(folder: str) -> bool:
     return not (rest := without_role(folder)) or bool(split_name(rest) and re.fullmatch(r"[a-z]+[\d-]*", rest))
 
 
+def _nearest_split(folders: Parts) -> str | None:
+    """The split in the name of the last of these folders that has one."""
+    return next(filter(None, map(split_name, reversed(folders))), None)
+
+
 @dataclass(frozen=True)
 class Tree:
     """The files among which a data set is found.
@@ -172,18 +177,18 @@ class Named:
     """The files that one annotation file, or one list, means by the names in it.
 
     among: the files that may be meant, the pictures if left out. base: the folder that the names start from, if that is known.
-    darknet: relative names may start one folder above the data set. moved: the paths of other machines that were
-    found inside the data set, with the files that are meant.
+    is_list: it lists a split, so its names may begin one folder above the data set, or lie in a folder of another split.
+    moved: the paths of other machines that were found inside the data set, with the files that are meant.
     """
 
     def __init__(
-        self, tree: Tree, file: Path, *, among: ByName | None = None, base: Path | None = None, darknet: bool = False
+        self, tree: Tree, file: Path, *, among: ByName | None = None, base: Path | None = None, is_list: bool = False
     ) -> None:
-        self.tree, self.file, self.darknet = tree, file, darknet
+        self.tree, self.file, self.is_list = tree, file, is_list
         self.among = tree.pictures_by_name if among is None else among
         self.beside = tree.parts(file.parent)
         self.base = self._base(file.parent) if base is None else tree.parts(base)
-        self.split = split_name(file.stem) or next(filter(None, map(split_name, reversed(self.beside))), None)
+        self.split = split_name(file.stem) or _nearest_split(self.beside)
         self.moved: dict[str, Path] = {}
 
     def _base(self, folder: Path) -> Parts:
@@ -257,23 +262,26 @@ class Named:
 
     def _place(self, above: Parts) -> int | None:
         """How well the folders above a stated path fit this file, 0 best. None if they are of another split."""
-        split = next(filter(None, map(split_name, reversed(above))), None)
+        split = _nearest_split(above)
         if self.split and split and split != self.split and "trainval" not in (split, self.split):
-            return None
-        starts = [start for start in dict.fromkeys((self.beside, self.base, ())) if above[: len(start)] == start]
-        usual = any(all(map(_is_plain, above[len(start) :])) for start in starts)
-        if usual and any(folded(self.file.stem).endswith(folder) for folder in above):
+            return 5 if self.is_list else None
+        if not self._is_usual(above):
+            return 3 if above[: len(self.base)] == self.base else 4
+        if any(folded(self.file.stem).endswith(folder) for folder in above):
             return 0
-        if usual:
-            return 1 if split and split == self.split else 2
-        return 3 if above[: len(self.base)] == self.base else 4
+        return 1 if split and split == self.split else 2
+
+    def _is_usual(self, above: Parts) -> bool:
+        """Whether pictures usually lie here: below the file's folder or the set's, in folders that say their role or split."""
+        starts = [start for start in (self.beside, self.base, ()) if above[: len(start)] == start]
+        return any(all(map(_is_plain, above[len(start) :])) for start in starts)
 
     def _may_drop(self, stated: Stated, dropped: Parts, same: int, place: int) -> bool:
         """Whether the path may begin in a folder that is not there: on another machine, or above the data set."""
         if place > 2:
             return False
         above = tuple(map(folded, self.tree.top.absolute().parts))
-        return stated.foreign or above[-len(dropped) :] == dropped or (self.darknet and (same > 0 or dropped[-1] in above[-1:]))
+        return stated.foreign or above[-len(dropped) :] == dropped or (self.is_list and (same > 0 or dropped[-1] in above[-1:]))
 
 
 def _spelling(a: str, b: str) -> int:
@@ -353,27 +361,31 @@ def _by_folders(tree: Tree, pictures: Sequence[Path], labels: Sequence[Path]) ->
     The two folders differ in one name, or one lies directly in the other, and they share the name of a file. Raise
     DataError if a folder has several such partners.
     """
-    stems = [_stems_by_folder(pictures), _stems_by_folder(labels)]
-    partners = {
-        folder: [
-            other for other in stems[1] if _one_apart(tree.parts(folder), tree.parts(other)) and names & {*stems[1][other]}
-        ]
-        for folder, names in ((folder, {*by_stem}) for folder, by_stem in stems[0].items())
-    }
-    wanted = [other for others in partners.values() for other in others]
-    for folder, others in partners.items():
-        if len(others) > 1 or any(wanted.count(other) > 1 for other in others):
-            got = ", ".join(f"{tree.short(other)}/" for other in others)
-            what = f"it is not clear which folder holds the labels of {tree.short(folder)}/"
-            raise DataError(what, where=tree.top, got=got, fix="name the folders images and labels")
-    return [
-        (picture, label, (0, 0))
-        for folder, others in partners.items()
-        for other in others
-        for stem, found in stems[0][folder].items()
-        for picture in found
-        for label in stems[1][other].get(stem, ())
+    ours, theirs = _stems_by_folder(pictures), _stems_by_folder(labels)
+    fitting = [
+        (folder, other)
+        for folder in ours
+        for other in theirs
+        if _one_apart(tree.parts(folder), tree.parts(other)) and ours[folder].keys() & theirs[other].keys()
     ]
+    _refuse_rivals(tree, fitting)
+    return [edge for folder, other in fitting for edge in _edges(ours[folder], theirs[other])]
+
+
+def _refuse_rivals(tree: Tree, fitting: Sequence[tuple[Path, Path]]) -> None:
+    """Raise DataError if a folder of pictures, or one of labels, has several partners."""
+    for folder, other in fitting:
+        rivals = [pair for pair in fitting if folder in pair or other in pair]
+        if len(rivals) > 1:
+            what = f"it is not clear which folder holds the labels of {tree.short(folder)}/"
+            got = "; ".join(f"{tree.short(a)}/ with {tree.short(b)}/" for a, b in rivals)
+            raise DataError(what, where=tree.top, got=got, fix="name the folders images and labels")
+
+
+def _edges(pictures: Mapping[str, Sequence[Path]], labels: Mapping[str, Sequence[Path]]) -> list[_Edge]:
+    """The pairs of two folders; their files by the name without suffix."""
+    pairs = ((picture, label) for stem, found in pictures.items() for picture in found for label in labels.get(stem, ()))
+    return [(picture, label, (0, 0)) for picture, label in pairs]
 
 
 def _stems_by_folder(files: Iterable[Path]) -> dict[Path, dict[str, list[Path]]]:
@@ -385,8 +397,7 @@ def _stems_by_folder(files: Iterable[Path]) -> dict[Path, dict[str, list[Path]]]
 
 def _one_apart(a: Parts, b: Parts) -> bool:
     """Whether two places differ in one folder, and not in their split."""
-    splits = [next(filter(None, map(split_name, reversed(parts))), None) for parts in (a, b)]
-    if splits[0] != splits[1]:
+    if _nearest_split(a) != _nearest_split(b):
         return False
     short, long = sorted((a, b), key=len)
     if len(short) == len(long):

@@ -161,7 +161,7 @@ def _split_lists(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
 def _listed(tree: Tree, file: Path, names: ByName) -> tuple[Path, ...]:
     """The XML files that a list in ImageSets/Main names, an id on each line. names: of all XML files."""
     base = file.parents[2] if file.parent.name.lower() == "main" else file.parents[1]
-    annotations = Named(tree, file, among=names, base=base)
+    annotations = Named(tree, file, among=names, base=base, is_list=True)
     found = []
     for line in filter(str.strip, read_list(file)):
         bare = re.sub(r"\s+(1|-1|0)$", "", line.strip())

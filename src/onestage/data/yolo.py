@@ -194,7 +194,10 @@ def _written_names(file: Path) -> tuple[str, ...]:
     if twice is not None:
         lines = ", ".join(str(number) for number, name in enumerate(names, 1) if name == twice)
         raise DataError(
-            "a class is named twice", where=file, got=f"{quoted(twice)} in lines {lines}", fix="give each its own name"
+            "a class is named twice",
+            where=file,
+            got=f"{quoted(twice)} in lines {lines}",
+            fix="give the classes different names",
         )
     return tuple(names)
 
@@ -228,7 +231,7 @@ def _listed(tree: Tree, file: Path, base: Path) -> tuple[tuple[Path, ...], dict[
     """The pictures on a list, one on each line, and those of them that are paths of another machine. A picture that is not
     there stays on the list. base: the folder that the names start from, or the list's.
     """
-    named = Named(tree, file, base=base, darknet=True)
+    named = Named(tree, file, base=base, is_list=True)
     pictures = []
     for line in filter(str.strip, read_list(file)):
         if not named.fits(line) and is_outside(line):
@@ -288,20 +291,27 @@ class YamlSplits:
     def read(self) -> Sources:
         """The pictures of each split. Raise DataError if no split exists; those of several that do not are in ``missing``."""
         sources: dict[str, tuple[Path, ...]] = {}
-        for key, value in self.content.items():
-            split = split_name(key) if key.isalpha() else None
-            entries = [
-                str(entry) for entry in (value if isinstance(value, list) else [value]) if entry not in ("", "null", "~")
-            ]
-            found = {entry: self._entry(entry) for entry in entries} if split else {}
-            if found and split and all(found.values()):
+        for split, entries in self._stated().items():
+            found = {entry: self._entry(entry) for entry in entries}
+            absent = next((entry for entry, pictures in found.items() if not pictures), None)
+            if absent is None:
                 sources[split] = tuple(dict.fromkeys(picture for pictures in found.values() for picture in pictures))
-            elif found and split:
-                self.missing[split] = self._absent(key, next(entry for entry, pictures in found.items() if not pictures))
+            else:
+                self.missing[split] = self._absent(split, absent)
         if not sources:
             raise next(iter(self.missing.values()), DataError("this file names no pictures", where=self.file))
         everything = dict.fromkeys(picture for chosen in sources.values() for picture in chosen)
         return _in_order([*everything], sources)
+
+    def _stated(self) -> dict[str, list[str]]:
+        """The folders and lists of each split; a split without any is left out."""
+        found: dict[str, list[str]] = {}
+        for key, value in self.content.items():
+            split = split_name(key) if key.isalpha() else None
+            entries = value if isinstance(value, list) else [value]
+            if split:
+                found.setdefault(split, []).extend(str(entry) for entry in entries if entry not in ("", "null", "~"))
+        return {split: entries for split, entries in found.items() if entries}
 
     def _entry(self, entry: str) -> Sequence[Path]:
         """The pictures in a folder or on a list; none if it does not exist."""
@@ -316,8 +326,8 @@ class YamlSplits:
             pictures = tuple(picture for picture in self.tree.pictures if folder in picture.parents) if folder else ()
         return pictures
 
-    def _absent(self, key: str, entry: str) -> DataError:
-        what = f"none of the pictures that this file names for {key!r} are here"
+    def _absent(self, split: str, entry: str) -> DataError:
+        what = f"none of the pictures that this file names for {split!r} are here"
         expected = "a folder or a list, with pictures, inside the data set"
         fix = f"write it relative to {self.file.name}, or remove the line"
         return DataError(what, where=self.file, got=quoted(entry), expected=expected, fix=fix)

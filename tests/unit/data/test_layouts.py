@@ -131,7 +131,7 @@ SEVERAL = {
         "classes.txt    cat\nimages/a.jpg\nlabels/a.txt\nannots/a.txt    0 0.4 0.4 0.1 0.1", "annots/a.txt, labels/a.txt"
     ),
     "YOLO, folders of labels": (
-        "classes.txt    cat\nFotos/a.jpg\nA/a.txt\nB/a.txt    0 0.4 0.4 0.1 0.1", "A/, B/"
+        "classes.txt    cat\nFotos/a.jpg\nA/a.txt\nB/a.txt    0 0.4 0.4 0.1 0.1", "Fotos/ with A/; Fotos/ with B/"
     ),
     "YOLO, lists": (
         "classes.txt    cat\na.jpg\na.txt\ntrain.txt    a.jpg\nlists/train.txt    a.jpg", "train.txt, lists/train.txt"

@@ -123,7 +123,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
     from onestage.training.loop import train as run_training
     from onestage.training.memory import keep_freed_memory
 
-    if not data.exists():
+    if detector == NO_CHOICE and not data.exists():  # the model that is missing too is asked for later
         raise DataError("there is no such file or folder", where=data)
     launch = Launch.from_environment()
     if out is None and launch.world > 1:

@@ -73,6 +73,24 @@ MISTAKES = {
 
 
 @needs_hook
+@pytest.mark.parametrize("verb", ["train d", "data check d", "evaluate m d"])
+def test_an_unknown_format_lists_the_real_ones(verb: str, capsys: Captured) -> None:
+    assert main([*verb.split(), "--format", "yollo"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'yolo'?" in said
+    listed = said.split("expected: ")[1].splitlines()[0]
+    assert set(listed.split(", ")) == {"coco", "voc", "yolo", "csv"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("dat check x", "data check"), ("data chek x", "data check"), ("dta generate", "data generate")]
+)
+def test_a_mistyped_verb_of_two_words_gets_the_nearest(typed: str, meant: str, capsys: Captured) -> None:
+    assert main(typed.split()) == 2
+    assert f"did you mean '{meant}'?" in capsys.readouterr().err
+
+
+@needs_hook
 @pytest.mark.parametrize("arguments", MISTAKES)
 def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, capsys: Captured) -> None:
     assert main(arguments.split()) == 2

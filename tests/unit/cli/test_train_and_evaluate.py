@@ -163,6 +163,7 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
     [
         ([], "train on what?"),
         (["DATA"], "which model?"),
+        (["nowhere"], "there is no such file or folder"),
         (["nowhere", "--model", "tinysd"], "did you mean 'tinyssd'?"),  # before a long look at the data
         (["nowhere", "--model", "tinyssd", "--set", "head=SharedHead"], "equal channels"),
         (["nowhere", "--model", "tinyssd"], "there is no such file or folder"),

@@ -96,7 +96,7 @@ def stated_size(height: Json, width: Json) -> Size | None:
 
 def _side(value: Json) -> int | None:
     """Pixels; 0 if the value stands for an unknown side, None if it is wrong."""
-    if value is None or value == -1:
+    if value in (None, "", -1):
         return 0
     side = whole_number(value)
     return side if side is not None and 0 <= side <= LARGEST_SIDE else None

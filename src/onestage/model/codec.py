@@ -320,7 +320,7 @@ def _from_text(value: Value) -> Value:
         return encode(value)
     try:
         return cast(Json, json.loads(value))
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 

@@ -21,7 +21,7 @@ import torch
 import yaml
 
 import trees
-from fuzz.harness import fuzz, mutated
+from fuzz.harness import SECONDS, fuzz, mutated
 from onestage.data import load_dataset
 from onestage.data.csv import ROLES
 from onestage.data.dataset import Dataset
@@ -610,7 +610,7 @@ def test_csv(relative: bool, tmp_path: Path) -> None:
         agree(objects_of(data), expected)
         return "with problems" if data.problems else "whole"
 
-    fuzz(f"CSV in {'parts' if relative else 'pixels'}", attempt)
+    fuzz(f"CSV in {'parts' if relative else 'pixels'}", attempt, seconds=SECONDS / 2)
 
 
 def some_detections(random: Random) -> Detections:
@@ -657,7 +657,7 @@ def test_predictions_come_back(format: str, tmp_path: Path) -> None:
             assert box == pytest.approx(item.box, abs=2e-3) and score == pytest.approx(item.score, rel=1e-6)
         return "written"
 
-    fuzz(f"predictions as {format}", attempt)
+    fuzz(f"predictions as {format}", attempt, seconds=SECONDS / 4)
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -682,7 +682,7 @@ def test_damaged_predictions_as_a_data_set(format: str, tmp_path: Path) -> None:
         agree(objects_of(data), expected)
         return "with problems" if data.problems else "whole"
 
-    fuzz(f"damaged predictions as {format}", attempt)
+    fuzz(f"damaged predictions as {format}", attempt, seconds=SECONDS / 4)
 
 
 # Plans and recipes

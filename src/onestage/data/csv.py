@@ -8,8 +8,8 @@ Policy:
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
 - Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
   are the data set's ids. With ``classes=`` they then count the given names from 0.
-- The pictures lie beside the file or in a folder ``images`` there. When a folder is searched, a CSV file without any of its
-  pictures does not count: such files often accompany a data set in another format.
+- pairing.py finds the pictures by their names. When a folder is searched, a CSV file without any of its pictures does not
+  count, nor does one far above its pictures if there is a data set in another format: such files often accompany it.
 
 Shape letters: M objects.
 """

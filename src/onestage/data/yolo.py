@@ -1,15 +1,16 @@
 """YOLO: one text file for each picture, a line ``class centre_x centre_y width height`` for each object, in 0-1.
 
 The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before it. Policy:
-- The labels of images/train/a.jpg are labels/train/a.txt; without a folder ``images``, a.txt beside the picture.
+- pairing.py finds the labels of a picture: labels/train/a.txt for images/train/a.jpg, or a.txt beside the picture.
 - By the format's rules, a picture without a label file, or with an empty one, has no objects. A label file without a picture
   is a problem.
 - What the lines state, ``yolo_lines`` tells. Six columns are a problem: the sixth may be a score, and labels have no score.
 - Names come from data.yaml, classes.txt or obj.names. All YAML is read as text, so the classes ``no``, ``on`` and ``012`` keep
   their names; aliases and duplicate keys are refused.
-- Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt beside the names, or folders of these names.
-- ``path:`` in data.yaml often belongs to another machine: it is followed only inside the data set. A leading ``../`` is
-  ignored: the exporters that write it do not mean the folder above.
+- Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt at any place, or folders of these names. One that
+  data.yaml names and that is not there is in ``missing``.
+- A path of another machine in data.yaml is never opened; the folder or list inside the data set that fits its end is meant. A
+  leading ``../`` is ignored: the exporters that write it do not mean the folder above.
 """
 
 from __future__ import annotations

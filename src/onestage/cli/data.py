@@ -42,8 +42,8 @@ def check(
     """Look at a data set before training on it: what is in it, and what is wrong with it.
 
     Print the splits, the classes, the sizes of objects and pictures, and every problem with its file and line: bad boxes,
-    missing or unreadable pictures, pictures that are in two splits, annotations that nothing reads. The exit code is 1 if there are problems and 0 if there
-    are none, for scripts.
+    missing or unreadable pictures, pictures that are in two splits, annotations that nothing reads. The exit code is 1 if
+    there are problems and 0 if there are none, for scripts.
 
     `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by the files in the folder. Training stops
     at such problems too. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.

@@ -126,11 +126,16 @@ def _begin(
     function(*arguments)
 
 
+def free_port() -> int:
+    """A port of this machine that no program listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return probe.getsockname()[1]
+
+
 @contextmanager
 def together(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Iterator[list[BaseProcess]]:
     """The same call in two processes of one group, as torchrun would start them; at the end both must have returned."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     launched = [zip(VARIABLES, (str(rank), "2", str(rank), "127.0.0.1", str(port)), strict=True) for rank in range(2)]
     processes = [start(function, *arguments, log=log, **dict(variables)) for variables in launched]
     try:

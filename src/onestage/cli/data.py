@@ -37,6 +37,8 @@ def check(
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     split: str | None = None,
     fast: bool = False,
+    picture_memory: float = 2.0,
+    worker_timeout: float = 600.0,
     json: Path | None = None,
 ) -> int:
     """Look at a data set before training on it: what is in it, and what is wrong with it.
@@ -53,12 +55,16 @@ def check(
         format: the format, if it is not recognised
         split: look at this split only: train, val, test or trainval
         fast: read only the pictures' headers; finds neither truncated pictures nor copies of one picture in two splits
+        picture_memory: gigabytes for the pictures that are decoded at the same time
+        worker_timeout: seconds to wait for one picture
         json: also write everything to this file
     """
     from onestage.data.check import check_dataset
 
     console = stdout()
-    checkup = check_dataset(path, format, split=split, fast=fast, progress=console.is_terminal)
+    checkup = check_dataset(
+        path, format, split=split, fast=fast, progress=console.is_terminal, gigabytes=picture_memory, timeout=worker_timeout
+    )
     console.print(render(checkup))
     if json is not None:
         write_file(json, json_format.dumps(checkup.to_dict(), indent=2) + "\n")

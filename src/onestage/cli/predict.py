@@ -34,12 +34,18 @@ class Choice:
     """At most so many detections in a picture, the best ones."""
     batch_size: int = 8
     """Pictures that go through the network together."""
+    picture_memory: float = 2.0
+    """Gigabytes for the pictures in memory at the same time; a larger one comes alone."""
+    worker_timeout: float = 600.0
+    """Seconds to wait for a picture to be read, or a copy to be saved."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is a GPU."""
 
     def __post_init__(self) -> None:
         require(0 <= self.score <= 1, "--score lies between 0 and 1", got=self.score)
         require(self.top is None or self.top >= 1, "--top is 1 or more", got=self.top)
+        require(0 < self.picture_memory < 1e6, "--picture-memory is above 0", got=self.picture_memory)
+        require(0 < self.worker_timeout < 1e6, "--worker-timeout is above 0", got=self.worker_timeout)
         require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
 
 
@@ -91,7 +97,15 @@ def _predict(
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)
-    run = partial(predict_files, Predictor.of(detector), files, selection=selection, batch_size=detection.batch_size)
+    run = partial(
+        predict_files,
+        Predictor.of(detector),
+        files,
+        selection=selection,
+        batch_size=detection.batch_size,
+        gigabytes=detection.picture_memory,
+        timeout=detection.worker_timeout,
+    )
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     interrupted = _write(run, targets, tally=tally, total=len(files))
     results = {f"results ({name})": path for path, name in targets}

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -21,10 +21,13 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.console import Terminal
 from onestage.data.dataset import NOTHING_TO_MEASURE, Dataset, Problem, never_taught
+from onestage.data.memory import GIGABYTES, PictureMemory, in_bytes
 from onestage.data.reader import OpenData, open_data
 from onestage.data.text import size_text
+from onestage.data.threads import PatientThreads
+from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError
-from onestage.images import decode_image, image_size, is_turned, picture_bytes
+from onestage.images import decode_image, decoding_cost, image_size, is_turned, picture_bytes
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -112,16 +115,21 @@ def check_dataset(
     split: str | None = None,
     fast: bool = False,
     progress: bool = False,
+    gigabytes: float = GIGABYTES,
+    timeout: float = TIMEOUT,
 ) -> Checkup:
     """Look at a whole data set, or at one split of it, and at every picture in it.
 
     fast: read only the pictures' headers; then truncated pictures and identical ones are not found. progress: show a bar.
+    gigabytes: of memory for pictures that are decoded at the same time. timeout: seconds to wait for one picture.
     Raise DataError only if there is nothing to look at: no data set, or none of its pictures.
     """
     opened = open_data(path, format)
     sets = _load(opened, split)
     owners = _owners(sets)
-    seen = _look_at(owners, fast=fast, progress=progress)
+    look = partial(_look, memory=PictureMemory(in_bytes(gigabytes)), fast=fast)
+    with PatientThreads(timeout=timeout, farewell=0.0) as threads:
+        seen = _look_at(owners, look, threads, progress=progress)
     leaks, twins = _identical(owners, seen, Path(path))
     unreadable = [Problem.of(_short(name, path), look.error) for name, look in seen.items() if look.error]
     boxes, areas, sizes = _objects(owners)
@@ -206,26 +214,28 @@ def _firsts(owners: Owners) -> list[tuple[Dataset, int]]:
     return [places[0] for places in owners.values()]
 
 
-def _look_at(owners: Owners, *, fast: bool, progress: bool) -> dict[str, _Look]:
+def _look_at(
+    owners: Owners, look: Callable[[Path, Size | None], _Look], threads: PatientThreads, *, progress: bool
+) -> dict[str, _Look]:
     """Look at every picture, several at a time: Pillow decodes without Python's global lock."""
-
-    def look(path: str) -> _Look:
-        data, index = owners[path][0]
-        return _look(Path(path), data.sizes[index], fast=fast)
-
-    with Progress(console=Terminal(), transient=True, disable=not progress) as bar, ThreadPoolExecutor() as pool:
-        looks = bar.track(pool.map(look, owners), total=len(owners), description="looking at every picture")
-        return dict(zip(owners, looks, strict=True))
+    firsts = {path: places[0] for path, places in owners.items()}
+    looks = {p: threads.submit(partial(look, Path(p), data.sizes[index])) for p, (data, index) in firsts.items()}
+    with Progress(console=Terminal(), transient=True, disable=not progress) as bar:
+        tracked = bar.track(looks.items(), total=len(owners), description="looking at every picture")
+        return {path: threads.result(future, path) for path, future in tracked}
 
 
-def _look(path: Path, stated: Size | None, *, fast: bool) -> _Look:
+def _look(path: Path, stated: Size | None, *, memory: PictureMemory, fast: bool) -> _Look:
     """Decode a picture, or read only its header, and compare its size with the one in its annotation."""
     try:
-        content = b"" if fast else picture_bytes(path)
-        height, width = image_size(path) if fast else decode_image(content).shape[1:]
+        with memory.share() as admit:
+            if not fast:
+                admit(decoding_cost(path))
+            content = b"" if fast else picture_bytes(path)
+            height, width = image_size(path) if fast else decode_image(content).shape[1:]
+            digest = None if fast else hashlib.sha256(content).digest()
     except DataError as error:
         return _Look(None, error)
-    digest = None if fast else hashlib.sha256(content).digest()
     if stated in (None, (height, width)):
         return _Look(digest)
     wrong = f"the picture is {width} x {height}, but its annotation says {size_text(stated)}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,10 +17,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from onestage.data.memory import GIGABYTES, in_bytes
+from onestage.data.threads import PatientThreads
+from onestage.data.workers import TIMEOUT
 from onestage.detections import Detections
 from onestage.errors import DataError, WriteError
 from onestage.files import make_folder, write_file
-from onestage.images import decode_image
+from onestage.images import decode_image, decoding_cost
 from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Predictor
 
@@ -60,28 +63,68 @@ def predict_files(
     selection: Selection = Selection(),
     batch_size: int = 8,
     unsaved: Callable[[WriteError], None] | None = None,
+    gigabytes: float = GIGABYTES,
+    timeout: float = TIMEOUT,
 ) -> Iterator[Outcome]:
     """The outcome of each picture, in order. Annotated copies are saved for those that have a place for one.
 
-    At most three batches of pictures are in memory at any time. A picture that cannot be read stops nothing. A copy that cannot
-    be saved stops nothing either if ``unsaved`` takes its error; without it, WriteError is raised.
+    At most three batches of pictures are in memory at any time, and at most ``gigabytes`` of pictures; one that is larger comes
+    alone. A picture that cannot be read stops nothing. A copy that cannot be saved stops nothing either if ``unsaved`` takes
+    its error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than ``timeout`` seconds.
     """
-    batches = [pictures[i : i + batch_size] for i in range(0, len(pictures), batch_size)]
-    saving: list[Future[None]] = []
-    with ThreadPoolExecutor() as pool:
-        reading = _read(pool, batches[0]) if batches else []
-        for number, batch in enumerate(batches):
-            ready = [future.result() for future in reading]
-            reading = _read(pool, batches[number + 1]) if number + 1 < len(batches) else []
-            outcomes = _detect(predictor, batch, ready, selection)
-            _finish(saving, unsaved)
-            saving = _save(pool, outcomes, ready)
+    limit = in_bytes(gigabytes)
+    batches = _batches(pictures, batch_size, limit)
+    with PatientThreads(timeout=timeout) as threads:
+        saving, batch = _Saving(threads, unsaved), next(batches, None)
+        reading = _read(threads, batch)
+        while batch is not None:
+            ready = [threads.result(future, str(picture.path)) for future, picture in zip(reading, batch.pictures, strict=True)]
+            after = next(batches, None)
+            fits = after is not None and saving.cost + batch.cost + after.cost <= limit
+            reading = _read(threads, after) if fits else []
+            outcomes = _detect(predictor, batch.pictures, ready, selection)
+            saving.finish()
+            saving.start(outcomes, ready, batch.cost)
             yield from outcomes
-        _finish(saving, unsaved)
+            del ready, outcomes
+            if not fits:  # wait until the memory is free
+                saving.finish()
+                reading = _read(threads, after)
+            batch = after
+        saving.finish()
 
 
-def _read(pool: ThreadPoolExecutor, batch: Sequence[PictureFile]) -> list[Future[Tensor | DataError]]:
-    return [pool.submit(_decoded, picture.path) for picture in batch]
+class _Batch(NamedTuple):
+    """Pictures that go through the network together. cost: bytes of memory for them, as they are decoded or drawn."""
+
+    pictures: Sequence[PictureFile]
+    cost: int
+
+
+def _batches(pictures: Sequence[PictureFile], size: int, limit: int) -> Iterator[_Batch]:
+    """At most ``size`` pictures in each, and no more than the limit allows, but at least one."""
+    batch: list[PictureFile] = []
+    cost = 0
+    for picture in pictures:
+        more = _cost(picture.path)
+        if batch and (len(batch) == size or cost + more > limit):
+            yield _Batch(batch, cost)
+            batch, cost = [], 0
+        batch.append(picture)
+        cost += more
+    if batch:
+        yield _Batch(batch, cost)
+
+
+def _cost(path: Path) -> int:
+    try:
+        return decoding_cost(path)
+    except DataError:  # reading it will fail too
+        return 0
+
+
+def _read(threads: PatientThreads, batch: _Batch | None) -> list[Future[Tensor | DataError]]:
+    return [] if batch is None else [threads.submit(partial(_decoded, picture.path)) for picture in batch.pictures]
 
 
 def _decoded(path: Path) -> Tensor | DataError:
@@ -109,15 +152,6 @@ def _named(found: Detections, picture: PictureFile) -> Detections:
     return replace(found, path=str(picture.path), image_id=picture.image_id, source=partial(decode_image, str(picture.path)))
 
 
-def _save(pool: ThreadPoolExecutor, outcomes: Sequence[Outcome], pixels: Sequence[Tensor | DataError]) -> list[Future[None]]:
-    """Start to draw and save the annotated copies. pixels: of each picture, (3, H, W), if it could be read."""
-    return [
-        pool.submit(_draw, found, image, picture.copy)
-        for (picture, found), image in zip(outcomes, pixels, strict=True)
-        if picture.copy is not None and isinstance(found, Detections) and isinstance(image, Tensor)
-    ]
-
-
 def _draw(found: Detections, image: Tensor, path: Path) -> None:
     """Save a copy of the picture (3, H, W) with its detections drawn in."""
     make_folder(path.parent)
@@ -126,12 +160,30 @@ def _draw(found: Detections, image: Tensor, path: Path) -> None:
     write_file(path, drawn.getvalue())
 
 
-def _finish(saving: Sequence[Future[None]], unsaved: Callable[[WriteError], None] | None) -> None:
-    """Wait for the copies. Raise the error of a copy that could not be saved, unless ``unsaved`` takes it."""
-    for future in saving:
-        try:
-            future.result()
-        except WriteError as error:
-            if unsaved is None:
-                raise
-            unsaved(error)
+class _Saving:
+    """The annotated copies that threads are drawing and saving. cost: bytes of memory for their pictures."""
+
+    def __init__(self, threads: PatientThreads, unsaved: Callable[[WriteError], None] | None) -> None:
+        self.cost = 0
+        self._threads, self._unsaved = threads, unsaved
+        self._copies: list[tuple[Path, Future[None]]] = []
+
+    def start(self, outcomes: Sequence[Outcome], pixels: Sequence[Tensor | DataError], cost: int) -> None:
+        """Begin with the copies of a batch. pixels: of each picture, (3, H, W), if it could be read."""
+        self.cost = cost
+        self._copies = [
+            (picture.copy, self._threads.submit(partial(_draw, found, image, picture.copy)))
+            for (picture, found), image in zip(outcomes, pixels, strict=True)
+            if picture.copy is not None and isinstance(found, Detections) and isinstance(image, Tensor)
+        ]
+
+    def finish(self) -> None:
+        """Wait for the copies. Raise the error of a copy that could not be saved, unless ``unsaved`` takes it."""
+        for path, future in self._copies:
+            try:
+                self._threads.result(future, str(path))
+            except WriteError as error:
+                if self._unsaved is None:
+                    raise
+                self._unsaved(error)
+        self._copies, self.cost = [], 0

@@ -102,7 +102,7 @@ def train(
     folder = Path(out)
     _check_place(folder, data)
     with (
-        init(config.device, timeout=config.worker_timeout + 60) as group,
+        init(config.device, timeout=1.1 * config.worker_timeout) as group,
         _reproducible(group.device),
         StopSignal(told=group.is_main) as stop,
     ):

@@ -1,0 +1,208 @@
+"""Workers, runs and ranks killed at random moments: none hangs, none loses anything, and all end with the same bits.
+
+``make kill`` runs it whole: 30 workers, 20 runs, 10 ranks. The short forms are part of the usual tests. KILL_SEED picks the
+moments.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from random import Random
+from unittest.mock import patch
+
+import pytest
+
+from onestage.errors import LostError
+from onestage.files import LAST
+from onestage.training import folder as run_folder
+from onestage.training.loop import Training, resume, train
+from small_runs import CONFIG, detector, free_port, same_bits, start, write_pictures
+
+SEED = int(os.environ.get("KILL_SEED", "0"))
+LONGEST = 240.0
+"""Seconds after which a process that has not ended counts as a hang."""
+RUN = replace(CONFIG, epochs=3, checkpoint_minutes=0.0)
+
+
+def sizes(short: int, long: int):
+    return pytest.mark.parametrize("count", [short, pytest.param(long, marks=pytest.mark.slow)])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data") / "pictures")
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    with patch.object(run_folder, "plot_training_curves"):
+        return train(detector(), data, out=out, config=RUN).folder
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def joined(process: BaseProcess, log: Path) -> int | None:
+    process.join(LONGEST)
+    if process.exitcode is None:
+        process.kill()
+        pytest.fail(f"a hang: {log.read_text()}")
+    return process.exitcode
+
+
+def begin_or_go_on(data: Path, out: Path, config) -> None:
+    """As a person would: resume what is there. The curves take longer than the rest, and are not drawn."""
+    run_folder.plot_training_curves = lambda *_: None
+    if list(out.glob("checkpoints/*/state.json")):
+        resume(out)
+    else:
+        train(detector(), data, out=out, config=config)
+
+
+@sizes(2, 30)
+def test_workers_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
+    """One run goes on through the deaths of them all."""
+    random, killed, log = Random(f"workers {SEED}"), 0, tmp_path / "log"
+    config = replace(RUN, workers=2, checkpoint_minutes=10.0, epochs=4 if count < 10 else 80)
+    process = start(begin_or_go_on, data, tmp_path / "run", config, log=log)
+    began = time.monotonic()
+    while killed < count and process.is_alive() and time.monotonic() < began + LONGEST:
+        time.sleep(random.uniform(0.02, 0.3))
+        workers = children(process.pid or 0)
+        killed += bool(workers) and kill(random.choice(workers))
+    assert joined(process, log) == 0, log.read_text()
+    with patch.object(run_folder, "plot_training_curves"):
+        train(detector(), data, out=tmp_path / "whole", config=replace(config, workers=0))
+    assert same_bits(tmp_path / "run", tmp_path / "whole")
+    print(f"\nworkers: {killed} of {count} killed in {time.monotonic() - began:.0f} s; 1 run, 0 hangs, the same bits")
+    assert killed >= count // 2, "the run was too short"
+
+
+@sizes(1, 20)
+def test_runs_killed_at_random_moments(count: int, data: Path, whole: Path, tmp_path: Path) -> None:
+    """With their workers at work. Each is resumed until it has ended."""
+    random, kills, finished, out, log = Random(f"runs {SEED}"), 0, 0, tmp_path / "run-0", tmp_path / "log"
+    while True:
+        process = start(begin_or_go_on, data, out, replace(RUN, workers=kills % 3), log=log)
+        process.join(random.uniform(0.2, 2.5) if kills < count else LONGEST)
+        if process.exitcode is None and kills < count:
+            process.kill()
+            kills += 1
+            process.join()
+            continue
+        assert joined(process, log) == 0, log.read_text()
+        assert same_bits(out, whole)
+        finished += 1
+        if kills >= count:
+            break
+        out = tmp_path / f"run-{finished}"
+    print(f"\nruns: {kills} killed, {finished} finished, 0 hangs, all with the same bits")
+
+
+@contextmanager
+def ranks(world: int, data: Path, out: Path, config, log: Path) -> Iterator[list[BaseProcess]]:
+    port = str(free_port())
+    processes = [
+        start(
+            begin_or_go_on_rank, data, out, config, log=log,
+            RANK=str(rank), WORLD_SIZE=str(world), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+        )
+        for rank in range(world)
+    ]  # fmt: skip
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def begin_or_go_on_rank(data: Path, out: Path, config) -> None:
+    try:
+        begin_or_go_on(data, out, config)
+    except LostError as error:
+        print(error, flush=True)
+        raise SystemExit(1) from error
+
+
+@sizes(1, 10)
+def test_ranks_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
+    """The others end with one message; then the run goes on to the same bits."""
+    random, kills, out, log = Random(f"ranks {SEED}"), 0, tmp_path / "run", tmp_path / "log"
+    config = replace(RUN, epochs=1 if count == 1 else 3)
+    with ranks(2, data, tmp_path / "whole", config, log) as processes:
+        assert [joined(process, log) for process in processes] == [0, 0], log.read_text()
+    runs = 0
+    while kills < count:
+        with ranks(2, data, out, config, log) as processes:
+            deadline = time.monotonic() + LONGEST
+            while not (out / "checkpoints").exists() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(random.uniform(0.0, 0.6))
+            victim = random.randrange(2)
+            if kill(processes[victim].pid or 0) and joined(processes[victim], log) == -signal.SIGKILL:
+                kills += 1
+                ends = joined(processes[1 - victim], log)
+                assert ends in (0, 1), log.read_text()
+            else:
+                assert [joined(process, log) for process in processes] == [0, 0], log.read_text()
+        if (out / LAST).exists() and same_length(out, tmp_path / "whole"):
+            assert same_bits(out, tmp_path / "whole")
+            out, runs = tmp_path / f"run-{runs}", runs + 1
+    with ranks(2, data, out, config, log) as processes:
+        assert [joined(process, log) for process in processes] == [0, 0], log.read_text()
+    assert same_bits(out, tmp_path / "whole")
+    print(f"\nranks: {kills} killed, {runs + 1} runs of 2 ranks finished, 0 hangs, all with the same bits")
+
+
+def same_length(a: Path, b: Path) -> bool:
+    lines = [(folder / "metrics.jsonl") for folder in (a, b)]
+    return all(path.exists() for path in lines) and len({len(path.read_text().splitlines()) for path in lines}) == 1
+
+
+def stop_in_the_middle(data: Path, out: Path, config) -> None:
+    step = Training._step
+
+    def stopped(self: Training, batch):
+        if self.step == 2 and self.run.group.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return step(self, batch)
+
+    Training._step = stopped  # type: ignore[method-assign]
+    begin_or_go_on_rank(data, out, config)
+
+
+def test_a_stuck_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
+    log, port = tmp_path / "log", str(free_port())
+    config = replace(RUN, worker_timeout=3.0)
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    both = [
+        start(stop_in_the_middle, data, tmp_path / "run", config, log=log, RANK=str(r), LOCAL_RANK=str(r), **variables)
+        for r in range(2)
+    ]
+    try:
+        assert joined(both[0], log) == 1, log.read_text()
+        assert log.read_text().count("has ended or does not answer") == 1
+    finally:
+        both[1].kill()
+        both[1].join()

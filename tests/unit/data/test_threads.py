@@ -1,0 +1,66 @@
+"""Threads that do not answer: a warning, an error, and no wait at the end."""
+
+import threading
+import warnings
+from pathlib import Path
+
+import pytest
+
+from onestage.data import check, threads
+from onestage.data.threads import PatientThreads
+from onestage.errors import ConfigError, LostError
+from onestage.predict import pipeline
+from onestage.predict.pictures import name_pictures
+from onestage.predict.pipeline import predict_files
+from onestage.predict.predictor import Predictor
+from small_runs import detector, write_pictures
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch):
+    """Something that a thread waits for in vain, and short ticks."""
+    monkeypatch.setattr(threads, "_TICK", 0.05)
+    monkeypatch.setattr(threads, "SILENT", 0.1)
+    event = threading.Event()
+    yield lambda *_, **__: event.wait()
+    event.set()
+
+
+def test_a_silent_thread_gets_a_warning_and_then_an_end(never) -> None:
+    with warnings.catch_warnings(record=True) as said, pytest.raises(LostError, match="does not answer"):
+        warnings.simplefilter("always")
+        with PatientThreads(timeout=0.4, farewell=0.0) as pool:
+            pool.result(pool.submit(never), "a.jpg")
+    assert ["a.jpg: no word" in str(warning.message) for warning in said] == [True]
+
+
+def test_results_and_errors_come_back_and_begun_work_is_finished() -> None:
+    done = []
+    with PatientThreads() as pool:
+        assert pool.result(pool.submit(lambda: 3), "a") == 3
+        with pytest.raises(KeyError):
+            pool.result(pool.submit(lambda: {}["missing"]), "b")
+        for number in range(50):
+            pool.submit(lambda number=number: done.append(number))
+    assert sorted(done) == list(range(50))
+    with pytest.raises(ConfigError):
+        PatientThreads(timeout=0)
+
+
+@pytest.mark.parametrize("stuck", ["decode_image", "_draw"])
+def test_predict_does_not_wait_forever(never, stuck: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = sorted((write_pictures(tmp_path / "data") / "train").iterdir())[:3]
+    files = name_pictures(paths, copies=tmp_path / "seen")
+    monkeypatch.setattr(pipeline, stuck, never)
+    monkeypatch.setattr(pipeline, "PatientThreads", lambda timeout: PatientThreads(timeout=timeout, farewell=0.0))
+    with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        list(predict_files(Predictor.of(detector().eval()), files, timeout=0.3))
+
+
+def test_the_doctor_does_not_wait_forever(never, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_pictures(tmp_path)
+    monkeypatch.setattr(check, "decode_image", never)
+    with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        check.check_dataset(data, timeout=0.3)

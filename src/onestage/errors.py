@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Self, TypeVar, cast
 from unicodedata import category
@@ -21,6 +22,9 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 
 QUOTED, LISTED, LINES = 300, 1500, 24
 """The most characters in a line of an error (LISTED: of a place, of what is expected, of a remedy), and the most lines."""
+
+LARGEST = 2**63 - 1
+"""The largest whole number that tensors and files hold."""
 
 STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's categories of characters that can steer a terminal, reverse a text or hide in it: all but JOINERS among them."""
@@ -154,6 +158,15 @@ def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> N
     """Raise ConfigError stating the rule unless it holds."""
     if not holds:
         raise ConfigError(rule, got=got, fix=fix)
+
+
+def check_number(name: str, value: object, *, least: float, most: float = LARGEST, whole: bool = False) -> None:
+    """Raise ConfigError unless an argument is a number, in that range. whole: a whole one. NaN and bool are no numbers here."""
+    kind = Integral if whole else Real
+    if isinstance(value, kind) and not isinstance(value, bool) and least <= value <= most:  # type: ignore[operator]
+        return
+    expected = f"a {'whole ' if whole else ''}number of {least} or more" if most == LARGEST else f"{least} to {most}"
+    raise ConfigError(f"{name} is not understood", got=repr(value), expected=expected)
 
 
 def warn_outside(notes: Iterable[str]) -> None:

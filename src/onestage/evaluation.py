@@ -8,6 +8,7 @@ from onestage.data import Dataset
 from onestage.data.reader import open_data
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, known_keywords, warn_outside
+from onestage.files import given_path
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import Advance, evaluate_dataset
@@ -39,9 +40,9 @@ def evaluate(
     if isinstance(data, Dataset) and (split is not None or format is not None):
         what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
         raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
-    run = Path(model) if isinstance(model, str | Path) else None
-    detector = load_detector(model) if isinstance(model, str | Path) else model
-    dataset = data
+    run = None if isinstance(model, Detector) else given_path(model, "model")
+    detector = model if isinstance(model, Detector) else load_detector(model)
+    dataset = data if isinstance(data, Dataset) else given_path(data, "data")
     if not isinstance(dataset, Dataset):
         dataset, _ = data_to_measure(detector, dataset, run=run, split=split, format=format, on_bad=on_bad)
     return evaluate_dataset(detector, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-from onestage.errors import WeightsError, WriteError
+from onestage.errors import ConfigError, WeightsError, WriteError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -133,6 +133,25 @@ def write_atomically(path: Path | str, data: bytes) -> None:
             file.write(data)
     except WriteError as error:
         raise WeightsError.of(error, path) from error
+
+
+def given_path(path: Path | str, argument: str) -> Path:
+    """The path that a user gave for an argument of a public function.
+
+    Raise ConfigError, which names the argument, unless a file or folder can have that name.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise ConfigError(f"{argument} is a path", got=repr(path), expected="a str or Path")
+    if not os.fspath(path):
+        raise ConfigError(f"{argument} is an empty path", fix="name a file or folder; a dot stands for the current folder")
+    try:
+        os.lstat(path)
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+            return Path(path)  # there is none, or it cannot be looked at: who reads or writes it says so
+        got = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"{argument} is a path that the system does not take", where=path, got=got) from error
+    return Path(path)
 
 
 def make_folder(folder: Path | str) -> Path:

@@ -24,7 +24,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.errors import ConfigError, LostError, OnestageError
+from onestage.errors import ConfigError, LostError, OnestageError, shortened
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables that a launcher must set, all or none."""
@@ -212,8 +212,8 @@ def choose_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is. Raise ConfigError if it cannot be used."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the device "meta" refuses: it computes nothing
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
-        first_line = str(error).partition("\n")[0]
-        raise ConfigError("this device cannot be used", got=f"{name} ({first_line})", expected="cpu, cuda or cuda:1") from error
+        got = f"{name} ({shortened(str(error).partition('. ')[0], 120)})"
+        raise ConfigError("this device cannot be used", got=got, expected="cpu, cuda or cuda:1") from error
     return device

@@ -36,7 +36,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
-        require(self.workers is None or self.workers >= 0, "--workers is 0 or more", got=self.workers)
+        require(self.workers is None or 0 <= self.workers <= 1024, "--workers lies between 0 and 1024", got=self.workers)
         require(0 < self.worker_timeout < 1e6, "--worker-timeout is above 0", got=self.worker_timeout)
         require(0 < self.picture_memory < 1e6, "--picture-memory is above 0", got=self.picture_memory)
 

@@ -111,12 +111,23 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
         os.environ.setdefault("PYTHON_TYRO_ANSI_CODES", "False")  # tyro reads this when it is imported
     import tyro
 
+    _check_words(program, arguments)
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
     _hide_none(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     with mistakes_as_errors(partial(_options, function)):
         code: int = tyro.cli(function, prog=program, args=arguments, config=style)
     return code
+
+
+def _check_words(program: str, arguments: Sequence[str]) -> None:
+    """Raise ConfigError for a word that no option takes: an empty one (as a path, it would be this folder), or one with NUL."""
+    for before, word in zip([program, *arguments], arguments, strict=False):
+        option, equals, value = word.partition("=") if word.startswith("--") else (f"after {before}", "=", word)
+        if equals and not value:
+            raise ConfigError("a value is empty", where=option, fix="is there a variable without a value in the command?")
+        if "\0" in word:
+            raise ConfigError("a value has a NUL character, which no name has", where=option, got=value)
 
 
 @cache

@@ -35,10 +35,12 @@ import torch
 from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
-from onestage.errors import LostError, require, warn_outside
+from onestage.errors import LostError, check_number, require, warn_outside
 
 SILENT, TIMEOUT = 60.0, 600.0
 """Seconds of silence before a warning, and before the end."""
+MOST = 1024
+"""Workers: a larger number is a mistake, and all would be started."""
 TRIES = 3
 """Workers that may die of one task."""
 AHEAD = 2
@@ -70,7 +72,7 @@ class Workers:
     gigabytes: float = GIGABYTES
 
     def __post_init__(self) -> None:
-        require(self.count >= 0, "the number of workers is 0 or more", got=self.count)
+        check_number("the number of workers", self.count, least=0, most=MOST, whole=True)
         require(self.timeout > 0, "the timeout of workers is a number of seconds above 0", got=self.timeout)
         in_bytes(self.gigabytes)
 

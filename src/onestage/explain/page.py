@@ -8,7 +8,7 @@ from pathlib import Path
 from onestage.draw import colour_of
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
 from onestage.explain.pictures import level_picture, nms_picture, objects_picture
-from onestage.files import Json, make_folder, write_file
+from onestage.files import Json, given_path, make_folder, write_file
 from onestage.metrics.page import as_base64, fill
 from onestage.metrics.results import nan_as_none
 from onestage.model.output.suppress import DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
@@ -90,7 +90,7 @@ def save_explanation(seen: Explanation, folder: str | Path) -> Path:
 
     The folder is made if it is missing.
     """
-    folder = make_folder(folder)
+    folder = make_folder(given_path(folder, "folder"))
     pictures = {"objects": objects_picture(seen), "nms": nms_picture(seen)}
     pictures |= {f"map-{level.number}": level_picture(seen, level) for level in seen.levels}
     for name, data in pictures.items():

@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 from rich.console import RenderableType
 
+from onestage.files import given_path
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.coco import coco_metrics
 from onestage.metrics.report_files import save_report_files
@@ -29,7 +30,7 @@ class Report(Results):
 
         examples: pictures with their detections drawn in, by caption. The page shows them small, at its end.
         """
-        return save_report_files(self, Path(folder), examples or {})
+        return save_report_files(self, given_path(folder, "folder"), examples or {})
 
 
 def measure(

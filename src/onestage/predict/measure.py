@@ -16,7 +16,7 @@ from onestage.data.loader import EvalLoader, Shard, usual_workers
 from onestage.data.table import OnBad
 from onestage.data.transforms import EvalTransform
 from onestage.data.workers import Workers
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, check_number
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
 from onestage.model.anchors.max_iou import Assignment
@@ -48,6 +48,7 @@ def evaluate_dataset(
     are missing in the report if the engine gives detections instead. Process r of w takes pictures r, r + w, ...; no picture is
     counted twice. Raise ConfigError if the classes of the data set are not those of the model.
     """
+    check_number("batch_size", batch_size, least=1, whole=True)
     predictor = model if isinstance(model, Predictor) else Predictor.of(model)
     config = predictor.decoder.config
     _check_classes(dataset, config.classes)

@@ -15,12 +15,12 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, check_number
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
 from onestage.model.features import mirror
-from onestage.model.output.postprocess import RawDetections
+from onestage.model.output.postprocess import RawDetections, check_finite
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
 EngineOutput = HeadOutput | list[RawDetections]
@@ -90,8 +90,7 @@ class Predictor:
         channels: Channels = "rgb",
     ) -> list[Detections]:
         """One Detections per picture, in order; for the arguments see ``Detector.predict``."""
-        if batch_size < 1:
-            raise ConfigError("predict takes at least one picture at a time", got=batch_size)
+        check_number("batch_size", batch_size, least=1, whole=True)
         several: Sequence[Picture] = images if isinstance(images, list | tuple) else [cast(Picture, images)]
         found: list[Detections] = []
         for start in range(0, len(several), batch_size):
@@ -110,7 +109,9 @@ class Predictor:
         """Put B resized images (B, 3, h, w) in 0..255 through the engine."""
         frames = torch.stack([meta.frame for meta in metas])
         output = self.engine(images.to(self.engine.device, non_blocking=True), frames)
-        if not isinstance(output, HeadOutput):
+        if isinstance(output, HeadOutput):
+            _check_output(output, images, self.decoder)
+        else:
             _check_detections(output, images=len(metas), classes=len(self.decoder.config.classes))
         return output
 
@@ -120,6 +121,8 @@ class Predictor:
         ``score``: the least score to report, by default the threshold of the config. An engine with NMS inside cannot report
         less than the threshold that it was made with.
         """
+        if score is not None:
+            check_number("score", score, least=0)
         if isinstance(output, HeadOutput):
             return self.decoder.decode(output, metas, score=score)
         least = self.decoder.config.postprocess.score_threshold if score is None else score
@@ -143,10 +146,31 @@ def in_evaluation_mode(module: nn.Module) -> nn.Module:
     return mirror(module)
 
 
+def _check_output(output: HeadOutput, images: Tensor, decoder: Decoder) -> None:
+    """Raise ConfigError unless the output of an engine for B images, (B, 3, h, w), is that of the detector that the decoder is
+    for: logits (B, A, C) and deltas (B, A, 4) for every anchor. Raise WeightsError if a delta is not finite.
+    """
+    count, (height, width) = len(images), images.shape[2:]
+    levels, classes = decoder.anchors.levels, decoder.config.logits
+    if tuple(output.input_size) != (height, width) or len(output.level_sizes) != len(levels):
+        got = f"{len(output.level_sizes)} maps of an input of {tuple(output.input_size)}"
+        expected = f"{len(levels)} maps of an input of {(height, width)} (height, width)"
+        raise ConfigError("the engine gave the output of another network or input", got=got, expected=expected)
+    anchors = sum(decoder.anchors.counts(output.level_sizes))
+    shapes, wanted = [tuple(part.shape) for part in output[:2]], [(count, anchors, classes), (count, anchors, 4)]
+    if shapes != wanted:
+        what, expected = "the engine gave the output of another network", f"logits {wanted[0]} and deltas {wanted[1]}"
+        raise ConfigError(what, got=f"logits {shapes[0]} and deltas {shapes[1]}", expected=expected)
+    check_finite(output.deltas)
+
+
 def _check_detections(found: list[RawDetections], *, images: int, classes: int) -> None:
     """Raise ConfigError unless an engine gave detections for each image: boxes (D, 4), scores (D,), labels (D,) in 0..K-1, all
     finite, best first.
     """
+    if not isinstance(found, list | tuple) or not all(isinstance(raw, tuple) and len(raw) == 3 for raw in found):
+        expected = "a HeadOutput, or a list of RawDetections"
+        raise ConfigError("the engine gave no detections", got=f"{type(found).__name__} {found!r:.100}", expected=expected)
     if len(found) != images:
         raise ConfigError("the engine did not give detections for each image", got=len(found), expected=images)
     for boxes, scores, labels in found:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
-from onestage.files import BEST, LAST
+from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
@@ -27,7 +27,7 @@ def metadata(detector: Detector) -> dict[str, str]:
 
 def save_detector(detector: Detector, path: str | Path) -> None:
     """Write the detector to one file, atomically. Raise WeightsError if the place cannot be written."""
-    save_tensors(path, detector.state_dict(), metadata(detector))
+    save_tensors(given_path(path, "path"), detector.state_dict(), metadata(detector))
 
 
 def stored_config(file: OpenFile) -> DetectorConfig | None:
@@ -70,7 +70,7 @@ def model_file(path: str | Path) -> Path:
 
     Raise WeightsError if the folder holds neither.
     """
-    path = Path(path)
+    path = given_path(path, "path")
     if not path.is_dir():
         return path
     found = next((path / name for name in (BEST, LAST) if (path / name).is_file()), None)

@@ -112,7 +112,7 @@ def test_what_is_no_picture(model):
         model.predict(torch.zeros(2, 3, 8, 8))
     with pytest.raises(DataError):
         model.predict(5)
-    with pytest.raises(ConfigError, match="at least one picture"):
+    with pytest.raises(ConfigError, match="batch_size is not understood"):
         model.predict(PIXELS, batch_size=0)
 
 

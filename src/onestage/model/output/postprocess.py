@@ -23,6 +23,8 @@ from onestage.model.losses.boxes import ScoreActivation
 from onestage.model.output.suppress import NMS, HardNMS
 from onestage.structures import HeadOutput
 
+DIVERGED = "its weights are damaged, or were trained until they diverged: take earlier ones"
+
 
 class RawDetections(NamedTuple):
     """The detections of one image: boxes (D, 4) input pixels, scores (D,) descending, labels (D,) 0..K-1."""
@@ -166,9 +168,14 @@ def _numbers(values: Tensor) -> Tensor:
     result.
     """
     if bool(values.isnan().any()):
-        what = "the network's outputs are not numbers (NaN)"
-        raise WeightsError(what, fix="its weights are damaged, or were trained until they diverged: take earlier ones")
+        raise WeightsError("the network's outputs are not numbers (NaN)", fix=DIVERGED)
     return values
+
+
+def check_finite(deltas: Tensor) -> None:
+    """Raise WeightsError if one of the deltas (B, A, 4) is NaN or infinite: it would put a box anywhere."""
+    if not bool(deltas.isfinite().all()):
+        raise WeightsError("the network's boxes are not numbers (NaN or infinity)", fix=DIVERGED)
 
 
 def _scores(logits: Tensor, activation: ScoreActivation) -> Tensor:

@@ -73,6 +73,9 @@ class Launch:
                 got=", ".join(f"{name}={os.environ[name]}" for name in VARIABLES[:3]),
                 expected="whole numbers, RANK and LOCAL_RANK below WORLD_SIZE",
             )
+        if world > 1 and not 0 < _number(os.environ["MASTER_PORT"]) < 2**16:
+            what, got = "the launcher's MASTER_PORT is no port", os.environ["MASTER_PORT"]
+            raise ConfigError(what, got=got, expected="a whole number from 1 to 65535")
         return Launch(rank, world, local_rank, restarts=max(0, _number(os.environ.get(RESTARTS, "0"))))
 
 
@@ -212,7 +215,9 @@ def choose_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is. Raise ConfigError if it cannot be used."""
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.zeros(1, device=device).item()  # which the device "meta" refuses: it computes nothing
+        if device.type == "meta":
+            raise RuntimeError("it computes nothing")
+        torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
         got = f"{name} ({shortened(str(error).partition('. ')[0], 120)})"
         raise ConfigError("this device cannot be used", got=got, expected="cpu, cuda or cuda:1") from error

@@ -14,7 +14,7 @@ import torch
 
 from onestage import processes as distributed
 from onestage.errors import ConfigError
-from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, init
+from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, choose_device, init
 
 
 @pytest.fixture(autouse=True)
@@ -195,3 +195,18 @@ def test_an_impossible_launch_is_an_error(monkeypatch: pytest.MonkeyPatch, chang
 
 if __name__ == "__main__":  # under torchrun
     take_part(Path(sys.argv[1]))
+
+
+@pytest.mark.parametrize("port", ["x", "0", "-1", "65536", "9" * 30, "²"])
+def test_a_port_that_is_none(monkeypatch, port):
+    for name, value in zip(VARIABLES, ("0", "2", "0", "localhost", port), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError, match="MASTER_PORT"):
+        Launch.from_environment()
+
+
+@pytest.mark.parametrize("name", ["meta", "gpu", "cpu:x", "\0", "cuda:99"])
+def test_a_device_that_computes_nothing_is_refused_in_a_few_words(name):
+    with pytest.raises(ConfigError, match="this device cannot be used") as caught:
+        choose_device(name)
+    assert len(str(caught.value)) < 300

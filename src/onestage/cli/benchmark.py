@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from onestage.deploy.benchmark import Timing
     from onestage.model.detector import Detector
 
+PIXELS = 1_000_000_000
+MOST = 100_000
+"""Of pictures at once, repeats and classes."""
+
 Environment = Mapping[str, str | int]
 """Versions, threads and processor: what the times depend on."""
 
@@ -66,10 +70,13 @@ def benchmark(
     from onestage.weights.class_names import numbered_classes
     from onestage.zoo.table import list_models
 
-    require(min(batch, repeats, classes) >= 1, "--batch, --repeats and --classes are 1 or more", got=(batch, repeats, classes))
+    given = (batch, repeats, classes)
+    require(min(given) >= 1 and max(given) <= MOST, f"--batch, --repeats and --classes are 1 to {MOST:,}", got=given)
     if json is not None and not json.parent.is_dir():
         raise ConfigError("no such folder to write into", where=json, fix="create it, or name another file")
-    images = pictures(batch, parse_size(picture, option="--picture"))
+    size = parse_size(picture, option="--picture")
+    require(batch * size[0] * size[1] <= PIXELS, f"all pictures of a --batch have at most {PIXELS:,} pixels", got=picture)
+    images = pictures(batch, size)
     names = models or tuple(list_models())
     make = partial(find_or_create, classes=numbered_classes(classes), device=device)
     timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)

@@ -16,6 +16,7 @@ from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
 from onestage.errors import ConfigError, DataError
 from onestage.files import TEMPORARY, make_folder, write_file
+from onestage.images import ImageLimits
 from onestage.structures import Size
 
 WRITERS: dict[str, Callable[..., int]] = {"coco": write_coco, "voc": write_voc, "yolo": write_yolo}
@@ -24,6 +25,10 @@ UNFINISHED = "INCOMPLETE.md"
 """The name of a file that is in the folder until all other files are written."""
 
 FINISHED = "GENERATED.md"
+LIMITS = ImageLimits()
+"""A picture that nothing here could read is not drawn."""
+MOST = 100_000_000
+"""Pictures in a data set."""
 WRITTEN = {
     *("train", "val", "test", "annotations"),  # COCO
     *("JPEGImages", "Annotations", "ImageSets"),  # VOC
@@ -80,8 +85,9 @@ def write_data_set(
 
     The folder must be new or empty; with ``overwrite`` it may hold a generated data set.
     """
-    if min(counts.values()) < 0 or sum(counts.values()) == 0:
-        raise ConfigError("no pictures to draw", got=counts, expected="0 or more in each split, 1 or more in all")
+    if min(counts.values()) < 0 or not 0 < sum(counts.values()) <= MOST:
+        expected = f"0 or more in each split, 1 to {MOST:,} in all"
+        raise ConfigError("no such number of pictures can be drawn", got=counts, expected=expected)
     _make_room(out, overwrite=overwrite)
     _write(out, format, counts, config)
     write_file(out / FINISHED, _description(format, counts, config))
@@ -94,9 +100,13 @@ def parse_size(text: str, *, option: str = "--size") -> Size:
     expected = "256, or 240x320 for height x width"
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise ConfigError(f"{option} is not understood", got=repr(text), expected=expected)
-    if min(map(int, sides)) < 1:
+    height, width = int(sides[0][:20]), int(sides[-1][:20])  # in more digits Python itself finds no number
+    if min(height, width) < 1:
         raise ConfigError(f"{option} has a side without pixels", got=repr(text), expected=expected)
-    return int(sides[0]), int(sides[-1])
+    if max(height, width) > LIMITS.max_side or height * width > LIMITS.max_pixels:
+        most = f"sides of at most {LIMITS.max_side:,} pixels, and {LIMITS.max_pixels:,} pixels in all"
+        raise ConfigError(f"{option} is too large", got=repr(text), expected=most)
+    return height, width
 
 
 def _make_room(out: Path, *, overwrite: bool) -> None:

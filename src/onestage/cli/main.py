@@ -24,6 +24,9 @@ from onestage.cli.output import say, stdout, tell
 from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, nearest
 
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""What torch's errors say when there is none left."""
+
 DEBUG = "ONESTAGE_DEBUG"
 """If this is set in the environment, an error shows its traceback."""
 
@@ -74,6 +77,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error.strerror is None:
                 raise
             return _fail(2, str(DataError(error.strerror.lower(), where=error.filename)))
+        except (MemoryError, RuntimeError) as error:
+            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+                raise
+            fix = "smaller pictures, or fewer at once: --batch-size"
+            return _fail(2, str(ConfigError("there is not enough memory for this", got=error, fix=fix)))
         out.flush()
         return code or int(out.lost)
 

@@ -58,7 +58,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     """
     from onestage.zoo.table import ANY_BACKBONE
 
-    require(classes >= 1, "--classes is 1 or more", got=classes)
+    require(1 <= classes <= 100_000, "--classes is 1 to 100,000", got=classes)
     rows = []
     chosen = _chosen(names)
     with progress("counting", len(chosen), unit="models") as bar:

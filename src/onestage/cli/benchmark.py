@@ -65,24 +65,30 @@ def benchmark(
         json: a file for all single times, with the names as you gave them and the models' names
     """
     from onestage.cli.common import find_or_create
-    from onestage.cli.generate import parse_size
-    from onestage.deploy.benchmark import pictures
     from onestage.weights.class_names import numbered_classes
     from onestage.zoo.table import list_models
 
     given = (batch, repeats, classes)
-    require(min(given) >= 1 and max(given) <= MOST, f"--batch, --repeats and --classes are 1 to {MOST:,}", got=given)
+    require(1 <= min(given) <= max(given) <= MOST, f"--batch, --repeats, --classes: 1 or more, at most {MOST:,}", got=given)
     if json is not None and not json.parent.is_dir():
         raise ConfigError("no such folder to write into", where=json, fix="create it, or name another file")
-    size = parse_size(picture, option="--picture")
-    require(batch * size[0] * size[1] <= PIXELS, f"all pictures of a --batch have at most {PIXELS:,} pixels", got=picture)
-    images = pictures(batch, size)
+    images = _images(batch, picture)
     names = models or tuple(list_models())
     make = partial(find_or_create, classes=numbered_classes(classes), device=device)
     timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)
     stdout().print(_table(names, timings, batch))
     say((", ".join(f"{key} {value}" for key, value in measured_on.items()), "dim"))
     return 0
+
+
+def _images(batch: int, picture: str) -> list[Tensor]:
+    """So many pictures (3, H, W) of that size."""
+    from onestage.cli.generate import parse_size
+    from onestage.deploy.benchmark import pictures
+
+    height, width = parse_size(picture, option="--picture")
+    require(batch * height * width <= PIXELS, f"all pictures of a --batch have at most {PIXELS:,} pixels", got=picture)
+    return pictures(batch, (height, width))
 
 
 def _time_all(

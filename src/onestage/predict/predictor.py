@@ -110,7 +110,9 @@ class Predictor:
         frames = torch.stack([meta.frame for meta in metas])
         output = self.engine(images.to(self.engine.device, non_blocking=True), frames)
         if isinstance(output, HeadOutput):
-            _check_output(output, images, self.decoder)
+            if not isinstance(self.engine, TorchEngine):  # whose network and decoder come from one config
+                _check_output(output, images, self.decoder)
+            check_finite(output.deltas)
         else:
             _check_detections(output, images=len(metas), classes=len(self.decoder.config.classes))
         return output
@@ -148,7 +150,7 @@ def in_evaluation_mode(module: nn.Module) -> nn.Module:
 
 def _check_output(output: HeadOutput, images: Tensor, decoder: Decoder) -> None:
     """Raise ConfigError unless the output of an engine for B images, (B, 3, h, w), is that of the detector that the decoder is
-    for: logits (B, A, C) and deltas (B, A, 4) for every anchor. Raise WeightsError if a delta is not finite.
+    for: logits (B, A, C) and deltas (B, A, 4) for every anchor.
     """
     count, (height, width) = len(images), images.shape[2:]
     levels, classes = decoder.anchors.levels, decoder.config.logits
@@ -161,7 +163,6 @@ def _check_output(output: HeadOutput, images: Tensor, decoder: Decoder) -> None:
     if shapes != wanted:
         what, expected = "the engine gave the output of another network", f"logits {wanted[0]} and deltas {wanted[1]}"
         raise ConfigError(what, got=f"logits {shapes[0]} and deltas {shapes[1]}", expected=expected)
-    check_finite(output.deltas)
 
 
 def _check_detections(found: list[RawDetections], *, images: int, classes: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import onestage
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.model import features
 from onestage.model.anchors.levels import Anchors
 from onestage.model.decoder import Decoder
@@ -264,3 +264,81 @@ def test_what_an_engine_gives_is_checked(model: Detector, wrong: list[RawDetecti
     Engine.answer = [RawDetections(GOOD[0].double(), GOOD[1], GOOD[2].int())]
     (found,) = Predictor(Engine(), model.decoder).predict(PIXELS)
     assert (found.boxes.dtype, found.labels.dtype, len(found)) == (torch.float32, torch.int64, 2)
+
+
+def edited(output: HeadOutput, **parts) -> HeadOutput:
+    return output._replace(**{name: part(getattr(output, name)) for name, part in parts.items()})
+
+
+WRONG_OUTPUTS = {
+    "fewer anchors": {"logits": lambda t: t[:, 1:], "deltas": lambda t: t[:, 1:]},
+    "logits alone": {"logits": lambda t: t[:, 1:]},
+    "one image more": {"logits": lambda t: t.repeat(2, 1, 1), "deltas": lambda t: t.repeat(2, 1, 1)},
+    "one class more": {"logits": lambda t: torch.cat([t, t[..., :1]], dim=2)},
+    "five numbers a box": {"deltas": lambda t: torch.cat([t, t[..., :1]], dim=2)},
+    "flat": {"logits": torch.flatten, "deltas": torch.flatten},
+    "another input": {"input_size": lambda size: (size[0], size[1] + 1)},
+    "a map less": {"level_sizes": lambda sizes: sizes[1:]},
+    "other maps": {"level_sizes": lambda sizes: ((1, 1), *sizes[1:])},
+    "NaN deltas": {"deltas": lambda t: t * torch.nan},
+    "infinite deltas": {"deltas": lambda t: t + torch.inf},
+    "NaN logits": {"logits": lambda t: t * torch.nan},
+}
+
+
+class Foreign:
+    """An engine that changes what the network gives, or gives something else."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, model: Detector, change) -> None:
+        self.network, self.change = TorchEngine(model), change
+
+    def __call__(self, images: Tensor, frames: Tensor):
+        return self.change(self.network(images, frames))
+
+
+@pytest.mark.parametrize("wrong", WRONG_OUTPUTS)
+def test_the_output_of_a_foreign_engine_is_checked(model: Detector, wrong: str) -> None:
+    engine = Foreign(model, lambda output: edited(output, **WRONG_OUTPUTS[wrong]))
+    with pytest.raises(OnestageError):
+        Predictor(engine, model.decoder).predict(PIXELS)
+    (same,) = Predictor(Foreign(model, lambda output: output), model.decoder).predict(PIXELS)
+    assert same.boxes.equal(model.predict(PIXELS)[0].boxes)
+
+
+@pytest.mark.parametrize("answer", [None, 3, "boxes", {}, (1, 2), [None], [(1, 2)], [[]], torch.zeros(3), iter(())])
+def test_an_engine_that_gives_something_else_is_refused(model: Detector, answer) -> None:
+    with pytest.raises(ConfigError, match="engine"):
+        Predictor(Foreign(model, lambda _: answer), model.decoder).predict(PIXELS)
+
+
+def test_an_engine_may_give_outputs_and_detections_by_turns(model: Detector) -> None:
+    turn = iter(range(100))
+
+    def change(output: HeadOutput):
+        return output if next(turn) % 2 else [RawDetections(*GOOD)] * len(output.logits)
+
+    found = Predictor(Foreign(model, change), model.decoder).predict([PIXELS] * 4, batch_size=1)
+    assert [len(one) for one in found][::2] == [2, 2] and found[1].boxes.equal(model.predict(PIXELS)[0].boxes)
+
+
+WRONG_ARGUMENTS = [
+    *({"score": value} for value in ("0.5", torch.nan, -1, True, [0.5], 1j, object())),
+    *({"batch_size": value} for value in (0, -1, 2.5, "8", None, True, 2**70)),
+    *({"channels": value} for value in (3, None, "RGB", b"rgb")),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG_ARGUMENTS, ids=str)
+@pytest.mark.parametrize("engine", ["network", "detections"])
+def test_an_argument_of_the_wrong_kind_is_named(model: Detector, arguments, engine: str) -> None:
+    change = (lambda output: output) if engine == "network" else (lambda output: [RawDetections(*GOOD)])
+    with pytest.raises(ConfigError) as caught:
+        Predictor(Foreign(model, change), model.decoder).predict(PIXELS, **arguments)
+    assert next(iter(arguments)) in str(caught.value) or "colours" in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.int64(2), np.float32(0.5), 0, 0.0])
+def test_numbers_of_numpy_are_numbers(model: Detector, value) -> None:
+    assert model.predict(PIXELS, score=value / 4, batch_size=np.int64(1))

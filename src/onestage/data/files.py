@@ -62,26 +62,33 @@ def one_per_split(root: Path, files: Sequence[Path]) -> Sources:
     return by_split(files, splits)
 
 
-def walk(root: Path) -> list[Path]:
+def walk(root: Path, *, locked: bool = False) -> list[Path]:
     """Every file in a folder, at any depth, sorted within its folder. Hidden folders are left out, and so is what operating
     systems leave behind: ._a.jpg, .DS_Store, Thumbs.db, __MACOSX/. A link to a folder above itself is not followed.
+
+    locked: pass over folders that may not be read. Raise OSError for them otherwise.
     """
-    return [*_walk(root, frozenset())]
+    return [*_walk(root, frozenset(), locked=locked)]
 
 
-def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+def _walk(folder: Path, above: frozenset[str], *, locked: bool) -> Iterator[Path]:
     """The files in a folder, then those in its folders. above: the real paths of the folders that lead here."""
     real = os.path.realpath(folder)
     if real in above:
         return
-    with os.scandir(folder) as scan:
-        entries = sorted(scan, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as scan:
+            entries = sorted(scan, key=lambda entry: entry.name)
+    except PermissionError:
+        if not locked:
+            raise
+        return
     for entry in entries:
         if not entry.name.startswith("._") and entry.name.lower() not in _LEFT_BY_SYSTEMS and entry.is_file():
             yield folder / entry.name
     for entry in entries:
         if not entry.name.startswith(".") and entry.name.lower() not in _PASSED_OVER and entry.is_dir():
-            yield from _walk(folder / entry.name, above | {real})
+            yield from _walk(folder / entry.name, above | {real}, locked=locked)
 
 
 def is_folder(path: Path) -> bool:

@@ -209,7 +209,7 @@ def _tree(path: Path) -> Tree:
         raise DataError(what, where=path)
     top = surroundings(path) if chosen else path
     try:
-        return Tree(top, tuple(walk(top)), chosen)
+        return Tree(top, tuple(walk(top, locked=chosen is not None)), chosen)  # what lies beside one file may be anything
     except OSError as error:
         raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
 

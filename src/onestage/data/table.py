@@ -26,7 +26,7 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
-from onestage.data.text import size_text
+from onestage.data.text import listed, size_text
 from onestage.errors import DataError, counted
 from onestage.images import image_size
 from onestage.structures import Size
@@ -144,17 +144,24 @@ class Table:
         )
 
     def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
-        """The error if there are objects of classes that the data set names and no label counts; None if there are none."""
-        stored = self.classes or StoredClasses.by_number(labels.table.names)
-        count = Counter(stored.keys[row.key] for row in self.objects if row.key in stored.keys and row.key not in labels.of)
+        """The error if there are objects of classes that the data set names, or only numbers, and no label counts; None if
+        there are none.
+        """
+        if self.classes is None:
+            used = sorted({row.key for row in self.objects if isinstance(row.key, int)})
+            keys: Mapping[ClassKey, str] = {key: str(key) for key in used}
+            names = tuple(keys.values())
+        else:
+            keys, names = self.classes.keys, self.classes.table.names
+        count = Counter(keys[row.key] for row in self.objects if row.key in keys and row.key not in labels.of)
         if not count:
             return None
         of = f"{counted(sum(count.values()), 'object')} of {counted(len(count), 'class')}"
         return DataError(
-            f"{of} that the model does not have: {', '.join([*count][:SHOWN])}",
+            f"{of} that the model does not have: {listed(count)}",
             where=f"{self.root} ({split})" if split else self.root,
-            got=f"{len(stored.table.names)} in the data: {', '.join(stored.table.names[:SHOWN])}",
-            expected=f"the model's {len(labels.table.names)}: {', '.join(labels.table.names[:SHOWN])}",
+            got=f"{len(names)} in the data: {listed(names)}",
+            expected=f"the model's {len(labels.table.names)}: {listed(labels.table.names)}",
             fix="use the same names, or train a model for these classes, or leave these objects out: --on-bad skip",
         )
 

@@ -1,5 +1,6 @@
 """Which annotations belong to which picture: every layout of docs/data.md, and kinds of trees that were read wrongly once."""
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -307,3 +308,24 @@ def test_a_class_that_only_validation_has_is_told_alike(tmp_path):
     with pytest.raises(OnestageError) as caught:
         opened.load("val", classes=opened.load("train").classes)
     assert problem.what == caught.value.what and problem.got == "2 in the data: cat, dog"
+
+
+def test_folders_that_may_not_be_read_beside_a_file_that_is_named(tmp_path, monkeypatch):
+    root = build(tmp_path, "all.json    a.jpg\na.jpg\nprivate/x.jpg")
+    inner = os.scandir
+
+    def scandir(path):
+        if Path(path).name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return inner(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(load_dataset(root / "all.json")) == 1
+    with pytest.raises(DataError, match="cannot be read"):
+        load_dataset(root)
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
+    root = build(tmp_path, TREES["YOLO with classes.txt"])
+    (root / "image/loop").symlink_to(root, target_is_directory=True)
+    assert len(load_dataset(root)) == 2

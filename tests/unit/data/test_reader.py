@@ -65,6 +65,15 @@ def test_classes_that_were_not_given_are_one_error(name: str, tmp_path: Path) ->
     assert len(data) == 3 and data.labels.tolist() == [0] and len(data.problems) == 2
 
 
+def test_numbers_that_the_model_does_not_have_are_one_error(tmp_path: Path) -> None:
+    root = trees.yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    trees.write(root / "labels/train/c.txt", "7 0.5 0.5 0.2 0.2\n" * 620)
+    with pytest.raises(DataError, match="621 objects of 2 classes that the model does not have: 1, 7") as caught:
+        load_dataset(root, classes=["cat"])
+    assert caught.value.got == "3 in the data: 0, 1, 7" and len(str(caught.value)) < 500
+
+
 @pytest.mark.parametrize("on_bad", ["stop", "skip"])
 @pytest.mark.parametrize("name", trees.WRITERS)
 def test_none_of_the_classes_given_is_refused_at_once(name: str, on_bad: OnBad, tmp_path: Path) -> None:

@@ -217,7 +217,8 @@ def hint(thing: object, name: str) -> object:
     try:
         names = dict(vars(importlib.import_module(thing.__module__)))
         found = eval(declared[name], names) if isinstance(declared[name], str) else declared[name]
-        return typing._strip_annotations(found)  # without the limits that a type may state
+        found = typing._strip_annotations(found)  # without the limits that a type may state
+        return None if typing.get_origin(found) is typing.Union else found
     except NameError:  # imported for type checkers only
         return None
 

@@ -38,13 +38,17 @@ def create(
     names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
     If no weights are given, they are drawn from torch's global random numbers.
 
+    The first output of a RetinaNet of torchvision is a class if the file has as many outputs as there are classes. It is
+    background if the file has one output more.
+
     Raise ConfigError or WeightsError if something does not fit.
     """
     if name not in ZOO:
         raise no_such_model(name)
     source = find_source(name, weights, backbone_weights)
-    if classes is None and num_classes is None and source is not None:
-        classes = source.classes.names
+    if source is not None:
+        source = source.settled(num_classes if classes is None else len(classes))
+        classes = source.classes.names if classes is None and num_classes is None else classes
     size, backbone = as_in_weights(name, source, size=size, backbone=backbone)
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
@@ -63,7 +67,7 @@ def build(
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
     if source is not None:
         _check_kind(config.name, source)
-        return load_weights(config, source)
+        return load_weights(config, source.settled(len(config.classes)))
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
     detector = Detector(config)

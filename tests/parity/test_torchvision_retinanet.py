@@ -193,7 +193,7 @@ def test_frozen_batch_norm_of_other_classes_is_told(tmp_path):
         state[key] = state[key].unflatten(0, (9, 91))[:, :4].flatten(0, 1)
     torch.save(state, tmp_path / "frozen.pth")
     with pytest.warns(UserWarning, match="frozen batch norm, of other classes than COCO's") as caught:
-        ours = onestage.create("retinanet_r18_fpn", size=SIDES, weights=tmp_path / "frozen.pth")
+        ours = onestage.create("retinanet_r18_fpn", num_classes=3, size=SIDES, weights=tmp_path / "frozen.pth")
     assert caught[0].filename == __file__
     assert torch.equal(ours.backbone.body.bn1.weight, state["backbone.body.bn1.weight"])
 

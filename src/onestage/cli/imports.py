@@ -37,6 +37,7 @@ def import_weights(
     model: str | None = None,
     classes: tuple[str, ...] | None = None,
     pixels: Literal["half", "imagenet"] | None = None,
+    background: Literal["first", "none"] | None = None,
 ) -> int:
     """Turn another project's checkpoint into a detector that every verb takes.
 
@@ -55,6 +56,8 @@ def import_weights(
             if the number fits, otherwise numbers
         pixels: mean and standard deviation of the input's pixels: half (0.5 each) or imagenet; by default what the model's
             usual files need. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, but their files do not say so
+        background: whether the first output of a RetinaNet of torchvision stands for background (first) or for a class (none);
+            the number of names in --classes says it too
     """
     if out.suffix != ".safetensors":
         raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
@@ -62,14 +65,20 @@ def import_weights(
         raise WeightsError("the file to write exists already", where=out, fix="name another one, or move it away")
     if not file.is_file():
         raise WeightsError("there is no such file", got=file, fix="check the path")
-    source = _read(file, origin, classes, pixels)
+    source = _read(file, origin, None if classes is None else _class_names(classes), pixels, background)
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)
     _show(source, detector, out)
     return 0
 
 
-def _read(file: Path, origin: str | None, classes: Sequence[str] | None, pixels: Literal["half", "imagenet"] | None) -> Source:
+def _read(
+    file: Path,
+    origin: str | None,
+    classes: tuple[str, ...] | None,
+    pixels: Literal["half", "imagenet"] | None,
+    background: Literal["first", "none"] | None,
+) -> Source:
     """The weights in a file of another project, with the class names and the pixels that the user gives."""
     from onestage.weights.source import OURS
     from onestage.zoo.efficientdet import HALF, IMAGENET
@@ -77,8 +86,9 @@ def _read(file: Path, origin: str | None, classes: Sequence[str] | None, pixels:
     source = read_source(file, origin)
     if source.origin == OURS:
         raise WeightsError("this is a detector of onestage already", where=file, fix="use it as it is")
+    source = source.settled(None if classes is None else len(classes), background)
     if classes is not None:
-        source = _named(source, _class_names(classes))
+        source = _named(source, classes)
     if pixels is not None:
         source = replace(source, pixels={"half": HALF, "imagenet": IMAGENET}[pixels])
     return source
@@ -138,12 +148,13 @@ def _lines(file: Path) -> list[str]:
 def _named(source: Source, names: tuple[str, ...]) -> Source:
     """The same weights with the class names that the user gave."""
     from onestage.structures import ClassSet
+    from onestage.weights.class_names import ids_of
 
     count = len(source.classes.names)
     if len(names) != count:
         what = "one name for every class of the file"
         raise ConfigError(what, where=source.path, got=_listed(names), expected=f"{count} names")
-    return source.renamed(ClassSet(names, tuple(range(count))))
+    return source.renamed(ClassSet(names, ids_of(names)))
 
 
 def _show(source: Source, detector: Detector, out: Path) -> None:

@@ -38,6 +38,9 @@ class ModelChoice:
     weights: str | None = None
     """Start from a detector: a file, ours or of another project, or "coco" if such weights are published. A model that you have
     trained keeps the settings that differ from its recipe."""
+    background: Literal["first", "none"] | None = None
+    """Whether the first output in --weights stands for background, if they are of a RetinaNet of torchvision; by default what
+    the number of the data's classes says."""
     backbone_weights: str | None = None
     """Start from a classifier: a file, or "imagenet" for published weights."""
     changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
@@ -49,7 +52,8 @@ class ModelChoice:
 
         if self.model is None and (self.weights is None or self.weights.isidentifier()):
             return None
-        return find_source(self.model or "", self.weights, self.backbone_weights)
+        source = find_source(self.model or "", self.weights, self.backbone_weights)
+        return source if source is None or self.background is None else source.settled(None, self.background)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
         """The recipe for these classes, with its changes. The weights decide the settings that the user does not give."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torchvision.models.detection import SSD300_VGG16_Weights
 
 from onestage.model.config import DetectorConfig
@@ -34,6 +36,18 @@ def known_classes(count: int, *known: ClassSet) -> ClassSet:
         raise ValueError(f"outputs for {count} classes")
     numbered = ClassSet(numbered_classes(count), tuple(range(count)))
     return next((classes for classes in known if len(classes.names) == count), numbered)
+
+
+def ids_of(names: Sequence[str]) -> tuple[int, ...]:
+    """The category ids of classes with these names: COCO's if all are COCO's, in any capitals, otherwise 0..K-1.
+
+    Names for ids that COCO does not use have the id behind them, as in "N/A 12".
+    """
+    known = {name.lower(): id for name, id in zip(COCO_90.names, COCO_90.ids, strict=True)}
+    plain = [f"N/A {name.split()[1]}" if name.startswith("???") and " " in name else name for name in names]
+    ids = [known.get(name.lower()) for name in plain]
+    found = tuple(id for id in ids if id is not None)
+    return found if len(found) == len(names) else tuple(range(len(names)))
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

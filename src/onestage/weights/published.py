@@ -64,7 +64,9 @@ def open_weights(model: str, weights: str | Path) -> Source:
     """
     source = read_source(_locate(model, weights))
     published = _published(model, weights)
-    return source if published is None else replace(source.renamed(published.classes), pixels=published.pixels)
+    if published is None:
+        return source
+    return replace(source.settled(None).renamed(published.classes), pixels=published.pixels)
 
 
 def _published(model: str, weights: str | Path) -> Published | None:

@@ -14,9 +14,11 @@ from torch import Tensor
 from onestage.errors import OnestageError, WeightsError, nearest
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
+from onestage.weights.class_names import known_classes, numbered_classes
 from onestage.weights.detector_file import stored_config
 from onestage.weights.foreign_file import load_foreign
 from onestage.weights.projects import amdegroot, d2l, effdet, lufficc, qfgaohao, tflite, torchvision
+from onestage.weights.projects.keys import Background
 from onestage.weights.tensor_file import SAFETENSORS, OpenFile, open_file
 from onestage.weights.tensor_file import TFLITE as TFLITE_FILE
 
@@ -39,6 +41,9 @@ class Adapter(Protocol):
 
     def classes(self, tensors: Mapping[str, Tensor]) -> ClassSet:
         """The classes of its outputs; numbered if the file does not show them."""
+
+    def background(self, tensors: Mapping[str, Tensor]) -> Background | None:
+        """Where the output for background stands; None if the head has sigmoids and the file does not show it."""
 
     def doubt(self, tensors: Mapping[str, Tensor]) -> str:
         """A note for the user who imports a file that does not say which pixels it needs; empty if it is clear."""
@@ -76,8 +81,10 @@ Normalization = tuple[tuple[float, float, float], tuple[float, float, float]]
 class Source:
     """Weights of a whole detector, read and recognised. origin: a key of PROJECTS, or OURS. model: the zoo's name of it.
 
-    config: the config in the file (only our files and TensorFlow Lite's have one). pixels: mean and std of the input, if the
-    user gave them. doubt: a note for the user if the pixels are unclear. note: a note for the user in any case.
+    background: where the output for background stands, as the file shows it. None: it may be the first of the outputs, and
+    ``classes`` are the others, or there is none. config: the config in the file (only our files and TensorFlow Lite's have
+    one). pixels: mean and std of the input, if the user gave them. doubt: a note for the user if the pixels are unclear. note:
+    a note for the user in any case.
     """
 
     path: Path
@@ -89,11 +96,37 @@ class Source:
     pixels: Normalization | None = None
     doubt: str = ""
     note: str = ""
+    background: Background | None = "none"
 
     def renamed(self, classes: ClassSet) -> Source:
         """The same weights with the K class names that the user gave."""
         config = self.config and replace(self.config, classes=classes.names, category_ids=classes.ids)
         return replace(self, classes=classes, config=config)
+
+    def settled(self, count: int | None, background: Background | None = None) -> Source:
+        """The same weights with it settled whether the first output stands for background.
+
+        count: how many classes the user names. As many as outputs: all outputs are classes. One fewer: the first is background.
+        background: what the user says. Raise WeightsError if it is unknown, or if the file shows something else.
+        """
+        if self.background is not None:
+            if background not in (None, self.background):
+                what = "the file shows which output is background, and it is another one"
+                raise WeightsError(what, where=self.path, got=background, expected=self.background, fix="leave it out")
+            return self
+        outputs = len(self.classes.names) + 1
+        known = self.classes.names != numbered_classes(outputs - 1)
+        if background is None and count in (outputs, outputs - 1):
+            background = "none" if count == outputs else "first"
+        if background is None and (known or count is not None):  # for other classes the outputs start fresh
+            background = "first"
+        if background is None:
+            what = "it is unknown whether the first output of this detector is background"
+            got, expected = f"{outputs} outputs", f"{outputs} class names, or {outputs - 1} and background first"
+            fix = f"name the classes, or --background first (num_classes={outputs - 1}) or none (num_classes={outputs})"
+            raise WeightsError(what, where=self.path, got=got, expected=expected, fix=fix)
+        settled = replace(self, background=background)
+        return settled.renamed(known_classes(outputs)) if background == "none" else settled
 
 
 def read_source(path: Path, origin: str | None = None) -> Source:
@@ -130,7 +163,8 @@ def _recognised(tensors: Mapping[str, Tensor], path: Path) -> Source:
         with adapting(name, path):
             if adapter.recognises(tensors):
                 doubt, note = adapter.doubt(tensors), adapter.note(tensors)
-                return Source(path, name, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt, note=note)
+                found = Source(path, name, adapter.model(tensors), adapter.classes(tensors), tensors, doubt=doubt, note=note)
+                return replace(found, background=adapter.background(tensors))
     raise _unknown(tensors, path)
 
 

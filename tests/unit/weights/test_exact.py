@@ -84,6 +84,8 @@ def imported(tmp_path, monkeypatch):
         source = module.read_source(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "frozen batch norm")
+            if source.background is None:
+                source = source.settled(None, "first")  # their RetinaNets have background
             return onestage.create(model or source.model, weights=source, **options)
 
     return make

@@ -17,13 +17,14 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_80, VOC, known_classes
-from onestage.weights.projects.keys import Rules, demand_levels, nothing_to_tell, rename
+from onestage.weights.projects.keys import Rules, demand_levels, first_output, nothing_to_tell, rename
 from onestage.zoo.ssd import ssd_vgg16
 
 PROJECT = "ssd.pytorch (amdegroot)"
 MARK = r"L2Norm\.weight|(conf|loc)\.\d\."
 TAKEN = "its SSDs on VGG16 for 300 and 512 pixels"
 doubt = note = nothing_to_tell
+background = first_output
 
 _NAMES: Rules = (
     (r"vgg\.(\d|1\d|2[0-2])\.(.+)", r"backbone.conv4_3.\1.\2"),

@@ -7,12 +7,13 @@ from torch import Tensor
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
 from onestage.weights.class_names import known_classes
-from onestage.weights.projects.keys import Rules, nothing_to_tell, rename
+from onestage.weights.projects.keys import Rules, first_output, nothing_to_tell, rename
 
 PROJECT = "the d2l book's TinySSD"
 MARK = r"(blk|cls|bbox)_\d\."
 TAKEN = "the five blocks of the book"
 doubt = note = nothing_to_tell
+background = first_output
 
 _NAMES: Rules = (
     (r"blk_0\.(.+)", r"backbone.stages.0.\1"),

@@ -17,7 +17,7 @@ from onestage.model.heads.separable import SeparableHead
 from onestage.model.necks.bifpn import BiFPN
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90, known_classes
-from onestage.weights.projects.keys import Rules, nothing_to_tell, rename
+from onestage.weights.projects.keys import Rules, no_output, nothing_to_tell, rename
 from onestage.zoo.efficientdet import HALF, VARIANTS
 
 PROJECT = "effdet (rwightman/efficientdet-pytorch)"
@@ -26,6 +26,7 @@ TAKEN = (
     "tf_efficientdet_d0 to d7x, tf_efficientdet_lite0 to lite4 and efficientdet_d0 to d7 (not q0 to q2, lite3x, resdet50, ...)"
 )
 note = nothing_to_tell
+background = no_output
 
 RELEASE = "https://github.com/rwightman/efficientdet-pytorch/releases/download/v0.1/"
 GOOGLE, EFFDET = (

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from torch import Tensor
 
 from onestage.errors import WeightsError, counted, first_ten
 from onestage.weights.detector_file import COUNTER
+
+Background = Literal["first", "none"]
+"""Which of the outputs of an anchor stands for background."""
 
 Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
 """(pattern of a whole name, what it becomes); the first that matches counts."""
@@ -33,6 +37,16 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
 def nothing_to_tell(tensors: Mapping[str, Tensor]) -> str:
     """The doubt, or the note, of an adapter whose files leave nothing open."""
     return ""
+
+
+def first_output(tensors: Mapping[str, Tensor]) -> Background | None:
+    """The background of an adapter whose detectors have a softmax: the first output of every anchor."""
+    return "first"
+
+
+def no_output(tensors: Mapping[str, Tensor]) -> Background | None:
+    """The background of an adapter whose detectors have a sigmoid for each class, and no output more."""
+    return "none"
 
 
 def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:

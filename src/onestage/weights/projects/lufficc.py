@@ -12,12 +12,13 @@ from torch import Tensor
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
 from onestage.weights.projects import amdegroot
-from onestage.weights.projects.keys import Rules, nothing_to_tell, rename
+from onestage.weights.projects.keys import Rules, first_output, nothing_to_tell, rename
 
 PROJECT = "SSD (lufficc)"
 MARK = r"box_head\.predictor\."
 TAKEN = "its SSDs on VGG16 for 300 and 512 pixels"
 doubt = note = nothing_to_tell
+background = first_output
 
 _NAMES: Rules = (
     (r"backbone\.(vgg|extras)\.(.+)", r"\1.\2"),

@@ -21,13 +21,14 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
 from onestage.weights.class_names import VOC, known_classes
-from onestage.weights.projects.keys import Rules, demand_levels, nothing_to_tell, rename
+from onestage.weights.projects.keys import Rules, demand_levels, first_output, nothing_to_tell, rename
 from onestage.zoo.ssd import ssd300_mobilenet_v1
 
 PROJECT = "pytorch-ssd (qfgaohao, jetson-inference)"
 MARK = r"(classification|regression)_headers\."
 TAKEN = "mb1-ssd and mb2-ssd-lite (not mb1-ssd-lite, mb3-..., sq-ssd-lite or vgg16-ssd)"
 doubt = note = nothing_to_tell
+background = first_output
 
 _V1_BLOCKS = ("0.0", "1.0", "1.1", "2.0", "2.1", "3.0", "3.1", "3.2", "3.3", "3.4", "3.5", "4.0", "4.1")
 """timm's mobilenetv1 numbers the thirteen depthwise separable blocks by stage."""

@@ -18,7 +18,7 @@ from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90, known_classes
 from onestage.weights.detector_file import COUNTER
-from onestage.weights.projects.keys import Rules, demand_levels, nothing_to_tell, pick, rename
+from onestage.weights.projects.keys import Background, Rules, demand_levels, nothing_to_tell, pick, rename
 
 PROJECT = "torchvision"
 MARK = r"head\.(classification|regression)_head\.|roi_heads\."
@@ -89,8 +89,8 @@ def _has_group_norm(tensors: Mapping[str, Tensor]) -> bool:
 
 
 def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
-    """The classes of COCO for 90 outputs. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite. Background
-    comes first, also in RetinaNet, which never learns it.
+    """The classes of COCO for 90 outputs and background. The first level has 4 default boxes per cell in SSD300, 6 in SSDLite.
+    A RetinaNet may have no background; it then has one class more.
     """
     if _is_retinanet(tensors):
         _check_shapes(tensors)
@@ -102,6 +102,13 @@ def classes(tensors: Mapping[str, Tensor]) -> ClassSet:
     if not _is_retinanet(tensors):
         demand_levels(tensors, *(f"head.{kind}_head.module_list" for kind in _HEADS), levels=6)
     return known_classes(outputs - 1, COCO_90)
+
+
+def background(tensors: Mapping[str, Tensor]) -> Background | None:
+    """SSDs have a softmax, whose first output is background. RetinaNet has a sigmoid for each of its classes, and people train
+    it with labels from 0 or from 1 on: the file does not say which.
+    """
+    return None if _is_retinanet(tensors) else "first"
 
 
 def _check_shapes(tensors: Mapping[str, Tensor]) -> None:
@@ -127,15 +134,16 @@ def convert(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict
 
 
 def _retinanet(tensors: Mapping[str, Tensor], config: DetectorConfig) -> tuple[dict[str, Tensor], DetectorConfig]:
-    """The sigmoid of class 0 is left out: no object has this class, so its score is always near 0. The distance between anchors
-    is torchvision's: whole pixels, rounded down.
+    """If there is an output more than the config has classes, the first one is left out: no object has this class, so its score
+    is always near 0. The distance between anchors is torchvision's: whole pixels, rounded down.
 
     Weights with frozen batch norm and COCO's classes count as the published weights, which need an eps of 0.
     """
     renamed = rename(tensors, _RETINANET)
+    surplus = len(renamed["head.cls.4.bias"]) // _SHAPES - len(config.classes)
     for name in ("head.cls.4.weight", "head.cls.4.bias"):
-        renamed[name] = renamed[name].unflatten(0, (_SHAPES, -1))[:, 1:].flatten(0, 1)
-    published = _is_frozen(tensors) and classes(tensors) == COCO_90
+        renamed[name] = renamed[name].unflatten(0, (_SHAPES, -1))[:, surplus:].flatten(0, 1)
+    published = _is_frozen(tensors) and surplus == 1 and classes(tensors) == COCO_90
     changes: dict[str, Value] = {
         "preprocess.mean": (0.485, 0.456, 0.406),
         "preprocess.std": (0.229, 0.224, 0.225),

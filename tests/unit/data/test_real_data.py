@@ -96,3 +96,28 @@ def test_the_doctor_on_bccd(shared_data: Path) -> None:
     assert {summary.name: summary.objects for summary in report.classes} == {"Platelets": 361, "RBC": 4153, "WBC": 372}
     assert report.picture_sizes == (((480, 640), 364),) and report.file_kinds == {"jpg": 364}
     assert len(report.problems) == 2
+
+
+LAYOUTS = {
+    "capital_folders": 12, "pose_labels": 6, "voc_copies": 6, "voc_subfolders": 6, "yolo_deep": 6, "voc_same_stem": 3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_data_sets_as_people_leave_them(name: str, shared_data: Path) -> None:
+    """Three objects in each picture."""
+    report = check_dataset(shared_data / "layouts" / name, fast=True)
+    assert (report.pictures, report.objects, report.problems) == (LAYOUTS[name], 3 * LAYOUTS[name], ())
+    assert name != "voc_same_stem" or report.file_kinds == {"jpg": 3}
+
+
+def test_two_orders_of_classes_are_told(shared_data: Path) -> None:
+    with pytest.raises(DataError, match="disagree") as caught:
+        load_dataset(shared_data / "layouts/two_classes_txt")
+    assert "train/classes.txt: red, blue; val/classes.txt: blue, red" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "words"), [("empty_val", "AP cannot be measured"), ("val_only_class", "does not have: blue")])
+def test_a_validation_split_that_measures_nothing_is_told(name: str, words: str, shared_data: Path) -> None:
+    (problem,) = check_dataset(shared_data / "layouts" / name, fast=True).problems
+    assert words in problem.what

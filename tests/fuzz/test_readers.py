@@ -699,6 +699,8 @@ def said(given: object, read: object) -> bool:
         return given == read.get("kind") or given.lower() in read.values()
     if given in ("None", "none"):
         return read in (None, given)
+    if isinstance(read, float) and type(given) is int:
+        return float(given) == read
     return given == read and isinstance(given, bool) == isinstance(read, bool)
 
 

@@ -87,7 +87,7 @@ def write_data_set(
     """
     if min(counts.values()) < 0 or not 0 < sum(counts.values()) <= MOST:
         expected = f"0 or more in each split, 1 to {MOST:,} in all"
-        raise ConfigError("no such number of pictures can be drawn", got=counts, expected=expected)
+        raise ConfigError("no pictures to draw, or too many", got=counts, expected=expected)
     _make_room(out, overwrite=overwrite)
     _write(out, format, counts, config)
     write_file(out / FINISHED, _description(format, counts, config))

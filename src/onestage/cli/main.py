@@ -1,7 +1,7 @@
 """``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
 
 The module of a verb is imported when it is needed, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
-1 something is wrong with some of the pictures, or nobody reads the output, 2 a mistake of the user, 130 interrupted.
+1 something is wrong with some of the pictures, or the output has no reader, 2 a mistake of the user, 130 interrupted.
 """
 
 from __future__ import annotations

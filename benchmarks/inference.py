@@ -1,10 +1,11 @@
 """Whole predict(): from decoded 640x480 pictures to detections in their pixels, ours against torchvision's or effdet's.
 
 python benchmarks/inference.py --repeats 30 --json inference.json
-python benchmarks/inference.py --models retinanet_resnet50_fpn --batches --mixed 20 --repeats 5
+python benchmarks/inference.py --models retinanet_resnet50_fpn --mixed 20 --repeats 2
 
-``--mixed 20`` adds two rows for models whose input follows the picture: 20 pictures of 20 sizes, one at a time, against the
-peer; and the same pictures when each size is new to the model, against a second time.
+``--mixed 20`` gives two rows alone, for models whose input follows the picture: 20 pictures of 20 sizes, one at a time, against
+the peer; and the same pictures when each size is new to the model, against a second time. Their times are of one picture. Each
+row takes 4 passes of the network for each picture and repeat: with 2 repeats and 2 s a pass, 5 minutes in all.
 
 effdet resizes with Pillow in its data loader, not in its predictor. Here torchvision resizes its pictures, as it does ours.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,13 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 import onestage
-from common import PEERS, Clock, Comparison, compare, pair, pictures, report
+from common import PEERS, Clock, Comparison, Turn, compare, pair, pictures, report
+
+Predict = Callable[[Sequence[Tensor]], object]
+"""Detect objects in pictures (3, H, W)."""
+
+WARMUP_SIZE = (400, 640)
+"""(height, width) of a picture that gives a RetinaNet an input of a size that ``mixed_pictures`` does not."""
 
 
 @torch.inference_mode()
@@ -63,33 +70,63 @@ def mixed_pictures(count: int) -> list[Tensor]:
     return [pictures(1, size)[0] for size in [*wide, *((w, h) for h, w in wide), (480, 480)][:count]]
 
 
-def one_by_one(predict: Callable[[Sequence[Tensor]], object], images: Sequence[Tensor]) -> None:
-    """Put each picture (3, H, W) through the function alone."""
-    for image in images:
-        predict([image])
+def one_by_one(what: str, predicts: Sequence[Predict], images: Sequence[Tensor], *, repeats: int, clock: Clock) -> Comparison:
+    """Seconds of our function and the peer's for each picture (3, H, W) alone. They take turns at every picture.
+
+    A picture of another size goes through both before that.
+    """
+    times: tuple[list[float], list[float]] = [], []
+    for predict in predicts:
+        predict(pictures(1, WARMUP_SIZE))
+    for number, image in enumerate(repeats * list(images)):
+        for side in (0, 1) if number % 2 == 0 else (1, 0):
+            times[side].append(seconds(partial(predicts[side], [image]), clock))
+    return Comparison(what, *times)
 
 
 def first_and_second(model: onestage.Detector, images: Sequence[Tensor], *, repeats: int, clock: Clock) -> Comparison:
-    """Seconds per turn for pictures (3, H, W) of sizes that are new to the model, and for the same pictures a second time.
+    """Seconds for each picture (3, H, W) of a size that is new to the model, and for the same picture a second time.
 
-    A copy that has seen no picture takes every turn. Each picture goes through twice in a row, so both times see the same
-    machine. The first turn is not counted.
+    For each repeat there is a copy of the model, which has only seen one picture of another size. Each picture goes through
+    twice in a row, so both times see the same machine.
     """
-    now = time.perf_counter if clock == "wall" else time.process_time
     first, second = [], []
-    for turn in range(repeats + 1):
+    for _ in range(repeats):
         fresh = copy.deepcopy(model)
-        times = [[now(), fresh.predict(image), now(), fresh.predict(image), now()] for image in images]
-        if turn:
-            first.append(sum(b - a for a, _, b, _, _ in times))
-            second.append(sum(c - b for _, _, b, _, c in times))
+        fresh.predict(pictures(1, WARMUP_SIZE))
+        for image in images:
+            turn = partial(fresh.predict, image)
+            first.append(seconds(turn, clock))
+            second.append(seconds(turn, clock))
     return Comparison(f"{len(images)} sizes, first time against second", first, second)
+
+
+def seconds(turn: Turn, clock: Clock) -> float:
+    """The time that a function takes."""
+    now = time.perf_counter if clock == "wall" else time.process_time
+    start = now()
+    turn()
+    return now() - start
+
+
+def rows(name: str, batches: Sequence[int], mixed: int, repeats: int, clock: Clock) -> Iterator[Comparison]:
+    """The comparisons for one model, each as soon as it is measured."""
+    ours, theirs = pair(name)
+    predict = effdet_predictor(theirs) if name.startswith("tf_") else partial(predict_torchvision, theirs)
+    for batch in batches:
+        images = pictures(batch)
+        turns = partial(ours.predict, images), partial(predict, images)
+        yield compare(f"{name}, {batch} at once", *turns, repeats=repeats, clock=clock)
+    if mixed and ours.config.preprocess.mode == "shortest_edge":
+        images = mixed_pictures(mixed)
+        yield one_by_one(f"{name}, {mixed} sizes", (ours.predict, predict), images, repeats=repeats, clock=clock)
+        yield first_and_second(ours, images, repeats=repeats, clock=clock)
 
 
 def main(
     *,
     models: tuple[str, ...] = tuple(PEERS),
-    batches: tuple[int, ...] = (1, 8),
+    batches: tuple[int, ...] | None = None,
     mixed: int = 0,
     repeats: int = 20,
     clock: Clock = "wall",
@@ -99,25 +136,17 @@ def main(
 
     Args:
         models: the detectors, by their names in torchvision or effdet (tf_*).
-        batches: pictures at once.
-        mixed: the number of pictures of different sizes to measure too, one at a time, for RetinaNets.
+        batches: pictures at once; by default 1 and 8, or none with --mixed.
+        mixed: the number of pictures of different sizes to measure, one at a time, for RetinaNets.
         repeats: timed turns of each.
         clock: wall time, or processor time on a busy machine.
         json: a file for all that was measured.
     """
     results = []
     for name in models:
-        ours, theirs = pair(name)
-        predict = effdet_predictor(theirs) if name.startswith("tf_") else partial(predict_torchvision, theirs)
-        for batch in batches:
-            images = pictures(batch)
-            turns = partial(ours.predict, images), partial(predict, images)
-            results.append(compare(f"{name}, {batch} at once", *turns, repeats=repeats, clock=clock))
-        if mixed and ours.config.preprocess.mode == "shortest_edge":
-            images = mixed_pictures(mixed)
-            turns = partial(one_by_one, ours.predict, images), partial(one_by_one, predict, images)
-            results.append(compare(f"{name}, {mixed} sizes", *turns, repeats=repeats, warmup=1, clock=clock))
-            results.append(first_and_second(ours, images, repeats=repeats, clock=clock))
+        for row in rows(name, batches if batches is not None else () if mixed else (1, 8), mixed, repeats, clock):
+            print(" | ".join(row.row), flush=True)
+            results.append(row)
     report(f"predict(), {clock} time", results, path=json)
     return results
 

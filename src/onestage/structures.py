@@ -115,7 +115,7 @@ class ImageMeta:
     def frame(self) -> Tensor:
         """(4,) xyxy input pixels: where the picture lies. The rest is padding."""
         height, width = self.original
-        return self.apply(torch.tensor([[0.0, 0.0, width, height]])).round()[0]
+        return self.apply(torch.tensor([[0.0, 0.0, width, height]], dtype=torch.float32, device="cpu")).round()[0]
 
     def _scale_and_shift(self, like: Tensor) -> tuple[Tensor, Tensor]:
         (sy, sx), (top, left) = self.scale, self.pad

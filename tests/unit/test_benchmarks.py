@@ -52,10 +52,45 @@ def test_sizes_that_are_new_to_a_model_are_timed_against_a_second_time(load):
     inference = load("inference")
     images = inference.mixed_pictures(20)
     place = onestage.recipe("retinanet_r50_fpn", ("a",)).preprocess.place
-    assert len({place((image.shape[1], image.shape[2])).input for image in images}) == 20
+    sizes = {place((image.shape[1], image.shape[2])).input for image in images}
+    assert len(sizes) == 20 and place(inference.WARMUP_SIZE).input not in sizes
     model = onestage.create("tinyssd", 1, size=(64, 64)).eval()
     seen = inference.first_and_second(model, images[:3], repeats=2, clock="cpu")
-    assert len(seen.ours) == len(seen.theirs) == 2 and min(*seen.ours, *seen.theirs) > 0
+    assert len(seen.ours) == len(seen.theirs) == 6 and min(*seen.ours, *seen.theirs) > 0
+
+
+def test_mixed_sizes_stand_alone_and_each_row_is_printed_at_once(load, monkeypatch, capsys):
+    inference, printed = load("inference"), []
+    config = onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"})
+    calls = []
+    monkeypatch.setattr(inference, "pair", lambda name: (onestage.build(config).eval(), None))
+    monkeypatch.setattr(inference, "predict_torchvision", lambda model, images: calls.append(tuple(images[0].shape[1:])))
+    monkeypatch.setattr(inference, "first_and_second", lambda *_, **__: printed.append(capsys.readouterr().out) or row)
+    row = inference.Comparison("later", [1.0], [2.0])
+    found = inference.main(models=("one", "two"), mixed=3, repeats=2)
+    assert [one.what for one in found] == ["one, 3 sizes", "later", "two, 3 sizes", "later"]
+    assert len(found[0].ours) == len(found[0].theirs) == 6
+    assert len(set(calls)) == 4 and len(calls) == 2 * 7  # one to warm up, and 3 sizes twice, of each model
+    assert "one, 3 sizes" in printed[0] and "later" not in printed[0] and "later" in printed[1]
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_random_weights_give_as_many_scores_as_a_trained_model(load, softmax):
+    common = load("common")
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(8, 4 * (common.CLASSES + softmax), 1)
+    images, calls = torch.randn(2, 8, 40, 30), []
+
+    def logits():
+        calls.append(len(images))
+        return layer(images).permute(0, 2, 3, 1).reshape(2, -1, common.CLASSES + softmax)
+
+    model = torch.nn.ModuleDict({"outputs": layer, "other": torch.nn.Conv2d(8, 8, 1)})
+    common.enliven(model, logits, "outputs", softmax=softmax)
+    assert len(calls) == 2  # a pass of a RetinaNet takes seconds
+    with torch.no_grad():
+        scores = logits().softmax(2)[:, :, 1:] if softmax else logits().sigmoid()
+    assert int((scores > 0.01).sum()) == pytest.approx(2 * common.PASSING, abs=3)
 
 
 def test_both_sides_of_a_pair_see_the_same(load):

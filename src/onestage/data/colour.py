@@ -22,11 +22,13 @@ _CONTRAST = 0.5
 _SATURATION = 0.5
 _HUE = 0.05
 
-_GREY = torch.tensor([0.2989, 0.587, 0.114])
+_GREY = torch.tensor([0.2989, 0.587, 0.114], dtype=torch.float32, device="cpu")
 """Luminance of R, G, B: torchvision's rgb_to_grayscale (ITU-R BT.601)."""
 
 # The two chroma axes I and Q of the NTSC colour space (BT.601 luminance), in which hue is an angle.
-_TO_YIQ = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_TO_YIQ = torch.tensor(
+    [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], dtype=torch.float32, device="cpu"
+)
 _FROM_YIQ = torch.linalg.inv(_TO_YIQ)
 
 

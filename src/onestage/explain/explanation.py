@@ -21,7 +21,7 @@ from onestage.model.detector import Detector
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
-from onestage.predict.predictor import in_evaluation_mode
+from onestage.predict.predictor import in_evaluation_mode, type_of_weights
 from onestage.structures import Detections, HeadOutput, ImageMeta, Sample, Size, Targets
 
 ALL_BOXES = 2000
@@ -164,7 +164,8 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
     """
     config = detector.config
     images, (meta,) = detector.prepare([sample.image])
-    output: HeadOutput = in_evaluation_mode(detector)(images)
+    with type_of_weights(detector.device):
+        output: HeadOutput = in_evaluation_mode(detector)(images)
     targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)
     assignment = detector.assign([targets.to(detector.device)], output.input_size)
     losses = detector.loss(output, assignment)
@@ -202,7 +203,10 @@ def stand_ins(detector: Detector, image: Tensor, *, path: str = "", score: float
 
 def _as_picture(image: Tensor, config: DetectorConfig) -> Tensor:
     """A normalised input, (3, H, W), as a person sees it: (3, H, W) uint8."""
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (config.preprocess.mean, config.preprocess.std))
+    mean, std = (
+        torch.tensor(values, dtype=torch.float32, device="cpu").view(3, 1, 1)
+        for values in (config.preprocess.mean, config.preprocess.std)
+    )
     return ((image.cpu() * std + mean) * 255).round().clamp(0, 255).byte()
 
 

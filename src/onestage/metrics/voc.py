@@ -90,7 +90,7 @@ class _Matches(NamedTuple):
 
 
 def _match(pairs: Sequence[Pair], inclusive: bool) -> _Matches:
-    grow = torch.tensor([0, 0, 1, 1]) * inclusive
+    grow = torch.tensor([0, 0, 1, 1], device="cpu") * inclusive
     best, overlap, before = [np.zeros(0, np.int64)], [np.zeros(0)], 0
     for found, truth in pairs:
         same = found.labels[:, None] == truth.labels
@@ -111,7 +111,7 @@ def _match(pairs: Sequence[Pair], inclusive: bool) -> _Matches:
 
 def _column(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     """The parts one after the other, (all D,) or (all N,); empty without pictures."""
-    return torch.cat([torch.zeros(0, dtype=dtype), *parts])
+    return torch.cat([torch.zeros(0, dtype=dtype, device="cpu"), *parts])
 
 
 def _one_class(name: str, table: _Matches, label: int, iou: float, style: Style) -> VocClass:

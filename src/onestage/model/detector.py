@@ -192,7 +192,8 @@ class Detector(nn.Module):
         threshold of the config.
 
         predict() gives the results of evaluation mode, whatever the mode of the model. It only reads the model, so threads
-        may share one, unless one of them changes its weights or its mode.
+        may share one, unless one of them changes its weights or its mode. It computes in the type of the weights: autocast and
+        torch's default type and device change nothing.
 
         Raise DataError for a picture that cannot be read, ConfigError for a size that the network cannot take.
         """

@@ -87,15 +87,15 @@ class Preprocess(Part):
         """The image (3, h, w) in the top left corner of one of that size, the rest in the mean colour."""
         if (image.shape[1], image.shape[2]) == size:
             return image
-        colour = torch.tensor(self.colour, device=image.device).view(3, 1, 1)
+        colour = torch.tensor(self.colour, dtype=torch.float32, device=image.device).view(3, 1, 1)
         canvas = (colour if image.is_floating_point() else colour.round()).to(image.dtype).repeat(1, *size)
         canvas[:, : image.shape[1], : image.shape[2]] = image
         return canvas
 
     def normalize(self, images: Tensor) -> Tensor:
         """(B, 3, h, w) in 0..255, uint8 or float -> float32 as the network wants it, channels last in memory."""
-        mean = torch.tensor(self.colour, device=images.device).view(3, 1, 1)
-        scale = 1 / (torch.tensor(self.std, device=images.device).view(3, 1, 1) * 255)
+        mean = torch.tensor(self.colour, dtype=torch.float32, device=images.device).view(3, 1, 1)
+        scale = 1 / (torch.tensor(self.std, dtype=torch.float32, device=images.device).view(3, 1, 1) * 255)
         return ((images.float() - mean) * scale).contiguous(memory_format=torch.channels_last)
 
     def batch(self, images: Sequence[Tensor]) -> tuple[Tensor, tuple[ImageMeta, ...]]:

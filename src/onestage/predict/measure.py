@@ -96,7 +96,7 @@ class _Part:
 
     found: list[Detections] = field(default_factory=list)
     skipped: tuple[str, ...] = ()
-    losses: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    losses: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64, device="cpu"))
     book: BookMetrics = field(default_factory=BookMetrics)
     has_outputs: bool = True
 
@@ -115,7 +115,7 @@ def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _
     """Put all pictures of this process through the predictor."""
     part, device = _Part(), predictor.engine.device
     criterion = Criterion(predictor.decoder.config, predictor.decoder.anchors)
-    one = torch.ones((), device=device)
+    one = torch.ones((), dtype=torch.float32, device=device)
     for batch in loader:
         moved = batch.to(device)
         output = predictor.run(moved.images, moved.metas)

@@ -7,6 +7,7 @@ Pictures are RGB; boxes are xyxy pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -60,13 +61,19 @@ class TorchEngine:
     def __call__(self, images: Tensor, frames: Tensor) -> HeadOutput:
         """(B, 3, h, w) in 0..255 -> logits (B, A, C) and deltas (B, A, 4). The network needs no frames."""
         normal = self.detector.config.preprocess.normalize(images)
-        with torch.inference_mode():
+        with torch.inference_mode(), type_of_weights(self.device):
             try:
                 output: HeadOutput = self._network(normal.to(self._type))
             except (RuntimeError, AssertionError):
                 self.detector.level_sizes((images.shape[2], images.shape[3]))  # raises if the size is the reason
                 raise
         return output
+
+
+def type_of_weights(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, the network computes in the type of its weights, even if the caller has turned autocast on."""
+    on = device.type != "meta" and torch.is_autocast_enabled(device.type)
+    return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
 @dataclass(frozen=True, eq=False)

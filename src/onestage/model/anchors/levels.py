@@ -63,11 +63,11 @@ def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
     """
     rows, columns = level_size
     step_y, step_x = level.steps(level_size, input_size)
-    y = (torch.arange(rows, dtype=torch.float64) + level.offset) * step_y
-    x = (torch.arange(columns, dtype=torch.float64) + level.offset) * step_x
+    y = (torch.arange(rows, dtype=torch.float64, device="cpu") + level.offset) * step_y
+    x = (torch.arange(columns, dtype=torch.float64, device="cpu") + level.offset) * step_x
     if level.inside:
         y, x = y.clamp(0, input_size[0]), x.clamp(0, input_size[1])
-    shapes = torch.tensor(level.shapes, dtype=torch.float64)
+    shapes = torch.tensor(level.shapes, dtype=torch.float64, device="cpu")
     centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
     extents = shapes.expand(rows, columns, -1, -1)
     return box_ops.from_cxcywh(torch.cat([centres, extents], dim=-1)).reshape(-1, 4).float()

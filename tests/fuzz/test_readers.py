@@ -160,17 +160,17 @@ def number(text: str) -> float:
 
 
 def picture_of(name: str, folders: list[Path]) -> str | None:
-    """The stem of the picture that a name means, None if there is none."""
-    parts = [part for part in name.strip().replace("\\", "/").split("/") if part not in ("", ".")]
-    if not parts or ".." in parts or name.strip()[:1] in ("/", "\\") or "://" in name or re.match(r"\s*[A-Za-z]:", name):
-        return None
-    for folder in folders:
-        try:
-            beside = {path.name for path in folder.joinpath(*parts[:-1]).iterdir() if path.is_file()}
-        except (OSError, ValueError):
-            continue
-        if parts[-1] in beside or f"{parts[-1]}.png" in beside:
-            return Path(parts[-1]).stem if parts[-1] in beside else parts[-1]
+    """The stem of the picture that has a name, with or without suffix. None if there is no such picture.
+
+    Raise DataError for a name that comes close to one: tests of pairing say what it means.
+    """
+    pictures = {path.name: path.stem for path in folders[0].iterdir()}
+    known = pictures | {stem: stem for stem in pictures.values()}
+    if name in known:
+        return known[name]
+    last = re.split(r"[/\\]", name.strip())[-1].strip().casefold()
+    if last in known or last.rpartition(".")[0] in known:
+        raise DataError("a name that the reference does not follow", got=name[:40])
     return None
 
 
@@ -204,7 +204,6 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         images[stored] = picture_of(entry["file_name"], [root / "train2017", root]) if fits else None
         if images[stored] and all(sizes) and [whole(side) for side in sides] != [WIDTH, HEIGHT]:
             raise DataError("a size that the reference does not follow")
-    spelt = Counter(str(stored) for stored in images)
     found, seen = [], set()
     for entry in content["annotations"]:
         if not isinstance(entry, dict):
@@ -217,11 +216,12 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         image, category = (
             entry.get(key) if isinstance(entry.get(key), str) else whole(entry.get(key)) for key in ("image_id", "category_id")
         )
-        if image not in images:
-            same = [
-                known for known in images if type(known) is not type(image) and str(known).lstrip("0") == str(image).lstrip("0")
-            ]
-            image = same[0] if len(same) == 1 and str(image).isdigit() and spelt[str(same[0])] == 1 else None
+        if isinstance(image, str) and image not in images:
+            image = next((known for known in images if isinstance(known, int) and str(known) == image), None)
+        elif image not in images:
+            texts = [known for known in images if isinstance(known, str) and known.isdigit() and len(known) <= 18]
+            same = [known for known in texts if int(known) == image]
+            image = same[0] if len(same) == 1 else None
         box = entry.get("bbox")
         flags = [entry.get(key) for key in ("ignore", "iscrowd")]
         good = isinstance(box, list) and len(box) == 4 and all(type(value) in (int, float) for value in box)

@@ -10,7 +10,7 @@ import torch
 
 from onestage.creation import create
 from onestage.errors import ConfigError, DataError, WeightsError, WriteError, nearest
-from onestage.files import make_folder
+from onestage.files import given_path, make_folder
 from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -26,7 +26,7 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
 
     Raise WeightsError if there is none.
     """
-    path = Path(name)
+    path = given_path(name, "model")
     if path.exists():
         detector = load_detector(path)
     elif name in WEIGHTS:

@@ -9,13 +9,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
+from onestage.errors import ConfigError, WeightsError, counted, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
 
 CONFIG_KEY = "onestage_config"
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The types in which files hold real numbers."""
 COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
@@ -61,6 +63,7 @@ def load_detector(path: str | Path) -> Detector:
             raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
         tensors = file.tensors()
     detector = Detector(config)
+    check_types(detector.state_dict(), tensors, path)
     detector.load_state_dict(tensors)
     return detector.eval()
 
@@ -89,6 +92,7 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
     wanted = detector.state_dict()
     needed = [k for k in wanted if not k.endswith(COUNTER)]
     fitting = {k: v for k, v in tensors.items() if k in wanted and wanted[k].shape == v.shape}
+    check_types(wanted, fitting, where)
     fresh = tuple(k for k in needed if k not in fitting)
     if len(fresh) > len(needed) / 2:
         wrong = differing(shapes_of(wanted), shapes_of(tensors))
@@ -100,6 +104,15 @@ def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: ob
         )
     detector.load_state_dict(fitting, strict=False)
     return fresh
+
+
+def check_types(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise WeightsError if a tensor holds whole, true-or-false or complex numbers where the detector has real ones."""
+    wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if wanted[k].is_floating_point() and v.dtype not in FLOATS]
+    if wrong:
+        what = f"{counted(len(wrong), 'tensor')} of another kind of number than the detector has"
+        fix = "take the weights in floating-point numbers, before they were quantised or cast"
+        raise WeightsError(what, where=where, got="\n" + first_ten(wrong), expected="float32, or 16 or 64 bits", fix=fix)
 
 
 @contextmanager

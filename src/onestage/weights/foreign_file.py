@@ -18,19 +18,31 @@ import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError
+from onestage.weights.pickles import check_pickles
 from onestage.weights.tensor_file import DAMAGED, PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
 
-WRAPPERS = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state_dict", "model", "net", "weights")
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict"),
+    *("model", "module", "net", "network", "weights"),
+)
 """Keys under which training programs store a state_dict. The averaged weights come first: they are the ones measured."""
 
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every key."""
+PREFIXES = ("ema.", "ema_model.", "module.", "_orig_mod.", "_fsdp_wrapped_module.", "model.", "net.")
+"""What training programs put before every key: averaging, DistributedDataParallel, torch.compile, FSDP and Lightning. Averaged
+weights beside others are taken.
+"""
 
 
 TORCH_PICKLE = torch.serialization.MAGIC_NUMBER.to_bytes(10, "little")
 """The first object that torch.save pickles in files that are not zip archives."""
 
+
+OLD_PICKLES = 5
+"""Pickles in a file that is no zip archive: a magic number, a version, a machine, the content and its keys."""
+
+MOST_SHARED = 4
+"""How often the tensors of a file may share the same numbers, on average: tied weights do."""
 
 PLAIN: list[Callable[..., object] | tuple[Callable[..., object], str]] = [argparse.Namespace]
 """What counts as plain data besides torch's list: the arguments of a program."""
@@ -53,7 +65,9 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
         fix = NUMPY_FIX if "NumPy" in file.kind.name else None
         raise WeightsError("this is not a weights file", where=file.path, got=file.kind.name, expected=expected, fix=fix)
     if file.kind is TORCH_ZIP:
-        _check_archive(file)
+        check_pickles(_check_archive(file), 1, file.path)
+    else:
+        check_pickles(file.stream, OLD_PICKLES, file.path)
     tensors = _state_dict(_load_pickled(file), file.path)
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
         if tensor.layout is not torch.strided or tensor.device.type != "cpu":
@@ -61,22 +75,32 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
             raise WeightsError(f"tensor '{name}' holds no plain numbers", where=file.path, got=got, fix="save dense tensors")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(f"tensor '{name}' claims more numbers than the file holds", where=file.path, fix=DAMAGED)
+    if sum(tensor.nbytes for tensor in tensors.values()) > MOST_SHARED * file.size:
+        raise WeightsError("the tensors claim more numbers than the file holds", where=file.path, fix=DAMAGED)
     if finite:
         check_finite(tensors, file.path)
     return _without_prefixes({name: tensor.detach() for name, tensor in tensors.items()})
 
 
-def _check_archive(file: OpenFile) -> None:
-    """Raise WeightsError if a zip archive holds NumPy arrays, or unpacks to more bytes than it has: torch does not compress."""
+def _check_archive(file: OpenFile) -> IO[bytes]:
+    """The pickle in a zip archive. Raise WeightsError if the archive holds NumPy arrays, if its tensors are compressed, which
+    torch does not do, or if it unpacks to more bytes than it has.
+    """
     file.stream.seek(0)
     try:
-        entries = zipfile.ZipFile(file.stream).infolist()
+        archive = zipfile.ZipFile(file.stream)
+        entries = archive.infolist()
     except (zipfile.BadZipFile, ValueError, NotImplementedError, EOFError) as error:
         raise _not_importable(file, f"a zip archive that cannot be read ({error})", DAMAGED) from error
     if entries and all(entry.filename.endswith(".npy") for entry in entries):
         raise WeightsError("this is not a weights file", where=file.path, got="NumPy arrays (.npz)", fix=NUMPY_FIX)
-    if sum(entry.file_size for entry in entries) > file.size:
+    if sum(entry.file_size for entry in entries) > file.size or any(e.compress_type and "/data" in e.filename for e in entries):
         raise _not_importable(file, "a zip archive that unpacks to more than its size", DAMAGED)
+    name = next((entry.filename for entry in entries if entry.filename.endswith("/data.pkl")), None)
+    try:
+        return io.BytesIO(b"" if name is None else archive.read(name))
+    except Exception as error:  # zipfile raises many types for a damaged archive
+        raise _not_importable(file, f"a zip archive that cannot be read ({error})", DAMAGED) from error
 
 
 def _load_pickled(file: OpenFile) -> object:
@@ -122,7 +146,7 @@ def _names(file: OpenFile) -> Iterator[str]:
         archive = zipfile.ZipFile(file.stream)
         pickles = io.BytesIO(archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl"))))
     pickles.seek(0)
-    for _ in range(5):  # an older file holds a magic number, a version, a machine, the content and its keys; others hold one
+    for _ in range(OLD_PICKLES):  # a zip archive has only one
         yield from (str(argument) for code, argument, _ in pickletools.genops(pickles) if code.name == "GLOBAL")
 
 
@@ -165,7 +189,7 @@ def _unwrapped(content: object) -> object:
 
 def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     tensors.pop("n_averaged", None)  # torch's AveragedModel counts beside the module it wraps
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    while tensors and all(name.startswith(PREFIXES) for name in tensors):
+        prefix = next(prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in tensors))
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     return tensors

@@ -15,7 +15,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
 from onestage.weights.class_names import is_numbered
-from onestage.weights.detector_file import COUNTER, differing, load_fitting, shapes_of, without_memory
+from onestage.weights.detector_file import COUNTER, check_types, differing, load_fitting, shapes_of, without_memory
 from onestage.weights.fetch import fetch, fetch_hub
 from onestage.weights.foreign_file import load_foreign
 from onestage.weights.projects import tflite, timm, torchvision
@@ -147,6 +147,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     if len(fitting) < len(expected) / 2:
         raise _of_another_backbone(config, names, list(expected), path)
     check_finite(fitting, path)
+    check_types(detector.state_dict(), fitting, path)
     detector.load_state_dict(fitting, strict=False)
     note = _fresh_note([name for name in expected if name not in fitting and not name.endswith(COUNTER)], path)
     return Loaded(detector, (note,) if note else ())

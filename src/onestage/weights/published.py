@@ -8,6 +8,7 @@ from pathlib import Path
 from torchvision.models import WeightsEnum, detection
 
 from onestage.errors import WeightsError, nearest
+from onestage.files import given_path
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90
 from onestage.weights.fetch import fetch, fetch_hub, fetch_url
@@ -71,7 +72,7 @@ def open_weights(model: str, weights: str | Path) -> Source:
 
 def _published(model: str, weights: str | Path) -> Published | None:
     """The weights of a tag; None if there is a file of that name. (A folder may have the name "coco".)"""
-    return None if Path(weights).is_file() else WEIGHTS.get(f"{model}.{weights}")
+    return None if given_path(weights, "weights").is_file() else WEIGHTS.get(f"{model}.{weights}")
 
 
 def _locate(model: str, weights: str | Path) -> Path:
@@ -92,7 +93,7 @@ def find_file(weights: str | Path, model: str | None = None) -> Path:
         return fetch_url(given)
     if given.startswith(HUB):
         return fetch_hub(given.removeprefix(HUB), "model.safetensors")
-    path = Path(weights)
+    path = given_path(weights, "weights")
     if not path.is_file():
         raise _no_weights(given, model)
     return path

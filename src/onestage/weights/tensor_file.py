@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from onestage.errors import WeightsError, first_ten
-from onestage.files import write_atomically
+from onestage.files import given_path, write_atomically
+from onestage.model.codec import Limit
+from onestage.model.limits import HEADER, TENSORS, WEIGHTS_FILE
 
 FORMAT_KEY = "onestage_format"
 
@@ -30,11 +33,8 @@ FORMAT = 1
 """The version of our metadata. A file of a later version is refused rather than misread."""
 
 
-MAX_HEADER = 16 * 2**20
-"""Bytes. A detector's header takes about 100 kB. The format itself allows 100 MB, and a hostile header of that size would take
-a gigabyte to parse.
-"""
-
+LEAST, MOST = 1, 16
+"""Bytes of a number in a tensor: 1 for a bool, 16 for a complex one of the largest kind."""
 
 DAMAGED = "copy or download it again; it was damaged on the way"
 
@@ -116,13 +116,22 @@ class OpenFile:
 def open_file(path: Path | str) -> Iterator[OpenFile]:
     """Open a weights file. Raise WeightsError if it does not exist or cannot be read."""
     try:
-        if stat.S_ISFIFO(Path(path).stat().st_mode):  # to open it would wait for a writer, for ever
+        place = given_path(path, "path")
+        found = place.stat()
+        if stat.S_ISFIFO(found.st_mode):  # to open it would wait for a writer, for ever
             raise WeightsError("this is not a file", where=path, got="a pipe", expected="a weights file")
-        with Path(path).open("rb") as stream:
+        if found.st_size > WEIGHTS_FILE.most:
+            refuse_large(WEIGHTS_FILE, found.st_size, path)
+        with place.open("rb") as stream:
             yield OpenFile(path, stream)
     except OSError as error:
         fix = "name the file in that folder" if isinstance(error, IsADirectoryError) else "check the path"
         raise WeightsError("the weights file cannot be read", where=path, got=error.strerror or error, fix=fix) from error
+
+
+def refuse_large(limit: Limit, size: int, where: Path | str) -> NoReturn:
+    """Raise the WeightsError of a file that is larger than its limit."""
+    raise WeightsError(f"too many {limit.what}", where=where, got=f"{size:,}", expected=f"at most {limit.most:,}")
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
@@ -178,7 +187,7 @@ def _read_header(stream: BinaryIO, size: int, where: Path | str) -> Header:
     length = int.from_bytes(start[:8], "little")
     if (kind := kind_of(start)) is not SAFETENSORS:
         _refuse_kind(kind, where)
-    if length > MAX_HEADER:
+    if length > HEADER.most:
         raise WeightsError(
             "the weights file is damaged: its header is too long", where=where, got=f"{length:,} bytes", fix=DAMAGED
         )
@@ -204,9 +213,28 @@ def _parse_header(text: bytes) -> tuple[Header, int]:
     metadata = entries.pop("__metadata__", {})
     if not all(isinstance(value, str) for value in metadata.values()):
         raise TypeError("metadata that is not text")
-    shapes = {name: tuple(int(side) for side in entry["shape"]) for name, entry in entries.items()}
-    end = max((int(entry["data_offsets"][1]) for entry in entries.values()), default=0)
+    if len(entries) > TENSORS.most:
+        raise ValueError(f"more than {TENSORS.most:,} {TENSORS.what}")
+    shapes = {name: tuple(map(_number, entry["shape"])) for name, entry in entries.items()}
+    end = 0
+    for start, stop in sorted(tuple(map(_number, entry["data_offsets"])) for entry in entries.values()):
+        if not end == start <= stop:
+            raise ValueError("tensors overlap, or there are bytes between them")
+        end = stop
+    for name, shape in shapes.items():
+        start, stop = entries[name]["data_offsets"]
+        if not math.prod(shape) * LEAST <= stop - start <= math.prod(shape) * MOST:
+            raise ValueError(f"the shape of '{name}' does not fit its bytes")
     return Header(dict(metadata), shapes), end
+
+
+def _number(value: object) -> int:
+    """A size or a place in a header. Raise TypeError or ValueError unless it is a whole number of 0 or more."""
+    if type(value) is not int:
+        raise TypeError(f"a {type(value).__name__} in place of a number")
+    if value < 0:
+        raise ValueError("a number below 0")
+    return value
 
 
 def _check_version(metadata: Mapping[str, str], where: Path | str) -> None:

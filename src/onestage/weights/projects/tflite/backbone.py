@@ -20,10 +20,11 @@ from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.backbones.kinds import Backbone, map_sizes
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.config import DetectorConfig
+from onestage.model.limits import TFLITE_FILE
 from onestage.structures import Size
 from onestage.weights.projects.tflite.graph import Graph, Unsupported, damage, read_graph
 from onestage.weights.projects.tflite.layers import POSTPROCESS, Trunk, normalisation
-from onestage.weights.tensor_file import OpenFile, check_finite
+from onestage.weights.tensor_file import OpenFile, check_finite, refuse_large
 
 _POOLING = ("MEAN", "AVERAGE_POOL_2D")
 
@@ -35,6 +36,8 @@ def convert_backbone(file: OpenFile, config: DetectorConfig) -> tuple[dict[str, 
     The convolutions of both networks are paired in the order in which they run, as far as their shapes agree. Raise
     WeightsError if the file is damaged or the backbone is another network.
     """
+    if file.size > TFLITE_FILE.most:
+        refuse_large(TFLITE_FILE, file.size, file.path)
     data = file.read()
     with damage(file.path):
         graph = read_graph(data)

@@ -27,6 +27,7 @@ from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
+from onestage.model.limits import TFLITE_FILE
 from onestage.model.losses.focal import FocalLoss
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
@@ -37,7 +38,7 @@ from onestage.weights.class_names import COCO_90, known_classes
 from onestage.weights.detector_file import shapes_of, without_memory
 from onestage.weights.projects.tflite.graph import Graph, Operator, Unsupported, damage, read_graph, read_options
 from onestage.weights.projects.tflite.layers import POSTPROCESS, SAME_NUMBERS, Trunk, input_size, normalisation, parameters
-from onestage.weights.tensor_file import OpenFile, check_finite
+from onestage.weights.tensor_file import OpenFile, check_finite, refuse_large
 
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
 """The API's settings for these networks; the box loss is divided by the four numbers of a box."""
@@ -61,6 +62,8 @@ def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
     90 classes are those of COCO; any other number of classes is numbered. Raise WeightsError if the file is damaged or of
     another kind.
     """
+    if file.size > TFLITE_FILE.most:
+        refuse_large(TFLITE_FILE, file.size, file.path)
     data = file.read()
     with damage(file.path):
         graph = read_graph(data)

@@ -46,9 +46,10 @@ def create(
     if name not in ZOO:
         raise no_such_model(name)
     source = find_source(name, weights, backbone_weights)
-    if source is not None:
+    if source is not None and source.background is None:
         source = source.settled(num_classes if classes is None else len(classes))
-        classes = source.classes.names if classes is None and num_classes is None else classes
+    if classes is None and num_classes is None and source is not None:
+        classes = source.classes.names
     size, backbone = as_in_weights(name, source, size=size, backbone=backbone)
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
@@ -67,7 +68,7 @@ def build(
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
     if source is not None:
         _check_kind(config.name, source)
-        return load_weights(config, source.settled(len(config.classes)))
+        return load_weights(config, source)
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
     detector = Detector(config)

@@ -14,7 +14,7 @@ FIGURES = {figure.title: figure for figure in house.read_figures()}
 CEILINGS = {
     "files entered from a picture to boxes": 17,
     "files entered from a picture to a training step": 14,
-    "files entered from a foreign file to a detector": 34,
+    "files entered from a foreign file to a detector": 35,
     "changes of room from a foreign file to a detector": 9,
 }
 """As far as the three ways have come. Two of the goals are out of reach; architecture.md says why."""

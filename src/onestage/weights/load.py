@@ -44,7 +44,7 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
 
     Raise WeightsError if the weights belong to another network. In a foreign file, one tensor that does not fit is enough.
     """
-    foreign = source.origin != OURS
+    foreign, source = source.origin != OURS, source.settled(len(config.classes))
     usual = recipe_of(config)
     tensors, stored = _in_our_terms(source, usual)
     if stored.name == config.name:

@@ -44,9 +44,8 @@ def _follow(operations: Iterator[tuple[pickletools.OpcodeInfo, object, int | Non
     for code, argument, place in operations:
         if (place or 0) > PICKLE.most:
             raise WeightsError(f"too many {PICKLE.what}", where=where, expected=f"at most {PICKLE.most:,}")
-        if code.name == "GLOBAL" and any(part in str(argument) for part in NO_NUMBERS):
-            what = "the checkpoint holds tensors of no plain numbers"
-            raise WeightsError(what, where=where, got=str(argument), expected="dense tensors", fix="save dense tensors")
+        if code.name == "GLOBAL":
+            _check_name(str(argument), where)
         if code.name in _GET:
             stack.append(memo[argument])
         elif code.name in _PUT:
@@ -57,6 +56,13 @@ def _follow(operations: Iterator[tuple[pickletools.OpcodeInfo, object, int | Non
             if items > MOST_ITEMS:
                 raise WeightsError("the checkpoint holds a tuple that grows without end", where=where, got=f"{items:,} items")
             stack += [None if item.name == "mark" else items for item in code.stack_after if item.name != "stackslice"]
+
+
+def _check_name(name: str, where: object) -> None:
+    """Raise WeightsError if a function that a pickle names makes no dense tensor."""
+    if any(part in name for part in NO_NUMBERS):
+        what = "the checkpoint holds tensors of no plain numbers"
+        raise WeightsError(what, where=where, got=name, expected="dense tensors", fix="save dense tensors")
 
 
 def _popped(stack: list[int | None], code: pickletools.OpcodeInfo) -> list[int]:

@@ -72,7 +72,7 @@ def open_weights(model: str, weights: str | Path) -> Source:
 
 def _published(model: str, weights: str | Path) -> Published | None:
     """The weights of a tag; None if there is a file of that name. (A folder may have the name "coco".)"""
-    return None if given_path(weights, "weights").is_file() else WEIGHTS.get(f"{model}.{weights}")
+    return None if _is_file(weights) else WEIGHTS.get(f"{model}.{weights}")
 
 
 def _locate(model: str, weights: str | Path) -> Path:
@@ -93,10 +93,18 @@ def find_file(weights: str | Path, model: str | None = None) -> Path:
         return fetch_url(given)
     if given.startswith(HUB):
         return fetch_hub(given.removeprefix(HUB), "model.safetensors")
-    path = given_path(weights, "weights")
-    if not path.is_file():
+    if not _is_file(weights):
+        given_path(weights, "weights")  # raises if no file can have this name
         raise _no_weights(given, model)
-    return path
+    return Path(weights)
+
+
+def _is_file(path: str | Path) -> bool:
+    """Whether there is such a file; False also for what is no path."""
+    try:
+        return Path(path).is_file()
+    except (TypeError, ValueError, OSError):
+        return False
 
 
 def _no_weights(given: str, model: str | None) -> WeightsError:

@@ -116,13 +116,16 @@ class OpenFile:
 def open_file(path: Path | str) -> Iterator[OpenFile]:
     """Open a weights file. Raise WeightsError if it does not exist or cannot be read."""
     try:
-        place = given_path(path, "path")
-        found = place.stat()
+        try:
+            found = Path(path).stat()
+        except (TypeError, ValueError):
+            given_path(path, "path")  # says what is wrong with it
+            raise
         if stat.S_ISFIFO(found.st_mode):  # to open it would wait for a writer, for ever
             raise WeightsError("this is not a file", where=path, got="a pipe", expected="a weights file")
         if found.st_size > WEIGHTS_FILE.most:
             refuse_large(WEIGHTS_FILE, found.st_size, path)
-        with place.open("rb") as stream:
+        with Path(path).open("rb") as stream:
             yield OpenFile(path, stream)
     except OSError as error:
         fix = "name the file in that folder" if isinstance(error, IsADirectoryError) else "check the path"

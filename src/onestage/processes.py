@@ -13,6 +13,7 @@ restarts failed, with it none of 6 (torch 2.15, gloo).
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -180,6 +181,14 @@ def _lost(error: RuntimeError) -> LostError:
         got=reason,
         fix="see what it said last; then go on with the run: onestage train --resume RUN",
     )
+
+
+def leave(code: int) -> None:
+    """End this process at once if it is one of several. What is left of a broken exchange may wait for lost processes."""
+    if Launch.from_environment().world > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:

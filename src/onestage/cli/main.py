@@ -71,8 +71,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = _run(given)
         except KeyboardInterrupt:
             return _fail(130, "interrupted")
+        except LostError as error:
+            from onestage.processes import leave
+
+            code = _fail(1, str(error))
+            leave(code)  # while the error is still alive: what it holds may wait for lost processes when it is freed
+            return code
         except OnestageError as error:
-            return _fail(1 if isinstance(error, LostError) else 2, str(error))
+            return _fail(2, str(error))
         except OSError as error:
             if error.strerror is None:
                 raise

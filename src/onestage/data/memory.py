@@ -14,6 +14,9 @@ from onestage.errors import require
 GIGABYTES = 2.0
 """The usual limit, in 10**9 bytes: two photos of 50 million pixels at once, or one with transparency of 100 million."""
 
+HEAVY = 64_000_000
+"""Bytes from which the memory of a picture is counted, and given back to the system at once."""
+
 Admit = Callable[[int], None]
 """Called with a number of bytes before that much memory is used; returns when there is room."""
 Share = Callable[[], AbstractContextManager[Admit]]
@@ -78,6 +81,7 @@ class PictureMemory:
         try:
             yield admit
         finally:
+            return_freed_memory(held)
             self.give_back(held)
 
     def close(self) -> None:
@@ -93,8 +97,10 @@ def in_bytes(gigabytes: float) -> int:
     return max(1, int(gigabytes * 1e9))
 
 
-def return_freed_memory() -> None:
-    """On Linux, give the memory of large pictures back to the system, even in a process that keeps what it frees."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+def return_freed_memory(size: int) -> None:
+    """On Linux, give back to the system what was freed after work with ``size`` bytes, if they are many: each thread keeps what
+    it has freed.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" and size > HEAVY else None
     if trim is not None:
         trim(0)

@@ -75,6 +75,7 @@ class PatientThreads:
     def _work(self) -> None:
         while (job := self._queue.get()) is not None and not self._ended:
             job()
+            del job  # an idle thread would hold its last picture
 
 
 def _do(future: Future[T], action: Callable[[], T]) -> None:

@@ -34,19 +34,17 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from onestage.data.memory import GIGABYTES, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
+from onestage.data.memory import GIGABYTES, HEAVY, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
 from onestage.errors import LostError, check_number, require, warn_outside
 
 SILENT, TIMEOUT = 60.0, 600.0
 """Seconds of silence before a warning, and before the end."""
 MOST = 1024
 """Workers: a larger number is a mistake, and all would be started."""
-TRIES = 3
+TRIES = 5
 """Workers that may die of one task."""
 AHEAD = 2
 """Tasks per worker that are begun before their results are wanted."""
-SMALL = 64_000_000
-"""Bytes that a worker may use for a picture without asking, if the memory for all of them allows it."""
 
 _TICK, _LOOK_AROUND = 1.0, 5.0
 """Seconds between two looks: of the parent at silent workers, of an idle worker for its parent."""
@@ -123,7 +121,7 @@ class WorkerPool(Generic[Task, Rest]):
     ) -> None:
         self.work, self.workers, self.name, self.pin_memory = work, workers, name, pin_memory
         limit = in_bytes(workers.gigabytes)
-        self.unasked = min(SMALL, limit // (2 * workers.count))
+        self.unasked = min(HEAVY, limit // (2 * workers.count))  # what a worker may use without asking
         self.memory = PictureMemory(limit - workers.count * self.unasked)
         self._keepers: list[_Keeper[Task, Rest]] = []
         self._jobs: deque[_Job[Task]] = deque()
@@ -359,12 +357,12 @@ def _from_parent(pipe: Connection) -> Any:
 @contextmanager
 def _share(pipe: Connection, unasked: int) -> Iterator[Admit]:
     """A block in which one picture is decoded. For a large one, the parent is asked first."""
-    asked = False
+    asked = 0
 
     def admit(size: int) -> None:
         nonlocal asked
         if size > unasked:
-            asked = True
+            asked = size
             pipe.send(size)
             _from_parent(pipe)
 
@@ -372,7 +370,7 @@ def _share(pipe: Connection, unasked: int) -> Iterator[Admit]:
         yield admit
     finally:
         if asked:
-            return_freed_memory()
+            return_freed_memory(asked)
             pipe.send(0)
 
 

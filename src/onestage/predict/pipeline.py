@@ -17,18 +17,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from onestage.data.memory import GIGABYTES, in_bytes
+from onestage.data.memory import GIGABYTES, in_bytes, return_freed_memory
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.detections import Detections
 from onestage.errors import DataError, WriteError
 from onestage.files import make_folder, write_file
-from onestage.images import decode_image, decoding_cost
+from onestage.images import decode_image, decoding_cost, image_size
 from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Predictor
 
 QUALITY = 92
 """Of the annotated JPEGs."""
+
+DRAWN = 11
+"""Bytes for each pixel of a picture while its copy is drawn and saved: its tensor, Pillow's copy and the encoder's."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def _batches(pictures: Sequence[PictureFile], size: int, limit: int) -> Iterator
     batch: list[PictureFile] = []
     cost = 0
     for picture in pictures:
-        more = _cost(picture.path)
+        more = _cost(picture)
         if batch and (len(batch) == size or cost + more > limit):
             yield _Batch(batch, cost)
             batch, cost = [], 0
@@ -116,9 +119,11 @@ def _batches(pictures: Sequence[PictureFile], size: int, limit: int) -> Iterator
         yield _Batch(batch, cost)
 
 
-def _cost(path: Path) -> int:
+def _cost(picture: PictureFile) -> int:
+    """Bytes to decode a picture or, if that takes more, to draw its copy."""
     try:
-        return decoding_cost(path)
+        height, width = image_size(picture.path) if picture.copy is not None else (0, 0)
+        return max(decoding_cost(picture.path), DRAWN * height * width)
     except DataError:  # reading it will fail too
         return 0
 
@@ -130,9 +135,11 @@ def _read(threads: PatientThreads, batch: _Batch | None) -> list[Future[Tensor |
 def _decoded(path: Path) -> Tensor | DataError:
     """The picture (3, H, W) in a file, or why it cannot be read."""
     try:
-        return decode_image(path)
+        image = decode_image(path)
     except DataError as error:
         return error
+    return_freed_memory(image.numel())
+    return image
 
 
 def _detect(
@@ -158,6 +165,7 @@ def _draw(found: Detections, image: Tensor, path: Path) -> None:
     drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
     found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
     write_file(path, drawn.getvalue())
+    return_freed_memory(image.numel())
 
 
 class _Saving:

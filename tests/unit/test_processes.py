@@ -160,7 +160,7 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(distributed, "choose_device", torch.device)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "set_device", calls.append)
-    monkeypatch.setattr(distributed.dist, "init_process_group", calls.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **_: calls.append(backend))
     assert init("cuda") == Distributed(rank=5, world=8, local_rank=1, device=torch.device("cuda:1"))
     assert calls == [torch.device("cuda:1"), "cpu:gloo,cuda:nccl"]
 

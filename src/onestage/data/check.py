@@ -128,8 +128,7 @@ def check_dataset(
     sets = _load(opened, split)
     owners = _owners(sets)
     look = partial(_look, memory=PictureMemory(in_bytes(gigabytes)), fast=fast)
-    with PatientThreads(timeout=timeout, farewell=0.0) as threads:
-        seen = _look_at(owners, look, threads, progress=progress)
+    seen = _look_at(owners, look, timeout=timeout, progress=progress)
     leaks, twins = _identical(owners, seen, Path(path))
     unreadable = [Problem.of(_short(name, path), look.error) for name, look in seen.items() if look.error]
     boxes, areas, sizes = _objects(owners)
@@ -214,13 +213,14 @@ def _firsts(owners: Owners) -> list[tuple[Dataset, int]]:
     return [places[0] for places in owners.values()]
 
 
-def _look_at(
-    owners: Owners, look: Callable[[Path, Size | None], _Look], threads: PatientThreads, *, progress: bool
-) -> dict[str, _Look]:
+def _look_at(owners: Owners, look: Callable[[Path, Size | None], _Look], *, timeout: float, progress: bool) -> dict[str, _Look]:
     """Look at every picture, several at a time: Pillow decodes without Python's global lock."""
     firsts = {path: places[0] for path, places in owners.items()}
-    looks = {p: threads.submit(partial(look, Path(p), data.sizes[index])) for p, (data, index) in firsts.items()}
-    with Progress(console=Terminal(), transient=True, disable=not progress) as bar:
+    with (
+        PatientThreads(timeout=timeout, farewell=0.0) as threads,
+        Progress(console=Terminal(), transient=True, disable=not progress) as bar,
+    ):
+        looks = {p: threads.submit(partial(look, Path(p), data.sizes[index])) for p, (data, index) in firsts.items()}
         tracked = bar.track(looks.items(), total=len(owners), description="looking at every picture")
         return {path: threads.result(future, path) for path, future in tracked}
 

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING
 _HOMES = {
     "Detections": "detections:Detections",
     "Detector": "model.detector:Detector",
+    "ExportConfig": "deploy.plan:ExportConfig",
     "TrainConfig": "training.config:TrainConfig",
     "build": "creation:build",
     "create": "creation:create",
     "evaluate": "evaluation:evaluate",
+    "export": "deploy.export:export",
     "list_models": "zoo.table:list_models",
-    "load": "weights.detector_file:load_detector",
+    "load": "loading:load",
     "recipe": "zoo.table:recipe",
     "resume": "training.loop:resume",
     "train": "training.loop:train",
@@ -32,13 +34,15 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage import zoo as zoo
     from onestage.creation import build as build
     from onestage.creation import create as create
+    from onestage.deploy.export import export as export
+    from onestage.deploy.plan import ExportConfig as ExportConfig
     from onestage.detections import Detections as Detections
     from onestage.evaluation import evaluate as evaluate
+    from onestage.loading import load as load
     from onestage.model.detector import Detector as Detector
     from onestage.training.config import TrainConfig as TrainConfig
     from onestage.training.loop import resume as resume
     from onestage.training.loop import train as train
-    from onestage.weights.detector_file import load_detector as load  # noqa: F401  # the public name differs
     from onestage.zoo.table import list_models as list_models
     from onestage.zoo.table import recipe as recipe
 

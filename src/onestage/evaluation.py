@@ -9,16 +9,17 @@ from onestage.data.reader import open_data
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, known_keywords, warn_outside
 from onestage.files import given_path
+from onestage.loading import load
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import Advance, evaluate_dataset
+from onestage.predict.predictor import Predictor
 from onestage.training.inputs import held_out
-from onestage.weights.detector_file import load_detector
 
 
 @known_keywords
 def evaluate(
-    model: Detector | str | Path,
+    model: Detector | Predictor | str | Path,
     data: str | Path | Dataset,
     *,
     split: str | None = None,
@@ -30,9 +31,9 @@ def evaluate(
 ) -> Report:
     """Every figure of the detector on a data set: COCO AP, VOC AP, each class, the losses, the book's class error and box MAE.
 
-    model: a detector, its file, or a run folder. data: a path, or a Dataset already read. split: of a path. The default is the
-    first that exists of "test", "val", the pictures that the run held out, and everything. format: of a path that is not
-    recognised.
+    model: a detector, its file, a run folder, or an exported file. data: a path, or a Dataset already read. split: of a path.
+    The default is the first that exists of "test", "val", the pictures that the run held out, and everything. format: of a
+    path that is not recognised.
 
     Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.
@@ -40,8 +41,9 @@ def evaluate(
     if isinstance(data, Dataset) and (split is not None or format is not None):
         what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
         raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
-    run = None if isinstance(model, Detector) else given_path(model, "model")
-    detector = model if isinstance(model, Detector) else load_detector(model)
+    opened = isinstance(model, Detector | Predictor)
+    run = None if opened else given_path(model, "model")
+    detector = model if opened else load(model)
     dataset = data if isinstance(data, Dataset) else given_path(data, "data")
     if not isinstance(dataset, Dataset):
         dataset, _ = data_to_measure(detector, dataset, run=run, split=split, format=format, on_bad=on_bad)
@@ -49,7 +51,7 @@ def evaluate(
 
 
 def data_to_measure(
-    model: Detector,
+    model: Detector | Predictor,
     path: str | Path,
     *,
     run: Path | None = None,
@@ -70,7 +72,9 @@ def data_to_measure(
     return read_for(model, path, split=split, on_bad=on_bad, format=format), False
 
 
-def read_for(model: Detector, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None) -> Dataset:
+def read_for(
+    model: Detector | Predictor, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None
+) -> Dataset:
     """The data set at ``path``, with the labels of the model's classes; by default its "test" or "val" split, or everything.
 
     Raise ConfigError if it has none of the classes.

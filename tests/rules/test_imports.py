@@ -31,7 +31,8 @@ ALLOWED = {
     "creation": GROUND | {"zoo", "weights", "model"},
     "predict": GROUND | {"model", "data", "metrics"},
     "training": GROUND | {"predict", "data", "metrics", "model", "weights"},
-    "evaluation": GROUND | {"predict", "training", "weights", "data", "metrics", "model"},
+    "loading": GROUND | {"predict", "weights", "model"},
+    "evaluation": GROUND | {"loading", "predict", "training", "data", "metrics", "model"},
     "explain": GROUND | {"predict", "model", "metrics"},
     "deploy": GROUND | {"predict", "weights", "data", "metrics", "model"},
 }

@@ -14,6 +14,8 @@ from onestage.files import given_path, make_folder
 from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
+from onestage.predict.exported import is_exported, open_exported
+from onestage.predict.predictor import Predictor
 from onestage.processes import choose_device
 from onestage.weights.detector_file import load_detector
 from onestage.weights.published import WEIGHTS
@@ -35,6 +37,13 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     else:
         raise _no_model(name)
     return detector.to(choose_device(device))
+
+
+def find_predictor(name: str, *, device: str | None = None) -> Predictor:
+    """As ``find_model``, for what only predicts: an exported file too."""
+    if is_exported(name) and Path(name).is_file():
+        return open_exported(name)
+    return Predictor.of(find_model(name, device=device))
 
 
 def is_recipe(name: str) -> bool:

@@ -15,7 +15,7 @@ from onestage.errors import counted, require
 if TYPE_CHECKING:
     from onestage.data import Dataset
     from onestage.metrics.report import Report
-    from onestage.model.detector import Detector
+    from onestage.predict.predictor import Predictor
     from onestage.structures import Detections
 
 
@@ -64,16 +64,16 @@ def evaluate(
     predictions.json and pictures/ to this folder format: the data set's format; by default it is recognised on_bad: what to do
     about a bad annotation or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.common import find_model, results_folder
+    from onestage.cli.common import find_predictor, results_folder
     from onestage.cli.report import save_report
     from onestage.evaluation import data_to_measure
 
-    detector = find_model(model, device=machine.device)
+    predictor = find_predictor(model, device=machine.device)
     run = Path(model)
-    dataset, was_held_out = data_to_measure(detector, data, run=run, split=split, format=format, on_bad=on_bad)
+    dataset, was_held_out = data_to_measure(predictor, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
         results_folder(out)  # now: after an hour of measuring it would be too late to fail
-    report, found = _measure(detector, dataset, machine, on_bad)
+    report, found = _measure(predictor, dataset, machine, on_bad)
     stdout().print(report.table())
     if was_held_out:
         pictures = counted(len(dataset), "picture")
@@ -89,7 +89,7 @@ def evaluate(
 
 
 def _measure(
-    detector: Detector, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
+    predictor: Predictor, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
 ) -> tuple[Report, list[Detections]]:
     """The figures, and the detections behind them, with a bar for the time that it takes."""
     from onestage.data.loader import usual_workers
@@ -99,4 +99,4 @@ def _measure(
     size, count = machine.batch_size, usual_workers() if machine.workers is None else machine.workers
     workers = Workers(count, machine.worker_timeout, machine.picture_memory)
     with progress("measuring", len(dataset)) as bar:
-        return evaluate_dataset(detector, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)
+        return evaluate_dataset(predictor, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)

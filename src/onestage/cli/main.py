@@ -44,6 +44,7 @@ VERBS = {
     "evaluate": Verb("evaluate", "evaluate", "measure a detector on labelled pictures: COCO AP, VOC AP, loss, each class"),
     "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
     "explain": Verb("explain", "explain_picture", "how a detector looks at one picture: anchors, matches, loss, NMS"),
+    "export": Verb("export", "export", "write a detector to a file that other programs run, checked when it is made"),
     "import": Verb("imports", "import_weights", "turn a checkpoint of another project into a detector"),
     "models": Verb("models", "models", "the zoo: parameters, multiply-adds, input sizes, published accuracy"),
     "benchmark": Verb("benchmark", "benchmark", "how fast detectors are on this machine"),

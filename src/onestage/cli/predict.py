@@ -84,22 +84,21 @@ def predict(
 def _predict(
     model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
 ) -> int:
-    from onestage.cli.common import find_model, labels_of, results_folder
+    from onestage.cli.common import find_predictor, labels_of, results_folder
     from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
     from onestage.predict.pipeline import Selection, predict_files
-    from onestage.predict.predictor import Predictor
 
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
-    detector = find_model(model, device=detection.device)
-    labels = tuple(labels_of(detection.classes, detector.classes))
+    predictor = find_predictor(model, device=detection.device)
+    labels = tuple(labels_of(detection.classes, predictor.classes))
     results_folder(out)
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)
     run = partial(
         predict_files,
-        Predictor.of(detector),
+        predictor,
         files,
         selection=selection,
         batch_size=detection.batch_size,

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from onestage.errors import ConfigError, check_number
 from onestage.images import Channels, Picture, decode_image, to_tensor
+from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
 from onestage.model.features import mirror
@@ -87,6 +88,21 @@ class Predictor:
     def of(cls, detector: Detector) -> Self:
         """The predictor that runs a detector with torch, as it is now: make another one after its mode or config changed."""
         return cls(TorchEngine(detector), detector.decoder)
+
+    @property
+    def config(self) -> DetectorConfig:
+        """The config of the detector that the engine runs."""
+        return self.decoder.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes; label k stands for ``classes[k]``."""
+        return self.config.classes
+
+    @property
+    def device(self) -> torch.device:
+        """Where the engine computes."""
+        return self.engine.device
 
     def predict(
         self,

@@ -1,0 +1,126 @@
+"""``onestage export``: a detector becomes a file that other programs run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.markup import escape
+
+from onestage.cli.output import say, stdout
+from onestage.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from onestage.deploy.export import Exported
+    from onestage.deploy.plan import ExportConfig
+
+CHECKED_WITH = 20
+"""Pictures of --data that the file is checked with."""
+
+
+@dataclass(frozen=True)
+class File:
+    """What the file takes and gives."""
+
+    nms: Literal["graph", "none"] = "graph"
+    """"none": the outputs of the network alone, with fixed shapes, for compilers that take nothing more."""
+    batch: str = "any"
+    """Pictures at once: a number, or any."""
+    size: str | None = None
+    """Height x width of the input, such as 320x480; "model" is the size it was trained with. By default that, and "any" for a
+    RetinaNet, whose input follows the picture."""
+    input: Literal["uint8", "float32"] | None = None
+    """The type of the pixels, 0..255. By default uint8, and float32 for detectors that resize in float."""
+
+
+def export(
+    model: tyro.conf.Positional[str],
+    /,
+    *,
+    to: Literal["onnx"] = "onnx",
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
+    file: File = File(),
+    data: Path | None = None,
+    check: bool = True,
+    example: bool = False,
+) -> int:
+    """Write a detector to a file that runs without Python: pictures in, boxes out, NMS included.
+
+    onestage export runs/first
+
+    onestage export runs/first -o phone.onnx --batch 1 --data pictures/
+
+    The file and the model run on the same pictures. If they do not find the same objects, no file is left. What goes in and
+    comes out is in docs/deploy.md. Three test vectors are written beside the file.
+
+    Args:
+        model: a run folder, a .safetensors file, or published weights (see onestage models)
+        to: the format of the file
+        out: the file to write; by default the name of the model, in this folder
+        data: a folder of pictures to check the file with; by default the package draws some
+        example: also write a program of 60 lines that uses the file with onnxruntime, numpy and Pillow
+        check: compare what the file finds with what the model finds
+    """
+    from onestage.cli.common import find_model
+    from onestage.deploy.export import FORMATS
+    from onestage.deploy.export import export as write
+
+    config = _config(file)
+    detector = find_model(model, device="cpu")
+    path = out or Path(Path(model).stem or "model").with_suffix(FORMATS[to].suffix)
+    if path.exists():
+        raise WeightsError("the file to write exists already", where=path, fix="name another one with -o, or move it away")
+    pictures = None if data is None else _pictures(data)
+    say(f"[dim]writing {escape(str(path))}: this takes up to a minute[/]")
+    _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example))
+    return 0
+
+
+def _config(file: File) -> ExportConfig:
+    """The options as a config. Raise ConfigError if a number or a size is none."""
+    from onestage.cli.generate import parse_size
+    from onestage.deploy.plan import ExportConfig
+
+    if file.batch != "any" and not file.batch.isdecimal():
+        raise ConfigError("--batch is a number, or any", got=file.batch, fix="--batch 8")
+    size = None if file.size is None or file.size in ("any", "model") else parse_size(file.size, option="--size")
+    return ExportConfig(
+        nms=file.nms,
+        batch=None if file.batch == "any" else int(file.batch),
+        size="any" if file.size == "any" else "model" if file.size == "model" else size,
+        pixels=file.input,
+    )
+
+
+def _pictures(data: Path) -> list[Tensor]:
+    """The first pictures of a folder, (3, H, W) uint8 each."""
+    from onestage.images import decode_image
+    from onestage.predict.pictures import find_pictures
+
+    return [decode_image(path) for path in find_pictures([str(data)], results=Path("predictions"))[:CHECKED_WITH]]
+
+
+def _show(made: Exported) -> None:
+    """What was written, and how well it agrees with the model."""
+    out, contract = stdout(), made.contract
+    size = "any size" if contract.size is None else f"{contract.size[0]}x{contract.size[1]}"
+    batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
+    out.print(f"[bold]{escape(str(made.path))}[/]: {made.path.stat().st_size / 1e6:.1f} MB, {size}, {batch}", highlight=False)
+    if contract.ending == "candidates":
+        nms = type(contract.config.postprocess.nms).__name__
+        out.print(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file", highlight=False)
+    if made.example is not None:
+        out.print(f"example: {escape(f'python {made.example} PICTURE')}", highlight=False)
+    agreement = made.agreement
+    if agreement is None or made.seconds is None:
+        say("[bold yellow]not checked:[/] whether the file finds what the model finds")
+        return
+    before, after = (1000 * seconds for seconds in made.seconds)
+    pairs = f"{agreement.paired:,} of {agreement.compared:,} detections agree"
+    out.print(f"checked: {pairs}, IoU at least {agreement.iou:.4f}, scores within {agreement.score:.1e}", highlight=False)
+    out.print(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch", highlight=False)
+    out.print(f"test vectors: {escape(str(made.vectors))}", highlight=False)

@@ -1,0 +1,115 @@
+"""Whether an exported file finds what its source finds.
+
+Shape letters: B images, D detections, E expected detections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+from onestage.data.synthetic import SyntheticConfig, generate
+from onestage.errors import WeightsError
+from onestage.model.detector import Detector
+from onestage.predict.contract import Precision
+from onestage.predict.predictor import Predictor
+from onestage.structures import Detections
+
+LEAST = 0.05
+"""Detections of lower scores are not compared: the graph looks at fewer of these candidates than predict()."""
+BATCHES = (1, 2, 5)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far a detection may be from its partner. paired: the part of all detections that need a partner; of two boxes
+    that overlap almost exactly as much as NMS allows, rounding decides.
+    """
+
+    iou: float
+    score: float
+    paired: float = 0.995
+
+
+TOLERANCES: dict[Precision, Tolerance] = {"fp32": Tolerance(0.99, 1e-3), "fp16": Tolerance(0.98, 5e-3)}
+"""int8 is measured by its AP."""
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well two sets of detections agree. compared: detections looked at on both sides; paired: those with a partner of
+    the same label. iou: the least of a pair; score: the largest difference in a pair.
+    """
+
+    compared: int = 0
+    paired: int = 0
+    iou: float = 1.0
+    score: float = 0.0
+
+    def __add__(self, other: Agreement) -> Agreement:
+        compared, paired = self.compared + other.compared, self.paired + other.paired
+        return Agreement(compared, paired, min(self.iou, other.iou), max(self.score, other.score))
+
+    def within(self, tolerance: Tolerance) -> bool:
+        """Whether enough detections have a partner. A pair is by its making within the tolerance."""
+        return self.paired >= tolerance.paired * self.compared
+
+
+def compare(expected: Detections, got: Detections, tolerance: Tolerance) -> Agreement:
+    """Find a partner for each detection above LEAST on either side: same label, and within the tolerance."""
+    full = _last_place(expected, got) + tolerance.score
+    return _partners(expected, got, tolerance, full) + _partners(got, expected, tolerance, full)
+
+
+def _last_place(*sides: Detections) -> float:
+    """The score below which a detection may be missing only because the places of its picture are all taken."""
+    counts = [len(side) for side in sides]
+    return min(float(side.scores[-1]) for side in sides) if min(counts) > 0 and counts[0] == counts[-1] else 0.0
+
+
+def _partners(these: Detections, those: Detections, tolerance: Tolerance, least: float) -> Agreement:
+    """How many of these (E) have a partner among those (D)."""
+    these = these.select(these.scores > max(LEAST, least))
+    if not len(these):
+        return Agreement()
+    if not len(those):
+        return Agreement(compared=len(these))
+    iou = box_ops.iou(these.boxes.double(), those.boxes.double())
+    apart = (these.scores[:, None] - those.scores).abs()
+    pair = (these.labels[:, None] == those.labels) & (apart <= tolerance.score) & (iou >= tolerance.iou)
+    best, partner = torch.where(pair, iou, -1.0).max(dim=1)
+    found = best >= 0
+    if not bool(found.any()):
+        return Agreement(compared=len(these))
+    worst = float(apart.gather(1, partner[:, None])[found].max())
+    return Agreement(len(these), int(found.sum()), float(best[found].min()), worst)
+
+
+def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], tolerance: Tolerance) -> Agreement:
+    """Run both on pictures (3, H, W) uint8, one, two and five at once, and at two sizes where the file takes any.
+
+    Raise WeightsError if they find different objects.
+    """
+    reference = Predictor.of(source)
+    expected = [reference.detect([picture])[0] for picture in pictures]
+    total = Agreement()
+    for batch in BATCHES:
+        for start in range(0, len(pictures), batch):
+            got = file.detect(pictures[start : start + batch])
+            total += sum((compare(e, g, tolerance) for e, g in zip(expected[start:], got, strict=False)), Agreement())
+    if not total.within(tolerance):
+        what = "the exported file finds other objects than its source"
+        got_text = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"
+        limit = f"{tolerance.paired:.1%} with an IoU of {tolerance.iou} and a score within {tolerance.score}"
+        raise WeightsError(what, where=source.config.name, got=got_text, expected=limit)
+    return total
+
+
+def drawn_pictures(count: int = 5) -> list[Tensor]:
+    """``count`` pictures (3, H, W) uint8 of several sizes, drawn with objects; the same at every call."""
+    sizes = ((240, 320), (320, 240), (300, 300), (360, 480), (256, 192))
+    return [generate(index, SyntheticConfig(seed=7, size=sizes[index % len(sizes)])).image for index in range(count)]

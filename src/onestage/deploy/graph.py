@@ -1,0 +1,135 @@
+"""A detector as one graph of tensor operators with fixed shapes, from resized pictures to detections, for export.
+
+Shape letters: B images, A anchors, C logits per anchor, K classes, N candidates of each image that enter NMS, G groups inside
+which NMS works, D detections, h and w of the input. Boxes are xyxy input pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from onestage import boxes as box_ops
+from onestage.model.anchors.levels import anchor_boxes
+from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
+from onestage.model.output.postprocess import Postprocess
+from onestage.model.output.suppress import HardNMS
+from onestage.predict.contract import Ending
+from onestage.predict.predictor import in_evaluation_mode
+from onestage.structures import HeadOutput
+
+Suppress = Callable[[Tensor, Tensor, float], Tensor]
+"""boxes (B, N, 4), scores (B, G, N), IoU threshold -> the scores (B, G, N), 0 where a better box of the group suppresses."""
+
+MOST_CANDIDATES = 2000
+"""The N of a graph is at most that. Runtimes take thirty times as long to find the best 4,000 numbers as the best 2,000."""
+
+
+def candidates_of(postprocess: Postprocess) -> int:
+    """N: how many candidates of an image enter NMS in a graph. predict() takes more if too few of them survive."""
+    return min(MOST_CANDIDATES, postprocess.top_k) if postprocess.scope == "image" else MOST_CANDIDATES
+
+
+def ending_of(config: DetectorConfig) -> Ending:
+    """Where a graph with NMS ends: ONNX has no operator for Soft-NMS and DIoU-NMS, so these stay outside."""
+    return "detections" if isinstance(config.postprocess.nms, HardNMS) else "candidates"
+
+
+class Graph(nn.Module):
+    """Images (B, 3, h, w), RGB in 0..255, and frames (B, 4), where the pictures lie in them, to what the ending names.
+
+    - "detections": boxes (B, D, 4), scores (B, D), labels (B, D) int64, num (B,) int64. Behind the last detection of an
+      image, boxes and scores are 0 and labels are -1.
+    - "candidates": boxes (B, N, 4), scores (B, N) descending, labels (B, N). A score is 0 where there is no candidate.
+    - "outputs": logits (B, A, C) and deltas (B, A, 4), as the network gives them.
+
+    The detections are those of ``Postprocess`` whenever the N best candidates of an image fill its D places, or are all that
+    pass the threshold.
+    """
+
+    def __init__(self, detector: Detector, ending: Ending, suppress: Suppress | None = None) -> None:
+        """suppress: NMS, for a graph that ends with detections."""
+        super().__init__()
+        self.network = in_evaluation_mode(detector)
+        self.config = detector.config
+        self.ending = ending
+        self.suppress = suppress
+
+    def forward(self, images: Tensor, frames: Tensor | None = None) -> tuple[Tensor, ...]:
+        """(B, 3, h, w), (B, 4) -> the outputs of the ending. Without frames, each picture fills its image."""
+        output: HeadOutput = self.network(self.config.preprocess.normalize(images))
+        if self.ending == "outputs":
+            return output.logits, output.deltas
+        if frames is None:
+            frames = torch.tensor([[0, 0, images.shape[3], images.shape[2]]], dtype=torch.float32, device=images.device)
+        found = self.candidates(output, frames)
+        return self.detections(*found) if self.ending == "detections" else found
+
+    def candidates(self, output: HeadOutput, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The N best candidates of each image, best first: boxes (B, N, 4) cut to their frames, scores (B, N), labels (B, N).
+
+        The N best candidates stand on the N anchors of best score. A score is 0 if it is not above the threshold, if its box
+        has no area, or if its scope has ``top_k`` better candidates.
+        """
+        post, sizes = self.config.postprocess, output.level_sizes
+        anchors = anchor_boxes(self.config.levels, sizes, output.input_size).to(output.logits.device)
+        count = torch.sym_min(candidates_of(post), anchors.shape[0])
+        rows, scores = self._best_anchors(output.logits, count)
+        classes = scores.shape[2]
+        top, flat = scores.flatten(1).topk(count, dim=1)
+        labels, rows = flat % classes, rows.gather(1, flat // classes)
+        boxes = self.config.coder.decode(anchors[rows], output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4)))
+        boxes = box_ops.clip_to(boxes, frames[:, None])
+        top = top * ((top > post.score_threshold) & (box_ops.area(boxes) > 0))
+        if post.scope == "class":
+            top = _best_of_group(top, labels, classes, post.top_k)
+        elif post.scope == "level":
+            counts = [h * w * len(level.shapes) for (h, w), level in zip(sizes, self.config.levels, strict=True)]
+            ends = torch.tensor(counts, device=rows.device).cumsum(0)
+            level = (rows[:, :, None] >= ends).sum(dim=2)
+            top = _best_of_group(top, level, len(sizes), post.top_k)
+        return boxes, top, labels
+
+    def _best_anchors(self, logits: Tensor, count: int | torch.SymInt) -> tuple[Tensor, Tensor]:
+        """(B, A, C) -> the anchors of best score (B, N), and their scores (B, N, K)."""
+        if self.config.loss.activation == "softmax":
+            scores = logits.softmax(dim=2)[:, :, 1:]
+            rows = scores.amax(dim=2).topk(count, dim=1).indices
+            return rows, scores.gather(1, rows[:, :, None].expand(-1, -1, scores.shape[2]))
+        rows = logits.amax(dim=2).sigmoid().topk(count, dim=1).indices  # by score: far from 0, equal scores have other logits
+        return rows, logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[2])).sigmoid()
+
+    def detections(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
+        """Candidates (B, N, 4), (B, N), (B, N) -> boxes (B, D, 4), scores (B, D), labels (B, D), num (B,)."""
+        post = self.config.postprocess
+        assert self.suppress is not None and isinstance(post.nms, HardNMS)
+        dense = scores[:, None]
+        if not post.class_agnostic:
+            dense = dense * (labels[:, None] == _numbers(len(self.config.classes), labels))
+        scores = self.suppress(boxes, dense, post.nms.iou_threshold).amax(dim=1)
+        scores, rank = scores.topk(torch.sym_min(post.detections, scores.shape[1]), dim=1)
+        found = scores > 0
+        boxes = boxes.gather(1, rank[:, :, None].expand(-1, -1, 4)) * found[:, :, None]
+        return boxes, scores, torch.where(found, labels.gather(1, rank), -1), found.sum(dim=1)
+
+
+def _numbers(count: int, like: Tensor) -> Tensor:
+    """0 .. count - 1 as a column (1, count, 1)."""
+    return torch.arange(count, device=like.device)[None, :, None]
+
+
+def _best_of_group(scores: Tensor, group: Tensor, groups: int, most: int) -> Tensor:
+    """Scores (B, N), best first, with 0 for those that have ``most`` better ones in their group. group: (B, N), 0..G-1."""
+    if most >= candidates_limit(scores):
+        return scores
+    member = (group[:, None] == _numbers(groups, group)) & (scores[:, None] > 0)
+    within = (member.cumsum(dim=2) <= most) & member
+    return scores * within.any(dim=1)
+
+
+def candidates_limit(scores: Tensor) -> int:
+    """N if it is known while the graph is made, and otherwise the largest N."""
+    return scores.shape[1] if isinstance(scores.shape[1], int) else MOST_CANDIDATES

@@ -1,0 +1,111 @@
+"""Detectors as ONNX files.
+
+Shape letters: B images, h and w of the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from onestage.deploy.graph import Graph, Suppress
+from onestage.deploy.plan import LARGEST, SMALLEST, Plan
+from onestage.deploy.survivors import survivors, survivors_in_onnx
+from onestage.errors import ConfigError
+from onestage.files import write_file
+from onestage.predict.contract import KEY, OUTPUTS, Contract
+
+if TYPE_CHECKING:
+    import onnx
+
+OPSET = 18
+"""Of the file: from 2022, so that older runtimes read it too."""
+STEP = 32
+"""A free side of the input is a multiple of so many pixels."""
+
+
+def export_onnx(plan: Plan, path: Path) -> None:
+    """Write the detector to an ONNX file. Raise ConfigError if the packages for it are not installed."""
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch's exporter needs it
+    except ImportError as error:
+        raise ConfigError("to write ONNX, more packages are needed", got=error, fix="pip install 'onestage[onnx]'") from error
+    contract = plan.contract
+    program = captured(plan, survivors)
+    with _quietly():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            custom_translation_table={torch.ops.onestage.survivors.default: survivors_in_onnx},
+            input_names=["images", "frames"][: 1 + contract.has_frames],
+            output_names=list(OUTPUTS[contract.ending]),
+        )
+    assert made is not None
+    model = made.model_proto
+    describe(model, contract)
+    onnx.checker.check_model(model)
+    write_file(path, model.SerializeToString())
+
+
+def describe(model: onnx.ModelProto, contract: Contract) -> None:
+    """Write the contract into the metadata of an ONNX file, in the place of one that is there."""
+    rest = [entry for entry in model.metadata_props if entry.key != KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(rest)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY, contract.to_json()
+    model.doc_string = f"{contract.config.name}, exported by onestage"
+
+
+def captured(plan: Plan, suppress: Suppress) -> ExportedProgram:
+    """The graph of the detector, as torch.export captures it, with the free sides that the contract leaves free."""
+    contract = plan.contract
+    images, frames = example_inputs(contract)
+    batch = Dim("batch") if contract.batch is None else None
+    free: dict[int, Dim] = {} if batch is None else {0: batch}
+    if contract.size is None:
+        low, high = SMALLEST // STEP, LARGEST // STEP
+        free |= {2: STEP * Dim("rows", min=low, max=high), 3: STEP * Dim("columns", min=low, max=high)}
+    shapes = [free, {} if batch is None else {0: batch}][: 1 + contract.has_frames]
+    inputs = (images, frames)[: 1 + contract.has_frames]
+    graph = Graph(plan.detector, contract.ending, suppress).eval()
+    with torch.inference_mode(False), torch.no_grad(), _quietly():
+        return torch.export.export(graph, inputs, dynamic_shapes=tuple(shapes))
+
+
+def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
+    """Images (B, 3, h, w) and frames (B, 4) of a kind that the file takes. Sides that are free are no special case in them."""
+    height, width = contract.size or (256, 320)
+    count = contract.batch or 2  # torch.export takes 0 and 1 for fixed
+    images = torch.randint(0, 256, (count, 3, height, width), generator=torch.Generator().manual_seed(0)).byte()
+    if contract.pixels == "float32":
+        images = images.float()
+    return images, torch.tensor([[0.0, 0.0, width, height]]).repeat(count, 1)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """Hold back what torch and onnxscript print about their own work."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

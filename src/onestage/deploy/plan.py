@@ -1,0 +1,120 @@
+"""What is to be exported: the options of a user, made whole and checked against the detector.
+
+Shape letters: B images, h and w of the input.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, version
+from typing import Literal
+
+import torch
+
+from onestage.deploy.graph import ending_of
+from onestage.errors import ConfigError, require
+from onestage.model.detector import Detector
+from onestage.predict.contract import Contract
+from onestage.structures import Size
+
+ANY = "any"
+SMALLEST, LARGEST = 64, 8192
+"""Sides of the input, in pixels, for which a file of any size is made."""
+
+
+@dataclass(frozen=True)
+class ExportConfig:
+    """What a file takes and gives.
+
+    nms: "graph" puts NMS into the file. "none" ends at the outputs of the network, with plain tensor operators and fixed
+    shapes, for compilers that take nothing more. batch: the number of images, or "any". size: "model", (h, w), or "any" for a
+    detector whose input follows the picture, such as a RetinaNet; None is "any" for these and "model" for all others. pixels:
+    the type of the images, by default uint8, and float32 for a detector that resizes in float.
+    """
+
+    nms: Literal["graph", "none"] = "graph"
+    batch: int | Literal["any"] | None = None
+    size: Size | Literal["any", "model"] | None = None
+    pixels: Literal["uint8", "float32"] | None = None
+
+    def __post_init__(self) -> None:
+        require(self.batch in (None, ANY) or int(self.batch) >= 1, 'the batch is 1 or more, or "any"', got=self.batch)
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A detector on the CPU, as it is exported, and the contract of its file."""
+
+    detector: Detector
+    contract: Contract
+
+
+def plan_export(detector: Detector, config: ExportConfig) -> Plan:
+    """The detector with the input of the file, and the contract of it. The given detector is only read.
+
+    Raise ConfigError if the detector cannot take that size.
+    """
+    fixed = config.nms == "none"
+    follows = detector.config.preprocess.mode == "shortest_edge"
+    size = config.size or ("any" if follows and not fixed else "model")
+    batch = config.batch or (1 if fixed else ANY)
+    if fixed and (size == ANY or batch == ANY):
+        what = "without NMS a file has fixed shapes"
+        raise ConfigError(what, got=f"size {size}, batch {batch}", fix="give --size HxW and --batch N")
+    if size == ANY and not follows:
+        what = "this detector resizes every picture to one size"
+        raise ConfigError(what, where=detector.config.name, got="size any", fix="leave --size out")
+    detector = copy.deepcopy(detector).cpu().float().eval()
+    if size == "model":
+        size = detector.config.preprocess.largest
+    if size != "any":
+        detector = _at(detector, size)
+    contract = Contract(
+        detector.config,
+        "outputs" if fixed else ending_of(detector.config),
+        pixels=config.pixels or ("uint8" if detector.config.preprocess.antialias else "float32"),
+        batch=None if batch == ANY else int(batch),
+        size=None if size == ANY else detector.config.preprocess.size,
+        level_sizes=() if size == ANY else detector.level_sizes(detector.config.preprocess.size),
+        source=fingerprint(detector),
+        versions=_versions(),
+    )
+    return Plan(detector, contract)
+
+
+def _at(detector: Detector, size: Size) -> Detector:
+    """The same detector with an input of that size. A detector whose input followed the picture letterboxes it from now on."""
+    old = detector.config.preprocess
+    mode = "letterbox" if old.mode == "shortest_edge" else old.mode
+    if (size, mode) == (old.size, old.mode):
+        return detector
+    levels = detector.config.levels
+    if size != old.size and old.mode != "shortest_edge" and not all(isinstance(level.stride, tuple) for level in levels):
+        what, fix = "the anchors of this detector belong to its input size", f"onestage train --size {size[0]}x{size[1]}"
+        raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix=fix)
+    config = replace(detector.config, preprocess=replace(old, size=size, mode=mode))
+    resized = Detector(config)
+    resized.load_state_dict(detector.state_dict())
+    return resized.eval()
+
+
+def fingerprint(detector: Detector) -> str:
+    """A SHA-256 of the config and of every tensor. Equal detectors have equal ones."""
+    digest = hashlib.sha256(detector.config.to_json().encode())
+    for name, tensor in sorted(detector.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the packages that make a file, as far as they are installed."""
+    found = {}
+    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,65 @@
+"""NMS with results of fixed shapes, so that it can stand in a graph.
+
+Shape letters: B images, N boxes of each image, best score first, G groups inside which boxes suppress each other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from onestage import boxes as box_ops
+
+if TYPE_CHECKING:
+    from onnxscript.ir import Value as OnnxValue
+
+ROUNDS = 40
+"""Of ``survivors_by_rounds``. Each round settles one more link of the chains "a removes b, so b does not remove c"."""
+
+
+@torch.library.custom_op("onestage::survivors", mutates_args=())
+def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """boxes (B, N, 4), scores (B, G, N) -> the scores (B, G, N), 0 where a better box of the same group has an IoU above the
+    threshold. It is one operator of a graph; each file format has its own for it.
+    """
+    result = torch.zeros_like(scores)
+    image, group, row = scores.nonzero(as_tuple=True)
+    best = box_ops.nms(boxes[image, row], scores[image, group, row], image * scores.shape[1] + group, iou_threshold)
+    kept = image[best], group[best], row[best]
+    result[kept] = scores[kept]
+    return result
+
+
+@survivors.register_fake
+def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    return torch.empty_like(scores)
+
+
+def survivors_in_onnx(boxes: OnnxValue, scores: OnnxValue, iou_threshold: float) -> OnnxValue:
+    """The same in ONNX: NonMaxSuppression lists the survivors, and their scores are put into an array of zeros."""
+    import onnx
+    from onnxscript import opset18 as op
+
+    all_of_them = op.Constant(value=onnx.helper.make_tensor("all", onnx.TensorProto.INT64, [1], [1 << 30]))
+    limits = op.Constant(value_floats=[iou_threshold]), op.Constant(value_floats=[0.0])
+    chosen = op.NonMaxSuppression(boxes, scores, all_of_them, *limits)
+    return op.ScatterND(op.Sub(scores, scores), chosen, op.GatherND(scores, chosen))
+
+
+def survivors_by_rounds(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
+    """The same with plain operators, for programs that have no NMS: boxes (B, N, 4), scores (B, G, N) -> (B, G, N).
+
+    A box stays if no better box that stays removes it. The first guess is that all stay; every round applies this rule to the
+    last guess. After n rounds all boxes are right whose chain of removals is at most n long.
+    """
+    overlap = box_ops.iou(boxes, boxes) > iou_threshold
+    count = boxes.shape[1]
+    better = torch.ones(count, count, dtype=torch.bool, device=boxes.device).tril(-1)
+    removes = (overlap & better).to(scores.dtype)  # row: the box that goes, column: the better one
+    there = (scores > 0).to(scores.dtype)
+    stays = there
+    for _ in range(ROUNDS):
+        stays = there * (stays @ removes.transpose(1, 2) == 0)
+    return scores * stays

@@ -1,0 +1,126 @@
+"""What an exported file promises: what goes in, what comes out, and what the numbers mean.
+
+Shape letters: B images, A anchors, C logits per anchor, N candidates, D detections, h and w of the input.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+from onestage.errors import ConfigError, WeightsError
+from onestage.files import Json
+from onestage.model.config import DetectorConfig
+from onestage.structures import Size
+
+Ending = Literal["detections", "candidates", "outputs"]
+"""Where a file's graph ends: after NMS; at decoded candidates, before NMS; at the outputs of the network."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+
+OUTPUTS: dict[Ending, tuple[str, ...]] = {
+    "detections": ("boxes", "scores", "labels", "num"),
+    "candidates": ("boxes", "scores", "labels"),
+    "outputs": ("logits", "deltas"),
+}
+"""The names of a file's outputs, in order."""
+
+KEY = "onestage"
+"""The name under which a file's metadata hold the contract, as JSON."""
+
+Choice = TypeVar("Choice")
+
+VERSION = 1
+"""Of the contract. A later program raises it when an earlier one would read the file wrongly."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """Everything that a program must know to use an exported file.
+
+    batch: the number of images, None for any. size: (h, w) of the input, None for any. level_sizes: (height, width) of the
+    maps, if the size is fixed. pixels: the type of the images, RGB in 0..255. checked: whether the file's boxes were compared
+    with those of its source when it was made. source: a SHA-256 of the tensors. versions: of the programs that made it.
+    """
+
+    config: DetectorConfig
+    ending: Ending
+    pixels: Literal["uint8", "float32"] = "uint8"
+    precision: Precision = "fp32"
+    batch: int | None = None
+    size: Size | None = None
+    level_sizes: tuple[Size, ...] = ()
+    checked: bool = False
+    source: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether the file takes frames (B, 4): pictures may be padded, and boxes are cut to them inside the graph."""
+        return self.config.preprocess.mode != "stretch" and self.ending != "outputs"
+
+    def to_json(self) -> str:
+        """The contract as JSON. "config" holds the whole of it; what stands beside is for readers without this package."""
+        config, resize = self.config, self.config.preprocess
+        plain: dict[str, Json] = {
+            "contract": VERSION,
+            "model": config.name,
+            "classes": list(config.classes),
+            "category_ids": list(config.category_ids),
+            "score_threshold": config.postprocess.score_threshold,
+            "nms": {"detections": "in the file", "candidates": "to be done", "outputs": "to be done"}[self.ending],
+            "resize": {
+                "mode": resize.mode,
+                "size": list(resize.size),
+                "antialias": resize.antialias,
+                "padding": [round(value) for value in resize.colour] if self.pixels == "uint8" else list(resize.colour),
+            },
+            "ending": self.ending,
+            "pixels": self.pixels,
+            "precision": self.precision,
+            "batch": self.batch,
+            "size": None if self.size is None else list(self.size),
+            "level_sizes": [list(size) for size in self.level_sizes],
+            "checked": self.checked,
+            "source_sha256": self.source,
+            "versions": dict(self.versions),
+            "config": json.loads(config.to_json()),
+        }
+        return json.dumps(plain)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: object) -> Contract:
+        """The inverse of ``to_json``. Raise WeightsError if the text is no contract, or one of a later version."""
+        try:
+            plain = json.loads(text)
+            if plain["contract"] > VERSION:
+                what, expected = "this file was exported by a later version", f"contract {VERSION}"
+                raise WeightsError(what, where=where, got=plain["contract"], expected=expected, fix="update onestage")
+            return cls(
+                config=DetectorConfig.from_json(json.dumps(plain["config"])),
+                ending=_one_of(plain["ending"], tuple(OUTPUTS)),
+                pixels=_one_of(plain["pixels"], ("uint8", "float32")),
+                precision=_one_of(plain["precision"], ("fp32", "fp16", "int8")),
+                batch=None if plain["batch"] is None else int(plain["batch"]),
+                size=None if plain["size"] is None else _size(plain["size"]),
+                level_sizes=tuple(_size(pair) for pair in plain["level_sizes"]),
+                checked=bool(plain["checked"]),
+                source=str(plain["source_sha256"]),
+                versions={str(name): str(version) for name, version in plain["versions"].items()},
+            )
+        except (ConfigError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            what = "the description inside this exported file is damaged"
+            raise WeightsError(what, where=where, got=f"{type(error).__name__}: {error}", fix="export it again") from error
+
+
+def _one_of(value: str, choices: tuple[Choice, ...]) -> Choice:
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _size(pair: list[int]) -> Size:
+    height, width = pair
+    return int(height), int(width)

@@ -1,0 +1,48 @@
+"""ONNX files, run by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from onestage.errors import ConfigError, WeightsError
+from onestage.predict.contract import KEY, OUTPUTS, Contract
+from onestage.predict.engines.exported import FileEngine
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+NAME = "onnxruntime"
+
+
+def open_onnx(path: Path) -> FileEngine:
+    """The engine of an ONNX file that ``export`` wrote.
+
+    Raise ConfigError if onnxruntime is not installed, WeightsError if the file is damaged, or was not made by ``export``.
+    """
+    session = _session(path)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        what = "this ONNX file was not exported by onestage, so what its numbers mean is unknown"
+        expected = f'metadata "{KEY}" (classes, input size, thresholds), and outputs {", ".join(OUTPUTS["detections"])}'
+        fix = "import the checkpoint that it was made from, then: onestage export"
+        raise WeightsError(what, where=path, expected=expected, fix=fix)
+    contract = Contract.from_json(text, where=path)
+    outputs = list(OUTPUTS[contract.ending])
+    return FileEngine(contract, lambda inputs: session.run(outputs, dict(inputs)), NAME)
+
+
+def _session(path: Path) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise ConfigError("onnxruntime is not installed", where=path, fix="pip install 'onestage[onnx]'") from error
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what matters comes as an exception
+    try:
+        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    except OSError as error:
+        raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
+    except Exception as error:  # onnxruntime's exceptions have no common class of their own
+        text = str(error).splitlines()[0][:200]
+        raise WeightsError("this ONNX file is damaged, or needs a later onnxruntime", where=path, got=text) from error

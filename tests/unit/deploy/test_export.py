@@ -1,0 +1,219 @@
+"""Exported files: written, checked, opened again, used without this package, and refused when they are not ours."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import onestage
+from lively import lively
+from onestage.cli.main import main
+from onestage.deploy import export as export_room
+from onestage.deploy.benchmark import pictures
+from onestage.deploy.check import TOLERANCES, Agreement, check_file, compare, drawn_pictures
+from onestage.deploy.export import ExportConfig, export
+from onestage.deploy.plan import plan_export
+from onestage.errors import ConfigError, WeightsError
+from onestage.model.output.suppress import SoftNMS
+from onestage.predict.contract import VERSION, Contract
+from onestage.predict.engines.exported import FileEngine
+from onestage.predict.exported import open_exported
+from onestage.predict.predictor import Predictor
+
+pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return lively(onestage.create("tinyssd", classes=["ball", "red box", "x"], size=(96, 128)))
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A folder with the model, its ONNX file, vectors and example."""
+    folder = tmp_path_factory.mktemp("exported")
+    model.save(folder / "model.safetensors")
+    export(model, folder / "model.onnx", example=True)
+    return folder
+
+
+def test_the_file_finds_what_the_model_finds_for_any_number_of_pictures(model, folder):
+    file = onestage.load(folder / "model.onnx")
+    assert file.classes == model.classes and file.config == model.config
+    images = pictures(7, (100, 140))
+    for count in (1, 2, 7):
+        found = file.predict(images[:count], batch_size=count)
+        agreements = [compare(a, b, TOLERANCES["fp32"]) for a, b in zip(model.predict(images[:count]), found, strict=True)]
+        total = sum(agreements, Agreement())
+        assert total.compared > 20 and total.paired == total.compared
+    assert file.predict([]) == []
+
+
+def test_the_contract_says_what_a_stranger_needs(model, folder):
+    import onnx
+
+    entries = {entry.key: entry.value for entry in onnx.load(folder / "model.onnx").metadata_props}
+    about = json.loads(entries["onestage"])
+    assert about["classes"] == ["ball", "red box", "x"] and about["category_ids"] == list(model.config.category_ids)
+    assert about["resize"] == {"mode": "stretch", "size": [96, 128], "antialias": True, "padding": [124, 116, 104]}
+    assert about["checked"] is True and about["batch"] is None and about["pixels"] == "uint8"
+    assert {"onestage", "torch", "onnx"} <= about["versions"].keys() and len(about["source_sha256"]) == 64
+
+
+def test_the_vectors_are_what_the_file_sees_and_finds(folder):
+    engine = open_exported(folder / "model.onnx").engine
+    for number in range(3):
+        images = torch.from_numpy(np.load(folder / f"model_vectors/input_{number}.npy"))
+        told = json.loads((folder / f"model_vectors/boxes_{number}.json").read_text())
+        (raw,) = engine(images, torch.tensor([told["frame"]]))
+        assert len(raw.scores) == len(told["detections"]) > 0
+        assert raw.scores.tolist() == pytest.approx([d["score"] for d in told["detections"]], abs=1e-6)
+
+
+WITHOUT = "import runpy, sys; sys.modules['torch'] = sys.modules['onestage'] = None; runpy.run_path(sys.argv.pop(1), run_name='__main__')"
+
+
+def test_the_example_needs_neither_torch_nor_this_package(model, folder):
+    program = folder / "model_example.py"
+    lines = program.read_text().splitlines()
+    assert len(lines) <= 60
+    picture = drawn_pictures(1)[0]
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(folder / "picture.png")
+    command = [sys.executable, "-c", WITHOUT, program.name, "picture.png"]
+    told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout.splitlines()
+    found = model.predict(picture, score=0.5)[0]
+    assert len(told) == len(found) > 0
+    for line, detection in zip(told, found, strict=True):
+        assert line.startswith(f"picture.png {detection.name} {detection.score:.3f}"[:-1])
+        assert [float(word) for word in line.split()[-4:]] == pytest.approx(detection.box, abs=0.2)
+
+
+def test_verbs_take_the_file(folder, tmp_path, capsys):
+    picture = tmp_path / "a.png"
+    Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy()).save(picture)
+    assert main(["predict", str(folder / "model.onnx"), str(picture), "--out", str(tmp_path / "seen"), "--score", "0.1"]) == 0
+    assert "object" in capsys.readouterr().out
+
+
+def test_a_file_is_written_from_the_command_line_and_never_over_another(folder, tmp_path, capsys):
+    out = tmp_path / "model.onnx"
+    out.write_bytes(b"mine")
+    assert main(["export", str(folder / "model.safetensors"), "-o", str(out)]) == 2
+    assert "exists already" in capsys.readouterr().err and out.read_bytes() == b"mine"
+    assert main(["export", str(folder / "model.safetensors"), "-o", str(tmp_path / "x.pb")]) == 2
+    assert "ends with .onnx" in capsys.readouterr().err
+
+
+def test_a_file_that_finds_other_objects_is_not_left(model, folder, tmp_path, monkeypatch):
+    """The writer gives a good file of another model."""
+    other = (folder / "model.onnx").read_bytes()
+    torch.manual_seed(5)
+    changed = lively(onestage.create("tinyssd", classes=["ball", "red box", "x"], size=(96, 128)))
+    form = replace(export_room.FORMATS["onnx"], write=lambda plan, path: path.write_bytes(other))
+    monkeypatch.setitem(export_room.FORMATS, "onnx", form)
+    with pytest.raises(WeightsError, match="other objects than its source"):
+        export(changed, tmp_path / "out.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_sees_boxes_scores_and_labels_that_are_off(model):
+    picture = drawn_pictures(1)
+    good = Predictor.of(model).detect(picture)[0]
+    for name, wrong in (("boxes", good.boxes + 5), ("scores", good.scores * 0.9), ("labels", (good.labels + 1) % 3)):
+        agreement = compare(good, replace(good, **{name: wrong}), TOLERANCES["fp32"])
+        assert not agreement.within(TOLERANCES["fp32"]), name
+    few = good.select(good.scores > float(good.scores.median()))
+    assert not compare(good, few, TOLERANCES["fp32"]).within(TOLERANCES["fp32"])
+
+
+@pytest.mark.parametrize("part", [0.0, 0.3, 0.99])
+def test_a_damaged_file_is_an_error(folder, tmp_path, part):
+    data = (folder / "model.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(data[: int(part * len(data))])
+    with pytest.raises(WeightsError, match=r"cut\.onnx"):
+        onestage.load(tmp_path / "cut.onnx")
+
+
+def test_a_foreign_file_is_told_what_is_asked_for(folder, tmp_path):
+    import onnx
+
+    foreign = onnx.load(folder / "model.onnx")
+    del foreign.metadata_props[:]
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(WeightsError, match=r"not exported by onestage(.|\n)*classes(.|\n)*boxes, scores, labels, num"):
+        onestage.load(tmp_path / "foreign.onnx")
+
+
+def test_a_contract_survives_json_and_damage_is_named(model):
+    contract = plan_export(model, ExportConfig()).contract
+    assert Contract.from_json(contract.to_json(), where="x") == contract
+    plain = json.loads(contract.to_json())
+    for name, value in (("ending", "x"), ("size", [1]), ("config", {}), ("level_sizes", None), ("pixels", 3)):
+        with pytest.raises(WeightsError, match="damaged"):
+            Contract.from_json(json.dumps(plain | {name: value}), where="x")
+    with pytest.raises(WeightsError, match="later version"):
+        Contract.from_json(json.dumps(plain | {"contract": VERSION + 1}), where="x")
+
+
+def test_options_that_cannot_be_are_refused(model):
+    with pytest.raises(ConfigError, match="one size"):
+        plan_export(model, ExportConfig(size="any"))
+    with pytest.raises(ConfigError, match="fixed shapes"):
+        plan_export(model, ExportConfig(nms="none", batch="any"))
+    with pytest.raises(ConfigError, match="belong to its input size"):
+        plan_export(model, ExportConfig(size=(64, 64)))
+    with pytest.raises(ConfigError, match="1 or more"):
+        ExportConfig(batch=0)
+    with pytest.raises(ConfigError, match="did you mean 'onnx'"):
+        export(model, "x.onnx", to="onx")
+
+
+def engine_of(contract, seen):
+    """A stand-in for a file: one detection for each image, at its first pixel's value."""
+
+    def run(inputs):
+        images = inputs["images"]
+        seen.append((images.shape, images.dtype))
+        count = len(images)
+        boxes = np.zeros((count, 2, 4), np.float32)
+        boxes[:, 0] = [0, 0, 10, 10]
+        scores = np.zeros((count, 2), np.float32)
+        scores[:, 0] = images[:, 0, 0, 0] / 255
+        return [boxes, scores, np.zeros((count, 2), np.int64), np.ones(count, np.int64)]
+
+    return FileEngine(contract, run, "stand-in")
+
+
+def test_a_file_for_a_fixed_number_gets_groups_of_it(model):
+    contract = replace(plan_export(model, ExportConfig(batch=4)).contract)
+    seen: list = []
+    images = torch.arange(1, 7)[:, None, None, None].expand(6, 3, 96, 128).byte()
+    found = engine_of(contract, seen)(images, torch.zeros(6, 4))
+    assert [shape[0] for shape, _ in seen] == [4, 4] and {dtype for _, dtype in seen} == {np.dtype(np.uint8)}
+    assert [round(255 * float(raw.scores[0])) for raw in found] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(ConfigError, match="another input size"):
+        engine_of(contract, seen)(images[:, :, :64], torch.zeros(6, 4))
+
+
+def test_nms_that_is_not_in_the_file_is_done_behind_it(model):
+    config = model.config.replace({"postprocess.nms": SoftNMS()})
+    contract = replace(plan_export(model, ExportConfig()).contract, config=config, ending="candidates")
+
+    def run(inputs):
+        boxes = np.array([[[0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60], [0, 0, 0, 0]]], np.float32)
+        return [boxes, np.array([[0.9, 0.8, 0.7, 0]], np.float32), np.zeros((1, 4), np.int64)]
+
+    (raw,) = FileEngine(contract, run, "stand-in")(torch.zeros(1, 3, 96, 128).byte(), torch.zeros(1, 4))
+    assert raw.scores[:2].tolist() == pytest.approx([0.9, 0.7]) and 0 < float(raw.scores[2]) < 0.3
+
+
+def test_check_file_compares_every_picture_at_every_batch(model):
+    total = check_file(model, Predictor.of(model), drawn_pictures(5), TOLERANCES["fp32"])
+    assert total.paired == total.compared > 0 and total.iou > 0.99999

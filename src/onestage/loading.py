@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onestage.errors import known_keywords
+from onestage.errors import ConfigError, known_keywords
 from onestage.model.detector import Detector
 from onestage.predict.exported import is_exported, open_exported
 from onestage.predict.predictor import Predictor
@@ -12,13 +12,19 @@ from onestage.weights.detector_file import load_detector
 
 
 @known_keywords
-def load(path: str | Path) -> Detector | Predictor:
+def load(path: str | Path, *, runtime: str | None = None) -> Detector | Predictor:
     """The model in a file or a run folder, on the CPU, ready to predict.
 
-    A file of ours, or the best model of a run folder, gives a Detector. An exported file (.onnx) gives a Predictor: it
-    predicts and can be evaluated, but not trained.
+    A file of ours, or the best model of a run folder, gives a Detector. An exported file (.onnx, .xml) gives a Predictor: it
+    predicts and can be evaluated, but not trained. runtime: the program that runs an exported file: "onnxruntime" (the usual
+    one for .onnx) or "openvino" (.xml, .onnx).
 
     Raise WeightsError if the folder holds no model, or the file is damaged or foreign; ConfigError if the program that runs
     it is not installed.
     """
-    return open_exported(path) if is_exported(path) else load_detector(path)
+    if is_exported(path):
+        return open_exported(path, runtime)
+    if runtime not in (None, "torch"):
+        what, fix = "a detector's file is run by torch", "export it first: onestage export"
+        raise ConfigError(what, where=path, got=f"runtime={runtime}", fix=fix)
+    return load_detector(path)

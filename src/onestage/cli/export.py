@@ -41,7 +41,7 @@ def export(
     model: tyro.conf.Positional[str],
     /,
     *,
-    to: Literal["onnx"] = "onnx",
+    to: Literal["onnx", "openvino"] = "onnx",
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     file: File = File(),
     data: Path | None = None,

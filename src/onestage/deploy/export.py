@@ -6,6 +6,7 @@ Shape letters: H and W of a picture.
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +17,10 @@ from torch import Tensor
 from onestage.deploy.check import TOLERANCES, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, write_example
 from onestage.deploy.onnx import export_onnx
+from onestage.deploy.openvino import export_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.vectors import write_vectors
-from onestage.errors import ConfigError, nearest
+from onestage.errors import ConfigError, WeightsError, nearest
 from onestage.model.detector import Detector
 from onestage.predict.contract import Contract
 from onestage.predict.exported import open_exported
@@ -33,7 +35,7 @@ class Format:
     write: Callable[[Plan, Path], None]
 
 
-FORMATS = {"onnx": Format(".onnx", export_onnx)}
+FORMATS = {"onnx": Format(".onnx", export_onnx), "openvino": Format(".xml", export_openvino)}
 """By the names that ``export`` takes."""
 
 
@@ -75,20 +77,26 @@ def export(
     plan = Plan(plan.detector, replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
-    draft = path.with_name(f".{path.stem}.{os.getpid()}{form.suffix}")
-    try:
+    agreement = seconds = vectors = None
+    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=_folder(path)) as folder:
+        draft = Path(folder) / path.name
         form.write(plan, draft)
-        agreement = seconds = vectors = None
         if check:
             file, images = open_exported(draft), list(pictures or drawn_pictures())
             agreement = check_file(plan.detector, file, images, TOLERANCES[plan.contract.precision])
             seconds = _time(Predictor.of(plan.detector), images[0]), _time(file, images[0])
             vectors = write_vectors(path, file, images[:3])
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+        for part in sorted(Path(folder).iterdir(), key=lambda part: part == draft):  # weights first, the file itself last
+            part.replace(path.with_name(part.name))
     program = write_example(path) if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program)
+
+
+def _folder(path: Path) -> Path:
+    """The folder of the file. Raise WeightsError if it does not exist, or takes no files."""
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise WeightsError("the file cannot be written here", where=path.parent, fix="name a folder that exists")
+    return path.parent
 
 
 def _time(predictor: Predictor, picture: Tensor, turns: int = 3) -> float:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, WeightsError
 from onestage.model.output.postprocess import RawDetections
-from onestage.predict.contract import Contract
+from onestage.predict.contract import KEY, OUTPUTS, Contract
 from onestage.predict.predictor import EngineOutput
 from onestage.structures import HeadOutput
 
@@ -81,3 +82,11 @@ class FileEngine:
         rows, kept = post.nms(boxes, scores, groups, least=post.score_threshold)
         rows, kept = rows[: post.detections], kept[: post.detections]
         return RawDetections(boxes[rows], kept, labels[rows])
+
+
+def foreign(path: Path) -> WeightsError:
+    """The error for a file that ``export`` did not write."""
+    what = "this file was not exported by onestage, so what its numbers mean is unknown"
+    expected = f'metadata "{KEY}" (classes, input size, thresholds), and outputs {", ".join(OUTPUTS["detections"])}'
+    fix = "import the checkpoint that it was made from, then: onestage export"
+    return WeightsError(what, where=path, expected=expected, fix=fix)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine
+from onestage.predict.engines.exported import FileEngine, foreign
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -23,10 +23,7 @@ def open_onnx(path: Path) -> FileEngine:
     session = _session(path)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
-        what = "this ONNX file was not exported by onestage, so what its numbers mean is unknown"
-        expected = f'metadata "{KEY}" (classes, input size, thresholds), and outputs {", ".join(OUTPUTS["detections"])}'
-        fix = "import the checkpoint that it was made from, then: onestage export"
-        raise WeightsError(what, where=path, expected=expected, fix=fix)
+        raise foreign(path)
     contract = Contract.from_json(text, where=path)
     outputs = list(OUTPUTS[contract.ending])
     return FileEngine(contract, lambda inputs: session.run(outputs, dict(inputs)), NAME)

@@ -1,0 +1,58 @@
+"""ONNX and OpenVINO files, run by OpenVINO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from threading import local
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onestage.errors import ConfigError, WeightsError
+from onestage.predict.contract import KEY, OUTPUTS, Contract
+from onestage.predict.engines.exported import FileEngine, foreign
+
+if TYPE_CHECKING:
+    import openvino
+
+NAME = "openvino"
+PLACE = ["framework", KEY]
+"""Where OpenVINO keeps the metadata of an ONNX file."""
+PRECISION = "INFERENCE_PRECISION_HINT"
+
+
+def open_openvino(path: Path) -> FileEngine:
+    """The engine of a .xml file (with its .bin) or a .onnx file that ``export`` wrote. It computes in float32.
+
+    Raise ConfigError if OpenVINO is not installed, WeightsError if the file is damaged, or was not made by ``export``.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ConfigError("OpenVINO is not installed", where=path, fix="pip install 'onestage[openvino]'") from error
+    core = openvino.Core()
+    try:
+        model = core.read_model(path)
+        text = model.get_rt_info(PLACE).astype(str) if model.has_rt_info(PLACE) else None
+    except Exception as error:  # OpenVINO raises RuntimeError and types of its own
+        raise WeightsError("OpenVINO cannot read this file", where=path, got=str(error).strip()[:200]) from error
+    if text is None:
+        raise foreign(path)
+    contract = Contract.from_json(text, where=path)
+    compiled = core.compile_model(model, "CPU", {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY"})
+    return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
+
+
+class _Requests:
+    """A request of its own for each thread: a request runs one batch at a time."""
+
+    def __init__(self, compiled: openvino.CompiledModel, outputs: Sequence[str]) -> None:
+        self._compiled, self._outputs, self._kept = compiled, outputs, local()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Named inputs -> the outputs in order."""
+        if not hasattr(self._kept, "request"):
+            self._kept.request = self._compiled.create_infer_request()
+        found = self._kept.request.infer(dict(inputs), share_inputs=True)
+        return [np.array(found[name]) for name in self._outputs]  # a copy: the request writes there again

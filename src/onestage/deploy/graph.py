@@ -1,7 +1,7 @@
 """A detector as one graph of tensor operators with fixed shapes, from resized pictures to detections, for export.
 
-Shape letters: B images, A anchors, C logits per anchor, K classes, N candidates of each image that enter NMS, G groups inside
-which NMS works, D detections, h and w of the input. Boxes are xyxy input pixels.
+Shape letters: B images, A anchors, C logits per anchor, K classes, N candidates of each image that enter NMS, D detections, h
+and w of the input. Boxes are xyxy input pixels.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from onestage.predict.contract import Ending
 from onestage.predict.predictor import in_evaluation_mode
 from onestage.structures import HeadOutput
 
-Suppress = Callable[[Tensor, Tensor, float], Tensor]
-"""boxes (B, N, 4), scores (B, G, N), IoU threshold -> the scores (B, G, N), 0 where a better box of the group suppresses."""
+Suppress = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
+"""NMS: boxes (B, N, 4), scores (B, N), groups (B, N) and their number, IoU threshold -> scores (B, N), 0 for what goes."""
 
 MOST_CANDIDATES = 2000
 """The N of a graph is at most that. Runtimes take thirty times as long to find the best 4,000 numbers as the best 2,000."""
@@ -106,10 +106,10 @@ class Graph(nn.Module):
         """Candidates (B, N, 4), (B, N), (B, N) -> boxes (B, D, 4), scores (B, D), labels (B, D), num (B,)."""
         post = self.config.postprocess
         assert self.suppress is not None and isinstance(post.nms, HardNMS)
-        dense = scores[:, None]
-        if not post.class_agnostic:
-            dense = dense * (labels[:, None] == _numbers(len(self.config.classes), labels))
-        scores = self.suppress(boxes, dense, post.nms.iou_threshold).amax(dim=1)
+        groups, number = labels, len(self.config.classes)
+        if post.class_agnostic:
+            groups, number = torch.zeros_like(labels), 1
+        scores = self.suppress(boxes, scores, groups, number, post.nms.iou_threshold)
         scores, rank = scores.topk(torch.sym_min(post.detections, scores.shape[1]), dim=1)
         found = scores > 0
         boxes = boxes.gather(1, rank[:, :, None].expand(-1, -1, 4)) * found[:, :, None]

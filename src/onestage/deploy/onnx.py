@@ -19,7 +19,7 @@ from torch.export import Dim, ExportedProgram
 
 from onestage.deploy.graph import Graph, Suppress
 from onestage.deploy.plan import LARGEST, SMALLEST, Plan
-from onestage.deploy.survivors import survivors, survivors_in_onnx
+from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
 from onestage.errors import ConfigError
 from onestage.files import write_file
 from onestage.predict.contract import KEY, OUTPUTS, Contract
@@ -41,7 +41,7 @@ def export_onnx(plan: Plan, path: Path) -> None:
     except ImportError as error:
         raise ConfigError("to write ONNX, more packages are needed", got=error, fix="pip install 'onestage[onnx]'") from error
     contract = plan.contract
-    program = captured(plan, survivors)
+    program = captured(plan, suppress_by_operator)
     with _quietly():
         made = torch.onnx.export(
             program,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnxscript.ir import Value as OnnxValue
 
 ROUNDS = 40
-"""Of ``survivors_by_rounds``. Each round settles one more link of the chains "a removes b, so b does not remove c"."""
+"""Of ``suppress_by_rounds``. Each round settles one more link of the chains "a removes b, so b does not remove c"."""
 
 
 @torch.library.custom_op("onestage::survivors", mutates_args=())
@@ -48,18 +48,27 @@ def survivors_in_onnx(boxes: OnnxValue, scores: OnnxValue, iou_threshold: float)
     return op.ScatterND(op.Sub(scores, scores), chosen, op.GatherND(scores, chosen))
 
 
-def survivors_by_rounds(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """The same with plain operators, for programs that have no NMS: boxes (B, N, 4), scores (B, G, N) -> (B, G, N).
+def suppress_by_operator(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
+    """NMS with one operator. boxes (B, N, 4), scores (B, N), groups (B, N) in 0..number-1 -> the scores (B, N), 0 where a
+    better box of the same group has an IoU above the threshold.
+    """
+    if number == 1:
+        return torch.ops.onestage.survivors(boxes, scores[:, None], iou_threshold)[:, 0]
+    member = groups[:, None] == torch.arange(number, device=groups.device)[None, :, None]
+    return torch.ops.onestage.survivors(boxes, scores[:, None] * member, iou_threshold).amax(dim=1)
+
+
+def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
+    """The same with plain operators, for programs that have no NMS. Scores are in descending order.
 
     A box stays if no better box that stays removes it. The first guess is that all stay; every round applies this rule to the
     last guess. After n rounds all boxes are right whose chain of removals is at most n long.
     """
-    overlap = box_ops.iou(boxes, boxes) > iou_threshold
     count = boxes.shape[1]
     better = torch.ones(count, count, dtype=torch.bool, device=boxes.device).tril(-1)
-    removes = (overlap & better).to(scores.dtype)  # row: the box that goes, column: the better one
-    there = (scores > 0).to(scores.dtype)
+    removes = (box_ops.iou(boxes, boxes) > iou_threshold) & better & (groups[:, :, None] == groups[:, None])
+    there = (scores > 0).float()[:, :, None]
     stays = there
     for _ in range(ROUNDS):
-        stays = there * (stays @ removes.transpose(1, 2) == 0)
-    return scores * stays
+        stays = there * (removes.float() @ stays == 0)
+    return scores * stays[:, :, 0]

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from onestage.errors import ConfigError, nearest
+from onestage.errors import ConfigError, WeightsError, nearest
 from onestage.model.decoder import Decoder
-from onestage.predict.engines import onnxruntime, openvino
+from onestage.predict.engines import onnxruntime, openvino, pt2
 from onestage.predict.engines.exported import FileEngine
 from onestage.predict.predictor import Predictor
 
 OPENERS: dict[str, dict[str, Callable[[Path], FileEngine]]] = {
     ".onnx": {onnxruntime.NAME: onnxruntime.open_onnx, openvino.NAME: openvino.open_openvino},
     ".xml": {openvino.NAME: openvino.open_openvino},
+    ".pt2": {pt2.NAME: pt2.open_pt2},
 }
 """How the names of exported files end, the runtimes that take such a file, the usual one first, and how each opens it."""
+
+
+CAN_RUN_CODE = (".pt2",)
+"""Files that are opened only for those who trust them."""
 
 
 def is_exported(path: str | Path) -> bool:
@@ -23,13 +28,18 @@ def is_exported(path: str | Path) -> bool:
     return Path(path).suffix.lower() in OPENERS
 
 
-def open_exported(path: str | Path, runtime: str | None = None) -> Predictor:
+def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False) -> Predictor:
     """The predictor of an exported file, run by the runtime of that name.
+
+    trusted: whether a file may be opened that could run code (.pt2).
 
     Raise WeightsError if the file cannot be used, ConfigError if the runtime does not take such files, or is not installed.
     """
     path = Path(path)
     openers = OPENERS[path.suffix.lower()]
+    if path.suffix.lower() in CAN_RUN_CODE and not trusted:
+        what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True, --trusted"
+        raise WeightsError(what, where=path, fix=fix)
     name = runtime or next(iter(openers))
     if name not in openers:
         what = f"this runtime takes no {path.suffix} files{nearest(name, openers)}"

@@ -67,8 +67,29 @@ def test_openvino_finds_the_same_in_float32(model, folder, tmp_path):
         total = sum((compare(a, b, TOLERANCES["fp32"]) for a, b in zip(model.predict(images), found, strict=True)), Agreement())
         assert total.compared > 20 and total.paired == total.compared and total.score < 1e-4  # bfloat16 is 1e-2 off
     assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin", "model_vectors"}
-    with pytest.raises(ConfigError, match="takes no .xml"):
+    with pytest.raises(ConfigError, match=r"takes no \.xml"):
         onestage.load(own, runtime="onnxruntime")
+
+
+def test_a_torch_program_needs_torch_alone_and_trust(model, tmp_path):
+    path = export(model, tmp_path / "model.pt2", to="torch").path
+    with pytest.raises(WeightsError, match="could run code"):
+        onestage.load(path)
+    images = pictures(3, (100, 140))
+    found = onestage.load(path, trusted=True).predict(images)
+    total = sum((compare(a, b, TOLERANCES["fp32"]) for a, b in zip(model.predict(images), found, strict=True)), Agreement())
+    assert total.compared > 20 and total.paired == total.compared
+    program = """
+import sys, torch
+sys.modules["onestage"] = None
+run = torch.export.load(sys.argv[1]).module()
+print([tuple(x.shape) for x in run(torch.zeros(3, 3, 96, 128, dtype=torch.uint8))])
+"""
+    done = subprocess.run([sys.executable, "-c", program, path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[(3, 200, 4), (3, 200), (3, 200), (3,)]"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="cannot be read"):
+        onestage.load(path, trusted=True)
 
 
 def test_threads_share_a_file(folder):

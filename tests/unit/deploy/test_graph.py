@@ -11,44 +11,38 @@ from onestage import boxes as box_ops
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCES, Agreement, compare
 from onestage.deploy.graph import Graph, ending_of
-from onestage.deploy.survivors import survivors, survivors_by_rounds
+from onestage.deploy.survivors import suppress_by_operator, suppress_by_rounds
 from onestage.model.output.postprocess import RawDetections
 from onestage.model.output.suppress import SoftNMS
 
 
-def scattered(seed: int, batch: int, groups: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Boxes (B, N, 4), and scores (B, G, N) in which every box belongs to one group, best first."""
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 60), st.sampled_from([0.1, 0.45, 0.9]))
+def test_both_kinds_of_nms_keep_what_nms_keeps(seed, batch, number, count, threshold):
     generator = torch.Generator().manual_seed(seed)
     corner, extent = torch.rand(2, batch, count, 2, generator=generator) * 20
-    best = torch.rand(batch, count, generator=generator).sort(dim=1, descending=True).values
-    group = torch.randint(0, groups, (batch, 1, count), generator=generator)
-    member = group == torch.arange(groups)[None, :, None]
-    return torch.cat([corner, corner + extent + 0.1], dim=-1), best[:, None] * member
-
-
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 4), st.integers(0, 60), st.sampled_from([0.1, 0.45, 0.9]))
-def test_both_kinds_of_nms_keep_what_nms_keeps(seed, batch, groups, count, threshold):
-    boxes, scores = scattered(seed, batch, groups, count)
+    boxes = torch.cat([corner, corner + extent + 0.1], dim=-1)
+    scores = (torch.rand(batch, count, generator=generator) - 0.2).clamp(min=0).sort(dim=1, descending=True).values
+    groups = torch.randint(0, number, (batch, count), generator=generator)
     expected = torch.zeros_like(scores)
     for image in range(batch):
-        for group in range(groups):
-            rows = scores[image, group].nonzero()[:, 0]
-            kept = box_ops.nms(boxes[image, rows], scores[image, group, rows], torch.zeros_like(rows), threshold)
-            expected[image, group, rows[kept]] = scores[image, group, rows[kept]]
-    assert survivors(boxes, scores, threshold).equal(expected)
-    assert survivors_by_rounds(boxes, scores, threshold).equal(expected)
+        rows = scores[image].nonzero()[:, 0]
+        kept = rows[box_ops.nms(boxes[image, rows], scores[image, rows], groups[image, rows], threshold)]
+        expected[image, kept] = scores[image, kept]
+    for suppress in (suppress_by_operator, suppress_by_rounds):
+        assert suppress(boxes, scores, groups, number, threshold).equal(expected)
 
 
 NAMES = {"class": "tinyssd", "level": "retinanet_r18_fpn", "image": "efficientdet_lite0"}
 
 
+@pytest.mark.parametrize("suppress", [suppress_by_operator, suppress_by_rounds])
 @pytest.mark.parametrize("scope", NAMES)
-def test_a_graph_finds_what_predict_finds(scope):
+def test_a_graph_finds_what_predict_finds(scope, suppress):
     torch.manual_seed(1)
     size = (128, 160) if scope == "level" else (128, 128)
     model = lively(onestage.create(NAMES[scope], num_classes=4, size=size))
     assert model.config.postprocess.scope == scope
-    graph = Graph(model, "detections", survivors).eval()
+    graph = Graph(model, "detections", suppress).eval()
     images = pictures(3, (90, 120))
     inputs, metas = model.config.preprocess.batch(images)
     with torch.inference_mode():

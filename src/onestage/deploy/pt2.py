@@ -1,0 +1,21 @@
+"""Detectors as programs of torch.export (.pt2), which load with torch alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import torch
+
+from onestage.deploy.onnx import captured
+from onestage.deploy.plan import Plan
+from onestage.deploy.survivors import suppress_by_rounds
+from onestage.files import write_file
+from onestage.predict.engines.pt2 import CONTRACT
+
+
+def export_pt2(plan: Plan, path: Path) -> None:
+    """Write the detector to a .pt2 file: plain operators of torch, NMS by rounds, and the contract beside them."""
+    file = io.BytesIO()
+    torch.export.save(captured(plan, suppress_by_rounds), file, extra_files={CONTRACT: plan.contract.to_json()})
+    write_file(path, file.getvalue())

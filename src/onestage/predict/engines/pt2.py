@@ -1,0 +1,35 @@
+"""Programs of torch.export (.pt2), run by torch. Such a file could run code, so it is opened only for those who trust it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from onestage.errors import WeightsError
+from onestage.predict.contract import Contract
+from onestage.predict.engines.exported import FileEngine, foreign
+
+NAME = "torch"
+CONTRACT = "onestage.json"
+"""The name of the contract inside the file."""
+
+
+def open_pt2(path: Path) -> FileEngine:
+    """The engine of a .pt2 file that ``export`` wrote. Raise WeightsError if it is damaged, or was not made by ``export``."""
+    texts = {CONTRACT: ""}
+    try:
+        program = torch.export.load(path, extra_files=texts)
+    except Exception as error:  # torch raises many kinds, for zip, pickle, JSON and graph
+        raise WeightsError("this .pt2 file cannot be read", where=path, got=str(error).strip()[:200]) from error
+    if not texts[CONTRACT]:
+        raise foreign(path)
+    module = program.module()
+
+    def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [output.numpy() for output in module(*(torch.from_numpy(value) for value in inputs.values()))]
+
+    return FileEngine(Contract.from_json(texts[CONTRACT], where=path), run, NAME)

@@ -41,13 +41,14 @@ def evaluate(
     if isinstance(data, Dataset) and (split is not None or format is not None):
         what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
         raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
-    opened = isinstance(model, Detector | Predictor)
-    run = None if opened else given_path(model, "model")
-    detector = model if opened else load(model)
+    run: Path | None = None
+    if not isinstance(model, Detector | Predictor):
+        run = given_path(model, "model")
+        model = load(run)
     dataset = data if isinstance(data, Dataset) else given_path(data, "data")
     if not isinstance(dataset, Dataset):
-        dataset, _ = data_to_measure(detector, dataset, run=run, split=split, format=format, on_bad=on_bad)
-    return evaluate_dataset(detector, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]
+        dataset, _ = data_to_measure(model, dataset, run=run, split=split, format=format, on_bad=on_bad)
+    return evaluate_dataset(model, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]
 
 
 def data_to_measure(

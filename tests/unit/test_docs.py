@@ -9,6 +9,7 @@ import json
 import re
 import shlex
 import textwrap
+import types
 import typing
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -218,6 +219,8 @@ def hint(thing: object, name: str) -> object:
         names = dict(vars(importlib.import_module(thing.__module__)))
         found = eval(declared[name], names) if isinstance(declared[name], str) else declared[name]
         found = typing._strip_annotations(found)  # without the limits that a type may state
+        if typing.get_origin(found) is types.UnionType and None not in (parts := typing.get_args(found)):
+            return parts[0]  # load: a Detector, or what predicts as one does
         return None if typing.get_origin(found) is typing.Union else found
     except NameError:  # imported for type checkers only
         return None

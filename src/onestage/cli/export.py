@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.markup import escape
 
-from onestage.cli.output import say, stdout
+from onestage.cli.output import say, tell
 from onestage.errors import ConfigError, WeightsError
 
 if TYPE_CHECKING:
@@ -75,7 +74,7 @@ def export(
     if path.exists():
         raise WeightsError("the file to write exists already", where=path, fix="name another one with -o, or move it away")
     pictures = None if data is None else _pictures(data)
-    say(f"[dim]writing {escape(str(path))}: this takes up to a minute[/]")
+    say((f"writing {path}: this takes up to a minute", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example))
     return 0
 
@@ -106,21 +105,21 @@ def _pictures(data: Path) -> list[Tensor]:
 
 def _show(made: Exported) -> None:
     """What was written, and how well it agrees with the model."""
-    out, contract = stdout(), made.contract
+    contract = made.contract
     size = "any size" if contract.size is None else f"{contract.size[0]}x{contract.size[1]}"
     batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
-    out.print(f"[bold]{escape(str(made.path))}[/]: {made.path.stat().st_size / 1e6:.1f} MB, {size}, {batch}", highlight=False)
+    tell((str(made.path), "bold"), f": {made.path.stat().st_size / 1e6:.1f} MB, {size}, {batch}")
     if contract.ending == "candidates":
         nms = type(contract.config.postprocess.nms).__name__
-        out.print(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file", highlight=False)
+        tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")
     if made.example is not None:
-        out.print(f"example: {escape(f'python {made.example} PICTURE')}", highlight=False)
+        tell(f"example: python {made.example} PICTURE")
     agreement = made.agreement
     if agreement is None or made.seconds is None:
-        say("[bold yellow]not checked:[/] whether the file finds what the model finds")
+        say(("not checked:", "bold yellow"), " whether the file finds what the model finds")
         return
     before, after = (1000 * seconds for seconds in made.seconds)
     pairs = f"{agreement.paired:,} of {agreement.compared:,} detections agree"
-    out.print(f"checked: {pairs}, IoU at least {agreement.iou:.4f}, scores within {agreement.score:.1e}", highlight=False)
-    out.print(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch", highlight=False)
-    out.print(f"test vectors: {escape(str(made.vectors))}", highlight=False)
+    tell(f"checked: {pairs}, IoU at least {agreement.iou:.4f}, scores within {agreement.score:.1e}")
+    tell(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch")
+    tell(f"test vectors: {made.vectors}")

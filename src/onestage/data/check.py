@@ -147,9 +147,7 @@ def check_dataset(
         box_aspect=_spread(extent[:, 0] / extent[:, 1]),
         picture_sizes=tuple(Counter(data.sizes[i] or (0, 0) for data, i in _firsts(owners)).most_common()),
         file_kinds=dict(Counter(map(_file_kind, owners)).most_common()),
-        notes=_once(
-            opened.others, _untaught(opened, sets), *(data.notes for data in sets), twins, *map(_duplicate_boxes, sets)
-        ),
+        notes=_once(opened.others, _untaught(opened, sets), *(d.notes for d in sets), twins, *map(_duplicate_boxes, sets)),
         problems=_once(_of_the_whole(opened, sets, split), *(data.problems for data in sets), unreadable, leaks),
         decoded=not fast,
     )

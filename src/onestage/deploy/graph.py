@@ -84,9 +84,9 @@ class Graph(nn.Module):
         boxes = self.config.coder.decode(anchors[rows], output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4)))
         boxes = box_ops.clip_to(boxes, frames[:, None])
         top = top * ((top > post.score_threshold) & (box_ops.area(boxes) > 0))
-        if post.scope == "class":
+        if post.scope == "class" and post.top_k < MOST_CANDIDATES:
             top = _best_of_group(top, labels, classes, post.top_k)
-        elif post.scope == "level":
+        elif post.scope == "level" and post.top_k < MOST_CANDIDATES:
             counts = [h * w * len(level.shapes) for (h, w), level in zip(sizes, self.config.levels, strict=True)]
             ends = torch.tensor(counts, device=rows.device).cumsum(0)
             level = (rows[:, :, None] >= ends).sum(dim=2)
@@ -123,13 +123,6 @@ def _numbers(count: int, like: Tensor) -> Tensor:
 
 def _best_of_group(scores: Tensor, group: Tensor, groups: int, most: int) -> Tensor:
     """Scores (B, N), best first, with 0 for those that have ``most`` better ones in their group. group: (B, N), 0..G-1."""
-    if most >= candidates_limit(scores):
-        return scores
     member = (group[:, None] == _numbers(groups, group)) & (scores[:, None] > 0)
     within = (member.cumsum(dim=2) <= most) & member
     return scores * within.any(dim=1)
-
-
-def candidates_limit(scores: Tensor) -> int:
-    """N if it is known while the graph is made, and otherwise the largest N."""
-    return scores.shape[1] if isinstance(scores.shape[1], int) else MOST_CANDIDATES

@@ -97,7 +97,7 @@ def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """Hold back what torch and onnxscript print about their own work."""
+    """Hold back what torch and onnxscript print about their work."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")]
     levels = [logger.level for logger in loggers]
     try:

@@ -19,7 +19,6 @@ from onestage.model.detector import Detector
 from onestage.predict.contract import Contract
 from onestage.structures import Size
 
-ANY = "any"
 SMALLEST, LARGEST = 64, 8192
 """Sides of the input, in pixels, for which a file of any size is made."""
 
@@ -40,7 +39,7 @@ class ExportConfig:
     pixels: Literal["uint8", "float32"] | None = None
 
     def __post_init__(self) -> None:
-        require(self.batch in (None, ANY) or int(self.batch) >= 1, 'the batch is 1 or more, or "any"', got=self.batch)
+        require(self.batch in (None, "any") or int(self.batch) >= 1, 'the batch is 1 or more, or "any"', got=self.batch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,31 +56,38 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     Raise ConfigError if the detector cannot take that size.
     """
     fixed = config.nms == "none"
-    follows = detector.config.preprocess.mode == "shortest_edge"
-    size = config.size or ("any" if follows and not fixed else "model")
-    batch = config.batch or (1 if fixed else ANY)
-    if fixed and (size == ANY or batch == ANY):
-        what = "without NMS a file has fixed shapes"
-        raise ConfigError(what, got=f"size {size}, batch {batch}", fix="give --size HxW and --batch N")
-    if size == ANY and not follows:
-        what = "this detector resizes every picture to one size"
-        raise ConfigError(what, where=detector.config.name, got="size any", fix="leave --size out")
+    size, batch = _input(detector, config, fixed=fixed)
     detector = copy.deepcopy(detector).cpu().float().eval()
-    if size == "model":
-        size = detector.config.preprocess.largest
-    if size != "any":
+    if size is not None:
         detector = _at(detector, size)
+    preprocess = detector.config.preprocess
     contract = Contract(
         detector.config,
         "outputs" if fixed else ending_of(detector.config),
-        pixels=config.pixels or ("uint8" if detector.config.preprocess.antialias else "float32"),
-        batch=None if batch == ANY else int(batch),
-        size=None if size == ANY else detector.config.preprocess.size,
-        level_sizes=() if size == ANY else detector.level_sizes(detector.config.preprocess.size),
+        pixels=config.pixels or ("uint8" if preprocess.antialias else "float32"),
+        batch=batch,
+        size=size,
+        level_sizes=() if size is None else detector.level_sizes(size),
         source=fingerprint(detector),
         versions=_versions(),
     )
     return Plan(detector, contract)
+
+
+def _input(detector: Detector, config: ExportConfig, *, fixed: bool) -> tuple[Size | None, int | None]:
+    """(h, w) of the file's input and its number of images; None for any. fixed: any is not possible."""
+    preprocess = detector.config.preprocess
+    follows = preprocess.mode == "shortest_edge"
+    size = config.size or ("any" if follows and not fixed else "model")
+    batch = config.batch or (1 if fixed else "any")
+    if fixed and "any" in (size, batch):
+        what = "without NMS a file has fixed shapes"
+        raise ConfigError(what, got=f"size {size}, batch {batch}", fix="give --size HxW and --batch N")
+    if size == "any" and not follows:
+        what = "this detector resizes every picture to one size"
+        raise ConfigError(what, where=detector.config.name, got="size any", fix="leave --size out")
+    wanted = preprocess.largest if size == "model" else size
+    return None if wanted == "any" else wanted, None if batch == "any" else batch
 
 
 def _at(detector: Detector, size: Size) -> Detector:

@@ -22,7 +22,7 @@ ROUNDS = 40
 @torch.library.custom_op("onestage::survivors", mutates_args=())
 def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """boxes (B, N, 4), scores (B, G, N) -> the scores (B, G, N), 0 where a better box of the same group has an IoU above the
-    threshold. It is one operator of a graph; each file format has its own for it.
+    threshold. It is one operator of a graph, which each file format translates.
     """
     result = torch.zeros_like(scores)
     image, group, row = scores.nonzero(as_tuple=True)
@@ -59,7 +59,7 @@ def suppress_by_operator(boxes: Tensor, scores: Tensor, groups: Tensor, number: 
 
 
 def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
-    """The same with plain operators, for programs that have no NMS. Scores are in descending order.
+    """The same with plain operators, for programs that have no NMS. boxes (B, N, 4), scores (B, N) descending, groups (B, N).
 
     A box stays if no better box that stays removes it. The first guess is that all stay; every round applies this rule to the
     last guess. After n rounds all boxes are right whose chain of removals is at most n long.

@@ -24,7 +24,7 @@ input_N.npy      the same, as it goes into the file: (1, 3, h, w), RGB in 0..255
 boxes_N.json     the detections: boxes x1, y1, x2, y2 in pixels of the picture, scores, labels, names;
                  frame: where the picture lies in the input, x1, y1, x2, y2
 
-Your own preprocessing is right if it turns picture_N.png into input_N.npy, up to one grey level.
+Your preprocessing is right if it turns picture_N.png into input_N.npy, up to one grey level.
 """
 
 

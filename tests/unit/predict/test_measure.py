@@ -97,7 +97,7 @@ def test_the_test_split_goes_first(data: Path, tmp_path: Path) -> None:
 def test_other_classes_are_a_clear_error(data: Path) -> None:
     with pytest.raises(ConfigError, match=r"not the model's\n.*\n  got:      ball, cube, star\n  expected: star, cube, ball"):
         evaluate(create("tinyssd", classes=["star", "cube", "ball"], size=(64, 64)), pictures(2), workers=0)
-    with pytest.raises(DataError, match="unknown class"):
+    with pytest.raises(DataError, match="classes that the model does not have: ball, cube"):
         evaluate(create("tinyssd", classes=["cat", "star"], size=(64, 64)), data, workers=0)
     strange = create("tinyssd", classes=["cat", "dog"], size=(64, 64))
     for on_bad in ("stop", "skip"):

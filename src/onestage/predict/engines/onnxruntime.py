@@ -40,6 +40,6 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except OSError as error:
         raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
-    except Exception as error:  # onnxruntime's exceptions have no common class of their own
+    except Exception as error:  # onnxruntime's exceptions have no common class
         text = str(error).splitlines()[0][:200]
         raise WeightsError("this ONNX file is damaged, or needs a later onnxruntime", where=path, got=text) from error

@@ -35,7 +35,7 @@ def open_openvino(path: Path) -> FileEngine:
     try:
         model = core.read_model(path)
         text = model.get_rt_info(PLACE).astype(str) if model.has_rt_info(PLACE) else None
-    except Exception as error:  # OpenVINO raises RuntimeError and types of its own
+    except Exception as error:  # OpenVINO raises many types
         raise WeightsError("OpenVINO cannot read this file", where=path, got=str(error).strip()[:200]) from error
     if text is None:
         raise foreign(path)
@@ -45,7 +45,7 @@ def open_openvino(path: Path) -> FileEngine:
 
 
 class _Requests:
-    """A request of its own for each thread: a request runs one batch at a time."""
+    """One request for each thread, because a request runs one batch at a time."""
 
     def __init__(self, compiled: openvino.CompiledModel, outputs: Sequence[str]) -> None:
         self._compiled, self._outputs, self._kept = compiled, outputs, local()

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from onestage.errors import ConfigError, WeightsError, known_keywords, warn_outside
+from onestage.errors import ConfigError, WeightsError, check_number, known_keywords, warn_outside
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, usual_numbers
+from onestage.model.limits import MANY_CLASSES
 from onestage.structures import Size
 from onestage.weights.class_names import numbered_classes
 from onestage.weights.load import Loaded, load_backbone, load_weights
@@ -43,9 +44,12 @@ def create(
 
     Raise ConfigError or WeightsError if something does not fit.
     """
-    if name not in ZOO:
-        raise no_such_model(name)
-    source = find_source(name, weights, backbone_weights)
+    if not isinstance(name, str) or name not in ZOO:
+        raise no_such_model(str(name))
+    if num_classes is not None:
+        check_number("num_classes", num_classes, least=1, most=MANY_CLASSES.most, whole=True)
+    with usual_numbers():
+        source = find_source(name, weights, backbone_weights)
     if source is not None and source.background is None:
         source = source.settled(num_classes if classes is None else len(classes))
     if classes is None and num_classes is None and source is not None:
@@ -54,7 +58,9 @@ def create(
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
         config = replace(config, category_ids=source.classes.ids)
-    return _with_notes_told(_built(config, source, backbone_weights))
+    with usual_numbers():
+        loaded = _built(config, source, backbone_weights)
+    return _with_notes_told(loaded)
 
 
 @known_keywords
@@ -62,7 +68,11 @@ def build(
     config: DetectorConfig, *, weights: str | Path | Source | None = None, backbone_weights: str | Path | None = None
 ) -> Detector:
     """A detector of a config, such as a recipe with changes, with weights as ``create`` takes them."""
-    return _with_notes_told(_built(config, find_source(config.name, weights, backbone_weights), backbone_weights))
+    if not isinstance(config, DetectorConfig):
+        raise ConfigError("build takes a config", got=repr(config), expected="a DetectorConfig, as onestage.recipe gives it")
+    with usual_numbers():
+        loaded = _built(config, find_source(config.name, weights, backbone_weights), backbone_weights)
+    return _with_notes_told(loaded)
 
 
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
@@ -116,10 +126,12 @@ def _class_names(name: str, num_classes: int | None, classes: Sequence[str] | No
     if classes is not None:
         if isinstance(classes, str):
             raise ConfigError("classes is a list of names, not one text", where=name, got=classes, fix=f"[{classes!r}]")
+        if not isinstance(classes, Sequence):
+            raise ConfigError("classes is a list of names", where=name, got=repr(classes), expected='["cat", "dog"]')
         if num_classes not in (None, len(classes)):
             raise ConfigError("num_classes contradicts the classes", where=name, got=num_classes, expected=len(classes))
         return tuple(classes)
-    if num_classes is None or num_classes < 1:
+    if num_classes is None:
         fix = 'num_classes=20 or classes=["cat", "dog"]'
         raise ConfigError("say which classes to detect", where=name, got=num_classes, fix=fix)
     return numbered_classes(num_classes)

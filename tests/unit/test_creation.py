@@ -49,7 +49,7 @@ def test_weights_are_drawn_from_torch_s_random_numbers():
         ({"name": "tinysd", "num_classes": 1}, "did you mean 'tinyssd'"),
         ({"name": "yolo", "num_classes": 1}, "no model 'yolo' in the zoo"),
         ({"name": "tinyssd"}, "say which classes"),
-        ({"name": "tinyssd", "num_classes": 0}, "say which classes"),
+        ({"name": "tinyssd", "num_classes": 0}, "num_classes is not understood"),
         ({"name": "tinyssd", "classes": []}, "must be there"),
         ({"name": "tinyssd", "classes": "cat"}, "a list of names"),
         ({"name": "tinyssd", "classes": ["cat", "cat"]}, "only once"),

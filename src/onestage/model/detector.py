@@ -7,7 +7,7 @@ xyxy pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import get_ident
@@ -253,6 +253,22 @@ class Criterion:
             )
             raise ConfigError(what, got=got, expected=expected, fix="assign the targets for the size of these images")
         return self.config.loss(output, targets, self.config.coder, normalizer=normalizer)
+
+
+@contextmanager
+def usual_numbers() -> Iterator[None]:
+    """New tensors inside this block are float32 and on the CPU, whatever the program has made torch's default. While it lasts,
+    float32 is the default of all threads.
+    """
+    dtype, device = torch.get_default_dtype(), torch.get_default_device().type
+    if dtype != torch.float32:
+        torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu") if device != "cpu" else nullcontext():
+            yield
+    finally:
+        if dtype != torch.float32:
+            torch.set_default_dtype(dtype)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from torch import Tensor
 from onestage.errors import ConfigError, WeightsError, counted, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, usual_numbers
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
+from onestage.zoo.table import ZOO
 
 CONFIG_KEY = "onestage_config"
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -51,7 +52,7 @@ def load_detector(path: str | Path) -> Detector:
     Raise WeightsError if the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
     not those of its config. Only the header is needed to find this out, and no memory is allocated before.
     """
-    with open_file(model_file(path)) as file:
+    with usual_numbers(), open_file(model_file(path)) as file:
         config = stored_config(file)
         if config is None:
             what = "the weights file holds no detector of this project"
@@ -62,7 +63,8 @@ def load_detector(path: str | Path) -> Detector:
             what = f"{len(wrong)} tensors do not fit the config in the file"
             raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
         tensors = file.tensors()
-    detector = Detector(config)
+    with usual_numbers():
+        detector = Detector(config)
     check_types(detector.state_dict(), tensors, path)
     detector.load_state_dict(tensors)
     return detector.eval()
@@ -74,6 +76,10 @@ def model_file(path: str | Path) -> Path:
     Raise WeightsError if the folder holds neither.
     """
     path = given_path(path, "path")
+    model, _, tag = str(path).partition(".")
+    if model in ZOO and not path.exists():
+        what, fix = "there is no such file", f'for published weights: onestage.create("{model}", weights="{tag or "coco"}")'
+        raise WeightsError(what, where=path, fix=fix)
     if not path.is_dir():
         return path
     found = next((path / name for name in (BEST, LAST) if (path / name).is_file()), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 
 from onestage.errors import ConfigError, known_keywords, nearest
 from onestage.model.backbones.any_timm import TimmBackbone
@@ -118,6 +119,10 @@ def _recipe(
         raise ConfigError(what, where=name, got=size, fix="such as size=(300, 300)")
     if max(size) > SIDE.most:
         SIDE.check(max(size), name)
+    if box_sizes is not None and not (isinstance(box_sizes, Sequence) and all(isinstance(s, Real) for s in box_sizes)):
+        raise ConfigError("box_sizes are numbers", where=name, got=repr(box_sizes), expected="sizes in pixels: [30, 60, ...]")
+    if not isinstance(backbone, str | None):
+        raise ConfigError("a backbone is given by its name in timm", where=name, got=repr(backbone), fix='such as "resnet34"')
     options = dict(entry.options)
     if backbone is not None:
         if not entry.any_backbone:

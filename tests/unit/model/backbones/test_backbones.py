@@ -56,7 +56,7 @@ def test_a_backbone_that_rounds_down_gets_levels_that_fit():
 @pytest.mark.parametrize("size", [(160, 160), (171, 600), (299, 301), (427, 427), (600, 600)])
 def test_vgg_at_odd_sizes(size):
     with torch.device("meta"):
-        model = onestage.create("ssd300_vgg16", 2, size=size).eval()
+        model = Detector(onestage.recipe("ssd300_vgg16", ["a", "b"], size=size)).eval()
         outputs = model(torch.empty(1, 3, *size))
     sizes = model.level_sizes(size)
     assert sizes[0] == (-(-(size[0] // 4) // 2), -(-(size[1] // 4) // 2))

@@ -9,7 +9,7 @@ from pathlib import Path
 from onestage.errors import ConfigError, WeightsError, check_number, known_keywords, warn_outside
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector, usual_numbers
+from onestage.model.detector import Detector
 from onestage.model.limits import MANY_CLASSES
 from onestage.structures import Size
 from onestage.weights.class_names import numbered_classes
@@ -48,8 +48,7 @@ def create(
         raise no_such_model(str(name))
     if num_classes is not None:
         check_number("num_classes", num_classes, least=1, most=MANY_CLASSES.most, whole=True)
-    with usual_numbers():
-        source = find_source(name, weights, backbone_weights)
+    source = find_source(name, weights, backbone_weights)
     if source is not None and source.background is None:
         source = source.settled(num_classes if classes is None else len(classes))
     if classes is None and num_classes is None and source is not None:
@@ -58,9 +57,7 @@ def create(
     config = recipe(name, _class_names(name, num_classes, classes), size=size, box_sizes=box_sizes, backbone=backbone)
     if source is not None and config.classes == source.classes.names:
         config = replace(config, category_ids=source.classes.ids)
-    with usual_numbers():
-        loaded = _built(config, source, backbone_weights)
-    return _with_notes_told(loaded)
+    return _with_notes_told(_built(config, source, backbone_weights))
 
 
 @known_keywords
@@ -70,9 +67,7 @@ def build(
     """A detector of a config, such as a recipe with changes, with weights as ``create`` takes them."""
     if not isinstance(config, DetectorConfig):
         raise ConfigError("build takes a config", got=repr(config), expected="a DetectorConfig, as onestage.recipe gives it")
-    with usual_numbers():
-        loaded = _built(config, find_source(config.name, weights, backbone_weights), backbone_weights)
-    return _with_notes_told(loaded)
+    return _with_notes_told(_built(config, find_source(config.name, weights, backbone_weights), backbone_weights))
 
 
 def _built(config: DetectorConfig, source: Source | None, backbone_weights: str | Path | None) -> Loaded:
@@ -81,7 +76,7 @@ def _built(config: DetectorConfig, source: Source | None, backbone_weights: str 
         return load_weights(config, source)
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
-    detector = Detector(config)
+    detector = Detector.on("cpu", config)
     if isinstance(config.backbone, TimmBackbone) and (config.backbone.freeze or config.backbone.norm == "frozen"):
         note = "the backbone is frozen but has no weights that were trained: give weights or backbone_weights"
         return Loaded(detector, (note,))

@@ -7,11 +7,11 @@ xyxy pixels.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,12 @@ class Detector(nn.Module):
         self._anchors = Anchors(config.levels)
         self._level_sizes: dict[Size, tuple[Size, ...]] = {}
         self._check_places()
+
+    @classmethod
+    def on(cls, device: Literal["cpu", "meta"], config: DetectorConfig) -> Self:
+        """The detector in float32 on a device, whatever type and device are torch's defaults. "meta": without numbers."""
+        with _usual_numbers(device):
+            return cls(config)
 
     def _build(self, config: DetectorConfig) -> None:
         """Backbone, neck and head with fresh weights."""
@@ -256,15 +262,13 @@ class Criterion:
 
 
 @contextmanager
-def usual_numbers() -> Iterator[None]:
-    """New tensors inside this block are float32 and on the CPU, whatever the program has made torch's default. While it lasts,
-    float32 is the default of all threads.
-    """
-    dtype, device = torch.get_default_dtype(), torch.get_default_device().type
+def _usual_numbers(device: str) -> Iterator[None]:
+    """New tensors inside this block are float32 and on the device. While it lasts, float32 is the default of all threads."""
+    dtype = torch.get_default_dtype()
     if dtype != torch.float32:
         torch.set_default_dtype(torch.float32)
     try:
-        with torch.device("cpu") if device != "cpu" else nullcontext():
+        with torch.device(device):
             yield
     finally:
         if dtype != torch.float32:

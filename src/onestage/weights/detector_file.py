@@ -12,7 +12,7 @@ from torch import Tensor
 from onestage.errors import ConfigError, WeightsError, counted, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector, usual_numbers
+from onestage.model.detector import Detector
 from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
 from onestage.zoo.table import ZOO
 
@@ -52,7 +52,7 @@ def load_detector(path: str | Path) -> Detector:
     Raise WeightsError if the folder holds no model, or the file is damaged, foreign, of a later version, or its tensors are
     not those of its config. Only the header is needed to find this out, and no memory is allocated before.
     """
-    with usual_numbers(), open_file(model_file(path)) as file:
+    with open_file(model_file(path)) as file:
         config = stored_config(file)
         if config is None:
             what = "the weights file holds no detector of this project"
@@ -63,8 +63,7 @@ def load_detector(path: str | Path) -> Detector:
             what = f"{len(wrong)} tensors do not fit the config in the file"
             raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
         tensors = file.tensors()
-    with usual_numbers():
-        detector = Detector(config)
+    detector = Detector.on("cpu", config)
     check_types(detector.state_dict(), tensors, path)
     detector.load_state_dict(tensors)
     return detector.eval()

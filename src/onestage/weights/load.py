@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,14 +52,17 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
         # a file without names cannot contradict the given ones
         stored = replace(stored, classes=config.classes, category_ids=config.category_ids)
     config = with_input_of(stored, config)
-    with without_memory(source.path) if foreign else nullcontext():
-        detector = Detector(config)
+    if foreign:
+        with without_memory(source.path):
+            detector = Detector.on("meta", config)
+    else:
+        detector = Detector.on("cpu", config)
     config = detector.config
     with adapting(source.origin, source.path):
         tensors = for_classes(tensors, stored, detector)
     if foreign:  # no memory is allocated before the tensors fit
         _check_exact(tensors, stored, detector, source)
-        detector = Detector(config)
+        detector = Detector.on("cpu", config)
     fresh = load_fitting(detector, tensors, where=source.path)
     notes = [source.note, _fresh_note(fresh, source.path, _other_classes(stored, config))]
     if not same_anchors(stored, config):
@@ -141,7 +143,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
     with open_file(path) as file:
         names, tensors, config = _read_backbone(config, file)
-    detector = Detector(config)
+    detector = Detector.on("cpu", config)
     expected = {name: tensor.shape for name, tensor in detector.state_dict().items() if name.startswith("backbone.")}
     fitting = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tensor.shape}
     if len(fitting) < len(expected) / 2:

@@ -114,6 +114,19 @@ def _recipe(
         raise no_such_model(name)
     entry = ZOO[name]
     size = entry.size if size is None else size
+    _check_arguments(name, size, box_sizes, backbone)
+    options = dict(entry.options)
+    if backbone is not None:
+        if not entry.any_backbone:
+            what = "the backbone of this model is part of its name"
+            raise ConfigError(what, where=name, got=backbone, fix=f"take one of {', '.join(ANY_BACKBONE)}")
+        options["backbone"] = backbone.removeprefix("timm/")
+    config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
+    return replace(config, name=name)
+
+
+def _check_arguments(name: str, size: Size, box_sizes: Sequence[float] | None, backbone: str | None) -> None:
+    """Raise ConfigError unless the arguments of a recipe have their types, and the input has a possible size."""
     if not (isinstance(size, Sequence) and len(size) == 2 and all(isinstance(s, int) and s >= 32 for s in size)):
         what = "the input size is (height, width) of at least 32 pixels each"
         raise ConfigError(what, where=name, got=size, fix="such as size=(300, 300)")
@@ -123,11 +136,3 @@ def _recipe(
         raise ConfigError("box_sizes are numbers", where=name, got=repr(box_sizes), expected="sizes in pixels: [30, 60, ...]")
     if not isinstance(backbone, str | None):
         raise ConfigError("a backbone is given by its name in timm", where=name, got=repr(backbone), fix='such as "resnet34"')
-    options = dict(entry.options)
-    if backbone is not None:
-        if not entry.any_backbone:
-            what = "the backbone of this model is part of its name"
-            raise ConfigError(what, where=name, got=backbone, fix=f"take one of {', '.join(ANY_BACKBONE)}")
-        options["backbone"] = backbone.removeprefix("timm/")
-    config = entry.build(tuple(classes), (size[0], size[1]), box_sizes, **options)
-    return replace(config, name=name)

@@ -324,7 +324,7 @@ def test_an_engine_may_give_outputs_and_detections_by_turns(model: Detector) -> 
 
 
 WRONG_ARGUMENTS = [
-    *({"score": value} for value in ("0.5", torch.nan, -1, True, [0.5], 1j, object())),
+    *({"score": value} for value in ("0.5", torch.nan, -1, True, [0.5], 1j, ConfigError)),
     *({"batch_size": value} for value in (0, -1, 2.5, "8", None, True, 2**70)),
     *({"channels": value} for value in (3, None, "RGB", b"rgb")),
 ]

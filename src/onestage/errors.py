@@ -10,6 +10,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
@@ -134,21 +135,29 @@ class KeywordError(ConfigError, TypeError):
 def known_keywords(thing: Function) -> Function:
     """Decorator of a function, or of a class for its ``__init__``: an unknown keyword is a KeywordError with the nearest name.
 
+    If it is a setting of one of the arguments, such as lr of ``config``, the error shows where it goes.
     The signature stays as it is for ``help()``, editors and type checkers.
     """
     if isinstance(thing, type):
         thing.__init__ = known_keywords(thing.__init__)  # type: ignore[misc]  # the same signature
         return thing
     keyword = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-    names = [name for name, parameter in signature(thing).parameters.items() if parameter.kind in keyword and name != "self"]
+    parameters = signature(thing).parameters
+    names = [name for name, parameter in parameters.items() if parameter.kind in keyword and name != "self"]
+    settings = {
+        field.name: f"{name}={type(parameter.default).__name__}({field.name}=...)"
+        for name, parameter in parameters.items()
+        if is_dataclass(parameter.default)
+        for field in fields(parameter.default)
+    }
     place = f"{thing.__qualname__.removesuffix('.__init__')}()"
 
     @wraps(thing)
     def checked(*args: object, **keywords: object) -> object:
         for name in keywords:
             if name not in names:
-                what = f"unknown keyword '{name}'{nearest(name, names)}"
-                raise KeywordError(what, where=place, expected=", ".join(names) or "no keywords")
+                what = f"unknown keyword '{name}'" + ("" if name in settings else nearest(name, [*names, *settings]))
+                raise KeywordError(what, where=place, expected=", ".join(names) or "no keywords", fix=settings.get(name))
         return thing(*args, **keywords)
 
     return cast(Function, checked)

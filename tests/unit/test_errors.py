@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import onestage
 from onestage import errors
 from onestage.errors import (
     ConfigError,
@@ -222,3 +223,17 @@ def test_an_error_keeps_its_notes_when_it_gets_a_place_or_travels():
 def test_a_number_that_python_does_not_write_and_a_long_name_are_no_trouble():
     assert "a very long int" in str(ConfigError("x", got=10**5000))
     assert nearest("a" * 10**7, ["a" * 100]) == ""
+
+
+@pytest.mark.parametrize(
+    ("keyword", "said"),
+    [
+        ("lr", "unknown keyword 'lr'\n(.|\n)*fix: *config=TrainConfig\\(lr=...\\)"),
+        ("batch_size", "config=TrainConfig"),
+        ("bacth_size", "did you mean 'batch_size'"),
+        ("epoch", "did you mean 'epochs'"),
+    ],
+)
+def test_a_setting_that_is_given_as_a_keyword_is_shown_its_place(keyword: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        onestage.train(None, "pictures", **{keyword: 1})  # type: ignore[arg-type]

@@ -167,9 +167,13 @@ class Distributed:
             raise _lost(error) from error
 
 
+_BROKEN = ("gloo", "NCCL", "pair closure", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
+"""What errors of an exchange say. Those of gloo are plain RuntimeErrors."""
+
+
 def _is_of_group(error: RuntimeError) -> bool:
-    """Whether the exchange with the other processes has failed. Errors of gloo are plain RuntimeErrors that name its files."""
-    return isinstance(error, dist.DistError) or "gloo" in str(error)
+    """Whether the exchange with the other processes has failed."""
+    return isinstance(error, dist.DistError) or any(words in str(error) for words in _BROKEN)
 
 
 def _lost(error: RuntimeError) -> LostError:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from onestage import processes as distributed
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, LostError
 from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, choose_device, init
 
 
@@ -199,3 +199,21 @@ def test_a_device_that_computes_nothing_is_refused_in_a_few_words(name):
     with pytest.raises(ConfigError, match="this device cannot be used") as caught:
         choose_device(name)
     assert len(str(caught.value)) < 300
+
+
+BROKEN = (
+    "[gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:4: Connection reset by peer",
+    "[gloo/transport/tcp/unbound_buffer.cc:78] Timed out waiting 4000ms for recv operation to complete",
+    "Application timeout caused pair closure",
+    "Connection closed by peer [127.0.0.1]:14253",
+)
+
+
+@pytest.mark.parametrize("text", BROKEN)
+def test_an_error_of_the_exchange_is_a_lost_process(text: str) -> None:
+    """As gloo words it when another process was killed or stopped; no other error changes."""
+    several = Distributed(rank=0, world=2, local_rank=0, device=torch.device("cpu"))
+    with pytest.raises(LostError, match="another process of this training"), several:
+        raise RuntimeError(text)
+    with pytest.raises(RuntimeError, match="shape"), several:
+        raise RuntimeError("shape mismatch")

@@ -24,9 +24,10 @@ from typing import ClassVar, NoReturn
 from onestage import boxes as box_ops
 from onestage.data.files import Sources, head, one_per_split, pieces, read_text
 from onestage.data.labels import StoredClasses
-from onestage.data.pairing import Named, Tree
+from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import is_number, listed, quoted, stated_size, whole_number
+from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 from onestage.files import Json
 

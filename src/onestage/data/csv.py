@@ -27,9 +27,10 @@ from torch import Tensor
 
 from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text
 from onestage.data.labels import StoredClasses
-from onestage.data.pairing import Named, Tree
+from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import decimal, is_number, lines_of, quoted
+from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"

@@ -17,134 +17,25 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
-from onestage.data.files import PICTURE_SUFFIXES, inside, split_name
+from onestage.data.files import inside, split_name
 from onestage.data.text import quoted
+from onestage.data.tree import ByName, Located, Parts, Tree, folded, without_role
 from onestage.errors import DataError
 
-ROLES = frozenset(
-    """
-    images image imgs img jpegimages pictures picture pics pic photos photo frames
-    labels label lbls lbl annotations annotation annots annot annos anno anns ann xmls xml txts txt bboxes bbox boxes
-    """.split()  # noqa: SIM905  # a list with a word on each line is harder to read
-)
-"""The words for a folder of pictures or of annotations, in lower case."""
 
-Parts = tuple[str, ...]
-"""The folders of a path, without capitals, in Unicode's normal form C."""
-
-
-def folded(text: str) -> str:
-    """A name without capitals and in normal form C, so that two spellings of one name are equal."""
-    return unicodedata.normalize("NFC", text).casefold()
-
-
-def _words(folder: str) -> list[str]:
-    """The words in the name of a folder: trainImages -> train, images."""
-    return re.split(r"[\s_.-]+", folded(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", unicodedata.normalize("NFC", folder))))
-
-
-def without_role(folder: str) -> str:
-    """The name of a folder without the words for its role: Images -> "", train_labels -> train."""
-    words = _words(folder)
-    return "_".join(word for word in words if word not in ROLES) if ROLES & {*words} else folded(folder)
-
-
+@lru_cache(maxsize=65_536)
 def _is_plain(folder: str) -> bool:
     """Whether the name of a folder says its role or its split, and nothing else."""
     return not (rest := without_role(folder)) or bool(split_name(rest) and re.fullmatch(r"[a-z]+[\d-]*", rest))
 
 
+@lru_cache(maxsize=65_536)
 def _nearest_split(folders: Parts) -> str | None:
     """The split in the name of the last of these folders that has one."""
     return next(filter(None, map(split_name, reversed(folders))), None)
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The files among which a data set is found.
-
-    top: the folder that was searched; nothing outside it is read. files: all files in it, at any depth. chosen: the file that
-    the user named, if it was no folder.
-    """
-
-    top: Path
-    files: tuple[Path, ...]
-    chosen: Path | None = None
-
-    @property
-    def root(self) -> Path:
-        """The folder that messages start from."""
-        return self.top if self.chosen is None else self.chosen.parent
-
-    @property
-    def offered(self) -> tuple[Path, ...]:
-        """The files that may be annotations: the one that was named, or all."""
-        return self.files if self.chosen is None else (self.chosen,)
-
-    @cached_property
-    def pictures(self) -> tuple[Path, ...]:
-        """All files that are pictures by their suffix."""
-        return self.with_suffix(PICTURE_SUFFIXES)
-
-    def with_suffix(self, suffixes: Iterable[str]) -> tuple[Path, ...]:
-        """All files with one of these suffixes, in lower case with a dot."""
-        wanted = frozenset(suffixes)
-        return tuple(file for file in self.files if file.suffix.lower() in wanted)
-
-    def short(self, path: Path) -> str:
-        """A path as messages write it: relative to the searched folder."""
-        return path.relative_to(self.top).as_posix() if path.is_relative_to(self.top) else str(path)
-
-    @cached_property
-    def _folders(self) -> dict[Path, Parts]:
-        return {}
-
-    def parts(self, folder: Path) -> Parts:
-        """The folders from the searched one down to ``folder``, folded."""
-        if folder not in self._folders:
-            inner = folder.is_relative_to(self.top)
-            self._folders[folder] = tuple(map(folded, folder.relative_to(self.top).parts)) if inner else ("..",)
-        return self._folders[folder]
-
-    @cached_property
-    def pictures_by_name(self) -> ByName:
-        """The pictures by their names."""
-        return ByName(self.pictures)
-
-    @cached_property
-    def subfolders(self) -> Mapping[Parts, list[Path]]:
-        """Every folder that holds a file at some depth, by its folded parts."""
-        found: dict[Parts, list[Path]] = defaultdict(list)
-        for folder in dict.fromkeys(above for file in self.files for above in file.parents if above.is_relative_to(self.top)):
-            found[self.parts(folder)].append(folder)
-        return found
-
-
-def surroundings(file: Path) -> Path:
-    """The folder of a data set of which the user named one annotation file: above folders that say their role only."""
-    folder = file.parent
-    while not without_role(folder.name) and folder.name:
-        folder = folder.parent
-    return folder
-
-
-class ByName:
-    """Files by their folded names, and by these names without the suffix."""
-
-    def __init__(self, files: Iterable[Path]) -> None:
-        self._files: dict[str, list[Path]] = defaultdict(list)
-        self._stems: dict[str, list[Path]] = defaultdict(list)
-        for file in files:
-            self._files[folded(file.name)].append(file)
-            self._stems[folded(file.stem)].append(file)
-
-    def named(self, name: str) -> Sequence[Path]:
-        """The files with this name; if there is none, those with this name before their suffix."""
-        key = folded(name)
-        return self._files.get(key, ()) or self._stems.get(key, ())
 
 
 @dataclass(frozen=True)
@@ -190,6 +81,8 @@ class Named:
         self.base = self._base(file.parent) if base is None else tree.parts(base)
         self.split = split_name(file.stem) or _nearest_split(self.beside)
         self.moved: dict[str, Path] = {}
+        self._found: dict[str, list[Path]] = {}
+        self._places: dict[Parts, int | None] = {}
 
     def _base(self, folder: Path) -> Parts:
         """The folder of the data set that an annotation file is part of: above those named after a role or split."""
@@ -232,35 +125,47 @@ class Named:
 
     def _best(self, name: str) -> list[Path]:
         """The files that fit best; blanks around the name count only if a file has them too."""
-        for text in dict.fromkeys((name, name.strip())):
-            fitting = list(self._fitting(stated)) if (stated := Stated.of(text)) else []
-            best = min((rank for rank, _ in fitting), default=())
-            if fitting:
-                return [file for rank, file in fitting if rank == best]
-        return []
+        if name not in self._found:
+            stated = map(Stated.of, dict.fromkeys((name, name.strip())))
+            self._found[name] = next(filter(None, (self._fitting(path) for path in stated if path)), [])
+        return self._found[name]
 
     def _missing(self, name: str) -> DataError:
         if is_outside(name):
             return DataError(f"refused: the picture's path {quoted(name)} leads outside the data set")
         return DataError(f"there is no picture {quoted(name)} (looked in {self.tree.top.name or self.tree.top}/ and below)")
 
-    def _fitting(self, stated: Stated) -> Iterator[tuple[tuple[int, ...], Path]]:
-        """The files that may be meant, each with its rank; the smallest rank is the best."""
-        for file in self.among.named(stated.name):
-            folders = self.tree.parts(file.parent)
-            same = 0
-            for ours, theirs in zip(reversed(folders), reversed(stated.folders), strict=False):
-                if ours != theirs:
-                    break
-                same += 1
-            above, dropped = folders[: len(folders) - same], stated.folders[: len(stated.folders) - same]
-            place = self._place(above)
-            if place is None or (dropped and not self._may_drop(stated, dropped, same, place)):
+    def _fitting(self, stated: Stated) -> list[Path]:
+        """The files that may be meant and fit best: by how much of the path they share, then by place, then by spelling."""
+        count = len(stated.folders)
+        for same in range(min(count, self.among.depth), -1, -1):
+            dropped, kept = stated.folders[: count - same], stated.folders[count - same :]
+            if not dropped or self._may_drop(stated, dropped, same):
+                placed = [*self._placed(self.among.named(stated.name, kept), dropped, same)]
+                best = min((place for place, _ in placed), default=None)
+                spelt = [(_closest(stated.name, file), file) for place, file in placed if place == best]
+                if spelt:
+                    least = min(spelling for spelling, _ in spelt)
+                    return [file for spelling, file in spelt if spelling == least]
+        return []
+
+    def _placed(self, among: Iterable[Located], dropped: Parts, same: int) -> Iterator[tuple[int, Path]]:
+        """Those of the files that share the last ``same`` folders of a path, and no more of them, each with its place."""
+        for folders, file in among:
+            above = folders[: len(folders) - same]
+            if dropped and above[-1:] == dropped[-1:]:
                 continue
-            spelling = min(_spelling(stated.name, file.name), _spelling(stated.name, file.stem))
-            yield (len(dropped), place, spelling), file
+            place = self._place(above)
+            if place is not None and (place <= 2 or not dropped):
+                yield place, file
 
     def _place(self, above: Parts) -> int | None:
+        """As ``_judged``, which looks at each folder once."""
+        if above not in self._places:
+            self._places[above] = self._judged(above)
+        return self._places[above]
+
+    def _judged(self, above: Parts) -> int | None:
         """How well the folders above a stated path fit this file, 0 best. None if they are of another split."""
         split = _nearest_split(above)
         if self.split and split and split != self.split and "trainval" not in (split, self.split):
@@ -276,17 +181,25 @@ class Named:
         starts = [start for start in (self.beside, self.base, ()) if above[: len(start)] == start]
         return any(all(map(_is_plain, above[len(start) :])) for start in starts)
 
-    def _may_drop(self, stated: Stated, dropped: Parts, same: int, place: int) -> bool:
+    def _may_drop(self, stated: Stated, dropped: Parts, same: int) -> bool:
         """Whether the path may begin in a folder that is not there: on another machine, or above the data set."""
-        if place > 2:
-            return False
-        above = tuple(map(folded, self.tree.top.absolute().parts))
+        above = self._above
         return stated.foreign or above[-len(dropped) :] == dropped or (self.is_list and (same > 0 or dropped[-1] in above[-1:]))
+
+    @cached_property
+    def _above(self) -> Parts:
+        """The folders from the top of the machine down to the searched one."""
+        return tuple(map(folded, self.tree.top.absolute().parts))
 
 
 def _spelling(a: str, b: str) -> int:
     """How much the spelling of two names differs: not, in the normal form only, or in capitals too."""
     return 0 if a == b else 1 if unicodedata.normalize("NFC", a) == unicodedata.normalize("NFC", b) else 2
+
+
+def _closest(name: str, file: Path) -> int:
+    """How much the spelling of a name differs from a file's, with its suffix or without."""
+    return min(_spelling(name, file.name), _spelling(name, file.stem))
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.files import Sources, is_folder, is_regular, is_there, split_name, walk
 from onestage.data.labels import StoredClasses, assign_labels
-from onestage.data.pairing import Tree, surroundings
 from onestage.data.table import OnBad, Table
+from onestage.data.tree import Tree, surroundings
 from onestage.errors import DataError, OnestageError, nearest
 
 

@@ -36,9 +36,10 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.labels import StoredClasses
-from onestage.data.pairing import ByName, Named, Pairs, Tree, folded, is_outside, pair
+from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import decimal, quoted, stated_size
+from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, shortened
 from onestage.structures import Size
 
@@ -135,7 +136,7 @@ def find(tree: Tree) -> VocSet | None:
     if not any(map(holds_labels, xml[:20])):
         return None
     listed: dict[str, tuple[Path, ...]] = {}
-    names = ByName(xml)
+    names = ByName(tree, xml)
     for split, file in _split_lists(tree.offered):
         listed[split] = listed.get(split, ()) + _listed(tree, file, names)
     if listed:

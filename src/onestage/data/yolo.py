@@ -36,10 +36,11 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.labels import StoredClasses
-from onestage.data.pairing import ByName, Named, Pairs, Tree, folded, is_outside, pair
+from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.plain_yaml import Plain, read_yaml
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, repeated
+from onestage.data.tree import ByName, Tree, folded
 from onestage.data.yolo_lines import KeyPoints, read_lines, stated_key_points
 from onestage.errors import DataError
 
@@ -335,7 +336,7 @@ class YamlSplits:
 
     def _list(self, text: str) -> Path | None:
         """The list that data.yaml means. Raise DataError if several fit."""
-        named = Named(self.tree, self.file, among=ByName(_texts(self.tree)), base=self.bases[0])
+        named = Named(self.tree, self.file, among=ByName(self.tree, _texts(self.tree)), base=self.bases[0])
         found = named.find(text) if named.fits(text) else None
         if named.moved:
             self.moved[self.file] = self.moved.get(self.file, {}) | named.moved

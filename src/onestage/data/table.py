@@ -13,9 +13,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -27,6 +26,7 @@ from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
 from onestage.data.text import listed, size_text
+from onestage.data.threads import PatientThreads
 from onestage.errors import DataError, counted
 from onestage.images import image_size
 from onestage.structures import Size
@@ -194,10 +194,11 @@ class Table:
 
     @cached_property
     def _sizes(self) -> _Sizes:
-        """The size of each picture, from its header where the annotations are silent."""
-        unknown = [i for i, picture in enumerate(self.pictures) if picture.size is None]
-        with ThreadPoolExecutor() as pool:
-            found = dict(zip(unknown, pool.map(_size_of, [self.pictures[i].path for i in unknown]), strict=True))
+        """The size of each picture, from its header where the annotations are silent. Raise LostError if its disk is so too."""
+        with PatientThreads(farewell=0.0) as threads:
+            unknown = {i: picture.path for i, picture in enumerate(self.pictures) if picture.size is None}
+            looks = {i: threads.submit(partial(_size_of, path)) for i, path in unknown.items()}
+            found = {i: threads.result(look, unknown[i]) for i, look in looks.items()}
         sizes = [picture.size or found[i] for i, picture in enumerate(self.pictures)]
         errors = {i: size for i, size in enumerate(sizes) if isinstance(size, DataError)}
         numbers = [(1, 1) if isinstance(size, DataError) else size for size in sizes]

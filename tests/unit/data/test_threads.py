@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onestage.data import check, threads
+from layouts import build
+from onestage.data import check, load_dataset, table, threads
 from onestage.data.threads import PatientThreads
 from onestage.errors import ConfigError, LostError
 from onestage.predict import pipeline
@@ -64,3 +65,14 @@ def test_the_doctor_does_not_wait_forever(never, tmp_path: Path, monkeypatch: py
     with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         check.check_dataset(data, timeout=0.3)
+
+
+@pytest.mark.parametrize("read", [load_dataset, check.check_dataset])
+def test_no_reader_waits_forever_for_a_header(never, read, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sizes that no annotation states are read from the pictures, before anything else looks at them."""
+    root = build(tmp_path, "classes.txt    cat\na.jpg\na.txt")
+    monkeypatch.setattr(table, "_size_of", never)
+    monkeypatch.setattr(table, "PatientThreads", lambda farewell: PatientThreads(timeout=0.3, farewell=farewell))
+    with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        read(root)

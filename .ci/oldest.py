@@ -14,4 +14,15 @@ def oldest(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    print(*map(oldest, [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["tflite"], *PROJECT["optional-dependencies"]["onnx"], *PROJECT["optional-dependencies"]["openvino"][1:]]), sep="\n")
+    print(
+        *map(
+            oldest,
+            [
+                *PROJECT["dependencies"],
+                *PROJECT["optional-dependencies"]["tflite"],
+                *PROJECT["optional-dependencies"]["onnx"],
+                *PROJECT["optional-dependencies"]["openvino"][1:],
+            ],
+        ),
+        sep="\n",
+    )

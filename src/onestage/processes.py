@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -136,17 +136,18 @@ class Distributed:
         devices = [self.device] if self.device.type == "cuda" else None
         return DistributedDataParallel(model, device_ids=devices, find_unused_parameters=spare_parts)
 
-    def on_main(self, action: Callable[[], None]) -> None:
-        """Do it in the first process, while the others wait. If that raises a OnestageError, all raise it."""
-        error: OnestageError | None = None
+    def on_main(self, action: Callable[[], T]) -> T:
+        """Do it in the first process while the others wait. All return its result, or raise the OnestageError it raised."""
+        outcome: T | OnestageError | None = None
         if self.is_main:
             try:
-                action()
+                outcome = action()
             except OnestageError as raised:
-                error = raised
-        error = self.gather_objects(error)[0]
-        if error is not None:
-            raise error
+                outcome = raised
+        outcome = self.gather_objects(outcome)[0]
+        if isinstance(outcome, OnestageError):
+            raise outcome
+        return cast(T, outcome)
 
     def barrier(self) -> None:
         """Wait until every process has come here."""

@@ -80,6 +80,7 @@ def train(
     config: TrainConfig = DEFAULTS,
     format: str | None = None,
     resume: bool = False,
+    accept_changes: bool = False,
     monitor: Monitor | None = None,
 ) -> TrainResult:
     """Train the detector in place on a data set. The run folder ``out`` keeps everything.
@@ -87,7 +88,8 @@ def train(
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
     classes takes their names from the data. epochs: replaces the config's. resume: goes on with an interrupted run, to the
-    same bits as without the interruption. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
+    same bits as without the interruption. accept_changes: goes on though pictures have changed since the run began; by default
+    that is a ConfigError. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
     a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
@@ -99,6 +101,8 @@ def train(
         raise ConfigError("train takes a detector", got=type(model).__name__, fix="model = onestage.create(NAME, ...)")
     if format is not None and not isinstance(data, str | Path):
         raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
+    if accept_changes and not resume:
+        raise ConfigError("accept_changes is for a run that goes on", fix="train(model, data, resume=True), or leave it out")
     folder = Path(out)
     _check_place(folder, data)
     with (
@@ -112,7 +116,8 @@ def train(
         run = Run.of(model.to(group.device), data, config, folder, group)
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
-            return Training(run, start(run, shown, lock, resume=resume), shown, stop).finish()
+            state = start(run, shown, lock, resume=resume, accept_changes=accept_changes)
+            return Training(run, state, shown, stop).finish()
 
 
 @known_keywords
@@ -122,12 +127,19 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
     accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError.
     """
     plan = Plan.load(folder)
-    if accept_changes:
-        forget(Path(folder))
     if plan.data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
-    return train(model, plan.data, out=folder, config=plan.train, format=plan.format, resume=True, monitor=monitor)
+    return train(
+        model,
+        plan.data,
+        out=folder,
+        config=plan.train,
+        format=plan.format,
+        resume=True,
+        accept_changes=accept_changes,
+        monitor=monitor,
+    )
 
 
 def _check_place(folder: Path, data: str | Path | Dataset | TrainData) -> None:
@@ -202,9 +214,16 @@ class Training:
         except LostError:
             self._save()
             raise
-        except DataError as error:  # the picture has taught nothing yet: to mend it is no change
-            forget(self.run.folder, [str(error.where)])
+        except DataError as error:
+            self._forget(error)
             raise
+
+    def _forget(self, error: DataError) -> None:
+        """A picture that cannot be read has taught nothing yet, so to mend it is no change."""
+        run = self.run
+        if run.group.is_main:  # it has the lock of the folder
+            with contextlib.suppress(OnestageError):  # a damaged list, a full disk: the picture is what must be told
+                forget(run.folder, {str(error.where), *run.loader.skipped}, run.data.train, run.data.val)
 
     def _step(self, batch: Batch) -> dict[str, float]:
         """One optimiser step on B images of this process. Return the losses over all processes as plain numbers.
@@ -288,7 +307,7 @@ class Training:
         lr = run.optimizer.param_groups[0]["lr"]
         record: Record = {"epoch": state.epoch + 1, "step": state.step, "loss": sum(state.means.values())}
         record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr, "images_per_s": self.rate}
-        report = self._validate() if self._is_time_to_validate() else None
+        report = self._measured() if self._is_time_to_validate() else None
         best = False
         if report is not None:
             record |= _figures(report)
@@ -318,6 +337,16 @@ class Training:
     def _is_time_to_validate(self) -> bool:
         every, done = self.run.config.evaluate_every, self.state.epoch + 1
         return done == self.run.config.epochs or (every > 0 and done % every == 0)
+
+    def _measured(self) -> Report:
+        """The measurement of the model. Whatever ends it early, the training until now is saved: it is whole by then."""
+        try:
+            return self._validate()
+        except Exception as error:
+            self._save()
+            if isinstance(error, DataError):
+                self._forget(error)
+            raise
 
     def _validate(self) -> Report:
         run, done, total = self.run, 0, len(self.run.data.val)

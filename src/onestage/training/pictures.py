@@ -9,27 +9,62 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import re
+import shlex
+import time
+from collections.abc import Container, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.errors import ConfigError, counted, first_ten
+from onestage.data.threads import PatientThreads
+from onestage.data.workers import TIMEOUT
+from onestage.errors import ConfigError, counted, first_ten, shortened
 from onestage.files import write_atomically
 
 NAME = "pictures.json"
 KILOBYTE = 1024
+STAMP = re.compile(r"[0-9]{1,20}-[0-9a-f]{16}")
+LARGEST_LIST = 2**30
+"""Bytes: it lists some ten million pictures."""
+AT_ONCE = 1024
+"""Pictures that wait for a thread at the same time."""
 
 Stamps = Mapping[str, str]
 """Of each picture that is a file, by its path from the data set's folder: its size and checksum, as 1234-0011223344556677."""
 
 
+def stamping(stamps: dict[str, str], *sets: Dataset, timeout: float = TIMEOUT) -> Iterator[int]:
+    """Add the stamps of all pictures, each once. A file that cannot be read has none.
+
+    Yield the number of pictures done so far, so often that between two of them a process that waits as long as ``timeout``
+    does not give up. Raise LostError if one picture takes more than ``timeout`` seconds.
+    """
+    told, places = time.monotonic(), [*_names(*sets).items()]
+    with PatientThreads(timeout=timeout, farewell=0.0) as threads:
+        for first in range(0, len(places), AT_ONCE):
+            part = places[first : first + AT_ONCE]
+            futures = [threads.submit(partial(_stamp, path)) for path, _ in part]
+            for done, ((path, name), future) in enumerate(zip(part, futures, strict=True), start=first + 1):
+                stamp = threads.result(future, path)
+                if stamp is not None:
+                    stamps[name] = stamp
+                if time.monotonic() - told > timeout / 20:
+                    yield done
+                    told = time.monotonic()
+
+
 def stamps_of(*sets: Dataset) -> Stamps:
-    """The stamps of all pictures, each once. A file that cannot be read has none."""
-    places = {path: os.path.relpath(path, data.root) for data in sets for path in data.paths}
-    with ThreadPoolExecutor() as pool:
-        stamps = dict(zip(places.values(), pool.map(_stamp, places), strict=True))
-    return {name: stamp for name, stamp in stamps.items() if stamp is not None}
+    """The stamps of all pictures at once."""
+    stamps: dict[str, str] = {}
+    for _ in stamping(stamps, *sets):
+        pass
+    return stamps
+
+
+def _names(*sets: Dataset) -> dict[str, str]:
+    """The path of each picture, and its name in the list: the path from its data set's folder."""
+    return {path: os.path.relpath(path, data.root) for data in sets for path in data.paths}
 
 
 def _stamp(path: str) -> str | None:
@@ -45,27 +80,43 @@ def _stamp(path: str) -> str | None:
 
 
 def load(folder: Path) -> Stamps | None:
-    """The stamps with which the run in ``folder`` began; None if it has none, or none that can be read."""
+    """The stamps with which the run in ``folder`` began; None if it has none. Raise ConfigError if they cannot be read."""
+    path = _place(folder)
     try:
-        found = json.loads(_place(folder).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        if path.stat().st_size > LARGEST_LIST:
+            raise ValueError(f"more than {LARGEST_LIST:,} bytes")
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError(f"a {type(found).__name__}")
+        for name, stamp in found.items():
+            if not isinstance(stamp, str) or not STAMP.fullmatch(stamp):
+                raise ValueError(f"{shortened(name, 100)}: {shortened(repr(stamp), 100)}")
+    except FileNotFoundError:
         return None
-    return {str(name): str(stamp) for name, stamp in found.items()} if isinstance(found, dict) else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            "the list of this run's pictures cannot be read, so a change of them cannot be noticed",
+            where=path,
+            got=error,
+            expected="of each picture its size and checksum, such as 1234-0011223344556677",
+            fix=f"put the list back, or go on with the pictures as they are: onestage train --resume {shlex.quote(str(folder))}"
+            " --accept-changes",
+        ) from error
+    return found
 
 
 def save(folder: Path, stamps: Stamps) -> None:
-    """Keep them in the run's folder. Raise WriteError if that is not possible."""
-    if stamps:
+    """Keep them in the run's folder. Raise WeightsError if that is not possible. No file is made for none."""
+    if stamps or _place(folder).exists():
         write_atomically(_place(folder), json.dumps(stamps, indent=0).encode())
 
 
-def forget(folder: Path, paths: Iterable[str] | None = None) -> None:
-    """Let the run in ``folder`` go on whatever became of its pictures; or of those whose paths end with one of the names."""
+def forget(folder: Path, paths: Container[str], *sets: Dataset) -> None:
+    """Let the run in ``folder`` go on whatever became of those pictures of its data sets that are at the ``paths``."""
     stamps = load(folder)
-    if paths is None:
-        _place(folder).unlink(missing_ok=True)
-    elif stamps is not None:
-        save(folder, {name: stamp for name, stamp in stamps.items() if not any(path.endswith(name) for path in paths)})
+    forgotten = {name for path, name in _names(*sets).items() if path in paths}
+    if stamps is not None and not forgotten.isdisjoint(stamps):
+        save(folder, {name: stamp for name, stamp in stamps.items() if name not in forgotten})
 
 
 def check(folder: Path, now: Stamps, *, root: Path, go_on: str) -> None:

@@ -26,10 +26,10 @@ from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor
 from onestage.training.optim import make_optimizer
+from onestage.training.pictures import Stamps, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
-from onestage.training.pictures import stamps_of
 from onestage.training.state import RunState
 from onestage.weights.detector_file import load_detector
 
@@ -95,11 +95,12 @@ class Run:
         return f"onestage train --resume {shlex.quote(str(self.folder))}"
 
 
-def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool) -> RunState:
+def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool, accept_changes: bool = False) -> RunState:
     """The state in which training begins: that of a new run, or that of the newest whole checkpoint.
 
     Check that the folder can be written, and sign its lock, which this process has. Raise ConfigError if the folder already
     holds a run and ``resume`` is False, or if ``resume`` is True and the folder holds none that these parts can take up.
+    So it does if pictures have changed since the run began, unless it is to ``accept_changes``.
     """
     checkpoint, damaged = run.store.latest()
     if resume:
@@ -114,20 +115,26 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool) -> RunS
     else:
         fix = f"go on with it ({run.go_on}), or choose another folder"
         raise ConfigError("this folder already holds a run", where=run.folder, fix=fix)
-    run.group.on_main(partial(_open_folder, run, state, monitor, lock, resume=resume))
+    stamps: dict[str, str] = {}
+    work = stamping(stamps, run.data.train, run.data.val, timeout=run.config.worker_timeout)
+    while run.group.on_main(lambda: next(work, None)) is not None:  # the others hear of every part, so none takes too long
+        pass
+    run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, checked=resume and not accept_changes))
     return state
 
 
-def _open_folder(run: Run, state: RunState, monitor: Monitor, lock: FolderLock, *, resume: bool) -> None:
-    """Write what a run folder has from the beginning. Raise ConfigError if pictures have changed since the run began."""
-    stamps = stamps_of(run.data.train, run.data.val)
-    if resume:
+def _open_folder(run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: Stamps, *, checked: bool) -> None:
+    """Write what a run folder has from the beginning. stamps: of the pictures as they are.
+
+    checked: raise ConfigError if the run began with others.
+    """
+    if checked:
         check_pictures(run.folder, stamps, root=run.data.train.root, go_on=run.go_on)
     run.store.probe()
     if lock.left_by is not None:
         monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
     lock.sign()
-    if not resume or load_stamps(run.folder) is None:
+    if not checked or load_stamps(run.folder) is None:
         save_stamps(run.folder, stamps)
     run.plan.save(run.folder)
     if state.history:  # the last process may have ended between its checkpoint and these files

@@ -123,7 +123,8 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, ca
     Plan(create("tinyssd", 2).config, TrainConfig(), "/data/my shapes", "coco").save(Path("runs/x"))
     resumed: list[Path] = []
 
-    def resume(folder: Path) -> TrainResult:
+    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
+        assert not accept_changes
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=False, seconds=1)
 
@@ -143,7 +144,8 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
     assert main([*command_line, "--batch-size", "4", "--workers", "0", "--device", "cpu"]) == 0
     resumed: list[Path] = []
 
-    def resume(folder: Path) -> TrainResult:
+    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
+        assert not accept_changes
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=True, seconds=1)
 

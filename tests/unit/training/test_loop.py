@@ -15,9 +15,10 @@ from torch import nn
 
 import onestage
 from onestage.creation import create
-from onestage.errors import ConfigError, DataError, WeightsError
+from onestage.errors import ConfigError, DataError, LostError, WeightsError
 from onestage.evaluation import evaluate
 from onestage.files import BEST, LAST
+from onestage.predict.measure import evaluate_dataset
 from onestage.training import folder as run_folder
 from onestage.training import loop
 from onestage.training.checkpoint import STATE, CheckpointStore
@@ -408,6 +409,32 @@ def test_a_corrupt_picture_is_named_and_mending_it_is_enough(tmp_path: Path, fin
         run(data, out)
     assert weights(out).keys() == weights(finished).keys()
     assert all(tensor.equal(weights(finished)[key]) for key, tensor in weights(out).items())
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize("error", [LostError("silence"), DataError("a bad picture"), RuntimeError("no memory")], ids=repr)
+def test_what_ends_a_measurement_loses_no_training(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, epoch: int
+) -> None:
+    """The run goes on with the measurement, not with the epoch before it, to the same bits."""
+    measured = iter(range(1, 9))
+
+    def measure(*arguments: Any, **options: Any) -> Any:
+        if next(measured) == epoch:
+            raise error
+        return evaluate_dataset(*arguments, **options)
+
+    monkeypatch.setattr(loop, "evaluate_dataset", measure)
+    out, config = tmp_path / "run", replace(CONFIG, checkpoint_minutes=1e3)
+    with pytest.raises(type(error), match=str(error)):
+        run(data, out, config)
+    checkpoint = CheckpointStore(out).latest()[0]
+    assert checkpoint is not None and checkpoint.step == 3 * epoch
+    steps: list[int] = []
+    step = Training._step
+    monkeypatch.setattr(Training, "_step", lambda self, batch: steps.append(self.step) or step(self, batch))
+    resume(out)
+    assert steps == list(range(3 * epoch, 9)) and same_bits(out, finished)
 
 
 def test_bad_pictures_are_left_out_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -80,7 +81,6 @@ def train(
     config: TrainConfig = DEFAULTS,
     format: str | None = None,
     resume: bool = False,
-    accept_changes: bool = False,
     monitor: Monitor | None = None,
 ) -> TrainResult:
     """Train the detector in place on a data set. The run folder ``out`` keeps everything.
@@ -88,8 +88,7 @@ def train(
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
     classes takes their names from the data. epochs: replaces the config's. resume: goes on with an interrupted run, to the
-    same bits as without the interruption. accept_changes: goes on though pictures have changed since the run began; by default
-    that is a ConfigError. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
+    same bits as without the interruption. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
     a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
@@ -101,9 +100,21 @@ def train(
         raise ConfigError("train takes a detector", got=type(model).__name__, fix="model = onestage.create(NAME, ...)")
     if format is not None and not isinstance(data, str | Path):
         raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
-    if accept_changes and not resume:
-        raise ConfigError("accept_changes is for a run that goes on", fix="train(model, data, resume=True), or leave it out")
-    folder = Path(out)
+    begin = partial(start, resume=resume)
+    return _train(model, data, folder=Path(out), config=config, format=format, monitor=monitor, begin=begin)
+
+
+def _train(
+    model: Detector,
+    data: str | Path | Dataset | TrainData,
+    *,
+    folder: Path,
+    config: TrainConfig,
+    format: str | None,
+    monitor: Monitor | None,
+    begin: Callable[[Run, Monitor, FolderLock], RunState],
+) -> TrainResult:
+    """Train from the state that ``begin`` gives."""
     _check_place(folder, data)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
@@ -116,8 +127,7 @@ def train(
         run = Run.of(model.to(group.device), data, config, folder, group)
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
-            state = start(run, shown, lock, resume=resume, accept_changes=accept_changes)
-            return Training(run, state, shown, stop).finish()
+            return Training(run, begin(run, shown, lock), shown, stop).finish()
 
 
 @known_keywords
@@ -130,16 +140,8 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
     if plan.data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
-    return train(
-        model,
-        plan.data,
-        out=folder,
-        config=plan.train,
-        format=plan.format,
-        resume=True,
-        accept_changes=accept_changes,
-        monitor=monitor,
-    )
+    begin = partial(start, resume=True, accept_changes=accept_changes)
+    return _train(model, plan.data, folder=Path(folder), config=plan.train, format=plan.format, monitor=monitor, begin=begin)
 
 
 def _check_place(folder: Path, data: str | Path | Dataset | TrainData) -> None:

@@ -1,5 +1,6 @@
 """One run folder, one run, and the lock of a dead process is in nobody's way."""
 
+import errno
 import os
 import signal
 import socket
@@ -46,6 +47,87 @@ def test_a_folder_that_takes_no_files_is_for_others_to_refuse(tmp_path: Path) ->
     (tmp_path / "file").touch()
     with FolderLock(tmp_path / "file" / "run") as lock:
         lock.sign()
+        assert lock.left_by is None
+
+
+def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOTSUP, "no locks here")
+
+    monkeypatch.setattr(module.fcntl, "flock", flock)
+
+
+def refuse_writing(monkeypatch: pytest.MonkeyPatch, *flags: int) -> None:
+    """As for a file of another user: root is never refused."""
+    inner = os.open
+
+    def refused(path: Path, flag: int, *rest: int) -> int:
+        if Path(path).name == module.NAME and (flag & os.O_ACCMODE) in flags:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return inner(path, flag, *rest)
+
+    monkeypatch.setattr(module.os, "open", refused)
+
+
+def test_the_lock_of_another_user_is_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with FolderLock(tmp_path) as lock:
+        lock.sign()
+        refuse_writing(monkeypatch, os.O_RDWR)
+        with pytest.raises(ConfigError, match=f"(?s)another process.*process {os.getpid()} on"), FolderLock(tmp_path):
+            pass
+    with FolderLock(tmp_path) as lock:
+        lock.sign()  # as far as possible
+        with pytest.raises(ConfigError, match="another process"), FolderLock(tmp_path):
+            pass
+    refuse_writing(monkeypatch, os.O_RDWR, os.O_RDONLY)
+    with pytest.raises(ConfigError, match=r"(?s)cannot be opened.*delete"), FolderLock(tmp_path):
+        pass
+
+
+def test_a_lock_that_can_be_neither_locked_nor_written_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / module.NAME).touch()
+    without_locks(monkeypatch)
+    refuse_writing(monkeypatch, os.O_RDWR)
+    with pytest.raises(ConfigError, match="neither locked nor written"), FolderLock(tmp_path):
+        pass
+
+
+def test_who_left_in_order_while_another_waited_is_not_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 60.0)
+    first = FolderLock(tmp_path).__enter__()
+    first.sign()
+    monkeypatch.setattr(module.time, "sleep", lambda _: first.__exit__())
+    with FolderLock(tmp_path) as second:
+        assert second.left_by is None
+
+
+HOST = socket.gethostname()
+
+
+@pytest.mark.parametrize(
+    ("holder", "free"),
+    [
+        ("", True),
+        (f"process {os.getppid()} on {HOST}", False),
+        (f"process {os.getpid()} on {HOST}", True),  # of a container before this one
+        (f"process 999999999 on {HOST}", True),
+        ("process 999999999 on another machine", False),
+        ("anything else", False),
+    ],
+)
+def test_without_locks_the_text_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str, free: bool) -> None:
+    without_locks(monkeypatch)
+    (tmp_path / module.NAME).write_text(holder)
+    if not free:
+        with pytest.raises(ConfigError, match=r"(?s)another process is training.*if no process.*delete"), FolderLock(tmp_path):
+            pass
+        assert (tmp_path / module.NAME).read_text() == holder
+        return
+    with FolderLock(tmp_path) as lock:
+        assert lock.left_by == (holder or None)
+        with pytest.raises(ConfigError, match="another process is training"), FolderLock(tmp_path):
+            pass
+    with FolderLock(tmp_path) as lock:
         assert lock.left_by is None
 
 

@@ -12,7 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,7 +51,21 @@ PLAIN: list[Callable[..., object] | tuple[Callable[..., object], str]] = [argpar
 NUMPY_FIX = "take the checkpoint that the arrays come from, or save them again: torch.save({name: tensor}, FILE)"
 
 
-def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
+class StateDict(NamedTuple):
+    """The tensors of a file by name, and what was around them: the entry that held them, the prefixes taken off all names."""
+
+    tensors: dict[str, Tensor]
+    entry: str = ""
+    prefixes: tuple[str, ...] = ()
+
+    def note(self, path: Path) -> str:
+        """A line for the user that names what was taken off; empty if nothing was."""
+        parts = [f"the tensors are those of its entry '{self.entry}'"] if self.entry else []
+        parts += [f"'{prefix}' is taken off their names" for prefix in self.prefixes]
+        return f"{path}: {', and '.join(parts)}" if parts else ""
+
+
+def load_foreign(file: OpenFile, *, finite: bool = True) -> StateDict:
     """The state_dict in another program's file (.pth, .pt, .pkl, .bin or .safetensors, recognised by content), on the CPU.
 
     Wrappers such as {"state_dict": ...} and prefixes such as "module." are taken off; nothing else is renamed. Raise
@@ -59,7 +73,7 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
     state_dict, or, with ``finite``, holds NaN or infinity.
     """
     if file.kind is SAFETENSORS:
-        return _without_prefixes(file.tensors(finite=finite))
+        return _without_prefixes(StateDict(file.tensors(finite=finite)))
     if file.kind not in (TORCH_ZIP, PICKLE):
         expected = "a PyTorch state_dict (.pth, .pt, .pkl, .bin) or a safetensors file"
         fix = NUMPY_FIX if "NumPy" in file.kind.name else None
@@ -68,7 +82,8 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
         check_pickles(_check_archive(file), 1, file.path)
     else:
         check_pickles(file.stream, OLD_PICKLES, file.path)
-    tensors = _state_dict(_load_pickled(file), file.path)
+    found = _state_dict(_load_pickled(file), file.path)
+    tensors = found.tensors
     for name, tensor in tensors.items():  # a view that repeats its memory could claim any size
         if tensor.layout is not torch.strided or tensor.device.type != "cpu":
             got = f"{str(tensor.layout).removeprefix('torch.')}, on {tensor.device.type}"
@@ -79,7 +94,7 @@ def load_foreign(file: OpenFile, *, finite: bool = True) -> dict[str, Tensor]:
         raise WeightsError("the tensors claim more numbers than the file holds", where=file.path, fix=DAMAGED)
     if finite:
         check_finite(tensors, file.path)
-    return _without_prefixes({name: tensor.detach() for name, tensor in tensors.items()})
+    return _without_prefixes(found._replace(tensors={name: tensor.detach() for name, tensor in tensors.items()}))
 
 
 def _check_archive(file: OpenFile) -> IO[bytes]:
@@ -165,31 +180,37 @@ def _not_importable(file: OpenFile, got: str, fix: str) -> WeightsError:
     return WeightsError(what, where=file.path, got=got, expected=expected, fix=fix)
 
 
-def _state_dict(content: object, path: Path | str) -> dict[str, Tensor]:
+def _state_dict(content: object, path: Path | str) -> StateDict:
     """The mapping of names to tensors in ``content``, inside at most three wrappers (a pickle may contain itself)."""
+    keys: list[str] = []
     for _ in range(3):
-        content = _unwrapped(content)
+        key, content = _unwrapped(content)
+        keys += [key] if key else []
     if isinstance(content, Mapping) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return {str(name): tensor for name, tensor in content.items()}
+        return StateDict({str(name): tensor for name, tensor in content.items()}, "/".join(keys))
     got = f"a {type(content).__name__}"
     if isinstance(content, Mapping):
         got = f"entries {', '.join(map(str, list(content)[:10]))}" if content else "no entries at all"
     raise WeightsError("no state_dict in the checkpoint", where=path, got=got, expected="names with tensors")
 
 
-def _unwrapped(content: object) -> object:
-    """The value of the first wrapper key that holds tensors or a further wrapper; ``content`` itself if there is none."""
+def _unwrapped(content: object) -> tuple[str, object]:
+    """The first wrapper key whose value holds tensors or a further wrapper, and that value; "" and ``content`` if there is
+    none.
+    """
     if isinstance(content, Mapping):
         for key in WRAPPERS:
             inner = content.get(key)
             if isinstance(inner, Mapping) and any(isinstance(value, Tensor | Mapping) for value in inner.values()):
-                return inner
-    return content
+                return key, inner
+    return "", content
 
 
-def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _without_prefixes(found: StateDict) -> StateDict:
+    tensors, taken = found.tensors, list[str]()
     tensors.pop("n_averaged", None)  # torch's AveragedModel counts beside the module it wraps
     while tensors and all(name.startswith(PREFIXES) for name in tensors):
         prefix = next(prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in tensors))
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return tensors
+        taken.append(prefix)
+    return StateDict(tensors, found.entry, tuple(taken))

@@ -142,7 +142,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     """
     path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
     with open_file(path) as file:
-        names, tensors, config = _read_backbone(config, file)
+        names, tensors, config, taken_off = _read_backbone(config, file)
     detector = Detector.on("cpu", config)
     expected = {name: tensor.shape for name, tensor in detector.state_dict().items() if name.startswith("backbone.")}
     fitting = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tensor.shape}
@@ -152,23 +152,24 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
     check_types(detector.state_dict(), fitting, path)
     detector.load_state_dict(fitting, strict=False)
     note = _fresh_note([name for name in expected if name not in fitting and not name.endswith(COUNTER)], path)
-    return Loaded(detector, (note,) if note else ())
+    return Loaded(detector, tuple(filter(None, (taken_off, note))))
 
 
-def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], dict[str, Tensor], DetectorConfig]:
-    """The names of a classifier's tensors, its tensors under our names, and the config that they need.
+def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], dict[str, Tensor], DetectorConfig, str]:
+    """The names of a classifier's tensors, its tensors under our names, the config that they need, and a note for the user.
 
     The tensors are empty if the file is of no known classifier.
     """
     if file.kind is TFLITE:
         tensors, config = tflite.backbone.convert_backbone(file, config)
-        return list(tensors), tensors, config
-    given = load_foreign(file, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
+        return list(tensors), tensors, config, ""
+    found = load_foreign(file, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
+    given, note = found.tensors, found.note(file.path)
     if isinstance(config.backbone, TimmBackbone):
         with without_memory(file.path):
             names = Detector(config).state_dict()
-        return list(given), *timm.convert_backbone(given, config, config.backbone.name, names)
-    return list(given), *(torchvision.convert_backbone(given, config) or ({}, config))
+        return list(given), *timm.convert_backbone(given, config, config.backbone.name, names), note
+    return list(given), *(torchvision.convert_backbone(given, config) or ({}, config)), note
 
 
 def _of_another_backbone(config: DetectorConfig, got: Collection[str], expected: list[str], path: Path) -> WeightsError:

@@ -151,7 +151,9 @@ def _read(file: OpenFile) -> Source:
     config = stored_config(file) if file.kind is SAFETENSORS else None
     if config is not None:
         return _with_config(file.path, OURS, config, file.tensors())
-    return _recognised(load_foreign(file), file.path)
+    found = load_foreign(file)
+    source = _recognised(found.tensors, file.path)
+    return replace(source, note="; ".join(filter(None, (found.note(file.path), source.note))))
 
 
 def _with_config(path: Path, origin: str, config: DetectorConfig, tensors: Mapping[str, Tensor]) -> Source:

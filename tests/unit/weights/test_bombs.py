@@ -18,7 +18,7 @@ STATE = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.tensor([1.0, 2
 
 def loaded(path):
     with open_file(path) as file:
-        return load_foreign(file)
+        return load_foreign(file).tensors
 
 
 def archive(path, pickle=None, *, method=zipfile.ZIP_STORED, content=STATE):

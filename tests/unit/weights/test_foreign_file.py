@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from onestage.errors import WeightsError
 from onestage.weights import foreign_file
@@ -17,7 +18,7 @@ from onestage.weights.tensor_file import open_file
 
 def load_foreign(path: Path) -> dict[str, torch.Tensor]:
     with open_file(path) as file:
-        return foreign_file.load_foreign(file)
+        return foreign_file.load_foreign(file).tensors
 
 
 def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
@@ -152,3 +153,36 @@ def test_other_files_are_named_for_what_they_are(tmp_path: Path, contents: bytes
     (tmp_path / "x.pth").write_bytes(contents)
     with pytest.raises(WeightsError, match=message):
         load_foreign(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "entry", "prefixes"),
+    [
+        (STATE, "", ()),
+        ({"state_dict": {f"model.{name}": tensor for name, tensor in STATE.items()}}, "state_dict", ("model.",)),
+        ({"model": STATE, "ema": {f"module.{name}": tensor for name, tensor in STATE.items()}}, "ema", ("module.",)),
+        ({f"module._orig_mod.{name}": tensor for name, tensor in STATE.items()}, "", ("module.", "_orig_mod.")),
+        ({"checkpoint": 1, "model": {"state_dict": STATE}}, "model/state_dict", ()),
+        ({f"{kind}.{name}": tensor for kind in ("ema", "net") for name, tensor in STATE.items()}, "", ("ema.",)),
+    ],
+)
+def test_what_is_taken_off_is_named(content, entry, prefixes, tmp_path):
+    torch.save(content, tmp_path / "x.pth")
+    with open_file(tmp_path / "x.pth") as file:
+        found = foreign_file.load_foreign(file)
+    assert_same(dict(STATE), found.tensors)
+    assert (found.entry, found.prefixes) == (entry, prefixes)
+    note = found.note(tmp_path / "x.pth")
+    assert all(f"'{part}'" in note for part in (*filter(None, [entry]), *prefixes)) and bool(note) == bool(entry or prefixes)
+
+
+def test_the_user_of_wrapped_weights_is_told(tmp_path):
+    import onestage
+
+    plain = onestage.create("ssdlite320_mobilenet_v3_large", 2, size=(64, 64))
+    other = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
+        weights=None, weights_backbone=None, num_classes=plain.config.logits
+    )
+    torch.save({"state_dict": {f"model.{name}": tensor for name, tensor in other.state_dict().items()}}, tmp_path / "x.ckpt")
+    with pytest.warns(UserWarning, match=r"entry 'state_dict', and 'model\.' is taken off"):
+        onestage.create("ssdlite320_mobilenet_v3_large", 2, weights=tmp_path / "x.ckpt")

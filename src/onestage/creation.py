@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from onestage.errors import ConfigError, WeightsError, check_number, known_keywords, warn_outside
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
@@ -37,7 +39,8 @@ def create(
     backbone: any timm model, for a model of ANY_BACKBONE. weights: of a whole detector: a file (ours or a foreign one, which is
     recognised by its keys) or a published tag such as "coco". Tensors that do not fit the classes start fresh, and a warning
     names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
-    If no weights are given, they are drawn from torch's global random numbers.
+    If no weights are given, they are drawn from torch's global random numbers; under ``torch.device("meta")`` the detector has
+    no numbers, as torch builds modules there.
 
     The first output of a RetinaNet of torchvision is a class if the file has as many outputs as there are classes. It is
     background if the file has one output more.
@@ -76,7 +79,7 @@ def _built(config: DetectorConfig, source: Source | None, backbone_weights: str 
         return load_weights(config, source)
     if backbone_weights is not None:
         return load_backbone(config, backbone_weights)
-    detector = Detector.on("cpu", config)
+    detector = Detector.on("meta" if torch.get_default_device().type == "meta" else "cpu", config)
     if isinstance(config.backbone, TimmBackbone) and (config.backbone.freeze or config.backbone.norm == "frozen"):
         note = "the backbone is frozen but has no weights that were trained: give weights or backbone_weights"
         return Loaded(detector, (note,))

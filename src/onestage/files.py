@@ -7,13 +7,14 @@ import errno
 import io
 import os
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
-from onestage.errors import ConfigError, WeightsError, WriteError
+from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -61,7 +62,7 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
     Raise WriteError, which names ``path``, if the file cannot be written: here, from any ``write``, or at the end of the block.
     """
     path = Path(path)
-    with _writing(path):
+    with writing(path):
         mode = path.stat().st_mode if path.exists() else None
         end = Path(os.path.realpath(path))
         replaces = mode is None or (stat.S_ISREG(mode) and (durable or os.access(end.parent, os.W_OK)))
@@ -79,7 +80,7 @@ def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[Binar
             if mode is not None:
                 temporary.chmod(stat.S_IMODE(mode))
             yield file
-        with _writing(path):
+        with writing(path):
             if durable:
                 commit(temporary, path)
             else:
@@ -94,7 +95,7 @@ class _Unbuffered(io.FileIO):
 
     def __init__(self, at: Path, mode: Literal["wb", "xb"], path: Path) -> None:
         self._path = path
-        with _writing(path):
+        with writing(path):
             super().__init__(at, mode)
 
     @classmethod
@@ -104,12 +105,12 @@ class _Unbuffered(io.FileIO):
 
     def write(self, data: Buffer, /) -> int:
         """Write as many of the bytes as the system takes. Return how many."""
-        with _writing(self._path):
+        with writing(self._path):
             return super().write(data)
 
     def close(self) -> None:
         """Close the file. Some file systems say only now that their disk is full."""
-        with _writing(self._path):
+        with writing(self._path):
             super().close()
 
 
@@ -127,7 +128,7 @@ def write_atomically(path: Path | str, data: bytes) -> None:
     """
     path = Path(path)
     try:
-        with _writing(path):
+        with writing(path):
             remove_leftovers(Path(os.path.realpath(path)).parent)
         with atomic_file(path, durable=True) as file:
             file.write(data)
@@ -157,7 +158,7 @@ def given_path(path: Path | str, argument: str) -> Path:
 def make_folder(folder: Path | str) -> Path:
     """Make the folder, and those above it, unless it is there. Return its path. Raise WriteError if that is not possible."""
     folder = Path(folder)
-    with _writing(folder, "the folder cannot be made"):
+    with writing(folder, "the folder cannot be made"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -182,19 +183,19 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, older_than: float = ABANDONED_AFTER) -> None:
-    """Delete the temporary files in ``folder`` that have not changed for ``older_than`` seconds."""
+    """Delete the temporary files and folders in ``folder`` that have not changed for ``older_than`` seconds."""
     for leftover in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):  # another process may do the same
             if time.time() - leftover.stat().st_mtime >= older_than:
-                leftover.unlink()
+                shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 
 @contextlib.contextmanager
-def _writing(path: Path, what: str = "the file could not be written; what was there before is untouched") -> Iterator[None]:
+def writing(path: Path, what: str = "the file could not be written; what was there before is untouched") -> Iterator[None]:
     """Turn an error of the system inside the block into a WriteError that names ``path`` and says what to do."""
     try:
         yield
-    except WriteError:
+    except OnestageError:
         raise
     except (OSError, ValueError) as error:  # a ValueError is a path that no system takes
         number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)

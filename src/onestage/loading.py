@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onestage.errors import ConfigError, known_keywords
+from onestage.files import given_path
 from onestage.model.detector import Detector
 from onestage.predict.exported import is_exported, open_exported
 from onestage.predict.predictor import Predictor
@@ -22,6 +23,7 @@ def load(path: str | Path, *, runtime: str | None = None, trusted: bool = False)
     Raise WeightsError if the folder holds no model, or the file is damaged or foreign; ConfigError if the program that runs
     it is not installed.
     """
+    path = given_path(path, "path")
     if is_exported(path):
         return open_exported(path, runtime, trusted=trusted)
     if runtime not in (None, "torch"):

@@ -9,10 +9,10 @@ from onestage.errors import OnestageError, WeightsError
 PICTURE = torch.randint(0, 256, (3, 90, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def made(path):
+def made(path, model=None):
     """A detector's weights, and what it finds, from create, build, load and predict."""
     torch.manual_seed(0)
-    model = onestage.create("tinyssd", 2, size=(64, 64))
+    model = model or onestage.create("tinyssd", 2, size=(64, 64))
     model.save(path)
     models = [model, onestage.load(path), onestage.create("tinyssd", weights=path), onestage.build(model.config, weights=path)]
     found = [each.predict(PICTURE, score=0.0)[0] for each in models]
@@ -40,9 +40,20 @@ def test_another_default_type_changes_nothing(usual, dtype, tmp_path):
 
 
 def test_another_default_device_changes_nothing(usual, tmp_path):
+    torch.manual_seed(0)
+    model = onestage.create("tinyssd", 2, size=(64, 64))
     with torch.device("meta"):
-        other = made(tmp_path / "x.safetensors")
+        other = made(tmp_path / "x.safetensors", model)
     assert all(torch.equal(a, b) for a, b in zip(usual, other, strict=True))
+
+
+def test_a_detector_without_numbers_is_made_for_those_who_ask_and_not_saved(tmp_path):
+    with torch.device("meta"):
+        model = onestage.create("tinyssd", 2, size=(64, 64))
+    assert {tensor.device.type for tensor in model.parameters()} == {"meta"}
+    with pytest.raises(WeightsError, match="without numbers"):
+        model.save(tmp_path / "x.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 WRONG = [

@@ -39,10 +39,18 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     return detector.to(choose_device(device))
 
 
-def find_predictor(name: str, *, device: str | None = None) -> Predictor:
-    """As ``find_model``, for what only predicts: an exported file too."""
+def find_predictor(name: str, *, device: str | None = None, runtime: str | None = None, trusted: bool = False) -> Predictor:
+    """As ``find_model``, for what only predicts: an exported file too, run by the ``runtime``.
+
+    trusted: whether a file may be opened that could run code. Raise ConfigError for a device that the runtime does not use.
+    """
     if is_exported(name) and Path(name).is_file():
-        return open_exported(name)
+        if device not in (None, "cpu"):
+            what, fix = "exported files run on the CPU", "leave --device out, or name the model that it was made from"
+            raise ConfigError(what, where=name, got=f"--device {device}", fix=fix)
+        return open_exported(name, runtime, trusted=trusted)
+    if runtime not in (None, "torch"):
+        raise ConfigError("this model is run by torch", where=name, got=runtime, fix=f"onestage export {name}")
     return Predictor.of(find_model(name, device=device))
 
 

@@ -33,6 +33,10 @@ class Machine:
     """Gigabytes for the pictures that are decoded at the same time."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
+    runtime: Literal["torch", "onnxruntime", "openvino"] | None = None
+    """What runs an exported file: by default onnxruntime for .onnx, openvino for .xml, torch for .pt2."""
+    trusted: bool = False
+    """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
         require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
@@ -68,7 +72,7 @@ def evaluate(
     from onestage.cli.report import save_report
     from onestage.evaluation import data_to_measure
 
-    predictor = find_predictor(model, device=machine.device)
+    predictor = find_predictor(model, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
     run = Path(model)
     dataset, was_held_out = data_to_measure(predictor, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:

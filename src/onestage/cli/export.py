@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,9 +70,8 @@ def export(
 
     config = _config(file)
     detector = find_model(model, device="cpu")
-    path = out or Path(Path(model).stem or "model").with_suffix(FORMATS[to].suffix)
-    if path.exists():
-        raise WeightsError("the file to write exists already", where=path, fix="name another one with -o, or move it away")
+    name = Path(model).name or "model"
+    path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     pictures = None if data is None else _pictures(data)
     say((f"writing {path}: this takes up to a minute", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example))

@@ -40,6 +40,10 @@ class Choice:
     """Seconds to wait for a picture to be read, or a copy to be saved."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is a GPU."""
+    runtime: Literal["torch", "onnxruntime", "openvino"] | None = None
+    """What runs an exported file: by default onnxruntime for .onnx, openvino for .xml, torch for .pt2."""
+    trusted: bool = False
+    """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
         require(0 <= self.score <= 1, "--score lies between 0 and 1", got=self.score)
@@ -90,7 +94,7 @@ def _predict(
     from onestage.predict.pipeline import Selection, predict_files
 
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
-    predictor = find_predictor(model, device=detection.device)
+    predictor = find_predictor(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
     labels = tuple(labels_of(detection.classes, predictor.classes))
     results_folder(out)
 

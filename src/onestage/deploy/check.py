@@ -15,7 +15,6 @@ from onestage import boxes as box_ops
 from onestage.data.synthetic import SyntheticConfig, generate
 from onestage.errors import WeightsError
 from onestage.model.detector import Detector
-from onestage.predict.contract import Precision
 from onestage.predict.predictor import Predictor
 from onestage.structures import Detections
 
@@ -35,8 +34,8 @@ class Tolerance:
     paired: float = 0.995
 
 
-TOLERANCES: dict[Precision, Tolerance] = {"fp32": Tolerance(0.99, 1e-3), "fp16": Tolerance(0.98, 5e-3)}
-"""int8 is measured by its AP."""
+TOLERANCE = Tolerance(0.99, 1e-3)
+"""Of files that compute in float32."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +58,19 @@ class Agreement:
         return self.paired >= tolerance.paired * self.compared
 
 
-def compare(expected: Detections, got: Detections, tolerance: Tolerance) -> Agreement:
-    """Find a partner for each detection above LEAST on either side: same label, and within the tolerance."""
-    full = _last_place(expected, got) + tolerance.score
-    return _partners(expected, got, tolerance, full) + _partners(got, expected, tolerance, full)
+def compare(expected: Detections, got: Detections, tolerance: Tolerance, *, places: int, least: float = LEAST) -> Agreement:
+    """Find a partner for each detection above ``least`` on either side: same label, and within the tolerance.
 
-
-def _last_place(*sides: Detections) -> float:
-    """The score below which a detection may be missing only because the places of its picture are all taken."""
-    counts = [len(side) for side in sides]
-    return min(float(side.scores[-1]) for side in sides) if min(counts) > 0 and counts[0] == counts[-1] else 0.0
+    places: how many detections a picture can have. If one side has so many, the last ones of the other may be missing there.
+    """
+    last = [float(side.scores[-1]) + tolerance.score for side in (expected, got) if len(side) == places]
+    least = max(least, *last, 0.0)
+    return _partners(expected, got, tolerance, least) + _partners(got, expected, tolerance, least)
 
 
 def _partners(these: Detections, those: Detections, tolerance: Tolerance, least: float) -> Agreement:
     """How many of these (E) have a partner among those (D)."""
-    these = these.select(these.scores > max(LEAST, least))
+    these = these.select(these.scores > least)
     if not len(these):
         return Agreement()
     if not len(those):
@@ -90,17 +87,25 @@ def _partners(these: Detections, those: Detections, tolerance: Tolerance, least:
 
 
 def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], tolerance: Tolerance) -> Agreement:
-    """Run both on pictures (3, H, W) uint8, one, two and five at once, and at two sizes where the file takes any.
+    """Run both on pictures (3, H, W) uint8, one, two and five at once. Where the file takes any size, pictures of several sizes
+    give inputs of several sizes.
 
-    Raise WeightsError if they find different objects.
+    Raise WeightsError if they find different objects, or if there is nothing to compare.
     """
-    reference = Predictor.of(source)
-    expected = [reference.detect([picture])[0] for picture in pictures]
-    total = Agreement()
-    for batch in BATCHES:
-        for start in range(0, len(pictures), batch):
-            got = file.detect(pictures[start : start + batch])
-            total += sum((compare(e, g, tolerance) for e, g in zip(expected[start:], got, strict=False)), Agreement())
+    reference, total = Predictor.of(source), Agreement()
+    post = source.config.postprocess
+    for least in (LEAST, post.score_threshold):
+        for batch in BATCHES:
+            for start in range(0, len(pictures), batch):
+                group = pictures[start : start + batch]
+                pairs = zip(reference.detect(group), file.detect(group), strict=True)
+                total += sum((compare(*pair, tolerance, places=post.detections, least=least) for pair in pairs), Agreement())
+        if total.compared:
+            break
+    if not total.compared:
+        what = "the file could not be checked: the detector finds nothing in these pictures"
+        fix = "check it with pictures that show its objects: --data FOLDER; or --no-check"
+        raise WeightsError(what, where=source.config.name, expected="pictures in which it finds objects", fix=fix)
     if not total.within(tolerance):
         what = "the exported file finds other objects than its source"
         got_text = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"

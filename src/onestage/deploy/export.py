@@ -5,7 +5,6 @@ Shape letters: H and W of a picture.
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -14,14 +13,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from onestage.deploy.check import TOLERANCES, Agreement, check_file, drawn_pictures
+from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, write_example
 from onestage.deploy.onnx import export_onnx
 from onestage.deploy.openvino import export_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.vectors import write_vectors
-from onestage.errors import ConfigError, WeightsError, nearest
+from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
+from onestage.files import TEMPORARY, given_path, remove_leftovers, writing
 from onestage.model.detector import Detector
 from onestage.predict.contract import Contract
 from onestage.predict.exported import open_exported
@@ -30,15 +30,16 @@ from onestage.predict.predictor import Predictor
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: how its name ends, and the function that writes it."""
+    """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files."""
 
     suffix: str
     write: Callable[[Plan, Path], None]
+    parts: tuple[str, ...] = ()
 
 
 FORMATS = {
     "onnx": Format(".onnx", export_onnx),
-    "openvino": Format(".xml", export_openvino),
+    "openvino": Format(".xml", export_openvino, parts=(".bin",)),
     "torch": Format(".pt2", export_pt2),
 }
 """By the names that ``export`` takes."""
@@ -56,6 +57,7 @@ class Exported:
     example: Path | None
 
 
+@known_keywords
 def export(
     detector: Detector,
     path: str | Path,
@@ -69,39 +71,69 @@ def export(
     """Write the detector to a file of the format ``to``. The file appears only after it found what the detector finds.
 
     pictures: (3, H, W) uint8 each, to check it with; by default drawn ones. Three test vectors are written beside the file, and
-    with ``example`` a stand-alone program that uses it.
+    with ``example`` a stand-alone program that uses it. No file is replaced.
 
-    Raise ConfigError if the format cannot hold this detector, WeightsError if the file finds other objects than the detector.
+    Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
+    other objects than the detector.
     """
     if to not in FORMATS:
-        raise ConfigError(f"no such format{nearest(to, FORMATS)}", got=to, expected=", ".join(FORMATS))
-    path, form = Path(path), FORMATS[to]
-    if path.suffix != form.suffix:
-        raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.with_suffix(form.suffix)}")
+        raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
+    path, form = given_path(path, "path"), FORMATS[to]
+    targets = _targets(path, form)
     plan = plan_export(detector, config or ExportConfig())
     plan = Plan(plan.detector, replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
-    agreement = seconds = vectors = None
-    with tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=_folder(path)) as folder:
+    images = drawn_pictures() if pictures is None else list(pictures)
+    remove_leftovers(path.parent)
+    with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}-", suffix=TEMPORARY, dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        form.write(plan, draft)
-        if check:
-            file, images = open_exported(draft, trusted=True), list(pictures or drawn_pictures())
-            agreement = check_file(plan.detector, file, images, TOLERANCES[plan.contract.precision])
-            seconds = _time(Predictor.of(plan.detector), images[0]), _time(file, images[0])
-            vectors = write_vectors(path, file, images[:3])
-        for part in sorted(Path(folder).iterdir(), key=lambda part: part == draft):  # weights first, the file itself last
-            part.replace(path.with_name(part.name))
-    program = write_example(path) if example else None
+        _write(plan, form, draft, to)
+        agreement, seconds = _checked(plan.detector, draft, images) if check else (None, None)
+        if example:
+            write_example(draft)
+        for target in targets:  # the file itself is the last
+            if (made := draft.with_name(target.name)).exists():
+                made.replace(target)
+    vectors, program = targets[0] if check else None, targets[1] if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program)
 
 
-def _folder(path: Path) -> Path:
-    """The folder of the file. Raise WeightsError if it does not exist, or takes no files."""
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise WeightsError("the file cannot be written here", where=path.parent, fix="name a folder that exists")
-    return path.parent
+def _targets(path: Path, form: Format) -> list[Path]:
+    """All files and folders that an export may write: vectors, example, further files, and last the file itself.
+
+    Raise ConfigError if the name has another end, or if one of them exists.
+    """
+    if path.suffix != form.suffix:
+        raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.name}{form.suffix}")
+    beside = (f"{path.stem}_vectors", f"{path.stem}_example.py", *(f"{path.stem}{part}" for part in form.parts))
+    targets = [*(path.with_name(name) for name in beside), path]
+    for target in targets:
+        if target.exists():
+            raise ConfigError("the file to write exists already", where=target, fix="name another one, or move it away")
+    if not path.parent.is_dir():
+        raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")
+    return targets
+
+
+def _write(plan: Plan, form: Format, draft: Path, to: str) -> None:
+    """Write the file. What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
+    try:
+        form.write(plan, draft)
+    except (OnestageError, OSError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        what = f"this detector cannot be exported to {to}"
+        raise WeightsError(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
+
+
+def _checked(source: Detector, draft: Path, pictures: Sequence[Tensor]) -> tuple[Agreement, tuple[float, float]]:
+    """How the file agrees with its source on pictures (3, H, W), and the seconds of both. Write the test vectors beside it."""
+    file = open_exported(draft, trusted=True)
+    agreement = check_file(source, file, pictures, TOLERANCE)
+    write_vectors(draft, file, pictures[:3])
+    return agreement, (_time(Predictor.of(source), pictures[0]), _time(file, pictures[0]))
 
 
 def _time(predictor: Predictor, picture: Tensor, turns: int = 3) -> float:

@@ -83,7 +83,7 @@ class Graph(nn.Module):
         labels, rows = flat % classes, rows.gather(1, flat // classes)
         boxes = self.config.coder.decode(anchors[rows], output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4)))
         boxes = box_ops.clip_to(boxes, frames[:, None])
-        top = top * ((top > post.score_threshold) & (box_ops.area(boxes) > 0))
+        top = top * (top > post.score_threshold)
         if post.scope == "class" and post.top_k < MOST_CANDIDATES:
             top = _best_of_group(top, labels, classes, post.top_k)
         elif post.scope == "level" and post.top_k < MOST_CANDIDATES:
@@ -91,7 +91,7 @@ class Graph(nn.Module):
             ends = torch.tensor(counts, device=rows.device).cumsum(0)
             level = (rows[:, :, None] >= ends).sum(dim=2)
             top = _best_of_group(top, level, len(sizes), post.top_k)
-        return boxes, top, labels
+        return boxes, top * (box_ops.area(boxes) > 0), labels
 
     def _best_anchors(self, logits: Tensor, count: int | torch.SymInt) -> tuple[Tensor, Tensor]:
         """(B, A, C) -> the anchors of best score (B, N), and their scores (B, N, K)."""

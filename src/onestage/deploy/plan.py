@@ -9,14 +9,16 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 
 from onestage.deploy.graph import ending_of
 from onestage.errors import ConfigError, require
+from onestage.model.codec import Limit, Part
 from onestage.model.detector import Detector
-from onestage.predict.contract import Contract
+from onestage.model.limits import Side
+from onestage.predict.contract import MOST_AT_ONCE, Contract
 from onestage.structures import Size
 
 SMALLEST, LARGEST = 64, 8192
@@ -24,7 +26,7 @@ SMALLEST, LARGEST = 64, 8192
 
 
 @dataclass(frozen=True)
-class ExportConfig:
+class ExportConfig(Part):
     """What a file takes and gives.
 
     nms: "graph" puts NMS into the file. "none" ends at the outputs of the network, with plain tensor operators and fixed
@@ -34,12 +36,15 @@ class ExportConfig:
     """
 
     nms: Literal["graph", "none"] = "graph"
-    batch: int | Literal["any"] | None = None
-    size: Size | Literal["any", "model"] | None = None
+    batch: Annotated[int, Limit("images at once", MOST_AT_ONCE)] | Literal["any"] | None = None
+    size: tuple[Side, Side] | Literal["any", "model"] | None = None
     pixels: Literal["uint8", "float32"] | None = None
 
     def __post_init__(self) -> None:
-        require(self.batch in (None, "any") or int(self.batch) >= 1, 'the batch is 1 or more, or "any"', got=self.batch)
+        super().__post_init__()
+        numbers = [self.batch] if isinstance(self.batch, int) else []
+        numbers += self.size if isinstance(self.size, tuple) else []
+        require(min(numbers, default=1) >= 1, "a batch and the sides of the input are 1 or more", got=self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +60,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
 
     Raise ConfigError if the detector cannot take that size.
     """
-    fixed = config.nms == "none"
+    source, fixed = fingerprint(detector), config.nms == "none"
     size, batch = _input(detector, config, fixed=fixed)
     detector = copy.deepcopy(detector).cpu().float().eval()
     if size is not None:
@@ -68,7 +73,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
         batch=batch,
         size=size,
         level_sizes=() if size is None else detector.level_sizes(size),
-        source=fingerprint(detector),
+        source=source,
         versions=_versions(),
     )
     return Plan(detector, contract)
@@ -101,7 +106,7 @@ def _at(detector: Detector, size: Size) -> Detector:
         what, fix = "the anchors of this detector belong to its input size", f"onestage train --size {size[0]}x{size[1]}"
         raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix=fix)
     config = replace(detector.config, preprocess=replace(old, size=size, mode=mode))
-    resized = Detector(config)
+    resized = Detector.on("cpu", config)
     resized.load_state_dict(detector.state_dict())
     return resized.eval()
 
@@ -118,7 +123,7 @@ def fingerprint(detector: Detector) -> str:
 def _versions() -> dict[str, str]:
     """The versions of the packages that make a file, as far as they are installed."""
     found = {}
-    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx"):
+    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

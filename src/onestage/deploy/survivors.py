@@ -9,14 +9,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch._higher_order_ops.while_loop import while_loop  # torch.export has no public name for it yet
 
 from onestage import boxes as box_ops
 
 if TYPE_CHECKING:
     from onnxscript.ir import Value as OnnxValue
-
-ROUNDS = 40
-"""Of ``suppress_by_rounds``. Each round settles one more link of the chains "a removes b, so b does not remove c"."""
 
 
 @torch.library.custom_op("onestage::survivors", mutates_args=())
@@ -61,14 +59,19 @@ def suppress_by_operator(boxes: Tensor, scores: Tensor, groups: Tensor, number: 
 def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
     """The same with plain operators, for programs that have no NMS. boxes (B, N, 4), scores (B, N) descending, groups (B, N).
 
-    A box stays if no better box that stays removes it. The first guess is that all stay; every round applies this rule to the
-    last guess. After n rounds all boxes are right whose chain of removals is at most n long.
+    A box stays if no better box that stays removes it. The first guess is that all stay, and every round applies this rule to
+    the last guess. A round settles at least one more box, so the rounds end, and the last guess is what NMS gives.
     """
     count = boxes.shape[1]
     better = torch.ones(count, count, dtype=torch.bool, device=boxes.device).tril(-1)
     removes = (box_ops.iou(boxes, boxes) > iou_threshold) & better & (groups[:, :, None] == groups[:, None])
-    there = (scores > 0).float()[:, :, None]
-    stays = there
-    for _ in range(ROUNDS):
-        stays = there * (removes.float() @ stays == 0)
+    weight, there = removes.float(), (scores > 0).float()[:, :, None]
+
+    def unsettled(stays: Tensor, before: Tensor) -> Tensor:
+        return (stays != before).any()
+
+    def settle(stays: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        return there * (weight @ stays == 0), stays.clone()
+
+    stays, _ = while_loop(unsettled, settle, (there.clone(), -torch.ones_like(there)))
     return scores * stays[:, :, 0]

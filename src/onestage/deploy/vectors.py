@@ -15,12 +15,14 @@ from PIL import Image
 from torch import Tensor
 
 from onestage.files import write_file
+from onestage.predict.engines.exported import FileEngine
 from onestage.predict.predictor import Predictor
 
 README = """Test vectors for {name}
 
 picture_N.png    a picture
-input_N.npy      the same, as it goes into the file: (1, 3, h, w), RGB in 0..255, resized and padded
+input_N.npy      the same, as it goes into the file: (1, 3, h, w), RGB in 0..255, resized and padded;
+                 a file for several pictures at once takes several of these
 boxes_N.json     the detections: boxes x1, y1, x2, y2 in pixels of the picture, scores, labels, names;
                  frame: where the picture lies in the input, x1, y1, x2, y2
 
@@ -34,10 +36,11 @@ def write_vectors(path: Path, file: Predictor, pictures: Sequence[Tensor]) -> Pa
     folder.mkdir(exist_ok=True)
     write_file(folder / "README.txt", README.format(name=path.name))
     for number, picture in enumerate(pictures):
-        images, metas = file.decoder.config.preprocess.batch([picture])
+        images, metas = file.config.preprocess.batch([picture])
         found = file.decode(file.run(images, metas), metas)[0]
+        assert isinstance(file.engine, FileEngine)
         write_file(folder / f"picture_{number}.png", _png(picture))
-        write_file(folder / f"input_{number}.npy", _npy(images))
+        write_file(folder / f"input_{number}.npy", _npy(file.engine.as_pixels(images)))
         rows = [{"box": list(d.box), "score": d.score, "label": d.label, "name": d.name} for d in found]
         plain = {"frame": metas[0].frame.tolist(), "detections": rows}
         write_file(folder / f"boxes_{number}.json", json.dumps(plain, indent=1))

@@ -17,8 +17,6 @@ from onestage.structures import Size
 Ending = Literal["detections", "candidates", "outputs"]
 """Where a file's graph ends: after NMS; at decoded candidates, before NMS; at the outputs of the network."""
 
-Precision = Literal["fp32", "fp16", "int8"]
-
 OUTPUTS: dict[Ending, tuple[str, ...]] = {
     "detections": ("boxes", "scores", "labels", "num"),
     "candidates": ("boxes", "scores", "labels"),
@@ -31,6 +29,8 @@ KEY = "onestage"
 
 Choice = TypeVar("Choice")
 
+MOST_AT_ONCE, LARGEST = 4096, 8192
+"""Images, and pixels along a side of the input, that a file may be made for."""
 VERSION = 1
 """Of the contract. A later program raises it when an earlier one would read the file wrongly."""
 
@@ -41,13 +41,13 @@ class Contract:
 
     batch: the number of images, None for any. size: (h, w) of the input, None for any. level_sizes: (height, width) of the
     maps, if the size is fixed. pixels: the type of the images, RGB in 0..255. checked: whether the file's boxes were compared
-    with those of its source when it was made. source: a SHA-256 of the tensors. versions: of the programs that made it.
+    with those of its source when it was made. source: a SHA-256 of its config and tensors. versions: of the programs that made
+    it.
     """
 
     config: DetectorConfig
     ending: Ending
     pixels: Literal["uint8", "float32"] = "uint8"
-    precision: Precision = "fp32"
     batch: int | None = None
     size: Size | None = None
     level_sizes: tuple[Size, ...] = ()
@@ -78,7 +78,6 @@ class Contract:
             },
             "ending": self.ending,
             "pixels": self.pixels,
-            "precision": self.precision,
             "batch": self.batch,
             "size": None if self.size is None else list(self.size),
             "level_sizes": [list(size) for size in self.level_sizes],
@@ -94,15 +93,14 @@ class Contract:
         """The inverse of ``to_json``. Raise WeightsError if the text is no contract, or one of a later version."""
         try:
             plain = json.loads(text)
-            if plain["contract"] > VERSION:
+            if _within(plain["contract"], 2**31) > VERSION:
                 what, expected = "this file was exported by a later version", f"contract {VERSION}"
                 raise WeightsError(what, where=where, got=plain["contract"], expected=expected, fix="update onestage")
             return cls(
                 config=DetectorConfig.from_json(json.dumps(plain["config"])),
                 ending=_one_of(plain["ending"], tuple(OUTPUTS)),
                 pixels=_one_of(plain["pixels"], ("uint8", "float32")),
-                precision=_one_of(plain["precision"], ("fp32", "fp16", "int8")),
-                batch=None if plain["batch"] is None else int(plain["batch"]),
+                batch=None if plain["batch"] is None else _within(plain["batch"], MOST_AT_ONCE),
                 size=None if plain["size"] is None else _size(plain["size"]),
                 level_sizes=tuple(_size(pair) for pair in plain["level_sizes"]),
                 checked=bool(plain["checked"]),
@@ -123,4 +121,10 @@ def _one_of(value: str, choices: tuple[Choice, ...]) -> Choice:
 
 def _size(pair: list[int]) -> Size:
     height, width = pair
-    return int(height), int(width)
+    return _within(height, LARGEST), _within(width, LARGEST)
+
+
+def _within(value: int, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{value!r:.40} is no number from 1 to {most:,}")
+    return value

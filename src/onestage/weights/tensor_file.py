@@ -142,6 +142,9 @@ def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> 
 
     Tensors may lie on any device, be non-contiguous or share their memory: each is written as a whole.
     """
+    if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
+        fix = 'build it outside torch.device("meta")'
+        raise WeightsError("a detector without numbers cannot be saved", got=f"tensor {empty[0]} on the meta device", fix=fix)
     plain: dict[str, Tensor] = {}
     seen: set[int] = set()
     for name, tensor in tensors.items():

@@ -5,7 +5,8 @@ Shape letters: B images, A anchors, C logits per anchor, N candidates, D detecti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import stat
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, OnestageError, WeightsError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import KEY, OUTPUTS, Contract
 from onestage.predict.predictor import EngineOutput
 from onestage.structures import HeadOutput
 
+MOST_BYTES = 2**31
+"""Of an exported file. Protocol buffers, and so ONNX files, cannot be larger."""
 Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 """Named inputs to the outputs of the file, in the order of ``contract.OUTPUTS``. Threads may call it at once."""
 
@@ -48,12 +51,24 @@ class FileEngine:
             what, fix = "this file was exported for another input size", "export it for that size, or with --size any"
             raise ConfigError(what, got=f"{height}x{width}", expected="{}x{}".format(*contract.size or ()), fix=fix)
         step = contract.batch or len(images)
-        parts = [self._few(images[i : i + step], frames[i : i + step], step) for i in range(0, len(images), step)]
-        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-        if contract.ending == "outputs":
-            logits, deltas = columns
-            return HeadOutput(logits, deltas, contract.level_sizes, (height, width))
-        return [self._detections(*(column[row] for column in columns)) for row in range(len(images))]
+        try:
+            parts = [self._few(images[i : i + step], frames[i : i + step], step) for i in range(0, len(images), step)]
+            columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+            if contract.ending != "outputs":
+                return [self._detections(*(column[row] for column in columns)) for row in range(len(images))]
+        except OnestageError:
+            raise
+        except Exception as error:  # a runtime's exceptions have no common class
+            what, text = f"{self.runtime} cannot run this exported file", str(error).strip().splitlines() or [""]
+            raise WeightsError(what, got=f"{type(error).__name__}: {text[0]}", fix="export it again") from error
+        logits, deltas = columns
+        return HeadOutput(logits, deltas, contract.level_sizes, (height, width))
+
+    def as_pixels(self, images: Tensor) -> Tensor:
+        """Resized images (B, 3, h, w) in 0..255 in the type that the file takes."""
+        if self.contract.pixels == "float32":
+            return images.float()
+        return images if images.dtype == torch.uint8 else images.round().clamp(0, 255).byte()
 
     def _few(self, images: Tensor, frames: Tensor, step: int) -> list[Tensor]:
         """At most ``step`` images, as many as the file takes, through the file."""
@@ -61,14 +76,15 @@ class FileEngine:
         if self.contract.batch is not None and count < step:
             more = [len(images) - 1] * (step - count)
             images, frames = torch.cat([images, images[more]]), torch.cat([frames, frames[more]])
-        if self.contract.pixels == "uint8":
-            images = images if images.dtype == torch.uint8 else images.round().clamp(0, 255).byte()
-        else:
-            images = images.float()
-        inputs = {"images": images.contiguous().numpy()}
+        inputs = {"images": self.as_pixels(images).contiguous().numpy()}
         if self.contract.has_frames:
             inputs["frames"] = frames.float().cpu().numpy()
-        return [torch.from_numpy(np.asarray(output))[:count] for output in self.run(inputs)]
+        outputs = self.run(inputs)
+        if len(outputs) != len(OUTPUTS[self.contract.ending]) or any(len(output) != len(images) for output in outputs):
+            expected = f"{', '.join(OUTPUTS[self.contract.ending])} of {len(images)} images"
+            got = ", ".join(str(np.shape(output)) for output in outputs)
+            raise WeightsError("this exported file does not give what it promises", got=got, expected=expected)
+        return [torch.from_numpy(np.asarray(output))[:count] for output in outputs]
 
     def _detections(self, boxes: Tensor, scores: Tensor, labels: Tensor, num: Tensor | None = None) -> RawDetections:
         """One image's rows of the file's outputs, without those that are padding; NMS, where the file has none."""
@@ -82,6 +98,29 @@ class FileEngine:
         rows, kept = post.nms(boxes, scores, groups, least=post.score_threshold)
         rows, kept = rows[: post.detections], kept[: post.detections]
         return RawDetections(boxes[rows], kept, labels[rows])
+
+
+def check_inputs(path: Path, contract: Contract, inputs: Mapping[str, str], outputs: Collection[str]) -> None:
+    """Raise WeightsError unless a file has the inputs and outputs that its contract states. inputs: the type of each."""
+    expected = {"images": contract.pixels} | ({"frames": "float32"} if contract.has_frames else {})
+    if dict(inputs) != expected or set(outputs) != set(OUTPUTS[contract.ending]):
+        what = "this exported file is not what its metadata say"
+        got = f"inputs {dict(inputs)}, outputs {', '.join(outputs)}"
+        wanted = f"inputs {expected}, outputs {', '.join(OUTPUTS[contract.ending])}"
+        raise WeightsError(what, where=path, got=got, expected=wanted, fix="export it again")
+
+
+def check_file(path: Path) -> None:
+    """Raise WeightsError unless there is a regular file of a size that a model may have. It is not read."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise WeightsError("this is not a file", where=path, expected="an exported model")
+    if found.st_size > MOST_BYTES:
+        expected = f"at most {MOST_BYTES:,} bytes"
+        raise WeightsError("this file is too large", where=path, got=f"{found.st_size:,} bytes", expected=expected)
 
 
 def foreign(path: Path) -> WeightsError:

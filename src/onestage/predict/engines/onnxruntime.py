@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign
 
 if TYPE_CHECKING:
     import onnxruntime
 
 NAME = "onnxruntime"
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
+"""onnxruntime's names of types, and ours."""
 
 
 def open_onnx(path: Path) -> FileEngine:
@@ -20,11 +22,14 @@ def open_onnx(path: Path) -> FileEngine:
 
     Raise ConfigError if onnxruntime is not installed, WeightsError if the file is damaged, or was not made by ``export``.
     """
+    check_file(path)
     session = _session(path)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
     if text is None:
         raise foreign(path)
     contract = Contract.from_json(text, where=path)
+    inputs = {entry.name: TYPES.get(entry.type, entry.type) for entry in session.get_inputs()}
+    check_inputs(path, contract, inputs, [entry.name for entry in session.get_outputs()])
     outputs = list(OUTPUTS[contract.ending])
     return FileEngine(contract, lambda inputs: session.run(outputs, dict(inputs)), NAME)
 

@@ -11,12 +11,14 @@ import numpy as np
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign
 
 if TYPE_CHECKING:
     import openvino
 
 NAME = "openvino"
+TYPES = {"u8": "uint8", "f32": "float32"}
+"""OpenVINO's names of types, and ours."""
 PLACE = ["framework", KEY]
 """Where OpenVINO keeps the metadata of an ONNX file."""
 PRECISION = "INFERENCE_PRECISION_HINT"
@@ -31,6 +33,7 @@ def open_openvino(path: Path) -> FileEngine:
         import openvino
     except ImportError as error:
         raise ConfigError("OpenVINO is not installed", where=path, fix="pip install 'onestage[openvino]'") from error
+    check_file(path)
     core = openvino.Core()
     try:
         model = core.read_model(path)
@@ -40,7 +43,12 @@ def open_openvino(path: Path) -> FileEngine:
     if text is None:
         raise foreign(path)
     contract = Contract.from_json(text, where=path)
-    compiled = core.compile_model(model, "CPU", {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY"})
+    inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
+    check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
+    try:
+        compiled = core.compile_model(model, "CPU", {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY"})
+    except Exception as error:
+        raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
 
 

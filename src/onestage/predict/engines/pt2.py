@@ -10,7 +10,7 @@ import torch
 
 from onestage.errors import WeightsError
 from onestage.predict.contract import Contract
-from onestage.predict.engines.exported import FileEngine, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, foreign
 
 NAME = "torch"
 CONTRACT = "onestage.json"
@@ -19,6 +19,7 @@ CONTRACT = "onestage.json"
 
 def open_pt2(path: Path) -> FileEngine:
     """The engine of a .pt2 file that ``export`` wrote. Raise WeightsError if it is damaged, or was not made by ``export``."""
+    check_file(path)
     texts = {CONTRACT: ""}
     try:
         program = torch.export.load(path, extra_files=texts)

@@ -147,7 +147,7 @@ def check_dataset(
         box_aspect=_spread(extent[:, 0] / extent[:, 1]),
         picture_sizes=tuple(Counter(data.sizes[i] or (0, 0) for data, i in _firsts(owners)).most_common()),
         file_kinds=dict(Counter(map(_file_kind, owners)).most_common()),
-        notes=_once(opened.others, _untaught(opened, sets), *(d.notes for d in sets), twins, *map(_duplicate_boxes, sets)),
+        notes=_once(_doubts(opened, sets, split), *(d.notes for d in sets), twins, *map(_duplicate_boxes, sets)),
         problems=_once(_of_the_whole(opened, sets, split), *(data.problems for data in sets), unreadable, leaks),
         decoded=not fast,
     )
@@ -178,6 +178,7 @@ def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) 
     where = str(opened.path)
     if split is None:
         yield from opened.unread
+        yield from opened.unlabelled
         yield from (Problem.of(where, error) for error in opened.missing.values())
     first, *others = sets
     for data in sets:
@@ -188,6 +189,11 @@ def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) 
     for data in others:
         if data.split and (error := opened.other_classes(data.split, first.classes)):
             yield Problem.of(where, error)
+
+
+def _doubts(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> list[Problem]:
+    """Notes on the files and splits as a whole. split: the only one that is looked at, if any."""
+    return [*opened.others, *(opened.left_out if split is None else ()), *_untaught(opened, sets)]
 
 
 def _untaught(opened: OpenData, sets: Sequence[Dataset]) -> list[Problem]:

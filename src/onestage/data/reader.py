@@ -1,5 +1,6 @@
 """From a path to a ``Dataset`` of any format. The format is recognised from the files, or named."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,11 +10,11 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import Sources, is_folder, is_regular, is_there, split_name, walk
+from onestage.data.files import Sources, is_folder, is_regular, is_there, split_above, split_name, walk
 from onestage.data.labels import StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.data.tree import Tree, surroundings
-from onestage.errors import DataError, OnestageError, nearest
+from onestage.errors import DataError, OnestageError, counted, nearest
 
 
 class Layout(Protocol):
@@ -101,6 +102,42 @@ class OpenData:
             for name in FORMATS
             if name != self.format and _found(name, self.tree)
         )
+
+    @property
+    def unnamed(self) -> tuple[Path, ...]:
+        """The pictures in the folder that no annotation or list names, among the splits that were loaded so far. None if the
+        user named one file: others may belong to what lies around it.
+        """
+        named = {path for table in self._tables.values() for path, *_ in table.pictures}
+        known = {file for split in self.splits or ("",) for file in self.layout.sources[split]}  # YOLO's are pictures
+        pictures = self.tree.pictures if self.tree.chosen is None else ()
+        return tuple(file for file in pictures if str(file) not in named and file not in known)
+
+    @property
+    def unlabelled(self) -> tuple[Problem, ...]:
+        """An entry for train and for val, if there are pictures in folders of this name and no annotations of the split."""
+        if not {"train", "val"} - {*self.splits} or "trainval" in self.splits:
+            return ()
+        found: dict[str | None, list[Path]] = defaultdict(list)
+        for file in self.unnamed:
+            found[split_above(file, self.root)].append(file)
+        what = "{} in folders of {} that no annotation, list or data.yaml names, so there is no split {}: {}"
+        return tuple(
+            Problem(str(self.path), what.format(counted(len(found[s]), "picture"), s, s, self._first(found[s])))
+            for s in ("train", "val")
+            if s in found and s not in self.splits and s not in self.missing
+        )
+
+    @property
+    def left_out(self) -> tuple[Problem, ...]:
+        """A note on the pictures in the folder that no split has, if there are any."""
+        if not (files := self.unnamed):
+            return ()
+        what = f"{counted(len(files), 'picture')} that no annotation, list or split names: {self._first(files)}"
+        return (Problem(str(self.path), what),)
+
+    def _first(self, files: Sequence[Path]) -> str:
+        return ", ".join(map(self.tree.short, files[:3])) + (", ..." if len(files) > 3 else "")
 
     def other_classes(self, split: str, classes: Sequence[str]) -> OnestageError | None:
         """Why a split cannot be read with these classes, as ``load`` says it; None if it can."""

@@ -7,8 +7,8 @@ The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before 
 - What the lines state, ``yolo_lines`` tells. Six columns are a problem: the sixth may be a score, and labels have no score.
 - Names come from data.yaml, classes.txt or obj.names. All YAML is read as text, so the classes ``no``, ``on`` and ``012`` keep
   their names; aliases and duplicate keys are refused.
-- Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt at any place, or folders of these names. One that
-  data.yaml names and that is not there is in ``missing``.
+- Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt at any place, or folders of these names, with labels
+  or without. One that data.yaml names and that is not there is in ``missing``.
 - A path of another machine in data.yaml is never opened; the folder or list inside the data set that fits its end is meant. A
   leading ``../`` is ignored: the exporters that write it do not mean the folder above.
 """
@@ -40,7 +40,7 @@ from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.plain_yaml import Plain, read_yaml
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, repeated
-from onestage.data.tree import ByName, Tree, folded
+from onestage.data.tree import ByName, Parts, Tree, folded
 from onestage.data.yolo_lines import KeyPoints, read_lines, stated_key_points
 from onestage.errors import DataError
 
@@ -150,9 +150,8 @@ def _find_by_yaml(tree: Tree, data_file: Path) -> YoloSet:
 
 
 def _find_by_labels(tree: Tree) -> YoloSet | None:
-    """The data set without data.yaml: all pictures in folders where some picture has labels."""
-    pairs = pair(tree, tree.pictures, _texts(tree))
-    folders = {picture.parent for file, found in pairs.pictures.items() if holds_labels(file) for picture in found}
+    """The data set without data.yaml: all pictures in folders of pictures with labels, and in such folders of other splits."""
+    folders = _picture_folders(tree, pair(tree, tree.pictures, _texts(tree)))
     pictures = tuple(picture for picture in tree.pictures if picture.parent in folders)
     if not pictures:
         return None
@@ -161,6 +160,23 @@ def _find_by_labels(tree: Tree) -> YoloSet | None:
     if listed:
         return YoloSet(tree, _in_order(pictures, listed), names, moved)
     return YoloSet(tree, by_split(pictures, [split_above(picture, tree.root) for picture in pictures]), names)
+
+
+def _picture_folders(tree: Tree, pairs: Pairs) -> set[Path]:
+    """The folders where some picture has labels. If there are any: also those where labels are empty, and those that differ
+    from one of them in the split only.
+    """
+    folders = {picture.parent for file, found in pairs.pictures.items() if holds_labels(file) for picture in found}
+    if folders:
+        folders |= {picture.parent for file, found in pairs.pictures.items() if not head(file).strip() for picture in found}
+    places = {_around_split(tree.parts(folder)) for folder in folders} - {None}
+    return folders | {other for other in {p.parent for p in tree.pictures} if _around_split(tree.parts(other)) in places}
+
+
+def _around_split(folders: Parts) -> tuple[Parts, Parts] | None:
+    """The folders above and below the last one that names a split; None if there is no such."""
+    last = next((i for i in reversed(range(len(folders))) if split_name(folders[i])), None)
+    return None if last is None else (folders[:last], folders[last + 1 :])
 
 
 def _name_files(tree: Tree) -> list[Path]:

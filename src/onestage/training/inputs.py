@@ -57,7 +57,7 @@ def read_data(
 def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     """What a user should know about the files of a data set before they are trained on."""
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
-    lost = [f"{note}; see: onestage data check" for note in opened.unread]
+    lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
     absent = [f"{error.what}: {error.got}" for error in opened.missing.values()]
     empty = [f"no object was read in {opened.path}, so there is nothing to learn"] if parts[0].is_empty else []
     return [*notes, *lost, *absent, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]

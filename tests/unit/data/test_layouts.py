@@ -329,3 +329,49 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path):
     root = build(tmp_path, TREES["YOLO with classes.txt"])
     (root / "image/loop").symlink_to(root, target_is_directory=True)
     assert len(load_dataset(root)) == 2
+
+
+BOXES = "images/train/a.jpg\nlabels/train/a.txt\nclasses.txt    cat\n"
+WITHOUT_LABELS = {
+    "no file of labels": BOXES + "images/val/b.jpg\nimages/val/c.jpg",
+    "other order": "train/images/a.jpg\ntrain/labels/a.txt\nclasses.txt    cat\nvalid/images/b.jpg\nvalid/images/c.jpg",
+    "one folder": "train/a.jpg\ntrain/a.txt\nclasses.txt    cat\nvalidation/b.jpg\nvalidation/c.jpg",
+    "VOC": "train/a.jpg\ntrain/a.xml\nval/b.jpg\nval/c.jpg",
+    "COCO": "annotations/instances_train2017.json    a.jpg\ntrain2017/a.jpg\nval2017/b.jpg\nval2017/c.jpg",
+    "CSV": f"train.csv    {CSV}; a.jpg,cat,2,3,30,20\ntrain/a.jpg\nval/b.jpg\nval/c.jpg",
+}
+
+
+@pytest.mark.parametrize("empty", [False, True])
+@pytest.mark.parametrize("kind", WITHOUT_LABELS)
+def test_validation_pictures_without_labels_are_never_passed_over_in_silence(kind, empty, tmp_path):
+    root = build(tmp_path, WITHOUT_LABELS[kind])
+    yolo = open_data(root).format == "yolo"
+    if empty and yolo:
+        for file in root.rglob("b.jpg"):
+            labels = Path(str(file).replace("images", "labels")).with_suffix(".txt")
+            labels.parent.mkdir(parents=True, exist_ok=True)
+            labels.touch()
+    report = check_dataset(root, fast=True)
+    (problem,) = report.problems
+    assert ("no validation picture has an object" if yolo else "2 pictures in folders of val") in problem.what
+    assert [split.name for split in report.splits] == ["train", *["val"] * yolo]
+    assert report.pictures == (3 if yolo else 1)
+
+
+LEFT_OUT = {
+    "YOLO": BOXES + "masks/a.png\ntrain/masks/x.jpg",
+    "YOLO with data.yaml": f"data.yaml    {YAML}\nimages/train/a.jpg\nlabels/train/a.txt\nimages/more/x.jpg\nx.jpg",
+    "YOLO with lists": "a.jpg\na.txt\nb.jpg\nx.jpg\nclasses.txt    cat\ntrain.txt    a.jpg",
+    "VOC": "a.jpg\na.xml\nb.jpg\nx.jpg",
+    "COCO": "all.json    a.jpg\nimages/a.jpg\nimages/b.jpg\nimages/x.jpg",
+    "CSV": f"all.csv    {CSV}; a.jpg,cat,2,3,30,20\na.jpg\nb.jpg\nx.jpg",
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_pictures_that_nothing_names_are_counted(kind, tmp_path):
+    report = check_dataset(build(tmp_path, LEFT_OUT[kind]), fast=True)
+    (note,) = report.notes
+    assert "2 pictures that no annotation, list or split names" in note.what and "x.jpg" in note.what
+    assert report.pictures == 1 and report.problems == ()

@@ -5,7 +5,7 @@ the middle of anything leaves nothing locked. The parent itself never reads a pi
 counts the seconds.
 
 - A worker that dies is replaced, and its task is done again from the beginning.
-- A task that three workers die of is an error that names it. So is a worker that is silent for too long.
+- A task that five workers die of is an error that names it. So is a worker that is silent for too long.
 - Workers end with their parent, however that ends, and at SIGTERM. They leave Ctrl-C to it.
 """
 
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, HEAVY, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
-from onestage.errors import LostError, check_number, require, warn_outside
+from onestage.errors import ConfigError, LostError, check_number, require, warn_outside
 
 SILENT, TIMEOUT = 60.0, 600.0
 """Seconds of silence before a warning, and before the end."""
@@ -187,7 +187,9 @@ class WorkerPool(Generic[Task, Rest]):
         while True:
             before = time.monotonic()
             with self._changed:
-                assert job.round == self._round, "a new round has begun"
+                if job.round != self._round:
+                    what, fix = "a loader with workers is read by one loop at a time", "make a loader for each loop"
+                    raise ConfigError(what, got="a second loop has begun", fix=fix)
                 if job.number not in self._results:
                     self._changed.wait(_TICK)
                 if job.number in self._results:
@@ -224,9 +226,9 @@ class WorkerPool(Generic[Task, Rest]):
                 self._results[job.number] = result
                 self._changed.notify_all()
 
-    def lost(self, job: _Job[Task], pid: int | None, end: str, *, blame: bool) -> None:
-        """A worker died: put its job back, to be the next one. blame: it had the job already."""
-        job.deaths += blame
+    def lost(self, job: _Job[Task], pid: int | None, end: str) -> None:
+        """A worker died: put its job back, to be the next one."""
+        job.deaths += 1
         if job.deaths >= TRIES:
             fix = "often too little memory: try fewer --workers, or 0; or look for a harmful file: onestage data check"
             what = "a process that loads pictures died, and so did those that took its place"
@@ -248,9 +250,17 @@ class _Keeper(Generic[Task, Rest]):
         self.is_alive = True
         with _FORKING:
             self._pipe, theirs = multiprocessing.Pipe()
-            self.process = multiprocessing.Process(target=_work, args=(pool.work, theirs, pool.unasked), daemon=True)
-            self.process.start()
-            theirs.close()
+            in_main = threading.current_thread() is threading.main_thread()
+            arguments = (pool.work, theirs, pool.unasked, in_main)
+            self.process = multiprocessing.Process(target=_work, args=arguments, daemon=True)
+            try:
+                self.process.start()
+            except OSError as error:
+                self._pipe.close()
+                what, fix = "no process can be started to load pictures", "try fewer --workers, or 0"
+                raise LostError(what, got=error.strerror or error, fix=fix) from error
+            finally:
+                theirs.close()
         _RUNNING.add(self.process)
         threading.Thread(target=self._keep, daemon=True).start()
 
@@ -262,15 +272,13 @@ class _Keeper(Generic[Task, Rest]):
                 self.job = None
 
     def _do(self, job: _Job[Task]) -> None:
-        sent = False
         try:
             self._pipe.send(job.task)
-            sent = True
             result = self._answer()
         except (EOFError, OSError):  # a broken pipe is an OSError
             self.process.join(_TICK)
             self.is_alive = False
-            self.pool.lost(job, self.process.pid, _end_of(self.process.exitcode), blame=sent)
+            self.pool.lost(job, self.process.pid, _end_of(self.process.exitcode))
         except ClosedError:
             raise
         except Exception as error:  # of the program, such as a task that cannot be sent
@@ -316,12 +324,13 @@ def _end_of(code: int | None) -> str:
 # --- in the worker --------------------------------------------------------------------------------------------------------
 
 
-def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked: int) -> None:
-    """The life of a worker. It ends when its parent closes the pipe or ends."""
+def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked: int, in_main: bool) -> None:
+    """The life of a worker. It ends when its parent closes the pipe or ends. in_main: whether the main thread began it."""
     signal.set_wakeup_fd(-1)  # the parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    _end_with_parent()
+    if in_main:  # Linux would end it with any other thread that began it
+        _end_with_parent()
     torch.set_num_threads(1)
     share = partial(_share, pipe, unasked)
     while True:
@@ -376,7 +385,8 @@ def _share(pipe: Connection, unasked: int) -> Iterator[Admit]:
 
 _RUNNING: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 """Workers of this process."""
-os.register_at_fork(after_in_child=_RUNNING.clear)
+if hasattr(os, "register_at_fork"):  # Windows does not fork
+    os.register_at_fork(after_in_child=_RUNNING.clear)
 
 
 @atexit.register

@@ -6,7 +6,8 @@ Shape letters: D detections, H and W of a picture.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
@@ -76,8 +77,8 @@ def predict_files(
     its error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than ``timeout`` seconds.
     """
     limit = in_bytes(gigabytes)
-    batches = _batches(pictures, batch_size, limit)
     with PatientThreads(timeout=timeout) as threads:
+        batches = _batches(_costs(pictures, threads, ahead=2 * batch_size), batch_size, limit)
         saving, batch = _Saving(threads, unsaved), next(batches, None)
         reading = _read(threads, batch)
         while batch is not None:
@@ -104,12 +105,23 @@ class _Batch(NamedTuple):
     cost: int
 
 
-def _batches(pictures: Sequence[PictureFile], size: int, limit: int) -> Iterator[_Batch]:
+def _costs(pictures: Sequence[PictureFile], threads: PatientThreads, *, ahead: int) -> Iterator[tuple[PictureFile, int]]:
+    """The pictures, each with its cost. Threads ask the files, because a dead disk does not answer."""
+    asked: deque[tuple[PictureFile, Future[int]]] = deque()
+    for picture in pictures:
+        asked.append((picture, threads.submit(partial(_cost, picture))))
+        if len(asked) > ahead:
+            first, cost = asked.popleft()
+            yield first, threads.result(cost, str(first.path))
+    for first, cost in asked:
+        yield first, threads.result(cost, str(first.path))
+
+
+def _batches(pictures: Iterable[tuple[PictureFile, int]], size: int, limit: int) -> Iterator[_Batch]:
     """At most ``size`` pictures in each, and no more than the limit allows, but at least one."""
     batch: list[PictureFile] = []
     cost = 0
-    for picture in pictures:
-        more = _cost(picture)
+    for picture, more in pictures:
         if batch and (len(batch) == size or cost + more > limit):
             yield _Batch(batch, cost)
             batch, cost = [], 0

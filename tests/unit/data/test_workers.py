@@ -251,3 +251,35 @@ def test_nobody_waits_for_closed_memory() -> None:
     threading.Timer(0.05, memory.close).start()
     with pytest.raises(ClosedError):
         memory.take(1)
+
+
+def test_workers_outlive_the_thread_that_began_them() -> None:
+    """Linux can end a process with the thread that forked it. A round in a thread must not leave dead workers behind."""
+    with pool_of(work) as pool, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        thread = threading.Thread(target=lambda: list(pool.run(range(4))))
+        thread.start()
+        thread.join()
+        time.sleep(0.3)
+        before = pids(pool)
+        assert all(right(parcel, number) for number, parcel in enumerate(pool.run(range(4))))
+        assert pids(pool) == before
+
+
+def test_a_second_loop_over_one_pool_is_told() -> None:
+    with pool_of(work) as pool:
+        first = pool.run(range(8))
+        assert right(next(first), 0)
+        second = pool.run(range(8))
+        assert right(next(second), 0)
+        with pytest.raises(ConfigError, match="one loop at a time"):
+            list(first)
+
+
+def test_a_system_without_room_for_processes_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_room(self: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(multiprocessing.Process, "start", no_room)
+    with pool_of(work) as pool, pytest.raises(LostError, match="no process can be started"):
+        list(pool.run(range(2)))

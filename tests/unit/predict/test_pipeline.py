@@ -2,6 +2,7 @@
 
 import resource
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from PIL import Image
 
 import onestage
 from onestage.detections import Detections
-from onestage.errors import DataError
+from onestage.errors import DataError, LostError
 from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.predict import pipeline
@@ -90,3 +91,12 @@ def test_a_full_disk_leaves_no_half_copy(model: Detector, files: list[PictureFil
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
     assert list(files[0].copy.parent.iterdir()) == []
+
+
+def test_a_disk_that_does_not_answer_while_headers_are_read_ends_with_a_message(tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "decoding_cost", lambda path: time.sleep(30))
+    picture = PictureFile(tmp_path / "a.png", "a.png")
+    began = time.monotonic()
+    with pytest.raises(LostError, match=r"a\.png"):
+        list(pipeline.predict_files(None, [picture], timeout=0.2))
+    assert time.monotonic() - began < 25  # it did not wait for the disk

@@ -14,15 +14,6 @@ def oldest(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    print(
-        *map(
-            oldest,
-            [
-                *PROJECT["dependencies"],
-                *PROJECT["optional-dependencies"]["tflite"],
-                *PROJECT["optional-dependencies"]["onnx"],
-                *PROJECT["optional-dependencies"]["openvino"][1:],
-            ],
-        ),
-        sep="\n",
-    )
+    extras = PROJECT["optional-dependencies"]
+    wanted = [*PROJECT["dependencies"], *extras["tflite"], *extras["onnx"], *extras["openvino"]]
+    print(*(oldest(requirement) for requirement in wanted if not requirement.startswith("onestage[")), sep="\n")

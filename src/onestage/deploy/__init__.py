@@ -1,1 +1,1 @@
-"""Tools for the use of a detector outside training. So far: how fast it is."""
+"""A detector outside training: how fast it is, and files of it that other programs run."""

@@ -25,7 +25,7 @@ Suppress = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 """NMS: boxes (B, N, 4), scores (B, N), groups (B, N) and their number, IoU threshold -> scores (B, N), 0 for what goes."""
 
 MOST_CANDIDATES = 2000
-"""The N of a graph is at most that. Runtimes take thirty times as long to find the best 4,000 numbers as the best 2,000."""
+"""The N of a graph is at most that. Runtimes take far longer to sort more numbers."""
 
 
 def candidates_of(postprocess: Postprocess) -> int:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,7 @@ LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_a
 
 Id = int | str
 _KEYS = ("images", "annotations", "categories")
+_ESCAPED = re.compile(r"\\u00([67][0-9a-fA-F])")  # a letter of a key
 _HUGE = 1e15  # larger than any picture, and a limit for integers beyond float's range
 
 
@@ -85,19 +87,18 @@ def find(tree: Tree) -> CocoSet | None:
 
 
 def holds_labels(file: Path) -> bool:
-    """Whether this is a JSON object with images or annotations; a long list of categories may come before them. COCO's
-    annotations of other kinds beside its boxes do not count.
+    """Whether this is a JSON object with images or annotations, wherever they stand in it. COCO's annotations of other kinds
+    beside its boxes do not count.
     """
-    if file.suffix.lower() != ".json" or _is_of_other_kind(file):
+    if file.suffix.lower() != ".json" or _is_of_other_kind(file) or not head(file).lstrip().startswith("{"):
         return False
-    start = head(file)
-    if not start.lstrip().startswith("{"):
-        return False
-    return _mentions(start) or ('"categories"' in start and any(map(_mentions, pieces(file))))
+    return any(map(_mentions, pieces(file)))
 
 
 def _mentions(text: str) -> bool:
-    return '"images"' in text or '"annotations"' in text
+    """Whether a piece of a file has one of the keys, also if letters of it are written as ``\\u0061``."""
+    plain = _ESCAPED.sub(lambda letter: chr(int(letter[1], 16)), text) if "\\u00" in text else text
+    return '"images"' in plain or '"annotations"' in plain
 
 
 def _is_of_other_kind(file: Path) -> bool:

@@ -28,6 +28,9 @@ MAX_BYTES: Mapping[str, int] = {
 Sources = Mapping[str, tuple[Path, ...]]
 """The annotation files of each split, and of the whole set under ``""``."""
 
+_OVERLAP = 128
+"""Characters of the word that ``pieces`` are searched for, at most."""
+
 _LEFT_BY_SYSTEMS = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 _PASSED_OVER = frozenset({"__macosx", "__pycache__"})
 
@@ -178,16 +181,18 @@ def _encoding(start: bytes) -> str:
     return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
 
 
-def pieces(path: Path, size: int = 2**24) -> Iterator[str]:
+def pieces(path: Path, size: int = 2**20) -> Iterator[str]:
     """A file in pieces that overlap, to search it for a short word; no more than one piece is in memory. Raise DataError if the
     file cannot be read.
     """
     try:
         with path.open("rb") as file:
-            tail = b""
-            while data := file.read(size):
-                yield (tail + data).decode("utf-8", errors="replace")
-                tail = data[-64:]
+            data, tail = file.read(size), ""
+            decoder = codecs.getincrementaldecoder(_encoding(data))(errors="replace")
+            while data:
+                text = tail + decoder.decode(data)
+                yield text
+                data, tail = file.read(size), text[-_OVERLAP:]
     except OSError as error:
         raise DataError("this file cannot be read", where=path, got=error.strerror) from error
 

@@ -9,6 +9,7 @@ import pytest
 
 import trees
 from onestage.data import list_splits, load_dataset
+from onestage.data.files import pieces
 from onestage.errors import DataError
 
 Change = Callable[[dict[str, Any]], object]
@@ -223,6 +224,40 @@ def test_images_may_stand_behind_a_long_list_of_categories(tmp_path: Path) -> No
     names = [{"id": 1000 + i, "name": f"{i} {'x' * 60}"} for i in range(2000)]
     root = trees.coco(tmp_path, {"categories": [*content.pop("categories"), *names], **content})
     assert len(load_dataset(root)) == 3
+
+
+LONG = "x" * 70_000
+HEADS = {
+    "long info": lambda text: f'{{"info": {{"description": "{LONG}"}}, {text[1:]}',
+    "long licenses": lambda text: f'{{"licenses": ["{LONG}"], {text[1:]}',
+    "another key": lambda text: f'{{"{LONG}": 0, {text[1:]}',
+    "blanks": lambda text: "{" + " " * 70_000 + text[1:],
+    "escaped keys": lambda text: text.replace('"images"', r'"\u0069mages"').replace('"annotations"', r'"annotation\u0073"'),
+    "escaped whole keys far down": lambda text: f'{{"info": "{LONG}", {_escaped(text)[1:]}',
+}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    for key in ("images", "annotations"):
+        text = text.replace(f'"{key}"', '"' + "".join(f"\\u{ord(letter):04X}" for letter in key) + '"')
+    return text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("kind", HEADS)
+def test_a_file_beside_another_is_seen_whatever_it_begins_with(kind: str, encoding: str, tmp_path: Path) -> None:
+    root = trees.coco(tmp_path)
+    trees.pictures(root / "val2017")
+    file = root / "annotations/instances_val2017.json"
+    file.write_text(HEADS[kind](json.dumps(trees.coco_content())), encoding=encoding)
+    assert list_splits(root) == ("train", "val")
+    assert len(load_dataset(root, split="val")) == 3
+
+
+@pytest.mark.parametrize("size", [70, 71, 72, 100])
+def test_a_word_on_the_edge_of_two_pieces_is_found(size: int, tmp_path: Path) -> None:
+    file = trees.write(tmp_path / "a.json", "x" * 65 + '"images"')
+    assert any('"images"' in piece for piece in pieces(file, size))
 
 
 def test_half_a_character_in_a_name(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def predict(
     Args:
         model: a run folder, a .safetensors file, or published weights (see onestage models)
         pictures: files, folders (with all below them) and globs
-        out: folder for everything that is written
+        out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
         format: predictions.json in COCO's results form, predictions.csv, predictions.jsonl; one or several
         draw: save annotated copies of the pictures
     """

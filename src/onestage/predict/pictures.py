@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,11 @@ from onestage.errors import DataError, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
 """Formats of annotated copies. Copies of pictures in any other format are JPEGs, with .jpg after the whole name."""
+
+SOFTWARE = "onestage predict"
+"""What annotated copies name in their EXIF data as the program that made them. Only such a picture may be replaced."""
+
+_BEGINNING = 512  # bytes; Pillow writes EXIF data before the pixels
 
 
 @dataclass(frozen=True)
@@ -27,7 +33,7 @@ class PictureFile:
 def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[PictureFile]:
     """The pictures with their ids. copies: the folder for annotated copies, if there are to be any.
 
-    Raise DataError if a copy would replace a picture.
+    Raise DataError if a copy would replace a picture that is not such a copy itself.
     """
     names = names_of(paths)
     placed = [None] * len(paths) if copies is None else copies_of(names, paths, copies)
@@ -44,7 +50,7 @@ def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     found: dict[Path, Path] = {}
     without: list[str] = []
     for text in given:
-        paths = list(_expand(text, absolute(results)))
+        paths = list(_expand(text, os.path.realpath(results)))
         if not paths:
             without.append(f"{text}: {_why_none(text)}")
         for path in paths:
@@ -54,7 +60,7 @@ def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     return list(found.values())
 
 
-def _expand(text: str, results: Path) -> Iterator[Path]:
+def _expand(text: str, results: str) -> Iterator[Path]:
     path = Path(text)
     if path.is_dir():
         yield from _below(path, results)
@@ -68,9 +74,9 @@ def _expand(text: str, results: Path) -> Iterator[Path]:
                 yield match
 
 
-def _below(folder: Path, results: Path) -> Iterator[Path]:
+def _below(folder: Path, results: str) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(f for f in folders if not f.startswith(".") and absolute(Path(parent, f)) != results)
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and os.path.realpath(Path(parent, f)) != results)
         yield from (Path(parent, name) for name in sorted(files) if _is_picture(name))
 
 
@@ -107,7 +113,7 @@ def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Pa
     """The paths of the annotated copies in the folder ``out``, no two the same. A copy has the name of its picture, with .jpg
     added if that format is not written.
 
-    Raise DataError if a copy would replace a picture.
+    Raise DataError if a copy would replace one of the pictures, by whatever links, or any file but an earlier copy.
     """
     taken = {name for name in names if _keeps_format(name)}
     copies: list[Path] = []
@@ -117,12 +123,21 @@ def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Pa
             copy += ".jpg"
         taken.add(copy)
         copies.append(out / copy)
-    originals = {absolute(path) for path in paths}
-    replaced = [str(copy) for copy in copies if absolute(copy) in originals]
+    originals = set(map(os.path.realpath, paths))
+    replaced = [str(copy) for copy in copies if os.path.realpath(copy) in originals or not _may_replace(copy)]
     if replaced:
-        fix = "choose another folder: --out annotated"
-        raise DataError("annotated copies would replace pictures", where=out, got=", ".join(replaced[:3]), fix=fix)
+        what, got = "annotated copies would replace pictures that are no such copies", ", ".join(replaced[:3])
+        raise DataError(what, where=out, got=got, fix="choose another folder: --out annotated")
     return copies
+
+
+def _may_replace(path: Path) -> bool:
+    """Whether no file is at this path, or one whose EXIF data, at its beginning, name ``SOFTWARE``."""
+    try:
+        with path.open("rb") if path.is_file() else nullcontext() as file:
+            return file is None or SOFTWARE.encode() in file.read(_BEGINNING)
+    except OSError:
+        return False
 
 
 def _keeps_format(name: str) -> bool:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, in_bytes, return_freed_memory
@@ -25,7 +25,7 @@ from onestage.detections import Detections
 from onestage.errors import DataError, WriteError
 from onestage.files import make_folder, write_file
 from onestage.images import decode_image, decoding_cost, image_size
-from onestage.predict.pictures import PictureFile
+from onestage.predict.pictures import SOFTWARE, PictureFile
 from onestage.predict.predictor import Predictor
 
 QUALITY = 92
@@ -174,8 +174,10 @@ def _named(found: Detections, picture: PictureFile) -> Detections:
 def _draw(found: Detections, image: Tensor, path: Path) -> None:
     """Save a copy of the picture (3, H, W) with its detections drawn in."""
     make_folder(path.parent)
+    mark = Image.Exif()
+    mark[ExifTags.Base.Software] = SOFTWARE
     drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
-    found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY)
+    found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY, exif=mark)
     write_file(path, drawn.getvalue())
     return_freed_memory(image.numel())
 

@@ -56,6 +56,16 @@ def test_a_format_that_is_not_written_becomes_a_jpeg(run: Path, photos: Path) ->
     assert Image.open("predictions/y.webp.jpg").format == "JPEG"
 
 
+def test_the_same_command_replaces_its_own_copies_and_no_other_picture(run: Path, photos: Path, capsys: Captured) -> None:
+    Image.open("photos/b/y.jpg").save("photos/b/z.png")
+    command = ["predict", str(run), "photos", "--score", "0.2"]
+    assert main(command) == 0 and main([*command, "--top", "1"]) == 0
+    theirs = Path("photos/a/x.jpg").read_bytes()
+    Path("predictions/b/y.jpg").write_bytes(theirs)
+    assert main(command) == 2
+    assert "predictions/b/y.jpg" in capsys.readouterr().err and Path("predictions/b/y.jpg").read_bytes() == theirs
+
+
 def test_classes_and_score_select(run: Path, photos: Path) -> None:
     command = ["predict", str(run), "photos/a/x.jpg", "--no-pictures", "--format", "jsonl"]
     assert main([*command, "--score", "0.3", "--classes", "ring"]) == 0

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from onestage.errors import DataError
 from onestage.predict.pictures import copies_of, find_pictures, ids_of, names_of
@@ -85,3 +86,44 @@ def test_a_copy_never_replaces_a_picture() -> None:
         copies_of(["a.jpg", "b.jpg"], [Path("in/a.jpg"), Path("in/b.jpg")], Path("in"))
     with pytest.raises(DataError, match="would replace"):
         copies_of(["a/x.jpg", "x.jpg"], [Path("in/a/x.jpg"), Path("in/x.jpg")], Path("in/a"))
+
+
+@pytest.mark.parametrize("given", ["in", "link"])
+@pytest.mark.parametrize("out", ["in", "link", "in/../link", "other/in"])
+def test_a_copy_never_replaces_a_picture_through_a_link(given: str, out: str, tmp_path: Path) -> None:
+    for folder in ("in", "other"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "in/a.jpg").touch()
+    (tmp_path / "link").symlink_to("in")
+    (tmp_path / "other/in").symlink_to(tmp_path / "in")
+    with pytest.raises(DataError, match="would replace"):
+        copies_of(["a.jpg"], [tmp_path / given / "a.jpg"], tmp_path / out)
+
+
+def test_a_picture_that_is_a_link_is_not_replaced(tmp_path: Path) -> None:
+    for folder in ("store", "in"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "store/a.jpg").touch()
+    (tmp_path / "in/a.jpg").symlink_to("../store/a.jpg")
+    with pytest.raises(DataError, match="would replace"):
+        copies_of(["a.jpg"], [tmp_path / "in/a.jpg"], tmp_path / "store")
+
+
+def test_earlier_results_are_left_out_through_a_link_too(tree: Path) -> None:
+    (tree / "link").symlink_to(".")
+    names = [path.name for path in find_pictures([str(tree / "link")], results=Path("predictions"))]
+    assert names == ["x.jpg", "x.jpg", "y.PNG"]
+    names = [path.name for path in find_pictures(["."], results=tree / "link/predictions")]
+    assert names == ["x.jpg", "x.jpg", "y.PNG"]
+
+
+@pytest.mark.parametrize("held", [b"", b"text", None])
+@pytest.mark.parametrize("name", ["a.jpg", "a.png"])
+def test_a_copy_replaces_no_other_file(name: str, held: bytes | None, tmp_path: Path) -> None:
+    target = tmp_path / name
+    if held is None:
+        Image.new("RGB", (8, 8)).save(target)
+    else:
+        target.write_bytes(held)
+    with pytest.raises(DataError, match="would replace"):
+        copies_of([name], [Path("in") / name], tmp_path)

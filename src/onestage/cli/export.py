@@ -65,13 +65,14 @@ def export(
         check: compare what the file finds with what the model finds
     """
     from onestage.cli.common import find_model
-    from onestage.deploy.export import FORMATS
+    from onestage.deploy.export import FORMATS, check_targets
     from onestage.deploy.export import export as write
 
     config = _config(file)
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
+    check_targets(path, to)
     pictures = None if data is None else _pictures(data)
     say((f"writing {path}: this takes up to a minute", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example))

@@ -116,6 +116,11 @@ def _targets(path: Path, form: Format) -> list[Path]:
     return targets
 
 
+def check_targets(path: Path, to: str) -> None:
+    """Raise ConfigError if an export to this place would fail: before the work begins."""
+    _targets(path, FORMATS[to])
+
+
 def _write(plan: Plan, form: Format, draft: Path, to: str) -> None:
     """Write the file. What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
     try:

@@ -42,7 +42,7 @@ def export_onnx(plan: Plan, path: Path) -> None:
         raise ConfigError("to write ONNX, more packages are needed", got=error, fix="pip install 'onestage[onnx]'") from error
     contract = plan.contract
     program = captured(plan, suppress_by_operator)
-    with _quietly():
+    with quietly():
         made = torch.onnx.export(
             program,
             dynamo=True,
@@ -81,7 +81,7 @@ def captured(plan: Plan, suppress: Suppress) -> ExportedProgram:
     shapes = [free, {} if batch is None else {0: batch}][: 1 + contract.has_frames]
     inputs = (images, frames)[: 1 + contract.has_frames]
     graph = Graph(plan.detector, contract.ending, suppress).eval()
-    with torch.inference_mode(False), torch.no_grad(), _quietly():
+    with torch.inference_mode(False), torch.no_grad(), quietly():
         return torch.export.export(graph, inputs, dynamic_shapes=tuple(shapes))
 
 
@@ -96,7 +96,7 @@ def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Hold back what torch and onnxscript print about their work."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")]
     levels = [logger.level for logger in loggers]

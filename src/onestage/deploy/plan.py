@@ -103,7 +103,8 @@ def _at(detector: Detector, size: Size) -> Detector:
         return detector
     levels = detector.config.levels
     if size != old.size and old.mode != "shortest_edge" and not all(isinstance(level.stride, tuple) for level in levels):
-        what, fix = "the anchors of this detector belong to its input size", f"onestage train --size {size[0]}x{size[1]}"
+        what = "the anchors of this detector belong to its input size"
+        fix = f"leave --size out, or train it for that size: onestage train DATA --model NAME --size {size[0]}x{size[1]}"
         raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix=fix)
     config = replace(detector.config, preprocess=replace(old, size=size, mode=mode))
     resized = Detector.on("cpu", config)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from onestage.deploy.onnx import captured
+from onestage.deploy.onnx import captured, quietly
 from onestage.deploy.plan import Plan
 from onestage.deploy.survivors import suppress_by_rounds
 from onestage.errors import ConfigError
@@ -21,5 +21,7 @@ def export_pt2(plan: Plan, path: Path) -> None:
         what, fix = "a program of torch is made for one input size", "--size HxW"
         raise ConfigError(what, where=plan.contract.config.name, got="size any", fix=fix)
     file = io.BytesIO()
-    torch.export.save(captured(plan, suppress_by_rounds), file, extra_files={CONTRACT: plan.contract.to_json()})
+    program = captured(plan, suppress_by_rounds)
+    with quietly():
+        torch.export.save(program, file, extra_files={CONTRACT: plan.contract.to_json()})
     write_file(path, file.getvalue())

@@ -123,7 +123,10 @@ class Source:
         if background is None:
             what = "it is unknown whether the first output of this detector is background"
             got, expected = f"{outputs} outputs", f"{outputs} class names, or {outputs - 1} and background first"
-            fix = f"name the classes, or --background first (num_classes={outputs - 1}) or none (num_classes={outputs})"
+            fix = (
+                f"if labels began at 1: --background first, in Python num_classes={outputs - 1}; if at 0: --background none, "
+                f"num_classes={outputs}; or name the classes"
+            )
             raise WeightsError(what, where=self.path, got=got, expected=expected, fix=fix)
         settled = replace(self, background=background)
         return settled.renamed(known_classes(outputs)) if background == "none" else settled

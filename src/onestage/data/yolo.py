@@ -47,7 +47,7 @@ from onestage.errors import DataError
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
 _LABELS = re.compile(r"\s*\d+(\.0*)?(\s+[-+\d.eE]+){4}")
-_DATA_YAML = re.compile(r"^names\s*:", re.MULTILINE), re.compile(r"^(train|val)\s*:", re.MULTILINE)
+_DATA_YAML = tuple(re.compile(rf"^{key}\s*:", re.MULTILINE) for key in ("names", "(train|val|test)"))  # a faulty file's
 
 
 @dataclass(frozen=True)
@@ -269,8 +269,20 @@ def _in_order(pictures: Sequence[Path], splits: Sources) -> Sources:
 
 
 def _is_data_yaml(file: Path) -> bool:
+    """Whether a YAML file has names and some split among its keys; one that cannot be read counts if it looks so."""
     text = head(file, MAX_BYTES[".yaml"])
-    return all(pattern.search(text) for pattern in _DATA_YAML)
+    if "names" not in text:
+        return False
+    try:
+        content = read_yaml(file)
+    except DataError:
+        return all(pattern.search(text) for pattern in _DATA_YAML)
+    return any(key.rstrip(" :") == "names" for key in content) and any(map(_split_of_key, content))
+
+
+def _split_of_key(key: str) -> str | None:
+    """The split that a key of data.yaml names, such as ``val`` or ``valid``."""
+    return split_name(key) if key.isalpha() else None
 
 
 def _yaml_names(file: Path, content: dict[str, Plain]) -> tuple[str, ...]:
@@ -325,7 +337,7 @@ class YamlSplits:
         """The folders and lists of each split; a split without any is left out."""
         found: dict[str, list[str]] = {}
         for key, value in self.content.items():
-            split = split_name(key) if key.isalpha() else None
+            split = _split_of_key(key)
             entries = value if isinstance(value, list) else [value]
             if split:
                 found.setdefault(split, []).extend(str(entry) for entry in entries if entry not in ("", "null", "~"))

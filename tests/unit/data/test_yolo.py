@@ -131,6 +131,38 @@ def test_a_bad_data_yaml(text: str, message: str, tmp_path: Path) -> None:
     assert "data.yaml" in str(caught.value) or message == "lone surrogate"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{names: [dog, cat], train: images/train}",
+        '{"names": ["dog", "cat"], "test": "images/train"}',
+        " names: [dog, cat]\n train: images/train\n",
+        "\"names\": [dog, cat]\n'train': images/train\n",
+        "? names\n: [dog, cat]\n? train\n: images/train\n",
+        "--- {names: [dog, cat],\n  valid: images/train}",
+        "names: [dog, cat]\ntest: images/train\n",
+        "validation: images/train\nnames: [dog, cat]\n",
+        "training: images/train\nnames: [dog, cat]\n",
+        "trainval: images/train\nnames: [dog, cat]\n",
+        "!!map {names: [dog, cat], train: images/train}",
+    ],
+)
+def test_data_yaml_in_every_form_of_yaml(text: str, tmp_path: Path) -> None:
+    root = trees.yolo(tmp_path)
+    trees.write(root / "data.yaml", text)
+    assert load_dataset(root).classes == ("dog", "cat")
+    assert load_dataset(root / "data.yaml").classes == ("dog", "cat")
+
+
+@pytest.mark.parametrize(
+    "text", ["names: [a]\n", "train: x\n", "a: {names: [b], train: c}\n", "- names\n- train\n", "names: *x\n", "a: b: names"]
+)
+def test_other_yaml_is_no_data_yaml(text: str, tmp_path: Path) -> None:
+    root = trees.yolo(tmp_path)
+    trees.write(root / "other.yaml", text)
+    assert load_dataset(root).classes == ("cat", "dog")
+
+
 def test_yaml_constructs_nothing(tmp_path: Path) -> None:
     file = trees.write(tmp_path / "x.yaml", "a: !!python/object/apply:os.getcwd []\nb: !!int 3\nc: 2001-01-01\n")
     assert read_yaml(file) == {"a": [], "b": "3", "c": "2001-01-01"}

@@ -16,7 +16,8 @@ The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -41,12 +42,13 @@ from onestage.data.plain_yaml import Plain, read_yaml
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, repeated
 from onestage.data.tree import ByName, Parts, Tree, folded
-from onestage.data.yolo_lines import KeyPoints, read_lines, stated_key_points
+from onestage.data.yolo_lines import Content, KeyPoints, fill, key_point_columns, read_file, stated_key_points
 from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
 _LABELS = re.compile(r"\s*\d+(\.0*)?(\s+[-+\d.eE]+){4}")
+_NUMBERS = re.compile(r"\s*[-+]?\d\S*[^\S\r\n]+[-+.,]?\d")
 _DATA_YAML = tuple(re.compile(rf"^{key}\s*:", re.MULTILINE) for key in ("names", "(train|val|test)"))  # a faulty file's
 
 
@@ -66,6 +68,7 @@ class YoloSet:
     moved: Mapping[Path, Mapping[str, Path]] = field(default_factory=dict)
     missing: Mapping[str, DataError] = field(default_factory=dict)
     key_points: KeyPoints | None = None
+    _contents: dict[Path, Content] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def label_files(self) -> frozenset[Path]:
@@ -92,15 +95,36 @@ class YoloSet:
                 continue
             row = table.add(PictureFile(str(picture), table.name(picture.with_suffix(""))))
             if label_file:
-                labelled.append((row, label_file))
-        read_lines(table, labelled, self.key_points)
+                labelled.append((row, table.name(label_file), self._content(label_file)))
+        fill(table, labelled, self._columns)
         self._report_orphans(table, {file.parent for p in self.sources[split] for file in self._pairs.labels.get(p, ())})
+
+    def _content(self, file: Path) -> Content:
+        if file not in self._contents:
+            self._contents[file] = read_file(file, Table(self.tree.root).name(file))
+        return self._contents[file]
+
+    @cached_property
+    def _columns(self) -> int | None:
+        """The columns of each line of key points, for all splits alike; None for outlines."""
+        if self.key_points:
+            return 5 + self.key_points.amount * self.key_points.numbers
+        divided = {picture for split, pictures in self.sources.items() if split for picture in pictures}
+        rest = {"": tuple(picture for picture in self.sources[""] if picture not in divided)}
+        return key_point_columns({split: self._readable(pictures) for split, pictures in ({**self.sources} | rest).items()})
+
+    def _readable(self, pictures: Sequence[Path]) -> Iterator[Content]:
+        """The content of the label files of these pictures, without those that are unclear."""
+        for picture in pictures:
+            with suppress(DataError):
+                if file := self._label_file(picture):
+                    yield self._content(file)
 
     def _label_file(self, picture: Path) -> Path | None:
         """The labels of a picture; None if it has none. Raise DataError if several files fit, or several pictures."""
         found = [*self._pairs.labels.get(picture, ())]
         if len(found) > 1:
-            found = [file for file in found if holds_labels(file)] or found[:1]
+            found = [file for file in found if _may_hold_labels(file)] or found[:1]
         if len({read_bytes(file) for file in found}) > 1:
             got = ", ".join(map(self.tree.short, found))
             raise DataError("several files may hold the labels of this picture", got=got, fix="leave one of them")
@@ -135,6 +159,12 @@ def find(tree: Tree) -> YoloSet | None:
 def holds_labels(file: Path) -> bool:
     """Whether a file looks like labels in this format: its first line is an object."""
     return file.suffix.lower() == ".txt" and bool(_LABELS.match(head(file, 400)))
+
+
+def _may_hold_labels(file: Path) -> bool:
+    """Whether one of several files may be a picture's labels: it is empty or begins with two numbers, good or bad."""
+    start = head(file, 400)
+    return not start.strip() or bool(_NUMBERS.match(start))
 
 
 def _find_by_yaml(tree: Tree, data_file: Path) -> YoloSet:

@@ -11,9 +11,9 @@ https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for
 - ``kpt_shape`` in data.yaml states how many key points there are, and with how many numbers each. Then all lines have them.
 - Without it, a line can be key points if its points lie inside its box; points of visibility 0, and points at (0, 0) if there
   is no visibility, do not count. An odd number of numbers leaves no other choice.
-- All lines of a split decide together, because key points have one length in a whole data set, and outlines have not. If the
-  lines have several lengths, at least half of them must be able to be key points of one length; then the lines of other
-  lengths are problems. If lines of that length disagree, it is an error.
+- All lines of a data set decide together, because key points have one length in a whole data set, and outlines have not. If
+  the lines have several lengths, at least half of them must be able to be key points of one length; then the lines of other
+  lengths are problems. If lines of that length disagree, or the splits, each alone, it is an error.
 - Lines that are all the four corners of rectangles are oriented boxes.
 """
 
@@ -21,7 +21,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,37 +78,74 @@ def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | Non
     return KeyPoints(count, numbers)
 
 
-def read_lines(table: Table, files: Iterable[tuple[int, Path]], stated: KeyPoints | None) -> None:
-    """Put the objects of label files into the table. files: the row of each picture, and its label file.
+class Content(NamedTuple):
+    """What a label file states: its good lines, of picture 0, and the errors of its bad lines; number 0 is the whole file."""
 
-    Raise DataError if the lines can be key points as well as outlines.
-    """
-    found = [line for picture, file in files for line in _parsed(table, picture, file)]
-    long = [line for line in found if isinstance(line, _Line)]
-    columns = 5 + stated.amount * stated.numbers if stated else _key_point_columns(long)
-    for line in found:
-        try:
-            table.objects.append(_decided(line, columns) if isinstance(line, _Line) else line)
-        except DataError as error:
-            table.problem(line.row.where if isinstance(line, _Line) else line.where, error)
+    lines: list[Row | _Line]
+    errors: dict[int, DataError]
+
+    @property
+    def long(self) -> list[_Line]:
+        """The lines longer than a box."""
+        return [line for line in self.lines if isinstance(line, _Line)]
 
 
-def _parsed(table: Table, picture: int, file: Path) -> list[Row | _Line]:
-    """The good lines of one file; the other ones are problems."""
-    name, found = table.name(file), []
+def read_file(file: Path, name: str) -> Content:
+    """The content of a label file. name: the file in messages."""
+    content = Content([], {})
     try:
         lines = lines_of(read_text(file))
     except DataError as error:
-        table.problem(name, error)
-        return []
+        content.errors[0] = error
+        return content
     for number, line in enumerate(lines, start=1):
-        where = f"{name}:{number}"
         try:
             if columns := line.split():
-                found.append(_line(columns, picture, where))
+                content.lines.append(_line(columns, 0, f"{name}:{number}"))
         except DataError as error:
-            table.problem(where, error)
-    return found
+            content.errors[number] = error
+    return content
+
+
+def fill(table: Table, files: Iterable[tuple[int, str, Content]], columns: int | None) -> None:
+    """Put the objects of label files into the table. files: the row of each picture, its label file's name, and the content.
+    columns: of each line of key points; None for outlines.
+    """
+    for picture, name, content in files:
+        for number, error in content.errors.items():
+            table.problem(f"{name}:{number}" if number else name, error)
+        for line in content.lines:
+            try:
+                row = _decided(line, columns) if isinstance(line, _Line) else line
+                table.objects.append(row._replace(picture=picture))
+            except DataError as error:
+                table.problem(line.row.where if isinstance(line, _Line) else line.where, error)
+
+
+def key_point_columns(splits: Mapping[str, Iterable[Content]]) -> int | None:
+    """The columns of each line with key points in a data set; None if the lines are outlines.
+
+    Raise DataError if the lines can be both, or if those of the splits alone are of different kinds.
+    """
+    long = [(split, [line for content in found for line in content.long]) for split, found in splits.items()]
+    long = [(split, lines) for split, lines in long if lines]
+    if not long:
+        return None
+    alone: dict[str, int | None] = {}
+    for split, lines in long:
+        with suppress(DataError):
+            alone[split] = _key_point_columns(lines)
+    if len(alone) < len(long):
+        alone["all together"] = _key_point_columns([line for _, lines in long for line in lines])
+    return _agreed(alone, long[0][1][0].row.where)
+
+
+def _agreed(columns: Mapping[str, int | None], where: str) -> int | None:
+    """The columns that all splits have. Raise DataError if they differ."""
+    if len(set(columns.values())) > 1:
+        kinds = (f"{split}: {f'key points, {count} columns' if count else 'outlines'}" for split, count in columns.items())
+        raise _unclear(where, "; ".join(kinds), max(count or 0 for count in columns.values()))
+    return next(iter(columns.values()))
 
 
 def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
@@ -169,14 +207,21 @@ def _key_point_columns(lines: Sequence[_Line]) -> int | None:
         return None
     strangers = [line for line in same if not line.points]
     if strangers:
-        raise DataError(
-            "these lines could be outlines as well as boxes with key points",
-            where=strangers[0].row.where,
-            got=f"{counted(fitting, 'line')} with all points in the box, and {len(strangers)} like this one",
-            expected="one kind of lines",
-            fix=f"for key points, write kpt_shape: [{(columns - 5) // 2}, 2] into data.yaml; for outlines, write their boxes",
-        )
+        got = f"{counted(fitting, 'line')} with all points in the box, and {len(strangers)} like this one"
+        raise _unclear(strangers[0].row.where, got, columns)
     return columns
+
+
+def _unclear(where: str, got: str, columns: int) -> DataError:
+    """The error for lines of two kinds. columns: of those that may be key points."""
+    shape = f"[{(columns - 5) // 2}, 2]" if columns % 2 else f"[{(columns - 5) // 3}, 3]"
+    return DataError(
+        "these lines could be outlines as well as boxes with key points",
+        where=where,
+        got=got,
+        expected="one kind of lines",
+        fix=f"for key points, write kpt_shape: {shape} into data.yaml; for outlines, write their boxes",
+    )
 
 
 def _are_oriented(lines: Sequence[_Line]) -> bool:

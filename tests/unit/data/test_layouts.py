@@ -131,6 +131,19 @@ SEVERAL = {
     "YOLO, labels": (
         "classes.txt    cat\nimages/a.jpg\nlabels/a.txt\nannots/a.txt    0 0.4 0.4 0.1 0.1", "annots/a.txt, labels/a.txt"
     ),
+    **{
+        f"YOLO, labels and {kind}": (
+            f"classes.txt    cat\nimages/a.jpg\nlabels/a.txt\nimages/b.jpg\nlabels/b.txt\nannots/a.txt    {text}",
+            "annots/a.txt, labels/a.txt",
+        )
+        for kind, text in {
+            "decimal commas": "0 0,5 0,5 0,2 0,2",
+            "too few columns": "0 0.5 0.5 0.2",
+            "a negative class": "-1 0.5 0.5 0.2 0.2",
+            "a number that is none": "0 0.5 0.5 0.2 x",
+            "a class with parts": "0.5 0.5 0.5 0.2 0.2",
+        }.items()
+    },
     "YOLO, folders of labels": (
         "classes.txt    cat\nFotos/a.jpg\nA/a.txt\nB/a.txt    0 0.4 0.4 0.1 0.1", "Fotos/ with A/; Fotos/ with B/"
     ),
@@ -163,7 +176,19 @@ def test_the_first_of_several_is_no_answer(kind, tmp_path):
     assert candidates in str(caught.value)
 
 
+def test_an_empty_file_does_not_lose_to_one_elsewhere(tmp_path):
+    root = build(tmp_path, SEVERAL["YOLO, labels"][0] + "\nimages/b.jpg\nlabels/b.txt")
+    for text in ("", "\n", " \r\n"):
+        (root / "labels/a.txt").write_text(text)
+        with pytest.raises(DataError, match=r"annots/a.txt, labels/a.txt"):
+            load_dataset(root)
+
+
 DECIDED = {
+    "text that is no labels": (
+        "classes.txt    cat\nimages/a.jpg\nlabels/a.txt\nimages/b.jpg\nlabels/b.txt\nannots/a.txt    a photo of 2 cats", {},
+        {"images/a.jpg": 1, "images/b.jpg": 1},
+    ),
     "the split of the COCO file": (
         "annotations/instances_train.json    a.jpg\nannotations/instances_val.json    a.jpg\ntrain/a.jpg\nval/a.jpg",
         {"split": "val"}, {"val/a.jpg": 1},

@@ -156,3 +156,48 @@ def test_classes_written_as_decimals(written: str, tmp_path: Path) -> None:
     assert load_dataset(root).labels.tolist() == [1]
     (root / "data.yaml").unlink()
     assert load_dataset(root, classes=["cat", "dog"]).labels.tolist() == [1]
+
+
+SMALL = "0 0.5 0.5 0.52 0.5 0.55 0.52 0.53 0.56 0.5 0.55"
+"""An outline that could be a box with three points in it."""
+
+POSE = "0 0.5 0.5 0.4 0.4" + " 0.4 0.6" * 3
+
+
+def splits(root: Path, **lines: list[str]) -> Path:
+    for split, written in lines.items():
+        for number, line in enumerate(written):
+            trees.picture(root / f"images/{split}/{number}.png")
+            trees.write(root / f"labels/{split}/{number}.txt", line)
+    trees.write(root / "data.yaml", "".join(f"{s}: images/{s}\n" for s in lines) + "names: [cat, dog]\n")
+    return root
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        {"train": [outline(points) for points in ROUGH], "val": [SMALL]},
+        {"train": [outline(points) for points in ROUGH * 20], "val": [POSE]},
+        {"train": [POSE] * 20, "val": [outline(points) for points in ROUGH]},
+        {"train": [POSE] * 3, "val": [POSE], "test": [outline(ROUGH[0])]},
+        {"train": [POSE] * 3, "val": [POSE + " 0.5 0.5"]},
+    ],
+)
+def test_splits_that_alone_are_of_different_kinds(lines: dict[str, list[str]], tmp_path: Path) -> None:
+    """Each split alone would be read by its own rule."""
+    root = splits(tmp_path, **lines)
+    for split in (None, *lines):
+        with pytest.raises(DataError, match="outlines as well as boxes with key points"):
+            load_dataset(root, split=split, on_bad="skip")
+    (root / "data.yaml").open("a").write("kpt_shape: [3, 2]\n")
+    assert load_dataset(root, split="train", on_bad="skip").split == "train"
+
+
+def test_a_split_that_is_unclear_alone_follows_the_others(tmp_path: Path) -> None:
+    unclear = [SMALL, "0 0.5 0.5 0.2 0.2" + " 0.9 0.1" * 3]
+    alone = splits(tmp_path / "alone", val=unclear)
+    with pytest.raises(DataError, match="outlines as well"):
+        load_dataset(alone)
+    root = splits(tmp_path / "all", train=[outline(points) for points in ROUGH * 3], val=unclear)
+    assert load_dataset(root, split="val").labels.tolist() == [0, 0]
+    assert load_dataset(splits(tmp_path / "boxes", train=["0 0.5 0.5 0.4 0.4"], val=[POSE])).labels.tolist() == [0, 0]

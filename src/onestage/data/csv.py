@@ -28,7 +28,7 @@ from torch import Tensor
 from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
-from onestage.data.table import PictureFile, Row, Table
+from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
 from onestage.data.text import decimal, is_number, lines_of, quoted
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
@@ -53,9 +53,6 @@ HEADER = 65_536
 
 HEADERLESS = (0, 5, 1, 2, 3, 4)
 """The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
-
-WHOLE = 1.5
-"""A box that is given in parts of its picture ends at 1; one that reaches beyond this is in pixels."""
 
 
 class Dialect(NamedTuple):
@@ -256,7 +253,7 @@ def _are_relative(table: Table) -> bool:
     if not table.objects:
         return False
     boxes = torch.tensor([row.box for row in table.objects], dtype=torch.float64)
-    parts = ((boxes >= 0) & (boxes <= 1)).all(dim=1) & (boxes != boxes.round()).any(dim=1)
+    parts = in_parts(boxes)
     pixels = (boxes > WHOLE).any(dim=1)
     if parts.any() and pixels.any():
         got = " and ".join(_first(table, flags) for flags in (parts, pixels))

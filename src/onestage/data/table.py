@@ -33,6 +33,9 @@ from onestage.structures import Size
 
 OnBad = Literal["stop", "skip"]
 
+WHOLE = 1.5
+"""A box that is given in parts of its picture ends at 1; one that reaches beyond this is in pixels."""
+
 SLACK = 2.0
 """Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
 
@@ -105,8 +108,11 @@ class Table:
     def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad) -> Dataset:
         """The checked data set. Raise one DataError for all problems, unless ``on_bad`` is "skip".
 
+        Raise one in any case if all boxes of a format in pixels are in parts of the picture.
+
         May be called more than once, for other labels.
         """
+        self._check_unit()
         column = self._labels(labels)
         known = column != UNKNOWN
         strangers = self.other_classes(labels, split)
@@ -141,6 +147,20 @@ class Table:
             category_ids=labels.table.ids,
             problems=tuple(problems),
             notes=tuple(self.notes),
+        )
+
+    def _check_unit(self) -> None:
+        """Raise DataError if a format in pixels has boxes within 0-1 that are not whole numbers, and none larger."""
+        boxes = self._columns.box
+        parts = in_parts(boxes)
+        if self.relative or not parts.any() or (boxes > WHOLE).any():
+            return
+        row = self.objects[int(parts.nonzero()[0])]
+        raise DataError(
+            "all boxes lie within 0-1, as parts of the picture; this format has them in pixels",
+            where=self.root,
+            got=f"{row.where}: {', '.join(f'{number:g}' for number in row.box)}",
+            fix="multiply x and widths by the picture's width, y and heights by its height",
         )
 
     def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
@@ -273,6 +293,11 @@ class _Checks(NamedTuple):
         if not self.solid[i]:
             return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
         return f"a box outside its picture, {size_text((int(size[0]), int(size[1])))}: x1, y1, x2, y2 = {numbers}"
+
+
+def in_parts(boxes: Tensor) -> Tensor:
+    """(M,) bool: the numbers of a box (M, 4) lie within 0-1 and are not all whole, so it is in parts of its picture."""
+    return ((boxes >= 0) & (boxes <= 1)).all(dim=1) & (boxes != boxes.round()).any(dim=1)
 
 
 def _size_of(path: str) -> Size | DataError:

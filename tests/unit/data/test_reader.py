@@ -123,6 +123,29 @@ def test_a_box_slightly_over_the_border_is_cut(name: str, tmp_path: Path, monkey
     assert truth_of(data)["c"] == [("dog", (0, 3, 60, 40))]
 
 
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+@pytest.mark.parametrize("name", ["coco", "voc"])
+def test_boxes_in_parts_of_the_picture_in_a_format_of_pixels_are_an_error(
+    name: str, on_bad: OnBad, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def parts(box: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(v / side for v, side in zip(box, (60, 40, 60, 40), strict=True))
+
+    truth = {key: [(label, parts(box)) for label, box in objects] for key, objects in trees.TRUTH.items()}
+    monkeypatch.setattr(trees, "TRUTH", truth)
+    with pytest.raises(DataError, match="in pixels") as error:
+        load_dataset(trees.WRITERS[name](tmp_path), on_bad=on_bad)
+    assert error.value.fix and "multiply" in error.value.fix
+
+
+@pytest.mark.parametrize("name", ["coco", "voc"])
+def test_one_box_of_a_pixel_is_none_in_parts(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trees, "TRUTH", trees.TRUTH | {"b": [("cat", (0.0, 0.0, 0.5, 0.75))]})
+    assert len(load_dataset(trees.WRITERS[name](tmp_path)).boxes) == 4
+    monkeypatch.setattr(trees, "TRUTH", {"a": [("cat", (0, 0, 1, 1)), ("dog", (0, 0, 1, 1))], "b": [], "c": []})
+    assert len(load_dataset(trees.WRITERS[name](tmp_path)).boxes) == 2
+
+
 def test_the_error_lists_ten_and_counts_the_rest(tmp_path: Path) -> None:
     rows = "".join(f"a.png,cat,{i},5,{i},9\n" for i in range(14))
     trees.csv(tmp_path, trees.csv_text() + rows)

@@ -7,7 +7,7 @@ The format: https://cocodataset.org/#format-data. Policy:
 - A file with categories alone, as label tools put it beside the real one, is no data set.
 - ``iscrowd`` regions keep their box and are flagged; outlines and masks (polygons, RLE) are not read. ``ignore`` is kept too.
 - ``area`` is taken from the file (the outline's), or from the box where it is missing or not positive.
-- A picture without annotations is kept: it has no objects.
+- A picture without annotations is kept: it has no objects. A second id of one picture is a problem.
 - NaN, Infinity and a key given twice in one object spoil the whole file; a bad image or annotation is one problem each.
 """
 
@@ -189,6 +189,7 @@ def _given_twice(where: str, category: int, name: str, other_name: str | None, o
 def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named) -> dict[Id, int | None]:
     """The picture's row by image id; None for an image that is known but cannot be used: its objects are left out."""
     rows: dict[Id, int | None] = {}
+    id_of: dict[str, Id] = {}
     name = table.name(file)
     for number, entry in enumerate(entries):
         where, image_id = f"{name}: images[{number}]", _id(_field(entry, "id"))
@@ -199,7 +200,10 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
             table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice"))
         else:
             try:
-                rows[image_id] = table.add(_picture(entry, image_id, pictures))
+                picture = _picture(entry, image_id, pictures)
+                if (first := id_of.setdefault(picture.path, image_id)) != image_id:
+                    raise DataError(f"this picture is listed under two ids, and is the one of id {_shown(first)}")
+                rows[image_id] = table.add(picture)
             except DataError as error:
                 rows[image_id] = None
                 table.problem(f"{where} (id {_shown(image_id)})", error)

@@ -82,6 +82,12 @@ def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_open
         (lambda c: c["annotations"].append(5), "annotations[3] (id None): an annotation should be an object"),
         (lambda c: c["images"].append(5), "images[3]: an image needs"),
         (lambda c: c["images"].append(dict(c["images"][0])), "images[3]: the image id 100 is given twice"),
+        (lambda c: c["images"].append(c["images"][1] | {"id": 7}), "images[3] (id 7): this picture is listed under two ids"),
+        (
+            lambda c: c["images"].append(c["images"][2] | {"id": "x", "file_name": "./c.png"}),
+            "(id x): this picture is listed under two ids, and is the one of id 102",
+        ),
+        (lambda c: c["images"].append(c["images"][0] | {"id": 7, "file_name": "../train2017/a.png"}), "images[3] (id 7)"),
         (lambda c: c["images"][1].update(id=True), "images[1]: an image needs"),
         (lambda c: c["images"][1].pop("file_name"), "file_name should be a string"),
         (lambda c: c["images"][1].update(width="60"), "should be whole numbers above 0"),

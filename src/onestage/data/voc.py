@@ -7,6 +7,8 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 - ``difficult`` objects are kept and flagged ``ignore``. A width or height of 0 or -1 is read from the picture.
 - The picture has the name of the XML file and lies at the same place: see pairing.py. If there are several, or none,
   ``<filename>`` names it.
+- Tags may be in any case. An object has one name and one box with four corners. A <bndbox> that is neither in an
+  <object> of <annotation> nor in a <part> is a problem: it may be an object that would be lost.
 - Classes are all names in the whole data set, sorted, for any split that is read. So all splits agree.
 - Splits are the lists ImageSets/Main/{train,val,trainval,test}.txt, or folders of these names. A line is an id, blanks and all.
   Only a 1, -1 or 0 at its end, as in VOC's lists of one class, is no part of it, unless a file has that name.
@@ -146,7 +148,7 @@ def find(tree: Tree) -> VocSet | None:
 
 def holds_labels(file: Path) -> bool:
     """Whether a file looks like annotations in this format."""
-    return file.suffix.lower() == ".xml" and bool(re.search(r"<annotation[\s>]", head(file, 1024)))
+    return file.suffix.lower() == ".xml" and bool(re.search(r"<annotation[\s>]", head(file, 1024), re.IGNORECASE))
 
 
 def _split_lists(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
@@ -195,7 +197,23 @@ def _parse(file: Path) -> _Annotation:
             annotation.objects.append(_object(number, element))
         except DataError as error:
             annotation.errors.append((f" object {number}", error))
+    if strays := _stray_boxes(root):
+        got = f"<{shortened(strays[0])}>" + (f" and {len(strays) - 1:,} more" if len(strays) > 1 else "")
+        what = "a <bndbox> is in an element that is no object of this file"
+        annotation.errors.append(("", DataError(what, got=got, expected="<object> in <annotation>")))
     return annotation
+
+
+def _stray_boxes(root: Element) -> list[str]:
+    """The tags of the elements that hold a <bndbox> and are not read: no objects, and no parts of one."""
+    found, inner = [], [(child, child.tag == "object") for child in root]
+    found += [root.tag] * (root.find("bndbox") is not None)
+    while inner:
+        element, is_read = inner.pop()
+        if element.tag != "part":
+            found += [element.tag] * (not is_read and element.find("bndbox") is not None)
+            inner += [(child, False) for child in element]
+    return found
 
 
 def _root(file: Path) -> Element:
@@ -207,6 +225,8 @@ def _root(file: Path) -> Element:
         root = ElementTree.fromstring(content, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
         raise DataError("this is not readable XML", got=shortened(str(error))) from error
+    for element in root.iter():
+        element.tag = element.tag.lower()
     if root.tag != "annotation":
         raise DataError("the root element is wrong", got=f"<{shortened(root.tag)}>", expected="<annotation>")
     return root
@@ -224,19 +244,28 @@ def _size(root: Element) -> Size | None:
 
 def _object(number: int, element: Element) -> _Object:
     """Raise DataError with the reason if this is no object."""
-    name = (element.findtext("name") or "").strip()
+    name = (_only(element, "name") or "").strip()
     if not name:
         raise DataError("an object needs a <name>")
-    texts = [element.findtext(f"bndbox/{corner}") for corner in _CORNERS]
+    _only(element, "bndbox")
+    texts = [_only(element, f"bndbox/{corner}") for corner in _CORNERS]
     try:
         box = [decimal(text or "") for text in texts]
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got) from None
-    difficult = (element.findtext("difficult") or "0").strip()
+    difficult = (_only(element, "difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise DataError("<difficult> is not understood", got=quoted(difficult), expected="0 or 1")
     return _Object(number, name, box, difficult == "1")
+
+
+def _only(element: Element, path: str) -> str | None:
+    """The text of the one element at a path; None if there is none. Raise DataError if there are several."""
+    found = element.findall(path)
+    if len(found) > 1:
+        raise DataError(f"an object has {len(found):,} times <{path.rpartition('/')[2]}>", expected="one")
+    return (found[0].text or "") if found else None
 
 
 def _fill(table: Table, file: Path, annotation: _Annotation, picture_of: Callable[[Path, str | None], Path]) -> None:

@@ -1,5 +1,7 @@
 """Pascal VOC: what is kept, what is refused, and the layouts on disk."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ BOMB = (
 )
 OUTSIDER = '<!DOCTYPE annotation [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation><filename>&x;</filename></annotation>'
 BOX = (1, 1, 9, 9)
+DOG = trees.voc_object("dog", BOX)
 
 
 def test_numbers_stay_as_they_are_and_difficult_is_flagged(tmp_path: Path) -> None:
@@ -31,6 +34,45 @@ def test_parts_of_an_object_are_no_objects(tmp_path: Path) -> None:
     trees.write(root / "Annotations/c.xml", trees.voc_xml("c", trees.voc_object("dog", BOX, part)))
     data = load_dataset(root, split="val")
     assert data.classes == ("cat", "dog") and data.boxes.tolist() == [list(BOX)]
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title])
+def test_tags_in_any_case(change: Callable[[str], str], tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    for file in (root / "Annotations").iterdir():
+        file.write_text(re.sub(r"</?\w+>", lambda tag: change(tag[0]), file.read_text()))
+    data = load_dataset(root)
+    assert data.classes == ("cat", "dog") and len(data.boxes) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "tag"),
+    [
+        (f"<objects>{DOG}</objects>", "object"),
+        (f"<a><b>{DOG}{DOG}</b></a>", "object> and 1 more"),
+        (DOG.replace("object>", "obj>"), "obj"),
+        (f"{DOG}{DOG.replace('object>', 'item>')}", "item"),
+        (DOG.replace("</object>", f"{DOG}</object>"), "object"),
+        (DOG.removeprefix("<object><name>dog</name>").removesuffix("</object>"), "annotation"),
+    ],
+)
+def test_a_box_that_is_not_read_is_one_problem(text: str, tag: str, tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", text))
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert "c.xml: a <bndbox> is in an element that is no object" in str(caught.value) and f"got: <{tag}" in str(caught.value)
+
+
+@pytest.mark.parametrize("tag", ["name", "bndbox", "xmin", "ymin", "xmax", "ymax", "difficult"])
+def test_an_object_has_each_thing_once(tag: str, tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    text = trees.voc_object("dog", BOX, "<difficult>0</difficult>")
+    twice = re.sub(rf"<{tag}>.*</{tag}>", lambda found: found[0] * 2, text)
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", twice))
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert f"c.xml object 1: an object has 2 times <{tag}>" in str(caught.value)
 
 
 @pytest.mark.parametrize("size", [(0, 0), ("", ""), (40, 0), (-1, -1), (40, -1), (" 40 ", "0.0"), ("40.0", " 60\n")])

@@ -114,6 +114,7 @@ HOST = socket.gethostname()
         ("process 999999999 on another machine", False),
         ("anything else", False),
     ],
+    ids=["nobody", "alive", "before this one", "dead", "another machine", "unknown"],  # alike in every process
 )
 def test_without_locks_the_text_is_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, holder: str, free: bool) -> None:
     without_locks(monkeypatch)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from onestage.data.text import listed, quoted, repeated
-from onestage.errors import ConfigError, DataError, warn_outside
+from onestage.errors import ConfigError, DataError, shortened, warn_outside
 from onestage.structures import ClassSet
 
 ClassKey = int | str
@@ -30,11 +31,18 @@ class StoredClasses:
     numbered: bool = False
 
     def __post_init__(self) -> None:
-        """Raise DataError if a name is no text that can be written."""
+        """Raise DataError if a name is no text that can be written, or nothing to be seen, or if two look the same."""
+        seen: dict[str, str] = {}
         for name in self.table.names:
             if any("\ud800" <= character <= "\udfff" for character in name):
                 fix = "write the name in full Unicode characters"
                 raise DataError("the name of a class holds half a character, a lone surrogate", got=quoted(name), fix=fix)
+            look = _look(name)
+            if not look:
+                raise DataError("the name of a class is empty or invisible", got=_escaped(name), fix="write a name")
+            if (other := seen.setdefault(look, name)) != name:
+                fix = "write one name in one way, without blanks at its ends"
+                raise DataError("the names of two classes look the same", got=f"{_escaped(other)}, {_escaped(name)}", fix=fix)
 
     @classmethod
     def named(cls, names: Sequence[str], *, numbered: bool = False) -> StoredClasses:
@@ -56,6 +64,18 @@ class StoredClasses:
         """A key as messages show it, with the class's name if that differs."""
         name = self.keys.get(key, key)
         return quoted(key) if name == key else f"{quoted(key)} ({quoted(name)})"
+
+
+def _look(name: str) -> str:
+    """A name as it is seen: each letter as one character with its accents (NFC), nothing invisible at the ends."""
+    text = unicodedata.normalize("NFC", name)
+    invisible = "".join({c for c in text if c.isspace() or unicodedata.category(c) in ("Cc", "Cf")})
+    return text.strip(invisible)
+
+
+def _escaped(name: str) -> str:
+    """A name for a message, with all but ASCII characters as codes."""
+    return shortened(ascii(name), 80)
 
 
 class Labels(NamedTuple):

@@ -1,5 +1,6 @@
 """What holds for every format: one truth, recognised and read alike, and one policy for what is bad."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 import trees
 from onestage.data import list_splits, load_dataset, open_data
 from onestage.data.dataset import Dataset
+from onestage.data.labels import StoredClasses
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, DataError
 
@@ -121,6 +123,38 @@ def test_a_box_slightly_over_the_border_is_cut(name: str, tmp_path: Path, monkey
     monkeypatch.setitem(trees.TRUTH, "c", [("dog", (-1.5, 3, 61.9, 41))])
     data = load_dataset(trees.WRITERS[name](tmp_path))
     assert truth_of(data)["c"] == [("dog", (0, 3, 60, 40))]
+
+
+@pytest.mark.parametrize("name", ["", " ", "\t\n", "\u200b", "\ufeff", "\u00a0\u2060", "\u200e"])
+def test_a_class_without_a_visible_name_is_refused(name: str) -> None:
+    for stored in (StoredClasses.named, StoredClasses.by_number):
+        with pytest.raises(DataError, match="empty or invisible"):
+            stored(["dog", name])
+
+
+TWINS = ["cat ", "\u00a0cat", "cat\u200b", "\ufeffcat\n", "\u2060cat"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [*(("cat", twin) for twin in TWINS), ("caf\u00e9", "cafe\u0301"), ("\u212b", "\u00c5")]
+)
+def test_classes_that_look_the_same_are_refused(one: str, other: str, tmp_path: Path) -> None:
+    for stored in (StoredClasses.named, StoredClasses.by_number):
+        with pytest.raises(DataError, match="look the same"):
+            stored([one, "dog", other])
+        assert stored([other, "dog"]).table.names == (other, "dog")
+
+
+@pytest.mark.parametrize("name", ["", "cat ", "\u200b"])
+def test_no_reader_takes_a_class_that_cannot_be_told_apart(name: str, tmp_path: Path) -> None:
+    content = trees.coco_content()
+    content["categories"].append({"id": 99, "name": name})
+    with pytest.raises(DataError, match=r"look the same|invisible"):
+        load_dataset(trees.coco(tmp_path / "coco", content))
+    root = trees.yolo(tmp_path / "yolo")
+    trees.write(root / "data.yaml", f'train: images/train\nnames: ["cat", "dog", {json.dumps(name)}]\n')
+    with pytest.raises(DataError, match=r"look the same|invisible"):
+        load_dataset(root)
 
 
 @pytest.mark.parametrize("on_bad", ["stop", "skip"])

@@ -6,8 +6,11 @@ Policy:
 - Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
   it is an error.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
+- Empty lines, ``sep=;``, which gives the separator, and comments after ``#`` may lead.
+- Files are splits. One whose column ``split``, ``set``, ``subset`` or ``usage`` names several splits is an error.
 - Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
-  are the data set's ids. With ``classes=`` they then count the given names from 0.
+  are the data set's ids, and 1, 1.0 and 01 are one. With ``classes=`` they then count the given names from 0. Numbers in one
+  file and names in another are an error.
 - pairing.py finds the pictures by their names. When a folder is searched, a CSV file without any of its pictures does not
   count, nor does one far above its pictures if there is a data set in another format: such files often accompany it.
 
@@ -16,7 +19,8 @@ Shape letters: M objects.
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,11 +29,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text
+from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text, split_name
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
-from onestage.data.text import decimal, is_number, lines_of, quoted
+from onestage.data.text import decimal, is_number, lines_of, listed, quoted, whole
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 
@@ -46,7 +50,11 @@ ROLES = {
 """The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
 
 _NAMES = [frozenset(names.split()) for names in ROLES.values()]
-_IGNORED = str.maketrans("", "", " _-")
+_IGNORED = str.maketrans("", "", " _-#")
+_SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
+
+SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
+"""Names of a column that may say which split a row belongs to."""
 
 HEADER = 65_536
 """Characters that the first line of a file may have."""
@@ -56,11 +64,15 @@ HEADERLESS = (0, 5, 1, 2, 3, 4)
 
 
 class Dialect(NamedTuple):
-    """How a file is written: the column of each role in the order of ``ROLES``, the separator, whether a header leads."""
+    """How a file is written: the column of each role in the order of ``ROLES``, the separator, the lines before
+    these, whether a header leads, and the column that names a split for each row.
+    """
 
     columns: tuple[int, ...]
     separator: str
+    lead: int
     header: bool
+    split: int | None = None
 
 
 class Entry(NamedTuple):
@@ -102,7 +114,7 @@ class CsvSet:
         table.classes = self._classes
         for file in self.sources[split]:
             pictures = Named(self.tree, file)
-            _fill(table, file, self._contents[file], pictures)
+            _fill(table, file, self._contents[file], pictures, self._canonical)
             table.moved(file, pictures.moved)
         table.relative = _are_relative(table)
 
@@ -110,12 +122,47 @@ class CsvSet:
     def _contents(self) -> dict[Path, Content]:
         return {file: _read_rows(file) for file in self.sources[""]}
 
+    @cached_property
+    def _canonical(self) -> Mapping[str, str]:
+        """The class of each label in the whole data set: the same, but ``01`` and ``1.0`` are 1 where all are whole numbers.
+
+        Raise DataError if one file only has numbers and another one only names.
+        """
+        labels = {file: found for file, content in self._contents.items() if (found := _labels(content))}
+        number_of = {label: _number(label) for found in labels.values() for label in found}
+        self._check_one_kind(labels, number_of)
+        mixed = None in number_of.values()
+        return {label: label if mixed else str(number) for label, number in number_of.items()}
+
+    def _check_one_kind(self, labels: Mapping[Path, set[str]], number_of: Mapping[str, int | None]) -> None:
+        """Raise DataError if the labels of one file are all numbers, and those of another one all names."""
+        kinds = {file: {number_of[label] is None for label in found} for file, found in labels.items()}
+        numbered = next((file for file, kind in kinds.items() if kind == {False}), None)
+        named = next((file for file, kind in kinds.items() if kind == {True}), None)
+        if numbered and named:
+            got = "; ".join(f"{self.tree.short(file)}: {listed(sorted(labels[file]))}" for file in (numbered, named))
+            what = "one file numbers its classes, and another one names them"
+            raise DataError(what, where=self.tree.top, got=got, fix="write the names in both")
+
     @property
     def _classes(self) -> StoredClasses:
         """All labels in the whole data set; numbers are sorted by value and are ids at once."""
-        names = {entry.label for content in self._contents.values() for entry in content.entries if entry.box}
-        numbered = bool(names) and all(map(is_number, names)) and len(set(map(int, names))) == len(names)
+        names = {*self._canonical.values()}
+        numbered = bool(names) and all(map(is_number, names))
         return StoredClasses.named(sorted(names, key=int if numbered else None), numbered=numbered)
+
+
+def _labels(content: Content) -> set[str]:
+    """The labels of all objects."""
+    return {entry.label for entry in content.entries if entry.box}
+
+
+def _number(label: str) -> int | None:
+    """The number that a label is, 0 or more; None if it is a name."""
+    try:
+        return number if (number := whole(label)) >= 0 else None
+    except ValueError:
+        return None
 
 
 def find(tree: Tree) -> CsvSet | None:
@@ -130,8 +177,8 @@ def find(tree: Tree) -> CsvSet | None:
 
 
 def holds_labels(file: Path) -> bool:
-    """Whether a file looks like a data set in this format: its columns are understood, and it has a row."""
-    return file.suffix.lower() == ".csv" and bool(_first_names(file))
+    """Whether a file looks like a data set in this format: one of its first lines tells its columns, and it has a row."""
+    return file.suffix.lower() == ".csv" and (bool(_first_names(file)) or _has_header(file))
 
 
 def _fits(file: Path, tree: Tree, *, near: bool = False) -> bool:
@@ -147,22 +194,56 @@ def _first_names(file: Path) -> list[str]:
         dialect = _dialect(text, file)
     except DataError:
         return []
-    rows = [next(csv.reader([line], delimiter=dialect.separator), []) for line in lines_of(text)[dialect.header : 100]]
+    rows = [
+        next(csv.reader([line], delimiter=dialect.separator), [])
+        for line in lines_of(text)[dialect.lead + dialect.header : 100]
+    ]
     return [row[dialect.columns[0]] for row in rows if len(row) > max(dialect.columns)]
 
 
 def _dialect(text: str, file: Path) -> Dialect:
-    """How the file is written, judged by its first line. Raise DataError that shows this line if that is unclear."""
-    first = next((line for line in lines_of(text[:HEADER]) if line.strip()), "")
-    for separator in ",;\t" if len(first) < HEADER else "":
-        row = next(csv.reader([first], delimiter=separator), [])
+    """How the file is written, judged by its first line that is not empty, no ``sep=`` and no comment after ``#``.
+
+    Raise DataError that shows this line if that is unclear.
+    """
+    separators, line = ",;\t", ""
+    for number, line in enumerate(lines_of(text[:HEADER])):
+        found = _told_by(line, number, separators) if len(line) < HEADER else None
+        if found:
+            return found
+        stated = _SEPARATOR.fullmatch(line.strip(" "))
+        separators = stated[1] if stated else separators
+        if line.strip() and not stated and not line.lstrip().startswith("#"):
+            break
+    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
+    raise DataError("the columns of this CSV file are not understood", where=file, got=shortened(line), expected=expected)
+
+
+def _told_by(line: str, number: int, separators: str) -> Dialect | None:
+    """What a header or a first row tells of its file; None if it is neither. number: of the lines before it."""
+    for separator in separators:
+        row = next(csv.reader([line], delimiter=separator), [])
         columns = _named_columns(row)
         if columns:
-            return Dialect(columns, separator, header=True)
+            return Dialect(columns, separator, number, header=True, split=_split_column(row))
         if _is_headerless(row):
-            return Dialect(HEADERLESS, separator, header=False)
-    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    raise DataError("the columns of this CSV file are not understood", where=file, got=shortened(first), expected=expected)
+            return Dialect(HEADERLESS, separator, number, header=False)
+    return None
+
+
+def _has_header(file: Path) -> bool:
+    """Whether one of the first lines of a file is a header that is understood, and rows follow it."""
+    lines = [line for line in lines_of(head(file)) if line.strip()][:20]
+    rows = [
+        next(csv.reader([line], delimiter=separator), []) for separator in ",;\t" for line in lines[:-1] if len(line) < HEADER
+    ]
+    return any(map(_named_columns, rows))
+
+
+def _split_column(header: Sequence[str]) -> int | None:
+    """The column that may name a split for each row."""
+    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
+    return next((i for i, cell in enumerate(cells) if cell in SPLIT_COLUMNS), None)
 
 
 def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
@@ -182,23 +263,44 @@ def _is_headerless(row: Sequence[str]) -> bool:
 
 
 def _read_rows(file: Path) -> Content:
+    """The rows of a file. Raise DataError if its columns are not understood, or it holds several splits."""
     text = read_text(file)
     dialect = _dialect(text, file)
-    content = Content([], {})
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=dialect.separator, strict=True)
-    header = dialect.header
-    try:
-        for row in reader:
-            if not any(map(str.strip, row)) or header:
-                header = header and not any(map(str.strip, row))
-                continue
-            try:
-                content.entries.append(_entry(reader.line_num, row, dialect))
-            except DataError as error:
-                content.errors[reader.line_num] = error
-    except csv.Error as error:
-        content.errors[reader.line_num] = DataError("the rest of the file cannot be read", got=error)
+    content, splits = Content([], {}), set[str]()
+    for line, row in _rows(text, dialect):
+        try:
+            if isinstance(row, DataError):
+                raise row
+            content.entries.append(_entry(line, row, dialect))
+        except DataError as error:
+            content.errors[line] = error
+        else:
+            splits.update(row[dialect.split : dialect.split + 1] if dialect.split is not None else ())
+    _check_one_split(file, {word.strip() for word in splits} - {""})
     return content
+
+
+def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataError]]:
+    """The rows after the header that are not empty, each with the line it ends on; at last an error if one cannot be read."""
+    stream = io.StringIO(text, newline="")
+    for _ in range(dialect.lead):
+        stream.readline()
+    reader = csv.reader(stream, delimiter=dialect.separator, strict=True)
+    try:
+        for number, row in enumerate(reader):
+            if any(map(str.strip, row)) and number >= dialect.header:
+                yield dialect.lead + reader.line_num, row
+    except csv.Error as error:
+        yield dialect.lead + reader.line_num, DataError("the rest of the file cannot be read", got=error)
+
+
+def _check_one_split(file: Path, stated: set[str]) -> None:
+    """Raise DataError if a column names several splits. Other words in such a column are no splits."""
+    names = {split_name(word) for word in stated}
+    if None not in names and len(names) > 1:
+        what = "a column of this file divides it into splits, and only files divide a CSV data set"
+        fix = "write one file for each split, such as train.csv and val.csv"
+        raise DataError(what, where=file, got=listed(sorted(stated)), fix=fix)
 
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
@@ -221,8 +323,11 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
 
 
-def _fill(table: Table, file: Path, content: Content, pictures: Named) -> None:
-    """Put the rows of a file into the table. The objects of a missing picture are left out; the first is a problem."""
+def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical: Mapping[str, str]) -> None:
+    """Put the rows of a file into the table. The objects of a missing picture are left out; the first is a problem.
+
+    canonical: the class of each label.
+    """
     name = table.name(file)
     for line, error in content.errors.items():
         table.problem(f"{name}:{line}", error)
@@ -242,7 +347,7 @@ def _fill(table: Table, file: Path, content: Content, pictures: Named) -> None:
             rows[image] = row_of[path]
         row = rows[image]
         if row is not None and box is not None:
-            table.objects.append(Row(row, box, label, where))
+            table.objects.append(Row(row, box, canonical[label], where))
 
 
 def _are_relative(table: Table) -> bool:

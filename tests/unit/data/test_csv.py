@@ -7,6 +7,7 @@ import pytest
 import trees
 from onestage.data import csv, list_splits, load_dataset
 from onestage.data.files import read_text
+from onestage.data.reader import open_data
 from onestage.errors import ConfigError, DataError
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
@@ -30,6 +31,16 @@ def read_boxes(tmp_path: Path, text: str) -> list[list[float]]:
         "\ufeffimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
         "\n  \nimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
         "\r\nimages/a.png,2,3,30,20,cat\r\n",
+        "sep=,\nimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        '"sep=;"\r\nimage;label;xmin;ymin;xmax;ymax\r\na.png;cat;2;3;30;20\r\n',
+        "\ufeffSEP=|\n\nimage|label|xmin|ymin|xmax|ymax\na.png|cat|2|3|30|20\n",
+        "sep=\t\nimage\tlabel\txmin\tymin\txmax\tymax\na.png\tcat\t2\t3\t30\t20\n",
+        "# made by a tool\n#\n\nimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        '# a comment with "one quote\nimage,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n',
+        "#image,label,xmin,ymin,xmax,ymax\na.png,cat,2,3,30,20\n",
+        "# label, then\nsep=;\nimages/a.png;2;3;30;20;cat\n",
+        "split,image,label,xmin,ymin,xmax,ymax\ntrain,a.png,cat,2,3,30,20\n",
+        "set,image,label,xmin,ymin,xmax,ymax\nfarm 1,a.png,cat,2,3,30,20\n",
     ],
 )
 def test_forms(text: str, tmp_path: Path) -> None:
@@ -179,7 +190,55 @@ def test_only_line_feeds_and_carriage_returns_end_a_row(mark: str, tmp_path: Pat
     assert load_dataset(trees.csv(tmp_path, text)).classes == tuple(sorted((f"big{mark}cat", "two\nlines")))
 
 
-@pytest.mark.parametrize("labels", [("7", "007"), ("9" * 5000, "1"), ("²", "2"), ("٣", "3")])
+@pytest.mark.parametrize("labels", [("-1", "1"), ("7", "7th"), ("9" * 5000, "1"), ("²", "2"), ("٣", "3")])
 def test_numbers_that_are_no_ids_are_names(labels: tuple[str, str], tmp_path: Path) -> None:
     root = trees.csv(tmp_path, HEADER + "".join(f"a.png,{label},2,3,30,20\n" for label in labels))
     assert load_dataset(root).category_ids == (0, 1) and set(load_dataset(root).classes) == set(labels)
+
+
+@pytest.mark.parametrize("lead", ["sep=,\n", "# made by a tool\n", "\n\n", "Exported by a tool\n"])
+@pytest.mark.parametrize("other", ["", "val"])
+def test_a_file_whose_first_line_is_no_header_is_not_passed_over(lead: str, other: str, tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"{lead}{HEADER}a.png,cat,2,3,30,20\n", file="train.csv")
+    if other:
+        trees.csv(tmp_path, f"{HEADER}c.png,cat,2,3,30,20\n", file="val.csv")
+    if not lead.startswith("Exp"):
+        assert load_dataset(root, split="train").boxes.tolist() == [[2, 3, 30, 20]]
+    elif other:
+        assert [problem.where for problem in open_data(root).unread] == ["train.csv"]
+    else:
+        with pytest.raises(DataError, match=r"not understood(.|\n)*got: +Exported by a tool"):
+            load_dataset(root / "train.csv")
+
+
+@pytest.mark.parametrize("lead", ["", "sep=,\n", "# a\r\n# b\r\n", "\n \n", "# a\r"])
+def test_lines_count_from_the_first_of_the_file(lead: str, tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"{lead}{HEADER}a.png,cat,2,3,30\na.png,cat,2,3,30,20\n")
+    with pytest.raises(DataError, match="1 problem") as caught:
+        load_dataset(root)
+    assert f"label.csv:{len(lead.splitlines()) + 2}: " in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["split", "Set", "SUBSET", "usage"])
+@pytest.mark.parametrize("words", [("train", "test"), ("TRAIN", "VALIDATION"), ("train", "valid", ""), ("Training", "Testing")])
+def test_splits_in_a_column_are_an_error(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    root = trees.csv(tmp_path, f"{column},{HEADER}{rows}")
+    with pytest.raises(DataError, match="a column of this file divides it into splits"):
+        load_dataset(root, on_bad="skip")
+
+
+def test_a_number_is_one_class_in_every_spelling(tmp_path: Path) -> None:
+    rows = [f"a.png,{label},2,3,30,20\n" for label in ("1", "1.0", "01", "2", "10.", "1.000")]
+    data = load_dataset(trees.csv(tmp_path, HEADER + "".join(rows)))
+    assert data.classes == ("1", "2", "10") and data.category_ids == (1, 2, 10) and data.labels.tolist() == [0, 0, 0, 1, 2, 0]
+
+
+def test_numbers_in_one_file_and_names_in_another(tmp_path: Path) -> None:
+    trees.csv(tmp_path, HEADER + "a.png,1,2,3,30,20\n", file="train.csv")
+    root = trees.csv(tmp_path, HEADER + "c.png,cat,2,3,30,20\n", file="val.csv")
+    for split in (None, "train", "val"):
+        with pytest.raises(DataError, match=r"one file numbers its classes(.|\n)*train.csv: 1; val.csv: cat"):
+            load_dataset(root, split=split)
+    trees.csv(tmp_path, HEADER + "c.png,cat,2,3,30,20\nc.png,1,2,3,30,20\n", file="val.csv")
+    assert load_dataset(root).classes == ("1", "cat")

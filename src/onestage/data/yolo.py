@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from onestage import boxes as box_ops
+from onestage.data.dataset import Problem
 from onestage.data.files import (
     MAX_BYTES,
     PICTURE_SUFFIXES,
@@ -58,7 +59,7 @@ class YoloSet:
 
     sources: the pictures of each split. names: None if nothing gives them. moved: the paths of other machines that were found
     inside the data set, by the file that states them. missing: the splits that data.yaml names and that are not here.
-    key_points: as data.yaml states them.
+    key_points: as data.yaml states them. notes: what to know of data.yaml.
     """
 
     sure: ClassVar[bool] = True
@@ -68,6 +69,7 @@ class YoloSet:
     moved: Mapping[Path, Mapping[str, Path]] = field(default_factory=dict)
     missing: Mapping[str, DataError] = field(default_factory=dict)
     key_points: KeyPoints | None = None
+    notes: tuple[Problem, ...] = ()
     _contents: dict[Path, Content] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -86,6 +88,7 @@ class YoloSet:
         table.classes = StoredClasses.by_number(self.names) if self.names else None
         for file, moved in self.moved.items():
             table.moved(file, moved)
+        table.notes.extend(self.notes)
         labelled = []
         for picture in self.sources[split]:
             try:
@@ -171,12 +174,24 @@ def _find_by_yaml(tree: Tree, data_file: Path) -> YoloSet:
     """The data set that data.yaml describes. Raise DataError if a list of names contradicts its order of classes."""
     content = read_yaml(data_file)
     names = _yaml_names(data_file, content)
+    notes = _other_names(tree, data_file, names)
+    splits = YamlSplits(tree, data_file, content)
+    sources, key_points = splits.read(), stated_key_points(content, data_file)
+    return YoloSet(tree, sources, names, splits.moved, splits.missing, key_points, (*notes, *splits.notes))
+
+
+def _other_names(tree: Tree, data_file: Path, names: Sequence[str]) -> list[Problem]:
+    """A note for each list of names that differs from data.yaml. Raise DataError if it gives one name another number."""
+    notes = []
+    number_of = {name: number for number, name in enumerate(names)}
     for file in _name_files(tree):
         other = _written_names(file)
-        if other != names and sorted(other) == sorted(names):
+        if any(number_of.get(name, number) != number for number, name in enumerate(other)):
             raise _other_order(tree, data_file, names, file, other)
-    splits = YamlSplits(tree, data_file, content)
-    return YoloSet(tree, splits.read(), names, splits.moved, splits.missing, stated_key_points(content, data_file))
+        if other != tuple(names):
+            what = f"this list of names differs from {data_file.name}, which counts"
+            notes.append(Problem(tree.short(file), what, got=listed(other), expected=listed(names)))
+    return notes
 
 
 def _find_by_labels(tree: Tree) -> YoloSet | None:
@@ -344,8 +359,12 @@ class YamlSplits:
         self.tree, self.file, self.content = tree, file, content
         self.moved: dict[Path, dict[str, Path]] = {}
         self.missing: dict[str, DataError] = {}
+        self.notes: list[Problem] = []
         stated = content.get("path")
         base = self._folder(stated, [file.parent]) if isinstance(stated, str) else None
+        if base is None and stated not in (None, "", "null", "~"):
+            what = f"path: {quoted(stated)} is no folder inside the data set; the folder of {file.name} is taken for it"
+            self.notes.append(Problem(tree.short(file), what))
         self.bases = list(dict.fromkeys([base or file.parent, file.parent, tree.top]))
 
     def read(self) -> Sources:

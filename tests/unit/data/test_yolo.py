@@ -214,3 +214,30 @@ def test_darknet_lists(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"1 problem") as caught:
         load_dataset(root, split="val")
     assert "obj_train_data/gone.png" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "other", ["dog; cat", "cat; bird; dog", "dog", "bird; cat", "cat; dog; x; y", "cat", "cat; cow", "x; dog", ""]
+)
+def test_another_list_of_names_beside_data_yaml(other: str, tmp_path: Path) -> None:
+    """One name with two numbers is an error. Any other difference is said."""
+    root = trees.yolo(tmp_path)
+    names = other.split("; ") if other else []
+    trees.write(root / "labels/classes.txt", "\n".join(names))
+    if any(name in names and names.index(name) != number for number, name in enumerate(trees.NAMES)):
+        with pytest.raises(DataError, match="two lists of the classes' names disagree"):
+            load_dataset(root)
+    else:
+        notes = [note for note in load_dataset(root).notes if "classes.txt" in note.where]
+        assert ["differs from data.yaml" in note.what for note in notes] == [True]
+
+
+@pytest.mark.parametrize("path", ["nowhere", "/data/nowhere", "..", "../elsewhere/set", "[a]", "C:\\x", "http://host/x"])
+def test_a_path_that_is_not_there_is_said(path: str, tmp_path: Path) -> None:
+    root = trees.yolo(tmp_path)
+    trees.write(root / "data.yaml", f"path: {path}\ntrain: images/train\nnames: [cat, dog]\n")
+    (note,) = load_dataset(root).notes
+    assert note.where == "data.yaml" and "the folder of data.yaml is taken for it" in note.what
+    for there in (".", "./", "''", "null", "images/.."[:0]):
+        trees.write(root / "data.yaml", f"path: {there}\ntrain: images/train\nnames: [cat, dog]\n")
+        assert load_dataset(root).notes == ()

@@ -1,6 +1,6 @@
 """Give a reader inputs that nobody would write, and demand one of two answers: it is read, or a OnestageError.
 
-FUZZ_SECONDS is the time for each reader: 2 in the default test run, minutes in ``make fuzz``. FUZZ_SEED picks the inputs.
+FUZZ_SECONDS is the time for each reader: 1 in the default test run, minutes in ``make fuzz``. FUZZ_SEED picks the inputs.
 Each try has a seed of its own, so one failing try can be repeated alone.
 """
 
@@ -18,7 +18,7 @@ from types import FrameType
 
 from onestage.errors import OnestageError
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "2"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "1"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
 LONGEST = 20
 """Seconds that one try may take. A slower one counts as a hang."""

@@ -146,6 +146,7 @@ def begin_or_go_on_rank(data: Path, out: Path, config) -> None:
         leave(1)
 
 
+@pytest.mark.slow
 @sizes(1, 10)
 def test_ranks_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
     """The other one ends with one message; then the run goes on, and ends with the same bits (compared in the long form)."""

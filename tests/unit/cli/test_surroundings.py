@@ -227,7 +227,7 @@ def test_odd_settings_change_no_result(
 SHELL = [
     ("{} evaluate RUN DATA --workers 0 --out OUT", "closed", 0),
     pytest.param("{} evaluate RUN DATA --workers 0 --out OUT", "ascii", 0, marks=pytest.mark.slow),
-    ("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "head", None),
+    pytest.param("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "head", None, marks=pytest.mark.slow),
     pytest.param("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "full", 1, marks=pytest.mark.slow),
 ]
 HOW = {

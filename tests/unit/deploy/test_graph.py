@@ -55,8 +55,9 @@ def detector(scope):
 NAMES = {"class": "tinyssd", "level": "retinanet_r18_fpn", "image": "efficientdet_lite0"}
 
 
-@pytest.mark.parametrize("suppress", [suppress_by_operator, suppress_by_rounds])
-@pytest.mark.parametrize("scope", NAMES)
+@pytest.mark.parametrize(
+    ("scope", "suppress"), [*((scope, suppress_by_operator) for scope in NAMES), ("class", suppress_by_rounds)]
+)
 def test_a_graph_finds_what_predict_finds(scope, suppress):
     model = detector(scope)
     graph = Graph(model, "detections", suppress).eval()

@@ -88,7 +88,10 @@ def check_rounds(model: Detector) -> None:
     assert all(value.equal(values[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+SLOW = ("efficientdet_d0", "ssd300_vgg16")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FAMILIES])
 def test_eight_threads_half_of_them_on_a_model_in_training_mode(name: str) -> None:
     check_rounds(build(name, **FAMILIES[name]))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from onestage import images
 from onestage.data.check import _look
+from onestage.data.memory import PictureMemory
 from onestage.errors import DataError
 from onestage.images import ImageLimits, decode_image, decoding_cost, image_size, picture_bytes
 
@@ -184,11 +185,11 @@ def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(read, tmp_path: Path, m
 
 
 def test_the_doctor_reads_no_more_than_the_limit_either(tmp_path: Path) -> None:
-    large = tmp_path / "large.jpg"
+    large, memory = tmp_path / "large.jpg", PictureMemory(2**31)
     with large.open("wb") as file:
         file.truncate(1 << 40)
-    assert "too large" in str(_look(large, None, fast=False).error)
-    assert "cannot be read" in str(_look(tmp_path / "absent.jpg", None, fast=False).error)
+    assert "too large" in str(_look(large, None, memory=memory, fast=False).error)
+    assert "cannot be read" in str(_look(tmp_path / "absent.jpg", None, memory=memory, fast=False).error)
 
 
 # ---- headers of many parts

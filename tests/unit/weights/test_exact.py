@@ -19,6 +19,7 @@ import onestage
 from onestage.errors import WeightsError
 from onestage.weights import load, published
 from onestage.weights import source as module
+from onestage.weights.foreign_file import StateDict
 from onestage.zoo.efficientdet import HALF, IMAGENET
 from onestage.zoo.table import recipe
 
@@ -78,7 +79,7 @@ def imported(tmp_path, monkeypatch):
     """Makes the detector of a file with these tensors, as onestage import does."""
 
     def make(tensors, model=None, **options):
-        monkeypatch.setattr(module, "load_foreign", lambda file: tensors)
+        monkeypatch.setattr(module, "load_foreign", lambda file: StateDict(tensors))
         path = tmp_path / "theirs.pth"
         path.touch()
         source = module.read_source(path)

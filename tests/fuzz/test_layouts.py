@@ -127,8 +127,6 @@ def yolo(data: Set) -> None:
     kind = data.random.choice(("lists", "folders", "none")) if data.splits != ("",) else "none"
     if kind == "none":
         data.write("classes.txt", data.as_list(["größe", "dog"]), data.encoding)
-        labelled = {Path(path).parent for path, width in data.truth.items() if width}
-        data.truth = {path: width for path, width in data.truth.items() if Path(path).parent in labelled}
         return
     entries = {}
     for split, paths in pictures.items():

@@ -53,6 +53,7 @@ NEEDED = {
     "predict": ["RUN", "DATA/test"],
     "evaluate": ["RUN", "DATA", "--workers", "0"],
     "explain": ["RUN", "PICTURE"],
+    "export": ["RUN"],
     "import": ["file", "-o", "new.safetensors"],
     "models": ["tinyssd"],
     "benchmark": ["tinyssd", "--picture", "32", "--repeats", "1"],
@@ -103,6 +104,8 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     for room, name in ((benchmark, "_time_all"), (walkthrough, "_trained"), (generate, "_write"), (walkthrough, "_pictures")):
         monkeypatch.setattr(room, name, done)
     monkeypatch.setattr("onestage.training.loop.train", done)
+    monkeypatch.setattr("onestage.deploy.export.export", done)
+    monkeypatch.setattr("onestage.explain.explain_sample", done)
     monkeypatch.setattr("onestage.zoo.cost.cost_of", done)
     monkeypatch.setattr(train, "_free_folder", lambda _: Path("free"))
 

@@ -202,6 +202,8 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         sizes = [not none and (whole(side) or 0) in range(1, 10**6 + 1) for side, none in zip(sides, unknown, strict=True)]
         fits = all(a or b for a, b in zip(unknown, sizes, strict=True)) and isinstance(entry.get("file_name"), str)
         images[stored] = picture_of(entry["file_name"], [root / "train2017", root]) if fits else None
+        if list(images.values()).count(images[stored]) > 1:  # listed under an id before
+            images[stored] = None
         if images[stored] and all(sizes) and [whole(side) for side in sides] != [WIDTH, HEIGHT]:
             raise DataError("a size that the reference does not follow")
     found, seen = [], set()
@@ -349,11 +351,14 @@ def voc_reference(files: dict[str, bytes]) -> list[Object]:
             continue
         if min(stated) > 0 and stated != [WIDTH, HEIGHT]:
             raise DataError("a size that the reference does not follow")
+        fields = ["name", "difficult", "bndbox", *(f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax"))]
         for entry in root.findall("object"):
+            if any(len(entry.findall(field)) > 1 for field in fields):
+                continue
             name, difficult = (entry.findtext("name") or "").strip(), (entry.findtext("difficult") or "0").strip()
             try:
                 box = cut(
-                    tuple(number(entry.findtext(f"bndbox/{corner}") or "") for corner in ("xmin", "ymin", "xmax", "ymax"))
+                    tuple(number(entry.findtext(corner) or "") for corner in fields[3:])
                 )
             except ValueError:
                 continue

@@ -357,9 +357,7 @@ def voc_reference(files: dict[str, bytes]) -> list[Object]:
                 continue
             name, difficult = (entry.findtext("name") or "").strip(), (entry.findtext("difficult") or "0").strip()
             try:
-                box = cut(
-                    tuple(number(entry.findtext(corner) or "") for corner in fields[3:])
-                )
+                box = cut(tuple(number(entry.findtext(corner) or "") for corner in fields[3:]))
             except ValueError:
                 continue
             if name and difficult in ("0", "1") and box:

@@ -555,14 +555,15 @@ def csv_reference(text: str, folders: list[Path]) -> list[Object] | None:
         clean = [re.sub("[ _-]", "", cell.strip().lower()) for cell in header]
         columns = [[i for i, cell in enumerate(clean) if cell in names.split()] for names in ROLES.values()]
         if all(len(places) == 1 for places in columns):
-            return csv_rows(text, separator, [places[0] for places in columns], folders, headed=True)
+            return csv_rows(text, separator, [places[0] for places in columns], folders, headed=header)
         bare = len(header) == 6 and Path(header[0]).suffix.lower() in (".png", ".jpg", ".gif", ".bmp")
         if bare and (not any(header[1:]) or all(re.fullmatch(r"\s*-*\d*\.?\d*\s*", cell) for cell in header[1:5])):
-            return csv_rows(text, separator, [0, 5, 1, 2, 3, 4], folders, headed=False)
+            return csv_rows(text, separator, [0, 5, 1, 2, 3, 4], folders, headed=[])
     return None
 
 
-def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path], *, headed: bool) -> list[Object] | None:
+def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path], *, headed: list[str]) -> list[Object] | None:
+    """headed: the header; empty if there is none."""
     rows = []
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
@@ -570,8 +571,8 @@ def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path],
     except csv.Error:
         pass  # what stood before it counts
     boxes = []
-    for row in rows[headed:]:
-        if len(row) <= max(columns):
+    for row in rows[bool(headed) :]:
+        if len(row) <= max(columns) or any(cell.strip() for cell in row[len(headed) or 6 :]):
             continue
         image, label, *corners = (row[column].strip() for column in columns)
         try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.console import Terminal
-from onestage.data.dataset import NOTHING_TO_MEASURE, Dataset, Problem, never_taught
+from onestage.data.dataset import NO_VALIDATION, NOTHING_TO_MEASURE, Dataset, Problem, never_taught, owner_of
 from onestage.data.memory import GIGABYTES, PictureMemory, in_bytes
 from onestage.data.reader import OpenData, open_data
 from onestage.data.text import size_text
@@ -179,7 +179,7 @@ def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) 
     if split is None:
         yield from opened.unread
         yield from opened.unlabelled
-        yield from (Problem.of(where, error) for error in opened.missing.values())
+        yield from opened.absent
     first, *others = sets
     for data in sets:
         if data.split == "val" and data.is_empty:
@@ -187,19 +187,23 @@ def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) 
         elif data.is_empty and (data is first or data.split in ("train", "trainval")):
             yield Problem(where, f"no object was read in {data.split or 'this data set'}, so there is nothing to learn")
     for data in others:
-        if data.split and (error := opened.other_classes(data.split, first.classes)):
-            yield Problem.of(where, error)
+        if data.split and (error := opened.other_classes(data.split, first.classes, owner=owner_of(first))):
+            yield Problem.of_whole(opened.path, error)
 
 
 def _doubts(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> list[Problem]:
     """Notes on the files and splits as a whole. split: the only one that is looked at, if any."""
-    return [*opened.others, *(opened.left_out if split is None else ()), *_untaught(opened, sets)]
+    if split is not None:
+        return [*opened.others]
+    unmeasured = "val" not in (*opened.splits, *opened.missing) and {*opened.splits} != {"test"} and sum(map(len, sets)) > 1
+    notes = [Problem(str(opened.path), NO_VALIDATION)] if unmeasured else []
+    return [*opened.others, *opened.left_out, *opened.passed_over, *notes, *_untaught(opened, sets)]
 
 
 def _untaught(opened: OpenData, sets: Sequence[Dataset]) -> list[Problem]:
     """A note for classes that only validation pictures have, unless that is a problem already."""
     train, val = (next((data for data in sets if data.split == name), None) for name in ("train", "val"))
-    if train is None or val is None or opened.other_classes("val", train.classes):
+    if train is None or val is None or opened.other_classes("val", train.classes, owner=owner_of(train)):
         return []
     return [Problem(str(opened.path), text) for text in never_taught(train, val)]
 

@@ -49,6 +49,9 @@ ROLES = {
 }
 """The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
 
+_TITLES = {"image": "the picture", "label": "the class", "x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
+"""The roles in messages."""
+
 _NAMES = [frozenset(names.split()) for names in ROLES.values()]
 _IGNORED = str.maketrans("", "", " _-#")
 _SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
@@ -64,11 +67,12 @@ HEADERLESS = (0, 5, 1, 2, 3, 4)
 
 
 class Dialect(NamedTuple):
-    """How a file is written: the column of each role in the order of ``ROLES``, the separator, the lines before
-    these, whether a header leads, and the column that names a split for each row.
+    """How a file is written: the column of each role in the order of ``ROLES``, the number of all columns, the separator, the
+    lines before these, whether a header leads, and the column that names a split for each row.
     """
 
     columns: tuple[int, ...]
+    width: int
     separator: str
     lead: int
     header: bool
@@ -215,8 +219,36 @@ def _dialect(text: str, file: Path) -> Dialect:
         separators = stated[1] if stated else separators
         if line.strip() and not stated and not line.lstrip().startswith("#"):
             break
+    raise _not_understood(file, line, separators)
+
+
+def _not_understood(file: Path, line: str, separators: str) -> DataError:
+    """The error for a file whose first line is no header with each role once. It names the roles without a column."""
+    rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
+    row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
+    found = dict(zip(ROLES, _columns_of(row), strict=True))
+    missing = [role for role, columns in found.items() if not columns]
+    wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    raise DataError("the columns of this CSV file are not understood", where=file, got=shortened(line), expected=expected)
+    what, got, fix = "the columns of this CSV file are not understood", shortened(line), None
+    if wrong and len(missing) < len(ROLES) - 1:
+        what += f": {'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
+        got = listed((cell.strip() for cell in row), 12)
+        fix = "; ".join(f"call the column of {_TITLES[role]} {ROLES[role].split()[0]}, and no other one" for role in wrong)
+    return DataError(what, where=file, got=got, expected=expected, fix=fix)
+
+
+def misread(tree: Tree) -> DataError | None:
+    """Why the first CSV file that has most of the columns is no data set, if nothing else here is; None if there is no such
+    file.
+    """
+    for file in (file for file in tree.offered if file.suffix.lower() == ".csv"):
+        try:
+            _dialect(head(file), file)
+        except DataError as error:
+            if error.fix is not None:
+                return error
+    return None
 
 
 def _told_by(line: str, number: int, separators: str) -> Dialect | None:
@@ -225,9 +257,9 @@ def _told_by(line: str, number: int, separators: str) -> Dialect | None:
         row = next(csv.reader([line], delimiter=separator), [])
         columns = _named_columns(row)
         if columns:
-            return Dialect(columns, separator, number, header=True, split=_split_column(row))
+            return Dialect(columns, len(row), separator, number, header=True, split=_split_column(row))
         if _is_headerless(row):
-            return Dialect(HEADERLESS, separator, number, header=False)
+            return Dialect(HEADERLESS, len(row), separator, number, header=False)
     return None
 
 
@@ -248,9 +280,14 @@ def _split_column(header: Sequence[str]) -> int | None:
 
 def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
     """The column of each role, or None unless the header has exactly one for each."""
-    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
-    columns = [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
+    columns = _columns_of(header)
     return tuple(found[0] for found in columns) if all(len(found) == 1 for found in columns) else None
+
+
+def _columns_of(header: Sequence[str]) -> list[list[int]]:
+    """The columns of each role, in the order of ``ROLES``."""
+    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
+    return [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
 
 
 def _is_headerless(row: Sequence[str]) -> bool:
@@ -307,6 +344,9 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     """Raise DataError with the reason if this row is no object."""
     if len(row) <= max(dialect.columns):
         raise DataError("too few columns", got=len(row), expected=f"at least {max(dialect.columns) + 1}")
+    if any(map(str.strip, row[dialect.width :])):
+        fix = f"put a value with {quoted(dialect.separator)} in it into double quotes"
+        raise DataError("too many values", got=len(row), expected=f"{dialect.width}, one for each column", fix=fix)
     label, *corners = (row[column].strip() for column in dialect.columns[1:])
     image = row[dialect.columns[0]]
     if not image.strip():

@@ -22,24 +22,30 @@ from onestage.structures import Sample, Size, Truth, check_labels
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a data set. where: the file, and the line, object or field in it. what: the fault. got and
-    expected: the value that was found, and what is valid; None if ``what`` says enough.
+    expected: the value that was found, and what is valid; None if ``what`` says enough. fix: what the user can do, or None.
     """
 
     where: str
     what: str
     got: str | None = None
     expected: str | None = None
+    fix: str | None = None
 
     @classmethod
     def of(cls, where: str, error: OnestageError) -> Problem:
         """The parts of an error as a problem found at ``where``."""
         got, expected = (None if part is None else str(part) for part in (error.got, error.expected))
-        return cls(where, error.what, got, expected)
+        return cls(where, error.what, got, expected, error.fix)
+
+    @classmethod
+    def of_whole(cls, where: Path, error: OnestageError) -> Problem:
+        """An error about no single annotation as a problem. Its place is the error's, if that has one, or the data set."""
+        return cls.of(str(where if error.where is None else error.where), error)
 
     @property
     def reason(self) -> str:
-        """The fault, what was found and what is valid, in one line."""
-        details = {"got": self.got, "expected": self.expected}
+        """The fault, what was found, what is valid and what to do, in one line."""
+        details = {"got": self.got, "expected": self.expected, "fix": self.fix}
         parts = [self.what, *(f"{name}: {detail}" for name, detail in details.items() if detail is not None)]
         return "; ".join(" ".join(part.split()) for part in parts)
 
@@ -155,8 +161,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         return self.subset(sorted(order[count:])), self.subset(sorted(order[:count]), split="held out")
 
 
+NO_VALIDATION = "there is no split val: training measures on a tenth of the training pictures, which it does not learn from"
+"""What the doctor says of a data set without validation pictures."""
+
 NOTHING_TO_MEASURE = "no validation picture has an object, so AP cannot be measured, and best follows the last epoch"
 """What training and the doctor say of a validation split in which nothing is labelled."""
+
+
+def owner_of(data: Dataset) -> str:
+    """The split whose classes others are compared with, for messages."""
+    return f"the split {data.split}" if data.split else "this data set"
 
 
 def never_taught(train: Dataset, val: Dataset) -> list[str]:

@@ -12,7 +12,8 @@ from onestage.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 SPLITS = ("train", "val", "trainval", "test")
-_SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
+SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
+"""The split that a word of a name of a file, folder or key stands for."""
 
 MAX_BYTES: Mapping[str, int] = {
     ".json": 2 * 1024**3,
@@ -38,7 +39,7 @@ _PASSED_OVER = frozenset({"__macosx", "__pycache__"})
 def split_name(text: str) -> str | None:
     """The split in the name of a file or folder: train2017 -> train, bananas_val -> val. None if there is none, or two."""
     words = re.findall("[a-z]+", text.lower())
-    found = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
+    found = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
     return found.pop() if len(found) == 1 else None
 
 
@@ -61,7 +62,12 @@ def one_per_split(root: Path, files: Sequence[Path]) -> Sources:
     if len(files) > 1 and (None in splits or len(set(splits)) < len(splits)):
         names = ", ".join(str(file.relative_to(root)) for file in files[:10])
         what = "several annotation files, and their names do not say which split each one is"
-        raise DataError(what, where=root, got=names, fix="name one of the files instead of the folder")
+        raise DataError(
+            what,
+            where=root,
+            got=names,
+            fix="call them, or their folders, train, val and test, or name one of the files instead of the folder",
+        )
     return by_split(files, splits)
 
 

@@ -15,6 +15,9 @@ from onestage.structures import ClassSet
 ClassKey = int | str
 """A class as annotations write it: a category id in COCO, a number in YOLO, a name in VOC and CSV."""
 
+MODEL = "the model"
+"""Whose classes are wanted, if nothing else is said."""
+
 SHOWN = 10
 """Class names in a message."""
 
@@ -73,34 +76,48 @@ def _look(name: str) -> str:
     return text.strip(invisible)
 
 
+def alike(names: Sequence[str]) -> list[str]:
+    """A sentence for each pair of class names that differ in capitals or in blanks only."""
+    first: dict[str, str] = {}
+    rivals = [(first.setdefault(" ".join(_look(name).casefold().split()), name), name) for name in names]
+    return [f"the classes {quoted(a)} and {quoted(b)} differ in capitals or blanks only" for a, b in rivals if a != b]
+
+
 def _escaped(name: str) -> str:
     """A name for a message, with all but ASCII characters as codes."""
     return shortened(ascii(name), 80)
 
 
 class Labels(NamedTuple):
-    """The classes that labels count, and the label of each key that annotations may write."""
+    """The classes that labels count, and the label of each key that annotations may write. owner: whose classes these are, for
+    messages.
+    """
 
     table: ClassSet
     of: Mapping[ClassKey, int]
+    owner: str = MODEL
 
 
-def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where: Path) -> Labels:
+def assign_labels(stored: StoredClasses, wanted: Sequence[str] | None, *, where: Path, owner: str = MODEL) -> Labels:
     """The labels of a data set's classes: in the order of ``wanted``, or in the data set's order if that is None.
 
     A wanted class that the data set does not know gets the next free id. Raise DataError if a class is wanted twice, and
-    Raise ConfigError if classes are wanted and the data set knows none of them. ``where``: the data set, for messages.
+    ConfigError if classes are wanted and the data set knows none of them. For messages: ``where``, the data set, and ``owner``,
+    whose classes the wanted ones are.
     """
     if wanted is None:
         return _labels(stored.table, stored.keys)
     if len(set(wanted)) < len(wanted):
-        raise DataError("a class is named twice", where="classes", got=listed(repeated(wanted)))
+        got, fix = listed(repeated(wanted)), "give the classes different names"
+        raise DataError("a class is named twice", where="classes", got=got, fix=fix)
     names, ids = stored.table
     if names and not set(names) & set(wanted):
-        return _labels_by_number(stored, wanted, where=where)
+        return _labels_by_number(stored, wanted, where=where, owner=owner)
     known = dict(zip(names, ids, strict=True))
     free = iter(range(max(ids, default=-1) + 1, max(ids, default=-1) + 1 + len(wanted)))
-    return _labels(ClassSet(tuple(wanted), tuple(known[n] if n in known else next(free) for n in wanted)), stored.keys)
+    return _labels(
+        ClassSet(tuple(wanted), tuple(known[n] if n in known else next(free) for n in wanted)), stored.keys
+    )._replace(owner=owner)
 
 
 def _labels(table: ClassSet, keys: Mapping[ClassKey, str]) -> Labels:
@@ -108,17 +125,17 @@ def _labels(table: ClassSet, keys: Mapping[ClassKey, str]) -> Labels:
     return Labels(table, {key: label_of[name] for key, name in keys.items() if name in label_of})
 
 
-def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Path) -> Labels:
+def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Path, owner: str) -> Labels:
     """The labels if no name agrees: the data set's numbers count the wanted classes. Warn what each number means."""
     names = stored.table.names
     if not stored.numbered:
-        fix = (
-            "use the same names, or train a model for these classes; in Python, onestage.create(NAME, classes=[...]) makes one"
-        )
-        raise differ(where, names, wanted, fix=fix)
+        fix = "use the same names"
+        if owner == MODEL:
+            fix += ", or train a model for these classes; in Python, onestage.create(NAME, classes=[...]) makes one"
+        raise differ(where, names, wanted, fix=fix, owner=owner)
     if list(names) != [str(label) for label in range(len(wanted))]:
         raise ConfigError(
-            "the data set only numbers its classes, and not as many as the model has",
+            f"the data set only numbers its classes, and not as many as {owner} has",
             where=where,
             got=f"{len(names)}: {listed(names, SHOWN)}",
             expected=f"0 to {len(wanted) - 1}, for {listed(wanted, SHOWN)}",
@@ -130,12 +147,12 @@ def _labels_by_number(stored: StoredClasses, wanted: Sequence[str], *, where: Pa
     return _labels(ClassSet(tuple(wanted), tuple(range(len(wanted)))), dict(zip(names, wanted, strict=True)))
 
 
-def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str) -> ConfigError:
-    """The error if a data set has other classes than the model."""
+def differ(root: Path, stored: Sequence[str], wanted: Sequence[str], *, fix: str, owner: str = MODEL) -> ConfigError:
+    """The error if a data set, or a split, has other classes than the model, or the split that ``owner`` names."""
     return ConfigError(
-        "model and data differ in their classes",
+        f"{'model and data' if owner == MODEL else 'the splits'} differ in their classes",
         where=root,
         got=f"{len(stored)} in the data: {listed(stored, SHOWN)}",
-        expected=f"the model's {len(wanted)}: {listed(wanted, SHOWN)}",
+        expected=f"{owner}'s {len(wanted)}: {listed(wanted, SHOWN)}",
         fix=fix,
     )

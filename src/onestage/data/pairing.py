@@ -115,7 +115,7 @@ class Named:
                 fix="write the folder in front of the name, or leave one of them",
             )
         if not found:
-            raise self._missing(name)
+            raise self.missing(name)
         if is_outside(name):
             self.moved[name.strip()] = found[0]
         return found[0]
@@ -130,10 +130,13 @@ class Named:
             self._found[name] = next(filter(None, (self._fitting(path) for path in stated if path)), [])
         return self._found[name]
 
-    def _missing(self, name: str) -> DataError:
+    def missing(self, name: str) -> DataError:
+        """The error if there is no picture with this name."""
         if is_outside(name):
-            return DataError(f"refused: the picture's path {quoted(name)} leads outside the data set")
-        return DataError(f"there is no picture {quoted(name)} (looked in {self.tree.top.name or self.tree.top}/ and below)")
+            what = f"refused: the picture's path {quoted(name)} leads outside the data set"
+            return DataError(what, fix="write the path from the data set's folder")
+        what = f"there is no picture {quoted(name)} (looked in {self.tree.top.name or self.tree.top}/ and below)"
+        return DataError(what, fix="put it there, correct the name, or remove the entry")
 
     def _fitting(self, stated: Stated) -> list[Path]:
         """The files that may be meant and fit best: by how much of the path they share, then by place, then by spelling."""

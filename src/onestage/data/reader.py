@@ -10,10 +10,10 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import Sources, is_folder, is_regular, is_there, split_above, split_name, walk
-from onestage.data.labels import StoredClasses, assign_labels
+from onestage.data.files import SPLITS, Sources, is_folder, is_regular, is_there, split_above, split_name, walk
+from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
-from onestage.data.tree import Tree, surroundings
+from onestage.data.tree import Parts, Tree, surroundings
 from onestage.errors import DataError, OnestageError, counted, nearest
 
 
@@ -86,12 +86,44 @@ class OpenData:
         """The splits that the data set names and that are not there, each with the reason."""
         return self.layout.missing
 
+    @property
+    def absent(self) -> tuple[Problem, ...]:
+        """An entry for each split that the data set names and that is not there."""
+        return tuple(Problem.of_whole(self.path, error) for error in self.missing.values())
+
+    @property
+    def passed_over(self) -> tuple[Problem, ...]:
+        """A note for each folder of pictures or annotations that lies where those of the splits do, and whose name says no
+        split.
+        """
+        sources = self.layout.sources.items()
+        used = {file.parent for split, files in sources if split for file in files} | {
+            f.parent for f in self.layout.label_files
+        }
+        places = {place for folder in used for name, place in _around(self.tree.parts(folder)) if split_name(name)}
+        lost = dict.fromkeys(file.parent for file in (*self.unnamed, *self._lost))
+        others: dict[str, None] = {}
+        for folder in lost:
+            names = folder.relative_to(self.root).parts if folder.is_relative_to(self.root) else ()
+            for depth, (name, place) in enumerate(_around(self.tree.parts(folder)), start=1):
+                if place in places and not split_name(name):
+                    others["/".join(names[:depth]) + "/"] = None
+        what, fix = (
+            "this folder is passed over: its name says no split",
+            "rename it, for example to val, or name it in data.yaml",
+        )
+        return tuple(Problem(folder, what, expected=", ".join(SPLITS), fix=fix) for folder in others)
+
+    @cached_property
+    def _lost(self) -> list[Path]:
+        """The files that look like annotations in this format, and that no split reads."""
+        holds, read = FORMATS[self.format].holds_labels, self.layout.label_files
+        return [file for file in self.tree.offered if file not in read and holds(file)]
+
     @cached_property
     def unread(self) -> tuple[Problem, ...]:
         """The files that look like annotations in this format, and that no split reads: an entry for each folder."""
-        holds, read = FORMATS[self.format].holds_labels, self.layout.label_files
-        lost = [file for file in self.tree.offered if file not in read and holds(file)]
-        by_folder = {folder: [*files] for folder, files in groupby(lost, key=lambda file: file.parent)}
+        by_folder = {folder: [*files] for folder, files in groupby(self._lost, key=lambda file: file.parent)}
         return tuple(_unread(self.tree, folder, files) for folder, files in by_folder.items())
 
     @cached_property
@@ -139,20 +171,30 @@ class OpenData:
     def _first(self, files: Sequence[Path]) -> str:
         return ", ".join(map(self.tree.short, files[:3])) + (", ..." if len(files) > 3 else "")
 
-    def other_classes(self, split: str, classes: Sequence[str]) -> OnestageError | None:
-        """Why a split cannot be read with these classes, as ``load`` says it; None if it can."""
+    def other_classes(self, split: str, classes: Sequence[str], *, owner: str) -> OnestageError | None:
+        """Why a split cannot be read with these classes of ``owner``, as ``load`` says it; None if it can."""
         table = self._table(self._key(split))
         try:
-            return table.other_classes(assign_labels(self._classes(table, classes), classes, where=self.path), split)
+            labels = assign_labels(self._classes(table, classes), classes, where=self.path, owner=owner)
+            return table.other_classes(labels, split)
         except OnestageError as error:
             return error
 
-    def load(self, split: str | None = None, *, classes: Sequence[str] | None = None, on_bad: OnBad = "stop") -> Dataset:
-        """The pictures and objects of a split, or of the whole set. Arguments and errors: see ``load_dataset``."""
+    def load(
+        self,
+        split: str | None = None,
+        *,
+        classes: Sequence[str] | None = None,
+        owner: str = MODEL,
+        on_bad: OnBad = "stop",
+    ) -> Dataset:
+        """The pictures and objects of a split, or of the whole set. Arguments and errors: see ``load_dataset``. owner: whose
+        ``classes`` they are, for messages, such as "the split train".
+        """
         _check_on_bad(on_bad)
         key = self._key(split)
         table = self._table(key)
-        labels = assign_labels(self._classes(table, classes), classes, where=self.path)
+        labels = assign_labels(self._classes(table, classes), classes, where=self.path, owner=owner)
         only_split = self.splits[0] if len(self.splits) == 1 else None
         return table.dataset(self.format, key or only_split, labels=labels, on_bad=on_bad)
 
@@ -198,6 +240,8 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     if any(layout.sure for layout in layouts.values()):
         layouts = {name: layout for name, layout in layouts.items() if layout.sure}
     if not layouts:
+        if "csv" in wanted and (error := csv.misread(tree)):
+            raise error
         known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
         raise DataError("no labelled pictures were recognised here", where=path, expected=known)
     if len(layouts) > 1:
@@ -231,6 +275,11 @@ def load_dataset(
 def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
     """The splits of a data set among train, val, trainval and test; empty if it is not divided."""
     return open_data(path, format).splits
+
+
+def _around(folders: Parts) -> list[tuple[str, tuple[Parts, Parts]]]:
+    """Each folder of a path, with those above it and those below it."""
+    return [(name, (folders[:i], folders[i + 1 :])) for i, name in enumerate(folders)]
 
 
 def _check_on_bad(on_bad: str) -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Dataset, Problem, complain
-from onestage.data.labels import SHOWN, ClassKey, Labels, StoredClasses
+from onestage.data.labels import MODEL, SHOWN, ClassKey, Labels, StoredClasses, alike
 from onestage.data.text import listed, size_text
 from onestage.data.threads import PatientThreads
 from onestage.errors import DataError, counted
@@ -38,6 +38,8 @@ WHOLE = 1.5
 
 SLACK = 2.0
 """Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
+
+_ONE_NAME = "if they are one class, write one name in all annotations"
 
 UNKNOWN = -1
 """In the column of labels: the object's class is not among the wanted classes."""
@@ -106,11 +108,8 @@ class Table:
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
     def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad) -> Dataset:
-        """The checked data set. Raise one DataError for all problems, unless ``on_bad`` is "skip".
-
-        Raise one in any case if all boxes of a format in pixels are in parts of the picture.
-
-        May be called more than once, for other labels.
+        """The checked data set. Raise one DataError for all problems, unless ``on_bad`` is "skip"; in any case if all boxes of
+        a format in pixels are in parts of the picture. May be called more than once, for other labels.
         """
         self._check_unit()
         column = self._labels(labels)
@@ -123,7 +122,8 @@ class Table:
             raise complain(self.root, problems)
         kept = self._sizes.readable.nonzero().flatten().tolist()
         if not kept:
-            raise DataError("no usable picture in this data set", where=self.root, got=next(iter(problems), None))
+            what, fix = "no usable picture in this data set", "onestage data check lists all that is wrong"
+            raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
         columns = self._columns
         good = known & self._checks.good & self._sizes.readable[columns.picture]
         rows = good.nonzero().flatten()
@@ -146,7 +146,7 @@ class Table:
             classes=labels.table.names,
             category_ids=labels.table.ids,
             problems=tuple(problems),
-            notes=tuple(self.notes),
+            notes=(*self.notes, *(Problem(str(self.root), text, fix=_ONE_NAME) for text in alike(self._names))),
         )
 
     def _check_unit(self) -> None:
@@ -176,14 +176,20 @@ class Table:
         count = Counter(keys[row.key] for row in self.objects if row.key in keys and row.key not in labels.of)
         if not count:
             return None
+        train = ", or train a model for these classes" if labels.owner == MODEL else ""
         of = f"{counted(sum(count.values()), 'object')} of {counted(len(count), 'class')}"
         return DataError(
-            f"{of} that the model does not have: {listed(count)}",
+            f"{of} that {labels.owner} does not have: {listed(count)}",
             where=f"{self.root} ({split})" if split else self.root,
             got=f"{len(names)} in the data: {listed(names)}",
-            expected=f"the model's {len(labels.table.names)}: {listed(labels.table.names)}",
-            fix="use the same names, or train a model for these classes, or leave these objects out: --on-bad skip",
+            expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",
+            fix=f"use the same names{train}, or leave these objects out: --on-bad skip",
         )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        """The names of the data set's classes; none if nothing names them."""
+        return self.classes.table.names if self.classes else ()
 
     def _image_ids(self, kept: Sequence[int]) -> tuple[int | str, ...]:
         """The pictures' ids, or their paths where splits that are read together use an id twice."""

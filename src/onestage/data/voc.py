@@ -25,13 +25,13 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import DefusedXmlException, ElementTree
 
+from onestage.data.dataset import Problem
 from onestage.data.files import (
     PICTURE_SUFFIXES,
     SPLITS,
     Sources,
     by_split,
     head,
-    is_regular,
     read_bytes,
     read_list,
     split_above,
@@ -72,11 +72,12 @@ class _Annotation:
 
 @dataclass(frozen=True)
 class VocSet:
-    """A VOC data set found on disk: an XML file for each picture."""
+    """A VOC data set found on disk: an XML file for each picture. absent: a problem for each listed file that is not there."""
 
     sure: ClassVar[bool] = True
     tree: Tree = field(repr=False)
     sources: Sources
+    absent: Mapping[Path, Problem] = field(default_factory=dict)
 
     @property
     def missing(self) -> Mapping[str, DataError]:
@@ -95,14 +96,18 @@ class VocSet:
         table.classes = StoredClasses.named(sorted(names))
         moved: dict[str, Path] = {}
         for file in self.sources[split]:
+            if file in self.absent:
+                table.problems.append(self.absent[file])
+                continue
             _fill(table, file, self._annotations[file], partial(self._picture, moved))
         if moved:
             table.moved(self.sources[split][0].parent, moved)
 
     @cached_property
     def _annotations(self) -> dict[Path, _Annotation]:
-        """Every file that is there or on a list of a split."""
-        return {file: _parse(file) for file in dict.fromkeys(file for files in self.sources.values() for file in files)}
+        """Every file that is there."""
+        files = dict.fromkeys(file for files in self.sources.values() for file in files)
+        return {file: _parse(file) for file in files if file not in self.absent}
 
     @cached_property
     def _pairs(self) -> Pairs:
@@ -138,11 +143,12 @@ def find(tree: Tree) -> VocSet | None:
     if not any(map(holds_labels, xml[:20])):
         return None
     listed: dict[str, tuple[Path, ...]] = {}
+    absent: dict[Path, Problem] = {}
     names = ByName(tree, xml)
     for split, file in _split_lists(tree.offered):
-        listed[split] = listed.get(split, ()) + _listed(tree, file, names)
+        listed[split] = listed.get(split, ()) + _listed(tree, file, names, absent)
     if listed:
-        return VocSet(tree, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed})
+        return VocSet(tree, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed}, absent)
     return VocSet(tree, by_split(xml, [split_above(file, tree.root) for file in xml]))
 
 
@@ -161,23 +167,34 @@ def _split_lists(files: Sequence[Path]) -> Iterator[tuple[str, Path]]:
             yield split, file
 
 
-def _listed(tree: Tree, file: Path, names: ByName) -> tuple[Path, ...]:
-    """The XML files that a list in ImageSets/Main names, an id on each line. names: of all XML files."""
+def _listed(tree: Tree, file: Path, names: ByName, absent: dict[Path, Problem]) -> tuple[Path, ...]:
+    """The XML files that a list in ImageSets/Main names, an id on each line. names: of all XML files. absent: gets a problem
+    for each file that is not there.
+    """
     base = file.parents[2] if file.parent.name.lower() == "main" else file.parents[1]
     annotations = Named(tree, file, among=names, base=base, is_list=True)
-    found = []
-    for line in filter(str.strip, read_list(file)):
+    found: list[Path] = []
+    for number, line in enumerate(read_list(file), start=1):
         bare = re.sub(r"\s+(1|-1|0)$", "", line.strip())
         ids = [line, line.strip(), bare]
         ids += [str(Path(name).with_suffix("")) for name in ids if Path(name).suffix.lower() in PICTURE_SUFFIXES | {".xml"}]
         known = next((name for name in ids if annotations.fits(f"{name}.xml")), None)
         if known is not None:
             found.append(annotations.find(f"{known}.xml"))
-        elif is_outside(line):
-            raise DataError("this list names a file outside the data set", where=file, got=quoted(line))
-        else:
-            found.append(base / "Annotations" / f"{bare}.xml")
+        elif bare and is_outside(line):
+            what, fix = "this list names a file outside the data set", "write names of files in Annotations/, without .xml"
+            raise DataError(what, where=f"{file}:{number}", got=quoted(line), fix=fix)
+        elif bare:
+            missing = (found[0].parent if found else base / "Annotations") / f"{bare}.xml"
+            found.append(missing)
+            absent[missing] = _no_file(tree, missing, f"{tree.short(file)}:{number}")
     return tuple(dict.fromkeys(found))
+
+
+def _no_file(tree: Tree, missing: Path, where: str) -> Problem:
+    """The problem for an XML file that a list names and that is not there."""
+    what = f"the list names {quoted(missing.stem)}, and there is no file {tree.short(missing)}"
+    return Problem(where, what, fix=f"put the file into {tree.short(missing.parent)}/, or remove the line from the list")
 
 
 def _parse(file: Path) -> _Annotation:
@@ -218,8 +235,6 @@ def _stray_boxes(root: Element) -> list[str]:
 
 def _root(file: Path) -> Element:
     """The element <annotation> of a file. Raise DataError if there is none."""
-    if not is_regular(file):
-        raise DataError("a split lists this file, but it does not exist")
     content = read_bytes(file)
     try:
         root = ElementTree.fromstring(content, forbid_dtd=True)

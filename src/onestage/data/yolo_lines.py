@@ -42,6 +42,9 @@ _CROOKED = 0.01
 """A part of its longer diagonal by which the corner of an oriented box may be off: files have few digits."""
 
 
+_SEPARATORS = str.maketrans(",;", "  ")
+
+
 class KeyPoints(NamedTuple):
     """``kpt_shape``: the number of key points of each object, and the numbers of each point, 2 or 3."""
 
@@ -150,8 +153,8 @@ def _agreed(columns: Mapping[str, int | None], where: str) -> int | None:
 
 def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     """What a line states. Raise DataError with the reason if this is no object."""
-    if any("," in column for column in columns):
-        raise DataError("numbers need a decimal point, not a comma")
+    if any("," in column or ";" in column for column in columns):
+        raise _wrong_commas(columns)
     if len(columns) < 5:
         raise _wrong_columns(len(columns))
     try:
@@ -169,6 +172,17 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     outline = _box_around(points) if paired else None
     corners = _corners(points) if paired and len(points) == 4 else 0
     return _Line(Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners)
+
+
+def _wrong_commas(columns: Sequence[str]) -> DataError:
+    """The error for a line with commas or semicolons, which separate its numbers or stand in them."""
+    got = quoted(" ".join(columns))
+    plain = " ".join(columns).translate(_SEPARATORS).split()
+    if len(columns) < 5 or any(column[-1] in ",;" for column in columns) or len(plain) == len(columns):
+        what, fix = "commas separate these numbers; YOLO has blanks", f"write {' '.join(plain[:5])}"
+        return DataError(what.replace("commas", "semicolons") if ";" in got else what, got=got, fix=fix)
+    fix = f"write {' '.join(column.replace(',', '.') for column in columns[:5])}"
+    return DataError("numbers need a decimal point, not a comma", got=got, fix=fix)
 
 
 def _decided(line: _Line, key_point_columns: int | None) -> Row:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.data.dataset import never_taught
+from onestage.data.dataset import never_taught, owner_of
 from onestage.data.labels import differ
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
@@ -58,9 +58,9 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     """What a user should know about the files of a data set before they are trained on."""
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
     lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
-    absent = [f"{error.what}: {error.got}" for error in opened.missing.values()]
+    others = [str(problem) for problem in (*opened.absent, *opened.passed_over)]
     empty = [f"no object was read in {opened.path}, so there is nothing to learn"] if parts[0].is_empty else []
-    return [*notes, *lost, *absent, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
+    return [*notes, *lost, *others, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
 
 
 def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
@@ -72,7 +72,7 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
         raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits))
     train_set = data.load(first, classes=classes, on_bad=config.on_bad)
     if first == "train" and "val" in data.splits:
-        return train_set, data.load("val", classes=train_set.classes, on_bad=config.on_bad)
+        return train_set, data.load("val", classes=train_set.classes, owner=owner_of(train_set), on_bad=config.on_bad)
     return _hold_out(train_set, config)
 
 

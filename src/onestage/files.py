@@ -50,6 +50,17 @@ ABANDONED_AFTER = 3600.0
 """Seconds after which a temporary file belongs to a crash, not to a writer still at work: no write takes that long."""
 
 
+def cache_folder(kind: str) -> Path:
+    """Where files of this kind are kept between programs, such as "weights"; it need not exist yet. Whatever is in it can be
+    deleted: it is fetched or made again when it is needed.
+
+    It is ``$ONESTAGE_HOME/kind``, else ``$XDG_CACHE_HOME/onestage/kind``, else ``~/.cache/onestage/kind``.
+    """
+    if home := os.environ.get("ONESTAGE_HOME"):
+        return Path(home).expanduser() / kind
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onestage" / kind
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO]:
     """A file open for writing. It is at ``path`` as soon as the block has ended without an error. After an error, or Ctrl-C,

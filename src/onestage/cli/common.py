@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
+from onestage.cli.output import say
 from onestage.creation import create
 from onestage.errors import ConfigError, DataError, WeightsError, WriteError, nearest
 from onestage.files import given_path, make_folder
@@ -39,19 +42,44 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     return detector.to(choose_device(device))
 
 
-def find_predictor(name: str, *, device: str | None = None, runtime: str | None = None, trusted: bool = False) -> Predictor:
+Runtime = Literal["auto", "torch", "onnxruntime", "openvino"]
+"""What runs a model, as options name it."""
+
+
+def find_predictor(
+    name: str,
+    *,
+    device: str | None = None,
+    runtime: Runtime | None = None,
+    trusted: bool = False,
+    pictures: Callable[[], Sequence[Tensor]] = tuple,
+    total: int | None = None,
+    score: float | None = None,
+) -> Predictor:
     """As ``find_model``, for what only predicts: an exported file too, run by the ``runtime``.
 
-    trusted: whether a file may be opened that could run code. Raise ConfigError for a device that the runtime does not use.
+    trusted: whether a file may be opened that could run code. pictures: gives some, (3, H, W) uint8 each, by which "auto"
+    chooses; total: how many there are to do. A choice is said in a line. score: the least to report; below the threshold of a
+    detector, torch alone finds anything. Raise ConfigError for a device that the runtime does not use.
     """
     if is_exported(name) and Path(name).is_file():
         if device not in (None, "cpu"):
             what, fix = "exported files run on the CPU", "leave --device out, or name the model that it was made from"
             raise ConfigError(what, where=name, got=f"--device {device}", fix=fix)
         return open_exported(name, runtime, trusted=trusted)
-    if runtime not in (None, "torch"):
-        raise ConfigError("this model is run by torch", where=name, got=runtime, fix=f"onestage export {name}")
-    return Predictor.of(find_model(name, device=device))
+    detector = find_model(name, device=device)
+    below = score is not None and score < detector.config.postprocess.score_threshold
+    if runtime in (None, "torch") or (runtime == "auto" and below):
+        return Predictor.of(detector)
+    from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
+
+    if runtime != AUTO:
+        return run_by(detector, runtime)
+    predictor, choice = choose(detector, pictures, total=total)
+    if choice.milliseconds:
+        other = "torch" if choice.runtime != "torch" else "onnxruntime"
+        say((f"{choice.runtime}: {choice.reason}; --runtime {other} to force", "dim"))
+    return predictor
 
 
 def is_recipe(name: str) -> bool:

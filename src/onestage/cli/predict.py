@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 
 import tyro
 
@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from onestage.data.predictions import Format
     from onestage.detections import Detections
     from onestage.predict.pipeline import Outcome
+    from onestage.predict.predictor import Predictor
+
+
+TRIED_WITH = 5
+"""Pictures with which runtimes are measured and compared."""
+
+
+class Limits(TypedDict):
+    """Of reading pictures: gigabytes in memory, and seconds to wait."""
+
+    gigabytes: float
+    timeout: float
 
 
 @dataclass(frozen=True)
@@ -40,8 +52,9 @@ class Choice:
     """Seconds to wait for a picture to be read, or a copy to be saved."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is a GPU."""
-    runtime: Literal["torch", "onnxruntime", "openvino"] | None = None
-    """What runs an exported file: by default onnxruntime for .onnx, openvino for .xml, torch for .pt2."""
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] = "auto"
+    """What runs the model. auto: the fastest that finds the same, if there are so many pictures that trying it pays; for an
+    exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2)."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 
@@ -91,10 +104,20 @@ def _predict(
     from onestage.cli.common import find_predictor, labels_of, results_folder
     from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
-    from onestage.predict.pipeline import Selection, predict_files
+    from onestage.predict.pipeline import Selection, first_pictures, predict_files
 
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
-    predictor = find_predictor(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
+    limits: Limits = {"gigabytes": detection.picture_memory, "timeout": detection.worker_timeout}
+    predictor = find_predictor(
+        model,
+        device=detection.device,
+        runtime=detection.runtime,
+        trusted=detection.trusted,
+        pictures=partial(first_pictures, files, TRIED_WITH, **limits),
+        total=len(files),
+        score=detection.score,
+    )
+    _warn_below(predictor, detection.score)
     labels = tuple(labels_of(detection.classes, predictor.classes))
     results_folder(out)
 
@@ -106,8 +129,7 @@ def _predict(
         files,
         selection=selection,
         batch_size=detection.batch_size,
-        gigabytes=detection.picture_memory,
-        timeout=detection.worker_timeout,
+        **limits,
     )
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     interrupted = _write(run, targets, tally=tally, total=len(files))
@@ -115,6 +137,15 @@ def _predict(
     places = ({"annotated pictures": out} if draw and tally.read else {}) | results
     tally.show(len(files), time.monotonic() - began, places=places, score=detection.score)
     return 130 if interrupted else 1 if tally.unreadable or tally.unsaved else 0
+
+
+def _warn_below(predictor: Predictor, score: float) -> None:
+    """Say so if NMS happens in an exported file, and this score lies below the least one in it."""
+    from onestage.predict.engines.exported import FileEngine
+
+    least = predictor.config.postprocess.score_threshold
+    if score < least and isinstance(predictor.engine, FileEngine) and predictor.engine.contract.ending != "outputs":
+        say(("warning:", "bold yellow"), f" {predictor.engine.runtime} finds nothing below a score of {least:g}; torch does")
 
 
 def _write(run: Callable[..., Iterator[Outcome]], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:

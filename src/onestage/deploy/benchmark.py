@@ -96,7 +96,7 @@ def _wait(device: torch.device) -> None:
 def environment(device: torch.device) -> dict[str, str | int]:
     """What a time depends on: processor, threads, versions."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -105,6 +105,6 @@ def environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's architecture and vector instructions: they decide its speed more than its name does."""
     return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"

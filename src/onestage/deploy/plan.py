@@ -74,7 +74,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
         size=size,
         level_sizes=() if size is None else detector.level_sizes(size),
         source=source,
-        versions=_versions(),
+        versions=versions(),
     )
     return Plan(detector, contract)
 
@@ -121,7 +121,7 @@ def fingerprint(detector: Detector) -> str:
     return digest.hexdigest()
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """The versions of the packages that make a file, as far as they are installed."""
     found = {}
     for name in ("onestage", "torch", "onnx", "onnxscript", "openvino"):

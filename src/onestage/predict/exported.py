@@ -29,7 +29,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False) -> Predictor:
-    """The predictor of an exported file, run by the runtime of that name.
+    """The predictor of an exported file, run by the runtime of that name; "auto" is the usual one, as without a name.
 
     trusted: whether a file may be opened that could run code (.pt2).
 
@@ -40,7 +40,7 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
     if path.suffix.lower() in CAN_RUN_CODE and not trusted:
         what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True, --trusted"
         raise WeightsError(what, where=path, fix=fix)
-    name = runtime or next(iter(openers))
+    name = next(iter(openers)) if runtime in (None, "auto") else runtime
     if name not in openers:
         what = f"this runtime takes no {path.suffix} files{nearest(name, openers)}"
         raise ConfigError(what, where=path, got=name, expected=", ".join(openers))

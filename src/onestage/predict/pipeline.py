@@ -98,6 +98,19 @@ def predict_files(
         saving.finish()
 
 
+def first_pictures(
+    pictures: Sequence[PictureFile], count: int, *, gigabytes: float = GIGABYTES, timeout: float = TIMEOUT
+) -> list[Tensor]:
+    """Those of the first ``count`` pictures that can be read, (3, H, W) uint8 each, and at most ``gigabytes`` of them.
+
+    Raise LostError if reading takes longer than ``timeout`` seconds.
+    """
+    with PatientThreads(timeout=timeout) as threads:
+        batch = next(_batches(_costs(pictures[:count], threads, ahead=count), count, in_bytes(gigabytes)), None)
+        ready = [threads.result(future, "the first pictures") for future in _read(threads, batch)]
+    return [image for image in ready if isinstance(image, Tensor)]
+
+
 class _Batch(NamedTuple):
     """Pictures that go through the network together. cost: bytes of memory for them, as they are decoded or drawn."""
 

@@ -8,7 +8,6 @@ between programs.
 """
 
 import hashlib
-import os
 import re
 import urllib.request
 from http.client import HTTPException, HTTPMessage, HTTPResponse
@@ -20,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+from onestage import files
 from onestage.console import Terminal
 from onestage.errors import WeightsError
 from onestage.files import commit
@@ -36,9 +36,7 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 def cache_folder() -> Path:
     """Where published weights are kept; it need not exist yet."""
-    if home := os.environ.get("ONESTAGE_HOME"):
-        return Path(home).expanduser() / "weights"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onestage" / "weights"
+    return files.cache_folder("weights")
 
 
 def fetch(

@@ -40,21 +40,6 @@ def agreement(model, found, images):
     return sum((compare(*pair, TOLERANCE, places=PLACES) for pair in pairs), Agreement())
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return lively(onestage.create("tinyssd", classes=["ball", "red box", "x"], size=(96, 128)))
-
-
-@pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """A folder with the model, its ONNX file, vectors and example."""
-    folder = tmp_path_factory.mktemp("exported")
-    model.save(folder / "model.safetensors")
-    export(model, folder / "model.onnx", example=True)
-    return folder
-
-
 def test_the_file_finds_what_the_model_finds_for_any_number_of_pictures(model, folder):
     file = onestage.load(folder / "model.onnx")
     assert file.classes == model.classes and file.config == model.config

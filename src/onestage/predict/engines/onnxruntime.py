@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign, threads
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -41,6 +41,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
         raise ConfigError("onnxruntime is not installed", where=path, fix="pip install 'onestage[onnx]'") from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters comes as an exception
+    options.intra_op_num_threads = threads()  # the default ignores OMP_NUM_THREADS, and pins threads to processors
     try:
         return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     except OSError as error:

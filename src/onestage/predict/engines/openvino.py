@@ -11,7 +11,7 @@ import numpy as np
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign, threads
 
 if TYPE_CHECKING:
     import openvino
@@ -46,7 +46,8 @@ def open_openvino(path: Path) -> FileEngine:
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
     try:
-        compiled = core.compile_model(model, "CPU", {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY"})
+        settings = {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads()}
+        compiled = core.compile_model(model, "CPU", settings)
     except Exception as error:
         raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)

@@ -1,0 +1,194 @@
+"""Which program runs a detector: torch, or another runtime that runs an exported file of it.
+
+Shape letters: H and W of a picture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor
+
+from onestage.deploy.cache import Cached
+from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
+from onestage.errors import ConfigError, OnestageError, nearest
+from onestage.files import Json, make_folder, write_file
+from onestage.model.detector import Detector
+from onestage.predict.engines import onnxruntime, openvino
+from onestage.predict.engines.exported import threads
+from onestage.predict.predictor import Predictor
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A program that runs files of a format, as ``export`` names it, and the packages that this needs."""
+
+    to: str
+    packages: tuple[str, ...]
+
+    @property
+    def installed(self) -> bool:
+        """Whether a detector can be exported for it and run by it."""
+        return all(find_spec(package) is not None for package in self.packages)
+
+
+TORCH, AUTO = "torch", "auto"
+RUNTIMES = {
+    onnxruntime.NAME: Runtime("onnx", ("onnx", "onnxscript", "onnxruntime")),
+    openvino.NAME: Runtime("onnx", ("onnx", "onnxscript", "onnxruntime", "openvino")),  # the same file, checked by onnxruntime
+}
+"""The runtimes besides torch, by name."""
+
+GAIN = 0.9
+"""Another runtime is chosen if it takes at most that part of torch's time: less is not worth a change."""
+SAVED = 0.4
+"""The part of torch's time that other runtimes save, before it is measured; for most detectors it is more."""
+EXPORT_SECONDS, OPEN_SECONDS = 20.0, 1.0
+"""What an export of a small detector takes, and opening a file."""
+PASSES = 16
+"""So often the trial of a runtime puts its pictures through torch or this runtime."""
+LEAST_PICTURES = 50
+"""For fewer pictures nothing is tried: no trial would be repaid."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runtime that was chosen, the milliseconds that each one takes for a picture, as far as they were measured, and the
+    reason in a few words.
+    """
+
+    runtime: str
+    milliseconds: dict[str, float]
+    reason: str
+
+    @property
+    def saved(self) -> float:
+        """Milliseconds of a picture that it saves against torch."""
+        return self.milliseconds.get(TORCH, 0.0) - self.milliseconds.get(self.runtime, 0.0)
+
+
+def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | None = None) -> Predictor:
+    """The predictor that runs a detector with the runtime of that name. All but torch run an exported file, which is kept in a
+    cache; see ``Cached``. pictures: (3, H, W) uint8 each, to check a new file with.
+
+    Raise ConfigError if there is no such runtime, if it is not installed, or if the detector is on a GPU.
+    """
+    if runtime == TORCH:
+        return Predictor.of(detector)
+    if runtime not in RUNTIMES:
+        expected = ", ".join((TORCH, *RUNTIMES))
+        raise ConfigError(f"there is no such runtime{nearest(runtime, RUNTIMES)}", got=runtime, expected=expected)
+    if detector.device.type != "cpu":
+        what, fix = "of all runtimes, torch alone uses a GPU", "choose the device cpu, or the runtime torch"
+        raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)
+    return Cached.of(detector).open(RUNTIMES[runtime].to, runtime, pictures=pictures)
+
+
+def choose(
+    detector: Detector, pictures: Callable[[], Sequence[Tensor]] = tuple, *, total: int | None = None
+) -> tuple[Predictor, Choice]:
+    """The predictor of a detector that is the fastest on this machine, and why. A choice is kept in the cache.
+
+    pictures: gives some, (3, H, W) uint8 each, to measure and compare with; without any, they are drawn. total: how many
+    pictures there are to do; None is very many. Only a runtime that finds what torch finds is chosen. If a trial would take
+    longer than it could save, torch is.
+    """
+    rivals = [name for name, runtime in RUNTIMES.items() if runtime.installed]
+    if detector.device.type != "cpu" or not rivals:
+        reason = "no other runtime is installed" if not rivals else "no other runtime uses a GPU"
+        return Predictor.of(detector), Choice(TORCH, {}, reason)
+    cached = Cached.of(detector)
+    place = cached.place(f"{threads()} threads", *rivals).with_suffix(".json")
+    choice = _recall(place)
+    if choice is None:
+        if total is not None and total < LEAST_PICTURES:
+            return Predictor.of(detector), Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
+        choice, complete = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
+        if complete:
+            _keep(choice, place)
+    elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
+        choice = Choice(TORCH, choice.milliseconds, f"so few pictures do not repay a file for {choice.runtime}")
+    if choice.runtime == TORCH:
+        return Predictor.of(detector), choice
+    try:
+        return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures() or None), choice
+    except OnestageError as error:
+        return Predictor.of(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
+
+
+def _opening(cached: Cached, runtime: str) -> float:
+    """Seconds to open the file for a runtime, or to make it."""
+    return OPEN_SECONDS + (0 if cached.has(RUNTIMES[runtime].to) else EXPORT_SECONDS)
+
+
+def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], total: int | None) -> tuple[Choice, bool]:
+    """The choice, and whether it was found by trying all runtimes. They run one after another, never two at once: the threads
+    of one would take time from another. pictures: (3, H, W).
+    """
+    source = Predictor.of(cached.detector)
+    seconds = {TORCH: _seconds(source, pictures)}
+    missing = {RUNTIMES[name].to for name in rivals if not cached.has(RUNTIMES[name].to)}
+    cost = EXPORT_SECONDS * len(missing) + seconds[TORCH] * len(pictures) * PASSES * len(rivals)
+    if total is not None and SAVED * total * seconds[TORCH] < cost:
+        reason = f"{total:,} pictures do not repay a trial of other runtimes, of about {cost:.0f} s"
+        return Choice(TORCH, _milliseconds(seconds), reason), False
+    failed: dict[str, OnestageError] = {}
+    for name in rivals:
+        try:
+            file = cached.open(RUNTIMES[name].to, name, pictures=pictures)
+            check_file(cached.detector, file, pictures, TOLERANCE)
+        except OnestageError as error:
+            failed[name] = error
+        else:
+            seconds[name] = _seconds(file, pictures)
+            del file
+    best = min(seconds, key=lambda name: seconds[name])
+    if seconds[best] > GAIN * seconds[TORCH]:
+        best = TORCH
+    return Choice(best, _milliseconds(seconds), _reason(best, seconds, failed)), True
+
+
+def _reason(best: str, seconds: dict[str, float], failed: dict[str, OnestageError]) -> str:
+    """The times, the best first, and what kept a runtime from being measured."""
+    order = sorted(seconds, key=lambda name: (name != best, seconds[name]))
+    times = [f"{name} {1000 * seconds[name]:.0f} ms" for name in order]
+    times[0] = f"{1000 * seconds[best]:.0f} ms a picture"
+    return ", ".join(times + [f"{name}: {error.what}" for name, error in failed.items()])
+
+
+def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
+    return {name: round(1000 * value, 3) for name, value in seconds.items()}
+
+
+def _seconds(predictor: Predictor, pictures: Sequence[Tensor], turns: int = 3) -> float:
+    """For a picture: the least of some turns with pictures (3, H, W), after one that does not count."""
+    taken = []
+    for _ in range(turns + 1):
+        began = time.perf_counter()
+        predictor.detect(pictures)
+        taken.append(time.perf_counter() - began)
+    return min(taken[1:]) / len(pictures)
+
+
+def _keep(choice: Choice, place: Path) -> None:
+    plain: Json = {"runtime": choice.runtime, "milliseconds": dict(choice.milliseconds), "reason": choice.reason}
+    with contextlib.suppress(OnestageError):  # a cache that cannot be written costs time, nothing else
+        make_folder(place.parent)
+        write_file(place, json.dumps(plain))
+
+
+def _recall(place: Path) -> Choice | None:
+    """A choice as it was kept; None if there is none, or it is damaged."""
+    try:
+        plain = json.loads(place.read_text(encoding="utf-8"))
+        runtime, times = str(plain["runtime"]), {str(name): float(value) for name, value in plain["milliseconds"].items()}
+        known = runtime in times and TORCH in times and times.keys() <= {TORCH, *RUNTIMES}
+        return Choice(runtime, times, str(plain["reason"])) if known else None
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return None

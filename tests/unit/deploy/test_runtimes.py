@@ -1,0 +1,239 @@
+"""Which runtime runs a detector: by name, from the cache, or chosen by a measurement."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import pytest
+import torch
+from PIL import Image
+
+import onestage
+from onestage.cli.main import main
+from onestage.deploy import cache, runtimes
+from onestage.deploy.benchmark import pictures
+from onestage.deploy.cache import DIGESTS, Cached
+from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
+from onestage.deploy.export import FORMATS
+from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by
+from onestage.errors import ConfigError, WeightsError
+from onestage.model.output.postprocess import RawDetections
+from onestage.predict.engines.exported import FileEngine, threads
+from onestage.predict.predictor import TorchEngine
+
+pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
+
+
+PICTURE = drawn_pictures(1)
+
+
+@pytest.fixture(scope="module")
+def exported(model, folder):
+    """A model and its ONNX file."""
+    return model, folder / "model.onnx"
+
+
+@pytest.fixture
+def home(exported, tmp_path, monkeypatch):
+    """An empty cache, and exports that copy the file which was made once. Its list counts them."""
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "home"))
+    made = []
+
+    def write(plan, path):
+        made.append(path)
+        shutil.copy(exported[1], path)
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    for module in ("export", "runtimes"):  # one picture to check with is enough here
+        monkeypatch.setattr(f"onestage.deploy.{module}.drawn_pictures", lambda: PICTURE)
+    return made
+
+
+def agrees(model, file, images):
+    """Whether a file finds what the model finds in pictures (3, H, W)."""
+    pairs = zip(model.predict(images), file.predict(images), strict=True)
+    total = sum((compare(*pair, TOLERANCE, places=200) for pair in pairs), Agreement())
+    return total.paired == total.compared > 20
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_detectors_file_is_run_by_any_runtime(exported, home, runtime):
+    if not RUNTIMES[runtime].installed:
+        pytest.skip(f"{runtime} is not installed")
+    model, path = exported
+    for _ in range(2):
+        file = onestage.load(path.with_name("model.safetensors"), runtime=runtime)
+        assert file.engine.runtime == runtime and file.engine.contract.checked
+        assert agrees(model, file, pictures(5, (100, 140)))
+    assert len(home) == 1
+
+
+def test_torch_gives_the_detector(exported):
+    model = onestage.load(exported[1].with_name("model.safetensors"), runtime="torch")
+    assert isinstance(model, onestage.Detector)
+    assert isinstance(run_by(model, "torch").engine, TorchEngine)
+
+
+@pytest.mark.parametrize("harm", ["flip", "cut", "lost", "digests"])
+def test_a_damaged_file_in_the_cache_is_made_anew(exported, home, harm):
+    cached = Cached.of(exported[0])
+    cached.open("onnx", "onnxruntime")
+    path = cached.place("onnx") / "model.onnx"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1  # in the weights: the file still opens
+    if harm == "lost":
+        path.unlink()
+    elif harm == "digests":
+        path.with_name(DIGESTS).write_bytes(b"{")
+    else:
+        path.write_bytes(data if harm == "flip" else data[:1000])
+    cached.open("onnx", "onnxruntime")
+    assert len(home) == 2 and path.read_bytes() == exported[1].read_bytes()
+
+
+def test_several_at_once_make_one_file(exported, home):
+    with ThreadPoolExecutor(4) as pool:
+        files = list(pool.map(lambda _: run_by(exported[0], "onnxruntime"), range(4)))
+    assert len(home) == 1 and all(agrees(exported[0], file, pictures(2, (100, 140))) for file in files)
+
+
+def test_another_model_or_package_is_another_file(exported, home, monkeypatch):
+    model, _ = exported
+    place = Cached.of(model).place("onnx")
+    changed = onestage.build(model.config).eval()
+    assert place == Cached.of(model).place("onnx") != Cached.of(changed).place("onnx")
+    monkeypatch.setattr(cache, "versions", lambda: {"onestage": "99"})
+    assert Cached.of(model).place("onnx") != place
+
+
+def test_the_cache_has_a_limit(exported, home, monkeypatch):
+    Cached.of(exported[0]).open("onnx", "onnxruntime")
+    monkeypatch.setattr(cache, "MOST_BYTES", 1)
+    monkeypatch.setattr(cache, "versions", lambda: {"onestage": "99"})
+    later = Cached.of(exported[0])
+    later.open("onnx", "onnxruntime")
+    assert [path.parent for path in later.place().parent.glob(f"*/{DIGESTS}")] == [later.place("onnx")]
+
+
+def test_mistakes(exported, tmp_path, monkeypatch):
+    model, _ = exported
+    with pytest.raises(ConfigError, match="did you mean 'onnxruntime'"):
+        run_by(model, "onnxruntme")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "file"))
+    with pytest.raises(ConfigError.__mro__[1], match="cannot be made"):
+        run_by(model, "onnxruntime")
+    with pytest.raises(ConfigError, match="torch alone uses a GPU"):
+        run_by(onestage.Detector.on("meta", model.config), "onnxruntime")
+
+
+def stand_in(model, times, monkeypatch, *, wrong=()):
+    """Runtimes that take these milliseconds for a picture, as far as a measurement can tell; those in ``wrong`` find nothing."""
+    monkeypatch.setattr(runtimes, "RUNTIMES", {name: Runtime("onnx", ()) for name in times if name != "torch"})
+
+    def engine(name):
+        def run(images, frames):
+            found = TorchEngine(model)(images, frames)
+            return model.decoder.raw(found, frames, model.config.postprocess) if name not in wrong else [EMPTY] * len(images)
+
+        return run
+
+    def opened(self, to, name, *, pictures=None):
+        file = FileEngine(None, None, name)
+        monkeypatch.setattr(type(file), "__call__", lambda self, images, frames: engine(self.runtime)(images, frames))
+        return replace(runtimes.Predictor.of(model), engine=file)
+
+    def seconds(predictor, pictures):
+        name = getattr(predictor.engine, "runtime", "torch")
+        measured.append(name)
+        return times[name] / 1000
+
+    measured = []
+    monkeypatch.setattr(Cached, "open", opened)
+    monkeypatch.setattr(runtimes, "_seconds", seconds)
+    return measured
+
+
+EMPTY = RawDetections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.long))
+
+
+def test_the_fastest_that_finds_the_same_is_chosen_once(exported, home, monkeypatch):
+    model, _ = exported
+    measured = stand_in(model, {"torch": 45, "a": 17, "b": 30, "liar": 1}, monkeypatch, wrong=("liar",))
+    predictor, choice = choose(model)
+    assert predictor.engine.runtime == choice.runtime == "a"
+    assert choice.reason.startswith("17 ms a picture, b 30 ms, torch 45 ms, liar: ") and "finds other objects" in choice.reason
+    assert measured == ["torch", "a", "b"]
+    assert choose(model)[1] == choice and measured == ["torch", "a", "b"]
+    place = next(Cached.of(model).place().parent.glob("*.json"))
+    place.write_text(json.dumps({"runtime": "x"}))
+    assert choose(model)[1] == choice and len(measured) == 6
+
+
+def test_a_little_faster_is_not_worth_a_change(exported, home, monkeypatch):
+    stand_in(exported[0], {"torch": 45, "a": 43}, monkeypatch)
+    predictor, choice = choose(exported[0])
+    assert choice.runtime == "torch" and isinstance(predictor.engine, TorchEngine)
+
+
+def test_few_pictures_do_not_repay_a_trial(exported, home, monkeypatch):
+    model, _ = exported
+    measured = stand_in(model, {"torch": 45, "a": 17}, monkeypatch)
+    assert choose(model, total=3)[1].milliseconds == {} and measured == []
+    _, choice = choose(model, total=100)
+    assert choice.runtime == "torch" and "do not repay a trial" in choice.reason and measured == ["torch"]
+    assert choose(model, total=100_000)[1].runtime == "a"
+    assert choose(model, total=3)[1].runtime == "torch"  # known, but the file would have to be opened
+    assert choose(model, total=10_000)[1].runtime == "a"
+
+
+def test_without_other_runtimes_nothing_is_measured(exported, monkeypatch):
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"a": Runtime("onnx", ("no_such_package",))})
+    predictor, choice = choose(exported[0])
+    assert isinstance(predictor.engine, TorchEngine) and "installed" in choice.reason
+
+
+def test_verbs_say_what_runs_the_model(exported, home, tmp_path, monkeypatch, capsys):
+    model, path = exported
+    for number, picture in enumerate(PICTURE * 3):
+        Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / f"{number}.png")
+    verb = ["predict", str(path.with_name("model.safetensors")), str(tmp_path / "*.png"), "--out", str(tmp_path / "seen")]
+    assert main(verb) == 0
+    assert capsys.readouterr().err == ""  # three pictures: torch, as ever
+    assert main([*verb, "--runtime", "onnxruntime", "--score", "0.001"]) == 0
+    assert "onnxruntime finds nothing below a score of 0.01" in capsys.readouterr().err
+    stand_in(model, {"torch": 45, "a": 17}, monkeypatch)
+    monkeypatch.setattr(runtimes, "LEAST_PICTURES", 0)
+    monkeypatch.setattr(runtimes, "EXPORT_SECONDS", 0)
+    monkeypatch.setattr(runtimes, "SAVED", 1000)
+    assert main(verb) == 0
+    assert "a: 17 ms a picture, torch 45 ms; --runtime torch to force" in capsys.readouterr().err
+
+
+def test_a_broken_export_is_no_obstacle(exported, home, monkeypatch):
+    def broken(plan, path):
+        raise WeightsError("no")
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=broken))
+    predictor, choice = choose(exported[0])
+    assert isinstance(predictor.engine, TorchEngine) and choice.runtime == "torch" and "onnxruntime: no" in choice.reason
+
+
+@pytest.mark.parametrize(("value", "count"), [("3", 3), ("2,1", 2), ("0", None), ("x", None), ("", None)])
+def test_runtimes_use_the_threads_that_are_asked_for(monkeypatch, value, count):
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert threads() == count if count else threads() >= 1
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_threads_share_a_file(exported, home, runtime):
+    if not RUNTIMES[runtime].installed:
+        pytest.skip(f"{runtime} is not installed")
+    file, images = run_by(exported[0], runtime), pictures(8, (100, 140))
+    expected = [file.predict(image)[0] for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda image: file.predict(image)[0], images * 2))
+    for one, again in zip(expected * 2, found, strict=True):
+        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)

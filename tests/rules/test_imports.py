@@ -31,7 +31,7 @@ ALLOWED = {
     "creation": GROUND | {"zoo", "weights", "model"},
     "predict": GROUND | {"model", "data", "metrics"},
     "training": GROUND | {"predict", "data", "metrics", "model", "weights"},
-    "loading": GROUND | {"predict", "weights", "model"},
+    "loading": GROUND | {"predict", "weights", "model", "deploy"},
     "evaluation": GROUND | {"loading", "predict", "training", "data", "metrics", "model"},
     "explain": GROUND | {"predict", "model", "metrics"},
     "deploy": GROUND | {"predict", "weights", "data", "metrics", "model"},
@@ -40,9 +40,10 @@ ALLOWED = {
 DELEGATES = {
     ("model/detector.py", "Detector.predict", "predict"),
     ("model/detector.py", "Detector.save", "weights"),
+    ("model/detector.py", "Detector.export", "deploy"),
     ("detections.py", "Detections.draw", "draw"),
 }
-"""File, function and room: these three, thin and public, import that room inside the function and nowhere else in the file."""
+"""File, function and room: these four, thin and public, import that room inside the function and nowhere else in the file."""
 house = loaded("docs/measure_house.py")
 
 
@@ -97,7 +98,7 @@ def test_only_a_delegate_imports_against_the_plan(file, text, wrong):
 
 
 def test_the_plan_has_no_circle():
-    """Rooms can be put in an order in which each imports only earlier ones, but for the three delegates."""
+    """Rooms can be put in an order in which each imports only earlier ones, but for the four delegates."""
     left = {room: others - {room} for room, others in ALLOWED.items()}
     while left:
         ready = [room for room, others in left.items() if not others & left.keys()]

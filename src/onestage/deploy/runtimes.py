@@ -104,22 +104,28 @@ def choose(
         reason = "no other runtime is installed" if not rivals else "no other runtime uses a GPU"
         return Predictor.of(detector), Choice(TORCH, {}, reason)
     cached = Cached.of(detector)
-    place = cached.place(f"{threads()} threads", *rivals).with_suffix(".json")
-    choice = _recall(place)
-    if choice is None:
-        if total is not None and total < LEAST_PICTURES:
-            return Predictor.of(detector), Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
-        choice, complete = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
-        if complete:
-            _keep(choice, place)
-    elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
-        choice = Choice(TORCH, choice.milliseconds, f"so few pictures do not repay a file for {choice.runtime}")
+    choice = _choice(cached, pictures, rivals, total)
     if choice.runtime == TORCH:
         return Predictor.of(detector), choice
     try:
         return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures() or None), choice
     except OnestageError as error:
         return Predictor.of(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
+
+
+def _choice(cached: Cached, pictures: Callable[[], Sequence[Tensor]], rivals: Sequence[str], total: int | None) -> Choice:
+    """A choice that was made before, or by a measurement now; torch, if a measurement or a file would not be repaid."""
+    place = cached.place(f"{threads()} threads", *rivals).with_suffix(".json")
+    choice = _recall(place)
+    if choice is None:
+        if total is not None and total < LEAST_PICTURES:
+            return Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
+        choice, complete = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
+        if complete:
+            _keep(choice, place)
+    elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
+        return Choice(TORCH, choice.milliseconds, f"so few pictures do not repay a file for {choice.runtime}")
+    return choice
 
 
 def _opening(cached: Cached, runtime: str) -> float:

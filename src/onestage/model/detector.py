@@ -214,6 +214,16 @@ class Detector(nn.Module):
 
         save_detector(self, path)
 
+    @known_keywords
+    def export(self, path: str | Path, *, to: str = "onnx") -> Path:
+        """Write the detector to a file that other programs run: "onnx", "openvino" or "torch". Return its path.
+
+        The file appears only after it found what the detector finds. For more options see ``onestage.export``.
+        """
+        from onestage.deploy.export import export
+
+        return export(self, path, to=to).path
+
 
 @dataclass(frozen=True, eq=False)
 class Criterion:

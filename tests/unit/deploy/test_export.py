@@ -215,8 +215,6 @@ def test_a_device_that_the_file_does_not_use_is_refused(folder, tmp_path, capsys
     Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy()).save(picture)
     assert main(["predict", str(folder / "model.onnx"), str(picture), "--device", "cuda"]) == 2
     assert "run on the CPU" in capsys.readouterr().err
-    assert main(["predict", str(folder / "model.safetensors"), str(picture), "--runtime", "openvino"]) == 2
-    assert "onestage export" in capsys.readouterr().err
 
 
 def test_a_file_that_finds_other_objects_is_not_left(model, folder, tmp_path, monkeypatch):

@@ -130,7 +130,7 @@ def test_mistakes(exported, tmp_path, monkeypatch):
 
 
 def stand_in(model, times, monkeypatch, *, wrong=()):
-    """Runtimes that take these milliseconds for a picture, as far as a measurement can tell; those in ``wrong`` find nothing."""
+    """Runtimes that take these milliseconds for a picture, as a measurement would tell; those in ``wrong`` find nothing."""
     monkeypatch.setattr(runtimes, "RUNTIMES", {name: Runtime("onnx", ()) for name in times if name != "torch"})
 
     def engine(name):
@@ -237,3 +237,8 @@ def test_threads_share_a_file(exported, home, runtime):
         found = list(pool.map(lambda image: file.predict(image)[0], images * 2))
     for one, again in zip(expected * 2, found, strict=True):
         assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)
+
+
+def test_a_model_exports_itself(exported, home, tmp_path):
+    path = exported[0].export(tmp_path / "m.onnx")
+    assert path == tmp_path / "m.onnx" and onestage.load(path, runtime="auto").engine.runtime == "onnxruntime"

@@ -34,6 +34,8 @@ class File:
     RetinaNet, whose input follows the picture."""
     input: Literal["uint8", "float32"] | None = None
     """The type of the pixels, 0..255. By default uint8, and float32 for detectors that resize in float."""
+    winograd: bool = True
+    """Compute wide 3x3 convolutions with fewer multiplications: faster on a CPU. For a GPU, leave it out: --no-winograd"""
 
 
 def export(
@@ -92,6 +94,7 @@ def _config(file: File) -> ExportConfig:
         batch=None if file.batch == "any" else int(file.batch),
         size="any" if file.size == "any" else "model" if file.size == "model" else size,
         pixels=file.input,
+        winograd=file.winograd,
     )
 
 

@@ -81,7 +81,7 @@ def export(
     path, form = given_path(path, "path"), FORMATS[to]
     targets = _targets(path, form)
     plan = plan_export(detector, config or ExportConfig())
-    plan = Plan(plan.detector, replace(plan.contract, checked=check))
+    plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
     images = drawn_pictures() if pictures is None else list(pictures)

@@ -20,6 +20,7 @@ from torch.export import Dim, ExportedProgram
 from onestage.deploy.graph import Graph, Suppress
 from onestage.deploy.plan import LARGEST, SMALLEST, Plan
 from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
+from onestage.deploy.winograd import by_winograd
 from onestage.errors import ConfigError
 from onestage.files import write_file
 from onestage.predict.contract import KEY, OUTPUTS, Contract
@@ -41,7 +42,7 @@ def export_onnx(plan: Plan, path: Path) -> None:
     except ImportError as error:
         raise ConfigError("to write ONNX, more packages are needed", got=error, fix="pip install 'onestage[onnx]'") from error
     contract = plan.contract
-    program = captured(plan, suppress_by_operator)
+    program = captured(plan, suppress_by_operator, winograd=plan.winograd)
     with quietly():
         made = torch.onnx.export(
             program,
@@ -69,8 +70,11 @@ def describe(model: onnx.ModelProto, contract: Contract) -> None:
     model.doc_string = f"{contract.config.name}, exported by onestage"
 
 
-def captured(plan: Plan, suppress: Suppress) -> ExportedProgram:
-    """The graph of the detector, as torch.export captures it, with the free sides that the contract leaves free."""
+def captured(plan: Plan, suppress: Suppress, *, winograd: bool = False) -> ExportedProgram:
+    """The graph of the detector, as torch.export captures it, with the free sides that the contract leaves free.
+
+    winograd: whether wide 3x3 convolutions are computed by Winograd's algorithm.
+    """
     contract = plan.contract
     images, frames = example_inputs(contract)
     batch = Dim("batch") if contract.batch is None else None
@@ -81,6 +85,8 @@ def captured(plan: Plan, suppress: Suppress) -> ExportedProgram:
     shapes = [free, {} if batch is None else {0: batch}][: 1 + contract.has_frames]
     inputs = (images, frames)[: 1 + contract.has_frames]
     graph = Graph(plan.detector, contract.ending, suppress).eval()
+    if winograd:
+        graph.network = by_winograd(graph.network)
     with torch.inference_mode(False), torch.no_grad(), quietly():
         return torch.export.export(graph, inputs, dynamic_shapes=tuple(shapes))
 

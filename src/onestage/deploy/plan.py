@@ -32,13 +32,15 @@ class ExportConfig(Part):
     nms: "graph" puts NMS into the file. "none" ends at the outputs of the network, with plain tensor operators and fixed
     shapes, for compilers that take nothing more. batch: the number of images, or "any". size: "model", (h, w), or "any" for a
     detector whose input follows the picture, such as a RetinaNet; None is "any" for these and "model" for all others. pixels:
-    the type of the images, by default uint8, and float32 for a detector that resizes in float.
+    the type of the images, by default uint8, and float32 for a detector that resizes in float. winograd: compute wide 3x3
+    convolutions by Winograd's algorithm, which is faster on a CPU. It has no effect without NMS.
     """
 
     nms: Literal["graph", "none"] = "graph"
     batch: Annotated[int, Limit("images at once", MOST_AT_ONCE)] | Literal["any"] | None = None
     size: tuple[Side, Side] | Literal["any", "model"] | None = None
     pixels: Literal["uint8", "float32"] | None = None
+    winograd: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -49,10 +51,11 @@ class ExportConfig(Part):
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """A detector on the CPU, as it is exported, and the contract of its file."""
+    """A detector on the CPU, as it is exported, and the contract of its file. winograd: for its wide 3x3 convolutions."""
 
     detector: Detector
     contract: Contract
+    winograd: bool = False
 
 
 def plan_export(detector: Detector, config: ExportConfig) -> Plan:
@@ -76,7 +79,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
         source=source,
         versions=versions(),
     )
-    return Plan(detector, contract)
+    return Plan(detector, contract, winograd=config.winograd and not fixed)
 
 
 def _input(detector: Detector, config: ExportConfig, *, fixed: bool) -> tuple[Size | None, int | None]:

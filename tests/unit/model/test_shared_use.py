@@ -46,7 +46,7 @@ def part(request):
     """A part that was never called, in evaluation mode, and its inputs."""
     build, shapes = PARTS[request.param]
     torch.manual_seed(0)
-    winograd._matrices.cache_clear()
+    winograd.transforms.cache_clear()
     module = build().to(memory_format=torch.channels_last).eval()
     inputs = [torch.randn(s) for s in shapes] if isinstance(shapes, list) else torch.randn(shapes)
     return module, inputs
@@ -73,7 +73,7 @@ def kept(module: nn.Module) -> list[tuple[str, str, int, str]]:
 def test_eight_threads_make_the_first_call_together(part):
     module, inputs = part
     expected = outputs(copy.deepcopy(module), inputs)
-    winograd._matrices.cache_clear()
+    winograd.transforms.cache_clear()
     start, before = threading.Barrier(8), kept(module)
 
     def call(_):
@@ -117,13 +117,13 @@ def test_weights_changed_by_hand_count_at_once(part):
     for parameter in module.parameters():
         parameter.mul_(0.5)
     fresh = copy.deepcopy(module)
-    winograd._matrices.cache_clear()
+    winograd.transforms.cache_clear()
     found = outputs(module, inputs)
     assert equal(found, outputs(fresh, inputs)) and not equal(found, before)
 
 
 def test_constants_are_ordinary_tensors_whatever_mode_comes_first():
-    winograd._matrices.cache_clear()
+    winograd.transforms.cache_clear()
     with torch.inference_mode(), torch.device("meta"):
-        made = winograd._matrices()
+        made = winograd.transforms()
     assert not any(m.is_inference() or m.is_meta for m in made)

@@ -78,7 +78,7 @@ def check_rounds(model: Detector) -> None:
     assert all(len(boxes) for boxes, *_ in expected)
     values = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(ROUNDS):
-        winograd._matrices.cache_clear()
+        winograd.transforms.cache_clear()
         pair = [fresh(model), fresh(model).train()]
         before = [state(one) for one in pair]
         works = [lambda one=pair[i % 2], image=images[i // 2]: one.predict(image, score=0.0)[0] for i in range(THREADS)]

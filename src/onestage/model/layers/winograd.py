@@ -100,15 +100,15 @@ def _faster(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory. Padding 1, stride 1."""
     outputs, inputs = weight.shape[:2]
-    matrices = _matrices()
-    filters = matrices.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
+    to = transforms()
+    filters = to.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
     filters = filters.view(36, outputs, inputs).mT
     tiles = _input_tiles(images)
     result = torch.empty_like(images[:, :1].expand(-1, outputs, -1, -1), memory_format=torch.channels_last)
     for image, rows in _strips(tiles, max(inputs, outputs)):
-        points = _points(matrices.input, tiles[:, :, image, rows])
+        points = _points(to.input, tiles[:, :, image, rows])
         sums = points @ filters
-        pixels = (matrices.output @ sums.view(36, -1)).view(4, 4, -1, tiles.shape[4], outputs)
+        pixels = (to.output @ sums.view(36, -1)).view(4, 4, -1, tiles.shape[4], outputs)
         strip = pixels.permute(2, 0, 3, 1, 4).reshape(-1, 4 * tiles.shape[4], outputs)
         part = result.permute(0, 2, 3, 1)[image, 4 * rows.start : 4 * rows.stop]
         torch.add(strip[: len(part), : images.shape[3]], 0.0 if bias is None else bias, out=part)
@@ -118,14 +118,14 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
 def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:
     """Inputs (B, C, H, W) and the gradient of the outputs (B, O, H, W) -> the gradient of the weights, (O, C, 3, 3)."""
     inputs, outputs = images.shape[1], gradient.shape[1]
-    matrices = _matrices()
+    to = transforms()
     tiles, slopes = _input_tiles(images), _output_tiles(gradient)
     total = images.new_zeros(36, outputs, inputs)
     for image, rows in _strips(tiles, max(inputs, outputs)):
-        points = _points(matrices.input, tiles[:, :, image, rows])
-        sums = _points(matrices.output.T, slopes[:, :, image, rows])
+        points = _points(to.input, tiles[:, :, image, rows])
+        sums = _points(to.output.T, slopes[:, :, image, rows])
         total.baddbmm_(sums.mT, points)
-    return (matrices.filter.T @ total.view(36, -1)).view(3, 3, outputs, inputs).permute(2, 3, 0, 1)
+    return (to.filter.T @ total.view(36, -1)).view(3, 3, outputs, inputs).permute(2, 3, 0, 1)
 
 
 def _points(matrix: Tensor, tiles: Tensor) -> Tensor:
@@ -156,7 +156,7 @@ def _strips(tiles: Tensor, channels: int) -> Iterator[tuple[int, slice]]:
             yield image, slice(row, row + step)
 
 
-class _Matrices(NamedTuple):
+class Transforms(NamedTuple):
     """To the 36 points from an input tile (36, 36) and from a filter (36, 9), and from there to 16 pixels (16, 36)."""
 
     input: Tensor
@@ -165,7 +165,7 @@ class _Matrices(NamedTuple):
 
 
 @cache
-def _matrices() -> _Matrices:
+def transforms() -> Transforms:
     """The Kronecker products of B^T, G and A^T of section 4.3 with themselves: both directions of a picture at once.
 
     They are constants, made once and never changed: ordinary tensors, also if the first call is in inference mode.
@@ -189,4 +189,4 @@ def _matrices() -> _Matrices:
     inverse = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
     with torch.inference_mode(False):
         squares = [torch.tensor(m, dtype=torch.float64, device="cpu") for m in (data, filter, inverse)]
-        return _Matrices(*(torch.kron(m, m).float() for m in squares))
+        return Transforms(*(torch.kron(m, m).float() for m in squares))

@@ -1,0 +1,74 @@
+"""Winograd's F(4x4, 3x3) inside an exported graph, in operators that every runtime has.
+
+Shape letters: B images, C input and O output channels, H and W of a map, R rows and S columns of tiles, T = R * S. A tile is
+4x4 pixels of the output and the 6x6 = 36 pixels of the input that it depends on.
+
+onnxruntime and OpenVINO compute a 3x3 convolution as a plain sum of products. With a quarter of the multiplications the wide
+layers of SSD300 and RetinaNet take half to two thirds of the time. The file holds the usual filters: a runtime transforms them
+once, when it opens the file.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx.experimental.symbolic_shapes import optimization_hint  # torch.export has no public name for it yet
+
+from onestage.model.features import mirror
+from onestage.model.layers.winograd import Conv3x3, transforms
+
+LEAST_CHANNELS, LEAST_FILTERS = 128, 128 * 256
+"""The fewest input and output channels, and the fewest filters (C * O), with which both runtimes are faster."""
+LEAST_PIXELS = 300
+"""The smallest map on which they are: on smaller ones the 36 points of a filter cost more than they save."""
+
+
+class GraphConv3x3(nn.Module):
+    """A 3x3 convolution of stride 1 and padding 1, as one matrix product for each of the 36 points."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        """conv: the convolution whose tensors it uses."""
+        super().__init__()
+        self.conv = conv
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H, W)."""
+        height, width = images.shape[2:]
+        if optimization_hint(height * width) < LEAST_PIXELS:  # of a free size, that of the example
+            plain: Tensor = self.conv(images)
+            return plain
+        weight, bias = self.conv.weight, self.conv.bias
+        outputs, inputs = weight.shape[:2]
+        of_tile, of_filter, to_pixels = transforms()
+        more = 4 if isinstance(height, int) and isinstance(width, int) else 8  # a free side has at least two tiles
+        padded = F.pad(images, (1, more, 1, more)).flatten(0, 1)[:, None]  # the convolution leaves out what fills no tile
+        points = F.conv2d(padded, of_tile.view(36, 1, 6, 6), stride=4)
+        rows, columns = points.shape[2:]
+        points = points.view(-1, inputs, 36, rows * columns).permute(2, 1, 0, 3).flatten(2)
+        filters = (of_filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, outputs, inputs)
+        pixels = (to_pixels @ (filters @ points).view(36, -1)).view(16, outputs, -1, rows, columns)
+        maps = F.pixel_shuffle(pixels.permute(2, 1, 0, 3, 4).flatten(1, 2), 4)
+        maps = F.pad(maps, (0, width - 4 * columns, 0, height - 4 * rows))  # by less than 0: it cuts free sizes too
+        return maps if bias is None else maps + bias.view(-1, 1, 1)
+
+
+def by_winograd(network: nn.Module) -> nn.Module:
+    """A copy of the network, with the same tensors, in which wide 3x3 convolutions are ``GraphConv3x3``."""
+    copy = mirror(network)
+    for part in list(copy.modules()):
+        for name, child in part.named_children():
+            if _suits(child):
+                setattr(part, name, GraphConv3x3(child))
+    return copy
+
+
+def _suits(part: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a plain 3x3 convolution with enough channels."""
+    if not isinstance(part, nn.Conv2d) or type(part) not in (nn.Conv2d, Conv3x3):
+        return False
+    usual = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    least, most = sorted((part.in_channels, part.out_channels))
+    wide = least >= LEAST_CHANNELS and least * most >= LEAST_FILTERS
+    return wide and part.padding_mode == "zeros" and all(getattr(part, name) == value for name, value in usual.items())

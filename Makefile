@@ -9,12 +9,13 @@ FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # each process computes with one thread: tests/conftest.py
 
-.PHONY: help setup demo test test-slow test-oldest fuzz kill check benchmark clean
+.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
 	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=2)"
 	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
+	@echo "make test-export compare exported files of every family with their models on 50 real pictures"
 	@echo "make fuzz       give every reader broken input for FUZZ_SECONDS=60 each, from FUZZ_SEED=0"
 	@echo "make kill       kill workers, runs and ranks at random moments"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
@@ -33,6 +34,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python $(TEST)
+
+test-export: $(READY)
+	$(BIN)/python -m pytest tests/unit/deploy/test_same_boxes.py -m slow -s
 
 test-slow: $(READY)
 	$(BIN)/python $(TEST) -m "slow or not slow" --timeout 1800

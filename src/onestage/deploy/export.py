@@ -26,6 +26,7 @@ from onestage.model.detector import Detector
 from onestage.predict.contract import Contract
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
+from onestage.predict.seal import write_seal
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def _write(plan: Plan, form: Format, draft: Path, to: str) -> None:
     """Write the file. What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
     try:
         form.write(plan, draft)
+        write_seal(draft)
     except (OnestageError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:

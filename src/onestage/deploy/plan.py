@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 
 from onestage.deploy.graph import ending_of
-from onestage.errors import ConfigError, require
+from onestage.errors import ConfigError, WeightsError, require
 from onestage.model.codec import Limit, Part
 from onestage.model.detector import Detector
 from onestage.model.limits import Side
@@ -61,8 +61,9 @@ class Plan:
 def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     """The detector with the input of the file, and the contract of it. The given detector is only read.
 
-    Raise ConfigError if the detector cannot take that size.
+    Raise ConfigError if the detector cannot take that size, WeightsError if a weight is not a number.
     """
+    check_weights(detector)
     source, fixed = fingerprint(detector), config.nms == "none"
     size, batch = _input(detector, config, fixed=fixed)
     detector = copy.deepcopy(detector).cpu().float().eval()
@@ -113,6 +114,14 @@ def _at(detector: Detector, size: Size) -> Detector:
     resized = Detector.on("cpu", config)
     resized.load_state_dict(detector.state_dict())
     return resized.eval()
+
+
+def check_weights(detector: Detector) -> None:
+    """Raise WeightsError if a weight is NaN or infinite: the file would find nothing, or anything, without a word."""
+    for name, tensor in detector.state_dict().items():
+        if wrong := int((~tensor.isfinite()).sum()):
+            what, fix = "this detector has weights that are not numbers", "export an earlier state of it"
+            raise WeightsError(what, where=name, got=f"{wrong:,} NaN or infinite", fix=fix)
 
 
 def fingerprint(detector: Detector) -> str:

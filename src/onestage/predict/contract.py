@@ -11,7 +11,9 @@ from typing import Literal, TypeVar
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.files import Json
+from onestage.model.codec import Limit
 from onestage.model.config import DetectorConfig
+from onestage.model.limits import CONFIG_TEXT
 from onestage.structures import Size
 
 Ending = Literal["detections", "candidates", "outputs"]
@@ -31,6 +33,8 @@ Choice = TypeVar("Choice")
 
 MOST_AT_ONCE, LARGEST = 4096, 8192
 """Images, and pixels along a side of the input, that a file may be made for."""
+TEXT = Limit("characters of a description in JSON", 2 * CONFIG_TEXT.most)
+"""It holds the config, and the names of the classes once more."""
 VERSION = 1
 """Of the contract. A later program raises it when an earlier one would read the file wrongly."""
 
@@ -92,6 +96,7 @@ class Contract:
     def from_json(cls, text: str, *, where: object) -> Contract:
         """The inverse of ``to_json``. Raise WeightsError if the text is no contract, or one of a later version."""
         try:
+            TEXT.check(text, "description")
             plain = json.loads(text)
             if _within(plain["contract"], 2**31) > VERSION:
                 what, expected = "this file was exported by a later version", f"contract {VERSION}"

@@ -384,3 +384,13 @@ def test_pictures_of_several_sizes_are_compared_in_the_same_groups():
 def test_check_file_compares_every_picture_at_every_batch(model):
     total = check_file(model, Predictor.of(model), drawn_pictures(5), TOLERANCE)
     assert total.paired == total.compared > 0 and total.iou > 0.99999
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_weights_that_are_not_numbers_are_not_exported(tmp_path, wrong):
+    broken = onestage.create("tinyssd", num_classes=1, size=(64, 64))
+    with torch.no_grad():
+        next(broken.parameters())[0, 0, 0, 0] = wrong
+    with pytest.raises(WeightsError, match="weights that are not numbers"):
+        export(broken, tmp_path / "x.onnx")
+    assert list(tmp_path.iterdir()) == []

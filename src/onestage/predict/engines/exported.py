@@ -19,6 +19,7 @@ from onestage.errors import ConfigError, OnestageError, WeightsError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import KEY, OUTPUTS, Contract
 from onestage.predict.predictor import EngineOutput
+from onestage.predict.seal import check_seal
 from onestage.structures import HeadOutput
 
 MOST_BYTES = 2**31
@@ -130,6 +131,17 @@ def check_file(path: Path) -> None:
     if found.st_size > MOST_BYTES:
         expected = f"at most {MOST_BYTES:,} bytes"
         raise WeightsError("this file is too large", where=path, got=f"{found.st_size:,} bytes", expected=expected)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of an exported file. Raise WeightsError if it cannot be read, is too large, or is not as it was written."""
+    check_file(path)
+    try:
+        data = path.read_bytes()
+        check_seal(path, data)
+    except OSError as error:
+        raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
+    return data
 
 
 def foreign(path: Path) -> WeightsError:

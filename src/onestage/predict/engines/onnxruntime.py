@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
-from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign, threads
+from onestage.predict.contract import OUTPUTS, Contract
+from onestage.predict.engines.exported import FileEngine, check_inputs, read_file, threads
+from onestage.predict.engines.onnx_file import read_contract
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -22,19 +23,16 @@ def open_onnx(path: Path) -> FileEngine:
 
     Raise ConfigError if onnxruntime is not installed, WeightsError if the file is damaged, or was not made by ``export``.
     """
-    check_file(path)
-    session = _session(path)
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if text is None:
-        raise foreign(path)
-    contract = Contract.from_json(text, where=path)
+    data = read_file(path)
+    contract = Contract.from_json(read_contract(data, path), where=path)
+    session = _session(data, path)
     inputs = {entry.name: TYPES.get(entry.type, entry.type) for entry in session.get_inputs()}
     check_inputs(path, contract, inputs, [entry.name for entry in session.get_outputs()])
     outputs = list(OUTPUTS[contract.ending])
     return FileEngine(contract, lambda inputs: session.run(outputs, dict(inputs)), NAME)
 
 
-def _session(path: Path) -> onnxruntime.InferenceSession:
+def _session(data: bytes, path: Path) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:
@@ -43,9 +41,7 @@ def _session(path: Path) -> onnxruntime.InferenceSession:
     options.log_severity_level = 4  # what matters comes as an exception
     options.intra_op_num_threads = threads()  # the default ignores OMP_NUM_THREADS, and pins threads to processors
     try:
-        return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
-    except OSError as error:
-        raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common class
         text = str(error).splitlines()[0][:200]
         raise WeightsError("this ONNX file is damaged, or needs a later onnxruntime", where=path, got=text) from error

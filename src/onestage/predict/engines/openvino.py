@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from onestage.errors import ConfigError, WeightsError
-from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, foreign, threads
+from onestage.predict.contract import OUTPUTS, Contract
+from onestage.predict.engines import ir_file, onnx_file
+from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, read_file, threads
 
 if TYPE_CHECKING:
     import openvino
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 NAME = "openvino"
 TYPES = {"u8": "uint8", "f32": "float32"}
 """OpenVINO's names of types, and ours."""
-PLACE = ["framework", KEY]
-"""Where OpenVINO keeps the metadata of an ONNX file."""
 PRECISION = "INFERENCE_PRECISION_HINT"
 
 
@@ -33,16 +32,12 @@ def open_openvino(path: Path) -> FileEngine:
         import openvino
     except ImportError as error:
         raise ConfigError("OpenVINO is not installed", where=path, fix="pip install 'onestage[openvino]'") from error
-    check_file(path)
+    contract = Contract.from_json(_contract(path), where=path)
     core = openvino.Core()
     try:
         model = core.read_model(path)
-        text = model.get_rt_info(PLACE).astype(str) if model.has_rt_info(PLACE) else None
     except Exception as error:  # OpenVINO raises many types
         raise WeightsError("OpenVINO cannot read this file", where=path, got=str(error).strip()[:200]) from error
-    if text is None:
-        raise foreign(path)
-    contract = Contract.from_json(text, where=path)
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
     try:
@@ -51,6 +46,15 @@ def open_openvino(path: Path) -> FileEngine:
     except Exception as error:
         raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
+
+
+def _contract(path: Path) -> str:
+    """The text of the contract in a .onnx file, or in a .xml file beside its .bin."""
+    if path.suffix.lower() == ".onnx":
+        return onnx_file.read_contract(read_file(path), path)
+    weights = path.with_suffix(".bin")
+    check_file(weights)
+    return ir_file.read_contract(read_file(path), path, weights=weights.stat().st_size)
 
 
 class _Requests:

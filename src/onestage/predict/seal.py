@@ -1,0 +1,69 @@
+"""A SHA-256 at the end of an exported file. It tells damage, such as a flipped bit of a weight, before a runtime reads it.
+
+It is no signature: every program can write one. A file without it, as earlier versions wrote them, is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from onestage.errors import WeightsError
+from onestage.files import write_file
+
+DIGITS = 64
+"""Of a SHA-256 in hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Seal:
+    """How the digest stands at the end of a file: what comes before and after its digits, so that the file keeps its format.
+
+    parts: the ends of the names of further files that it covers.
+    """
+
+    before: bytes
+    after: bytes = b""
+    parts: tuple[str, ...] = ()
+
+    def split(self, data: bytes) -> tuple[bytes, str | None]:
+        """The content of a file and the digest at its end, None if it has none."""
+        start = len(data) - len(self.before) - DIGITS - len(self.after)
+        if start < 0 or not data.startswith(self.before, start) or not data.endswith(self.after):
+            return data, None
+        return data[:start], data[start + len(self.before) :][:DIGITS].decode("latin-1")
+
+
+SEALS = {
+    ".onnx": Seal(b"\x72\x53\x0a\x0fonestage_sha256\x12\x40"),  # an entry of the metadata, as protocol buffers encode it
+    ".xml": Seal(b"<!-- onestage_sha256 ", b" -->\n", parts=(".bin",)),
+}
+"""By the ends of the names of files. Archives such as .pt2 have checksums already."""
+
+
+def write_seal(path: Path) -> None:
+    """Put the digest at the end of an exported file, if files of its kind have one."""
+    if (seal := SEALS.get(path.suffix)) is not None:
+        content, _ = seal.split(path.read_bytes())
+        write_file(path, content + seal.before + _digest(content, path, seal).encode() + seal.after)
+
+
+def check_seal(path: Path, data: bytes) -> None:
+    """Raise WeightsError if the file at ``path``, which contains ``data``, or one of its parts is not as it was written."""
+    if (seal := SEALS.get(path.suffix.lower())) is None:
+        return
+    content, stated = seal.split(data)
+    if stated is not None and stated != (found := _digest(content, path, seal)):
+        what = "this exported file is damaged, or was changed after it was written"
+        raise WeightsError(what, where=path, got=f"SHA-256 {found}", expected=stated, fix="export it again, or copy it again")
+
+
+def _digest(content: bytes, path: Path, seal: Seal) -> str:
+    """The SHA-256 of the content of a file and of its parts."""
+    digest = hashlib.sha256(content)
+    for part in seal.parts:
+        with path.with_suffix(part).open("rb") as file:
+            while piece := file.read(2**20):
+                digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,67 @@
+"""Small exported files, made once in a process: what several tests of exported files read. Nothing may write there."""
+
+import tempfile
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import torch
+
+import onestage
+from lively import lively
+from onestage.deploy.export import ExportConfig, export
+from onestage.deploy.onnx import export_onnx
+from onestage.deploy.plan import Plan, plan_export
+from onestage.model.output.suppress import SoftNMS
+from onestage.predict.seal import write_seal
+
+CLASSES = ("ball", "red box", "x")
+SIZE = (96, 128)
+
+
+@cache
+def model(*, ending: str = "detections", mode: str = "stretch") -> onestage.Detector:
+    """A lively TinySSD."""
+    torch.manual_seed(0)
+    recipe = onestage.recipe("tinyssd", CLASSES, size=SIZE).replace({"preprocess.mode": mode})
+    if ending == "candidates":
+        recipe = recipe.replace({"postprocess.nms": SoftNMS()})
+    return lively(onestage.build(recipe))
+
+
+@cache
+def _folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="exported-")
+
+
+@cache
+def checked_folder() -> Path:
+    """A folder with the model, its ONNX file, vectors and example."""
+    folder = Path(_folder().name) / "checked"
+    folder.mkdir()
+    model().save(folder / "model.safetensors")
+    export(model(), folder / "model.onnx", example=True)
+    return folder
+
+
+@cache
+def onnx_file(ending: str, mode: str = "stretch") -> Path:
+    """The ONNX file of that ending."""
+    if (ending, mode) == ("detections", "stretch"):
+        return checked_folder() / "model.onnx"
+    path = Path(_folder().name) / f"{ending}_{mode}.onnx"
+    plan = plan_export(model(ending=ending, mode=mode), ExportConfig(nms="none" if ending == "outputs" else "graph"))
+    export_onnx(Plan(plan.detector, replace(plan.contract, checked=False)), path)
+    write_seal(path)
+    return path
+
+
+@cache
+def openvino_file() -> Path:
+    """The OpenVINO file that ends with detections."""
+    import openvino
+
+    path = Path(_folder().name) / "model.xml"
+    openvino.save_model(openvino.Core().read_model(onnx_file("detections")), path, compress_to_fp16=False)
+    write_seal(path)
+    return path

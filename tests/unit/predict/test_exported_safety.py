@@ -1,0 +1,160 @@
+"""Exported files that are damaged, or made to harm: each is refused before a runtime reads it."""
+
+import os
+import re
+
+import pytest
+
+import exported_files
+import onestage
+from onestage.errors import WeightsError
+from onestage.predict.contract import TEXT, Contract
+from onestage.predict.seal import SEALS, check_seal, write_seal
+
+onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
+
+ENTITIES = '<!DOCTYPE net [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+
+
+@pytest.fixture
+def onnx_path(tmp_path):
+    """A copy of the ONNX file."""
+    path = tmp_path / "x.onnx"
+    path.write_bytes(exported_files.onnx_file("detections").read_bytes())
+    return path
+
+
+@pytest.fixture
+def xml_path(tmp_path):
+    """A copy of the OpenVINO file and its .bin."""
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    path = tmp_path / "x.xml"
+    for end in (".xml", ".bin"):
+        path.with_suffix(end).write_bytes(exported_files.openvino_file().with_suffix(end).read_bytes())
+    return path
+
+
+def refused(path, says):
+    with pytest.raises(WeightsError, match=says):
+        onestage.load(path)
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[place] ^= 64
+    path.write_bytes(data)
+
+
+def test_one_bit_of_a_weight_is_seen(onnx_path, xml_path):
+    """The runtime would load it and find other boxes."""
+    for path in (onnx_path, xml_path.with_suffix(".bin")):
+        flip(path, path.stat().st_size // 2)
+    refused(onnx_path, "damaged, or was changed")
+    refused(xml_path, "damaged, or was changed")
+
+
+def test_a_file_with_a_seal_is_still_one_of_its_format(onnx_path):
+    onnx.checker.check_model(onnx.load(onnx_path))
+    assert onnx.load(onnx_path).metadata_props[-1].key == "onestage_sha256"
+
+
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_a_file_without_a_seal_is_taken_and_two_seals_are_never_put(kind, onnx_path, xml_path):
+    path = {"onnx": onnx_path, "xml": xml_path}[kind]
+    data = path.read_bytes()
+    write_seal(path)
+    assert path.read_bytes() == data
+    check_seal(path, data)
+    path.write_bytes(SEALS[path.suffix].split(data)[0])
+    assert path.stat().st_size < len(data) and onestage.load(path).classes == exported_files.CLASSES
+
+
+def external_weights(model):
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+
+
+def external_weights_in_a_branch(model):
+    node = model.graph.node.add(op_type="If", name="branch")
+    inner = onnx.helper.make_tensor("t", onnx.TensorProto.FLOAT, [1], [0.0])
+    inner.external_data.add(key="location", value="/etc/passwd")
+    constant = onnx.helper.make_node("Constant", [], ["y"], value=inner)
+    node.attribute.append(onnx.helper.make_attribute("then_branch", onnx.helper.make_graph([constant], "g", [], [])))
+
+
+def operator_of_others(model):
+    model.graph.node.add(op_type="EPContext", domain="com.microsoft")
+
+
+def operators_of_others(model):
+    model.opset_import.add(domain="evil.ops", version=1)
+
+
+def tensor_without_end(model):
+    model.graph.initializer[0].dims[:] = [2**31, 2**31]
+
+
+def negative_side(model):
+    model.graph.initializer[0].dims[0] = -1
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (external_weights, "weights from another file"),
+        (external_weights_in_a_branch, "weights from another file"),
+        (operator_of_others, "foreign operators"),
+        (operators_of_others, "foreign operators"),
+        (tensor_without_end, "more numbers than the file"),
+        (negative_side, "more numbers than the file"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_what_an_onnx_file_may_not_contain(onnx_path, harm, says, runtime):
+    pytest.importorskip(runtime)
+    model = onnx.load(onnx_path)
+    harm(model)
+    onnx_path.write_bytes(model.SerializeToString())
+    write_seal(onnx_path)
+    with pytest.raises(WeightsError, match=says):
+        onestage.load(onnx_path, runtime=runtime)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "put", "says"),
+    [
+        (r"<\?xml[^>]*>", f'<?xml version="1.0"?>{ENTITIES}', "damaged"),
+        (r'version="opset1"', 'version="extension"', "foreign operators"),
+        (r'offset="\d+"', 'offset="99999999999"', "do not fit together"),
+        (r'offset="\d+"', 'offset="-1"', "do not fit together"),
+        (r"</net>", "", "damaged"),
+        (r"<onestage", "<twostage", "not exported by onestage"),
+    ],
+)
+def test_what_an_openvino_file_may_not_contain(xml_path, pattern, put, says):
+    text, count = re.subn(pattern, put, xml_path.read_text(), count=1)
+    assert count == 1
+    xml_path.write_text(text)
+    write_seal(xml_path)
+    refused(xml_path, says)
+
+
+def test_a_graph_with_the_weights_of_another_is_refused(xml_path):
+    weights = xml_path.with_suffix(".bin")
+    data = weights.read_bytes()
+    weights.write_bytes(data[::-1])
+    refused(xml_path, "damaged, or was changed")
+    weights.write_bytes(data[:-1])
+    refused(xml_path, "damaged, or was changed")
+    weights.unlink()
+    refused(xml_path, r"cannot be read\n.*x\.bin")
+    os.mkfifo(weights)  # a reader would wait for ever
+    refused(xml_path, r"not a file\n.*x\.bin")
+
+
+def test_a_description_without_end_is_not_parsed():
+    with pytest.raises(WeightsError, match="damaged"):
+        Contract.from_json("[" * (TEXT.most + 1), where="x")

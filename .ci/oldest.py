@@ -15,5 +15,5 @@ def oldest(requirement: str) -> str:
 
 if __name__ == "__main__":
     extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["tflite"], *extras["onnx"], *extras["openvino"]]
+    wanted = [*PROJECT["dependencies"], *extras["tflite"], *extras["onnx"], *extras["openvino"], *extras["ncnn"]]
     print(*(oldest(requirement) for requirement in wanted if not requirement.startswith("onestage[")), sep="\n")

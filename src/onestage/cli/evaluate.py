@@ -33,9 +33,9 @@ class Machine:
     """Gigabytes for the pictures that are decoded at the same time."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino"] | None = None
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn"] | None = None
     """What runs the model: by default torch, and for an exported file its usual runtime (onnxruntime for .onnx, openvino for
-    .xml, torch for .pt2). auto: the fastest that finds the same. Only torch gives losses, class error and box MAE."""
+    .xml, torch for .pt2, ncnn for .param). auto: the fastest that finds the same. Only torch gives losses, class error and box MAE."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

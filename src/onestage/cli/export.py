@@ -42,7 +42,7 @@ def export(
     model: tyro.conf.Positional[str],
     /,
     *,
-    to: Literal["onnx", "openvino", "torch"] = "onnx",
+    to: Literal["onnx", "openvino", "torch", "ncnn"] = "onnx",
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     file: File = File(),
     data: Path | None = None,

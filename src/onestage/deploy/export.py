@@ -15,6 +15,7 @@ from torch import Tensor
 
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, write_example
+from onestage.deploy.ncnn import export_ncnn, ncnn_config
 from onestage.deploy.onnx import export_onnx
 from onestage.deploy.openvino import export_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
@@ -31,17 +32,21 @@ from onestage.predict.seal import write_seal
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files."""
+    """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files.
+    config: what becomes of a user's config, for files that can hold but one kind of graph.
+    """
 
     suffix: str
     write: Callable[[Plan, Path], None]
     parts: tuple[str, ...] = ()
+    config: Callable[[ExportConfig], ExportConfig] | None = None
 
 
 FORMATS = {
     "onnx": Format(".onnx", export_onnx),
     "openvino": Format(".xml", export_openvino, parts=(".bin",)),
     "torch": Format(".pt2", export_pt2),
+    "ncnn": Format(".ncnn.param", export_ncnn, parts=(".bin", ".json"), config=ncnn_config),
 }
 """By the names that ``export`` takes."""
 
@@ -81,7 +86,8 @@ def export(
         raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
     path, form = given_path(path, "path"), FORMATS[to]
     targets = _targets(path, form)
-    plan = plan_export(detector, config or ExportConfig())
+    config = config or ExportConfig()
+    plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
@@ -105,7 +111,7 @@ def _targets(path: Path, form: Format) -> list[Path]:
 
     Raise ConfigError if the name has another end, or if one of them exists.
     """
-    if path.suffix != form.suffix:
+    if not path.name.endswith(form.suffix):
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.name}{form.suffix}")
     beside = (f"{path.stem}_vectors", f"{path.stem}_example.py", *(f"{path.stem}{part}" for part in form.parts))
     targets = [*(path.with_name(name) for name in beside), path]

@@ -60,9 +60,11 @@ class Graph(nn.Module):
 
     def forward(self, images: Tensor, frames: Tensor | None = None) -> tuple[Tensor, ...]:
         """(B, 3, h, w), (B, 4) -> the outputs of the ending. Without frames, each picture fills its image."""
-        output: HeadOutput = self.network(self.config.preprocess.normalize(images))
+        images = self.config.preprocess.normalize(images)
         if self.ending == "outputs":
-            return output.logits, output.deltas
+            plain: HeadOutput = self.network(images.contiguous())
+            return plain.logits, plain.deltas
+        output: HeadOutput = self.network(images)
         if frames is None:
             frames = torch.tensor([[0, 0, images.shape[3], images.shape[2]]], dtype=torch.float32, device=images.device)
         found = self.candidates(output, frames)

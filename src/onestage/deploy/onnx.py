@@ -9,7 +9,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +27,7 @@ from onestage.predict.contract import KEY, OUTPUTS, Contract
 
 if TYPE_CHECKING:
     import onnx
+    from onnxscript.ir import Value as OnnxValue
 
 OPSET = 18
 """Of the file: from 2022, so that older runtimes read it too."""
@@ -49,7 +50,7 @@ def export_onnx(plan: Plan, path: Path) -> None:
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
-            custom_translation_table={torch.ops.onestage.survivors.default: survivors_in_onnx},
+            custom_translation_table=_translations(contract),
             input_names=["images", "frames"][: 1 + contract.has_frames],
             output_names=list(OUTPUTS[contract.ending]),
         )
@@ -58,6 +59,21 @@ def export_onnx(plan: Plan, path: Path) -> None:
     describe(model, contract)
     onnx.checker.check_model(model)
     write_file(path, model.SerializeToString())
+
+
+def _translations(contract: Contract) -> dict[Callable[..., object], Callable[..., OnnxValue]]:
+    """Operators of torch, and how they are written in ONNX where torch's exporter has no way or another one."""
+    if contract.ending == "outputs":
+        return {torch.ops.aten.hardsigmoid.default: plain_hardsigmoid}
+    return {torch.ops.onestage.survivors.default: survivors_in_onnx}
+
+
+def plain_hardsigmoid(x: OnnxValue) -> OnnxValue:
+    """x / 6 + 1/2, cut to 0..1. OpenCV 5.0 takes ONNX's HardSigmoid in front of any product for a part of HardSwish."""
+    from onnxscript import opset18 as op
+
+    sixth, half, zero, one = (op.Constant(value_float=value) for value in (1 / 6, 0.5, 0.0, 1.0))
+    return op.Clip(op.Add(op.Mul(x, sixth), half), zero, one)
 
 
 def describe(model: onnx.ModelProto, contract: Contract) -> None:

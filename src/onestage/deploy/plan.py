@@ -69,6 +69,8 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     detector = copy.deepcopy(detector).cpu().float().eval()
     if size is not None:
         detector = _at(detector, size)
+    if fixed:  # torch lays out the means of channels-last maps by a Gather, which small compilers read wrongly or not at all
+        detector = detector.to(memory_format=torch.contiguous_format)
     preprocess = detector.config.preprocess
     contract = Contract(
         detector.config,
@@ -136,7 +138,7 @@ def fingerprint(detector: Detector) -> str:
 def versions() -> dict[str, str]:
     """The versions of the packages that make a file, as far as they are installed."""
     found = {}
-    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino"):
+    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

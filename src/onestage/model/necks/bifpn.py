@@ -163,6 +163,8 @@ def resize(maps: Tensor, size: Size, padding: Padding) -> Tensor:
     steps = [max(1, round(a / b)) for a, b in zip(cells, size, strict=True)]
     if max(steps) > 1:
         kernel = [step + 1 if step > 1 else 1 for step in steps]
+        if padding == "same":  # these windows begin inside the map; what is larger than it, ncnn moves
+            kernel = [min(k, n) for k, n in zip(kernel, cells, strict=True)]
         before = [_padding(n, step, padding) for n, step in zip(cells, steps, strict=True)]
         # ceil_mode lets the last window hang over the border, which is TensorFlow's padding behind the map
         maps = F.max_pool2d(maps, kernel, steps, before, ceil_mode=padding == "same")

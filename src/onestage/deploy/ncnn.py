@@ -1,0 +1,61 @@
+"""Detectors as files of ncnn: NAME.ncnn.param, the graph, NAME.ncnn.bin, the weights, and NAME.ncnn.json, the contract."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from onestage.deploy.onnx import captured, example_inputs, quietly
+from onestage.deploy.plan import ExportConfig, Plan
+from onestage.deploy.survivors import suppress_by_operator
+from onestage.errors import ConfigError, WeightsError
+from onestage.files import write_file
+from onestage.predict.engines.ncnn import check_graph, describe
+
+
+def ncnn_config(config: ExportConfig) -> ExportConfig:
+    """The config of a file for ncnn: one image of fixed size, float32, without NMS. Raise ConfigError if more is asked for."""
+    if config.batch not in (None, 1):
+        raise ConfigError("ncnn takes one picture at a time", got=f"batch {config.batch}", fix="leave --batch out")
+    if config.pixels == "uint8":
+        raise ConfigError("ncnn takes float32 pixels", got=config.pixels, fix="leave --input out")
+    return replace(config, nms="none", batch=1, pixels="float32")
+
+
+def export_ncnn(plan: Plan, path: Path) -> None:
+    """Write the detector to ``path``, a .param file, and its .bin and .json. Raise ConfigError if a package is missing."""
+    try:
+        import ncnn
+        import pnnx
+    except ImportError as error:
+        fix = "pip install 'onestage[ncnn]'"
+        raise ConfigError("to write files of ncnn, more packages are needed", got=error, fix=fix) from error
+    with tempfile.TemporaryDirectory() as folder:
+        traced = Path(folder) / "model.pt"
+        _write_traced(plan, traced)
+        height, width = plan.contract.size or (0, 0)
+        command = [pnnx.EXEC_PATH, traced.name, f"inputshape=[1,3,{height},{width}]", "fp16=0"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+        graph, weights = traced.with_suffix(".ncnn.param"), traced.with_suffix(".ncnn.bin")
+        if done.returncode or not (graph.is_file() and weights.is_file()):
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise WeightsError("pnnx cannot convert this detector", got=f"status {done.returncode}: {last}")
+        parts = {".param": graph.read_bytes(), ".bin": weights.read_bytes()}
+    check_graph(parts[".param"].decode(), where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
+    for end, data in parts.items():
+        write_file(path.with_suffix(end), data)
+    write_file(path.with_suffix(".json"), describe(plan.contract, parts))
+
+
+def _write_traced(plan: Plan, path: Path) -> None:
+    """Write the graph as a TorchScript file, which pnnx reads best. It is traced after torch.export has made constants of all
+    sizes: pnnx cannot follow a size that is computed.
+    """
+    program = captured(plan, suppress_by_operator)
+    images, _ = example_inputs(plan.contract)
+    with torch.no_grad(), quietly():
+        torch.jit.save(torch.jit.trace(program.module(), images, check_trace=False), path)

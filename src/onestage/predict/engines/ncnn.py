@@ -1,0 +1,145 @@
+"""Files of ncnn, the runtime for phones.
+
+NAME.ncnn.param is the graph, NAME.ncnn.bin the weights, and NAME.ncnn.json the contract.
+
+Shape letters: A anchors, C logits per anchor, h and w of the input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from onestage.errors import ConfigError, WeightsError
+from onestage.files import Json
+from onestage.predict.contract import Contract
+from onestage.predict.engines.exported import FileEngine, check_file, foreign
+
+if TYPE_CHECKING:
+    import ncnn
+
+NAME = "ncnn"
+MAGIC = "7767517"
+"""The first line of a .param file."""
+FILES = "files"
+"""The entry of the .json file that holds size and SHA-256 of the other two, by the ends of their names."""
+IN, OUTS = "in0", ("out0", "out1")
+"""The names that pnnx gives to the images, the logits and the deltas."""
+LONGEST_NAME = 255
+"""Characters of a name in a .param file. ncnn reads no more."""
+FIX = "update ncnn and pnnx, or export to another format"
+SETTING = re.compile(r'-?[0-9]{1,5}=(?:[-+.,0-9e]+|"[-+*/(),.0-9a-z]+")')
+"""A setting of a layer in a .param file: numbers, or a formula of sizes."""
+
+
+def open_ncnn(path: Path) -> FileEngine:
+    """The engine of a .param file that ``export`` wrote, with its .bin and .json. It computes in float32.
+
+    ncnn checks little of what it reads, and a damaged file can end the whole process. So it gets only files that are byte for
+    byte as they were written. Raise ConfigError if ncnn is not installed, WeightsError if a file is missing, damaged or was not
+    made by ``export``.
+    """
+    try:
+        import ncnn
+    except ImportError as error:
+        raise ConfigError("ncnn is not installed", where=path, fix="pip install 'onestage[ncnn]'") from error
+    contract, files = _described(path)
+    if contract.ending != "outputs" or contract.batch != 1 or contract.size is None or contract.pixels != "float32":
+        what, expected = "this description is of no ncnn file", "one image of a fixed size, float32, without NMS"
+        raise WeightsError(what, where=path.with_suffix(".json"), expected=expected, fix="export it again")
+    weights = path.with_suffix(".bin")
+    text = _unchanged(path, files)
+    _unchanged(weights, files)
+    check_graph(text.decode(errors="replace"), where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
+    net = ncnn.Net()
+    for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_vulkan_compute"):
+        setattr(net.opt, option, False)
+    net.opt.num_threads = torch.get_num_threads()
+    if net.load_param(str(path)) or net.load_model(str(weights)):
+        raise WeightsError("ncnn cannot read this file", where=path, fix="update ncnn, or export it again")
+    return FileEngine(contract, lambda inputs: _run(net, inputs), NAME)
+
+
+def _run(net: ncnn.Net, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """images (1, 3, h, w) -> logits (1, A, C), deltas (1, A, 4). Threads share the net: each call has its extractor."""
+    import ncnn
+
+    image = np.ascontiguousarray(inputs["images"][0], dtype=np.float32)
+    extractor, found = net.create_extractor(), []
+    extractor.input(IN, ncnn.Mat(image))  # it reads the memory of the array, which lives until the end of this call
+    for name in OUTS:
+        status, output = extractor.extract(name)
+        if status:
+            raise RuntimeError(f"{name}: status {status}")
+        found.append(np.array(output)[None])  # a copy: the memory belongs to the extractor
+    return found
+
+
+def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
+    """The contract in the .json file beside ``path``, and what it says about the other files."""
+    beside = path.with_suffix(".json")
+    check_file(path)
+    if not beside.exists():
+        raise foreign(path)
+    check_file(beside)
+    try:
+        text = beside.read_text(encoding="utf-8")
+        files = json.loads(text)[FILES]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        what = "the description of this file is damaged"
+        raise WeightsError(what, where=beside, got=f"{type(error).__name__}: {error}", fix="export it again") from error
+    return Contract.from_json(text, where=beside), files
+
+
+def describe(contract: Contract, parts: Mapping[str, bytes]) -> str:
+    """The text of a .json file: the contract, and size and SHA-256 of the other files. parts: by the ends of their names."""
+    files = {end: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for end, data in parts.items()}
+    return json.dumps(json.loads(contract.to_json()) | {FILES: files})
+
+
+def _unchanged(path: Path, files: dict[str, Json]) -> bytes:
+    """The bytes of a file. Raise WeightsError unless they are those that ``files`` tells of."""
+    check_file(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
+    found: Json = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    if not isinstance(files, dict) or files.get(path.suffix) != found:
+        what, expected = "this file is damaged, or belongs to another export", "the bytes that export wrote"
+        raise WeightsError(what, where=path, got=f"{len(data):,} bytes", expected=expected, fix="copy it again")
+    return data
+
+
+def check_graph(text: str, *, where: Path, known: Callable[[str], bool]) -> None:
+    """Raise WeightsError unless the text of a .param file is a whole graph of layers that ncnn knows.
+
+    Each line has a type, a name, the numbers of inputs and outputs, their names, and settings such as ``0=64``. An input is the
+    output of a line above. The second line counts layers and arrays.
+    """
+    made: set[str] = set()
+    try:
+        magic, counts, *lines = [line.split() for line in text.splitlines() if line.strip()]
+        layers, arrays = (int(number) for number in counts)
+        for kind, name, inputs, outputs, *rest in lines:
+            ends = int(inputs), int(inputs) + int(outputs)
+            taken, given, settings = rest[: ends[0]], rest[ends[0] : ends[1]], rest[ends[1] :]
+            if not 0 <= ends[0] <= ends[1] <= len(rest) or not made.issuperset(taken) or made.intersection(given):
+                raise ValueError(f"inputs or outputs of {name}")
+            if max(map(len, (kind, name, *given))) > LONGEST_NAME or not all(map(SETTING.fullmatch, settings)):
+                raise ValueError(f"names or settings of {name}")
+            if not known(kind):
+                raise ValueError(f"ncnn has no layer {kind}")
+            made.update(given)
+        whole = magic == [MAGIC] and layers == len(lines) and arrays == len(made) and made.issuperset((IN, *OUTS))
+    except ValueError as error:
+        raise WeightsError("this is no graph of ncnn", where=where, got=error, fix=FIX) from error
+    if not whole:
+        raise WeightsError("this is no whole graph of ncnn", where=where, expected=f"{MAGIC}, and as many lines as it counts")

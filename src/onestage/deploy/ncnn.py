@@ -55,7 +55,12 @@ def _write_traced(plan: Plan, path: Path) -> None:
     """Write the graph as a TorchScript file, which pnnx reads best. It is traced after torch.export has made constants of all
     sizes: pnnx cannot follow a size that is computed.
     """
-    program = captured(plan, suppress_by_operator)
+    graph = captured(plan, suppress_by_operator).module()
+    for node in list(graph.graph.nodes):
+        if node.target == torch.ops.aten.alias.default:  # what a slice of the whole map becomes; ncnn has no such layer
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+    graph.recompile()
     images, _ = example_inputs(plan.contract)
     with torch.no_grad(), quietly():
-        torch.jit.save(torch.jit.trace(program.module(), images, check_trace=False), path)
+        torch.jit.save(torch.jit.trace(graph, images, check_trace=False), path)

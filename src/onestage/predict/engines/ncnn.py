@@ -121,25 +121,33 @@ def _unchanged(path: Path, files: dict[str, Json]) -> bytes:
 def check_graph(text: str, *, where: Path, known: Callable[[str], bool]) -> None:
     """Raise WeightsError unless the text of a .param file is a whole graph of layers that ncnn knows.
 
-    Each line has a type, a name, the numbers of inputs and outputs, their names, and settings such as ``0=64``. An input is the
-    output of a line above. The second line counts layers and arrays.
+    After two lines, with a number that names the format, and the numbers of layers and arrays, there is a line for each layer.
     """
     made: set[str] = set()
     try:
         magic, counts, *lines = [line.split() for line in text.splitlines() if line.strip()]
         layers, arrays = (int(number) for number in counts)
-        for kind, name, inputs, outputs, *rest in lines:
-            ends = int(inputs), int(inputs) + int(outputs)
-            taken, given, settings = rest[: ends[0]], rest[ends[0] : ends[1]], rest[ends[1] :]
-            if not 0 <= ends[0] <= ends[1] <= len(rest) or not made.issuperset(taken) or made.intersection(given):
-                raise ValueError(f"inputs or outputs of {name}")
-            if max(map(len, (kind, name, *given))) > LONGEST_NAME or not all(map(SETTING.fullmatch, settings)):
-                raise ValueError(f"names or settings of {name}")
-            if not known(kind):
-                raise ValueError(f"ncnn has no layer {kind}")
-            made.update(given)
+        for line in lines:
+            made.update(_outputs(line, made, known))
         whole = magic == [MAGIC] and layers == len(lines) and arrays == len(made) and made.issuperset((IN, *OUTS))
     except ValueError as error:
         raise WeightsError("this is no graph of ncnn", where=where, got=error, fix=FIX) from error
     if not whole:
         raise WeightsError("this is no whole graph of ncnn", where=where, expected=f"{MAGIC}, and as many lines as it counts")
+
+
+def _outputs(line: list[str], made: set[str], known: Callable[[str], bool]) -> list[str]:
+    """The outputs of a layer. Its words are a type, a name, the numbers of inputs and outputs, their names, and settings.
+
+    Raise ValueError if this is no layer that ncnn knows, or an input is not among the arrays ``made`` by lines above.
+    """
+    kind, name, inputs, outputs, *rest = line
+    first, last = int(inputs), int(inputs) + int(outputs)
+    taken, given, settings = rest[:first], rest[first:last], rest[last:]
+    if not known(kind):
+        raise ValueError(f"ncnn has no layer {kind}")
+    if not 0 <= first <= last <= len(rest) or not made.issuperset(taken) or made.intersection(given):
+        raise ValueError(f"inputs or outputs of {name}")
+    if max(map(len, (kind, name, *given))) > LONGEST_NAME or not all(map(SETTING.fullmatch, settings)):
+        raise ValueError(f"names or settings of {name}")
+    return given

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.files import Json
 from onestage.predict.contract import Contract
-from onestage.predict.engines.exported import FileEngine, check_file, foreign
+from onestage.predict.engines.exported import FileEngine, check_file, foreign, threads
 
 if TYPE_CHECKING:
     import ncnn
@@ -61,7 +60,7 @@ def open_ncnn(path: Path) -> FileEngine:
     net = ncnn.Net()
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_vulkan_compute"):
         setattr(net.opt, option, False)
-    net.opt.num_threads = torch.get_num_threads()
+    net.opt.num_threads = threads()
     if net.load_param(str(path)) or net.load_model(str(weights)):
         raise WeightsError("ncnn cannot read this file", where=path, fix="update ncnn, or export it again")
     return FileEngine(contract, lambda inputs: _run(net, inputs), NAME)

@@ -83,7 +83,8 @@ def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | Non
         return Predictor.of(detector)
     if runtime not in RUNTIMES:
         expected = ", ".join((TORCH, *RUNTIMES))
-        raise ConfigError(f"there is no such runtime{nearest(runtime, RUNTIMES)}", got=runtime, expected=expected)
+        what, fix = f"no such runtime runs a detector's file{nearest(runtime, RUNTIMES)}", "export it: onestage export"
+        raise ConfigError(what, got=runtime, expected=expected, fix=fix)
     if detector.device.type != "cpu":
         what, fix = "of all runtimes, torch alone uses a GPU", "choose the device cpu, or the runtime torch"
         raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)

@@ -1,15 +1,14 @@
 """Files of ncnn: written, opened, shared by threads, and refused before ncnn sees them when a byte is not as it was."""
 
+import hashlib
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 from PIL import Image
 
 import onestage
-from lively import lively
 from onestage.cli.main import main
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
@@ -19,12 +18,6 @@ from onestage.predict.engines.ncnn import check_graph
 
 pytest.importorskip("ncnn", reason="pip install 'onestage[ncnn]'")
 pytest.importorskip("pnnx", reason="pip install 'onestage[ncnn]'")
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return lively(onestage.create("tinyssd", classes=["ball", "red box", "x"], size=(64, 96)))
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +84,6 @@ def test_a_damaged_file_never_reaches_ncnn(folder, tmp_path, end, how, monkeypat
     for path in folder.glob("m.ncnn.*"):
         shutil.copy(path, tmp_path)
     damage(tmp_path / f"m.ncnn.{end}", how)
-    if (end, how) == ("json", "byte"):
-        return  # a letter of a class name may have changed
     import ncnn
 
     monkeypatch.setattr(ncnn, "Net", lambda: pytest.fail("ncnn was called"))
@@ -115,7 +106,10 @@ def test_a_description_that_contradicts_the_files_is_refused(folder, tmp_path, c
     for path in folder.glob("m.ncnn.*"):
         shutil.copy(path, tmp_path)
     beside = tmp_path / "m.ncnn.json"
-    beside.write_text(json.dumps(json.loads(beside.read_text()) | change))
+    plain = json.loads(beside.read_text()) | change
+    del plain["sha256"]
+    plain["sha256"] = hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+    beside.write_text(json.dumps(plain))
     with pytest.raises(WeightsError, match=r"m\.ncnn\."):
         onestage.load(tmp_path / "m.ncnn.param")
 

@@ -29,6 +29,8 @@ MAGIC = "7767517"
 """The first line of a .param file."""
 FILES = "files"
 """The entry of the .json file that holds size and SHA-256 of the other two, by the ends of their names."""
+DIGEST = "sha256"
+"""The entry that holds the SHA-256 of all others, as JSON."""
 IN, OUTS = "in0", ("out0", "out1")
 """The names that pnnx gives to the images, the logits and the deltas."""
 LONGEST_NAME = 255
@@ -89,9 +91,12 @@ def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
         raise foreign(path)
     check_file(beside)
     try:
-        text = beside.read_text(encoding="utf-8")
-        files = json.loads(text)[FILES]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        plain = json.loads(beside.read_text(encoding="utf-8"))
+        files, stated = plain[FILES], plain.pop(DIGEST)
+        text = json.dumps(plain)
+        if stated != _digest(text.encode()):
+            raise ValueError("it is not as it was written")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         what = "the description of this file is damaged"
         raise WeightsError(what, where=beside, got=f"{type(error).__name__}: {error}", fix="export it again") from error
     return Contract.from_json(text, where=beside), files
@@ -99,8 +104,17 @@ def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
 
 def describe(contract: Contract, parts: Mapping[str, bytes]) -> str:
     """The text of a .json file: the contract, and size and SHA-256 of the other files. parts: by the ends of their names."""
-    files = {end: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for end, data in parts.items()}
-    return json.dumps(json.loads(contract.to_json()) | {FILES: files})
+    plain = json.loads(contract.to_json()) | {FILES: {end: _about(data) for end, data in parts.items()}}
+    return json.dumps(plain | {DIGEST: _digest(json.dumps(plain).encode())})
+
+
+def _about(data: bytes) -> dict[str, Json]:
+    """What a .json file says about another file."""
+    return {"bytes": len(data), "sha256": _digest(data)}
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _unchanged(path: Path, files: dict[str, Json]) -> bytes:
@@ -110,8 +124,7 @@ def _unchanged(path: Path, files: dict[str, Json]) -> bytes:
         data = path.read_bytes()
     except OSError as error:
         raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
-    found: Json = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    if not isinstance(files, dict) or files.get(path.suffix) != found:
+    if not isinstance(files, dict) or files.get(path.suffix) != _about(data):
         what, expected = "this file is damaged, or belongs to another export", "the bytes that export wrote"
         raise WeightsError(what, where=path, got=f"{len(data):,} bytes", expected=expected, fix="copy it again")
     return data

@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _HOMES = {
-    "Detections": "detections:Detections",
+    "Detections": "structures:Detections",
     "Detector": "model.detector:Detector",
     "ExportConfig": "deploy.plan:ExportConfig",
     "TrainConfig": "training.config:TrainConfig",
@@ -36,10 +36,10 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage.creation import create as create
     from onestage.deploy.export import export as export
     from onestage.deploy.plan import ExportConfig as ExportConfig
-    from onestage.detections import Detections as Detections
     from onestage.evaluation import evaluate as evaluate
     from onestage.loading import load as load
     from onestage.model.detector import Detector as Detector
+    from onestage.structures import Detections as Detections
     from onestage.training.config import TrainConfig as TrainConfig
     from onestage.training.loop import resume as resume
     from onestage.training.loop import train as train
@@ -47,16 +47,19 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage.zoo.table import recipe as recipe
 
     __version__: str
-else:  # a name is imported when it is first used
+else:  # a name is imported when it is first used, and kept
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
-            return import_module("importlib.metadata").version("onestage")
-        if name not in _HOMES:
+            value: object = import_module("importlib.metadata").version("onestage")
+        elif name in _HOMES:
+            module, _, symbol = _HOMES[name].partition(":")
+            home = import_module(f"onestage.{module}")
+            value = getattr(home, symbol) if symbol else home
+        else:
             raise AttributeError(f"module 'onestage' has no attribute '{name}'")
-        module, _, symbol = _HOMES[name].partition(":")
-        home = import_module(f"onestage.{module}")
-        return getattr(home, symbol) if symbol else home
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -12,9 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.detections import Detections
 from onestage.errors import DataError
 from onestage.images import to_tensor
+from onestage.structures import Detections
 
 Colour = tuple[int, int, int]
 _RIM = (0, 0, 0, 90)

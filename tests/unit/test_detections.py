@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from onestage.detections import Detection, Detections
 from onestage.errors import ConfigError, DataError, RowError
+from onestage.structures import Detection, Detections
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30], [1, 2, 3, 4]])
 LABELS = torch.tensor([0, 1, 0])

@@ -18,9 +18,9 @@ from onestage.errors import ConfigError, DataError, WriteError, counted, require
 
 if TYPE_CHECKING:
     from onestage.data.predictions import Format
-    from onestage.detections import Detections
     from onestage.predict.pipeline import Outcome
     from onestage.predict.predictor import Predictor
+    from onestage.structures import Detections
 
 
 TRIED_WITH = 5

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from onestage.detections import Detections
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
 from onestage.model.anchors.max_iou import Assignment, assign
@@ -28,7 +27,7 @@ from onestage.model.decoder import Decoder
 from onestage.model.features import blank_image, dry_run
 from onestage.model.heads.per_level import HeadModule
 from onestage.model.limits import ANCHORS, PARAMETERS
-from onestage.structures import HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
+from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
 
 if TYPE_CHECKING:
     from onestage.images import Channels, Picture

@@ -21,12 +21,12 @@ from torch import Tensor
 from onestage.data.memory import GIGABYTES, in_bytes, return_freed_memory
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
-from onestage.detections import Detections
 from onestage.errors import DataError, WriteError
 from onestage.files import make_folder, write_file
 from onestage.images import decode_image, decoding_cost, image_size
 from onestage.predict.pictures import SOFTWARE, PictureFile
 from onestage.predict.predictor import Predictor
+from onestage.structures import Detections
 
 QUALITY = 92
 """Of the annotated JPEGs."""

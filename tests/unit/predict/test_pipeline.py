@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 import onestage
-from onestage.detections import Detections
 from onestage.errors import DataError, LostError
 from onestage.images import decode_image
 from onestage.model.detector import Detector
@@ -19,6 +18,7 @@ from onestage.predict import pipeline
 from onestage.predict.pictures import PictureFile, name_pictures
 from onestage.predict.pipeline import Selection, predict_files
 from onestage.predict.predictor import Predictor
+from onestage.structures import Detections
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.limits import MANY_CLASSES
 from onestage.structures import Size
-from onestage.weights.class_names import numbered_classes
-from onestage.weights.load import Loaded, load_backbone, load_weights
-from onestage.weights.published import open_weights
-from onestage.weights.source import OURS, PROJECTS, Source
+from onestage.weights.load import Loaded, load_weights
+from onestage.weights.load_backbone import load_backbone
+from onestage.weights.names import numbered_classes
+from onestage.weights.source import OURS, PROJECTS, Source, open_weights
 from onestage.zoo.table import ANY_BACKBONE, ZOO, no_such_model, recipe
 
 

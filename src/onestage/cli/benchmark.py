@@ -65,7 +65,7 @@ def benchmark(
         json: a file for all single times, with the names as you gave them and the models' names
     """
     from onestage.cli.common import find_or_create
-    from onestage.weights.class_names import numbered_classes
+    from onestage.weights.names import numbered_classes
     from onestage.zoo.table import list_models
 
     given = (batch, repeats, classes)

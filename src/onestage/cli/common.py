@@ -21,7 +21,7 @@ from onestage.predict.exported import is_exported, open_exported
 from onestage.predict.predictor import Predictor
 from onestage.processes import choose_device
 from onestage.weights.detector_file import load_detector
-from onestage.weights.published import WEIGHTS
+from onestage.weights.source import WEIGHTS
 from onestage.zoo.table import ZOO
 
 

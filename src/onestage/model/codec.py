@@ -48,13 +48,33 @@ class Limit:
             raise ConfigError(f"too many {self.what}", where=where, got=got, expected=f"at most {self.most:,}")
 
 
+@dataclass(frozen=True)
+class Range:
+    """The values that a number may have. It stands in the declared type of a field, as a Limit does:
+    ``Annotated[float, Range(above=0, most=1)]``. A bound that is left out does not exist.
+    """
+
+    above: float = -math.inf
+    least: float = -math.inf
+    most: float = math.inf
+    below: float = math.inf
+
+    def check(self, value: Value, where: object) -> None:
+        """Raise ConfigError if a number lies outside."""
+        if isinstance(value, int | float) and not (self.above < value < self.below and self.least <= value <= self.most):
+            bounds = {"above": self.above, "at least": self.least, "at most": self.most, "below": self.below}
+            expected = ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
+            raise ConfigError("a number out of its range", where=where, got=value, expected=expected)
+
+
 class Part:
-    """Base of all parts of a config. Every field has a value of its declared type, within its limits: a list that is given
-    becomes a tuple, and plain data become a part. Then follow the rules of the part, in the ``__post_init__`` of its class.
+    """Base of all parts of a config. Every field has a value of its declared type, within its limits and its range: a list that
+    is given becomes a tuple, and plain data become a part. If a part has rules about several values, they follow in the
+    ``__post_init__`` of its class.
     """
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a value of another type or beyond its limit."""
+        """Raise ConfigError for a value of another type, beyond its limit or outside its range."""
         kind: type = type(self)
         for name, declared in _hints(kind).items():
             value = decode_value(getattr(self, name), declared, f"{kind.__name__}.{name}")
@@ -71,8 +91,8 @@ def _size(value: object) -> float:
 def unusual(value: object, declared: Declared) -> bool:
     """Whether a number or a list in a part, at any depth, is above what its limit calls usual."""
     if get_origin(declared) is Annotated:
-        declared, limit = get_args(declared)
-        if limit.usual is not None and _size(value) > limit.usual:
+        declared, *bounds = get_args(declared)
+        if any(isinstance(b, Limit) and b.usual is not None and _size(value) > b.usual for b in bounds):
             return True
     if isinstance(value, Part):
         kind: type = type(value)
@@ -122,12 +142,12 @@ def decode_value(data: Value, declared: Declared, path: str) -> Value:
     """Plain data, or values already decoded, to a value of the declared type. ConfigError names the path of a wrong value."""
     origin, arguments = get_origin(declared), get_args(declared)
     if origin is Annotated:
-        limits = [limit for limit in arguments if isinstance(limit, Limit)]
-        for limit in limits if isinstance(data, tuple | list) else ():  # before its items are read
-            limit.check(data, path)
+        bounds = [bound for bound in arguments if isinstance(bound, Limit | Range)]
+        for bound in bounds if isinstance(data, tuple | list) else ():  # before its items are read
+            bound.check(data, path)
         value = decode_value(data, arguments[0], path)
-        for limit in limits:
-            limit.check(value, path)
+        for bound in bounds:
+            bound.check(value, path)
         return value
     if origin in (Union, types.UnionType):
         return _decode_union(data, _Choices(arguments), path)

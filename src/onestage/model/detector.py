@@ -20,11 +20,10 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
 from onestage.model.anchors.max_iou import Assignment, assign
-from onestage.model.backbones.kinds import check_maps
 from onestage.model.codec import unusual
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
-from onestage.model.features import blank_image, dry_run
+from onestage.model.features import blank_image, check_maps, dry_run
 from onestage.model.heads.per_level import HeadModule
 from onestage.model.limits import ANCHORS, PARAMETERS
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
@@ -84,7 +83,7 @@ class Detector(nn.Module):
         the cells of a map.
         """
         size = self.config.preprocess.largest
-        self._level_sizes = {size: self._behind_neck(check_maps(self.config.backbone, self.backbone, size), size)}
+        self._level_sizes = {size: self._behind_neck(check_maps(self.backbone, size, where=self.config.backbone), size)}
         ANCHORS.check(sum(self.level_counts(size)), self.config.name)
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
             steps = level.steps(cells, size)
@@ -312,6 +311,6 @@ def resolve_anchors(config: DetectorConfig) -> DetectorConfig:
     with _bounded(config.name), torch.device("meta"):
         body = config.backbone.build()
         neck = config.neck.build(body.channels) if config.neck else None
-    maps = check_maps(config.backbone, body, size)
+    maps = check_maps(body, size, where=config.backbone)
     maps = dry_run(neck, maps, size, where=config.name) if neck is not None else maps
     return replace(config, anchors=config.anchors.levels(sizes_of(maps), size))

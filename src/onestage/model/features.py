@@ -1,23 +1,54 @@
 """What backbones and necks build, and how a module is asked for the sizes of its maps.
 
-Shape letters: B images, C_l channels of level l.
+Shape letters: B images, C_l channels and H_l x W_l cells of level l.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from onestage.errors import ConfigError
-from onestage.structures import Size
+from onestage.structures import Size, sizes_of
 
 
 class Features(nn.Module):
     """A module that gives feature maps, a list of (B, C_l, H_l, W_l), fine to coarse, and says how many channels each has."""
 
     channels: tuple[int, ...]
+
+    def check_maps(self, maps: list[Tensor], size: Size) -> None:
+        """Raise ConfigError unless the maps (1, C_l, H_l, W_l) cover an input of that (height, width)."""
+
+
+class Backbone(Protocol):
+    """What a config says of a backbone: how it is built."""
+
+    def build(self) -> Features:
+        """The network with fresh weights."""
+        ...
+
+
+def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
+    """(height, width) of each map of the backbone for an input of that size; nothing is computed (torch's meta device).
+
+    Raise ConfigError if the backbone cannot take such an input.
+    """
+    with torch.device("meta"):
+        features = backbone.build()
+    return sizes_of(check_maps(features, size, where=backbone))
+
+
+def check_maps(features: Features, size: Size, *, where: object) -> list[Tensor]:
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise ConfigError with
+    ``where`` as ``map_sizes`` does.
+    """
+    maps = dry_run(features, blank_image(size), size, where=where)
+    features.check_maps(maps, size)
+    return maps
 
 
 @torch.no_grad()

@@ -8,31 +8,42 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from onestage.model.codec import Limit
+from onestage.model.codec import Limit, Range
 
-Channels = Annotated[int, Limit("channels of a layer", 8192, usual=1024)]
+Channels = Annotated[int, Limit("channels of a layer", 8192, usual=1024), Range(least=1)]
 """VGG16 has 1,024 in its widest layer, a ResNet 2,048; timm's widest convolutional networks have about 7,400."""
-Layers = Annotated[int, Limit("layers of one kind", 64, usual=8)]
+Layers = Annotated[int, Limit("layers of one kind", 64, usual=8), Range(least=0)]
 """EfficientDet D7 has 8 layers in its neck and 5 in its heads."""
-Levels = Annotated[int, Limit("levels of a pyramid", 16, usual=8)]
+Levels = Annotated[int, Limit("levels of a pyramid", 16, usual=8), Range(least=0)]
 """An input of 8,192 pixels is halved 13 times to a single cell."""
-Window = Annotated[int, Limit("cells of a window, of its steps or its border", 64, usual=7)]
+CELLS = Limit("cells of a window, of its steps or its border", 64, usual=7)
+Window = Annotated[int, CELLS, Range(least=1)]
+Border = Annotated[int, CELLS, Range(least=0)]
 """The side of a convolution's kernel; the largest in use have 31 cells."""
 SIDE = Limit("pixels along a side of the input", 8192)
-Side = Annotated[int, SIDE]
+Side = Annotated[int, SIDE, Range(least=1)]
 """EfficientDet D7x takes 1,536, RetinaNet up to 1,333."""
-Octaves = Annotated[int, Limit("sizes of anchors per level", 64)]
+Octaves = Annotated[int, Limit("sizes of anchors per level", 64), Range(least=1)]
 """RetinaNet and EfficientDet have 3."""
-Candidates = Annotated[int, Limit("candidates", 2**24)]
+Candidates = Annotated[int, Limit("candidates", 2**24), Range(least=1)]
 """As many as there may be anchors. EfficientDet takes the 5,000 best; some SSDs take all."""
-Found = Annotated[int, Limit("detections of a picture", 100_000)]
+Found = Annotated[int, Limit("detections of a picture", 100_000), Range(least=1)]
 """COCO counts 100, crowded pictures have some thousand objects."""
-Cells = Annotated[int, Limit("cells per object and level", 10_000)]
+Cells = Annotated[int, Limit("cells per object and level", 10_000), Range(least=1)]
 """ATSS takes 9."""
 Id = Annotated[int, Limit("the number of a class id", 2**63 - 1)]
 """The id of a class in its data set; larger numbers fit into no tensor."""
 Name = Annotated[str, Limit("characters of a name", 500)]
 """Longer names of classes and networks fit no table and no message."""
+
+Positive = Annotated[float, Range(above=0)]
+NotNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+"""A part of a whole, from none of it to all of it; some of it in ``SomeShare``, and less than all in ``Rate``."""
+SomeShare = Annotated[float, Range(above=0, most=1)]
+Rate = Annotated[float, Range(least=0, below=1)]
+Probability = Annotated[float, Range(above=0, below=1)]
+"""Of what is neither impossible nor certain."""
 
 MANY_CLASSES = Limit("classes", 2**15, usual=1000)
 """Objects365 has 365 classes, LVIS 1,203, ImageNet 21,841."""

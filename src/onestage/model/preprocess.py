@@ -16,7 +16,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from onestage.errors import require
 from onestage.model.codec import Part
-from onestage.model.limits import Side
+from onestage.model.limits import Positive, Side
 from onestage.structures import ImageMeta, Size
 
 MULTIPLE = 32
@@ -36,14 +36,12 @@ class Preprocess(Part):
 
     size: tuple[Side, Side]
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
     antialias: bool = True
     mode: Literal["stretch", "letterbox", "shortest_edge"] = "stretch"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(min(self.size) >= 1, "the input has at least one pixel", got=self.size)
-        require(min(self.std) > 0, "std is above 0: pixels are divided by it", got=self.std)
         in_order = self.mode != "shortest_edge" or self.size[0] <= self.size[1]
         require(in_order, 'with "shortest_edge" the size is (shortest, longest) side', got=self.size)
 

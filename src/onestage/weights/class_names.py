@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from torchvision.models.detection import SSD300_VGG16_Weights
 
-from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
 
 _COCO = list(enumerate(SSD300_VGG16_Weights.COCO_V1.meta["categories"]))[1:]
@@ -26,18 +25,6 @@ VOC = ClassSet(_VOC, tuple(range(len(_VOC))))
 """Pascal VOC's 20 classes, in the alphabetical order of its development kit."""
 
 
-def known_classes(count: int, *known: ClassSet) -> ClassSet:
-    """The class set in ``known`` that has ``count`` classes, or numbered classes if none has.
-
-    A file of weights rarely names its classes. But the published weights of a project are for few data sets, so the number of
-    classes shows which data set it is. Raise ValueError if ``count`` is not positive.
-    """
-    if count < 1:
-        raise ValueError(f"outputs for {count} classes")
-    numbered = ClassSet(numbered_classes(count), tuple(range(count)))
-    return next((classes for classes in known if len(classes.names) == count), numbered)
-
-
 def ids_of(names: Sequence[str]) -> tuple[int, ...]:
     """The category ids of classes with these names: COCO's if all are COCO's, in any capitals, otherwise 0..K-1.
 
@@ -48,13 +35,3 @@ def ids_of(names: Sequence[str]) -> tuple[int, ...]:
     ids = [known.get(name.lower()) for name in plain]
     found = tuple(id for id in ids if id is not None)
     return found if len(found) == len(names) else tuple(range(len(names)))
-
-
-def numbered_classes(count: int) -> tuple[str, ...]:
-    """The names of K classes that were given by number only. Weights or training replace them by the true names."""
-    return tuple(f"class {i}" for i in range(count))
-
-
-def is_numbered(config: DetectorConfig) -> bool:
-    """Whether the classes of a config were given by number only."""
-    return config.classes == numbered_classes(len(config.classes))

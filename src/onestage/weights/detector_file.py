@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
-from onestage.errors import ConfigError, WeightsError, counted, first_ten, known_keywords
+from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.weights.tensor_file import DAMAGED, FORMAT, FORMAT_KEY, OpenFile, import_first, open_file, save_tensors
+from onestage.weights.tensor_file import (
+    DAMAGED,
+    FORMAT,
+    FORMAT_KEY,
+    OpenFile,
+    check_types,
+    differing,
+    import_first,
+    open_file,
+    save_tensors,
+    shapes_of,
+    without_memory,
+)
 from onestage.zoo.table import ZOO
 
 CONFIG_KEY = "onestage_config"
-FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
-"""The types in which files hold real numbers."""
-COUNTER = "num_batches_tracked"
-"""How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
 
 def metadata(detector: Detector) -> dict[str, str]:
@@ -86,60 +89,3 @@ def model_file(path: str | Path) -> Path:
         what, expected = "this folder holds no trained model", f"{BEST} or {LAST}, which train writes"
         raise WeightsError(what, where=path, expected=expected)
     return found
-
-
-def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
-    """Load every tensor that has the name and shape of one of the detector's. Return the names of those that start fresh.
-
-    A checkpoint for other classes fits in all tensors except the class outputs. Raise WeightsError if less than half of the
-    tensors fit: it is then a checkpoint of another network. The counters of batch norm, which any file has, do not count.
-    """
-    wanted = detector.state_dict()
-    needed = [k for k in wanted if not k.endswith(COUNTER)]
-    fitting = {k: v for k, v in tensors.items() if k in wanted and wanted[k].shape == v.shape}
-    check_types(wanted, fitting, where)
-    fresh = tuple(k for k in needed if k not in fitting)
-    if len(fresh) > len(needed) / 2:
-        wrong = differing(shapes_of(wanted), shapes_of(tensors))
-        raise WeightsError(
-            f"these weights are not those of {detector.config.name}",
-            where=where,
-            got=f"{len(needed) - len(fresh)} of its {len(needed)} tensors; but\n" + first_ten(wrong),
-            fix="name the model the weights were made for",
-        )
-    detector.load_state_dict(fitting, strict=False)
-    return fresh
-
-
-def check_types(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: object) -> None:
-    """Raise WeightsError if a tensor holds whole, true-or-false or complex numbers where the detector has real ones."""
-    wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if wanted[k].is_floating_point() and v.dtype not in FLOATS]
-    if wrong:
-        what = f"{counted(len(wrong), 'tensor')} of another kind of number than the detector has"
-        fix = "take the weights in floating-point numbers, before they were quantised or cast"
-        raise WeightsError(what, where=where, got="\n" + first_ten(wrong), expected="float32, or 16 or 64 bits", fix=fix)
-
-
-@contextmanager
-def without_memory(path: str | Path) -> Iterator[None]:
-    """Build detectors inside this block with names and shapes, but without numbers (torch's meta device).
-
-    Raise WeightsError for the file at ``path`` if a detector cannot be built.
-    """
-    try:
-        with torch.device("meta"):
-            yield
-    except Exception as e:  # a damaged config can ask torch or timm for anything
-        raise WeightsError("no detector can be built from the config in the file", where=path, got=e) from e
-
-
-def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor, by name."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """A line for every tensor that is missing, has another shape or is not part of the detector."""
-    wrong = [f"{k}: missing, expected {s}" for k, s in expected.items() if k not in got]
-    wrong += [f"{k}: {got[k]}, expected {s}" for k, s in expected.items() if k in got and got[k] != s]
-    return wrong + [f"{k}: not part of this detector" for k in got if k not in expected]

@@ -1,28 +1,37 @@
-"""Weights into a detector: those of a whole detector, or of a classifier for its backbone."""
+"""Weights of a whole detector into a detector of a config, which may differ in its parts, classes and default boxes.
+
+Shape letters: S anchor shapes per cell of a level, C logits per anchor, K classes.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError, counted, first_ten
-from onestage.model.backbones.any_timm import TimmBackbone
+from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
-from onestage.weights.class_names import is_numbered
-from onestage.weights.detector_file import COUNTER, check_types, differing, load_fitting, shapes_of, without_memory
-from onestage.weights.fetch import fetch, fetch_hub
-from onestage.weights.foreign_file import load_foreign
-from onestage.weights.projects import tflite, timm, torchvision
-from onestage.weights.published import find_file
+from onestage.weights.names import is_numbered
 from onestage.weights.source import ADAPTERS, OURS, Source, adapting
-from onestage.weights.tensor_file import TFLITE, OpenFile, check_finite, open_file
-from onestage.weights.transfer import for_classes, outputs_of, same_anchors, same_counts, with_input_of, with_parts_of
+from onestage.weights.tensor_file import COUNTER, check_types, differing, shapes_of, without_memory
 from onestage.zoo.table import recipe, recipe_of
+
+Unit = tuple[float, float]
+"""(height, width) in pixels of the unit of anchor shapes: the input, or the strides of a level."""
+T = TypeVar("T")
+
+PARTS = ("backbone", "neck", "head", "coder", "assigner", "loss", "postprocess")
+"""Fields of a config that the weights of a file may change. Anchors are not among them: they also depend on the size."""
+TRAINING_ONLY = ("drop_path",)
+"""Settings that no weights need. Old files lack them, and their detectors are trained with the values of the recipe."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
         _check_exact(tensors, stored, detector, source)
         detector = Detector.on("cpu", config)
     fresh = load_fitting(detector, tensors, where=source.path)
-    notes = [source.note, _fresh_note(fresh, source.path, _other_classes(stored, config))]
+    notes = [source.note, fresh_note(fresh, source.path, _other_classes(stored, config))]
     if not same_anchors(stored, config):
         what = "made for other default boxes, so its box offsets have another meaning until they are trained"
         notes.append(f"{source.path}: {what}")
@@ -134,68 +143,6 @@ def _levels_in(source: Source) -> int:
     return len(config.levels)
 
 
-def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
-    """A detector of this config whose backbone starts from a classifier's weights: a file, or "imagenet" for the published
-    ones.
-
-    Raise WeightsError if the file is not of this backbone.
-    """
-    path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
-    with open_file(path) as file:
-        names, tensors, config, taken_off = _read_backbone(config, file)
-    detector = Detector.on("cpu", config)
-    expected = {name: tensor.shape for name, tensor in detector.state_dict().items() if name.startswith("backbone.")}
-    fitting = {name: tensor for name, tensor in tensors.items() if expected.get(name) == tensor.shape}
-    if len(fitting) < len(expected) / 2:
-        raise _of_another_backbone(config, names, list(expected), path)
-    check_finite(fitting, path)
-    check_types(detector.state_dict(), fitting, path)
-    detector.load_state_dict(fitting, strict=False)
-    note = _fresh_note([name for name in expected if name not in fitting and not name.endswith(COUNTER)], path)
-    return Loaded(detector, tuple(filter(None, (taken_off, note))))
-
-
-def _read_backbone(config: DetectorConfig, file: OpenFile) -> tuple[list[str], dict[str, Tensor], DetectorConfig, str]:
-    """The names of a classifier's tensors, its tensors under our names, the config that they need, and a note for the user.
-
-    The tensors are empty if the file is of no known classifier.
-    """
-    if file.kind is TFLITE:
-        tensors, config = tflite.backbone.convert_backbone(file, config)
-        return list(tensors), tensors, config, ""
-    found = load_foreign(file, finite=False)  # torchvision's VGG16 for SSD has a classifier of NaN
-    given, note = found.tensors, found.note(file.path)
-    if isinstance(config.backbone, TimmBackbone):
-        with without_memory(file.path):
-            names = Detector(config).state_dict()
-        return list(given), *timm.convert_backbone(given, config, config.backbone.name, names), note
-    return list(given), *(torchvision.convert_backbone(given, config) or ({}, config)), note
-
-
-def _of_another_backbone(config: DetectorConfig, got: Collection[str], expected: list[str], path: Path) -> WeightsError:
-    backbone = config.backbone
-    kind = type(backbone).__name__
-    if isinstance(backbone, TimmBackbone):  # we keep timm's names
-        kind, expected = f"timm's {backbone.name}", [name.removeprefix("backbone.body.") for name in expected]
-        fix = f'the state_dict of timm.create_model("{backbone.name}"), or backbone_weights="imagenet"'
-    elif (known := torchvision.published_backbone(config)) is not None:
-        kind = f"torchvision's {known[0]}"
-        fix = f'the state_dict of {kind}, or backbone_weights="imagenet"'
-    else:
-        fix = "leave backbone_weights out: there is no published classifier of this network"
-    what = f"these are no weights for {kind}, the backbone of {config.name}"
-    return WeightsError(what, where=path, got=", ".join(list(got)[:5]), expected=", ".join(expected[:5]), fix=fix)
-
-
-def _published_backbone(config: DetectorConfig) -> Path:
-    if isinstance(config.backbone, TimmBackbone):
-        return fetch_hub(*timm.published(config.backbone.name))
-    source = torchvision.published_backbone(config)
-    if source is None:
-        raise WeightsError("there are no published weights for this backbone", got=type(config.backbone).__name__)
-    return fetch(source[1].url, sha256=None)
-
-
 def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
     """The end of a note that says why class outputs start fresh: the file's class names, if they are not those of the
     config.
@@ -206,7 +153,7 @@ def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
     return f"; the file's classes are others: {', '.join(stored.classes[:10])}{more}"
 
 
-def _fresh_note(fresh: Collection[str], path: Path, why: str = "") -> str:
+def fresh_note(fresh: Collection[str], path: Path, why: str = "") -> str:
     """A line that names the modules of the tensors that start fresh; empty if there are none."""
     if not fresh:
         return ""
@@ -214,3 +161,175 @@ def _fresh_note(fresh: Collection[str], path: Path, why: str = "") -> str:
     shown = ", ".join(modules[:6]) + (f" and {len(modules) - 6} more" if len(modules) > 6 else "")
     what = "does not fit and starts" if len(fresh) == 1 else "do not fit and start"
     return f"{path}: {counted(len(fresh), 'tensor')} {what} fresh: {shown}{why}"
+
+
+def load_fitting(detector: Detector, tensors: Mapping[str, Tensor], *, where: object) -> tuple[str, ...]:
+    """Load every tensor that has the name and shape of one of the detector's. Return the names of those that start fresh.
+
+    A checkpoint for other classes fits in all tensors except the class outputs. Raise WeightsError if less than half of the
+    tensors fit: it is then a checkpoint of another network. The counters of batch norm, which any file has, do not count.
+    """
+    wanted = detector.state_dict()
+    needed = [k for k in wanted if not k.endswith(COUNTER)]
+    fitting = {k: v for k, v in tensors.items() if k in wanted and wanted[k].shape == v.shape}
+    check_types(wanted, fitting, where)
+    fresh = tuple(k for k in needed if k not in fitting)
+    if len(fresh) > len(needed) / 2:
+        wrong = differing(shapes_of(wanted), shapes_of(tensors))
+        raise WeightsError(
+            f"these weights are not those of {detector.config.name}",
+            where=where,
+            got=f"{len(needed) - len(fresh)} of its {len(needed)} tensors; but\n" + first_ten(wrong),
+            fix="name the model the weights were made for",
+        )
+    detector.load_state_dict(fitting, strict=False)
+    return fresh
+
+
+def same_classes(stored: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether a config has the classes that a file stores, in any order. Numbered classes match any names of the same
+    number.
+    """
+    numbered = is_numbered(config) and len(stored.classes) == len(config.classes)
+    return numbered or set(stored.classes) == set(config.classes)
+
+
+def with_parts_of(
+    stored: DetectorConfig, config: DetectorConfig, *, stored_recipe: DetectorConfig, recipe: DetectorConfig
+) -> DetectorConfig:
+    """The config with every setting in which the detector of a file differs from its recipe, because the weights need them.
+
+    Examples are default boxes of other sizes, or another activation in the backbone.
+
+    A setting in which the config differs from its recipe was chosen by the user, and stays. The postprocess of the file is
+    taken for the same classes only: the number and the least score of detections depend on the classes.
+
+    stored: the config in the file. stored_recipe, recipe: the zoo's recipes for the size of each.
+    """
+    parts = PARTS if same_classes(stored, config) else [part for part in PARTS if part != "postprocess"]
+    taken = {part: _merged(*(getattr(c, part) for c in (stored, config, stored_recipe, recipe))) for part in parts}
+    if stored.anchors != stored_recipe.anchors and config.anchors == recipe.anchors:
+        taken["anchors"] = _resized(stored, stored_recipe, recipe)
+    mode, stored_mode = recipe.preprocess.mode, stored.preprocess.mode
+    if stored_mode != stored_recipe.preprocess.mode and config.preprocess.mode == mode:
+        taken["preprocess"] = replace(config.preprocess, mode=stored_mode)
+    return replace(config, **taken)
+
+
+def _merged(stored: T, config: T, stored_recipe: T, recipe: T) -> T:
+    """A part, or a setting, of the config; that of the file if only the file differs from its recipe.
+
+    Parts of one kind are merged setting by setting.
+    """
+    if is_dataclass(stored) and not isinstance(stored, type):
+        four = (stored, config, stored_recipe, recipe)
+        if len({type(part) for part in four}) == 1:
+            names = [field.name for field in fields(stored) if field.name not in TRAINING_ONLY]
+            return replace(config, **{name: _merged(*(getattr(part, name) for part in four)) for name in names})  # type: ignore[type-var]
+    return stored if stored != stored_recipe and config == recipe else config
+
+
+def _resized(stored: DetectorConfig, stored_recipe: DetectorConfig, recipe: DetectorConfig) -> tuple[AnchorLevel, ...]:
+    """The anchors of ``stored`` for the input of ``recipe``. They grow in the same way as the recipe's anchors.
+
+    In RetinaNet and EfficientDet anchors are measured in strides, so they grow with the strides. In SSD the strides stay, and
+    the anchors grow with the input.
+    """
+    pairs = _side_by_side(stored_recipe, recipe)
+    if pairs is None or len(stored.levels) != len(pairs) or not all(map(_equal_in_strides, pairs)):
+        return tuple(_grown(level, stored.preprocess.size, recipe.preprocess.size) for level in stored.levels)
+    resized = []
+    for level, (before, after) in zip(stored.levels, pairs, strict=True):
+        old, new = _strides(before, after)
+        grown = _grown(level, old, new)
+        if isinstance(level.stride, tuple):
+            grown = replace(grown, stride=(level.stride[0] / old[0] * new[0], level.stride[1] / old[1] * new[1]))
+        resized.append(grown)
+    return tuple(resized)
+
+
+def _grown(level: AnchorLevel, old: Unit, new: Unit) -> AnchorLevel:
+    """The level with its shapes converted: each has as many new units as it had old units."""
+    y, x = new[0] / old[0], new[1] / old[1]
+    return replace(level, shapes=tuple((w * x, h * y) for w, h in level.shapes))
+
+
+def with_input_of(stored: DetectorConfig, config: DetectorConfig) -> DetectorConfig:
+    """The config with the pixels that the weights of a file expect.
+
+    Numbered classes get the names and ids of the file if their number is the same.
+    """
+    pixels = {name: getattr(stored.preprocess, name) for name in ("mean", "std", "antialias")}
+    config = replace(config, preprocess=replace(config.preprocess, **pixels))
+    if is_numbered(config) and len(stored.classes) == len(config.classes):
+        config = replace(config, classes=stored.classes, category_ids=stored.category_ids)
+    return config
+
+
+def for_classes(tensors: Mapping[str, Tensor], stored: DetectorConfig, detector: Detector) -> dict[str, Tensor]:
+    """The tensors of a file whose config is ``stored`` for the classes of ``detector``.
+
+    If the same classes are in another order, the rows of the class outputs (S * C, ...) are reordered too. If the classes are
+    others, the class outputs are left out, because their rows would get wrong names.
+    """
+    config = detector.config
+    if config.classes == stored.classes:
+        return dict(tensors)
+    outputs = outputs_of(detector)
+    if set(config.classes) == set(stored.classes):
+        return {k: _reordered(t, stored, config) if k in outputs else t for k, t in tensors.items()}
+    return {k: t for k, t in tensors.items() if k not in outputs}
+
+
+def outputs_of(detector: Detector, *, boxes: bool = False) -> tuple[str, ...]:
+    """Names of the tensors that give the logits, and with ``boxes`` of those that give the box offsets too."""
+    head = detector.head
+    return tuple(f"head.{name}" for name in (*head.class_outputs(), *(head.box_outputs() if boxes else ())))
+
+
+def _reordered(tensor: Tensor, stored: DetectorConfig, config: DetectorConfig) -> Tensor:
+    """(S * C, ...) with the logits of each shape in the config's order of classes. The background logit stays first."""
+    first = stored.logits - len(stored.classes)
+    order = [*range(first), *(first + stored.classes.index(name) for name in config.classes)]
+    return tensor.unflatten(0, (-1, stored.logits))[:, torch.tensor(order)].flatten(0, 1)
+
+
+def same_anchors(stored: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether both have the same anchor shapes on every level, as parts of their inputs or in strides."""
+    if stored.anchors == config.anchors:
+        return True
+    sizes = stored.preprocess.size, config.preprocess.size
+    pairs = _side_by_side(stored, config)
+    return pairs is not None and (all(_equal(*pair, *sizes) for pair in pairs) or all(map(_equal_in_strides, pairs)))
+
+
+def same_counts(stored: DetectorConfig, config: DetectorConfig) -> bool:
+    """Whether both have the same number of levels, and the same number of anchor shapes on each."""
+    pairs = _side_by_side(stored, config)
+    return pairs is not None and all(len(a.shapes) == len(b.shapes) for a, b in pairs)
+
+
+def _side_by_side(a: DetectorConfig, b: DetectorConfig) -> list[tuple[AnchorLevel, AnchorLevel]] | None:
+    """The levels of two configs in pairs; None if one has more than the other."""
+    return list(zip(a.levels, b.levels, strict=True)) if len(a.levels) == len(b.levels) else None
+
+
+def _equal_in_strides(pair: tuple[AnchorLevel, AnchorLevel]) -> bool:
+    return _equal(*pair, *_strides(*pair))
+
+
+def _strides(a: AnchorLevel, b: AnchorLevel) -> tuple[Unit, Unit]:
+    """The strides of two levels; a pixel for both if a stride depends on the size of the map, which is not known here."""
+    if isinstance(a.stride, tuple) and isinstance(b.stride, tuple):
+        return a.stride, b.stride
+    return (1.0, 1.0), (1.0, 1.0)
+
+
+def _equal(a: AnchorLevel, b: AnchorLevel, unit_a: Unit, unit_b: Unit) -> bool:
+    """Whether the shapes of ``a`` measured in ``unit_a`` are those of ``b`` measured in ``unit_b``."""
+    grown = _grown(a, unit_a, unit_b)
+    return len(a.shapes) == len(b.shapes) and all(
+        math.isclose(old, new, rel_tol=1e-3)
+        for shapes in zip(grown.shapes, b.shapes, strict=True)
+        for old, new in zip(*shapes, strict=True)
+    )

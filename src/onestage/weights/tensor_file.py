@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from onestage.errors import WeightsError, first_ten
+from onestage.errors import WeightsError, counted, first_ten
 from onestage.files import given_path, write_atomically
 from onestage.model.codec import Limit
 from onestage.model.limits import HEADER, TENSORS, WEIGHTS_FILE
@@ -35,6 +36,11 @@ FORMAT = 1
 
 LEAST, MOST = 1, 16
 """Bytes of a number in a tensor: 1 for a bool, 16 for a complex one of the largest kind."""
+
+FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+"""The types in which files hold real numbers."""
+COUNTER = "num_batches_tracked"
+"""How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
 DAMAGED = "copy or download it again; it was damaged on the way"
 
@@ -265,6 +271,40 @@ def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
             got="\n" + first_ten(bad),
             fix="take an earlier file; this training had already diverged",
         )
+
+
+def check_types(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor], where: object) -> None:
+    """Raise WeightsError if a tensor holds whole, true-or-false or complex numbers where the detector has real ones."""
+    wrong = [f"{k}: {v.dtype}" for k, v in tensors.items() if wanted[k].is_floating_point() and v.dtype not in FLOATS]
+    if wrong:
+        what = f"{counted(len(wrong), 'tensor')} of another kind of number than the detector has"
+        fix = "take the weights in floating-point numbers, before they were quantised or cast"
+        raise WeightsError(what, where=where, got="\n" + first_ten(wrong), expected="float32, or 16 or 64 bits", fix=fix)
+
+
+@contextlib.contextmanager
+def without_memory(path: str | Path) -> Iterator[None]:
+    """Build detectors inside this block with names and shapes, but without numbers (torch's meta device).
+
+    Raise WeightsError for the file at ``path`` if a detector cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            yield
+    except Exception as e:  # a damaged config can ask torch or timm for anything
+        raise WeightsError("no detector can be built from the config in the file", where=path, got=e) from e
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor, by name."""
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """A line for every tensor that is missing, has another shape or is not part of the detector."""
+    wrong = [f"{k}: missing, expected {s}" for k, s in expected.items() if k not in got]
+    wrong += [f"{k}: {got[k]}, expected {s}" for k, s in expected.items() if k in got and got[k] != s]
+    return wrong + [f"{k}: not part of this detector" for k in got if k not in expected]
 
 
 def _refuse_length(size: int, expected: int, where: Path | str) -> NoReturn:

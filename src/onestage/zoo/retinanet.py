@@ -10,9 +10,8 @@ from itertools import pairwise
 from typing import Literal
 
 from onestage.model.anchors.coder import BoxCoder
-from onestage.model.anchors.levels import AnchorLevel, octave_levels, ratio_aspects
+from onestage.model.anchors.levels import AnchorLevel, check_sizes, octave_levels, ratio_aspects
 from onestage.model.anchors.max_iou import MaxIoUAssigner
-from onestage.model.anchors.plans import check_sizes
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.heads.shared import SharedHead

@@ -10,15 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from onestage.model.anchors.levels import linear_scales, size_pairs, ssd_levels
+from onestage.model.anchors.levels import check_sizes, default_boxes, linear_scales, size_pairs, ssd_levels
 from onestage.model.anchors.max_iou import MaxIoUAssigner
-from onestage.model.anchors.plans import check_sizes, default_boxes
 from onestage.model.backbones.any_timm import TimmBackbone
-from onestage.model.backbones.kinds import Backbone, map_sizes
+from onestage.model.backbones.kinds import Backbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.backbones.tiny import TinyBackbone
 from onestage.model.backbones.vgg16 import VGG16Backbone
 from onestage.model.config import DetectorConfig
+from onestage.model.features import map_sizes
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.model.output.postprocess import Postprocess

@@ -7,7 +7,7 @@ import pytest
 
 from onestage import create
 from onestage.cli.main import main
-from onestage.weights.published import WEIGHTS
+from onestage.weights.source import WEIGHTS
 from onestage.zoo.cost import Cost, cost_of
 
 counted_once = cache(cost_of)

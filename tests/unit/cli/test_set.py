@@ -63,7 +63,7 @@ def test_numbers_words_null_and_json():
         ("assigner.claim=tie", "did you mean 'tied'?"),
         ("neck=fpn", "did you mean 'FPN'?"),
         ("head=Sharedhead", "did you mean 'SharedHead'?"),
-        ("loss.box.beta=-1", "beta of smooth L1 is not negative"),
+        ("loss.box.beta=-1", "at least 0"),
         ("loss.box.beta=wide", "wrong kind"),
         ("loss", "--set takes KEY=VALUE"),
         ("=5", "unknown key ''"),

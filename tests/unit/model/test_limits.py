@@ -207,6 +207,21 @@ def test_the_limits_stand_in_the_docs():
     text = (Path(__file__).resolve().parents[3] / "docs" / "limits.md").read_text()
     rows = dict(re.findall(r"^\| ([^|]+?) \| ([\d,]+) \|", text, re.M))
     found = [v for v in vars(limits).values() if isinstance(v, codec.Limit)]
-    found += [get_args(v)[1] for v in vars(limits).values() if get_origin(v) is not None and len(get_args(v)) == 2]
+    found += [bound for v in vars(limits).values() if get_origin(v) is not None for bound in get_args(v)[1:]]
     found = [limit for limit in found if isinstance(limit, codec.Limit)]
     assert rows == {limit.what: f"{limit.most:,}" for limit in found}
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "expected"),
+    [
+        ({"postprocess.score_threshold": 1.0}, "postprocess.score_threshold", "at least 0, below 1"),
+        ({"postprocess.nms.iou_threshold": "1.5"}, "postprocess.nms.iou_threshold", "at least 0, at most 1"),
+        ({"coder.variances": [0.1, 0.1, 0.2, 0]}, "coder.variances[3]", "above 0"),
+        ({"head.prior": 0}, "head.prior", "above 0, below 1, or null"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named_with_its_place(change, where, expected):
+    with pytest.raises(ConfigError, match="out of its range") as raised:
+        TINY.replace(change)
+    assert (raised.value.where, raised.value.expected) == (where, expected)

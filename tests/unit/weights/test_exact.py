@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import onestage
 from onestage.errors import WeightsError
-from onestage.weights import load, published
+from onestage.weights import load
 from onestage.weights import source as module
 from onestage.weights.foreign_file import StateDict
 from onestage.zoo.efficientdet import HALF, IMAGENET
@@ -204,7 +204,7 @@ def test_advprops_pixels(imported, tmp_path, monkeypatch):
     detector = imported(theirs)
     assert (detector.config.preprocess.mean, detector.config.preprocess.std) == IMAGENET
     assert "--pixels half" in module.read_source(tmp_path / "theirs.pth").doubt
-    monkeypatch.setattr(published, "fetch", lambda url, **_: tmp_path / "theirs.pth")
+    monkeypatch.setattr(module, "fetch", lambda url, **_: tmp_path / "theirs.pth")
     for tag, pixels in {"coco_ap": HALF, "coco": IMAGENET}.items():
         preprocess = onestage.create("efficientdet_d0", weights=tag).config.preprocess
         assert (preprocess.mean, preprocess.std) == pixels

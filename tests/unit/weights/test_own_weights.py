@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import onestage
-from onestage.weights.transfer import same_anchors, with_parts_of
+from onestage.weights.load import same_anchors, with_parts_of
 from onestage.zoo.table import recipe
 
 HEADS = {

@@ -12,14 +12,13 @@ import torchvision
 
 import onestage
 from onestage.errors import WeightsError
-from onestage.weights import projects, published
+from onestage.weights import projects, source
 from onestage.weights.class_names import COCO_80, COCO_90, VOC
 from onestage.weights.detector_file import metadata
+from onestage.weights.load import with_parts_of
 from onestage.weights.projects.torchvision import VGG_MEAN
-from onestage.weights.published import WEIGHTS, tags
-from onestage.weights.source import ADAPTERS, PROJECTS
+from onestage.weights.source import ADAPTERS, PROJECTS, WEIGHTS, tags
 from onestage.weights.tensor_file import save_tensors
-from onestage.weights.transfer import with_parts_of
 from onestage.zoo.table import recipe
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
@@ -288,7 +287,7 @@ def test_the_published_table():
 def test_a_tag_brings_its_classes_and_ids(tmp_path, monkeypatch):
     """With a stand-in for the download; a folder of the tag's name is no file and changes nothing."""
     path = file_of(their_ssdlite(90), tmp_path)
-    monkeypatch.setattr(published, "fetch", lambda url, **_: path)
+    monkeypatch.setattr(source, "fetch", lambda url, **_: path)
     (tmp_path / "coco").mkdir()
     monkeypatch.chdir(tmp_path)
     config = quietly("ssdlite320_mobilenet_v3_large", weights="coco").config
@@ -363,8 +362,8 @@ def test_torchvisions_91_outputs_are_cocos(tmp_path):
 def test_an_address_is_fetched(tmp_path, monkeypatch):
     _, path = own_file(tmp_path, ["cat"])
     asked = []
-    monkeypatch.setattr(published, "fetch_url", lambda *a: asked.append(a) or path)
-    monkeypatch.setattr(published, "fetch_hub", lambda *a: asked.append(a) or path)
+    monkeypatch.setattr(source, "fetch_url", lambda *a: asked.append(a) or path)
+    monkeypatch.setattr(source, "fetch_hub", lambda *a: asked.append(a) or path)
     for address in ("https://host/own.safetensors", "hf-hub:owner/name"):
         quietly("tinyssd", classes=["cat"], size=(64, 64), weights=address)
     assert asked == [("https://host/own.safetensors",), ("owner/name", "model.safetensors")]

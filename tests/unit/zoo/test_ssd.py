@@ -9,7 +9,7 @@ import torch
 import onestage
 from onestage import boxes as box_ops
 from onestage.errors import ConfigError
-from onestage.model.anchors.plans import coco_scales
+from onestage.model.anchors.levels import coco_scales
 from onestage.zoo import ssd
 from onestage.zoo.table import ZOO, recipe
 from parameter_counts import classifier, conv, count, heads, norm, parameters

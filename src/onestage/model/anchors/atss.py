@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
 from onestage.model.anchors.max_iou import BACKGROUND, LevelCounts, runs, without_ignored
 from onestage.model.codec import Part
-from onestage.model.limits import Cells
+from onestage.model.limits import Cells, SomeShare
 
 _SAME_PLACE = 1e-2
 """In pixels. The shapes of one cell have the same centre, except for rounding."""
@@ -32,12 +31,7 @@ class ATSSAssigner(Part):
     """
 
     top_k: Cells = 9
-    ignore_cover: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.top_k >= 1, "an object needs at least one candidate per level", got=self.top_k)
-        require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self.ignore_cover)
+    ignore_cover: SomeShare = 0.5
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
 from onestage.model.codec import Part
+from onestage.model.limits import Positive
+
+_MOST_GROWTH = math.log(1000 / 16)
+"""Of the logarithm of a side: torchvision, models/detection/_utils.py."""
 
 
 @dataclass(frozen=True)
@@ -21,17 +24,12 @@ class BoxCoder(Part):
     dx = (x - ax) / aw / variance[0],  dw = log(w / aw) / variance[2],  and likewise for y and h.
 
     The variances bring the targets to about unit spread (SSD's code: 0.1, 0.1, 0.2, 0.2). ``max_log_scale`` bounds how much an
-    anchor grows when it is decoded: exp(log(1000 / 16)) = 62.5 fold, so that wild outputs do not overflow (torchvision,
-    models/detection/_utils.py). Law: decode(anchors, encode(anchors, boxes)) == boxes for boxes up to 62.5 times their anchor.
+    anchor grows when it is decoded: 1000 / 16 = 62.5 fold, so that wild outputs do not overflow. Law: decode(anchors,
+    encode(anchors, boxes)) == boxes for boxes up to 62.5 times their anchor.
     """
 
-    variances: tuple[float, float, float, float] = (0.1, 0.1, 0.2, 0.2)
-    max_log_scale: float = math.log(1000 / 16)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(min(self.variances) > 0, "variances are above 0: offsets are divided by them", got=self)
-        require(self.max_log_scale > 0, "max_log_scale is above 0: an anchor may grow", got=self)
+    variances: tuple[Positive, Positive, Positive, Positive] = (0.1, 0.1, 0.2, 0.2)
+    max_log_scale: Positive = _MOST_GROWTH
 
     def encode(self, anchors: Tensor, boxes: Tensor) -> Tensor:
         """(..., 4) anchors and (..., 4) boxes of positive extent -> (..., 4) offsets."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
+from onestage.errors import ConfigError, require
 from onestage.model.codec import Part
 from onestage.model.limits import MANY_SHAPES
 from onestage.structures import Size
@@ -142,6 +142,36 @@ def size_pairs(sizes: Sequence[float]) -> list[tuple[float, float]]:
 def linear_scales(levels: int, smallest: float = 0.2, largest: float = 0.9) -> list[float]:
     """SSD eq. (4): ``levels`` scales, evenly from the smallest to the largest, as parts of the input's side."""
     return [smallest + (largest - smallest) * k / max(levels - 1, 1) for k in range(levels)]
+
+
+def default_boxes(
+    size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None = None
+) -> tuple[AnchorLevel, ...]:
+    """SSD's default boxes with its scales for COCO, for maps with these strides. None as a stride spreads the cells of a map
+    evenly over the input.
+    """
+    count = len(strides)
+    sizes = [s * min(size) for s in coco_scales(count)] if box_sizes is None else check_sizes(box_sizes, count)
+    usual = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
+    return ssd_levels(size_pairs(sizes), usual if ratios is None else [ratios] * count, strides=strides, clip=size)
+
+
+def coco_scales(levels: int) -> list[float]:
+    """SSD's default box scales for COCO, one more than levels, as parts of the shorter side of the input: 0.07, then 0.15..0.87
+    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code).
+    """
+    first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
+    middle = linear_scales(levels - 1, smallest, largest)
+    step = (largest - smallest) / max(levels - 2, 1)
+    return [first, *middle, largest + step]
+
+
+def check_sizes(sizes: Sequence[float], levels: int) -> list[float]:
+    """The sizes in pixels as a list. Raise ConfigError unless there is one per level and one more, all above 0."""
+    if len(sizes) != levels + 1 or min(sizes) <= 0:
+        what = "one anchor size per level and one more"
+        raise ConfigError(what, got=list(sizes), expected=f"{levels + 1} sizes in pixels, above 0")
+    return list(sizes)
 
 
 def octave_levels(

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from onestage import boxes as box_ops
 from onestage.errors import require
 from onestage.model.codec import Part
+from onestage.model.limits import SomeShare
 from onestage.structures import Targets
 
 LevelCounts = Sequence[int]
@@ -91,16 +92,14 @@ class MaxIoUAssigner(Part):
     An anchor that learns no object is IGNORED if ``ignore_cover`` of its area or more lies inside an ignored region.
     """
 
-    positive: float = 0.5
-    negative: float = 0.5
+    positive: SomeShare = 0.5
+    negative: SomeShare = 0.5
     claim: Literal["best", "first", "greedy", "tied", "none"] = "best"
-    ignore_cover: float = 0.5
+    ignore_cover: SomeShare = 0.5
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rule = "0 < negative <= positive <= 1 for the IoU of an anchor: without negatives nothing is background"
-        require(0 < self.negative <= self.positive <= 1, rule, got=self)
-        require(0 < self.ignore_cover <= 1, "ignore_cover is a part of the anchor, above 0 and up to 1", got=self)
+        require(self.negative <= self.positive, "negative <= positive: no anchor is background and learns an object", got=self)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts = ()) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated
 
-from onestage.errors import ConfigError, require
-from onestage.model.anchors.levels import AnchorLevel, linear_scales, size_pairs, ssd_levels
+from onestage.errors import require
+from onestage.model.anchors.levels import AnchorLevel, check_sizes, default_boxes
 from onestage.model.codec import Part
-from onestage.model.limits import MANY_LEVELS, MANY_SHAPES, Octaves
+from onestage.model.limits import MANY_LEVELS, MANY_SHAPES, Octaves, Positive
 from onestage.structures import Size
 
-Aspects = tuple[tuple[float, float], ...]
+Aspects = tuple[tuple[Positive, Positive], ...]
 """Pairs of (width, height), as parts of the size of an anchor."""
 
 
@@ -31,16 +31,14 @@ class OctaveAnchors(Part):
     level lie evenly between its smallest size and that of the next level.
     """
 
-    scale: float = 4.0
+    scale: Positive = 4.0
     octaves: Octaves = 3
     aspects: Annotated[Aspects, MANY_SHAPES] = ((1.0, 1.0), (1.4, 0.7), (0.7, 1.4))
     sizes: Annotated[tuple[float, ...], MANY_LEVELS] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.scale > 0 and self.octaves >= 1, "scale is above 0, and there is at least one octave", got=self)
-        rule = "aspects are (width, height) pairs above 0"
-        require(bool(self.aspects) and min(map(min, self.aspects)) > 0, rule, got=self.aspects)
+        require(bool(self.aspects), "there is at least one aspect", got=self.aspects)
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
         """One level per map. maps and input_size: (height, width). Raise ConfigError unless ``sizes`` are one more than the
@@ -67,11 +65,7 @@ class SSDAnchors(Part):
     """
 
     sizes: Annotated[tuple[float, ...], MANY_LEVELS] | None = None
-    ratios: Annotated[tuple[float, ...], MANY_SHAPES] | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.ratios is None or min(self.ratios, default=1) > 0, "ratios are above 0", got=self.ratios)
+    ratios: Annotated[tuple[Positive, ...], MANY_SHAPES] | None = None
 
     def levels(self, maps: Sequence[Size], input_size: Size) -> tuple[AnchorLevel, ...]:
         """One level per map. maps and input_size: (height, width). Raise ConfigError unless ``sizes`` are one more than the
@@ -81,33 +75,3 @@ class SSDAnchors(Part):
 
 
 AnchorPlan = OctaveAnchors | SSDAnchors
-
-
-def default_boxes(
-    size: Size, strides: Sequence[float | None], box_sizes: Sequence[float] | None, ratios: Sequence[float] | None = None
-) -> tuple[AnchorLevel, ...]:
-    """The levels of ``SSDAnchors`` for maps with these strides. None as a stride spreads the cells of a map evenly over the
-    input.
-    """
-    count = len(strides)
-    sizes = [s * min(size) for s in coco_scales(count)] if box_sizes is None else check_sizes(box_sizes, count)
-    usual = [(2.0,) if i == 0 or i >= count - 2 else (2.0, 3.0) for i in range(count)]
-    return ssd_levels(size_pairs(sizes), usual if ratios is None else [ratios] * count, strides=strides, clip=size)
-
-
-def coco_scales(levels: int) -> list[float]:
-    """SSD's default box scales for COCO, one more than levels, as parts of the shorter side of the input: 0.07, then 0.15..0.87
-    for up to six levels; 0.04, then 0.1..0.9 for more (SSD, section 3.4; SSD's code).
-    """
-    first, smallest, largest = (0.07, 0.15, 0.87) if levels <= 6 else (0.04, 0.1, 0.9)
-    middle = linear_scales(levels - 1, smallest, largest)
-    step = (largest - smallest) / max(levels - 2, 1)
-    return [first, *middle, largest + step]
-
-
-def check_sizes(sizes: Sequence[float], levels: int) -> list[float]:
-    """The sizes in pixels as a list. Raise ConfigError unless there is one per level and one more, all above 0."""
-    if len(sizes) != levels + 1 or min(sizes) <= 0:
-        what = "one anchor size per level and one more"
-        raise ConfigError(what, got=list(sizes), expected=f"{levels + 1} sizes in pixels, above 0")
-    return list(sizes)

@@ -9,10 +9,10 @@ from typing import Literal
 import torchvision
 from torch import nn
 
-from onestage.errors import require
 from onestage.model.backbones.chain import Chain
 from onestage.model.codec import Part
 from onestage.model.features import Features
+from onestage.model.limits import Positive, SomeShare
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,8 @@ class MobileNetBackbone(Part):
 
     version: Literal["v2", "v3_large"] = "v3_large"
     reduced_tail: bool = True
-    eps: float = 1e-3
-    momentum: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.eps > 0 and 0 < self.momentum <= 1, "eps is above 0, momentum above 0 and up to 1", got=self)
+    eps: Positive = 1e-3
+    momentum: SomeShare = 0.1
 
     def build(self) -> Features:
         """The network with fresh weights."""

@@ -27,8 +27,7 @@ class TinyBackbone(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        rule = "the base has three blocks, for a first map of stride 8, and every map has channels"
-        require(len(self.base) == 3 and min(*self.base, self.width) >= 1, rule, got=self)
+        require(len(self.base) == 3, "the base has three blocks, for a first map of stride 8", got=self.base)
 
     def build(self) -> Features:
         """The network with fresh weights."""

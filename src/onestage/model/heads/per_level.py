@@ -14,9 +14,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.layers.winograd import Conv3x3
+from onestage.model.limits import Probability
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,7 @@ class ConvHead(Part):
     """
 
     style: Literal["plain", "separable", "lite", "pointwise", "folded"] = "plain"
-    prior: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.prior is None or 0 < self.prior < 1, "the prior of a class lies between 0 and 1", got=self.prior)
+    prior: Probability | None = None
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C, with the background if any."""

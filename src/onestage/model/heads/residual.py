@@ -7,15 +7,14 @@ A built head maps a list of (B, C_l, H_l, W_l) to logits (B, A, C) and deltas (B
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestage.errors import require
-from onestage.model.codec import Part
+from onestage.model.codec import Part, Range
 from onestage.model.heads.per_level import ConvHead, HeadModule
-from onestage.model.limits import Channels, Layers
+from onestage.model.limits import Channels, Layers, Probability
 
 
 @dataclass(frozen=True)
@@ -29,14 +28,10 @@ class ResidualHead(Part):
     Figure 2 shows these: (a) no block, (b) an identity, (c) one block with a convolution, the best and the default, (d) two.
     """
 
-    width: Channels = 1024
+    width: Annotated[Channels, Range(least=4)] = 1024
     blocks: Layers = 1
     skip: Literal["conv", "identity"] = "conv"
-    prior: float | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.width >= 4 and self.blocks >= 0, "a block has at least 4 channels, and there is none or more", got=self)
+    prior: Probability | None = None
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C, with the background if any."""

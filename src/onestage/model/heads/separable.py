@@ -15,7 +15,7 @@ from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
-from onestage.model.limits import Layers
+from onestage.model.limits import Layers, Probability
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,7 @@ class SeparableHead(Part):
     layers: Layers = 3
     activation: Activation = "silu"
     bias: bool = True
-    prior: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
-        require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
+    prior: Probability = 0.01
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.

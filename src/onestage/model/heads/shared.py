@@ -17,7 +17,7 @@ from onestage.model.codec import Part
 from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
-from onestage.model.limits import Layers
+from onestage.model.limits import Layers, Probability
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,7 @@ class SharedHead(Part):
 
     layers: Layers = 4
     norm: Literal["none", "group"] = "none"
-    prior: float = 0.01
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.layers >= 0, "the number of layers is not negative", got=self.layers)
-        require(0 < self.prior < 1, "the prior probability of a class lies between 0 and 1", got=self.prior)
+    prior: Probability = 0.01
 
     def build(self, channels: tuple[int, ...], shapes: tuple[int, ...], logits: int) -> HeadModule:
         """channels and shapes: the channels and anchor shapes per cell of each map. logits: C.

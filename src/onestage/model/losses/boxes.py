@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.max_iou import Assignment
 from onestage.model.codec import Part
+from onestage.model.limits import NotNegative, Positive
 from onestage.structures import HeadOutput
 
 
@@ -25,11 +25,7 @@ from onestage.structures import HeadOutput
 class SmoothL1(Part):
     """Quadratic up to ``beta`` and linear above it, per offset (Fast R-CNN, eq. 3; SSD, eq. 2). beta 0 is L1."""
 
-    beta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta >= 0, "beta of smooth L1 is not negative", got=self.beta)
+    beta: NotNegative = 1.0
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
         """deltas, anchors and boxes (P, 4) -> (P,). Smooth L1 of the four offsets, summed."""
@@ -49,11 +45,7 @@ class L1(Part):
 class Huber(Part):
     """Half the square up to ``delta`` and linear above it: delta times smooth L1 (EfficientDet's code: 0.1)."""
 
-    delta: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.delta > 0, "delta of the Huber loss is above 0", got=self.delta)
+    delta: Positive = 1.0
 
     def __call__(self, deltas: Tensor, anchors: Tensor, boxes: Tensor, coder: BoxCoder) -> Tensor:
         """deltas, anchors and boxes (P, 4) -> (P,). The Huber loss of the four offsets, summed."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from onestage.errors import require
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.max_iou import IGNORED, Assignment
+from onestage.model.limits import NotNegative, Probability, Rate
 from onestage.model.losses.boxes import AnchorLoss, BoxLoss, ScoreActivation, SmoothL1
 from onestage.structures import HeadOutput
 
@@ -36,18 +36,12 @@ class FocalLoss(AnchorLoss):
 
     activation: ClassVar[ScoreActivation] = "sigmoid"
 
-    alpha: float | None = 0.25
-    gamma: float = 2.0
-    label_smoothing: float = 0.0
+    alpha: Probability | None = 0.25
+    gamma: NotNegative = 2.0
+    label_smoothing: Rate = 0.0
     box: BoxLoss = field(default_factory=SmoothL1)
-    box_weight: float = 1.0
+    box_weight: NotNegative = 1.0
     per_image: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.alpha is None or 0 < self.alpha < 1, "alpha lies between 0 and 1, or is None", got=self.alpha)
-        require(self.gamma >= 0 and self.box_weight >= 0, "gamma and box_weight are not negative", got=self)
-        require(0 <= self.label_smoothing < 1, "label_smoothing is at least 0 and below 1", got=self.label_smoothing)
 
     def class_losses(self, output: HeadOutput, assignment: Assignment, coder: BoxCoder) -> Tensor:
         """logits (B, A, C) and matches (B, A) -> (B, A): the focal loss of every anchor; 0 for ignored anchors."""

@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from onestage.errors import require
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.max_iou import BACKGROUND, Assignment
-from onestage.model.limits import Candidates
+from onestage.model.limits import Candidates, NotNegative, Positive
 from onestage.model.losses.boxes import AnchorLoss, BoxLoss, ScoreActivation, SmoothL1
 from onestage.structures import HeadOutput
 
@@ -33,15 +32,10 @@ class MultiBoxLoss(AnchorLoss):
 
     activation: ClassVar[ScoreActivation] = "softmax"
 
-    negative_ratio: float = 3.0
+    negative_ratio: Positive = 3.0
     min_negatives: Candidates = 30
     box: BoxLoss = field(default_factory=SmoothL1)
-    box_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.negative_ratio > 0 and self.min_negatives > 0, "a detector needs negatives to learn from", got=self)
-        require(self.box_weight >= 0, "box_weight is not negative", got=self)
+    box_weight: NotNegative = 1.0
 
     def class_losses(self, output: HeadOutput, assignment: Assignment, coder: BoxCoder) -> Tensor:
         """logits (B, A, C) and matches (B, A) -> (B, A): the cross-entropy of positives and hard negatives; 0 for the rest."""

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.anchors.max_iou import Assignment
+from onestage.model.limits import NotNegative
 from onestage.model.losses.boxes import AnchorLoss, BoxLoss, IoULoss, Positives, ScoreActivation
 from onestage.model.losses.focal import SMALLEST_BASE, count_positives, over_classes
 from onestage.structures import HeadOutput
@@ -32,13 +32,9 @@ class QualityFocalLoss(AnchorLoss):
 
     activation: ClassVar[ScoreActivation] = "sigmoid"
 
-    beta: float = 2.0
+    beta: NotNegative = 2.0
     box: BoxLoss = field(default_factory=IoULoss)
-    box_weight: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.beta >= 0 and self.box_weight >= 0, "beta and box_weight are not negative", got=self)
+    box_weight: NotNegative = 2.0
 
     def class_losses(self, output: HeadOutput, assignment: Assignment, coder: BoxCoder) -> Tensor:
         """logits (B, A, C), deltas (B, A, 4) and matches (B, A) -> (B, A): the loss of every anchor; 0 for ignored anchors."""

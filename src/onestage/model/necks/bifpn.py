@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.errors import require
-from onestage.model.codec import Part
+from onestage.model.codec import Part, Range
 from onestage.model.features import Features
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm, conv1x1
 from onestage.model.limits import Channels, Layers, Levels
@@ -37,17 +37,12 @@ class BiFPN(Part):
     """
 
     width: Channels = 64
-    layers: Layers = 3
-    levels: Levels = 5
+    layers: Annotated[Layers, Range(least=1)] = 3
+    levels: Annotated[Levels, Range(least=2)] = 5
     fusion: Fusion = "fast"
     activation: Activation = "silu"
     padding: Padding = "same"
     bias: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(min(self.width, self.layers) >= 1, "a BiFPN has at least one channel and one layer", got=self)
-        require(self.levels >= 2, "a BiFPN mixes at least two levels", got=self.levels)
 
     def build(self, channels: tuple[int, ...]) -> Features:
         """channels: of the backbone's maps, fine to coarse. Raise ConfigError if there are more maps than levels."""

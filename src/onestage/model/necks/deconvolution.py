@@ -35,10 +35,6 @@ class Deconvolution(Part):
     width: Channels = 512
     fusion: Literal["product", "sum"] = "product"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.width > 0, "maps have channels", got=self.width)
-
     def build(self, channels: tuple[int, ...]) -> Features:
         """channels: of the backbone's maps, fine to coarse. Raise ConfigError unless there are two levels or more."""
         levels = len(channels) + len(self.extra.blocks)

@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
-from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.features import Features
-from onestage.model.limits import MANY_LEVELS, Channels, Window
+from onestage.model.limits import MANY_LEVELS, Border, Channels, Window
 
 
 @dataclass(frozen=True)
@@ -24,12 +23,7 @@ class ExtraBlock(Part):
     out: Channels
     kernel: Window = 3
     stride: Window = 2
-    padding: Window = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        least = min(self.middle, self.out, self.kernel, self.stride, self.padding + 1)
-        require(least >= 1, "channels, kernel and stride are 1 or more, padding 0 or more", got=self)
+    padding: Border = 1
 
 
 @dataclass(frozen=True)

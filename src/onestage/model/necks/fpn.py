@@ -12,7 +12,6 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.norms import Norm, norm_layers
@@ -35,10 +34,6 @@ class FPN(Part):
     extra: Levels = 2
     source: Literal["c5", "p5"] = "c5"
     norm: Norm = "none"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.width >= 1 and self.extra >= 0, "an FPN has at least one channel, and extra levels or none", got=self)
 
     def build(self, channels: tuple[int, ...]) -> Features:
         """channels: of the backbone's maps, fine to coarse, any number of them."""

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import WeightsError, require
+from onestage.errors import WeightsError
 from onestage.model.anchors.coder import BoxCoder
 from onestage.model.codec import Part
-from onestage.model.limits import Candidates, Found
+from onestage.model.limits import Candidates, Found, Rate
 from onestage.model.losses.boxes import ScoreActivation
 from onestage.model.output.suppress import NMS, HardNMS
 from onestage.structures import HeadOutput
@@ -66,17 +66,12 @@ class Postprocess(Part):
     until the result is full.
     """
 
-    score_threshold: float = 0.01
+    score_threshold: Rate = 0.01
     nms: NMS = field(default_factory=HardNMS)
     top_k: Candidates = 400
     scope: Literal["class", "level", "image"] = "class"
     detections: Found = 200
     class_agnostic: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.score_threshold < 1, "the score threshold is at least 0 and below 1", got=self.score_threshold)
-        require(min(self.top_k, self.detections) >= 1, "top_k and detections are at least 1", got=self)
 
     def __call__(
         self,

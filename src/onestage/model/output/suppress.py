@@ -8,23 +8,20 @@ to each other.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.errors import require
-from onestage.model.codec import Part
+from onestage.model.codec import Part, Range
+from onestage.model.limits import Positive, Share
 
 
 @dataclass(frozen=True)
 class HardNMS(Part):
     """Remove a box whose IoU with a better box that stays is above ``iou_threshold`` (SSD, section 2.2: 0.45)."""
 
-    iou_threshold: float = 0.45
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
+    iou_threshold: Share = 0.45
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
         """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows that stay and their scores."""
@@ -36,11 +33,7 @@ class HardNMS(Part):
 class DIoUNMS(Part):
     """As HardNMS, with DIoU instead of IoU: neighbours with different centres stay (arXiv 1911.08287, section 3.3)."""
 
-    diou_threshold: float = 0.45
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(-1 <= self.diou_threshold <= 1, "the DIoU threshold of NMS lies in -1..1", got=self.diou_threshold)
+    diou_threshold: Annotated[float, Range(least=-1, most=1)] = 0.45
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
         """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows that stay and their scores."""
@@ -52,11 +45,7 @@ class DIoUNMS(Part):
 class SoftNMS(Part):
     """Multiply the score of a box by exp(-IoU^2 / sigma) for every better box (Soft-NMS, arXiv 1704.04503, section 3)."""
 
-    sigma: float = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.sigma > 0, "sigma of Soft-NMS is above 0", got=self.sigma)
+    sigma: Positive = 0.5
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
         """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows whose new scores are above ``least``, and these
@@ -75,11 +64,7 @@ class LinearSoftNMS(Part):
     0.3).
     """
 
-    iou_threshold: float = 0.3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(0 <= self.iou_threshold <= 1, "the IoU threshold of NMS lies in 0..1", got=self.iou_threshold)
+    iou_threshold: Share = 0.3
 
     def __call__(self, boxes: Tensor, scores: Tensor, groups: Tensor, *, least: float) -> tuple[Tensor, Tensor]:
         """boxes (N, 4), scores (N,), groups (N,) -> (M,) and (M,): the rows whose new scores are above ``least``, and these

@@ -16,9 +16,9 @@ from onestage.model.codec import Value
 from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
-from onestage.weights.class_names import COCO_90, known_classes
-from onestage.weights.detector_file import COUNTER
-from onestage.weights.projects.keys import Background, Rules, demand_levels, nothing_to_tell, pick, rename
+from onestage.weights.class_names import COCO_90
+from onestage.weights.names import Background, Rules, demand_levels, known_classes, nothing_to_tell, pick, rename
+from onestage.weights.tensor_file import COUNTER
 
 PROJECT = "torchvision"
 MARK = r"head\.(classification|regression)_head\.|roi_heads\."

@@ -68,8 +68,7 @@ def test_the_config_survives_json():
 @pytest.mark.parametrize(
     ("layers", "maps", "rule"),
     [
-        ((), (0,), "layers have channels"),
-        ((FoldedLayer(0, IMAGE),), (0,), "layers have channels"),
+        ((), (0,), "at least one layer"),
         ((FoldedLayer(4, 0),), (0,), "before it"),
         ((FoldedLayer(4, IMAGE), FoldedLayer(4, 0, add=1)), (0,), "before it"),
         ((FoldedLayer(4, IMAGE, depthwise=True),), (0,), "depthwise"),
@@ -81,3 +80,9 @@ def test_the_config_survives_json():
 def test_layers_that_cannot_be(layers, maps, rule):
     with pytest.raises(ConfigError, match=rule):
         FoldedBackbone(layers, maps)
+
+
+@pytest.mark.parametrize("wrong", [{"channels": 0}, {"kernel": 0}, {"stride": 0}])
+def test_numbers_that_make_no_layer(wrong):
+    with pytest.raises(ConfigError, match="at least 1"):
+        FoldedLayer(**({"channels": 4, "source": IMAGE} | wrong))

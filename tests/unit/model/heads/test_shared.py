@@ -65,9 +65,9 @@ def test_group_norm_takes_the_place_of_the_bias():
         ({}, (64, 128), (9, 9), "equal channels, such as an FPN gives\n.*(64, 128)"),
         ({}, (64, 64), (9, 6), "the same number of anchor shapes\n.*(9, 6)"),
         ({"norm": "group"}, (48, 48), (9, 9), "32 equal groups"),
-        ({"layers": -1}, (64, 64), (9, 9), "not negative"),
-        ({"prior": 0.0}, (64, 64), (9, 9), "between 0 and 1"),
-        ({"prior": 1.0}, (64, 64), (9, 9), "between 0 and 1"),
+        ({"layers": -1}, (64, 64), (9, 9), "at least 0"),
+        ({"prior": 0.0}, (64, 64), (9, 9), "above 0, below 1"),
+        ({"prior": 1.0}, (64, 64), (9, 9), "above 0, below 1"),
     ],
 )
 def test_what_does_not_fit(settings, channels, shapes, says):

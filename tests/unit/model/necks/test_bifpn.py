@@ -7,7 +7,7 @@ from torch import nn
 
 from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
-from onestage.model.backbones.kinds import map_sizes
+from onestage.model.features import map_sizes
 from onestage.model.necks.bifpn import BiFPN, resize
 
 
@@ -156,7 +156,7 @@ def test_fast_weights_below_zero_count_nothing():
 def test_what_does_not_fit_is_named():
     with pytest.raises(ConfigError, match=r"(?s)BiFPN of 2 levels takes at most as many maps: raise neck.levels.*3 maps"):
         BiFPN(levels=2).build((3, 4, 5))
-    with pytest.raises(ConfigError, match="at least two levels"):
+    with pytest.raises(ConfigError, match="at least 2"):
         BiFPN(levels=1)
-    with pytest.raises(ConfigError, match="at least one channel and one layer"):
+    with pytest.raises(ConfigError, match="at least 1"):
         BiFPN(layers=0)

@@ -140,5 +140,5 @@ def test_one_level_has_nothing_to_go_back_to():
     with pytest.raises(ConfigError, match="at least two levels"):
         Deconvolution().build((5,))
     assert Deconvolution().build((5, 6)).channels == (512, 6)
-    with pytest.raises(ConfigError, match="have channels"):
+    with pytest.raises(ConfigError, match="at least 1"):
         Deconvolution(width=0)

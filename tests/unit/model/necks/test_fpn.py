@@ -81,8 +81,8 @@ def test_a_norm_follows_every_convolution_of_the_pyramid(norm, kind):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        ({"width": 0}, "at least one channel"),
-        ({"extra": -1}, "extra levels or none"),
+        ({"width": 0}, "at least 1"),
+        ({"extra": -1}, "at least 0"),
         ({"width": 48, "norm": "group"}, "32 equal"),
     ],
 )

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from onestage.errors import WeightsError
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.backbones.folded import FoldedBackbone
-from onestage.model.backbones.kinds import Backbone, map_sizes
+from onestage.model.backbones.kinds import Backbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.config import DetectorConfig
+from onestage.model.features import map_sizes
 from onestage.model.limits import TFLITE_FILE
 from onestage.structures import Size
 from onestage.weights.projects.tflite.graph import Graph, Unsupported, damage, read_graph

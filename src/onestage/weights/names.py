@@ -1,4 +1,6 @@
-"""Renaming the tensors of a foreign checkpoint: what the adapters share."""
+"""Names in files of weights: of tensors, which the adapters for foreign projects change, and of classes, which a file rarely
+holds.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from typing import Literal
 from torch import Tensor
 
 from onestage.errors import WeightsError, counted, first_ten
-from onestage.weights.detector_file import COUNTER
+from onestage.model.config import DetectorConfig
+from onestage.structures import ClassSet
+from onestage.weights.tensor_file import COUNTER
 
 Background = Literal["first", "none"]
 """Which of the outputs of an anchor stands for background."""
@@ -32,6 +36,28 @@ def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
             fix="take the state_dict of the detector alone, as its project builds it",
         )
     return renamed
+
+
+def known_classes(count: int, *known: ClassSet) -> ClassSet:
+    """The class set in ``known`` that has ``count`` classes, or numbered classes if none has.
+
+    A file of weights rarely names its classes. But the published weights of a project are for few data sets, so the number of
+    classes shows which data set it is. Raise ValueError if ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"outputs for {count} classes")
+    found = next((classes for classes in known if len(classes.names) == count), None)
+    return ClassSet(numbered_classes(count), tuple(range(count))) if found is None else found
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """The names of K classes that were given by number only. Weights or training replace them by the true names."""
+    return tuple(f"class {i}" for i in range(count))
+
+
+def is_numbered(config: DetectorConfig) -> bool:
+    """Whether the classes of a config were given by number only."""
+    return config.classes == numbered_classes(len(config.classes))
 
 
 def nothing_to_tell(tensors: Mapping[str, Tensor]) -> str:

@@ -36,6 +36,10 @@ PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), obje
 CONFIG = TrainConfig(epochs=3, batch_size=4, workers=0, device="cpu", warmup=2)
 """On 12 pictures: 3 steps an epoch."""
 
+_LAYERS = [{"kind": "FoldedLayer", "channels": 8 << i, "source": i - 1, "kernel": 3, "stride": 2} for i in range(4)]
+PLAIN = {"backbone": {"kind": "FoldedBackbone", "layers": _LAYERS, "maps": [2, 3]}, "anchors": "SSDAnchors"}
+"""Changes that make a tiny network of plain convolutions: without batch norm, sums in another order stay within rounding."""
+
 _forked = multiprocessing.get_context("forkserver")
 _forked.set_forkserver_preload(["small_runs"])
 
@@ -69,11 +73,11 @@ def detector(
         return build(recipe(name, PICTURES.classes, size=size, **options).replace(changes or {}))
 
 
-def run(data: Path, out: Path, config: TrainConfig = CONFIG, name: str = "tinyssd") -> TrainResult:
-    return train(detector(name), data, out=out, config=config)
+def run(data: Path, out: Path, config: TrainConfig = CONFIG, changes: Mapping[str, Any] | None = None) -> TrainResult:
+    return train(detector(changes=changes), data, out=out, config=config)
 
 
-def run_divided_by_own(data: Path, out: Path, config: TrainConfig, name: str) -> None:
+def run_divided_by_own(data: Path, out: Path, config: TrainConfig, changes: Mapping[str, Any]) -> None:
     """A mistake that tests should notice: each process divides its losses by the positives of its own pictures."""
     summed = Distributed.all_reduce_sum
 
@@ -81,7 +85,7 @@ def run_divided_by_own(data: Path, out: Path, config: TrainConfig, name: str) ->
         return tensor.detach() * self.world if tensor.ndim == 0 else summed(self, tensor)  # the divisor alone is a scalar
 
     with patch.object(Distributed, "all_reduce_sum", own):
-        run(data, out, config, name)
+        run(data, out, config, changes)
 
 
 def go_on(folder: Path) -> TrainResult:

@@ -208,7 +208,7 @@ def test_the_labels_beside_the_published_tflite_file(shared_data: Path, tmp_path
     note = capsys.readouterr().err
     assert "at most 10 detections a picture" in note
     program = note.split("in Python: ")[1].strip().replace("more.safetensors", str(tmp_path / "more.safetensors"))
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+    exec(program, {})
     more = load(tmp_path / "more.safetensors")
     assert more.config == load(out).config.replace({"postprocess.detections": 100})
     assert all(torch.equal(v, more.state_dict()[k]) for k, v in load(out).state_dict().items())

@@ -274,7 +274,7 @@ def test_another_activation(file, monkeypatch):
     ("options", "match"),
     [
         ({"num_classes": 7}, "do not fit the number of classes"),
-        ({"nms_iou_threshold": 3.0}, "IoU threshold"),
+        ({"nms_iou_threshold": 3.0}, "iou_threshold"),
         ({"nms_score_threshold": float("nan")}, "not a finite number"),
         ({"x_scale": 0.0}, "damaged"),
         ({"max_detections": 0}, "at least 1"),

@@ -156,6 +156,7 @@ print(len(anchors), peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is counted in kilobytes on Linux only")
 def test_memory_of_a_crowd_on_ssd512_stays_below_200_megabytes():
     """A picture with 2,000 objects, alone and in a batch of eight, by either policy."""

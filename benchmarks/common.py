@@ -77,8 +77,10 @@ Clock = Literal["wall", "cpu"]
 threads that wait for each other, unless OMP_WAIT_POLICY=PASSIVE is set."""
 
 
-def compare(what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 2, clock: Clock = "wall") -> Comparison:
-    """Time two functions in turns, after ``warmup`` untimed turns of each."""
+def compare(
+    what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 2, clock: Clock = "wall", pause: float = 0.0
+) -> Comparison:
+    """Time two functions in turns, after ``warmup`` untimed turns of each. pause: seconds before each timed turn."""
     now = time.perf_counter if clock == "wall" else time.process_time
     for _ in range(warmup):
         ours()
@@ -86,6 +88,7 @@ def compare(what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 
     times: dict[Turn, list[float]] = {ours: [], theirs: []}
     for turn in range(repeats):
         for function in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
+            time.sleep(pause)
             start = now()
             function()
             times[function].append(now() - start)
@@ -195,6 +198,15 @@ def report(title: str, comparisons: Sequence[Comparison], *, path: Path | None) 
         path.write_text(json.dumps({"title": title, "environment": where, "seconds": rows}, indent=1))
 
 
+def processor_name() -> str:
+    """The processor and those of its instructions that inference programs choose by."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    has = about.get("flags", "").split()
+    useful = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in has]
+    return " ".join([about.get("model name", platform.processor()), *useful])
+
+
 def environment() -> dict[str, str | int]:
     """Versions, threads and processor. Without them a time has no meaning."""
     return {
@@ -204,4 +216,5 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor_name(),
     }

@@ -3,6 +3,9 @@
 python benchmarks/inference.py --repeats 30 --json inference.json
 python benchmarks/inference.py --models retinanet_resnet50_fpn --mixed 20 --repeats 2
 
+``--runtimes torch onnxruntime openvino ncnn`` measures from JPEG files instead, one picture at a time, with each of these
+engines (``runtimes.py``); ``--precision int8`` with their files in int8.
+
 ``--mixed 20`` gives two rows alone, for models whose input follows the picture: 20 pictures of 20 sizes, one at a time, against
 the peer; and the same pictures when each size is new to the model, against a second time. Their times are of one picture. Each
 row takes 4 passes of the network for each picture and repeat: with 2 repeats and 2 s a pass, 5 minutes in all.
@@ -16,6 +19,7 @@ import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,7 +29,9 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as tv
 
 import onestage
+import runtimes as by_runtime
 from common import PEERS, Clock, Comparison, Turn, compare, pair, pictures, report
+from runtimes import Engine
 
 Predict = Callable[[Sequence[Tensor]], object]
 """Detect objects in pictures (3, H, W)."""
@@ -123,6 +129,20 @@ def rows(name: str, batches: Sequence[int], mixed: int, repeats: int, clock: Clo
         yield first_and_second(ours, images, repeats=repeats, clock=clock)
 
 
+def with_runtimes(
+    engines: Sequence[Engine], jpegs: Path | None, files: Path | None, repeats: int, clock: Clock, json: Path | None
+) -> list[Comparison]:
+    """The comparisons of all engines, from JPEG files."""
+    results, missing = [], []
+    for row in by_runtime.rows(engines, jpegs, files, repeats, clock):
+        print(row if isinstance(row, str) else " | ".join(row.row), flush=True)
+        (missing if isinstance(row, str) else results).append(row)
+    report(f"from a JPEG file to boxes, {clock} time", results, path=json)
+    for reason in missing:
+        print(f"not measured: {reason}")
+    return results
+
+
 def main(
     *,
     models: tuple[str, ...] = tuple(PEERS),
@@ -130,9 +150,13 @@ def main(
     mixed: int = 0,
     repeats: int = 20,
     clock: Clock = "wall",
+    runtimes: tuple[str, ...] = (),
+    precision: tuple[str, ...] = ("fp32",),
+    pictures: Path | None = None,
+    files: Path | None = None,
     json: Path | None = None,
 ) -> list[Comparison]:
-    """Compare predict() in eager fp32.
+    """Compare predict() in eager fp32, or with the given runtimes.
 
     Args:
         models: the detectors, by their names in torchvision or effdet (tf_*).
@@ -140,8 +164,16 @@ def main(
         mixed: the number of pictures of different sizes to measure, one at a time, for RetinaNets.
         repeats: timed turns of each.
         clock: wall time, or processor time on a busy machine.
+        runtimes: torch, onnxruntime, openvino, ncnn: measure these, from JPEG files.
+        precision: fp32, int8, of the files that the runtimes run.
+        pictures: a folder of JPEG files for the runtimes; by default some are drawn.
+        files: a folder in which exported files are kept; by default they are exported for this run.
         json: a file for all that was measured.
     """
+    if runtimes:
+        return with_runtimes(
+            [Engine(*row) for row in product(models, runtimes, precision)], pictures, files, repeats, clock, json
+        )
     results = []
     for name in models:
         for row in rows(name, batches if batches is not None else () if mixed else (1, 8), mixed, repeats, clock):

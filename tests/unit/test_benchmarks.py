@@ -146,3 +146,37 @@ def test_startup(load, tmp_path, capsys, monkeypatch):
     assert "onestage --help" in printed and f"threads {torch.get_num_threads()}" in printed
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         startup.seconds(["-c", "1 / 0"])
+
+
+def test_engines_are_compared_from_files_and_a_missing_one_has_a_reason(load, monkeypatch, tmp_path, capsys):
+    inference, asked = load("inference"), []
+
+    def rows(engines, *_):
+        asked.extend(map(str, engines))
+        yield inference.Comparison("x", [1.0], [3.0])
+        yield "ncnn: a reason"
+
+    monkeypatch.setattr(inference.by_runtime, "rows", rows)
+    inference.main(models=(LITE,), runtimes=("torch", "ncnn"), json=tmp_path / "found.json")
+    assert asked == [f"{LITE}, torch fp32", f"{LITE}, ncnn fp32"]
+    assert json.loads((tmp_path / "found.json").read_text())["seconds"][0]["ratio"] == 3
+    assert "not measured: ncnn: a reason" in capsys.readouterr().out
+
+
+def test_an_engine_that_cannot_run_says_why(load, tmp_path):
+    runtimes = load("runtimes")
+    model = onestage.create("tinyssd", 1, size=(64, 64)).eval()
+    for runtime, precision, reason in (("torch", "int8", "fp32 alone"), ("onnxruntime", "int8", "--precision int8")):
+        with pytest.raises(LookupError, match=reason):
+            runtimes.open_engine(runtimes.Engine("tinyssd", runtime, precision), model, tmp_path)
+    assert (tmp_path / "tinyssd.safetensors").exists()
+
+
+def test_the_stages_of_a_picture_are_timed(load, tmp_path):
+    runtimes, stages = load("runtimes"), load("stages")
+    model = onestage.create("tinyssd", 1, size=(64, 64)).eval()
+    files = runtimes.jpegs(tmp_path, 2)
+    assert all(path.read_bytes()[:2] == b"\xff\xd8" for path in files)
+    predictor = runtimes.open_engine(runtimes.Engine("tinyssd", "torch", "fp32"), model, tmp_path)
+    found = stages.stages(predictor, files, repeats=2)
+    assert set(found) == set(stages.STAGES) and min(found.values()) > 0

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, counted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onestage.data import Dataset
     from onestage.deploy.export import Exported
     from onestage.deploy.plan import ExportConfig
+    from onestage.model.detector import Detector
 
 CHECKED_WITH = 20
 """Pictures of --data that the file is checked with."""
@@ -62,7 +64,8 @@ def export(
         model: a run folder, a .safetensors file, or published weights (see onestage models)
         to: the format of the file
         out: the file to write; by default the name of the model, in this folder
-        data: a folder of pictures to check the file with; by default the package draws some
+        data: a folder of pictures to check the file with, by default the package draws some; if they are labelled, the AP of
+            the model and of the file is measured on them
         example: also write a program of 60 lines that uses the file with onnxruntime, numpy and Pillow
         check: compare what the file finds with what the model finds
     """
@@ -75,9 +78,11 @@ def export(
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     check_targets(path, to)
-    pictures = None if data is None else _pictures(data)
+    labelled = _labelled(detector, data, Path(model)) if data is not None and check else None
+    pictures = None if data is None else _pictures(data, labelled)
     say((f"writing {path}: this takes up to a minute", "dim"))
-    _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example))
+    made = write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=labelled)
+    _show(made, labelled)
     return 0
 
 
@@ -98,20 +103,33 @@ def _config(file: File) -> ExportConfig:
     )
 
 
-def _pictures(data: Path) -> list[Tensor]:
-    """The first pictures of a folder, (3, H, W) uint8 each."""
+def _labelled(detector: Detector, data: Path, model: Path) -> Dataset | None:
+    """The data set that ``onestage evaluate`` measures the model on; None, and a word about it, without such labels."""
+    from onestage.errors import DataError
+    from onestage.evaluation import data_to_measure
+
+    try:
+        return data_to_measure(detector, data, run=model)[0]
+    except (DataError, ConfigError) as error:
+        say(("no AP is measured:", "bold yellow"), f" {error.what}")
+        return None
+
+
+def _pictures(data: Path, labelled: Dataset | None) -> list[Tensor]:
+    """The first pictures of a data set or of a folder, (3, H, W) uint8 each."""
     from onestage.images import decode_image
     from onestage.predict.pictures import find_pictures
 
-    return [decode_image(path) for path in find_pictures([str(data)], results=Path("predictions"))[:CHECKED_WITH]]
+    paths = find_pictures([str(data)], results=Path("predictions")) if labelled is None else labelled.paths
+    return [decode_image(path) for path in paths[:CHECKED_WITH]]
 
 
-def _show(made: Exported) -> None:
+def _show(made: Exported, labelled: Dataset | None) -> None:
     """What was written, and how well it agrees with the model."""
     contract = made.contract
     size = "any size" if contract.size is None else f"{contract.size[0]}x{contract.size[1]}"
     batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
-    tell((str(made.path), "bold"), f": {made.path.stat().st_size / 1e6:.1f} MB, {size}, {batch}")
+    tell((str(made.path), "bold"), f": {made.size / 1e6:.1f} MB, {size}, {batch}")
     if contract.ending == "candidates":
         nms = type(contract.config.postprocess.nms).__name__
         tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")
@@ -125,4 +143,7 @@ def _show(made: Exported) -> None:
     pairs = f"{agreement.paired:,} of {agreement.compared:,} detections agree"
     tell(f"checked: {pairs}, IoU at least {agreement.iou:.4f}, scores within {agreement.score:.1e}")
     tell(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch")
+    if made.AP is not None and labelled is not None:
+        source, file = made.AP
+        tell(f"AP on {counted(len(labelled), 'labelled picture')}: {file:.4f}; {source:.4f} in torch")
     tell(f"test vectors: {made.vectors}")

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
+from onestage.data import Dataset
+from onestage.deploy.accuracy import accuracy
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, write_example
 from onestage.deploy.ncnn import export_ncnn, ncnn_config
@@ -53,7 +55,9 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. agreement: with the source, None if it was not checked. seconds: for one picture, source and file."""
+    """What was written. agreement: with the source, None if it was not checked. seconds: for one picture, source and file.
+    AP: on labelled pictures, source and file, None without them.
+    """
 
     path: Path
     contract: Contract
@@ -61,6 +65,13 @@ class Exported:
     seconds: tuple[float, float] | None
     vectors: Path | None
     example: Path | None
+    AP: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the file and of its further files."""
+        form = next(form for form in FORMATS.values() if form.suffix == self.path.suffix)
+        return sum(self.path.with_suffix(end).stat().st_size for end in (form.suffix, *form.parts))
 
 
 @known_keywords
@@ -73,11 +84,13 @@ def export(
     pictures: Sequence[Tensor] | None = None,
     check: bool = True,
     example: bool = False,
+    labelled: Dataset | None = None,
 ) -> Exported:
     """Write the detector to a file of the format ``to``. The file appears only after it found what the detector finds.
 
     pictures: (3, H, W) uint8 each, to check it with; by default drawn ones. Three test vectors are written beside the file, and
-    with ``example`` a stand-alone program that uses it. No file is replaced.
+    with ``example`` a stand-alone program that uses it. labelled: pictures on which the AP of both is measured, with the
+    detector's classes. No file is replaced.
 
     Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
     other objects than the detector.
@@ -97,13 +110,14 @@ def export(
         draft = Path(folder) / path.name
         _write(plan, form, draft, to)
         agreement, seconds = _checked(plan.detector, draft, images) if check else (None, None)
+        found = _accuracies(plan.detector, draft, labelled) if check and labelled is not None else None
         if example:
             write_example(draft)
         for target in targets:  # the file itself is the last
             if (made := draft.with_name(target.name)).exists():
                 made.replace(target)
     vectors, program = targets[0] if check else None, targets[1] if example else None
-    return Exported(path, plan.contract, agreement, seconds, vectors, program)
+    return Exported(path, plan.contract, agreement, seconds, vectors, program, found)
 
 
 def _targets(path: Path, form: Format) -> list[Path]:
@@ -147,6 +161,11 @@ def _checked(source: Detector, draft: Path, pictures: Sequence[Tensor]) -> tuple
     agreement = check_file(source, file, pictures, TOLERANCE)
     write_vectors(draft, file, pictures[:3])
     return agreement, (_time(Predictor.of(source), pictures[0]), _time(file, pictures[0]))
+
+
+def _accuracies(source: Detector, draft: Path, labelled: Dataset) -> tuple[float, float]:
+    """The AP of both on labelled pictures."""
+    return accuracy(source, labelled).AP, accuracy(open_exported(draft, trusted=True), labelled).AP
 
 
 def _time(predictor: Predictor, picture: Tensor, turns: int = 3) -> float:

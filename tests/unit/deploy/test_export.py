@@ -15,7 +15,10 @@ from PIL import Image
 
 import onestage
 from lively import lively
+from onestage.cli.export import _labelled
 from onestage.cli.main import main
+from onestage.data.synthetic import SyntheticConfig, generate
+from onestage.data.writers import write_coco
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, drawn_pictures
 from onestage.deploy.export import FORMATS, ExportConfig, export
@@ -394,3 +397,26 @@ def test_weights_that_are_not_numbers_are_not_exported(tmp_path, wrong):
     with pytest.raises(WeightsError, match="weights that are not numbers"):
         export(broken, tmp_path / "x.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_labelled_pictures_give_the_accuracy_of_both(tmp_path, capsys):
+    """The AP of the file is that of evaluate. Pictures without labels check the boxes alone."""
+    data, config = tmp_path / "data", SyntheticConfig(size=(64, 64))
+    write_coco((generate(i, config) for i in range(6)), data, classes=config.classes, split="val")
+    torch.manual_seed(0)
+    lively(onestage.create("tinyssd", classes=config.classes, size=(96, 128))).save(tmp_path / "m.safetensors")
+    model, file = str(tmp_path / "m.safetensors"), tmp_path / "m.xml"
+    assert main(["export", model, "--to", "openvino", "-o", str(file), "--data", str(data)]) == 0
+    told = capsys.readouterr().out
+    (found, source) = re.search(r"AP on 6 labelled pictures: (\S+); (\S+) in torch", told).groups()
+    assert float(found) == pytest.approx(onestage.evaluate(file, data, workers=0).coco.AP, abs=1e-4)
+    assert 0 < float(source) == pytest.approx(onestage.evaluate(model, data, workers=0).coco.AP, abs=1e-4)
+    megabytes = float(re.search(r"(\S+) MB", told)[1])
+    assert megabytes == pytest.approx((file.stat().st_size + file.with_suffix(".bin").stat().st_size) / 1e6, abs=0.1)
+
+
+def test_pictures_without_labels_give_no_accuracy(model, tmp_path, capsys):
+    Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+    assert _labelled(model, tmp_path, tmp_path) is None
+    assert "no AP is measured" in capsys.readouterr().err

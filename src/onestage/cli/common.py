@@ -42,7 +42,7 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     return detector.to(choose_device(device))
 
 
-Runtime = Literal["auto", "torch", "onnxruntime", "openvino", "ncnn"]
+Runtime = Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"]
 """What runs a model, as options name it."""
 
 

@@ -44,7 +44,7 @@ def export(
     model: tyro.conf.Positional[str],
     /,
     *,
-    to: Literal["onnx", "openvino", "torch", "ncnn"] = "onnx",
+    to: Literal["onnx", "openvino", "torch", "ncnn", "litert"] = "onnx",
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     file: File = File(),
     data: Path | None = None,

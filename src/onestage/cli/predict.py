@@ -52,9 +52,9 @@ class Choice:
     """Seconds to wait for a picture to be read, or a copy to be saved."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is a GPU."""
-    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn"] = "auto"
+    runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"] = "auto"
     """What runs the model. auto: the fastest that finds the same, if there are so many pictures that trying it pays; for an
-    exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param)."""
+    exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param, litert for .tflite)."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

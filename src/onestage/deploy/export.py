@@ -17,6 +17,7 @@ from onestage.data import Dataset
 from onestage.deploy.accuracy import accuracy
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, write_example
+from onestage.deploy.litert import export_litert, litert_config
 from onestage.deploy.ncnn import export_ncnn, ncnn_config
 from onestage.deploy.onnx import export_onnx
 from onestage.deploy.openvino import export_openvino
@@ -49,6 +50,7 @@ FORMATS = {
     "openvino": Format(".xml", export_openvino, parts=(".bin",)),
     "torch": Format(".pt2", export_pt2),
     "ncnn": Format(".ncnn.param", export_ncnn, parts=(".bin", ".json"), config=ncnn_config),
+    "litert": Format(".tflite", export_litert, config=litert_config),
 }
 """By the names that ``export`` takes."""
 

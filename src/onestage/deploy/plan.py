@@ -69,7 +69,10 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     detector = copy.deepcopy(detector).cpu().float().eval()
     if size is not None:
         detector = _at(detector, size)
-    if fixed:  # torch lays out the means of channels-last maps by a Gather, which small compilers read wrongly or not at all
+    if (
+        fixed
+    ):  # torch lays out the means of channels-last maps by a Gather, which small compilers read wrongly or not at all, and
+        # litert-torch copies channels-last weights and confuses the copies (its cache goes by addresses that are used again)
         detector = detector.to(memory_format=torch.contiguous_format)
     preprocess = detector.config.preprocess
     contract = Contract(
@@ -138,7 +141,7 @@ def fingerprint(detector: Detector) -> str:
 def versions() -> dict[str, str]:
     """The versions of the packages that make a file, as far as they are installed."""
     found = {}
-    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx"):
+    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx", "litert-torch", "litert-converter"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

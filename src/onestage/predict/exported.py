@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onestage.errors import ConfigError, WeightsError, nearest
 from onestage.model.decoder import Decoder
-from onestage.predict.engines import ncnn, onnxruntime, openvino, pt2
+from onestage.predict.engines import litert, ncnn, onnxruntime, openvino, pt2
 from onestage.predict.engines.exported import FileEngine
 from onestage.predict.predictor import Predictor
 
@@ -16,6 +16,7 @@ OPENERS: dict[str, dict[str, Callable[[Path], FileEngine]]] = {
     ".xml": {openvino.NAME: openvino.open_openvino},
     ".pt2": {pt2.NAME: pt2.open_pt2},
     ".param": {ncnn.NAME: ncnn.open_ncnn},
+    ".tflite": {litert.NAME: litert.open_litert},
 }
 """How the names of exported files end, the runtimes that take such a file, the usual one first, and how each opens it."""
 

@@ -10,7 +10,6 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from onestage.model.codec import Part
@@ -63,7 +62,8 @@ class _VGG16(Features):
     def forward(self, images: Tensor) -> list[Tensor]:
         """(B, 3, H, W) -> conv4_3 (B, 512, H_0, W_0) and fc7 (B, 1024, H_1, W_1)."""
         fine = self.conv4_3(images)
-        normalised = self.scale.view(1, -1, 1, 1) * F.normalize(fine)
+        length = fine.norm(dim=1, keepdim=True).clamp_min(1e-12)  # F.normalize expands it, which LiteRT's converter cannot do
+        normalised = self.scale.view(1, -1, 1, 1) * (fine / length)
         return [normalised, self.fc7(fine)]
 
 

@@ -21,8 +21,8 @@ def load(path: str | Path, *, runtime: str | None = None, trusted: bool = False)
 
     runtime: the program that runs it. A detector's file: "torch", "onnxruntime" or "openvino", or "auto", the fastest of these
     that finds the same on drawn pictures. All but torch take an export, which happens once and is kept in a cache. An exported
-    file: "onnxruntime" (the usual one for .onnx), "openvino" (.xml, .onnx), "torch" (.pt2), "ncnn" (.param) or "litert" (.tflite). trusted: open a
-    .pt2 file, which could run code.
+    file: "onnxruntime" (the usual one for .onnx), "openvino" (.xml, .onnx), "torch" (.pt2), "ncnn" (.param) or "litert"
+    (.tflite). trusted: open a .pt2 file, which could run code.
 
     Raise WeightsError if the folder holds no model, or the file is damaged or foreign; ConfigError if the program that runs
     it is not installed.

@@ -35,8 +35,8 @@ class Machine:
     """"cpu" or "cuda"; by default cuda if there is one."""
     runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"] | None = None
     """What runs the model: by default torch, and for an exported file its usual runtime (onnxruntime for .onnx, openvino for
-    .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same. Losses, class error and box MAE need torch
-    or a file without NMS."""
+    .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same. Losses, class error and
+    box MAE need torch or a file without NMS."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

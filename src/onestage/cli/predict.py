@@ -54,7 +54,8 @@ class Choice:
     """"cpu" or "cuda"; by default cuda if there is a GPU."""
     runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"] = "auto"
     """What runs the model. auto: the fastest that finds the same, if there are so many pictures that trying it pays; for an
-    exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param, litert for .tflite)."""
+    exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param, litert for
+    .tflite)."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

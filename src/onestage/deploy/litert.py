@@ -1,4 +1,7 @@
-"""Detectors as TensorFlow Lite files (.tflite): the outputs of the network, for LiteRT on phones and small computers."""
+"""Detectors as TensorFlow Lite files (.tflite): the outputs of the network, for LiteRT on phones and small computers.
+
+Shape letters: B images, A anchors, C logits per anchor (in pooling: channels), H and W of a map, h and w of the input.
+"""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from functools import wraps
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from pathlib import Path
+from threading import RLock
 from typing import Self, TypeVar, cast
 from unicodedata import category
 
@@ -31,6 +32,9 @@ STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's categories of characters that can steer a terminal, reverse a text or hide in it: all but JOINERS among them."""
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """They stand inside ordinary words of Persian and Hindi, and inside emoji."""
+
+WARNING_FILTERS = RLock()
+"""Take it around ``warnings.catch_warnings``: two threads that set the process's filters back would mix them up."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -196,6 +200,14 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = {n.lower(): n for n in names}
     close = get_close_matches(name.lower(), known, n=1)
     return f" (did you mean '{known[close[0]]}'?)" if close else ""
+
+
+def three_nearest(name: str, names: Iterable[str]) -> str | None:
+    """The names closest to one that does not exist, the best first, three at most: ``ssd, tinyssd``. None if none is close."""
+    if len(name) > QUOTED:
+        return None
+    known = {n.lower(): n for n in names}
+    return ", ".join(known[close] for close in get_close_matches(name.lower(), known, n=3, cutoff=0.5)) or None
 
 
 def counted(number: int, noun: str) -> str:

@@ -227,12 +227,17 @@ def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
 
 def choose_device(name: str | None) -> torch.device:
     """The device of that name, or the best there is. Raise ConfigError if it cannot be used."""
+    expected, fix = "cpu, cuda or cuda:1", "leave the device out: a GPU is used if there is one"
     try:
         device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    except RuntimeError as error:  # its text lists devices that nothing here uses
+        got = f"{name} (did you mean cuda?)" if str(name).lower().startswith("gpu") else name
+        raise ConfigError("this device cannot be used", got=got, expected=expected, fix=fix) from error
+    try:
         if device.type == "meta":
             raise RuntimeError("it computes nothing")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for CUDA
         got = f"{name} ({shortened(str(error).partition('. ')[0], 120)})"
-        raise ConfigError("this device cannot be used", got=got, expected="cpu, cuda or cuda:1") from error
+        raise ConfigError("this device cannot be used", got=got, expected=expected, fix=fix) from error
     return device

@@ -4,6 +4,8 @@ import inspect
 import json
 import pickle
 import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import onestage
 from onestage import errors
 from onestage.errors import (
+    WARNING_FILTERS,
     ConfigError,
     DataError,
     KeywordError,
@@ -23,6 +26,7 @@ from onestage.errors import (
     nearest,
     printable,
     require,
+    three_nearest,
     warn_outside,
 )
 
@@ -237,3 +241,24 @@ def test_a_number_that_python_does_not_write_and_a_long_name_are_no_trouble():
 def test_a_setting_that_is_given_as_a_keyword_is_shown_its_place(keyword: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         onestage.train(None, "pictures", **{keyword: 1})  # type: ignore[arg-type]
+
+
+def test_threads_that_drop_warnings_leave_the_filters_as_they_were():
+    before, met = list(warnings.filters), threading.Barrier(8)
+
+    def drop(_: int) -> None:
+        met.wait()
+        for _ in range(50):
+            with WARNING_FILTERS, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(drop, range(8)))
+    assert warnings.filters == before
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("tinysd", "tinyssd"), ("SSD", "ssd, tinyssd"), ("qqq", None), ("x" * 10_000, None)]
+)
+def test_the_three_nearest_names(name, found):
+    assert three_nearest(name, ["ssd", "tinyssd", "retinanet"]) == found

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from onestage.cli.output import progress, say, stdout
 from onestage.console import words
-from onestage.errors import ConfigError, require
+from onestage.errors import require
 from onestage.files import write_file
 
 if TYPE_CHECKING:
@@ -65,14 +65,14 @@ def benchmark(
         json: a file for all single times, with the names as you gave them and the models' names
     """
     from onestage.cli.common import find_or_create
+    from onestage.cli.results import BENCHMARK, check_replaceable
     from onestage.weights.names import numbered_classes
     from onestage.zoo.table import list_models
 
     given = (batch, repeats, classes)
     require(1 <= min(given) <= max(given) <= MOST, f"--batch, --repeats, --classes: 1 or more, at most {MOST:,}", got=given)
-    if json is not None and not json.parent.is_dir():
-        raise ConfigError("no such folder to write into", where=json, fix="create it, or name another file")
     images = _images(batch, picture)
+    check_replaceable(json, BENCHMARK)
     names = models or tuple(list_models())
     make = partial(find_or_create, classes=numbered_classes(classes), device=device)
     timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from onestage.cli.output import say
 from onestage.creation import create
-from onestage.errors import ConfigError, DataError, WeightsError, WriteError, nearest
-from onestage.files import given_path, make_folder
+from onestage.errors import ConfigError, WeightsError, nearest, three_nearest
+from onestage.files import given_path
 from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
@@ -102,8 +101,10 @@ def _no_model(name: str) -> WeightsError:
     if name in ZOO:
         fix = f"onestage train DATA --model {name}, then name its run folder"
         return WeightsError(f"{name} is a recipe without weights", expected="a trained model", fix=fix)
-    expected = f"a .safetensors file, a run folder, or one of {', '.join(WEIGHTS)}"
-    return WeightsError(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected)
+    published = three_nearest(name, WEIGHTS) or ", ".join([*WEIGHTS][:3])
+    expected = f"a .safetensors file, a run folder, or published weights such as {published}"
+    fix = "correct the path, or see the names of all published weights: onestage models"
+    return WeightsError(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected, fix=fix)
 
 
 def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
@@ -113,22 +114,12 @@ def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:
     return [path for path in differences(config, usual) if path not in ("classes", "category_ids")]
 
 
-def results_folder(folder: Path) -> None:
-    """Make the folder for results, if it is not there. Raise DataError if nothing can be written into it."""
-    try:
-        with tempfile.TemporaryFile(dir=make_folder(folder)):
-            pass
-    except OSError as error:
-        got = error.got if isinstance(error, WriteError) else error.strerror
-        fix = "choose another folder: --out"
-        raise DataError("results cannot be written here", where=folder, got=got, fix=fix) from error
-
-
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> list[int]:
     """The labels of classes by name. Raise ConfigError for an unknown one."""
     for name in names:
         if name not in classes:
-            raise ConfigError(f"the model knows no class '{name}'{nearest(name, classes)}", expected=_some(classes))
+            what, fix = f"the model knows no class '{name}'{nearest(name, classes)}", "take one of the model's names"
+            raise ConfigError(what, expected=_some(classes), fix=fix)
     return [classes.index(name) for name in names]
 
 

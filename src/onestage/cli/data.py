@@ -59,8 +59,10 @@ def check(
         worker_timeout: seconds to wait for one picture
         json: also write everything to this file
     """
+    from onestage.cli.results import CHECKUP, check_replaceable
     from onestage.data.check import check_dataset
 
+    check_replaceable(json, CHECKUP)
     console = stdout()
     checkup = check_dataset(
         path, format, split=split, fast=fast, progress=console.is_terminal, gigabytes=picture_memory, timeout=worker_timeout

@@ -70,15 +70,15 @@ def evaluate(
     predictions.json and pictures/ to this folder format: the data set's format; by default it is recognised on_bad: what to do
     about a bad annotation or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.common import find_predictor, results_folder
-    from onestage.cli.report import save_report
+    from onestage.cli.common import find_predictor
+    from onestage.cli.report import report_folder, save_report
     from onestage.evaluation import data_to_measure
 
     predictor = find_predictor(model, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
     run = Path(model)
     dataset, was_held_out = data_to_measure(predictor, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
-        results_folder(out)  # now: after an hour of measuring it would be too late to fail
+        report_folder(out)  # now: after an hour of measuring it would be too late to fail
     report, found = _measure(predictor, dataset, machine, on_bad)
     stdout().print(report.table())
     if was_held_out:

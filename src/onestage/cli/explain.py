@@ -56,17 +56,17 @@ def explain_picture(
         on_bad: what to do about a bad annotation of the data set: stop, or leave it out
         device: "cpu" or "cuda"; by default cuda if there is one
     """
-    from onestage.cli.common import results_folder
+    from onestage.cli.results import results_folder
     from onestage.data import load_dataset
-    from onestage.explain import explain_sample, save_explanation
+    from onestage.explain import explain_sample, files_of, save_explanation
 
     require(0 < score < 1, "--score lies between 0 and 1", got=score)
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
     _say_what_was_left_out(dataset, labels)
-    results_folder(out)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
+    results_folder(out, files_of(seen))
     _summary(seen, save_explanation(seen, out))
     return 0
 
@@ -123,7 +123,8 @@ def _row_of(picture: Path, dataset: Dataset) -> int:
         for row, path in namesakes:
             if same(path):
                 return row
-    what = "the data set has another picture of this name" if namesakes else "the data set has no labels for this picture"
+    absent = "the data set has no labels for this picture" if picture.exists() else "there is no such picture"
+    what = "the data set has another picture of this name" if namesakes else absent
     raise DataError(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path")
 
 
@@ -135,11 +136,13 @@ def _same_bytes(a: Path, b: Path) -> bool:
 
 
 def _summary(seen: Explanation, page: Path) -> None:
-    from onestage.explain.page import LEVEL_TITLES, labels_in_words, level_rows, percent
+    from onestage.explain.page import LEVEL_TITLES, crowded, labels_in_words, level_rows, percent
 
     out = stdout()
     out.print(words((seen.name, "bold"), f" on {seen.source}"))
     out.print(words((labels_in_words(seen), "dim")), "", sep="\n")
+    for note in crowded(seen):
+        say(note)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, title in enumerate(LEVEL_TITLES):
         table.add_column(title, justify="right" if number else "left", no_wrap=True)

@@ -5,6 +5,7 @@ tyro's hook for this is private, so nothing depends on it: a tyro without it, or
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -15,6 +16,13 @@ from onestage.errors import ConfigError, OnestageError, nearest
 if TYPE_CHECKING:
     from tyro._arguments import ArgumentDefinition
     from tyro._errors import InstantiationFailure, ParseErrorEvent
+
+
+_PLAIN = (
+    (re.compile(r"invalid literal for int\(\) with base 10: (.*)", re.DOTALL), "a whole number, such as 3"),
+    (re.compile(r"could not convert string to float: (.*)", re.DOTALL), "a number, such as 0.5"),
+)
+"""What Python says of a value, with the value, and what is expected in plain words."""
 
 
 @contextmanager
@@ -76,4 +84,7 @@ def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
     if error is not None:
         return error
     where = _name(event.argument) if event.argument else event.prog
+    for pattern, expected in _PLAIN:
+        if found := pattern.search(event.message):
+            return ConfigError("the value is not understood", where=where, got=found[1], expected=expected, fix=fix)
     return ConfigError("the value is not understood", where=where, got=event.message, fix=fix)

@@ -102,7 +102,8 @@ def predict(
 def _predict(
     model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
 ) -> int:
-    from onestage.cli.common import find_predictor, labels_of, results_folder
+    from onestage.cli.common import find_predictor, labels_of
+    from onestage.cli.results import results_folder
     from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
     from onestage.predict.pipeline import Selection, first_pictures, predict_files
@@ -120,7 +121,8 @@ def _predict(
     )
     _warn_below(predictor, detection.score)
     labels = tuple(labels_of(detection.classes, predictor.classes))
-    results_folder(out)
+    targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
+    results_folder(out, [path.name for path, _ in targets])
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)
@@ -132,7 +134,6 @@ def _predict(
         batch_size=detection.batch_size,
         **limits,
     )
-    targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     interrupted = _write(run, targets, tally=tally, total=len(files))
     results = {f"results ({name})": path for path, name in targets}
     places = ({"annotated pictures": out} if draw and tally.read else {}) | results

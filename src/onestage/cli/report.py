@@ -8,6 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from onestage.cli.results import results_folder
 from onestage.data import Dataset
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
@@ -17,6 +18,8 @@ from onestage.images import decode_image
 from onestage.metrics.report import Report
 from onestage.structures import Detections
 
+FILES = ("index.html", "metrics.json", "per_class.csv", "pr_curves.png", "predictions.json", "pictures")
+"""What is in the folder."""
 PICTURES = 12
 """How many pictures to show, spread evenly over the data set."""
 SCORE = 0.3
@@ -25,6 +28,11 @@ STEM = 60
 """The most characters of a picture's name in the name of its copy: systems take 255 bytes, and a character has up to 4."""
 GAP = 8
 """Pixels between the labels' side and the detections' side."""
+
+
+def report_folder(folder: Path) -> None:
+    """Make the folder for a report. Raise DataError or ConfigError if that is not possible, or other files are in the way."""
+    results_folder(folder, FILES)
 
 
 def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:

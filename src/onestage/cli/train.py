@@ -63,13 +63,14 @@ class ModelChoice:
 
         name = self.model or (None if source is None else source.model)
         if name is None:
-            raise ConfigError("which model?", expected=f"--model {', '.join(ZOO)}", fix="see them: onestage models")
+            expected = f"--model and a name, such as {', '.join([*ZOO][:3])}"
+            raise ConfigError("which model?", expected=expected, fix="see all names: onestage models")
         asked = None if self.size is None else parse_size(self.size)
         size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
         config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
         for change in self.changes:
             if "=" not in change:
-                raise ConfigError("--set takes KEY=VALUE", got=change, expected="such as loss.negative_ratio=2")
+                raise ConfigError("--set takes KEY=VALUE", got=change, fix="write it as in --set loss.negative_ratio=2")
         changes = dict(change.split("=", 1) for change in self.changes)
         if "preprocess.size" in changes:
             what = "the recipe's levels and boxes follow from its size, so it is given to the recipe"
@@ -128,7 +129,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
     from onestage.training.memory import keep_freed_memory
 
     if detector == NO_CHOICE and not data.exists():  # the model that is missing too is asked for later
-        raise DataError("there is no such file or folder", where=data)
+        raise DataError("there is no such file or folder", where=data, fix="correct the path of the data set")
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")

@@ -34,6 +34,9 @@ from onestage.files import Json
 
 LAYOUT = "COCO: annotations/instances_train2017.json and train2017/, or train/_annotations.coco.json beside its pictures"
 
+_EXPORT = "export the data set again with the tool that wrote it"
+_UNIQUE = "give each entry an id that no other one has"
+
 Id = int | str
 _KEYS = ("images", "annotations", "categories")
 _ESCAPED = re.compile(r"\\u00([67][0-9a-fA-F])")  # a letter of a key
@@ -129,14 +132,15 @@ def _parse(file: Path) -> dict[str, list[Json]]:
     except RecursionError as error:
         raise DataError("this JSON is nested too deeply", where=file) from error
     except ValueError as error:
-        raise DataError("this is not valid JSON", where=file, got=error) from error
+        raise DataError("this is not valid JSON", where=file, got=error, fix=_EXPORT) from error
     if isinstance(content, list):
         what = "this is a list, perhaps of detections; a data set is an object with images, annotations and categories"
-        raise DataError(what, where=file)
+        raise DataError(what, where=file, fix="name the file with the annotations")
     lists = {key: value for key in _KEYS if isinstance(content, dict) and isinstance(value := content.get(key), list)}
     missing = [key for key in _KEYS if key not in lists]
     if missing:
-        raise DataError("this is not a COCO data set", where=file, expected=f"a list under {', '.join(missing)}")
+        expected = f"a list under {', '.join(missing)}"
+        raise DataError("this is not a COCO data set", where=file, expected=expected, fix=_EXPORT)
     return lists
 
 
@@ -170,7 +174,9 @@ def _categories(file: Path, entries: list[Json]) -> dict[int, str]:
             raise _given_twice(where, category, name, found.get(category), id_of.get(name))
         found[category], id_of[name] = name, category
     if not found:
-        raise DataError("this data set has no categories", where=file)
+        raise DataError(
+            "this data set has no categories", where=file, fix='list the classes: "categories": [{"id": 1, "name": "cat"}]'
+        )
     return dict(sorted(found.items()))
 
 
@@ -197,7 +203,7 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
             got = quoted(_field(entry, "id"))
             table.problem(where, DataError("an image needs a number or a string as id", got=got))
         elif image_id in rows:
-            table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice"))
+            table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice", fix=_UNIQUE))
         else:
             try:
                 picture = _picture(entry, image_id, pictures)
@@ -237,7 +243,7 @@ def _read_annotations(
         try:
             if stored_id is not None:
                 if stored_id in seen:
-                    raise DataError("this annotation id is given twice")
+                    raise DataError("this annotation id is given twice", fix=_UNIQUE)
                 seen.add(stored_id)
             row = _row(entry, rows, keys=keys, where=where)
         except DataError as error:
@@ -253,7 +259,8 @@ def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], 
         raise DataError("an annotation should be an object", got=quoted(entry))
     image_id, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
     if image_id is None or image_id not in rows:
-        raise DataError(f"there is no image with id {quoted(entry.get('image_id'))}")
+        fix = "correct image_id, add the image to images, or remove the annotation"
+        raise DataError(f"there is no image with id {quoted(entry.get('image_id'))}", fix=fix)
     if category is None:
         raise DataError("category_id should be a number", got=quoted(entry.get("category_id")))
     box, ignore, crowd = _box(entry.get("bbox")), _flag(entry, "ignore"), _flag(entry, "iscrowd")
@@ -265,7 +272,8 @@ def _box(value: Json) -> list[float]:
     """Left, top, width, height, within a range that floats can hold."""
     numbers = [number for number in value if type(number) is int or type(number) is float] if isinstance(value, list) else []
     if not isinstance(value, list) or len(value) != 4 or len(numbers) != 4:
-        raise DataError("bbox should be [left, top, width, height] in pixels", got=quoted(value))
+        fix = "correct these four numbers, or remove the annotation"
+        raise DataError("bbox should be [left, top, width, height] in pixels", got=quoted(value), fix=fix)
     return [max(-_HUGE, min(number, _HUGE)) for number in numbers]
 
 

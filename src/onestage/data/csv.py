@@ -328,7 +328,10 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
             if any(map(str.strip, row)) and number >= dialect.header:
                 yield dialect.lead + reader.line_num, row
     except csv.Error as error:
-        yield dialect.lead + reader.line_num, DataError("the rest of the file cannot be read", got=error)
+        yield (
+            dialect.lead + reader.line_num,
+            DataError("the rest of the file cannot be read", got=error, fix="close each double quote that is opened"),
+        )
 
 
 def _check_one_split(file: Path, stated: set[str]) -> None:
@@ -350,11 +353,11 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     label, *corners = (row[column].strip() for column in dialect.columns[1:])
     image = row[dialect.columns[0]]
     if not image.strip():
-        raise DataError("the picture's name is missing")
+        raise DataError("the picture's name is missing", fix="write it, or remove the line")
     if not any(corners):
         return Entry(line, image, label, None)
     if not label:
-        raise DataError("the label is missing")
+        raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
     try:
         return Entry(line, image, label, [decimal(corner) for corner in corners])
     except ValueError:

@@ -29,6 +29,8 @@ MAX_BYTES: Mapping[str, int] = {
 Sources = Mapping[str, tuple[Path, ...]]
 """The annotation files of each split, and of the whole set under ``""``."""
 
+READ_FIX = "see whether it is there and whether you may read it"
+
 _OVERLAP = 128
 """Characters of the word that ``pieces`` are searched for, at most."""
 
@@ -143,12 +145,13 @@ def read_bytes(path: Path) -> bytes:
             raise DataError("this is not a regular file", where=path)
         if found.st_size > limit:
             got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
-            raise DataError("this file is too large", where=path, got=got, expected=expected)
+            fix = "divide the data set, or name the file that is meant"
+            raise DataError("this file is too large", where=path, got=got, expected=expected, fix=fix)
         return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         if isinstance(error, DataError):
             raise
-        raise DataError("this file cannot be read", where=path, got=getattr(error, "strerror", error)) from error
+        raise DataError("this file cannot be read", where=path, got=getattr(error, "strerror", error), fix=READ_FIX) from error
 
 
 def read_text(path: Path) -> str:
@@ -200,7 +203,7 @@ def pieces(path: Path, size: int = 2**20) -> Iterator[str]:
                 yield text
                 data, tail = file.read(size), text[-_OVERLAP:]
     except OSError as error:
-        raise DataError("this file cannot be read", where=path, got=error.strerror) from error
+        raise DataError("this file cannot be read", where=path, got=error.strerror, fix=READ_FIX) from error
 
 
 def head(path: Path, size: int = 65536) -> str:
@@ -212,4 +215,4 @@ def head(path: Path, size: int = 65536) -> str:
             start = file.read(size)
             return start.decode(_encoding(start), errors="replace")
     except OSError as error:
-        raise DataError("this file cannot be read", where=path, got=error.strerror) from error
+        raise DataError("this file cannot be read", where=path, got=error.strerror, fix=READ_FIX) from error

@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import groupby
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import SPLITS, Sources, is_folder, is_regular, is_there, split_above, split_name, walk
+from onestage.data.files import READ_FIX, SPLITS, Sources, is_folder, is_regular, is_there, split_above, split_name, walk
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.data.tree import Parts, Tree, surroundings
@@ -221,7 +222,8 @@ class OpenData:
             raise self.missing[key]
         if key is None or key not in self.splits:
             expected = f"one of: {', '.join(self.splits)}" if self.splits else "no split: this data set is not divided"
-            raise DataError(f"there is no split {split!r} in this data set", where=self.path, expected=expected)
+            fix = "leave the split out, or name one that is there"
+            raise DataError(f"there is no split {split!r} in this data set", where=self.path, expected=expected, fix=fix)
         return key
 
 
@@ -231,19 +233,17 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
     Raise DataError if there is no data set, or more than one.
     """
-    path = Path(path)
+    path = _named(path)
     if format is not None and format not in FORMATS:
-        raise DataError(f"unknown format {format!r}{nearest(format, FORMATS)}", expected=", ".join(FORMATS))
+        what, fix = f"unknown format {format!r}{nearest(format, FORMATS)}", "leave it out: the files tell it"
+        raise DataError(what, expected=", ".join(FORMATS), fix=fix)
     tree = _tree(path)
     wanted = (format,) if format else tuple(FORMATS)
     layouts = {name: layout for name in wanted if (layout := FORMATS[name].find(tree))}
     if any(layout.sure for layout in layouts.values()):
         layouts = {name: layout for name, layout in layouts.items() if layout.sure}
     if not layouts:
-        if "csv" in wanted and (error := csv.misread(tree)):
-            raise error
-        known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
-        raise DataError("no labelled pictures were recognised here", where=path, expected=known)
+        raise _nothing_here(tree, path, wanted)
     if len(layouts) > 1:
         fix = f"name one: --format {next(iter(layouts))}, or name a folder or file further down"
         raise DataError("more than one data set is here", where=path, got=" and ".join(layouts), fix=fix)
@@ -277,6 +277,23 @@ def list_splits(path: str | Path, format: str | None = None) -> tuple[str, ...]:
     return open_data(path, format).splits
 
 
+def _named(path: str | Path) -> Path:
+    """The path of a data set. Raise DataError if it is none."""
+    if isinstance(path, str | PathLike) and fspath(path):
+        return Path(path)
+    what, fix = "a data set is named by its path", "name its folder; a dot stands for the current one"
+    raise DataError(what, got=repr(path), expected="a str or Path", fix=fix)
+
+
+def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
+    """The error if no data set was recognised. A CSV file that has most of the columns tells more."""
+    if "csv" in wanted and (error := csv.misread(tree)):
+        return error
+    known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
+    fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
+    return DataError("no labelled pictures were recognised here", where=path, expected=known, fix=fix)
+
+
 def _around(folders: Parts) -> list[tuple[str, tuple[Parts, Parts]]]:
     """Each folder of a path, with those above it and those below it."""
     return [(name, (folders[:i], folders[i + 1 :])) for i, name in enumerate(folders)]
@@ -292,12 +309,12 @@ def _tree(path: Path) -> Tree:
     chosen = path if is_regular(path) else None
     if chosen is None and not is_folder(path):
         what = "this is no regular file and no folder" if is_there(path) else "there is no such file or folder"
-        raise DataError(what, where=path)
+        raise DataError(what, where=path, fix="correct the path of the data set")
     top = surroundings(path) if chosen else path
     try:
         return Tree(top, tuple(walk(top, locked=chosen is not None)), chosen)  # what lies beside one file may be anything
     except OSError as error:
-        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror) from error
+        raise DataError("this folder cannot be read", where=error.filename, got=error.strerror, fix=READ_FIX) from error
 
 
 def _found(format: str, tree: Tree) -> bool:

@@ -239,7 +239,9 @@ def _root(file: Path) -> Element:
     try:
         root = ElementTree.fromstring(content, forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise DataError("this is not readable XML", got=shortened(str(error))) from error
+        raise DataError(
+            "this is not readable XML", got=shortened(str(error)), fix="correct that line, or label the picture again"
+        ) from error
     for element in root.iter():
         element.tag = element.tag.lower()
     if root.tag != "annotation":
@@ -261,14 +263,14 @@ def _object(number: int, element: Element) -> _Object:
     """Raise DataError with the reason if this is no object."""
     name = (_only(element, "name") or "").strip()
     if not name:
-        raise DataError("an object needs a <name>")
+        raise DataError("an object needs a <name>", fix="write its class there, or remove the object")
     _only(element, "bndbox")
     texts = [_only(element, f"bndbox/{corner}") for corner in _CORNERS]
     try:
         box = [decimal(text or "") for text in texts]
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
-        raise DataError("<bndbox> should hold four numbers", got=got) from None
+        raise DataError("<bndbox> should hold four numbers", got=got, fix="correct them, or remove the object") from None
     difficult = (_only(element, "difficult") or "0").strip()
     if difficult not in ("0", "1"):
         raise DataError("<difficult> is not understood", got=quoted(difficult), expected="0 or 1")

@@ -148,7 +148,12 @@ class YoloSet:
         known = pair(self.tree, self.tree.pictures, lost).pictures if lost else {}
         for file in lost:
             if file not in known and holds_labels(file):
-                table.problem(table.name(file), DataError("there is no picture for these labels"))
+                table.problem(
+                    table.name(file),
+                    DataError(
+                        "there is no picture for these labels", fix="put the picture of the same name there, or remove the file"
+                    ),
+                )
 
 
 def find(tree: Tree) -> YoloSet | None:

@@ -199,13 +199,15 @@ def _decided(line: _Line, key_point_columns: int | None) -> Row:
 
 def _wrong_columns(columns: int, other: str = "an outline") -> DataError:
     expected = f"class, centre x, centre y, width, height, or {other}"
-    return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected)
+    fix = "remove the sixth column: labels have no score" if columns == 6 else "correct the line, or remove it"
+    return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected, fix=fix)
 
 
 def _parts(box: Sequence[float], largest: float) -> Sequence[float]:
     """The box. Raise DataError if its ``largest`` position is no part of the picture."""
     if largest > _LARGEST:
-        raise DataError("positions should be parts of the picture, 0-1", got=f"{largest:g}")
+        fix = "divide x and widths by the picture's width, y and heights by its height"
+        raise DataError("positions should be parts of the picture, 0-1", got=f"{largest:g}", fix=fix)
     return box
 
 

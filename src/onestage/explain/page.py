@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onestage.draw import colour_of
 from onestage.explain.explanation import Explanation, Group, Level, ObjectRow
-from onestage.explain.pictures import level_picture, nms_picture, objects_picture
+from onestage.explain.pictures import NAMED_DRAWN, level_picture, nms_picture, objects_picture
 from onestage.files import Json, given_path, make_folder, write_file
 from onestage.metrics.page import as_base64, fill
 from onestage.metrics.results import nan_as_none
@@ -102,6 +102,12 @@ def save_explanation(seen: Explanation, folder: str | Path) -> Path:
     return page
 
 
+def files_of(seen: Explanation) -> list[str]:
+    """The names of the files that ``save_explanation`` writes."""
+    maps = [f"map-{level.number}.jpg" for level in seen.levels]
+    return ["index.html", "figures.json", "objects.jpg", "nms.jpg", *maps]
+
+
 def figures_of(seen: Explanation) -> dict[str, Json]:
     """The figures as plain data for JSON; None stands for a number that is not finite."""
     figures: dict[str, Json] = {
@@ -166,6 +172,17 @@ def labels_in_words(seen: Explanation) -> str:
     return "The objects are those of the labels."
 
 
+def crowded(seen: Explanation) -> list[str]:
+    """A note if there are too many objects or detections to draw; none if all are drawn."""
+    notes = []
+    if (count := len(seen.targets.boxes)) > NAMED_DRAWN:
+        notes.append(f"Only the first {NAMED_DRAWN} of {count:,} objects are drawn; the figures count all.")
+    if (count := len(seen.after)) > NAMED_DRAWN:
+        hint = "If the model is trained, show fewer with a higher --score; if it is not, they mean nothing."
+        notes.append(f"Only the best {NAMED_DRAWN} of {count:,} detections are drawn. {hint}")
+    return notes
+
+
 def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, object]:
     """The values for BODY, by name. pictures: the JPEGs, by name."""
     height, width = seen.picture.shape[1:]
@@ -185,7 +202,7 @@ def _content(seen: Explanation, pictures: dict[str, bytes]) -> dict[str, object]
     return {
         "title": f"How {seen.name} sees {Path(seen.source).name}",
         "subtitle": f"{seen.original[1]} × {seen.original[0]} pixels, as an input of {width} × {height} (width × height)",
-        "notes": [labels_in_words(seen)] if seen.guessed else [],
+        "notes": [*([labels_in_words(seen)] if seen.guessed else []), *crowded(seen)],
         "tiles": tiles,
         "objects_picture": as_base64(pictures["objects"]),
         "object_titles": OBJECT_TITLES,

@@ -46,8 +46,10 @@ HARD_DRAWN = 6
 """The hard negatives to draw as boxes: the worst ones."""
 CROSSES = 200
 """Up to so many crosses have their full size. More of them are smaller and fainter, so that the loss under them shows."""
-BOXES_DRAWN = 300
+BOXES_DRAWN = 100
 """The boxes to draw from before NMS: the best ones."""
+NAMED_DRAWN = 30
+"""The boxes with names to draw: the best detections, or the first objects. A model that has not learnt finds hundreds."""
 
 CYAN = "#4fd8ff"
 AMBER = "#ffb000"
@@ -56,8 +58,9 @@ AMBER = "#ffb000"
 def objects_picture(seen: Explanation) -> bytes:
     """The input with the objects that the anchors learn. Each object has a number and a colour."""
     picture, scale = _enlarged(seen.picture)
-    names = [f"{number} {seen.classes[label]}" for number, label in enumerate(seen.targets.labels.tolist(), start=1)]
-    return _encoded(draw_boxes(picture, seen.targets.boxes * scale, labels=torch.arange(len(names)), names=names))
+    labels, boxes = seen.targets.labels[:NAMED_DRAWN].tolist(), seen.targets.boxes[:NAMED_DRAWN]
+    names = [f"{number} {seen.classes[label]}" for number, label in enumerate(labels, start=1)]
+    return _encoded(draw_boxes(picture, boxes * scale, labels=torch.arange(len(names)), names=names))
 
 
 def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> bytes:
@@ -75,14 +78,16 @@ def level_picture(seen: Explanation, level: Level, *, side: int = PANEL) -> byte
 
 def nms_picture(seen: Explanation, *, side: int = PANEL) -> bytes:
     """The boxes before NMS and after it, side by side. side: the longer side of a panel in pixels."""
-    titles = [f"Before NMS: {_boxes_in_words(len(seen.before))}", f"After: {_boxes_in_words(len(seen.after))}"]
+    counts = {"Before NMS": (len(seen.before), BOXES_DRAWN), "After": (len(seen.after), NAMED_DRAWN)}
+    titles = [f"{name}: {_boxes_in_words(count, most)}" for name, (count, most) in counts.items()]
     figure, (before, after) = panels(seen.picture, titles, side=side)
     show(before, seen.picture, dim=0.35)
     shown = seen.before.select(torch.arange(min(len(seen.before), BOXES_DRAWN)))
     colours = [(*_rgb(label), 0.3 + 0.6 * score) for label, score in zip(*_labels_and_scores(shown), strict=True)]
     _outline(before, shown.boxes, colours, linewidth=1.1)
     picture, scale = _enlarged(seen.picture)
-    large = replace(seen.after, boxes=seen.after.boxes * scale, size=(picture.shape[1], picture.shape[2]))
+    best = seen.after.select(torch.arange(min(len(seen.after), NAMED_DRAWN)))
+    large = replace(best, boxes=best.boxes * scale, size=(picture.shape[1], picture.shape[2]))
     show(after, seen.picture, drawn=draw_detections(picture, large))
     return rendered(figure)
 
@@ -113,7 +118,7 @@ def draw_matches(axes: Axes, seen: Explanation, level: Level) -> None:
     points = _centres(seen, level)[:, :, None].expand(-1, -1, len(level.shapes), -1).reshape(-1, 2)
     ignored = points[matches == IGNORED]
     axes.scatter(ignored[:, 0], ignored[:, 1], s=7, color=AMBER, alpha=0.7, linewidths=0)
-    objects = seen.targets.boxes
+    objects = seen.targets.boxes[:NAMED_DRAWN]
     _outline(axes, objects, [_rgb(number) for number in range(len(objects))], linewidth=1.8, dashed=True)
     for number, box in enumerate(objects):
         _number(axes, number, box)
@@ -233,8 +238,9 @@ def _labels_and_scores(found: Detections) -> tuple[list[int], list[float]]:
     return found.labels.tolist(), found.scores.tolist()
 
 
-def _boxes_in_words(count: int) -> str:
-    return f"{count:,} box" + ("es" if count != 1 else "")
+def _boxes_in_words(count: int, most: int) -> str:
+    """The number of boxes, and that only the best are drawn if there are more than ``most``."""
+    return f"{count:,} box" + ("es" if count != 1 else "") + (f", the best {most} drawn" if count > most else "")
 
 
 def rendered(figure: Figure) -> bytes:

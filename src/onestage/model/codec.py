@@ -161,6 +161,10 @@ def decode_value(data: Value, declared: Declared, path: str) -> Value:
     return decode(data, declared, path) if is_dataclass(declared) else _decode_scalar(data, declared, path)
 
 
+_WORDS = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
+"""Python's types for a person."""
+
+
 def _decode_scalar(data: Value, declared: type, path: str) -> Value:
     if declared is float and isinstance(data, Real) and not isinstance(data, bool):
         with contextlib.suppress(OverflowError):
@@ -170,7 +174,7 @@ def _decode_scalar(data: Value, declared: type, path: str) -> Value:
     if declared is int and isinstance(data, Integral) and not isinstance(data, bool):
         return int(data)
     if not isinstance(data, declared) or declared is int:
-        raise _wrong(path, data, declared.__name__)
+        raise _wrong(path, data, _WORDS.get(declared, declared.__name__))
     return data
 
 

@@ -180,7 +180,7 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise WeightsError(f"{STATE} is damaged", where=where, got=error) from error
     if content["format"] != FORMAT:
-        raise WeightsError("written by a later onestage", where=where, got=f"format {content['format']}")
+        raise WeightsError("written by a later onestage", where=where, got=f"format {content['format']}", fix="update onestage")
     return dict(content)
 
 

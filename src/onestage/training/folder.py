@@ -62,7 +62,9 @@ class Plan:
         except ConfigError as e:
             raise ConfigError.because("the run's config cannot be read", e, where=path) from e
         except (ValueError, RecursionError) as e:
-            raise ConfigError("the run's config cannot be read", where=path, got=e) from e
+            raise ConfigError(
+                "the run's config cannot be read", where=path, got=e, fix="put the file back, or begin another run"
+            ) from e
 
     def check_same(self, other: Plan, folder: Path) -> None:
         """Raise ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""

@@ -69,7 +69,8 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
             raise data.missing[split]
     first = next((split for split in ("train", "trainval") if split in data.splits), None)
     if first is None and data.splits:
-        raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits))
+        fix = "call the training pictures train, or name their folder alone"
+        raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits), fix=fix)
     train_set = data.load(first, classes=classes, on_bad=config.on_bad)
     if first == "train" and "val" in data.splits:
         return train_set, data.load("val", classes=train_set.classes, owner=owner_of(train_set), on_bad=config.on_bad)

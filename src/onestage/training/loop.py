@@ -25,7 +25,7 @@ from onestage.data import Dataset
 from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.data.loader import seed_of
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
-from onestage.files import BEST, LAST
+from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
 from onestage.model.anchors.max_iou import Assignment
 from onestage.model.detector import Detector
@@ -94,14 +94,20 @@ def train(
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
     """
-    if epochs is not None:
+    if epochs is not None and isinstance(config, TrainConfig):
         config = replace(config, epochs=epochs)
     if not isinstance(model, Detector):
         raise ConfigError("train takes a detector", got=type(model).__name__, fix="model = onestage.create(NAME, ...)")
     if format is not None and not isinstance(data, str | Path):
-        raise ConfigError("a format is for a path; these pictures are read already", where="format", got=format)
+        what, fix = "a format is for a path; these pictures are read already", "leave it out"
+        raise ConfigError(what, where="format", got=format, fix=fix)
+    if not isinstance(config, TrainConfig):
+        raise ConfigError("config is a TrainConfig", got=repr(config), fix="config=onestage.TrainConfig(epochs=10)")
+    if not isinstance(monitor, Monitor | None):
+        raise ConfigError("monitor is a Monitor", got=repr(monitor), fix="subclass onestage.training.monitor.Monitor")
+    data = data if isinstance(data, Dataset | TrainData) else given_path(data, "data")
     begin = partial(start, resume=resume)
-    return _train(model, data, folder=Path(out), config=config, format=format, monitor=monitor, begin=begin)
+    return _train(model, data, folder=given_path(out, "out"), config=config, format=format, monitor=monitor, begin=begin)
 
 
 def _train(
@@ -136,7 +142,7 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
 
     accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError.
     """
-    plan = Plan.load(folder)
+    plan = Plan.load(given_path(folder, "folder"))
     if plan.data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
@@ -381,11 +387,14 @@ class Training:
     def _introduce(self) -> None:
         run, (train_set, val_set) = self.run, (self.run.data.train, self.run.data.val)
         config, device = run.config, f"{run.group.world} x {run.group.device.type}"
+        batch = min(config.batch_size, len(train_set))
         again = f", going on after step {self.step}" if self.step else ""
+        if batch < config.batch_size:
+            self.monitor.say(f"there are fewer pictures than a batch of {config.batch_size}: each step has all {batch}")
         self.monitor.say(
             f"{self.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
             f" ({val_set.split or 'the same'}) to measure it: {counted(config.epochs, 'epoch')}"
-            f" of {counted(len(run.loader), 'step')}, {counted(config.batch_size, 'picture')} each, on {device}{again}"
+            f" of {counted(len(run.loader), 'step')}, {counted(batch, 'picture')} each, on {device}{again}"
         )
         if val_set.is_empty:
             self.monitor.say(NOTHING_TO_MEASURE)

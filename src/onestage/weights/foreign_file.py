@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import io
 import pickletools
+import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import IO, NamedTuple
 import torch
 from torch import Tensor
 
-from onestage.errors import WeightsError
+from onestage.errors import WARNING_FILTERS, WeightsError
 from onestage.model.limits import PICKLE as PICKLE_SIZE
 from onestage.weights.tensor_file import DAMAGED, PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
 
@@ -55,6 +56,8 @@ NO_NUMBERS = ("sparse", "meta_tensor", "nested", "qtensor", "wrapper_subclass", 
 _GET, _PUT = ("GET", "BINGET", "LONG_BINGET"), ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 _TUPLES = ("TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
 
+_LISTED = threading.RLock()
+"""Taken around ``safe_globals``: torch has one list for all threads."""
 
 NUMPY_FIX = "take the checkpoint that the arrays come from, or save them again: torch.save({name: tensor}, FILE)"
 
@@ -191,7 +194,7 @@ def _load_pickled(file: OpenFile) -> object:
     """
     file.stream.seek(0)
     try:
-        with torch.serialization.safe_globals(PLAIN), warnings.catch_warnings():
+        with _LISTED, torch.serialization.safe_globals(PLAIN), WARNING_FILTERS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns about old pickles and TorchScript; only the result counts
             return torch.load(file.stream, weights_only=True, map_location="cpu")
     except Exception as error:  # torch's reader raises many types: RuntimeError, EOFError, KeyError, struct.error ...
@@ -213,7 +216,11 @@ def _fault(file: OpenFile) -> tuple[str, str] | None:
 
 def _unsafe_name(file: OpenFile) -> str | None:
     """The first class or function in a file that torch does not count as data; None if there is none. Nothing is run."""
-    with torch.serialization.safe_globals(PLAIN), contextlib.suppress(Exception):  # a damaged pickle names nothing more
+    with (
+        _LISTED,
+        torch.serialization.safe_globals(PLAIN),
+        contextlib.suppress(Exception),
+    ):  # a damaged pickle names nothing more
         for name in _names(file):
             if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(_checkpoint_of(name)):
                 return unsafe[0]

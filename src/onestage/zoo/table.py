@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
 
-from onestage.errors import ConfigError, known_keywords, nearest
+from onestage.errors import ConfigError, known_keywords, nearest, three_nearest
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
 from onestage.model.limits import SIDE
@@ -98,8 +98,13 @@ def recipe_of(config: DetectorConfig) -> DetectorConfig:
 
 
 def no_such_model(name: str) -> ConfigError:
-    """The error for a name that the zoo does not have. It suggests the nearest name."""
-    return ConfigError(f"no model '{name}' in the zoo{nearest(name, ZOO)}", expected=", ".join(ZOO))
+    """The error for a name that the zoo does not have. It suggests the nearest names."""
+    what = f"no model '{name}' in the zoo{nearest(name, ZOO)}"
+    return ConfigError(what, expected=_such_as(three_nearest(name, ZOO)), fix="see all names: onestage models")
+
+
+def _such_as(names: str | None) -> str:
+    return f"a name such as {names or ', '.join(list(ZOO)[:3])}"
 
 
 def _recipe(

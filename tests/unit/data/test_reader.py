@@ -234,7 +234,8 @@ def test_a_problem_holds_its_parts(tmp_path: Path) -> None:
     (problem,) = load_dataset(root, on_bad="skip").problems
     assert (problem.where, problem.what) == ("labels/train/c.txt:1", "the number of columns is wrong")
     assert problem.got == "4 columns" and str(problem.expected).startswith("class, centre x")
-    assert str(problem) == f"{problem.where}: {problem.what}; got: {problem.got}; expected: {problem.expected}"
+    parts = f"got: {problem.got}; expected: {problem.expected}; fix: {problem.fix}"
+    assert str(problem) == f"{problem.where}: {problem.what}; {parts}"
 
 
 def test_splits_agree_on_classes_though_one_lacks_a_class(tmp_path: Path) -> None:

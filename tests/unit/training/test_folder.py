@@ -59,7 +59,7 @@ def test_an_error_in_a_plan_has_each_part_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         Plan.load(tmp_path)
     error = caught.value
-    assert (error.where, error.expected) == (path, "int") and "\n" not in str(error.got)
+    assert (error.where, error.expected) == (path, "a whole number") and "\n" not in str(error.got)
     assert str(error.got).startswith("config.json.train.epochs: ") and str(error.got).endswith("'many'")
 
 

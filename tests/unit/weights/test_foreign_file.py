@@ -4,6 +4,7 @@ import argparse
 import os
 import warnings
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -186,3 +187,12 @@ def test_the_user_of_wrapped_weights_is_told(tmp_path):
     torch.save({"state_dict": {f"model.{name}": tensor for name, tensor in other.state_dict().items()}}, tmp_path / "x.ckpt")
     with pytest.warns(UserWarning, match=r"entry 'state_dict', and 'model\.' is taken off"):
         onestage.create("ssdlite320_mobilenet_v3_large", 2, weights=tmp_path / "x.ckpt")
+
+
+def test_threads_read_at_the_same_time_and_leave_no_trace(tmp_path: Path) -> None:
+    file, trusted, filters = tmp_path / "a.pth", torch.serialization.get_safe_globals(), list(warnings.filters)
+    torch.save({"state_dict": {"w": torch.ones(2)}, "args": argparse.Namespace(x=1)}, file)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(load_foreign, [file] * 64))
+    assert all(tensors["w"].tolist() == [1, 1] for tensors in found)
+    assert torch.serialization.get_safe_globals() == trusted and warnings.filters == filters

@@ -1,0 +1,69 @@
+"""Where results go: a file that this program did not write is never replaced.
+
+A result is known by its name and by how it begins. So those of earlier runs and versions are replaced.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from onestage.errors import ConfigError, DataError, WriteError
+from onestage.files import make_folder
+
+BEGINNINGS = {
+    "predictions.json": re.compile(rb'\[\n(\{"image_id": |\n\])'),
+    "predictions.csv": re.compile(rb"image,label,xmin,ymin,xmax,ymax,score,category_id\r?\n"),
+    "predictions.jsonl": re.compile(rb'\{"image_id": |\Z'),
+    "metrics.json": re.compile(rb'\{\s+"model": .*"data": ', re.DOTALL),
+    "per_class.csv": re.compile(rb"name,objects,found,AP,"),
+    "figures.json": re.compile(rb'\{\s+"model": .*"picture": ', re.DOTALL),
+    "index.html": re.compile(rb".*Content-Security-Policy\" content=\"default-src 'none'; img-src data:", re.DOTALL),
+}
+"""How the files of results begin."""
+BENCHMARK = re.compile(rb'\{\s+"environment": ')
+CHECKUP = re.compile(rb'\{\s+"path": .*"format": ', re.DOTALL)
+"""How the files of ``--json`` begin: those of ``benchmark`` and of ``data check``."""
+
+HEAD = 4096
+"""Bytes of a file that are looked at."""
+
+
+def results_folder(folder: Path, names: Collection[str]) -> None:
+    """Make the folder for results, if it is not there. names: of the files and folders to write into it.
+
+    Raise DataError if nothing can be written into it, ConfigError if files of these names are there that are no results. Those
+    that do not show it, such as pictures, are results if another one beside them is.
+    """
+    here = [name for name in names if (folder / name).exists()]
+    known = [name for name in here if name in BEGINNINGS and _begins(folder / name, BEGINNINGS[name])]
+    strange = [name for name in here if name not in known and (name in BEGINNINGS or not known)]
+    if strange:
+        what, fix = "files are in the way that onestage did not write", "choose another folder with --out, or move them away"
+        raise ConfigError(what, where=folder, got=", ".join(strange), fix=fix)
+    try:
+        with tempfile.TemporaryFile(dir=make_folder(folder)):
+            pass
+    except OSError as error:
+        got = error.got if isinstance(error, WriteError) else error.strerror
+        fix = "choose another folder: --out"
+        raise DataError("results cannot be written here", where=folder, got=got, fix=fix) from error
+
+
+def check_replaceable(file: Path | None, beginning: re.Pattern[bytes]) -> None:
+    """Raise ConfigError if there is a file of that name with another beginning, or no folder for it. None is no file."""
+    if file is not None and not file.parent.is_dir():
+        raise ConfigError("no such folder to write into", where=file, fix="create it, or name another file")
+    if file is not None and file.is_file() and not _begins(file, beginning):
+        what, fix = "this file is in the way, and onestage did not write it", "choose another name, or move it away"
+        raise ConfigError(what, where=file, fix=fix)
+
+
+def _begins(file: Path, beginning: re.Pattern[bytes]) -> bool:
+    try:
+        with file.open("rb") as opened:
+            return beginning.match(opened.read(HEAD)) is not None
+    except OSError:
+        return False

@@ -1,0 +1,57 @@
+"""Files of others are never replaced by results; results of earlier runs are."""
+
+from pathlib import Path
+
+import pytest
+
+from onestage.cli.report import FILES
+from onestage.cli.results import BENCHMARK, CHECKUP, check_replaceable, results_folder
+from onestage.data.predictions import FORMATS, PredictionWriter
+from onestage.errors import ConfigError
+
+PREDICTIONS = [form.file_name for form in FORMATS.values()]
+
+STRANGE = {
+    "predictions.json": b'{"mine": 1}',
+    "predictions.csv": b"picture,label\n",
+    "predictions.jsonl": b'{"text": "mine"}\n',
+    "index.html": b"<!doctype html>\n<title>mine</title>",
+    "pr_curves.png": b"\x89PNG mine",
+    "metrics.json": b"{}",
+    "objects.jpg": b"mine",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_file_of_others_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(STRANGE[name])
+    with pytest.raises(ConfigError, match=f"did not write\n.*\n  got: +{name}") as caught:
+        results_folder(tmp_path, [*FILES, *PREDICTIONS, "objects.jpg"])
+    assert caught.value.fix and (tmp_path / name).read_bytes() == STRANGE[name]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_predictions_of_an_earlier_run_are_replaced(format: str, tmp_path: Path) -> None:
+    file = tmp_path / FORMATS[format].file_name
+    with PredictionWriter(file, format):
+        pass
+    results_folder(tmp_path, [file.name])
+
+
+def test_pictures_beside_a_result_are_results(tmp_path: Path) -> None:
+    (tmp_path / "pr_curves.png").touch()
+    (tmp_path / "metrics.json").write_text('{\n  "model": "x",\n  "data": "y"\n}\n')
+    results_folder(tmp_path, FILES)
+
+
+@pytest.mark.parametrize(
+    ("text", "beginning"), [('{\n "environment": {}', BENCHMARK), ('{\n  "path": "x",\n  "format": "coco"', CHECKUP)]
+)
+def test_only_a_file_of_the_same_verb_is_replaced(text: str, beginning: object, tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    check_replaceable(file, beginning)  # type: ignore[arg-type]
+    file.write_text(text)
+    check_replaceable(file, beginning)  # type: ignore[arg-type]
+    file.write_text('{"images": []}')
+    with pytest.raises(ConfigError, match="onestage did not write it"):
+        check_replaceable(file, beginning)  # type: ignore[arg-type]

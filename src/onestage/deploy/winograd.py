@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import optimization_hint  # torch.export has no public name for it yet
 
 from onestage.model.features import mirror
-from onestage.model.layers.winograd import Conv3x3, transforms
+from onestage.model.layers.winograd import Conv3x3, Transforms, transforms
 
 LEAST_CHANNELS, LEAST_FILTERS = 128, 128 * 256
 """The fewest input and output channels, and the fewest filters (C * O), with which both runtimes are faster."""
@@ -32,6 +32,8 @@ class GraphConv3x3(nn.Module):
         """conv: the convolution whose tensors it uses."""
         super().__init__()
         self.conv = conv
+        for name, matrix in transforms()._asdict().items():  # made here: what is made while torch traces has no numbers
+            self.register_buffer(f"of_{name}", matrix, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
@@ -41,14 +43,14 @@ class GraphConv3x3(nn.Module):
             return plain
         weight, bias = self.conv.weight, self.conv.bias
         outputs, inputs = weight.shape[:2]
-        of_tile, of_filter, to_pixels = transforms()
+        of_input, of_filter, of_output = (self.get_buffer(f"of_{name}") for name in Transforms._fields)
         more = 4 if isinstance(height, int) and isinstance(width, int) else 8  # a free side has at least two tiles
         padded = F.pad(images, (1, more, 1, more)).flatten(0, 1)[:, None]  # the convolution leaves out what fills no tile
-        points = F.conv2d(padded, of_tile.view(36, 1, 6, 6), stride=4)
+        points = F.conv2d(padded, of_input.view(36, 1, 6, 6), stride=4)
         rows, columns = points.shape[2:]
         points = points.view(-1, inputs, 36, rows * columns).permute(2, 1, 0, 3).flatten(2)
         filters = (of_filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, outputs, inputs)
-        pixels = (to_pixels @ (filters @ points).view(36, -1)).view(16, outputs, -1, rows, columns)
+        pixels = (of_output @ (filters @ points).view(36, -1)).view(16, outputs, -1, rows, columns)
         maps = F.pixel_shuffle(pixels.permute(2, 1, 0, 3, 4).flatten(1, 2), 4)
         maps = F.pad(maps, (0, width - 4 * columns, 0, height - 4 * rows))  # by less than 0: it cuts free sizes too
         return maps if bias is None else maps + bias.view(-1, 1, 1)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.export import Dim
 
 from onestage.deploy.winograd import GraphConv3x3, by_winograd
-from onestage.model.layers.winograd import Conv3x3
+from onestage.model.layers.winograd import Conv3x3, transforms
 
 
 @pytest.mark.parametrize("size", [(20, 20), (19, 23), (18, 21), (17, 38), (1, 300), (3, 5)])
@@ -49,3 +49,11 @@ def test_only_wide_plain_convolutions_are_replaced_and_only_in_the_copy():
     assert [name for name in parts if isinstance(copy[name][0], GraphConv3x3)] == ["conv", "ours"]
     assert all(network[name][0] is part for name, part in parts.items())
     assert copy["conv"][0].conv.weight is parts["conv"].weight
+
+
+def test_an_export_leaves_nothing_of_its_trace_behind():
+    transforms.cache_clear()
+    layer = GraphConv3x3(nn.Conv2d(5, 7, 3, padding=1)).eval()
+    torch.export.export(layer, (torch.randn(1, 5, 24, 32),))
+    assert {type(matrix) for matrix in transforms()} == {torch.Tensor}
+    assert not layer.state_dict().keys() - {"conv.weight", "conv.bias"}

@@ -19,10 +19,10 @@ def load(path: str | Path, *, runtime: str | None = None, trusted: bool = False)
     A file of ours, or the best model of a run folder, gives a Detector. With a ``runtime`` besides "torch" it gives a
     Predictor, as exported files (.onnx, .xml, .pt2, .param, .tflite) do: it predicts and can be evaluated, but not trained.
 
-    runtime: the program that runs it. A detector's file: "torch", "onnxruntime" or "openvino", or "auto", the fastest of these
-    that finds the same on drawn pictures. All but torch take an export, which happens once and is kept in a cache. An exported
-    file: "onnxruntime" (the usual one for .onnx), "openvino" (.xml, .onnx), "torch" (.pt2), "ncnn" (.param) or "litert"
-    (.tflite). trusted: open a .pt2 file, which could run code.
+    runtime: the program that runs it. A detector's file: "torch", "onnxruntime", "openvino", "ncnn" or "litert", or "auto", the
+    fastest of these that finds the same on drawn pictures. All but torch take an export, which happens once and is kept in a
+    cache. An exported file: "onnxruntime" (the usual one for .onnx), "openvino" (.xml, .onnx), "torch" (.pt2), "ncnn" (.param)
+    or "litert" (.tflite). trusted: open a .pt2 file, which could run code.
 
     Raise WeightsError if the folder holds no model, or the file is damaged or foreign; ConfigError if the program that runs
     it is not installed.

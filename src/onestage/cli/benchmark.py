@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich import box
 from rich.table import Table
 
-from onestage.cli.output import progress, say, stdout
+from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import require
 from onestage.files import write_file
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from onestage.deploy.benchmark import Timing
     from onestage.model.detector import Detector
+    from onestage.predict.predictor import Predictor
 
 PIXELS = 1_000_000_000
 MOST = 100_000
@@ -44,6 +45,8 @@ def benchmark(
     picture: str = "480x640",
     classes: int = 80,
     device: str | None = None,
+    runtime: tuple[Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"], ...] = (),
+    trusted: bool = False,
     json: Path | None = None,
 ) -> int:
     """Time detectors on this machine: whole predict(), from decoded pictures to boxes, and the network alone.
@@ -52,33 +55,67 @@ def benchmark(
 
     onestage benchmark runs/first --batch 8 --repeats 30 --json speed.json
 
+    onestage benchmark runs/first first.xml --runtime auto
+
     A name of the zoo means that model with random weights. Its network takes as long as a trained one. But the time of the
     postprocessing depends on the number of detections, so measure your trained model for that.
 
     Args:
-        models: names of the zoo, run folders or files; the whole zoo if left out
+        models: names of the zoo, run folders, files and exported files; the whole zoo if left out
         batch: pictures at once; times are per picture
         repeats: how often each model is timed; the median counts
         picture: height x width of the pictures for predict()
         classes: number of classes of the zoo's models; COCO has 80
         device: "cpu" or "cuda"; by default cuda if there is one
+        runtime: what runs the models, by default torch or what is usual for the file; auto: all that are installed
+        trusted: open a .pt2 file, which could run code
         json: a file for all single times, with the names as you gave them and the models' names
     """
-    from onestage.cli.common import find_or_create
-    from onestage.cli.results import BENCHMARK, check_replaceable
-    from onestage.weights.names import numbered_classes
     from onestage.zoo.table import list_models
 
-    given = (batch, repeats, classes)
-    require(1 <= min(given) <= max(given) <= MOST, f"--batch, --repeats, --classes: 1 or more, at most {MOST:,}", got=given)
+    _check((batch, repeats, classes), json)
     images = _images(batch, picture)
-    check_replaceable(json, BENCHMARK)
-    names = models or tuple(list_models())
-    make = partial(find_or_create, classes=numbered_classes(classes), device=device)
-    timings, measured_on = _time_all(names, make, images, repeats=repeats, json=json)
-    stdout().print(_table(names, timings, batch))
+    runs = [(name, program) for name in models or list_models() for program in _programs(name, runtime)]
+    make = partial(_model, classes=classes, device=device, trusted=trusted)
+    timings, measured_on = _time_all(runs, make, images, repeats=repeats, json=json)
+    _show([name for name, _ in runs], timings, batch)
     say((", ".join(f"{key} {value}" for key, value in measured_on.items()), "dim"))
     return 0
+
+
+def _check(numbers: Sequence[int], json: Path | None) -> None:
+    """Raise ConfigError if one of --batch, --repeats and --classes is out of bounds, or the file cannot be written there."""
+    from onestage.cli.results import BENCHMARK, check_replaceable
+
+    what = f"--batch, --repeats, --classes: 1 or more, at most {MOST:,}"
+    require(1 <= min(numbers) <= max(numbers) <= MOST, what, got=numbers)
+    check_replaceable(json, BENCHMARK)
+
+
+def _programs(name: str, asked: Sequence[str]) -> list[str]:
+    """The runtimes that run a model, by name; "" is the usual one. asked: by the user."""
+    from onestage.deploy.runtimes import AUTO, RUNTIMES, TORCH
+    from onestage.predict.exported import OPENERS, is_exported
+
+    if AUTO not in asked:
+        return list(dict.fromkeys(asked)) or [""]
+    installed = [TORCH, *(runtime for runtime, about in RUNTIMES.items() if about.installed)]
+    return [runtime for runtime in installed if not is_exported(name) or runtime in OPENERS[Path(name).suffix.lower()]]
+
+
+def _model(name: str, runtime: str, *, classes: int, device: str | None, trusted: bool) -> Detector | Predictor:
+    """The model that a user names, run by the runtime of that name; "" is the usual one. classes: of a recipe."""
+    from onestage.cli.common import find_or_create, find_predictor, is_recipe
+    from onestage.deploy.runtimes import TORCH, run_by, run_unchecked
+    from onestage.predict.exported import is_exported
+    from onestage.weights.names import numbered_classes
+
+    if is_exported(name):
+        return find_predictor(name, device=device, runtime=runtime or None, trusted=trusted)
+    detector = find_or_create(name, numbered_classes(classes), device=device)
+    if runtime in ("", TORCH):
+        return detector
+    return run_unchecked(detector, runtime) if is_recipe(name) else run_by(detector, runtime)
 
 
 def _images(batch: int, picture: str) -> list[Tensor]:
@@ -92,20 +129,29 @@ def _images(batch: int, picture: str) -> list[Tensor]:
 
 
 def _time_all(
-    names: Sequence[str], make: Callable[[str], Detector], images: Sequence[Tensor], *, repeats: int, json: Path | None
+    runs: Sequence[tuple[str, str]],
+    make: Callable[[str, str], Detector | Predictor],
+    images: Sequence[Tensor],
+    *,
+    repeats: int,
+    json: Path | None,
 ) -> tuple[list[Timing], Environment]:
-    """The timings of the detectors, each made just before its measurement, and what they depend on. images: (3, H, W) each."""
+    """The timings, and what they depend on. runs: names of models and of what runs them. images: (3, H, W) each.
+
+    Each model is made just before its measurement and is gone before the next: the threads of two would disturb each other.
+    """
     from onestage.deploy.benchmark import WARM_UP, environment, time_detector
 
     timings: list[Timing] = []
     measured_on: Environment = {}
-    with progress("timing", len(names) * (WARM_UP + repeats) * len(images)) as bar:
-        for name in names:
-            detector = make(name)
-            timings.append(time_detector(detector, images, repeats=repeats, advance=bar.advance))
-            measured_on = environment(detector.device)
+    with progress("timing", len(runs) * (WARM_UP + repeats) * len(images)) as bar:
+        for run in runs:
+            model = make(*run)
+            timings.append(time_detector(model, images, repeats=repeats, advance=bar.advance))
+            measured_on = environment(model.device)
+            del model
             if json is not None:  # after every model: an interruption loses one, not all
-                _write(json, measured_on, names, timings)
+                _write(json, measured_on, [name for name, _ in runs], timings)
     return timings, measured_on
 
 
@@ -120,10 +166,21 @@ def _table(names: Sequence[str], timings: Sequence[Timing], batch: int) -> Table
     together = f", {batch} at once" if batch > 1 else ""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, title=f"milliseconds per picture{together}")
     table.add_column("model", overflow="fold")
+    table.add_column("runtime")
     for column in ("input", "predict()", "network", "pictures/s"):
         table.add_column(column, justify="right")
     for name, timing in zip(names, timings, strict=True):
         whole, network = timing.median("predict"), timing.median("network")
         size = "x".join(map(str, timing.input))
-        table.add_row(words((name, "bold")), size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
+        table.add_row(words((name, "bold")), timing.runtime, size, f"{whole:.1f}", f"{network:.1f}", f"{1000 / whole:.1f}")
     return table
+
+
+def _show(names: Sequence[str], timings: Sequence[Timing], batch: int) -> None:
+    """The medians, and for each model of several runtimes the one with the least median of predict()."""
+    stdout().print(_table(names, timings, batch))
+    for name in dict.fromkeys(names):
+        rows = sorted((t.median("predict"), t.runtime) for given, t in zip(names, timings, strict=True) if given == name)
+        if len(rows) > 1:
+            (least, fastest), (most, slowest) = rows[0], rows[-1]
+            tell(f"{name}: {fastest} is the fastest, {most / least:.2f} times as fast as {slowest}")

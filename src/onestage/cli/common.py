@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,15 +40,11 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     return detector.to(choose_device(device))
 
 
-Runtime = Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"]
-"""What runs a model, as options name it."""
-
-
 def find_predictor(
     name: str,
     *,
     device: str | None = None,
-    runtime: Runtime | None = None,
+    runtime: str | None = None,
     trusted: bool = False,
     pictures: Callable[[], Sequence[Tensor]] = tuple,
     total: int | None = None,

@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ import torchvision
 from torch import Tensor
 
 from onestage.model.detector import Detector
-from onestage.predict.predictor import in_evaluation_mode
+from onestage.predict.predictor import Predictor, in_evaluation_mode
 from onestage.structures import Size
 
 Progress = Callable[[int], None]
@@ -33,8 +34,8 @@ WARM_UP = 2
 class Timing:
     """The seconds of every turn on ``batch`` pictures at once.
 
-    predict: whole predict(), from decoded pictures to boxes in their pixels. network: the network alone. input: (height, width)
-    of the network's input.
+    predict: whole predict(), from decoded pictures to boxes in their pixels. network: the network alone; of an exported file,
+    all that is in it. input: (height, width) of the network's input. runtime: the program that ran it.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Timing:
     input: Size
     predict: tuple[float, ...]
     network: tuple[float, ...]
+    runtime: str = "torch"
 
     def median(self, what: Literal["predict", "network"]) -> float:
         """The median in milliseconds per picture."""
@@ -56,14 +58,11 @@ def pictures(count: int, size: Size = (480, 640)) -> list[Tensor]:
     return list(F.interpolate(clouds, size, mode="bicubic").clamp(0, 1).mul(255).byte())
 
 
-def time_detector(model: Detector, images: Sequence[Tensor], *, repeats: int, advance: Progress = lambda _: None) -> Timing:
+def time_detector(
+    model: Detector | Predictor, images: Sequence[Tensor], *, repeats: int, advance: Progress = lambda _: None
+) -> Timing:
     """Times predict() on B decoded pictures, each (3, H, W), and the network on the same input, in turns."""
-    inputs, _ = model.prepare(images)
-    net = in_evaluation_mode(model)
-
-    def network() -> None:
-        with torch.inference_mode():
-            net(inputs)
+    network, size = _network(model, images)
 
     def predict() -> None:
         model.predict(list(images), batch_size=len(images))
@@ -75,11 +74,21 @@ def time_detector(model: Detector, images: Sequence[Tensor], *, repeats: int, ad
             if turn >= WARM_UP:
                 times[name].append(seconds)
         advance(len(images))
-    size = (inputs.shape[2], inputs.shape[3])
-    return Timing(model.config.name, len(images), size, tuple(times["predict"]), tuple(times["network"]))
+    runtime = "torch" if isinstance(model, Detector) else getattr(model.engine, "runtime", "torch")
+    return Timing(model.config.name, len(images), size, tuple(times["predict"]), tuple(times["network"]), runtime)
 
 
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
+def _network(model: Detector | Predictor, images: Sequence[Tensor]) -> tuple[Callable[[], object], Size]:
+    """A function that runs the network alone on B pictures, each (3, H, W), and the (height, width) of its input."""
+    if isinstance(model, Predictor):
+        pixels, metas = model.config.preprocess.batch(images)
+        return partial(model.run, pixels, metas), (pixels.shape[2], pixels.shape[3])
+    inputs, _ = model.prepare(images)
+    net = torch.inference_mode()(in_evaluation_mode(model).__call__)
+    return partial(net, inputs), (inputs.shape[2], inputs.shape[3])
+
+
+def _seconds(run: Callable[[], object], device: torch.device) -> float:
     _wait(device)
     start = time.perf_counter()
     run()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,31 +18,42 @@ from torch import Tensor
 
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
+from onestage.deploy.export import FORMATS, export
 from onestage.errors import ConfigError, OnestageError, nearest
 from onestage.files import Json, make_folder, write_file
 from onestage.model.detector import Detector
-from onestage.predict.engines import onnxruntime, openvino
+from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
 from onestage.predict.engines.exported import threads
+from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs files of a format, as ``export`` names it, and the packages that this needs."""
+    """A program that runs files of a format, as ``export`` names it, and the packages that this needs. any_size: whether a
+    file can take pictures of any size.
+    """
 
     to: str
     packages: tuple[str, ...]
+    any_size: bool = True
 
     @property
     def installed(self) -> bool:
         """Whether a detector can be exported for it and run by it."""
         return all(find_spec(package) is not None for package in self.packages)
 
+    def suits(self, detector: Detector) -> bool:
+        """Whether a file of it gives the network the same input as the detector does, which may follow the picture."""
+        return self.any_size or detector.config.preprocess.mode != "shortest_edge"
+
 
 TORCH, AUTO = "torch", "auto"
 RUNTIMES = {
     onnxruntime.NAME: Runtime("onnx", ("onnx", "onnxscript", "onnxruntime")),
     openvino.NAME: Runtime("onnx", ("onnx", "onnxscript", "onnxruntime", "openvino")),  # the same file, checked by onnxruntime
+    ncnn.NAME: Runtime("ncnn", ("ncnn", "pnnx"), any_size=False),
+    litert.NAME: Runtime("litert", ("litert_torch", "ai_edge_litert"), any_size=False),
 }
 """The runtimes besides torch, by name."""
 
@@ -88,7 +100,23 @@ def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | Non
     if detector.device.type != "cpu":
         what, fix = "of all runtimes, torch alone uses a GPU", "choose the device cpu, or the runtime torch"
         raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)
+    if not RUNTIMES[runtime].suits(detector):
+        what, fix = (
+            "a file for this runtime has one input size, and the input of this detector follows the picture",
+            "--size HxW",
+        )
+        raise ConfigError(what, where=detector.config.name, got=runtime, fix=f"onestage export --to {runtime} {fix}")
     return Cached.of(detector).open(RUNTIMES[runtime].to, runtime, pictures=pictures)
+
+
+def run_unchecked(detector: Detector, runtime: str) -> Predictor:
+    """As ``run_by``, without check and cache: for the times of a detector with random weights, which may find nothing."""
+    if runtime not in RUNTIMES:
+        return run_by(detector, runtime)
+    to = RUNTIMES[runtime].to
+    with tempfile.TemporaryDirectory() as folder:
+        made = export(detector, Path(folder) / f"model{FORMATS[to].suffix}", to=to, check=False)
+        return open_exported(made.path, runtime)
 
 
 def choose(
@@ -100,9 +128,9 @@ def choose(
     pictures there are to do; None is very many. Only a runtime that finds what torch finds is chosen. If a trial would take
     longer than it could save, torch is.
     """
-    rivals = [name for name, runtime in RUNTIMES.items() if runtime.installed]
+    rivals = [name for name, runtime in RUNTIMES.items() if runtime.installed and runtime.suits(detector)]
     if detector.device.type != "cpu" or not rivals:
-        reason = "no other runtime is installed" if not rivals else "no other runtime uses a GPU"
+        reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
         return Predictor.of(detector), Choice(TORCH, {}, reason)
     cached = Cached.of(detector)
     choice = _choice(cached, pictures, rivals, total)

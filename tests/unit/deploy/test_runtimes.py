@@ -67,7 +67,7 @@ def test_a_detectors_file_is_run_by_any_runtime(exported, home, runtime):
         file = onestage.load(path.with_name("model.safetensors"), runtime=runtime)
         assert file.engine.runtime == runtime and file.engine.contract.checked
         assert agrees(model, file, pictures(5, (100, 140)))
-    assert len(home) == 1
+    assert len(home) == (RUNTIMES[runtime].to == "onnx")
 
 
 def test_torch_gives_the_detector(exported):
@@ -172,6 +172,14 @@ def test_the_fastest_that_finds_the_same_is_chosen_once(exported, home, monkeypa
     assert choose(model)[1] == choice and len(measured) == 6
 
 
+def test_a_file_of_one_size_is_no_substitute_for_any_size(exported, home, monkeypatch):
+    model = onestage.build(onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"}))
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"a": Runtime("ncnn", (), any_size=False)})
+    assert choose(model)[1].runtime == "torch"
+    with pytest.raises(ConfigError, match="one input size"):
+        run_by(model, "a")
+
+
 def test_a_little_faster_is_not_worth_a_change(exported, home, monkeypatch):
     stand_in(exported[0], {"torch": 45, "a": 43}, monkeypatch)
     predictor, choice = choose(exported[0])
@@ -216,6 +224,7 @@ def test_a_broken_export_is_no_obstacle(exported, home, monkeypatch):
     def broken(plan, path):
         raise WeightsError("no")
 
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"onnxruntime": RUNTIMES["onnxruntime"]})
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=broken))
     predictor, choice = choose(exported[0])
     assert isinstance(predictor.engine, TorchEngine) and choice.runtime == "torch" and "onnxruntime: no" in choice.reason
@@ -242,3 +251,20 @@ def test_threads_share_a_file(exported, home, runtime):
 def test_a_model_exports_itself(exported, home, tmp_path):
     path = exported[0].export(tmp_path / "m.onnx")
     assert path == tmp_path / "m.onnx" and onestage.load(path, runtime="auto").engine.runtime == "onnxruntime"
+
+
+def test_benchmark_has_a_row_for_each_runtime(exported, home, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.delitem(RUNTIMES, "ncnn")  # its conversion takes seconds
+    files = [str(folder / "model.safetensors"), str(folder / "model.onnx")]
+    json_file = tmp_path / "speed.json"
+    verb = ["benchmark", *files, "tinyssd", "--classes", "3", "--repeats", "1", "--picture", "96x128"]
+    assert main([*verb, "--runtime", "torch", "onnxruntime", "--json", str(json_file)]) == 2  # torch takes no .onnx
+    assert "takes no .onnx" in capsys.readouterr().err
+    assert main([*verb, "--runtime", "auto", "--json", str(json_file)]) == 0
+    rows = [(row["given"], row["runtime"]) for row in json.loads(json_file.read_text())["timings"]]
+    others = [name for name, runtime in RUNTIMES.items() if runtime.installed]
+    expected = [("torch", *others), others, ("torch", *others)]
+    assert rows == [(name, runtime) for name, some in zip([*files, "tinyssd"], expected, strict=True) for runtime in some]
+    told = capsys.readouterr().out
+    assert "is the fastest" in told
+    assert len(list(Cached.of(exported[0]).place().parent.glob(f"*/{DIGESTS}"))) == 1  # the recipe's is not kept

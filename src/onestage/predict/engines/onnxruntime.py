@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     import onnxruntime
 
 NAME = "onnxruntime"
+SPIN = "50"
+"""Microseconds that a thread without work waits busily. It bridges the gaps between operators. By default it is more, and
+takes the processor from threads that read pictures, and from other engines.
+"""
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 """onnxruntime's names of types, and ours."""
 
@@ -40,6 +44,7 @@ def _session(data: bytes, path: Path) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what matters comes as an exception
     options.intra_op_num_threads = threads()  # the default ignores OMP_NUM_THREADS, and pins threads to processors
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common class

@@ -66,7 +66,7 @@ def export(
         out: the file to write; by default the name of the model, in this folder
         data: a folder of pictures to check the file with, by default the package draws some; if they are labelled, the AP of
             the model and of the file is measured on them
-        example: also write a program of 60 lines that uses the file with onnxruntime, numpy and Pillow
+        example: also write a short program that uses the file, in Python with onnxruntime, or for ncnn in C++
         check: compare what the file finds with what the model finds
     """
     from onestage.cli.common import find_model
@@ -134,7 +134,8 @@ def _show(made: Exported, labelled: Dataset | None) -> None:
         nms = type(contract.config.postprocess.nms).__name__
         tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")
     if made.example is not None:
-        tell(f"example: python {made.example} PICTURE")
+        use = "its first lines say how to build it" if made.example.suffix == ".cpp" else f"python {made.example} PICTURE"
+        tell(f"example: {made.example}, {use}")
     agreement = made.agreement
     if agreement is None or made.seconds is None:
         say(("not checked:", "bold yellow"), " whether the file finds what the model finds")

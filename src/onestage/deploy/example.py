@@ -2,24 +2,120 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from string import Template
 
 from onestage.errors import ConfigError
 from onestage.files import write_file
-from onestage.predict.contract import Contract
+from onestage.model.config import DetectorConfig
+from onestage.model.output.suppress import HardNMS
+from onestage.predict.contract import Contract, Ending
+
+LEAST_SCORE = 0.5
+"""What the programs show."""
+FAR = 1e9
+"""A border in pixels that no anchor reaches."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A kind of program. ending: of the files that it uses. end: of its name. write: its text, from contract and file."""
+
+    ending: Ending
+    end: str
+    write: Callable[[Contract, Path], str]
 
 
 def check_example(contract: Contract, suffix: str) -> None:
     """Raise ConfigError unless there is an example for such a file."""
-    if contract.ending != "detections" or suffix != ".onnx":
-        what, got = "there is an example for ONNX files that end with detections only", f"{suffix}, {contract.ending}"
-        raise ConfigError(what, got=got, fix="leave --example out")
+    example = EXAMPLES.get(suffix)
+    if example is None or contract.ending != example.ending or not isinstance(contract.config.postprocess.nms, HardNMS):
+        what, got = "there is no example for such a file", f"{suffix}, {contract.ending}"
+        expected = "an ONNX file with NMS, or one for ncnn, of a detector with hard NMS"
+        raise ConfigError(what, got=got, expected=expected, fix="leave --example out")
 
 
-def write_example(path: Path) -> Path:
-    """Write the program beside the exported ONNX file ``path``, and return its path."""
-    text = files("onestage.deploy").joinpath("example.txt").read_text(encoding="utf-8")
-    example = path.with_name(f"{path.stem}_example.py")
-    write_file(example, text.replace('"MODEL.onnx"', repr(path.name)).replace("THIS_FILE", example.name))
-    return example
+def example_place(path: Path, suffix: str) -> Path:
+    """Where the program of an exported file lies, whose name ends with ``suffix``."""
+    return path.with_name(path.stem + (EXAMPLES[suffix].end if suffix in EXAMPLES else "_example.py"))
+
+
+def write_example(path: Path, contract: Contract, suffix: str) -> Path:
+    """Write the program beside the exported file ``path``, and return its path."""
+    place = example_place(path, suffix)
+    write_file(place, EXAMPLES[suffix].write(contract, path))
+    return place
+
+
+def _text(name: str) -> str:
+    return files("onestage.deploy").joinpath(name).read_text(encoding="utf-8")
+
+
+def _python(contract: Contract, path: Path) -> str:
+    """A program for onnxruntime."""
+    text = _text("example.txt").replace('"MODEL.onnx"', repr(path.name))
+    return text.replace("THIS_FILE", example_place(path, ".onnx").name)
+
+
+def _cpp(contract: Contract, path: Path) -> str:
+    """A program for ncnn in C++. All that it must know about the detector is in its constants."""
+    config = contract.config
+    resize, post, coder = config.preprocess, config.postprocess, config.coder
+    assert contract.size is not None and isinstance(post.nms, HardNMS)
+    scopes = {
+        "class": ("int(one - logit) - SOFTMAX", len(config.classes)),
+        "level": ("number", len(config.levels)),
+        "image": ("0", 1),
+    }
+    constants = {
+        "NAME": path.stem,
+        "FILE": example_place(path, ".ncnn.param").name,
+        "HEIGHT": contract.size[0],
+        "WIDTH": contract.size[1],
+        "LETTERBOX": _flag(resize.mode == "letterbox"),
+        "ANTIALIAS": _flag(resize.antialias),
+        "SOFTMAX": _flag(config.loss.activation == "softmax"),
+        "CLASS_AGNOSTIC": _flag(post.class_agnostic),
+        "PADDING": _list(map(round, resize.colour) if resize.antialias else resize.colour),
+        "VARIANCES": _list(coder.variances),
+        "MAX_LOG_SCALE": coder.max_log_scale,
+        "LEAST_SCORE": max(LEAST_SCORE, post.score_threshold),
+        "NMS_IOU": post.nms.iou_threshold,
+        "TOP_K": post.top_k,
+        "DETECTIONS": post.detections,
+        "CLASSES": _list(json.dumps(name, ensure_ascii=False) for name in config.classes),
+        "LEVELS": _levels(config, contract),
+        "SCOPE": scopes[post.scope][0],
+        "SCOPES": scopes[post.scope][1],
+    }
+    return Template(_text("example_ncnn.txt")).substitute(constants)
+
+
+def _levels(config: DetectorConfig, contract: Contract) -> str:
+    """The anchor levels as C++ values: number, size of the map, steps and offset of its cells, the last centre, shapes."""
+    assert contract.size is not None
+    rows = []
+    for number, (level, size) in enumerate(zip(config.levels, contract.level_sizes, strict=True)):
+        last = contract.size if level.inside else (FAR, FAR)
+        shapes = f"{{{_list(f'{{{_list(shape)}}}' for shape in level.shapes)}}}"
+        rows.append(f"{{{_list((number, *size, *level.steps(size, contract.size), level.offset, *last))}, {shapes}}}")
+    return _list(rows)
+
+
+def _list(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"
+
+
+EXAMPLES = {
+    ".onnx": Example("detections", "_example.py", _python),
+    ".ncnn.param": Example("outputs", "_example.cpp", _cpp),
+}
+"""By the ends of the names of exported files."""

@@ -16,7 +16,7 @@ from torch import Tensor
 from onestage.data import Dataset
 from onestage.deploy.accuracy import accuracy
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
-from onestage.deploy.example import check_example, write_example
+from onestage.deploy.example import check_example, example_place, write_example
 from onestage.deploy.litert import export_litert, litert_config
 from onestage.deploy.ncnn import export_ncnn, ncnn_config
 from onestage.deploy.onnx import export_onnx
@@ -114,7 +114,7 @@ def export(
         agreement, seconds = _checked(plan.detector, draft, images) if check else (None, None)
         found = _accuracies(plan.detector, draft, labelled) if check and labelled is not None else None
         if example:
-            write_example(draft)
+            write_example(draft, plan.contract, form.suffix)
         for target in targets:  # the file itself is the last
             if (made := draft.with_name(target.name)).exists():
                 made.replace(target)
@@ -129,7 +129,7 @@ def _targets(path: Path, form: Format) -> list[Path]:
     """
     if not path.name.endswith(form.suffix):
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.name}{form.suffix}")
-    beside = (f"{path.stem}_vectors", f"{path.stem}_example.py", *(f"{path.stem}{part}" for part in form.parts))
+    beside = (f"{path.stem}_vectors", example_place(path, form.suffix).name, *(f"{path.stem}{part}" for part in form.parts))
     targets = [*(path.with_name(name) for name in beside), path]
     for target in targets:
         if target.exists():

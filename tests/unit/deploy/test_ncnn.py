@@ -3,17 +3,26 @@
 import hashlib
 import json
 import shutil
+import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 import onestage
+from lively import lively
 from onestage.cli.main import main
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
+from onestage.deploy.example import check_example, write_example
 from onestage.deploy.export import ExportConfig, export
+from onestage.deploy.ncnn import ncnn_config
+from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, WeightsError
+from onestage.images import decode_image
+from onestage.model.output.suppress import SoftNMS
 from onestage.predict.engines.ncnn import check_graph
 
 pytest.importorskip("ncnn", reason="pip install 'onestage[ncnn]'")
@@ -152,3 +161,78 @@ def test_what_ncnn_cannot_take_is_refused(model, tmp_path, capsys):
     with pytest.raises(ConfigError, match=r"ends with \.ncnn\.param"):
         export(model, tmp_path / "x.param", to="ncnn")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_example_is_written_for_hard_nms_alone(model, tmp_path):
+    contract = plan_export(model, ncnn_config(ExportConfig())).contract
+    check_example(contract, ".ncnn.param")
+    text = write_example(tmp_path / "m.ncnn.param", contract, ".ncnn.param").read_text()
+    assert len(text.splitlines()) <= 80 and "$" not in text and '"ball", "red box", "x"' in text
+    soft = replace(contract, config=contract.config.replace({"postprocess.nms": SoftNMS()}))
+    for other, suffix in ((soft, ".ncnn.param"), (contract, ".onnx"), (contract, ".xml")):
+        with pytest.raises(ConfigError, match="no example"):
+            check_example(other, suffix)
+
+
+def has_ncnn():
+    """Whether there are a C++ compiler and ncnn's headers, where the compiler looks for them or CPATH tells it to."""
+    compiler = ["g++", "-E", "-x", "c++", "-include", "ncnn/net.h", "/dev/null"]
+    return shutil.which("g++") is not None and subprocess.run(compiler, capture_output=True).returncode == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tinyssd", "retinanet_r18_fpn", "efficientdet_lite0"])
+def test_the_example_finds_what_the_file_finds(name, tmp_path):
+    if not has_ncnn():
+        pytest.skip("needs g++ and a built ncnn: name its include and lib folders in CPATH and LIBRARY_PATH")
+    torch.manual_seed(0)
+    model, size = lively(onestage.create(name, classes=["red box", "b", "c"], size=(128, 128))), (128, 128)
+    made = export(model, tmp_path / "m.ncnn.param", to="ncnn", config=ExportConfig(size=size), example=True)
+    build = ["g++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", made.example.name, "-o", "detect", "-lncnn", "-fopenmp"]
+    subprocess.run(build, cwd=tmp_path, check=True)
+    picture = drawn_pictures(1)[0]
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "a.ppm")
+    told = subprocess.run(["./detect", "a.ppm"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    (found,) = onestage.load(made.path).predict(picture, score=0.5)
+    firm = [detection for detection in found if detection.score > 0.501]  # rounding decides about those at the border
+    assert len(firm) <= len(told) and len(firm) > 3
+    for detection in firm:
+        numbers = pytest.approx((detection.score, *detection.box), abs=0.2)
+        start = f"a.ppm {detection.name} "
+        assert any(line.startswith(start) and [float(w) for w in line.split()[-5:]] == numbers for line in told), detection
+    assert subprocess.run(["./detect", "missing.ppm"], cwd=tmp_path, capture_output=True).returncode == 1
+
+
+REAL = "the SSD of COCO"
+FAMILIES = {
+    REAL: None,
+    "tinyssd": (256, 256),
+    "ssdlite320_mobilenet_v3_large": (320, 320),
+    "efficientdet_lite0": (320, 320),
+    "efficientdet_d0": (512, 512),
+    "retinanet_resnet50_fpn": (320, 448),
+    "dssd": (320, 320),
+    "ssd300_vgg16": (300, 300),
+}
+
+
+def detector(name, shared_data, photos):
+    torch.manual_seed(0)
+    if name == REAL:
+        weights = shared_data / "weights" / "coco_ssd_mobilenet_v1_quant_2018_06_29.tflite"
+        return onestage.create("ssd300_mobilenet_v1", weights=weights).eval()
+    return lively(onestage.create(name, 3, size=FAMILIES[name]), on=photos)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_finds_the_same_in_real_pictures(name, shared_data, tmp_path):
+    paths = sorted((shared_data / "bccd").rglob("*.jpg"))[:4] + sorted((shared_data / "coco_tiny").rglob("*.jpg"))[:4]
+    photos = [decode_image(path) for path in paths]
+    model = detector(name, shared_data, photos[2:6])
+    made = export(model, tmp_path / "m.ncnn.param", to="ncnn", config=ExportConfig(size=FAMILIES[name]), pictures=photos)
+    total = made.agreement
+    print(f"{name}: {total.paired:,} of {total.compared:,} detections have a partner,", end=" ")
+    print(f"IoU at least {total.iou:.5f}, scores within {total.score:.1e}", flush=True)
+    assert total.compared > 100 and total.paired >= 0.995 * total.compared

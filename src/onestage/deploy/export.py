@@ -72,8 +72,8 @@ class Exported:
     @property
     def size(self) -> int:
         """The bytes of the file and of its further files."""
-        form = next(form for form in FORMATS.values() if form.suffix == self.path.suffix)
-        return sum(self.path.with_suffix(end).stat().st_size for end in (form.suffix, *form.parts))
+        form = next(form for form in FORMATS.values() if self.path.name.endswith(form.suffix))
+        return sum(self.path.with_suffix(end).stat().st_size for end in (self.path.suffix, *form.parts))
 
 
 @known_keywords

@@ -35,6 +35,7 @@ def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ncnn")
     made = export(model, folder / "m.ncnn.param", to="ncnn", pictures=drawn_pictures(2))
     assert made.agreement.paired == made.agreement.compared > 20
+    assert made.size == sum(path.stat().st_size for path in folder.glob("m.ncnn.*"))
     return folder
 
 

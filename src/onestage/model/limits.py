@@ -14,7 +14,7 @@ Channels = Annotated[int, Limit("channels of a layer", 8192, usual=1024), Range(
 """VGG16 has 1,024 in its widest layer, a ResNet 2,048; timm's widest convolutional networks have about 7,400."""
 Layers = Annotated[int, Limit("layers of one kind", 64, usual=8), Range(least=0)]
 """EfficientDet D7 has 8 layers in its neck and 5 in its heads."""
-Levels = Annotated[int, Limit("levels of a pyramid", 16, usual=8), Range(least=0)]
+Levels = Annotated[int, Limit("levels of a pyramid", 16, usual=8)]
 """An input of 8,192 pixels is halved 13 times to a single cell."""
 CELLS = Limit("cells of a window, of its steps or its border", 64, usual=7)
 Window = Annotated[int, CELLS, Range(least=1)]

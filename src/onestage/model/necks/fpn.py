@@ -7,12 +7,12 @@ Shape letters: B images, C_l channels and H_l x W_l cells of level l, D channels
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from onestage.model.codec import Part
+from onestage.model.codec import Part, Range
 from onestage.model.features import Features
 from onestage.model.layers.norms import Norm, norm_layers
 from onestage.model.layers.winograd import Conv3x3
@@ -31,7 +31,7 @@ class FPN(Part):
     """
 
     width: Channels = 256
-    extra: Levels = 2
+    extra: Annotated[Levels, Range(least=0)] = 2
     source: Literal["c5", "p5"] = "c5"
     norm: Norm = "none"
 

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,6 +33,19 @@ def test_both_kinds_of_nms_keep_what_nms_keeps(seed, batch, number, count, thres
         expected[image, kept] = scores[image, kept]
     for suppress in (suppress_by_operator, suppress_by_rounds):
         assert suppress(boxes, scores, groups, number, threshold).equal(expected)
+
+
+@given(st.integers(0, 10**6), st.sampled_from([0.1, 0.25, 0.45, 0.5, 0.6, 0.75]))
+def test_boxes_that_overlap_exactly_as_much_as_nms_allows_stay(seed, threshold):
+    """Small whole numbers: many IoUs equal the threshold, and torchvision's NMS computes them in another type."""
+    generator = torch.Generator().manual_seed(seed)
+    corner = torch.randint(0, 4, (1, 30, 2), generator=generator).float()
+    boxes = torch.cat([corner, corner + torch.randint(1, 6, (1, 30, 2), generator=generator)], dim=-1)
+    scores = torch.linspace(1, 0.1, 30)[None]
+    expected = torch.zeros_like(scores)
+    kept = torchvision.ops.nms(boxes[0].double(), scores[0].double(), threshold)
+    expected[0, kept] = scores[0, kept]
+    assert suppress_by_rounds(boxes, scores, torch.zeros(1, 30, dtype=torch.long), 1, threshold).equal(expected)
 
 
 def test_a_long_row_of_boxes_is_thinned_as_nms_thins_it():

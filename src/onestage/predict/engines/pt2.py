@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,6 +23,12 @@ def open_pt2(path: Path) -> FileEngine:
     check_file(path)
     texts = {CONTRACT: ""}
     try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = (
+                archive.testzip()
+            )  # torch does not look at the checksums: a flipped bit of a weight would give other boxes
+        if damaged is not None:
+            raise zipfile.BadZipFile(f"{damaged} is not as it was written")
         program = torch.export.load(path, extra_files=texts)
     except Exception as error:  # torch raises many kinds, for zip, pickle, JSON and graph
         raise WeightsError("this .pt2 file cannot be read", where=path, got=str(error).strip()[:200]) from error

@@ -35,7 +35,7 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python $(TEST)
 
-test-export: $(READY)
+test-export: $(READY)  # of fewer pictures: EXPORT_PICTURES=10
 	$(BIN)/python -m pytest tests/unit/deploy/test_same_boxes.py -m slow -s
 
 test-slow: $(READY)

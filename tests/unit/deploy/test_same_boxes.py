@@ -4,6 +4,8 @@ The networks are random but lively: batch norms have the statistics of the first
 ``lively``). The SSD that was trained on COCO is the real one. ``make test-export`` runs this and prints the figures.
 """
 
+import os
+
 import pytest
 import torch
 
@@ -19,7 +21,7 @@ pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-PICTURES = 50
+PICTURES = int(os.environ.get("EXPORT_PICTURES", "50"))
 REAL = "the SSD of COCO"
 RANDOM = {
     "tinyssd": {},

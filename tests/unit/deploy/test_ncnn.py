@@ -211,7 +211,7 @@ FAMILIES = {
     "ssdlite320_mobilenet_v3_large": (320, 320),
     "efficientdet_lite0": (320, 320),
     "efficientdet_d0": (512, 512),
-    "retinanet_resnet50_fpn": (320, 448),
+    "retinanet_r50_fpn": (320, 448),
     "dssd": (320, 320),
     "ssd300_vgg16": (300, 300),
 }

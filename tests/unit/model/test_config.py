@@ -202,7 +202,7 @@ def test_replace_several_and_leave_the_original():
         ({"loss": {"kind": "FocalLoss", "gamma": -1}}, "where:    loss"),
         ({"neck.width": 2}, "give neck as a whole"),
         ({"neck": "resnet"}, "Deconvolution, or null"),
-        ({"head.prior": "high"}, "float, or null"),
+        ({"head.prior": "high"}, "a number, or null"),
         ({"classes": '["cat", "cat"]'}, "only once"),
         ({"classes": "[]"}, "must be there"),
         ({"category_ids": "[4, 4]"}, "one category id for each"),
@@ -252,7 +252,7 @@ def test_all_choices_are_part_of_what_is_expected():
         TINY.replace({"head.prior": "high"})
     error = raised.value
     assert (error.what, error.where) == ("a value of the wrong kind", "head.prior")
-    assert (error.got, error.expected) == ("'high'", "float, or null")
+    assert (error.got, error.expected) == ("'high'", "a number, or null")
 
 
 def test_an_error_that_expects_nothing_names_no_choices():

@@ -24,7 +24,6 @@ slow = pytest.mark.slow
 KINDS = [
     ("detections", "stretch"),
     pytest.param(("detections", "letterbox"), marks=slow),
-    pytest.param(("detections", "shortest_edge"), marks=slow),
     pytest.param(("candidates", "stretch"), marks=slow),
     pytest.param(("candidates", "letterbox"), marks=slow),
     pytest.param(("outputs", "stretch"), marks=slow),

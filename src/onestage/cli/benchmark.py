@@ -18,7 +18,7 @@ from rich.table import Table
 
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
-from onestage.errors import require
+from onestage.errors import ConfigError, require
 from onestage.files import write_file
 
 if TYPE_CHECKING:
@@ -77,8 +77,8 @@ def benchmark(
     images = _images(batch, picture)
     runs = [(name, program) for name in models or list_models() for program in _programs(name, runtime)]
     make = partial(_model, classes=classes, device=device, trusted=trusted)
-    timings, measured_on = _time_all(runs, make, images, repeats=repeats, json=json)
-    _show([name for name, _ in runs], timings, batch)
+    names, timings, measured_on = _time_all(runs, make, images, repeats=repeats, json=json, asked=runtime)
+    _show(names, timings, batch)
     say((", ".join(f"{key} {value}" for key, value in measured_on.items()), "dim"))
     return 0
 
@@ -135,24 +135,36 @@ def _time_all(
     *,
     repeats: int,
     json: Path | None,
-) -> tuple[list[Timing], Environment]:
-    """The timings, and what they depend on. runs: names of models and of what runs them. images: (3, H, W) each.
+    asked: Sequence[str],
+) -> tuple[list[str], list[Timing], Environment]:
+    """The names of the models, their timings, and what they depend on. images: (3, H, W) each.
 
-    Each model is made just before its measurement and is gone before the next: the threads of two would disturb each other.
+    runs: names of models and of what runs them. Each model is made just before its measurement and is gone before the next:
+    the threads of two would disturb each other. asked: what the user named; with "auto", a runtime that cannot run a model is
+    left out.
     """
     from onestage.deploy.benchmark import WARM_UP, environment, time_detector
+    from onestage.deploy.runtimes import AUTO
 
+    names: list[str] = []
     timings: list[Timing] = []
     measured_on: Environment = {}
     with progress("timing", len(runs) * (WARM_UP + repeats) * len(images)) as bar:
         for run in runs:
-            model = make(*run)
+            try:
+                model = make(*run)
+            except ConfigError as error:
+                if AUTO not in asked:
+                    raise
+                bar.say(("left out:", "bold yellow"), f" {run[0]} by {run[1]}: {error.what}")
+                continue
+            names.append(run[0])
             timings.append(time_detector(model, images, repeats=repeats, advance=bar.advance))
             measured_on = environment(model.device)
             del model
             if json is not None:  # after every model: an interruption loses one, not all
-                _write(json, measured_on, [name for name, _ in runs], timings)
-    return timings, measured_on
+                _write(json, measured_on, names, timings)
+    return names, timings, measured_on
 
 
 def _write(file: Path, measured_on: Environment, names: Sequence[str], timings: Sequence[Timing]) -> None:

@@ -57,3 +57,15 @@ def test_two_files_of_one_model_are_told_apart(tmp_path, monkeypatch, capsys):
 def test_mistakes(arguments, says, capsys):
     assert main(["benchmark", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_auto_leaves_out_what_cannot_run_a_model(tmp_path, monkeypatch, capsys):
+    """A RetinaNet's input follows the picture, and this runtime has files of one size."""
+    from onestage.deploy import runtimes
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"a": runtimes.Runtime("onnx", (), any_size=False)})
+    recipe = onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"})
+    onestage.build(recipe).save(tmp_path / "m.safetensors")
+    assert main(["benchmark", str(tmp_path / "m.safetensors"), "--repeats", "1", "--runtime", "auto"]) == 0
+    told = capsys.readouterr()
+    assert "by a: a file for this runtime has one input size" in told.err and "torch" in told.out

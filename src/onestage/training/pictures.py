@@ -133,6 +133,13 @@ def check(folder: Path, now: Stamps, *, root: Path, go_on: str) -> None:
         )
 
 
+def come_and_gone(folder: Path, *sets: Dataset) -> list[str]:
+    """The pictures with which the run in ``folder`` began and that its data sets lack, and those that are new, a line each."""
+    before, now = load(folder) or {}, {*_names(*sets).values()}
+    gone = [f"{name}: it is gone" for name in before if name not in now]
+    return gone + [f"{name}: it is new" for name in sorted(now) if before and name not in before]
+
+
 def _change(before: str, now: str | None) -> str:
     if now is None:
         return "it cannot be read any more"

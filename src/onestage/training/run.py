@@ -26,7 +26,7 @@ from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor
 from onestage.training.optim import make_optimizer
-from onestage.training.pictures import Stamps, stamping
+from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
@@ -178,7 +178,8 @@ def _restored(run: Run, checkpoint: Checkpoint) -> RunState:
         raise e.at(run.folder) from e
     if state.data != fingerprint(run.data.train):
         what = "the training pictures or their labels have changed since this run began"
-        got = f"{len(run.data.train)} pictures"
+        changed = come_and_gone(run.folder, run.data.train, run.data.val)
+        got = "\n" + first_ten(changed) if changed else f"{len(run.data.train)} pictures, and other labels"
         raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
     run.model.load_state_dict(dict(checkpoint.model))
     run.optimizer.load_state_dict(dict(checkpoint.optimizer))

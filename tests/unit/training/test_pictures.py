@@ -216,3 +216,13 @@ def test_where_all_checkpoints_are_damaged_the_advice_works(
     if models != "whole":
         assert main(shlex.split(command)[1:]) == 0
         assert (tmp_path / "run-2" / "last.safetensors").exists()
+
+
+def test_pictures_that_have_come_and_gone_are_named(data: Path, tmp_path: Path) -> None:
+    train_set, val_set = (open_data(data, None).load(name) for name in ("train", "val"))
+    assert pictures.come_and_gone(tmp_path, train_set) == []  # an old run has no list
+    pictures.save(tmp_path, pictures.stamps_of(train_set))
+    assert pictures.come_and_gone(tmp_path, train_set) == []
+    (gone,) = pictures.come_and_gone(tmp_path, train_set.subset(range(1, len(train_set))))
+    assert gone == f"{Path(train_set.paths[0]).relative_to(data)}: it is gone"
+    assert all(line.endswith(": it is new") for line in pictures.come_and_gone(tmp_path, train_set, val_set))

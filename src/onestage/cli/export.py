@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from onestage.data import Dataset
     from onestage.deploy.export import Exported
+    from onestage.deploy.int8 import Int8Data
     from onestage.deploy.plan import ExportConfig
     from onestage.model.detector import Detector
 
@@ -40,6 +41,22 @@ class File:
     """Compute wide 3x3 convolutions with fewer multiplications: faster on a CPU. For a GPU, leave it out: --no-winograd"""
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """The numbers that the network computes with."""
+
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"
+    """fp16: half the size. int8: a quarter of it and most often faster; needs labelled pictures in --data, and is written only
+    if the AP stays good enough. For onnx and openvino."""
+    calibrate: Path | None = None
+    """int8: a folder of pictures that give the ranges of the numbers; by default the train split of --data, or its first
+    half."""
+    max_drop: float = 0.005
+    """int8: the most AP, 0..1, that it may cost. Layers go back into float until it costs no more."""
+    on_bad: Literal["stop", "skip"] = "stop"
+    """int8: what to do about a bad annotation in --data: stop, or leave it out."""
+
+
 def export(
     model: tyro.conf.Positional[str],
     /,
@@ -47,6 +64,7 @@ def export(
     to: Literal["onnx", "openvino", "torch", "ncnn", "litert"] = "onnx",
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     file: File = File(),
+    numbers: Numbers = Numbers(),
     data: Path | None = None,
     check: bool = True,
     example: bool = False,
@@ -57,6 +75,8 @@ def export(
 
     onestage export runs/first -o phone.onnx --batch 1 --data pictures/
 
+    onestage export runs/first --to openvino --precision int8 --data labelled/
+
     The file and the model run on the same pictures. If they do not find the same objects, no file is left. What goes in and
     comes out is in docs/deploy.md. Three test vectors are written beside the file.
 
@@ -65,7 +85,7 @@ def export(
         to: the format of the file
         out: the file to write; by default the name of the model, in this folder
         data: a folder of pictures to check the file with, by default the package draws some; if they are labelled, the AP of
-            the model and of the file is measured on them
+            the model and of the file is measured on them; int8 needs them
         example: also write a short program that uses the file, in Python with onnxruntime, or for ncnn in C++
         check: compare what the file finds with what the model finds
     """
@@ -73,15 +93,17 @@ def export(
     from onestage.deploy.export import FORMATS, check_targets
     from onestage.deploy.export import export as write
 
-    config = _config(file)
+    config = replace(_config(file), precision=numbers.precision)
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     check_targets(path, to)
-    labelled = _labelled(detector, data, Path(model)) if data is not None and check else None
-    pictures = None if data is None else _pictures(data, labelled)
-    say((f"writing {path}: this takes up to a minute", "dim"))
-    made = write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=labelled)
+    int8 = _int8(numbers, detector, data)
+    labelled = _labelled(detector, data, Path(model)) if data is not None and check and int8 is None else None
+    pictures = None if data is None else _pictures(data, labelled if int8 is None else int8.measure)
+    say((f"writing {path}: this takes {'minutes' if int8 else 'up to a minute'}", "dim"))
+    data_set = int8 or labelled
+    made = write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=data_set)
     _show(made, labelled)
     return 0
 
@@ -101,6 +123,29 @@ def _config(file: File) -> ExportConfig:
         pixels=file.input,
         winograd=file.winograd,
     )
+
+
+def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data | None:
+    """The pictures for int8; None for other precisions. Raise ConfigError if there are no labelled ones."""
+    from onestage.data.reader import open_data
+    from onestage.deploy.int8 import Int8Data, divided
+    from onestage.deploy.quantise import check_nncf
+    from onestage.evaluation import read_for
+    from onestage.predict.pictures import find_pictures
+
+    if numbers.precision != "int8":
+        return None
+    if data is None:
+        what = "int8 needs labelled pictures: its AP is measured on them"
+        raise ConfigError(what, got="no --data", fix="--data FOLDER, a data set that onestage evaluate takes")
+    check_nncf()
+    if numbers.calibrate is not None:
+        measure = read_for(detector, data, split=None, on_bad=numbers.on_bad)
+        calibrate: list[Path] = [Path(path) for path in find_pictures([str(numbers.calibrate)], results=Path("predictions"))]
+    else:
+        first, measure = divided(open_data(data), detector.classes, on_bad=numbers.on_bad)
+        calibrate = [Path(path) for path in first.paths]
+    return Int8Data(calibrate, measure, numbers.max_drop)
 
 
 def _labelled(detector: Detector, data: Path, model: Path) -> Dataset | None:
@@ -136,15 +181,33 @@ def _show(made: Exported, labelled: Dataset | None) -> None:
     if made.example is not None:
         use = "its first lines say how to build it" if made.example.suffix == ".cpp" else f"python {made.example} PICTURE"
         tell(f"example: {made.example}, {use}")
-    agreement = made.agreement
-    if agreement is None or made.seconds is None:
+    if made.seconds is None:
         say(("not checked:", "bold yellow"), " whether the file finds what the model finds")
         return
+    if made.agreement is not None:
+        pairs = f"{made.agreement.paired:,} of {made.agreement.compared:,} detections agree"
+        tell(f"checked: {pairs}, IoU at least {made.agreement.iou:.4f}, scores within {made.agreement.score:.1e}")
+    _show_int8(made)
     before, after = (1000 * seconds for seconds in made.seconds)
-    pairs = f"{agreement.paired:,} of {agreement.compared:,} detections agree"
-    tell(f"checked: {pairs}, IoU at least {agreement.iou:.4f}, scores within {agreement.score:.1e}")
     tell(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch")
     if made.AP is not None and labelled is not None:
         source, file = made.AP
         tell(f"AP on {counted(len(labelled), 'labelled picture')}: {file:.4f}; {source:.4f} in torch")
     tell(f"test vectors: {made.vectors}")
+
+
+def _show_int8(made: Exported) -> None:
+    """What int8 costs and what it gains."""
+    found, gain = made.contract.quantised, made.int8
+    if found is None or gain is None:
+        return
+    tell(f"AP {found.AP:.4f} in int8, {found.AP_fp32:.4f} in float32, on {counted(found.measured, 'picture')}")
+    tell(f"difference {found.AP - found.AP_fp32:+.4f}, 95 % interval {found.low:+.4f} to {found.high:+.4f}")
+    tell(f"calibrated on {counted(found.calibrated, 'other picture')}")
+    if found.in_float:
+        tell(f"{counted(found.in_float, 'layer')} of {found.layers} stayed in float")
+    (before, after), (slow, fast) = gain.bytes, gain.seconds
+    tell(f"{after / 1e6:.1f} MB, {before / 1e6:.1f} MB in float32")
+    tell(f"a picture takes {1000 * fast:.0f} ms in int8, {1000 * slow:.0f} ms in float32, with the same program")
+    if fast > slow:
+        say(("slower:", "bold yellow"), " on this machine int8 is slower than float32 for this model")

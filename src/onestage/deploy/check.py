@@ -36,6 +36,8 @@ class Tolerance:
 
 TOLERANCE = Tolerance(0.99, 1e-3)
 """Of files that compute in float32."""
+IN_HALF = Tolerance(0.98, 5e-3)
+"""Of files whose network is in float16."""
 
 
 @dataclass(frozen=True)

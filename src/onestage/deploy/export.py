@@ -5,49 +5,59 @@ Shape letters: H and W of a picture.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from onestage.data import Dataset
 from onestage.deploy.accuracy import accuracy
-from onestage.deploy.check import TOLERANCE, Agreement, check_file, drawn_pictures
+from onestage.deploy.check import IN_HALF, TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import check_example, example_place, write_example
+from onestage.deploy.int8 import Int8Data, Save, write_int8
 from onestage.deploy.litert import export_litert, litert_config
 from onestage.deploy.ncnn import export_ncnn, ncnn_config
-from onestage.deploy.onnx import export_onnx
-from onestage.deploy.openvino import export_openvino
+from onestage.deploy.onnx import export_onnx, onnx_model, save_onnx
+from onestage.deploy.openvino import export_openvino, save_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.vectors import write_vectors
 from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
 from onestage.files import TEMPORARY, given_path, remove_leftovers, writing
 from onestage.model.detector import Detector
-from onestage.predict.contract import Contract
+from onestage.predict.contract import PRECISIONS, Contract, Precision
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 from onestage.predict.seal import write_seal
+
+if TYPE_CHECKING:
+    import onnx
 
 
 @dataclass(frozen=True)
 class Format:
     """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files.
-    config: what becomes of a user's config, for files that can hold but one kind of graph.
+    config: what becomes of a user's config, for files that can hold but one kind of graph. save: writes an ONNX model in this
+    format, for formats that hold int8. precisions: those that it holds.
     """
 
     suffix: str
     write: Callable[[Plan, Path], None]
     parts: tuple[str, ...] = ()
     config: Callable[[ExportConfig], ExportConfig] | None = None
+    save: Save | None = None
+    precisions: tuple[Precision, ...] = ("fp32",)
 
 
 FORMATS = {
-    "onnx": Format(".onnx", export_onnx),
-    "openvino": Format(".xml", export_openvino, parts=(".bin",)),
+    "onnx": Format(".onnx", export_onnx, save=save_onnx, precisions=PRECISIONS),
+    "openvino": Format(".xml", export_openvino, parts=(".bin",), save=save_openvino, precisions=PRECISIONS),
     "torch": Format(".pt2", export_pt2),
     "ncnn": Format(".ncnn.param", export_ncnn, parts=(".bin", ".json"), config=ncnn_config),
     "litert": Format(".tflite", export_litert, config=litert_config),
@@ -57,8 +67,8 @@ FORMATS = {
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written. agreement: with the source, None if it was not checked. seconds: for one picture, source and file.
-    AP: on labelled pictures, source and file, None without them.
+    """What was written. agreement: with the source, None for int8 files and if it was not checked. seconds: for one picture,
+    source and file. int8: what an int8 file gains. AP: on labelled pictures, source and file, None without them.
     """
 
     path: Path
@@ -68,12 +78,21 @@ class Exported:
     vectors: Path | None
     example: Path | None
     AP: tuple[float, float] | None = None
+    int8: Int8Gain | None = None
 
     @property
     def size(self) -> int:
         """The bytes of the file and of its further files."""
         form = next(form for form in FORMATS.values() if self.path.name.endswith(form.suffix))
         return sum(self.path.with_suffix(end).stat().st_size for end in (self.path.suffix, *form.parts))
+
+
+@dataclass(frozen=True)
+class Int8Gain:
+    """The bytes, and the seconds for one picture, of a file in float32 and in int8."""
+
+    bytes: tuple[int, int]
+    seconds: tuple[float, float]
 
 
 @known_keywords
@@ -86,16 +105,16 @@ def export(
     pictures: Sequence[Tensor] | None = None,
     check: bool = True,
     example: bool = False,
-    labelled: Dataset | None = None,
+    labelled: Dataset | Int8Data | None = None,
 ) -> Exported:
     """Write the detector to a file of the format ``to``. The file appears only after it found what the detector finds.
 
     pictures: (3, H, W) uint8 each, to check it with; by default drawn ones. Three test vectors are written beside the file, and
     with ``example`` a stand-alone program that uses it. labelled: pictures on which the AP of both is measured, with the
-    detector's classes. No file is replaced.
+    detector's classes; for an int8 file, what it is made and measured with. No file is replaced.
 
     Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
-    other objects than the detector.
+    other objects than the detector, or if int8 costs too much AP.
     """
     if to not in FORMATS:
         raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
@@ -106,20 +125,24 @@ def export(
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
+    int8 = labelled if isinstance(labelled, Int8Data) else None
+    _check_precision(config.precision, to, int8, check=check)
     images = drawn_pictures() if pictures is None else list(pictures)
     remove_leftovers(path.parent)
     with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}-", suffix=TEMPORARY, dir=path.parent) as folder:
         draft = Path(folder) / path.name
-        _write(plan, form, draft, to)
-        agreement, seconds = _checked(plan.detector, draft, images) if check else (None, None)
-        found = _accuracies(plan.detector, draft, labelled) if check and labelled is not None else None
+        with _exporting(plan, to):
+            contract, gain = _written(plan, form, draft, int8, images)
+        plan = replace(plan, contract=contract)
+        agreement, seconds = _checked(plan, draft, images) if check else (None, None)
+        found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
         if example:
             write_example(draft, plan.contract, form.suffix)
         for target in targets:  # the file itself is the last
             if (made := draft.with_name(target.name)).exists():
                 made.replace(target)
     vectors, program = targets[0] if check else None, targets[1] if example else None
-    return Exported(path, plan.contract, agreement, seconds, vectors, program, found)
+    return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
 
 
 def _targets(path: Path, form: Format) -> list[Path]:
@@ -144,11 +167,27 @@ def check_targets(path: Path, to: str) -> None:
     _targets(path, FORMATS[to])
 
 
-def _write(plan: Plan, form: Format, draft: Path, to: str) -> None:
-    """Write the file. What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
+def _check_precision(precision: Precision, to: str, int8: Int8Data | None, *, check: bool) -> None:
+    """Raise ConfigError if the format cannot hold this precision, or if int8 lacks what it is made with."""
+    if precision not in FORMATS[to].precisions:
+        able = ", ".join(name for name, form in FORMATS.items() if precision in form.precisions)
+        what, expected = f"files of the format {to} cannot be in {precision}", ", ".join(FORMATS[to].precisions)
+        raise ConfigError(what, got=precision, expected=expected, fix=f"leave --precision out, or choose another --to: {able}")
+    if (precision == "int8") != (int8 is not None):
+        what = "int8 is made with labelled pictures, and no other precision is"
+        raise ConfigError(
+            what, got=precision, fix="--precision int8 --data FOLDER; in Python export(..., labelled=Int8Data(...))"
+        )
+    if precision == "int8" and not check:
+        what = "an int8 file is always measured, because its boxes are others than those of the model"
+        raise ConfigError(what, got="--no-check", fix="leave --no-check out")
+
+
+@contextlib.contextmanager
+def _exporting(plan: Plan, to: str) -> Iterator[None]:
+    """What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
     try:
-        form.write(plan, draft)
-        write_seal(draft)
+        yield
     except (OnestageError, OSError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -157,12 +196,52 @@ def _write(plan: Plan, form: Format, draft: Path, to: str) -> None:
         raise WeightsError(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
 
 
-def _checked(source: Detector, draft: Path, pictures: Sequence[Tensor]) -> tuple[Agreement, tuple[float, float]]:
-    """How the file agrees with its source on pictures (3, H, W), and the seconds of both. Write the test vectors beside it."""
-    file = open_exported(draft, trusted=True)
-    agreement = check_file(source, file, pictures, TOLERANCE)
+def _written(
+    plan: Plan, form: Format, draft: Path, int8: Int8Data | None, pictures: Sequence[Tensor]
+) -> tuple[Contract, Int8Gain | None]:
+    """Write the file in its precision. The contract that it has, and what int8 gains."""
+    if int8 is not None:
+        return _in_int8(plan, form, draft, int8, pictures)
+    form.write(plan, draft)
+    write_seal(draft)
+    return plan.contract, None
+
+
+def _in_int8(plan: Plan, form: Format, draft: Path, data: Int8Data, pictures: Sequence[Tensor]) -> tuple[Contract, Int8Gain]:
+    """Write the file in float32, check it with pictures (3, H, W), and make the int8 file of it."""
+    save = form.save
+    assert save is not None
+
+    def sealed(model: onnx.ModelProto, path: Path) -> None:
+        save(model, path)
+        write_seal(path)
+
+    contract = replace(plan.contract, precision="fp32")
+    model = onnx_model(Plan(plan.detector, contract))
+    with tempfile.TemporaryDirectory(dir=draft.parent) as folder:
+        path = Path(folder) / draft.name
+        sealed(model, path)
+        file = open_exported(path)
+        check_file(plan.detector, file, pictures, TOLERANCE)
+        quantised = write_int8(model, file, draft, sealed, data)
+        sizes = tuple(
+            sum(part.stat().st_size for part in (p, *(p.with_suffix(end) for end in form.parts))) for p in (path, draft)
+        )
+        seconds = _in_turns([file, open_exported(draft)], pictures[0])
+    return replace(contract, precision="int8", quantised=quantised), Int8Gain((sizes[0], sizes[1]), (seconds[0], seconds[1]))
+
+
+def _checked(plan: Plan, draft: Path, pictures: Sequence[Tensor]) -> tuple[Agreement | None, tuple[float, float]]:
+    """How the file agrees with its source on pictures (3, H, W), and the seconds of both. Write the test vectors beside it.
+
+    An int8 file finds other boxes; its AP was measured instead.
+    """
+    file, precision, agreement = open_exported(draft, trusted=True), plan.contract.precision, None
+    if precision != "int8":
+        agreement = check_file(plan.detector, file, pictures, IN_HALF if precision == "fp16" else TOLERANCE)
     write_vectors(draft, file, pictures[:3])
-    return agreement, (_time(Predictor.of(source), pictures[0]), _time(file, pictures[0]))
+    source, after = _in_turns([Predictor.of(plan.detector), file], pictures[0])
+    return agreement, (source, after)
 
 
 def _accuracies(source: Detector, draft: Path, labelled: Dataset) -> tuple[float, float]:
@@ -170,11 +249,12 @@ def _accuracies(source: Detector, draft: Path, labelled: Dataset) -> tuple[float
     return accuracy(source, labelled).AP, accuracy(open_exported(draft, trusted=True), labelled).AP
 
 
-def _time(predictor: Predictor, picture: Tensor, turns: int = 3) -> float:
-    """The least seconds of some turns on one picture (3, H, W)."""
-    taken = []
+def _in_turns(predictors: Sequence[Predictor], picture: Tensor, turns: int = 5) -> list[float]:
+    """The least seconds of each predictor on one picture (3, H, W)."""
+    least = [math.inf] * len(predictors)
     for _ in range(turns):
-        began = time.perf_counter()
-        predictor.detect([picture])
-        taken.append(time.perf_counter() - began)
-    return min(taken)
+        for place, predictor in enumerate(predictors):
+            began = time.perf_counter()
+            predictor.detect([picture])
+            least[place] = min(least[place], time.perf_counter() - began)
+    return least

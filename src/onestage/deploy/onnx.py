@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from onestage.deploy.graph import Graph, Suppress
+from onestage.deploy.halves import in_half
 from onestage.deploy.plan import LARGEST, SMALLEST, Plan
 from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
 from onestage.deploy.winograd import by_winograd
@@ -37,8 +38,21 @@ STEP = 32
 
 def export_onnx(plan: Plan, path: Path) -> None:
     """Write the detector to an ONNX file. Raise ConfigError if the packages for it are not installed."""
+    model = onnx_model(plan)
+    save_onnx(in_half(model) if plan.contract.precision == "fp16" else model, path)
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write an ONNX model to a file."""
+    import onnx
+
+    onnx.checker.check_model(model)
+    write_file(path, model.SerializeToString())
+
+
+def onnx_model(plan: Plan) -> onnx.ModelProto:
+    """The detector as an ONNX model in float32. Raise ConfigError if the packages for it are not installed."""
     try:
-        import onnx
         import onnxscript  # noqa: F401  # torch's exporter needs it
     except ImportError as error:
         raise ConfigError("to write ONNX, more packages are needed", got=error, fix="pip install 'onestage[onnx]'") from error
@@ -57,8 +71,7 @@ def export_onnx(plan: Plan, path: Path) -> None:
     assert made is not None
     model = made.model_proto
     describe(model, contract)
-    onnx.checker.check_model(model)
-    write_file(path, model.SerializeToString())
+    return model
 
 
 def _translations(contract: Contract) -> dict[Callable[..., object], Callable[..., OnnxValue]]:
@@ -120,7 +133,9 @@ def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Hold back what torch and onnxscript print about their work."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx")]
+    loggers = [
+        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch.utils")
+    ]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from onestage.deploy.onnx import export_onnx
+from onestage.deploy.onnx import onnx_model, save_onnx
 from onestage.deploy.plan import Plan
 from onestage.errors import ConfigError
+
+if TYPE_CHECKING:
+    import onnx
 
 
 def export_openvino(plan: Plan, path: Path) -> None:
     """Write the detector to ``path``, a .xml file, and its .bin. Raise ConfigError if the packages for it are missing."""
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError as error:
         fix = "pip install 'onestage[openvino]'"
         raise ConfigError("to write OpenVINO files, more packages are needed", got=error, fix=fix) from error
+    save_openvino(onnx_model(plan), path, half=plan.contract.precision == "fp16")
+
+
+def save_openvino(model: onnx.ModelProto, path: Path, *, half: bool = False) -> None:
+    """Write an ONNX model as an OpenVINO file. half: with its weights in float16."""
+    import openvino
+
     with tempfile.TemporaryDirectory() as folder:
-        onnx = Path(folder) / "model.onnx"
-        export_onnx(plan, onnx)
-        openvino.save_model(openvino.Core().read_model(onnx), path, compress_to_fp16=False)
+        draft = Path(folder) / "model.onnx"
+        save_onnx(model, draft)
+        openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=half)

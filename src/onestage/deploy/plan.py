@@ -18,7 +18,7 @@ from onestage.errors import ConfigError, WeightsError, require
 from onestage.model.codec import Limit, Part
 from onestage.model.detector import Detector
 from onestage.model.limits import Side
-from onestage.predict.contract import MOST_AT_ONCE, Contract
+from onestage.predict.contract import MOST_AT_ONCE, Contract, Precision
 from onestage.structures import Size
 
 SMALLEST, LARGEST = 64, 8192
@@ -33,7 +33,8 @@ class ExportConfig(Part):
     shapes, for compilers that take nothing more. batch: the number of images, or "any". size: "model", (h, w), or "any" for a
     detector whose input follows the picture, such as a RetinaNet; None is "any" for these and "model" for all others. pixels:
     the type of the images, by default uint8, and float32 for a detector that resizes in float. winograd: compute wide 3x3
-    convolutions by Winograd's algorithm, which is faster on a CPU. It has no effect without NMS.
+    convolutions by Winograd's algorithm, which is faster on a CPU. It has no effect without NMS, or in fewer bits. precision:
+    of the network; what decodes its outputs, and NMS, stay in float32.
     """
 
     nms: Literal["graph", "none"] = "graph"
@@ -41,6 +42,7 @@ class ExportConfig(Part):
     size: tuple[Side, Side] | Literal["any", "model"] | None = None
     pixels: Literal["uint8", "float32"] | None = None
     winograd: bool = True
+    precision: Precision = "fp32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,8 +86,9 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
         level_sizes=() if size is None else detector.level_sizes(size),
         source=source,
         versions=versions(),
+        precision=config.precision,
     )
-    return Plan(detector, contract, winograd=config.winograd and not fixed)
+    return Plan(detector, contract, winograd=config.winograd and not fixed and config.precision == "fp32")
 
 
 def _input(detector: Detector, config: ExportConfig, *, fixed: bool) -> tuple[Size | None, int | None]:
@@ -141,7 +144,8 @@ def fingerprint(detector: Detector) -> str:
 def versions() -> dict[str, str]:
     """The versions of the packages that make a file, as far as they are installed."""
     found = {}
-    for name in ("onestage", "torch", "onnx", "onnxscript", "openvino", "ncnn", "pnnx", "litert-torch", "litert-converter"):
+    makers = ("onestage", "torch", "onnx", "onnxscript", "openvino", "nncf", "ncnn", "pnnx", "litert-torch", "litert-converter")
+    for name in makers:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

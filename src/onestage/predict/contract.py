@@ -6,7 +6,7 @@ Shape letters: B images, A anchors, C logits per anchor, N candidates, D detecti
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal, TypeVar
 
 from onestage.errors import ConfigError, WeightsError
@@ -18,6 +18,10 @@ from onestage.structures import Size
 
 Ending = Literal["detections", "candidates", "outputs"]
 """Where a file's graph ends: after NMS; at decoded candidates, before NMS; at the outputs of the network."""
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""Of a file's network. What decodes its outputs, and NMS, are in float32."""
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 OUTPUTS: dict[Ending, tuple[str, ...]] = {
     "detections": ("boxes", "scores", "labels", "num"),
@@ -40,13 +44,35 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
+class Quantised:
+    """How an int8 file was made, and what it cost. calibrated: the pictures that gave the ranges of its numbers. measured: the
+    pictures that its AP was measured on, none of them calibrated on. AP_fp32, AP: before and after, 0..1. low, high: the 95 %
+    interval of AP - AP_fp32. layers: those that could be in int8; in_float: those of them that stayed in float.
+    """
+
+    calibrated: int
+    measured: int
+    AP_fp32: float
+    AP: float
+    low: float
+    high: float
+    layers: int
+    in_float: int
+
+    @property
+    def drop(self) -> float:
+        """How much AP int8 costs, 0..1. It is negative if int8 is better."""
+        return self.AP_fp32 - self.AP
+
+
+@dataclass(frozen=True)
 class Contract:
     """Everything that a program must know to use an exported file.
 
     batch: the number of images, None for any. size: (h, w) of the input, None for any. level_sizes: (height, width) of the
     maps, if the size is fixed. pixels: the type of the images, RGB in 0..255. checked: whether the file's boxes were compared
-    with those of its source when it was made. source: a SHA-256 of its config and tensors. versions: of the programs that made
-    it.
+    with those of its source when it was made, or the AP of an int8 file with that of its source. source: a SHA-256 of its
+    config and tensors. versions: of the programs that made it. precision: of the network. quantised: what int8 cost.
     """
 
     config: DetectorConfig
@@ -58,6 +84,8 @@ class Contract:
     checked: bool = False
     source: str = ""
     versions: dict[str, str] = field(default_factory=dict)
+    precision: Precision = "fp32"
+    quantised: Quantised | None = None
 
     @property
     def has_frames(self) -> bool:
@@ -86,6 +114,8 @@ class Contract:
             "size": None if self.size is None else list(self.size),
             "level_sizes": [list(size) for size in self.level_sizes],
             "checked": self.checked,
+            "precision": self.precision,
+            "int8": None if self.quantised is None else asdict(self.quantised),
             "source_sha256": self.source,
             "versions": dict(self.versions),
             "config": json.loads(config.to_json()),
@@ -111,6 +141,8 @@ class Contract:
                 checked=bool(plain["checked"]),
                 source=str(plain["source_sha256"]),
                 versions={str(name): str(version) for name, version in plain["versions"].items()},
+                precision=_one_of(plain.get("precision", "fp32"), PRECISIONS),
+                quantised=None if plain.get("int8") is None else _quantised(plain["int8"]),
             )
         except (ConfigError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             what = "the description inside this exported file is damaged"
@@ -122,6 +154,15 @@ def _one_of(value: str, choices: tuple[Choice, ...]) -> Choice:
         if value == choice:
             return choice
     raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
+
+
+def _quantised(plain: dict[str, float]) -> Quantised:
+    """What stands under "int8". Later versions may say more there."""
+    found = {entry.name: plain[entry.name] for entry in fields(Quantised)}
+    if any(type(value) not in (int, float) for value in found.values()):
+        raise ValueError(f"{found} are not all numbers")
+    calibrated, measured, count, in_float = (int(found.pop(key)) for key in ("calibrated", "measured", "layers", "in_float"))
+    return Quantised(calibrated, measured, layers=count, in_float=in_float, **found)
 
 
 def _size(pair: list[int]) -> Size:

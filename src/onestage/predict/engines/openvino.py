@@ -24,7 +24,8 @@ PRECISION = "INFERENCE_PRECISION_HINT"
 
 
 def open_openvino(path: Path) -> FileEngine:
-    """The engine of a .xml file (with its .bin) or a .onnx file that ``export`` wrote. It computes in float32.
+    """The engine of a .xml file (with its .bin) or a .onnx file that ``export`` wrote. It computes in float32, and files
+    that say fp16 in float16 if the processor can.
 
     Raise ConfigError if OpenVINO is not installed, WeightsError if the file is damaged, or was not made by ``export``.
     """
@@ -42,7 +43,9 @@ def open_openvino(path: Path) -> FileEngine:
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
     try:
         settings = {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads()}
-        compiled = core.compile_model(model, "CPU", settings)
+        compiled = core.compile_model(model, "CPU", settings | ({PRECISION: "f16"} if contract.precision == "fp16" else {}))
+        if contract.precision == "fp16" and compiled.get_property(PRECISION).get_type_name() != "f16":
+            compiled = core.compile_model(model, "CPU", settings)  # it would have taken bfloat16, which is far less exact
     except Exception as error:
         raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)

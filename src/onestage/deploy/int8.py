@@ -1,0 +1,158 @@
+"""int8 files: made with calibration pictures, and kept only if their AP on other, labelled pictures is good enough.
+
+Shape letters: B images, h and w of the input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onestage.data import Dataset
+from onestage.data.reader import OpenData
+from onestage.data.table import OnBad
+from onestage.deploy.accuracy import Accuracy, accuracy
+from onestage.deploy.halves import halves
+from onestage.deploy.onnx import describe
+from onestage.deploy.quantise import Inputs, for_integers, in_float, layers, most_sensitive, quantised
+from onestage.errors import ConfigError, WeightsError, require
+from onestage.images import decode_image
+from onestage.predict.contract import Quantised
+from onestage.predict.engines.exported import FileEngine
+from onestage.predict.exported import open_exported
+from onestage.predict.predictor import Predictor
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_DROP = 0.005
+"""The most AP, 0..1, that int8 may cost by default."""
+MOST_CALIBRATED = 100
+"""Of more pictures, so many are calibrated on: each n-th."""
+RESAMPLED = 50
+"""Bootstrap samples behind an interval. They give a standard deviation, which needs fewer of them than quantiles do."""
+LOOKED_AT = 2
+"""Pictures on which the layers are compared, to find those that int8 harms most."""
+
+Save = Callable[["onnx.ModelProto", Path], None]
+"""Writes an ONNX model as a file of some format."""
+
+
+@dataclass(frozen=True, eq=False)
+class Int8Data:
+    """calibrate: paths of pictures that show what the detector will see. measure: labelled pictures; those that are calibrated
+    on as well are left out of the calibration. max_drop: the most AP, 0..1, that int8 may cost.
+    """
+
+    calibrate: Sequence[str | Path]
+    measure: Dataset
+    max_drop: float = MAX_DROP
+
+    def __post_init__(self) -> None:
+        require(0 <= self.max_drop <= 1, "max_drop is a part of AP, 0..1", got=self.max_drop)
+        if self.measure.is_empty:
+            what = "int8 needs labelled pictures to measure its AP on, and these have no objects"
+            raise ConfigError(what, where=self.measure.root)
+        if not self.pictures:
+            what = "int8 needs pictures to calibrate on besides those that its AP is measured on"
+            raise ConfigError(what, where=self.measure.root, got="none", fix="name a folder of other pictures: --calibrate")
+
+    @property
+    def pictures(self) -> list[Path]:
+        """What is calibrated on: at most MOST_CALIBRATED pictures, none of which is measured on."""
+        measured = {Path(path).resolve() for path in self.measure.paths}
+        rest = [path for path in map(Path, self.calibrate) if path.resolve() not in measured]
+        return rest[:: -(-len(rest) // MOST_CALIBRATED) or 1]
+
+
+def divided(data: OpenData, classes: tuple[str, ...], *, on_bad: OnBad = "stop") -> tuple[Dataset, Dataset]:
+    """The pictures of a data set to calibrate on and those to measure on, with the labels of the model's classes.
+
+    Measured is "test" or else "val", as ``evaluate`` does, and calibrated "train" or else "trainval" or the rest. A data set
+    that has not two such splits is cut into a first and a second half.
+    """
+    last = next((split for split in ("test", "val") if split in data.splits), None)
+    first = next((split for split in ("train", "trainval", "val") if split in data.splits and split != last), None)
+    if first is not None and last is not None:
+        one, two = (data.load(split, classes=classes, on_bad=on_bad) for split in (first, last))
+        return one, two
+    whole = data.load(first or last, classes=classes, on_bad=on_bad)
+    middle = len(whole) // 2
+    return whole.subset(range(middle)), whole.subset(range(middle, len(whole)))
+
+
+def write_int8(model: onnx.ModelProto, file: Predictor, path: Path, save: Save, data: Int8Data) -> Quantised:
+    """Write the model in int8 to ``path``. model: in float32; file: the same, opened.
+
+    The layers that int8 harms most are put back into float, 1, 2, 4, ... and at most half of them, until the AP is good enough.
+    Raise WeightsError if it never is.
+    """
+    engine = file.engine
+    assert isinstance(engine, FileEngine)
+    before, parts = accuracy(file, data.measure), halves(model)
+    inputs = Calibration(file, tuple(data.pictures), frozenset(entry.name for entry in parts.network.graph.input))
+    network = quantised(parts.network, inputs, len(inputs.paths))
+    names, order, count, tried = layers(network), list[str](), 0, list[float]()
+    while count <= len(names) // 2:
+        if count and not order:
+            order = most_sensitive(network, parts.network, inputs.first(LOOKED_AT))
+        mixed = in_float(network, parts.network, order[:count]) if count else network
+        whole = parts.joined(for_integers(mixed))
+        describe(whole, engine.contract)
+        save(whole, path)
+        after = accuracy(open_exported(path), data.measure)
+        drop = before.AP - after.AP
+        if drop <= data.max_drop:
+            low, high = interval(before, after)
+            sizes = len(inputs.paths), len(data.measure)
+            found = Quantised(*sizes, before.AP, after.AP, low, high, layers=len(names), in_float=count)
+            describe(whole, replace(engine.contract, precision="int8", quantised=found))
+            save(whole, path)
+            return found
+        tried.append(after.AP)
+        count = 2 * count or 1
+    got = f"AP {before.AP:.4f} in float32, at best {max(tried):.4f} in int8, with up to {count // 2} layers in float"
+    what, fix = "int8 costs this detector too much", "more pictures to calibrate on: --calibrate; or --precision fp16"
+    raise WeightsError(what, where=data.measure.root, got=got, expected=f"a drop of at most {data.max_drop}", fix=fix)
+
+
+def interval(before: Accuracy, after: Accuracy, *, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of AP after - AP before: 1.96 standard deviations around it, by the paired bootstrap over pictures.
+    Same seed, same interval.
+    """
+    random, count = np.random.default_rng(seed), len(before.truths)
+    samples = [random.integers(0, count, count).tolist() for _ in range(RESAMPLED)]
+    gains = np.array([after.on(rows) - before.on(rows) for rows in samples])
+    gains = gains[~np.isnan(gains)]  # a sample may have no object at all
+    reach, gain = 1.96 * float(gains.std()) if len(gains) else 0.0, after.AP - before.AP
+    return gain - reach, gain + reach
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """The inputs of a file for pictures on disk, which are decoded at each pass. names: those of the inputs."""
+
+    file: Predictor
+    paths: tuple[Path, ...]
+    names: frozenset[str]
+
+    def __iter__(self) -> Iterator[Inputs]:
+        return map(self._inputs, self.paths)
+
+    def first(self, count: int) -> list[Inputs]:
+        """The inputs for the first ``count`` pictures."""
+        return [self._inputs(path) for path in self.paths[:count]]
+
+    def _inputs(self, path: Path) -> Inputs:
+        """images (B, 3, h, w), and frames (B, 4) if the network takes them. A file for B images gets the picture B times."""
+        engine = self.file.engine
+        assert isinstance(engine, FileEngine)
+        images, metas = self.file.config.preprocess.batch([decode_image(path)])
+        count = engine.contract.batch or 1
+        pixels, frame = engine.as_pixels(images).numpy(), metas[0].frame[None].float().numpy()
+        found = {"images": np.repeat(pixels, count, axis=0), "frames": np.repeat(frame, count, axis=0)}
+        return {name: found[name] for name in self.names}

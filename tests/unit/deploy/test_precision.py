@@ -1,0 +1,231 @@
+"""Files in fewer bits: in float16, and in int8 behind a gate of AP."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import onestage
+from onestage.cli.generate import write_data_set
+from onestage.cli.main import main
+from onestage.data.reader import open_data
+from onestage.data.synthetic import SyntheticConfig
+from onestage.deploy import int8
+from onestage.deploy.accuracy import accuracy
+from onestage.deploy.benchmark import pictures
+from onestage.deploy.check import IN_HALF, check_file
+from onestage.deploy.export import export
+from onestage.deploy.halves import halves, in_half
+from onestage.deploy.int8 import Int8Data, divided, interval
+from onestage.deploy.onnx import save_onnx
+from onestage.deploy.openvino import save_openvino
+from onestage.deploy.plan import ExportConfig, plan_export
+from onestage.deploy.quantise import for_integers, in_float, layers, most_sensitive, quantised
+from onestage.errors import ConfigError, WeightsError
+from onestage.predict.contract import Contract, Quantised
+from onestage.predict.exported import open_exported
+
+onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """The ONNX model of the shared file, in float32."""
+    model = onnx.load(folder / "model.onnx")
+    kept = [entry for entry in model.metadata_props if entry.key == "onestage"]  # without the seal
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return model
+
+
+@pytest.fixture(scope="module")
+def parts(whole):
+    return halves(whole)
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    images = torch.rand(6, 1, 3, 96, 128, generator=torch.Generator().manual_seed(0)).mul(255).byte()
+    return [{"images": image.numpy()} for image in images]
+
+
+def run(network, inputs):
+    session = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
+    return [value for one in inputs for value in session.run(None, one)]
+
+
+def error(network, other, inputs):
+    """The root mean square difference of all outputs, in their standard deviations."""
+    pairs = zip(run(network, inputs), run(other, inputs), strict=True)
+    return max(float(np.sqrt(np.mean((one - two) ** 2)) / one.std()) for one, two in pairs)
+
+
+def test_the_halves_are_the_whole(whole, parts):
+    again = parts.joined(parts.network)
+    onnx.checker.check_model(again, full_check=True)
+    assert [node.name for node in again.graph.node] != [] and len(again.graph.node) == len(whole.graph.node)
+    assert not {"Conv", "MatMul"} & {node.op_type for node in parts.tail}
+    assert {"NonMaxSuppression", "TopK"} <= {node.op_type for node in parts.tail}
+    image = {"images": np.full((2, 3, 96, 128), 99, np.uint8)}
+    assert all(np.array_equal(a, b) for a, b in zip(run(whole, [image]), run(again, [image]), strict=True))
+
+
+def test_a_file_in_float16_finds_the_same_in_every_runtime(model, whole, tmp_path):
+    path = tmp_path / "half.onnx"
+    half = in_half(whole)
+    save_onnx(half, path)
+    types = {tensor.data_type for tensor in half.graph.initializer if tensor.name.startswith("network")}
+    assert types <= {onnx.TensorProto.FLOAT16, onnx.TensorProto.INT64} and path.stat().st_size < 0.7 * whole.ByteSize()
+    total = check_file(model, open_exported(path), pictures(5, (100, 140)), IN_HALF)
+    assert total.within(IN_HALF) and total.compared > 20 and total.score > 1e-6
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    save_openvino(whole, tmp_path / "half.xml", half=True)
+    assert (tmp_path / "half.bin").stat().st_size < 0.7 * whole.ByteSize()
+    total = check_file(model, open_exported(tmp_path / "half.xml"), pictures(5, (100, 140)), IN_HALF)
+    assert total.within(IN_HALF) and total.compared > 20
+
+
+def test_int8_layers_are_integers_and_go_back_to_float(parts, inputs):
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    network = quantised(parts.network, inputs, len(inputs))
+    names = layers(network)
+    convolutions = [node.name for node in parts.network.graph.node if node.op_type == "Conv"]
+    assert {*convolutions} <= {*names}
+    assert 1e-3 < error(parts.network, network, inputs) < 0.5
+    fast = for_integers(network)
+    assert not {"Relu"} & {node.op_type for node in fast.graph.node}
+    assert error(network, fast, inputs) < 0.1
+    floats = in_float(network, parts.network, names)
+    assert error(parts.network, floats, inputs) < 1e-5 and not {"Relu"} & {*layers(for_integers(floats))}
+    order = most_sensitive(network, parts.network, inputs[:1])
+    assert sorted(order) == sorted(names)
+    one = in_float(network, parts.network, order[: len(order) // 2])
+    assert error(parts.network, one, inputs) < error(parts.network, network, inputs)
+
+
+def test_the_contract_says_the_precision_and_old_files_are_in_float32(model):
+    facts = Quantised(10, 5, 0.5, 0.49, -0.02, 0.01, layers=30, in_float=2)
+    contract = replace(plan_export(model, ExportConfig()).contract, precision="int8", quantised=facts)
+    text = contract.to_json()
+    assert Contract.from_json(text, where="") == contract and facts.drop == pytest.approx(0.01)
+    plain = json.loads(text)
+    del plain["precision"], plain["int8"]
+    old = Contract.from_json(json.dumps(plain), where="")
+    assert old.precision == "fp32" and old.quantised is None
+    for bad in (
+        {"precision": "int4"},
+        {"int8": {"AP": 1}},
+        {"int8": plain["classes"]},
+        {"int8": json.loads(text)["int8"] | {"AP": "x"}},
+    ):
+        with pytest.raises(WeightsError, match="damaged"):
+            Contract.from_json(json.dumps(json.loads(text) | bad), where="")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A folder with pictures of train and val."""
+    folder = tmp_path_factory.mktemp("labelled")
+    write_data_set(folder / "set", {"train": 6, "val": 4}, SyntheticConfig(seed=1, size=(64, 96)))
+    return folder / "set"
+
+
+def test_pictures_that_are_measured_are_not_calibrated_on(labelled):
+    opened = open_data(labelled)
+    first, second = divided(opened, opened.load("val").classes)
+    assert (len(first), len(second), second.split) == (6, 4, "val")
+    data = Int8Data([*second.paths, *first.paths], second)
+    assert [str(path) for path in data.pictures] == list(first.paths)
+    with pytest.raises(ConfigError, match="besides"):
+        Int8Data(second.paths, second)
+    with pytest.raises(ConfigError, match="max_drop"):
+        Int8Data(first.paths, second, max_drop=-1)
+
+
+def test_a_data_set_with_one_split_is_cut_in_two(labelled, monkeypatch):
+    opened = open_data(labelled)
+    monkeypatch.setattr(type(opened), "splits", ("val",))
+    first, second = divided(opened, opened.load("val").classes)
+    assert (len(first), len(second)) == (2, 2) and not {*first.paths} & {*second.paths}
+
+
+def test_the_interval_is_of_pairs_and_comes_again(model, labelled):
+    dataset = open_data(labelled).load("val", classes=None)
+    twin = onestage.build(replace(model.config, classes=dataset.classes, category_ids=dataset.category_ids))
+    before = accuracy(twin, dataset)
+    assert interval(before, before) == (0.0, 0.0)
+    blind = replace(before, found=tuple(found.select([]) for found in before.found), AP=0.0)
+    low, high = interval(before, blind)
+    assert low <= -before.AP <= high and interval(before, blind) == (low, high)
+
+
+def test_what_cannot_be_is_refused_before_the_work(model, labelled, tmp_path, capsys):
+    config = ExportConfig(precision="int8")
+    with pytest.raises(ConfigError, match="labelled pictures"):
+        export(model, tmp_path / "m.onnx", config=config)
+    with pytest.raises(ConfigError, match="cannot be in fp16"):
+        export(model, tmp_path / "m.pt2", to="torch", config=ExportConfig(precision="fp16"))
+    opened = open_data(labelled)
+    first, second = divided(opened, opened.load("val").classes)
+    with pytest.raises(ConfigError, match="always measured"):
+        export(model, tmp_path / "m.onnx", config=config, check=False, labelled=Int8Data(first.paths, second))
+    model.save(tmp_path / "m.safetensors")
+    assert main(["export", str(tmp_path / "m.safetensors"), "-o", str(tmp_path / "m.onnx"), "--precision", "int8"]) == 2
+    assert "--data FOLDER" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+class Written:
+    """Stands for the files of a search: each write is noted, and none is a file."""
+
+    def __init__(self, monkeypatch, drops):
+        self.drops, self.floats = iter(drops), []
+        monkeypatch.setattr(int8, "accuracy", lambda file, data: self.next())
+        monkeypatch.setattr(int8, "open_exported", lambda path: None)
+        monkeypatch.setattr(int8, "interval", lambda before, after: (-1.0, 1.0))
+        real = int8.in_float
+        monkeypatch.setattr(int8, "in_float", lambda a, b, names: (self.floats.append(len(names)), real(a, b, names))[1])
+
+    def next(self):
+        return type("Found", (), {"AP": 0.5 - next(self.drops)})
+
+
+def test_layers_go_back_to_float_until_the_drop_is_small_enough(model, whole, labelled, tmp_path, monkeypatch):
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    opened = open_data(labelled)
+    first, second = divided(opened, opened.load("val").classes)
+    save_onnx(whole, tmp_path / "m.onnx")
+    file = open_exported(tmp_path / "m.onnx")
+    data, wrote = Int8Data(first.paths, second), Written(monkeypatch, [0, 0.02, 0.01, 0.004])
+    found = int8.write_int8(whole, file, tmp_path / "q.onnx", save_onnx, data)
+    assert wrote.floats == [1, 2] and found.in_float == 2 and found.AP == 0.496 and found.calibrated == 6
+    monkeypatch.undo()
+    contract = open_exported(tmp_path / "q.onnx").engine.contract
+    assert contract.precision == "int8" and contract.quantised == found
+    Written(monkeypatch, [0] + [0.5] * 99)
+    with pytest.raises(WeightsError, match="costs this detector too much"):
+        int8.write_int8(whole, file, tmp_path / "r.onnx", save_onnx, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_the_real_coco_ssd_in_int8(to, shared_data, tmp_path):
+    """Calibrated on pictures of VOC, measured on 80 of COCO."""
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    pytest.importorskip("tflite", reason="pip install 'onestage[tflite]'")
+    from tflite_files import read
+
+    config, tensors = read(shared_data / "weights/coco_ssd_mobilenet_v1_quant_2018_06_29.tflite")
+    source = onestage.build(config.replace({"postprocess.detections": 100})).eval()
+    source.load_state_dict(tensors)
+    measure = open_data(shared_data / "coco_tiny").load(None, classes=source.classes)
+    calibrate = sorted((shared_data / "metrics_formats").rglob("*.jpg"))
+    path = tmp_path / ("m.onnx" if to == "onnx" else "m.xml")
+    made = export(source, path, to=to, config=ExportConfig(precision="int8"), labelled=Int8Data(calibrate, measure))
+    assert made.contract.quantised.drop <= 0.005
+    report = onestage.evaluate(path, measure)
+    assert abs(report.coco.AP - made.contract.quantised.AP) < 1e-9
+    assert made.int8.bytes[1] < 0.4 * made.int8.bytes[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -73,7 +74,7 @@ def export(
 
     onestage export runs/first
 
-    onestage export runs/first -o phone.onnx --batch 1 --data pictures/
+    onestage export runs/first -o phone.onnx --batch 1
 
     onestage export runs/first --to openvino --precision int8 --data labelled/
 
@@ -98,13 +99,9 @@ def export(
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     check_targets(path, to)
-    int8 = _int8(numbers, detector, data)
-    labelled = _labelled(detector, data, Path(model)) if data is not None and check and int8 is None else None
-    pictures = None if data is None else _pictures(data, labelled if int8 is None else int8.measure)
-    say((f"writing {path}: this takes {'minutes' if int8 else 'up to a minute'}", "dim"))
-    data_set = int8 or labelled
-    made = write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=data_set)
-    _show(made, labelled)
+    given, pictures = _given(numbers, detector, data, Path(model), check=check)
+    say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
+    _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)
     return 0
 
 
@@ -123,6 +120,18 @@ def _config(file: File) -> ExportConfig:
         pixels=file.input,
         winograd=file.winograd,
     )
+
+
+def _given(
+    numbers: Numbers, detector: Detector, data: Path | None, model: Path, *, check: bool
+) -> tuple[Dataset | Int8Data | None, list[Tensor] | None]:
+    """The labelled pictures of --data, and some pictures of it, (3, H, W) uint8 each, to check the file with."""
+    if (int8 := _int8(numbers, detector, data)) is not None:
+        return int8, _pictures(Path(), int8.measure)
+    if data is None:
+        return None, None
+    labelled = _labelled(detector, data, model) if check else None
+    return labelled, _pictures(data, labelled)
 
 
 def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data | None:
@@ -169,7 +178,7 @@ def _pictures(data: Path, labelled: Dataset | None) -> list[Tensor]:
     return [decode_image(path) for path in paths[:CHECKED_WITH]]
 
 
-def _show(made: Exported, labelled: Dataset | None) -> None:
+def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
     """What was written, and how well it agrees with the model."""
     contract = made.contract
     size = "any size" if contract.size is None else f"{contract.size[0]}x{contract.size[1]}"
@@ -190,7 +199,7 @@ def _show(made: Exported, labelled: Dataset | None) -> None:
     _show_int8(made)
     before, after = (1000 * seconds for seconds in made.seconds)
     tell(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch")
-    if made.AP is not None and labelled is not None:
+    if made.AP is not None and isinstance(labelled, Sized):
         source, file = made.AP
         tell(f"AP on {counted(len(labelled), 'labelled picture')}: {file:.4f}; {source:.4f} in torch")
     tell(f"test vectors: {made.vectors}")

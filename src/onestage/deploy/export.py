@@ -125,15 +125,13 @@ def export(
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, form.suffix)
-    int8 = labelled if isinstance(labelled, Int8Data) else None
-    _check_precision(config.precision, to, int8, check=check)
+    _check_precision(config.precision, to, labelled, check=check)
     images = drawn_pictures() if pictures is None else list(pictures)
     remove_leftovers(path.parent)
     with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}-", suffix=TEMPORARY, dir=path.parent) as folder:
         draft = Path(folder) / path.name
         with _exporting(plan, to):
-            contract, gain = _written(plan, form, draft, int8, images)
-        plan = replace(plan, contract=contract)
+            plan, gain = _written(plan, form, draft, labelled, images)
         agreement, seconds = _checked(plan, draft, images) if check else (None, None)
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
         if example:
@@ -167,13 +165,13 @@ def check_targets(path: Path, to: str) -> None:
     _targets(path, FORMATS[to])
 
 
-def _check_precision(precision: Precision, to: str, int8: Int8Data | None, *, check: bool) -> None:
+def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data | None, *, check: bool) -> None:
     """Raise ConfigError if the format cannot hold this precision, or if int8 lacks what it is made with."""
     if precision not in FORMATS[to].precisions:
         able = ", ".join(name for name, form in FORMATS.items() if precision in form.precisions)
         what, expected = f"files of the format {to} cannot be in {precision}", ", ".join(FORMATS[to].precisions)
         raise ConfigError(what, got=precision, expected=expected, fix=f"leave --precision out, or choose another --to: {able}")
-    if (precision == "int8") != (int8 is not None):
+    if (precision == "int8") != isinstance(labelled, Int8Data):
         what = "int8 is made with labelled pictures, and no other precision is"
         raise ConfigError(
             what, got=precision, fix="--precision int8 --data FOLDER; in Python export(..., labelled=Int8Data(...))"
@@ -197,14 +195,15 @@ def _exporting(plan: Plan, to: str) -> Iterator[None]:
 
 
 def _written(
-    plan: Plan, form: Format, draft: Path, int8: Int8Data | None, pictures: Sequence[Tensor]
-) -> tuple[Contract, Int8Gain | None]:
-    """Write the file in its precision. The contract that it has, and what int8 gains."""
-    if int8 is not None:
-        return _in_int8(plan, form, draft, int8, pictures)
+    plan: Plan, form: Format, draft: Path, labelled: Dataset | Int8Data | None, pictures: Sequence[Tensor]
+) -> tuple[Plan, Int8Gain | None]:
+    """Write the file in its precision. The plan with the contract that the file has, and what int8 gains."""
+    if isinstance(labelled, Int8Data):
+        contract, gain = _in_int8(plan, form, draft, labelled, pictures)
+        return replace(plan, contract=contract), gain
     form.write(plan, draft)
     write_seal(draft)
-    return plan.contract, None
+    return plan, None
 
 
 def _in_int8(plan: Plan, form: Format, draft: Path, data: Int8Data, pictures: Sequence[Tensor]) -> tuple[Contract, Int8Gain]:

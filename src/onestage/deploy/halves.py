@@ -31,7 +31,18 @@ class Halves:
         made.CopyFrom(self.whole)
         graph = made.graph
         tensors = {tensor.name: tensor for tensor in (*self.whole.graph.initializer, *network.graph.initializer)}
-        nodes = [*network.graph.node, *self.tail]
+        shared = {tensor.name for tensor in network.graph.initializer}
+        nodes = [*network.graph.node]
+        for before in self.tail:
+            node = onnx.NodeProto()
+            node.CopyFrom(before)
+            node.input[:] = [f"{name}_tail" if name in shared else name for name in before.input]
+            nodes.append(node)
+        for tensor in self.whole.graph.initializer:  # the network may have changed the type of a tensor that the tail reads too
+            if tensor.name in shared:
+                copy = tensors[f"{tensor.name}_tail"] = onnx.TensorProto()
+                copy.CopyFrom(tensor)
+                copy.name = f"{tensor.name}_tail"
         used = {name for node in nodes for name in node.input}
         for field in (graph.node, graph.initializer, graph.value_info):
             del field[:]
@@ -81,7 +92,12 @@ def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     except ImportError as error:
         raise ConfigError("to write float16, onnxruntime is needed", got=error, fix="pip install 'onestage[onnx]'") from error
     parts = halves(model)
-    return parts.joined(convert_float_to_float16(parts.network, keep_io_types=True))
+    made = convert_float_to_float16(parts.network, keep_io_types=True)
+    given = {entry.name for entry in made.graph.input}
+    nodes = sorted(made.graph.node, key=lambda node: not (node.op_type == "Cast" and node.input[0] in given))
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)  # what casts the inputs comes first: the converter puts it last
+    return parts.joined(made)
 
 
 def _float32(name: str) -> onnx.ValueInfoProto:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
+from torch.fx import GraphModule
 
 from onestage.deploy.graph import Graph, Suppress
 from onestage.deploy.halves import in_half
@@ -117,7 +118,11 @@ def captured(plan: Plan, suppress: Suppress, *, winograd: bool = False) -> Expor
     if winograd:
         graph.network = by_winograd(graph.network)
     with torch.inference_mode(False), torch.no_grad(), quietly():
-        return torch.export.export(graph, inputs, dynamic_shapes=tuple(shapes))
+        program = torch.export.export(graph, inputs, dynamic_shapes=tuple(shapes))
+    for part in program.graph_module.modules():  # a file does not say where the program lies on the disk of its maker
+        for node in part.graph.nodes if isinstance(part, GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:

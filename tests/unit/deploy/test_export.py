@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,8 @@ for count in (1, 2, 5):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:-1] == [f"[({n}, 200, 4), ({n}, 200), ({n}, 200), ({n},)]" for n in (1, 2, 5)]
     data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        assert not [name for name in archive.namelist() if b".py" in archive.read(name)]
     flipped = len(data) // 2
     for damaged in (data[:1000], b"", data[:flipped] + bytes([data[flipped] ^ 0x40]) + data[flipped + 1 :]):
         path.write_bytes(damaged)
@@ -167,6 +170,10 @@ def test_a_flipped_bit_of_a_torch_program_is_seen(tmp_path):
     (tmp_path / "x.pt2").write_bytes(data[:at] + bytes([data[at] ^ 0x40]) + data[at + 1 :])
     with pytest.raises(WeightsError, match="not as it was written"):
         onestage.load(tmp_path / "x.pt2", trusted=True)
+
+
+def test_a_file_does_not_say_where_its_maker_s_program_lies(folder):
+    assert b".py" not in (folder / "model.onnx").read_bytes()
 
 
 def test_threads_share_a_file(folder):

@@ -64,11 +64,14 @@ def evaluate(
 
     onestage evaluate runs/first pictures/ --split val --out report/
 
-    Args: model: a run folder, a .safetensors file, or published weights (see onestage models) data: the data set's folder or
-    file: COCO JSON, Pascal VOC, YOLO or CSV split: train, val, test or trainval; by default the first that exists of test, val,
-    the pictures that the run held out, and everything out: also write index.html, metrics.json, per_class.csv, pr_curves.png,
-    predictions.json and pictures/ to this folder format: the data set's format; by default it is recognised on_bad: what to do
-    about a bad annotation or an unreadable picture: stop, or leave it out
+    Args:
+        model: a run folder, a .safetensors file, or published weights (see onestage models)
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
+            and everything
+        out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
+        format: the data set's format; by default it is recognised
+        on_bad: what to do about a bad annotation or an unreadable picture: stop, or leave it out
     """
     from onestage.cli.common import find_predictor
     from onestage.cli.report import report_folder, save_report

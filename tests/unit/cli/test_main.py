@@ -59,6 +59,7 @@ def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
     text = capsys.readouterr().out
     assert f"usage: onestage {verb}" in text and "{None}" not in text
     assert "(default: None)" not in text and "(default: )" not in text
+    assert "Args:" not in text  # a docstring whose lines were joined says nothing about single options
 
 
 MISTAKES = {

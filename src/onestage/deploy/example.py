@@ -80,7 +80,7 @@ def _cpp(contract: Contract, path: Path) -> str:
         "ANTIALIAS": _flag(resize.antialias),
         "SOFTMAX": _flag(config.loss.activation == "softmax"),
         "CLASS_AGNOSTIC": _flag(post.class_agnostic),
-        "PADDING": _list(map(round, resize.colour) if resize.antialias else resize.colour),
+        "PADDING": _list(contract.padding),
         "VARIANCES": _list(coder.variances),
         "MAX_LOG_SCALE": coder.max_log_scale,
         "LEAST_SCORE": max(LEAST_SCORE, post.score_threshold),

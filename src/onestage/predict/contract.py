@@ -92,6 +92,12 @@ class Contract:
         """Whether the file takes frames (B, 4): pictures may be padded, and boxes are cut to them inside the graph."""
         return self.config.preprocess.mode != "stretch" and self.ending != "outputs"
 
+    @property
+    def padding(self) -> tuple[float, ...]:
+        """The colour around a picture, RGB in 0..255. It is whole where pictures are resized in uint8 or put in so."""
+        config = self.config.preprocess
+        return tuple(map(round, config.colour)) if config.antialias or self.pixels == "uint8" else config.colour
+
     def to_json(self) -> str:
         """The contract as JSON. "config" holds the whole of it; what stands beside is for readers without this package."""
         config, resize = self.config, self.config.preprocess
@@ -106,7 +112,7 @@ class Contract:
                 "mode": resize.mode,
                 "size": list(resize.size),
                 "antialias": resize.antialias,
-                "padding": [round(value) for value in resize.colour] if self.pixels == "uint8" else list(resize.colour),
+                "padding": list(self.padding),
             },
             "ending": self.ending,
             "pixels": self.pixels,

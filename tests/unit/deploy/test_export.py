@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,11 +25,12 @@ from onestage.data.synthetic import SyntheticConfig, generate
 from onestage.data.writers import write_coco
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, drawn_pictures
+from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, export
 from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, WeightsError
 from onestage.model.output.suppress import SoftNMS
-from onestage.predict.contract import VERSION, Contract
+from onestage.predict.contract import KEY, VERSION, Contract
 from onestage.predict.engines.exported import FileEngine
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
@@ -228,6 +231,38 @@ def test_the_example_needs_neither_torch_nor_this_package(model, folder):
         numbers = pytest.approx((detection.score, *detection.box), abs=0.2)
         start = f"picture.png {detection.name} "
         assert any(line.startswith(start) and [float(w) for w in line.split()[-5:]] == numbers for line in told), detection
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("pixels", ["uint8", "float32"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "shortest_edge"])
+def test_the_example_gives_a_file_what_this_package_gives_it(model, tmp_path, monkeypatch, mode, antialias, pixels, batch):
+    config = model.config.replace({"preprocess.mode": mode, "preprocess.antialias": antialias})
+    contract, seen = Contract(config, "detections", pixels=pixels, batch=batch), []
+
+    def run(names, inputs):
+        seen.append(inputs)
+        count = len(inputs["images"])
+        return [np.zeros((count, 2, 4)), np.zeros((count, 2)), np.zeros((count, 2), int), np.zeros(count, int)]
+
+    session = SimpleNamespace(run=run, get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={KEY: contract.to_json()}))
+    monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda _: session))
+    picture = pictures(1, (70, 150))[0]
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "picture.png")])
+    runpy.run_path(str(write_example(tmp_path / "m.onnx", contract, ".onnx")))
+    images, metas = config.preprocess.batch([picture])
+    expected = FileEngine(contract, run, "stand-in").as_pixels(images).numpy()
+    (inputs,) = seen
+    assert (inputs["images"].shape, inputs["images"].dtype) == ((batch or 1, *expected.shape[1:]), expected.dtype)
+    apart = np.abs(inputs["images"].astype(float) - expected)
+    assert apart.max() <= (1 if antialias or pixels == "uint8" else 0.01)  # Pillow differs by one level, and so do halves
+    assert apart.mean() < (0.1 if antialias else 0.001)
+    right, below = (metas[0].frame[2:].int() - 1).tolist()
+    assert np.all(apart[:, :, below + 1 :] < 1e-4) and np.all(apart[:, :, :, right + 1 :] < 1e-4)
+    if mode != "stretch":
+        assert inputs["frames"].tolist() == [metas[0].frame.tolist()] * (batch or 1)
 
 
 def test_verbs_take_the_file(folder, tmp_path, capsys):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, counted
+from onestage.errors import ConfigError, counted, require
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from onestage.data import Dataset
+    from onestage.data.table import OnBad
     from onestage.deploy.export import Exported
     from onestage.deploy.int8 import Int8Data
     from onestage.deploy.plan import ExportConfig
@@ -52,10 +53,15 @@ class Numbers:
     calibrate: Path | None = None
     """int8: a folder of pictures that give the ranges of the numbers; by default the train split of --data, or its first
     half."""
-    max_drop: float = 0.005
-    """int8: the most AP, 0..1, that it may cost. Layers go back into float until it costs no more."""
+    max_drop: float | None = None
+    """int8: the most AP, 0..1, that it may cost, by default 0.005. Layers go back into float until it costs no more."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """int8: what to do about a bad annotation in --data: stop, or leave it out."""
+    """What to do about a bad annotation in --data: stop, or leave it out."""
+
+    def __post_init__(self) -> None:
+        for option, value in (("--calibrate", self.calibrate), ("--max-drop", self.max_drop)):
+            what = f"{option} is for int8 alone"
+            require(self.precision == "int8" or value is None, what, got=value, fix="leave it out, or add --precision int8")
 
 
 def export(
@@ -94,12 +100,14 @@ def export(
     from onestage.deploy.export import FORMATS, check_targets
     from onestage.deploy.export import export as write
 
+    if not check and data is not None and numbers.precision != "int8":
+        raise ConfigError("--data is what the file is checked with", got="--no-check", fix="leave one of both out")
     config = replace(_config(file), precision=numbers.precision)
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     check_targets(path, to)
-    given, pictures = _given(numbers, detector, data, Path(model), check=check)
+    given, pictures = _given(numbers, detector, data, Path(model))
     say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)
     return 0
@@ -123,21 +131,21 @@ def _config(file: File) -> ExportConfig:
 
 
 def _given(
-    numbers: Numbers, detector: Detector, data: Path | None, model: Path, *, check: bool
+    numbers: Numbers, detector: Detector, data: Path | None, model: Path
 ) -> tuple[Dataset | Int8Data | None, list[Tensor] | None]:
     """The labelled pictures of --data, and some pictures of it, (3, H, W) uint8 each, to check the file with."""
     if (int8 := _int8(numbers, detector, data)) is not None:
         return int8, _pictures(Path(), int8.measure)
     if data is None:
         return None, None
-    labelled = _labelled(detector, data, model) if check else None
+    labelled = _labelled(detector, data, model, numbers.on_bad)
     return labelled, _pictures(data, labelled)
 
 
 def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data | None:
     """The pictures for int8; None for other precisions. Raise ConfigError if there are no labelled ones."""
     from onestage.data.reader import open_data
-    from onestage.deploy.int8 import Int8Data, divided
+    from onestage.deploy.int8 import MAX_DROP, Int8Data, divided
     from onestage.deploy.quantise import check_nncf
     from onestage.evaluation import read_for
     from onestage.predict.pictures import find_pictures
@@ -154,16 +162,16 @@ def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data |
     else:
         first, measure = divided(open_data(data), detector.classes, on_bad=numbers.on_bad)
         calibrate = [Path(path) for path in first.paths]
-    return Int8Data(calibrate, measure, numbers.max_drop)
+    return Int8Data(calibrate, measure, MAX_DROP if numbers.max_drop is None else numbers.max_drop)
 
 
-def _labelled(detector: Detector, data: Path, model: Path) -> Dataset | None:
+def _labelled(detector: Detector, data: Path, model: Path, on_bad: OnBad = "stop") -> Dataset | None:
     """The data set that ``onestage evaluate`` measures the model on; None, and a word about it, without such labels."""
     from onestage.errors import DataError
     from onestage.evaluation import data_to_measure
 
     try:
-        return data_to_measure(detector, data, run=model)[0]
+        return data_to_measure(detector, data, run=model, on_bad=on_bad)[0]
     except (DataError, ConfigError) as error:
         say(("no AP is measured:", "bold yellow"), f" {error.what}")
         return None

@@ -179,6 +179,8 @@ def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data
     if precision == "int8" and not check:
         what = "an int8 file is always measured, because its boxes are others than those of the model"
         raise ConfigError(what, got="--no-check", fix="leave --no-check out")
+    if labelled is not None and not check:
+        raise ConfigError("labelled pictures are what the file is measured on", got="check=False", fix="leave one of both out")
 
 
 @contextlib.contextmanager

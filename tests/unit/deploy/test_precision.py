@@ -178,6 +178,30 @@ def test_what_cannot_be_is_refused_before_the_work(model, labelled, tmp_path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--calibrate", "pictures"], "--calibrate is for int8 alone"),
+        (["--max-drop", "0.005"], "--max-drop is for int8 alone"),
+        (["--precision", "fp16", "--max-drop", "0.1"], "--max-drop is for int8 alone"),
+        (["--data", "pictures", "--no-check"], "--data is what the file is checked with"),
+        (["--data", "pictures", "--no-check", "--precision", "int8"], "there is no such"),
+    ],
+)
+def test_no_option_is_taken_and_ignored(model, tmp_path, monkeypatch, capsys, options, says):
+    monkeypatch.chdir(tmp_path)
+    model.save("m.safetensors")
+    assert main(["export", "m.safetensors", *options]) == 2
+    assert says in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+def test_labelled_pictures_are_not_ignored_without_a_check(model, labelled, tmp_path):
+    opened = open_data(labelled)
+    with pytest.raises(ConfigError, match="measured on"):
+        export(model, tmp_path / "m.onnx", check=False, labelled=opened.load("val"))
+
+
 class Written:
     """Stands for the files of a search: each write is noted, and none is a file."""
 

@@ -83,11 +83,7 @@ def evaluate(
     if out is not None:
         report_folder(out)  # now: after an hour of measuring it would be too late to fail
     report, found = _measure(predictor, dataset, machine, on_bad)
-    stdout().print(report.table())
-    if was_held_out:
-        pictures = counted(len(dataset), "picture")
-        stdout().print()
-        stdout().print(words(f"measured on the {pictures} held out; the run trained on the rest of this data set"))
+    _show(report, dataset if was_held_out else None)
     if left_out := len(dataset.problems) + len(dataset) - len(found):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
@@ -95,6 +91,15 @@ def evaluate(
         stdout().print()
         tell(f"report: {page}")
     return 0
+
+
+def _show(report: Report, held_out: Dataset | None) -> None:
+    """The figures. held_out: the pictures, if a run kept them back from the data set that it trained on."""
+    stdout().print(report.table())
+    if held_out is not None:
+        pictures = counted(len(held_out), "picture")
+        stdout().print()
+        stdout().print(words(f"measured on the {pictures} held out; the run trained on the rest of this data set"))
 
 
 def _measure(

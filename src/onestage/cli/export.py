@@ -100,14 +100,12 @@ def export(
     from onestage.deploy.export import FORMATS, check_targets
     from onestage.deploy.export import export as write
 
-    if not check and data is not None and numbers.precision != "int8":
-        raise ConfigError("--data is what the file is checked with", got="--no-check", fix="leave one of both out")
     config = replace(_config(file), precision=numbers.precision)
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
     check_targets(path, to)
-    given, pictures = _given(numbers, detector, data, Path(model))
+    given, pictures = _given(numbers, detector, data, Path(model), check=check)
     say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)
     return 0
@@ -131,13 +129,14 @@ def _config(file: File) -> ExportConfig:
 
 
 def _given(
-    numbers: Numbers, detector: Detector, data: Path | None, model: Path
+    numbers: Numbers, detector: Detector, data: Path | None, model: Path, *, check: bool
 ) -> tuple[Dataset | Int8Data | None, list[Tensor] | None]:
     """The labelled pictures of --data, and some pictures of it, (3, H, W) uint8 each, to check the file with."""
     if (int8 := _int8(numbers, detector, data)) is not None:
         return int8, _pictures(Path(), int8.measure)
     if data is None:
         return None, None
+    require(check, "--data is what the file is checked with", got="--no-check", fix="leave one of both out")
     labelled = _labelled(detector, data, model, numbers.on_bad)
     return labelled, _pictures(data, labelled)
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
-from onestage.errors import ConfigError, require
+from onestage.errors import ConfigError, WeightsError, require
 from onestage.files import write_file
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _time_all(
 
     runs: names of models and of what runs them. Each model is made just before its measurement and is gone before the next:
     the threads of two would disturb each other. asked: what the user named; with "auto", a runtime that cannot run a model is
-    left out.
+    left out, if it is not the first one of the model.
     """
     from onestage.deploy.benchmark import WARM_UP, environment, time_detector
     from onestage.deploy.runtimes import AUTO
@@ -153,8 +153,8 @@ def _time_all(
         for run in runs:
             try:
                 model = make(*run)
-            except ConfigError as error:
-                if AUTO not in asked:
+            except (ConfigError, WeightsError) as error:
+                if AUTO not in asked or run == next(usual for usual in runs if usual[0] == run[0]):
                     raise
                 bar.say(("left out:", "bold yellow"), f" {run[0]} by {run[1]}: {error.what}")
                 continue

@@ -7,6 +7,7 @@ them can be deleted at any time.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ from onestage.model.detector import Detector
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 
+PROGRAM = Path(__file__).parents[1]
+"""The source files of this package."""
 MOST_BYTES = 4_000_000_000
 """Of all files together. Those that were not used for the longest time go first."""
 DIGESTS = "sha256.json"
@@ -48,8 +51,8 @@ class Cached:
         return cls(detector, fingerprint(detector))
 
     def place(self, *settings: str) -> Path:
-        """The place for what depends on the detector, this machine, the packages, and further settings."""
-        parts = [self.source, processor(), json.dumps(versions(), sort_keys=True), *settings]
+        """The place for what depends on the detector, this machine, the packages, this program, and further settings."""
+        parts = [self.source, processor(), json.dumps(versions(), sort_keys=True), program(PROGRAM), *settings]
         return cache_folder("exported") / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def has(self, to: str) -> bool:
@@ -74,6 +77,17 @@ class Cached:
             _make(self.detector, to, path, pictures)
             _limit(folder)
             return _open(path, runtime)
+
+
+@functools.cache
+def program(folder: Path) -> str:
+    """A SHA-256 of the source files below a folder. A file that another state of this program wrote may be wrong, though the
+    version of the package is the same.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def _open(path: Path, runtime: str) -> Predictor:

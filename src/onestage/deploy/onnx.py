@@ -20,12 +20,12 @@ from torch.fx import GraphModule
 
 from onestage.deploy.graph import Graph, Suppress
 from onestage.deploy.halves import in_half
-from onestage.deploy.plan import LARGEST, SMALLEST, Plan
+from onestage.deploy.plan import Plan
 from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
 from onestage.deploy.winograd import by_winograd
 from onestage.errors import ConfigError
 from onestage.files import write_file
-from onestage.predict.contract import KEY, OUTPUTS, Contract
+from onestage.predict.contract import KEY, LARGEST, OUTPUTS, Contract
 
 if TYPE_CHECKING:
     import onnx
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """Of the file: from 2022, so that older runtimes read it too."""
+SMALLEST = 64
+"""The least side of the input, in pixels, for which a file of any size is made."""
 STEP = 32
 """A free side of the input is a multiple of so many pixels."""
 

@@ -21,8 +21,11 @@ from onestage.model.limits import Side
 from onestage.predict.contract import MOST_AT_ONCE, Contract, Precision
 from onestage.structures import Size
 
-SMALLEST, LARGEST = 64, 8192
-"""Sides of the input, in pixels, for which a file of any size is made."""
+MAKERS = (
+    *("onestage", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"),
+    *("litert-torch", "litert-converter", "ai-edge-litert"),
+)
+"""The packages on whose versions a file depends."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +74,8 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     detector = copy.deepcopy(detector).cpu().float().eval()
     if size is not None:
         detector = _at(detector, size)
-    if (
-        fixed
-    ):  # torch lays out the means of channels-last maps by a Gather, which small compilers read wrongly or not at all, and
+    if fixed:
+        # torch lays out the means of channels-last maps by a Gather, which small compilers read wrongly or not at all, and
         # litert-torch copies channels-last weights and confuses the copies (its cache goes by addresses that are used again)
         detector = detector.to(memory_format=torch.contiguous_format)
     preprocess = detector.config.preprocess
@@ -142,10 +144,9 @@ def fingerprint(detector: Detector) -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the packages that make a file, as far as they are installed."""
+    """The versions of the packages that make a file or run it when it is checked, as far as they are installed."""
     found = {}
-    makers = ("onestage", "torch", "onnx", "onnxscript", "openvino", "nncf", "ncnn", "pnnx", "litert-torch", "litert-converter")
-    for name in makers:
+    for name in MAKERS:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

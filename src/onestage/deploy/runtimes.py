@@ -93,6 +93,17 @@ def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | Non
     """
     if runtime == TORCH:
         return Predictor.of(detector)
+    about = _runtime(detector, runtime)
+    cached = Cached.of(detector)
+    missing = [package for package in about.packages if find_spec(package) is None]
+    if missing and not cached.has(about.to):  # an export takes a while, so this is said before
+        what, fix = f"to run a detector with {runtime}, packages are missing", "docs/deploy.md says how to install them"
+        raise ConfigError(what, got=f"no {', '.join(missing)}", fix=fix)
+    return cached.open(about.to, runtime, pictures=pictures)
+
+
+def _runtime(detector: Detector, runtime: str) -> Runtime:
+    """What is known about a runtime besides torch. Raise ConfigError if there is none, or if it cannot run this detector."""
     if runtime not in RUNTIMES:
         expected = ", ".join((TORCH, *RUNTIMES))
         what, fix = f"no such runtime runs a detector's file{nearest(runtime, RUNTIMES)}", "export it: onestage export"
@@ -101,19 +112,17 @@ def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | Non
         what, fix = "of all runtimes, torch alone uses a GPU", "choose the device cpu, or the runtime torch"
         raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)
     if not RUNTIMES[runtime].suits(detector):
-        what, fix = (
-            "a file for this runtime has one input size, and the input of this detector follows the picture",
-            "--size HxW",
-        )
-        raise ConfigError(what, where=detector.config.name, got=runtime, fix=f"onestage export --to {runtime} {fix}")
-    return Cached.of(detector).open(RUNTIMES[runtime].to, runtime, pictures=pictures)
+        what = "a file for this runtime has one input size, and the input of this detector follows the picture"
+        fix = f"onestage export --to {RUNTIMES[runtime].to} --size HxW"
+        raise ConfigError(what, where=detector.config.name, got=runtime, fix=fix)
+    return RUNTIMES[runtime]
 
 
 def run_unchecked(detector: Detector, runtime: str) -> Predictor:
     """As ``run_by``, without check and cache: for the times of a detector with random weights, which may find nothing."""
-    if runtime not in RUNTIMES:
-        return run_by(detector, runtime)
-    to = RUNTIMES[runtime].to
+    if runtime == TORCH:
+        return Predictor.of(detector)
+    to = _runtime(detector, runtime).to
     with tempfile.TemporaryDirectory() as folder:
         made = export(detector, Path(folder) / f"model{FORMATS[to].suffix}", to=to, check=False)
         return open_exported(made.path, runtime)

@@ -7,6 +7,7 @@ import pytest
 import onestage
 from onestage.cli.main import main
 from onestage.deploy.benchmark import environment, pictures, time_detector
+from onestage.errors import WeightsError
 
 
 def test_every_turn_is_kept_and_the_network_is_a_part_of_the_whole():
@@ -69,3 +70,20 @@ def test_auto_leaves_out_what_cannot_run_a_model(tmp_path, monkeypatch, capsys):
     assert main(["benchmark", str(tmp_path / "m.safetensors"), "--repeats", "1", "--runtime", "auto"]) == 0
     told = capsys.readouterr()
     assert "by a: a file for this runtime has one input size" in told.err and "torch" in told.out
+
+
+def test_auto_keeps_the_times_when_a_runtime_finds_other_objects(tmp_path, monkeypatch, capsys):
+    from onestage.deploy import runtimes
+
+    def differs(detector, runtime):
+        raise WeightsError("the exported file finds other objects than its source")
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"ncnn": runtimes.Runtime("onnx", ())})
+    monkeypatch.setattr(runtimes, "run_by", differs)
+    onestage.create("tinyssd", classes=["a"], size=(64, 64)).save(tmp_path / "m.safetensors")
+    assert main(["benchmark", str(tmp_path / "m.safetensors"), "--repeats", "1", "--runtime", "auto"]) == 0
+    told = capsys.readouterr()
+    assert "by ncnn: the exported file finds other objects" in told.err and "torch" in told.out
+    assert main(["benchmark", str(tmp_path / "m.safetensors"), "--repeats", "1", "--runtime", "ncnn"]) == 2
+    assert "finds other objects" in capsys.readouterr().err
+    assert main(["benchmark", str(tmp_path / "none.safetensors"), "--repeats", "1", "--runtime", "auto"]) == 2

@@ -16,7 +16,7 @@ from onestage.deploy.benchmark import pictures
 from onestage.deploy.cache import DIGESTS, Cached
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
-from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by
+from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
 from onestage.errors import ConfigError, WeightsError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.engines.exported import FileEngine, threads
@@ -108,6 +108,17 @@ def test_another_model_or_package_is_another_file(exported, home, monkeypatch):
     assert Cached.of(model).place("onnx") != place
 
 
+def test_another_state_of_this_program_makes_another_file(exported, tmp_path, monkeypatch):
+    """Between two versions of the package, too: a file that a mended exporter wrote wrongly before must not be used."""
+    place = Cached.of(exported[0]).place("onnx")
+    (tmp_path / "a.py").write_text("1")
+    monkeypatch.setattr(cache, "PROGRAM", tmp_path)
+    other = Cached.of(exported[0]).place("onnx")
+    (tmp_path / "a.py").write_text("2")
+    cache.program.cache_clear()
+    assert len({place, other, Cached.of(exported[0]).place("onnx")}) == 3
+
+
 def test_the_cache_has_a_limit(exported, home, monkeypatch):
     Cached.of(exported[0]).open("onnx", "onnxruntime")
     monkeypatch.setattr(cache, "MOST_BYTES", 1)
@@ -127,6 +138,15 @@ def test_mistakes(exported, tmp_path, monkeypatch):
         run_by(model, "onnxruntime")
     with pytest.raises(ConfigError, match="torch alone uses a GPU"):
         run_by(onestage.Detector.on("meta", model.config), "onnxruntime")
+    with pytest.raises(ConfigError, match="torch alone uses a GPU"):
+        run_unchecked(onestage.Detector.on("meta", model.config), "onnxruntime")
+
+
+def test_a_missing_package_is_told_before_the_export(exported, home, monkeypatch):
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"a": Runtime("onnx", ("onnx", "no_such_package"))})
+    with pytest.raises(ConfigError, match="packages are missing") as error:
+        run_by(exported[0], "a")
+    assert "no no_such_package" in str(error.value) and not home
 
 
 def stand_in(model, times, monkeypatch, *, wrong=()):
@@ -178,6 +198,8 @@ def test_a_file_of_one_size_is_no_substitute_for_any_size(exported, home, monkey
     assert choose(model)[1].runtime == "torch"
     with pytest.raises(ConfigError, match="one input size"):
         run_by(model, "a")
+    with pytest.raises(ConfigError, match="one input size"):
+        run_unchecked(model, "a")
 
 
 def test_a_little_faster_is_not_worth_a_change(exported, home, monkeypatch):

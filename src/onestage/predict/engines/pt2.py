@@ -24,9 +24,7 @@ def open_pt2(path: Path) -> FileEngine:
     texts = {CONTRACT: ""}
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = (
-                archive.testzip()
-            )  # torch does not look at the checksums: a flipped bit of a weight would give other boxes
+            damaged = archive.testzip()  # torch does not look at the checksums, so a flipped bit would give other boxes
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} is not as it was written")
         program = torch.export.load(path, extra_files=texts)

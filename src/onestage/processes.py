@@ -14,8 +14,10 @@ restarts failed, with it none of 6 (torch 2.15, gloo).
 
 import os
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
 from typing import Self, TypeVar, cast
@@ -25,13 +27,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.errors import ConfigError, LostError, OnestageError, shortened
+from onestage.errors import ConfigError, LostError, OnestageError, shortened, warn_outside
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 """The variables that a launcher must set, all or none."""
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """How often torchrun has started this process again."""
+
+SILENT = 60.0
+"""Seconds of waiting for other processes after which a process says so."""
 
 T = TypeVar("T")
 
@@ -89,18 +94,31 @@ def _number(text: str) -> int:
 class Distributed:
     """This process among all processes of the training: number ``rank`` of ``world``, number ``local_rank`` on its machine.
 
-    A context manager: leaving it leaves the group. An error that came from a lost process leaves it as a LostError.
+    timeout: seconds that an exchange waits for another process. A context manager: leaving it leaves the group. An error that
+    came from a lost process leaves it as a LostError.
     """
 
     rank: int
     world: int
     local_rank: int
     device: torch.device
+    timeout: float = 600.0
+    _alarm: "_Alarm | None" = field(default=None, repr=False, compare=False)
 
     @property
     def is_main(self) -> bool:
         """Whether this is the one process that writes files and talks."""
         return self.rank == 0
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Warn, once, if what happens inside takes more than SILENT seconds: it may wait for a process that has stopped."""
+        if self._alarm is None:
+            yield
+            return
+        note = f"rank {self.rank} of {self.world} has worked at one step or exchange for {SILENT:.0f} s so far. If another process"
+        with self._alarm.set(f"{note} of this training has stopped, the run ends after {self.timeout:.0f} s of silence"):
+            yield
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """The sum of the tensors of all processes, the same in each. No gradient flows through it.
@@ -109,21 +127,24 @@ class Distributed:
         """
         total = tensor.detach().clone()
         if self.world > 1:
-            dist.all_reduce(total)
+            with self.patience():
+                dist.all_reduce(total)
         return total
 
     def gather_objects(self, value: T) -> list[T]:
         """The values of all processes, in the order of ranks, in each process."""
         values = [value] * self.world
         if self.world > 1:
-            dist.all_gather_object(values, value)
+            with self.patience():
+                dist.all_gather_object(values, value)
         return values
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors of every process, each (...,) of any shape, with those of the first process."""
         if self.world > 1:
-            for tensor in tensors:
-                dist.broadcast(tensor, src=0)
+            with self.patience():
+                for tensor in tensors:
+                    dist.broadcast(tensor, src=0)
 
     def parallel(self, model: nn.Module, *, spare_parts: bool) -> nn.Module:
         """The model with its gradients averaged over the processes.
@@ -152,7 +173,8 @@ class Distributed:
     def barrier(self) -> None:
         """Wait until every process has come here."""
         if self.world > 1:
-            dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
+            with self.patience():
+                dist.barrier(device_ids=[self.local_rank] if self.device.type == "cuda" else None)
 
     def close(self) -> None:
         """Leave the group. A process can join another group only afterwards."""
@@ -166,6 +188,42 @@ class Distributed:
         self.close()
         if self.world > 1 and isinstance(error, RuntimeError) and _is_of_group(error):
             raise _lost(error) from error
+
+
+class _Alarm:
+    """A thread that warns when a block of code takes long. The code itself cannot: it waits in C++, where Python stands still."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._block: object | None = None  # what runs now
+        self._note = ""
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    @contextmanager
+    def set(self, note: str) -> Iterator[None]:
+        """Inside, the alarm is on. A block inside another one changes nothing."""
+        if self._block is not None:
+            yield
+            return
+        self._turn(object(), note)
+        try:
+            yield
+        finally:
+            self._turn(None)
+
+    def _turn(self, block: object | None, note: str = "") -> None:
+        with self._changed:
+            self._block, self._note = block, note
+            self._changed.notify()
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._block is not None)
+                block, note = self._block, self._note
+                if not self._changed.wait_for(lambda: self._block is not block, SILENT):  # noqa: B023
+                    warn_outside([note])
+                    self._changed.wait_for(lambda: self._block is not block)  # noqa: B023
 
 
 _BROKEN = ("gloo", "NCCL", "pair closure", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
@@ -222,7 +280,7 @@ def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     except RuntimeError as error:
         raise _lost(error) from error
-    return Distributed(rank=launch.rank, world=launch.world, local_rank=launch.local_rank, device=wanted)
+    return Distributed(launch.rank, launch.world, launch.local_rank, wanted, timeout, _Alarm())
 
 
 def choose_device(name: str | None) -> torch.device:

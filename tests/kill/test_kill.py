@@ -17,6 +17,7 @@ from unittest.mock import patch
 
 import pytest
 
+from onestage import processes
 from onestage.errors import LostError
 from onestage.files import LAST
 from onestage.processes import leave
@@ -196,21 +197,42 @@ def stop_in_the_middle(data: Path, out: Path, config) -> None:
         return step(self, batch)
 
     Training._step = stopped  # type: ignore[method-assign]
+    processes.SILENT = 1.0
     begin_or_go_on_rank(data, out, config)
 
 
-@pytest.mark.slow
-def test_a_stuck_rank_ends_the_others(data: Path, tmp_path: Path) -> None:
-    log, port = tmp_path / "log", str(free_port())
-    config = replace(RUN, worker_timeout=3.0)
-    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    both = [
-        start(stop_in_the_middle, data, tmp_path / "run", config, log=log, RANK=str(r), LOCAL_RANK=str(r), **variables)
-        for r in range(2)
-    ]
+@contextmanager
+def stuck(data: Path, out: Path, config, log: Path) -> Iterator[BaseProcess]:
+    """A process that trains with another one, which stops in the middle."""
+    variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    both = [start(stop_in_the_middle, data, out, config, log=log, RANK=str(r), LOCAL_RANK=str(r), **variables) for r in range(2)]
     try:
-        assert joined(both[0], log) == 1, log.read_text()
-        assert log.read_text().count("has ended or does not answer") == 1
+        yield both[0]
     finally:
-        both[1].kill()
-        both[1].join()
+        for process in both:
+            process.kill()
+            process.join()
+
+
+@pytest.mark.slow
+def test_a_stuck_rank_ends_the_others_after_a_warning(data: Path, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with stuck(data, tmp_path / "run", replace(RUN, worker_timeout=3.0), log) as other:
+        assert joined(other, log) == 1, log.read_text()
+    said = log.read_text()
+    assert said.count("has ended or does not answer") == 1
+    assert said.count("If another process of this training has stopped, the run ends after 3 s") == 1, said
+
+
+@pytest.mark.slow
+def test_a_second_signal_ends_a_process_that_waits_for_a_stuck_rank(data: Path, tmp_path: Path) -> None:
+    (log := tmp_path / "log").touch()
+    with stuck(data, tmp_path / "run", replace(RUN, worker_timeout=600.0), log) as other:
+        deadline = time.monotonic() + LONGEST
+        while "rank 0 of 2 has worked" not in log.read_text() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        for _ in range(2):
+            os.kill(other.pid or 0, signal.SIGINT)
+            time.sleep(0.5)
+        assert joined(other, log) == 130, log.read_text()
+    assert log.read_text().count("stopped at once") == 1

@@ -125,7 +125,7 @@ def _train(
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
         _reproducible(group.device),
-        StopSignal(told=group.is_main) as stop,
+        StopSignal(told=group.is_main, insists=group.world > 1) as stop,
     ):
         if not isinstance(data, TrainData):
             data = read_data(data, config, format=format, classes=named_classes(model))
@@ -202,11 +202,11 @@ class Training:
 
     def _train_epoch(self) -> None:
         """Train on the rest of the epoch, or until a signal."""
-        run, state = self.run, self.state
+        run, state, seen, begun = self.run, self.state, 0, time.monotonic()
         self.model.train()
-        seen, begun = 0, time.monotonic()
         for batch in self._batches():
-            state.add(self._step(batch))
+            with run.group.patience():
+                state.add(self._step(batch))
             seen += len(batch.metas) * run.group.world
             self.rate = seen / (time.monotonic() - begun)
             self.monitor.step(state.step, state.epoch, state.means, self.rate)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
 NOTICE = b"\nstopping as soon as all is saved; once more stops at once\n"
+
+AT_ONCE = b"\nstopped at once: another process did not answer. What was saved last is whole\n"
+PATIENCE = 5.0
+"""Seconds from the second signal to the end of a process that waits for others."""
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 """What Python calls at a signal, or the number of a usual reaction."""
@@ -21,18 +26,33 @@ class StopSignal:
     Python allows signal handlers in the main thread only. In any other thread this does nothing.
     """
 
-    def __init__(self, *, told: bool = True) -> None:
-        """told: whether this process prints that it received the signal."""
+    def __init__(self, *, told: bool = True, insists: bool = False) -> None:
+        """told: whether this process prints that it received the signal. insists: whether a second signal also ends a process
+        that waits in C++ for another one, where Python handles no signals.
+        """
         self.asked = False
         self._told = told
+        self._insists = insists
+        self._over = threading.Event()
+        self._sockets: tuple[socket.socket, ...] = ()
+        self._wakeup = -1
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
             self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+            if self._insists:
+                self._sockets = ours, theirs = socket.socketpair()
+                theirs.setblocking(False)
+                self._wakeup = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
+                threading.Thread(target=self._insist, args=(ours,), daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
+        if self._sockets:
+            signal.set_wakeup_fd(self._wakeup)
+            self._sockets[1].close()  # the thread reads its end, and closes the other socket
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -42,3 +62,13 @@ class StopSignal:
         self.asked = True
         if self._told:
             os.write(2, NOTICE)  # not print(), which may be what was interrupted
+
+    def _insist(self, signals: socket.socket) -> None:
+        """Read the number of each signal as it comes; after the second one, give Python some seconds to react."""
+        with signals:
+            count = 0
+            while count < 2 and (numbers := signals.recv(16)):
+                count += sum(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
+            if count >= 2 and not self._over.wait(PATIENCE):
+                os.write(2, AT_ONCE)
+                os._exit(130)

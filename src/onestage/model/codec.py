@@ -146,7 +146,7 @@ def decode_value(data: Value, declared: Declared, path: str) -> Value:
         for bound in bounds if isinstance(data, tuple | list) else ():  # before its items are read
             bound.check(data, path)
         value = decode_value(data, arguments[0], path)
-        for bound in bounds:
+        for bound in reversed(bounds):  # a field's bounds follow those of the type that they narrow
             bound.check(value, path)
         return value
     if origin in (Union, types.UnionType):

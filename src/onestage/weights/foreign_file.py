@@ -216,11 +216,7 @@ def _fault(file: OpenFile) -> tuple[str, str] | None:
 
 def _unsafe_name(file: OpenFile) -> str | None:
     """The first class or function in a file that torch does not count as data; None if there is none. Nothing is run."""
-    with (
-        _LISTED,
-        torch.serialization.safe_globals(PLAIN),
-        contextlib.suppress(Exception),
-    ):  # a damaged pickle names nothing more
+    with _LISTED, torch.serialization.safe_globals(PLAIN), contextlib.suppress(Exception):  # of a damaged pickle
         for name in _names(file):
             if unsafe := torch.serialization.get_unsafe_globals_in_checkpoint(_checkpoint_of(name)):
                 return unsafe[0]

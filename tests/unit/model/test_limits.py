@@ -219,6 +219,7 @@ def test_the_limits_stand_in_the_docs():
         ({"postprocess.nms.iou_threshold": "1.5"}, "postprocess.nms.iou_threshold", "at least 0, at most 1"),
         ({"coder.variances": [0.1, 0.1, 0.2, 0]}, "coder.variances[3]", "above 0"),
         ({"head.prior": 0}, "head.prior", "above 0, below 1, or null"),
+        ({"head": {"kind": "ResidualHead", "width": 0}}, "head.width", "at least 4"),
     ],
 )
 def test_a_number_out_of_its_range_is_named_with_its_place(change, where, expected):

@@ -291,7 +291,7 @@ def test_timm_decides_what_is_left_out_unless_asked(asked, chance):
 
 @pytest.mark.parametrize("part", [-0.1, 1.0])
 def test_blocks_are_left_out_of_a_part_of_the_pictures(part):
-    with pytest.raises(ConfigError, match="drop_path is 0 or more, below 1"):
+    with pytest.raises(ConfigError, match=r"drop_path\n.*\n  expected: at least 0, below 1"):
         TimmBackbone("resnet18", drop_path=part)
 
 

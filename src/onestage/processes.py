@@ -116,8 +116,9 @@ class Distributed:
         if self._alarm is None:
             yield
             return
-        note = f"rank {self.rank} of {self.world} has worked at one step or exchange for {SILENT:.0f} s so far. If another process"
-        with self._alarm.set(f"{note} of this training has stopped, the run ends after {self.timeout:.0f} s of silence"):
+        note = f"rank {self.rank} of {self.world} has worked at one step or exchange for {SILENT:.0f} s so far"
+        end = f"If another process of this training has stopped, the run ends after {self.timeout:.0f} s of silence"
+        with self._alarm.set(f"{note}. {end}"):
             yield
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -191,7 +192,7 @@ class Distributed:
 
 
 class _Alarm:
-    """A thread that warns when a block of code takes long. The code itself cannot: it waits in C++, where Python stands still."""
+    """A thread that warns when a block of code takes long. The code itself cannot: it may wait in C++."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

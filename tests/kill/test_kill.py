@@ -205,7 +205,8 @@ def stop_in_the_middle(data: Path, out: Path, config) -> None:
 def stuck(data: Path, out: Path, config, log: Path) -> Iterator[BaseProcess]:
     """A process that trains with another one, which stops in the middle."""
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    both = [start(stop_in_the_middle, data, out, config, log=log, RANK=str(r), LOCAL_RANK=str(r), **variables) for r in range(2)]
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **variables} for rank in "01"]
+    both = [start(stop_in_the_middle, data, out, config, log=log, **rank) for rank in ranks]
     try:
         yield both[0]
     finally:

@@ -4,6 +4,7 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -19,7 +20,9 @@ from onestage.deploy.export import FORMATS
 from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
 from onestage.errors import ConfigError, WeightsError
 from onestage.model.output.postprocess import RawDetections
+from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
+from onestage.predict.exported import OPENERS
 from onestage.predict.predictor import TorchEngine
 
 pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
@@ -290,3 +293,20 @@ def test_benchmark_has_a_row_for_each_runtime(exported, home, folder, tmp_path, 
     told = capsys.readouterr().out
     assert "is the fastest" in told
     assert len(list(Cached.of(exported[0]).place().parent.glob(f"*/{DIGESTS}"))) == 1  # the recipe's is not kept
+
+
+def choices(declared):
+    """All words that a type takes."""
+    return {word for part in get_args(declared) for word in (choices(part) or ({part} if isinstance(part, str) else set()))}
+
+
+def test_the_command_line_offers_every_runtime_and_format():
+    from onestage.cli import benchmark, evaluate, export, predict
+
+    options = [get_type_hints(predict.Choice), get_type_hints(evaluate.Machine)]
+    options.append(get_type_hints(benchmark.benchmark))
+    assert all(choices(hints["runtime"]) == {"auto", "torch", *RUNTIMES} for hints in options)
+    assert choices(get_type_hints(export.export)["to"]) == set(FORMATS)
+    assert choices(get_type_hints(export.Numbers)["precision"]) == set(PRECISIONS)
+    assert {name for openers in OPENERS.values() for name in openers} == {"torch", *RUNTIMES}
+    assert {form.suffix[form.suffix.rindex(".") :] for form in FORMATS.values()} == OPENERS.keys()

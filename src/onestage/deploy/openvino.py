@@ -25,7 +25,7 @@ def export_openvino(plan: Plan, path: Path) -> None:
 
 
 def save_openvino(model: onnx.ModelProto, path: Path, *, half: bool = False) -> None:
-    """Write an ONNX model as an OpenVINO file. half: with its weights in float16."""
+    """Write an ONNX model as an OpenVINO file. half: with its weights and anchors in float16."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:

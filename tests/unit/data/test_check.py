@@ -15,7 +15,7 @@ from onestage.cli.data import check, render
 from onestage.data import load_dataset
 from onestage.data.check import Checkup, ClassSummary, SplitSummary, check_dataset
 from onestage.data.dataset import NO_VALIDATION
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 
 
 def printed(report: Checkup, width: int = 100) -> str:
@@ -118,8 +118,9 @@ def test_the_command_reports_and_answers_by_its_exit_code(tmp_path: Path, capsys
     written = json.loads((tmp_path / "report.json").read_text())
     what = "a box of zero or negative size: x1, y1, x2, y2 = 9, 9, 9, 9"
     assert written["problems"] == [{"where": "label.csv:6", "what": what}]
-    with pytest.raises(DataError, match="could not be written"):
+    with pytest.raises(ConfigError, match="no such folder to write into"):
         check(root, json=tmp_path / "nowhere" / "report.json")
+    assert capsys.readouterr().out == ""  # before anything was read
 
 
 def test_the_rendering_treats_names_as_text_and_counts_what_it_hides(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from onestage.data import Dataset
 from onestage.deploy.accuracy import accuracy
 from onestage.deploy.check import IN_HALF, TOLERANCE, Agreement, check_file, drawn_pictures
-from onestage.deploy.example import check_example, example_place, write_example
+from onestage.deploy.example import EXAMPLES, check_example, example_place, write_example
 from onestage.deploy.int8 import Int8Data, Save, write_int8
 from onestage.deploy.litert import export_litert, litert_config
 from onestage.deploy.ncnn import export_ncnn, ncnn_config
@@ -27,7 +27,7 @@ from onestage.deploy.onnx import export_onnx, onnx_model, save_onnx
 from onestage.deploy.openvino import export_openvino, save_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
-from onestage.deploy.vectors import write_vectors
+from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
 from onestage.files import TEMPORARY, given_path, remove_leftovers, writing
 from onestage.model.detector import Detector
@@ -150,8 +150,9 @@ def _targets(path: Path, form: Format) -> list[Path]:
     """
     if not path.name.endswith(form.suffix):
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.name}{form.suffix}")
-    beside = (f"{path.stem}_vectors", example_place(path, form.suffix).name, *(f"{path.stem}{part}" for part in form.parts))
-    targets = [*(path.with_name(name) for name in beside), path]
+    examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES else []
+    parts = [path.with_name(f"{path.stem}{part}") for part in form.parts]
+    targets = [vectors_place(path), *examples, *parts, path]
     for target in targets:
         if target.exists():
             raise ConfigError("the file to write exists already", where=target, fix="name another one, or move it away")

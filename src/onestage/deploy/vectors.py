@@ -30,9 +30,15 @@ Your preprocessing is right if it turns picture_N.png into input_N.npy, up to on
 """
 
 
+def vectors_place(path: Path) -> Path:
+    """The folder for the vectors of an exported file: of each format another one, so that one model is exported to several."""
+    name = path.stem if path.suffix in (".onnx", ".param") else path.name
+    return path.with_name(f"{name}_vectors")
+
+
 def write_vectors(path: Path, file: Predictor, pictures: Sequence[Tensor]) -> Path:
     """Write the vectors of pictures, (3, H, W) uint8 each, into a folder beside the exported file, and return the folder."""
-    folder = path.with_name(f"{path.stem}_vectors")
+    folder = vectors_place(path)
     folder.mkdir(exist_ok=True)
     write_file(folder / "README.txt", README.format(name=path.name))
     for number, picture in enumerate(pictures):

@@ -26,7 +26,7 @@ from onestage.data.writers import write_coco
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, drawn_pictures
 from onestage.deploy.example import write_example
-from onestage.deploy.export import FORMATS, ExportConfig, export
+from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, WeightsError
 from onestage.model.output.suppress import SoftNMS
@@ -77,7 +77,7 @@ def test_an_openvino_file_is_two_files(model, tmp_path):
     path = export(model, tmp_path / "model.xml", to="openvino").path
     total = agreement(model, onestage.load(path).predict(images), images)
     assert total.compared > 20 and total.paired == total.compared and total.score < 1e-4
-    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin", "model_vectors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"model.xml", "model.bin", "model.xml_vectors"}
     with pytest.raises(ConfigError, match=r"takes no \.xml"):
         onestage.load(path, runtime="onnxruntime")
 
@@ -272,12 +272,17 @@ def test_verbs_take_the_file(folder, tmp_path, capsys):
     assert "object" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("taken", ["m.xml", "m.bin", "m_vectors", "m_example.py"])
+@pytest.mark.parametrize("taken", ["m.xml", "m.bin", "m.xml_vectors"])
 def test_nothing_is_written_over(model, tmp_path, taken):
     (tmp_path / taken).write_bytes(b"mine")
     with pytest.raises(ConfigError, match=f"exists already\n.*{re.escape(taken)}"):
         export(model, tmp_path / "m.xml", to="openvino")
     assert [path.name for path in tmp_path.iterdir()] == [taken] and (tmp_path / taken).read_bytes() == b"mine"
+
+
+def test_one_name_serves_every_format(tmp_path):
+    written = [path for name, form in FORMATS.items() for path in _targets(tmp_path / f"m{form.suffix}", form)]
+    assert len(written) == len(set(written))
 
 
 def test_the_command_line_names_files_after_runs_and_never_writes_over_one(folder, tmp_path, capsys, monkeypatch):

@@ -3,6 +3,7 @@
 Policy:
 - The header says which column is which, by the synonyms in ``ROLES``, in any order; commas, semicolons or tabs. Without a
   header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. Anything different is an error.
+  So is a header with x3 or y3: its boxes are not upright.
 - Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
   it is an error.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
@@ -58,6 +59,9 @@ _SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
 
 SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
 """Names of a column that may say which split a row belongs to."""
+
+MORE_CORNERS = frozenset("x3 y3 x4 y4".split())  # noqa: SIM905
+"""Names of columns that no upright box has: x1, y1, x2, y2 are then two of four corners."""
 
 HEADER = 65_536
 """Characters that the first line of a file may have."""
@@ -223,9 +227,15 @@ def _dialect(text: str, file: Path) -> Dialect:
 
 
 def _not_understood(file: Path, line: str, separators: str) -> DataError:
-    """The error for a file whose first line is no header with each role once. It names the roles without a column."""
+    """The error for a file whose first line is no header with each role once, or has more corners. It names the roles without
+    a column.
+    """
     rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
     row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
+    if MORE_CORNERS & {*_plain(row)}:
+        fix = "write the smallest upright box around all corners, as xmin, ymin, xmax and ymax"
+        what, got = "this CSV file states more than two corners of each object", listed((cell.strip() for cell in row), 12)
+        return DataError(what, where=file, got=got, expected="two corners, those of an upright box", fix=fix)
     found = dict(zip(ROLES, _columns_of(row), strict=True))
     missing = [role for role, columns in found.items() if not columns]
     wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
@@ -239,12 +249,13 @@ def _not_understood(file: Path, line: str, separators: str) -> DataError:
 
 
 def misread(tree: Tree) -> DataError | None:
-    """Why the first CSV file that has most of the columns is no data set, if nothing else here is; None if there is no such
-    file.
+    """Why the first CSV file that has most of the columns, or that is no UTF-8 text, is no data set, if nothing else here is;
+    None if there is no such file.
     """
     for file in (file for file in tree.offered if file.suffix.lower() == ".csv"):
         try:
             _dialect(head(file), file)
+            read_text(file)
         except DataError as error:
             if error.fix is not None:
                 return error
@@ -274,20 +285,25 @@ def _has_header(file: Path) -> bool:
 
 def _split_column(header: Sequence[str]) -> int | None:
     """The column that may name a split for each row."""
-    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
-    return next((i for i, cell in enumerate(cells) if cell in SPLIT_COLUMNS), None)
+    return next((i for i, cell in enumerate(_plain(header)) if cell in SPLIT_COLUMNS), None)
 
 
 def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
-    """The column of each role, or None unless the header has exactly one for each."""
+    """The column of each role, or None unless the header has exactly one for each, and no further corners."""
     columns = _columns_of(header)
-    return tuple(found[0] for found in columns) if all(len(found) == 1 for found in columns) else None
+    upright = not MORE_CORNERS & {*_plain(header)}
+    return tuple(found[0] for found in columns) if upright and all(len(found) == 1 for found in columns) else None
 
 
 def _columns_of(header: Sequence[str]) -> list[list[int]]:
     """The columns of each role, in the order of ``ROLES``."""
-    cells = [cell.strip().lower().translate(_IGNORED) for cell in header]
+    cells = _plain(header)
     return [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
+
+
+def _plain(header: Sequence[str]) -> list[str]:
+    """The names of columns in lower case and without spaces, hyphens and underscores."""
+    return [cell.strip().lower().translate(_IGNORED) for cell in header]
 
 
 def _is_headerless(row: Sequence[str]) -> bool:

@@ -242,3 +242,21 @@ def test_numbers_in_one_file_and_names_in_another(tmp_path: Path) -> None:
             load_dataset(root, split=split)
     trees.csv(tmp_path, HEADER + "c.png,cat,2,3,30,20\nc.png,1,2,3,30,20\n", file="val.csv")
     assert load_dataset(root).classes == ("1", "cat")
+
+
+@pytest.mark.parametrize("header", ["x1,y1,x2,y2,x3,y3,x4,y4", "X_1,Y_1,X_2,Y_2,X_3,Y_3"])
+def test_more_than_two_corners_are_no_upright_box(header: str, tmp_path: Path) -> None:
+    corners = [2, 3, 30, 6, 30, 20, 2, 17][: header.count(",") + 1]
+    root = trees.csv(tmp_path, f"filename,label,{header}\na.png,cat,{','.join(map(str, corners))}\n")
+    for path in (root, root / "label.csv"):
+        with pytest.raises(DataError, match="more than two corners") as caught:
+            load_dataset(path, on_bad="skip")
+        assert "smallest upright box" in str(caught.value)
+
+
+def test_a_file_that_is_no_utf8_says_so_also_if_its_folder_is_named(tmp_path: Path) -> None:
+    trees.picture(tmp_path / "\u00e4.png")
+    (tmp_path / "label.csv").write_bytes(f"{HEADER}\u00e4.png,cat,2,3,30,20\n".encode("cp1252"))
+    with pytest.raises(DataError, match="this file is not UTF-8 text") as caught:
+        load_dataset(tmp_path)
+    assert "label.csv" in str(caught.value) and "save it as UTF-8" in str(caught.value)

@@ -140,7 +140,7 @@ class VocSet:
 def find(tree: Tree) -> VocSet | None:
     """The VOC data set among these files, or None."""
     xml = [file for file in tree.offered if file.suffix.lower() == ".xml"]
-    if not any(map(holds_labels, xml[:20])):
+    if not any(map(holds_labels, xml)):
         return None
     listed: dict[str, tuple[Path, ...]] = {}
     absent: dict[Path, Problem] = {}
@@ -271,7 +271,7 @@ def _object(number: int, element: Element) -> _Object:
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got, fix="correct them, or remove the object") from None
-    difficult = (_only(element, "difficult") or "0").strip()
+    difficult = (_only(element, "difficult") or "").strip() or "0"
     if difficult not in ("0", "1"):
         raise DataError("<difficult> is not understood", got=quoted(difficult), expected="0 or 1")
     return _Object(number, name, box, difficult == "1")

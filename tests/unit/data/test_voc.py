@@ -154,3 +154,17 @@ def test_layouts(tmp_path: Path) -> None:
     trees.voc(tmp_path / "VOCdevkit/VOC2007")
     assert list_splits(tmp_path / "VOCdevkit") == ("train", "val", "trainval")
     assert len(load_dataset(tmp_path / "VOCdevkit", split="trainval")) == 3
+
+
+@pytest.mark.parametrize("said", ["", "\n  "])
+def test_nothing_in_difficult_is_no(said: str, tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "Annotations/c.xml", trees.voc_xml("c", trees.voc_object("dog", BOX, f"<difficult>{said}</difficult>")))
+    assert load_dataset(root, split="val").ignore.tolist() == [False]
+
+
+def test_any_number_of_other_xml_files_may_come_first(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    for number in range(25):
+        trees.write(root / f"Aaa/{number}.xml", "<metadata/>")
+    assert load_dataset(root, split="val").classes == ("cat", "dog")

@@ -23,7 +23,7 @@ from onestage.deploy.halves import in_half
 from onestage.deploy.plan import Plan
 from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
 from onestage.deploy.winograd import by_winograd
-from onestage.errors import ConfigError
+from onestage.errors import WARNING_FILTERS, ConfigError
 from onestage.files import write_file
 from onestage.predict.contract import KEY, LARGEST, OUTPUTS, Contract
 
@@ -140,16 +140,15 @@ def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Hold back what torch and onnxscript print about their work."""
-    loggers = [
-        logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch.utils")
-    ]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch.utils")
+    with WARNING_FILTERS, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        loggers = [logging.getLogger(name) for name in names]
+        levels = [logger.level for logger in loggers]
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
             yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

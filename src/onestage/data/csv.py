@@ -233,9 +233,14 @@ def _not_understood(file: Path, line: str, separators: str) -> DataError:
     rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
     row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
     if MORE_CORNERS & {*_plain(row)}:
-        fix = "write the smallest upright box around all corners, as xmin, ymin, xmax and ymax"
         what, got = "this CSV file states more than two corners of each object", listed((cell.strip() for cell in row), 12)
-        return DataError(what, where=file, got=got, expected="two corners, those of an upright box", fix=fix)
+        return DataError(
+            what,
+            where=file,
+            got=got,
+            expected="two corners, those of an upright box",
+            fix="write the smallest upright box around all corners, as xmin, ymin, xmax and ymax",
+        )
     found = dict(zip(ROLES, _columns_of(row), strict=True))
     missing = [role for role, columns in found.items() if not columns]
     wrong = missing or [role for role, columns in found.items() if len(columns) > 1]

@@ -30,6 +30,7 @@ from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
 from onestage.files import TEMPORARY, given_path, remove_leftovers, writing
+from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.predict.contract import PRECISIONS, Contract, Precision
 from onestage.predict.exported import open_exported
@@ -38,6 +39,10 @@ from onestage.predict.seal import write_seal
 
 if TYPE_CHECKING:
     import onnx
+
+
+CHECKED_WITH = 5
+"""Labelled pictures that the float32 file behind an int8 file is checked with."""
 
 
 @dataclass(frozen=True)
@@ -109,9 +114,9 @@ def export(
 ) -> Exported:
     """Write the detector to a file of the format ``to``. The file appears only after it found what the detector finds.
 
-    pictures: (3, H, W) uint8 each, to check it with; by default drawn ones. Three test vectors are written beside the file, and
-    with ``example`` a stand-alone program that uses it. labelled: pictures on which the AP of both is measured, with the
-    detector's classes; for an int8 file, what it is made and measured with. No file is replaced.
+    pictures: (3, H, W) uint8 each, to check it with; by default drawn ones, or for int8 some of the labelled ones. Three test
+    vectors are written beside the file, and with ``example`` a program that uses it. labelled: pictures on which the AP of both
+    is measured, with the detector's classes; for an int8 file, what it is made and measured with. No file is replaced.
 
     Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
     other objects than the detector, or if int8 costs too much AP.
@@ -126,7 +131,7 @@ def export(
     if example:
         check_example(plan.contract, form.suffix)
     _check_precision(config.precision, to, labelled, check=check)
-    images = drawn_pictures() if pictures is None else list(pictures)
+    images = _usual_pictures(labelled) if pictures is None else list(pictures)
     remove_leftovers(path.parent)
     with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}-", suffix=TEMPORARY, dir=path.parent) as folder:
         draft = Path(folder) / path.name
@@ -141,6 +146,13 @@ def export(
                 made.replace(target)
     vectors, program = targets[0] if check else None, targets[1] if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
+
+
+def _usual_pictures(labelled: Dataset | Int8Data | None) -> Sequence[Tensor]:
+    """Pictures (3, H, W) uint8 to check a file with: some that an int8 file is measured with, otherwise drawn ones."""
+    if isinstance(labelled, Int8Data):
+        return [decode_image(path) for path in labelled.measure.paths[:CHECKED_WITH]]
+    return drawn_pictures()
 
 
 def _targets(path: Path, form: Format) -> list[Path]:

@@ -250,6 +250,6 @@ def test_the_real_coco_ssd_in_int8(to, shared_data, tmp_path):
     path = tmp_path / ("m.onnx" if to == "onnx" else "m.xml")
     made = export(source, path, to=to, config=ExportConfig(precision="int8"), labelled=Int8Data(calibrate, measure))
     assert made.contract.quantised.drop <= 0.005
-    report = onestage.evaluate(path, measure)
+    report = onestage.evaluate(path, measure, workers=0)
     assert abs(report.coco.AP - made.contract.quantised.AP) < 1e-9
     assert made.int8.bytes[1] < 0.4 * made.int8.bytes[0]

@@ -76,7 +76,7 @@ class Workers:
 
 
 class Parcel(NamedTuple, Generic[Rest]):
-    """The result of a task. pixels (...,) uint8, if there are any, travel as bytes; the rest as Python sends any value."""
+    """The result of a task. pixels (...,) uint8 or float, if there are any, travel as bytes; the rest as Python sends any value."""
 
     pixels: Tensor | None
     rest: Rest
@@ -89,9 +89,10 @@ class _Fault(NamedTuple):
 
 
 class _Heading(NamedTuple, Generic[Rest]):
-    """What comes before the bytes of a parcel. shape: None if none follow."""
+    """What comes before the bytes of a parcel: the shape and type of its pixels. shape: None if none follow."""
 
     shape: tuple[int, ...] | None
+    type: torch.dtype
     rest: Rest
 
 
@@ -302,7 +303,7 @@ class _Keeper(Generic[Task, Rest]):
             return RuntimeError(word.text)
         if word.shape is None:
             return Parcel(None, word.rest)
-        pixels = torch.empty(word.shape, dtype=torch.uint8, pin_memory=self.pool.pin_memory)
+        pixels = torch.empty(word.shape, dtype=word.type, pin_memory=self.pool.pin_memory)
         self._pipe.recv_bytes_into(pixels.view(-1).numpy().data)
         return Parcel(pixels, word.rest)
 
@@ -340,7 +341,8 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
         except Exception as error:
             pipe.send(_Fault(f"{type(error).__name__} in a process that loads pictures: {error}\n{traceback.format_exc()}"))
             continue
-        pipe.send(_Heading(None if pixels is None else tuple(pixels.shape), rest))
+        shape, kind = (None, torch.uint8) if pixels is None else (tuple(pixels.shape), pixels.dtype)
+        pipe.send(_Heading(shape, kind, rest))
         if pixels is not None:
             pipe.send_bytes(pixels.contiguous().view(-1).numpy().data)
 

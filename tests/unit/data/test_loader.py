@@ -15,6 +15,7 @@ from onestage.data.dataset import Dataset
 from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
 from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
 from onestage.errors import ConfigError, DataError, LostError, OnestageError
+from onestage.model.preprocess import Preprocess
 from onestage.structures import Batch, ImageMeta, Sample
 
 AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
@@ -281,6 +282,14 @@ def test_evaluation_sees_every_picture_once_in_order(dataset: Dataset, world: in
             == list(range(100, 111))[rank::world]
         )
     assert sorted(i for loader in loaders for i in loader.indices) == list(range(11))
+
+
+def test_pixels_in_float_come_from_workers_as_they_are(dataset: Dataset) -> None:
+    """A detector that resizes without antialiasing gets its pictures in float."""
+    transform = EvalTransform(Preprocess(size=(20, 24), antialias=False).resize)
+    alone, helped = (list(EvalLoader(dataset, transform, batch_size=4, workers=workers)) for workers in (0, 1))
+    assert alone[0].images.is_floating_point()
+    assert_same(helped, alone)
 
 
 def test_evaluation_of_nothing_is_nothing(dataset: Dataset) -> None:

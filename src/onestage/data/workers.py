@@ -76,7 +76,7 @@ class Workers:
 
 
 class Parcel(NamedTuple, Generic[Rest]):
-    """The result of a task. pixels (...,) uint8 or float, if there are any, travel as bytes; the rest as Python sends any value."""
+    """The result of a task. pixels (...,) uint8 or float, if any, travel as bytes; the rest as Python sends any value."""
 
     pixels: Tensor | None
     rest: Rest

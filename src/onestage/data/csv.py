@@ -6,6 +6,7 @@ Policy:
   So is a header with x3 or y3: its boxes are not upright.
 - Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
   it is an error.
+- Columns width and height state the picture's size, or else, where all fit them, the sides of each box.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
 - Empty lines, ``sep=;``, which gives the separator, and comments after ``#`` may lead.
 - Files are splits. One whose column ``split``, ``set``, ``subset`` or ``usage`` names several splits is an error.
@@ -30,6 +31,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from onestage.data.csv_sizes import one_size, picture_sizes, size_columns
 from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text, split_name
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
@@ -72,7 +74,7 @@ HEADERLESS = (0, 5, 1, 2, 3, 4)
 
 class Dialect(NamedTuple):
     """How a file is written: the column of each role in the order of ``ROLES``, the number of all columns, the separator, the
-    lines before these, whether a header leads, and the column that names a split for each row.
+    lines before these, whether a header leads, the column that names a split for each row, and those of height and width.
     """
 
     columns: tuple[int, ...]
@@ -81,15 +83,19 @@ class Dialect(NamedTuple):
     lead: int
     header: bool
     split: int | None = None
+    size: tuple[int, int] | None = None
 
 
 class Entry(NamedTuple):
-    """One row: the line it ends on, the picture's name, the label, and the box; None for a picture without objects."""
+    """One row: the line it ends on, the picture's name, the label, the box, None for a picture without objects, and the texts
+    of height and width.
+    """
 
     line: int
     image: str
     label: str
     box: list[float] | None
+    size: tuple[str, str] = ("", "")
 
 
 class Content(NamedTuple):
@@ -273,7 +279,7 @@ def _told_by(line: str, number: int, separators: str) -> Dialect | None:
         row = next(csv.reader([line], delimiter=separator), [])
         columns = _named_columns(row)
         if columns:
-            return Dialect(columns, len(row), separator, number, header=True, split=_split_column(row))
+            return Dialect(columns, len(row), separator, number, True, _split_column(row), size_columns(_plain(row)))
         if _is_headerless(row):
             return Dialect(HEADERLESS, len(row), separator, number, header=False)
     return None
@@ -366,8 +372,9 @@ def _check_one_split(file: Path, stated: set[str]) -> None:
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     """Raise DataError with the reason if this row is no object."""
-    if len(row) <= max(dialect.columns):
-        raise DataError("too few columns", got=len(row), expected=f"at least {max(dialect.columns) + 1}")
+    least = max(*dialect.columns, *(dialect.size or ())) + 1
+    if len(row) < least:
+        raise DataError("too few columns", got=len(row), expected=f"at least {least}")
     if any(map(str.strip, row[dialect.width :])):
         fix = f"put a value with {quoted(dialect.separator)} in it into double quotes"
         raise DataError("too many values", got=len(row), expected=f"{dialect.width}, one for each column", fix=fix)
@@ -375,12 +382,13 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     image = row[dialect.columns[0]]
     if not image.strip():
         raise DataError("the picture's name is missing", fix="write it, or remove the line")
+    size = ("", "") if dialect.size is None else (row[dialect.size[0]], row[dialect.size[1]])
     if not any(corners):
-        return Entry(line, image, label, None)
+        return Entry(line, image, label, None, size)
     if not label:
         raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
     try:
-        return Entry(line, image, label, [decimal(corner) for corner in corners])
+        return Entry(line, image, label, [decimal(corner) for corner in corners], size)
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
@@ -397,7 +405,8 @@ def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical
         table.problem(f"{name}:{line}", error)
     rows: dict[str, int | None] = {}
     row_of: dict[Path, int] = {}  # one picture may have several names: a.jpg and images/a.jpg
-    for line, image, label, box in content.entries:
+    sizes = picture_sizes((entry.image, entry.size, entry.box) for entry in content.entries)
+    for line, image, label, box, _ in content.entries:
         where = f"{name}:{line}"
         if image not in rows:
             rows[image] = None
@@ -407,7 +416,7 @@ def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical
                 table.problem(where, error)
                 continue
             if path not in row_of:
-                row_of[path] = table.add(PictureFile(str(path), image.strip()))
+                row_of[path] = table.add(PictureFile(str(path), image.strip(), one_size(table, where, sizes.get(image))))
             rows[image] = row_of[path]
         row = rows[image]
         if row is not None and box is not None:

@@ -17,6 +17,34 @@ def read_boxes(tmp_path: Path, text: str) -> list[list[float]]:
     return load_dataset(trees.csv(tmp_path, text)).boxes.tolist()
 
 
+SIZED = "filename,{},class,xmin,ymin,xmax,ymax\na.png,{},cat,2,3,30,20\na.png,{},dog,10,5,60,40\n"
+
+
+@pytest.mark.parametrize("names", ["width,height", "img_w,img_h", "Image Width,Image Height"])
+@pytest.mark.parametrize("size", ["60,40", "60.0,40.0", "0,0", "-1,-1", ",", "wide,high"])
+def test_a_stated_size_of_the_picture_or_none_changes_nothing(names: str, size: str, tmp_path: Path) -> None:
+    data = load_dataset(trees.csv(tmp_path, SIZED.format(names, size, size)))
+    assert data.boxes.tolist() == [[2, 3, 30, 20], [10, 5, 60, 40]] and not data.problems
+    assert data[0].boxes.shape == (2, 4)
+
+
+@pytest.mark.parametrize("sides", [("28,17", "50,35"), ("29,18", "51,36")])
+def test_sizes_of_the_boxes_are_no_sizes_of_the_picture(sides: tuple[str, str], tmp_path: Path) -> None:
+    assert load_dataset(trees.csv(tmp_path, SIZED.format("width,height", *sides)))[0].boxes.shape == (2, 4)
+
+
+@pytest.mark.parametrize("size", ["120,80", "40,60", "61,40"])
+def test_a_picture_that_has_not_the_stated_size_is_not_read(size: str, tmp_path: Path) -> None:
+    data = load_dataset(trees.csv(tmp_path, SIZED.format("width,height", size, size)), on_bad="skip")
+    with pytest.raises(DataError, match="size"):
+        data[0]
+
+
+def test_rows_that_contradict_each_other_about_the_size_are_a_problem(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="several sizes"):
+        load_dataset(trees.csv(tmp_path, SIZED.format("width,height", "60,40", "600,400")))
+
+
 @pytest.mark.parametrize(
     "text",
     [

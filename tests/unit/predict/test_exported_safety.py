@@ -3,12 +3,15 @@
 import os
 import re
 
+import numpy as np
 import pytest
+import torch
 
 import exported_files
 import onestage
 from onestage.errors import WeightsError
 from onestage.predict.contract import TEXT, Contract
+from onestage.predict.engines.exported import FileEngine
 from onestage.predict.seal import SEALS, check_seal, write_seal
 
 onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
@@ -158,3 +161,19 @@ def test_a_graph_with_the_weights_of_another_is_refused(xml_path):
 def test_a_description_without_end_is_not_parsed():
     with pytest.raises(WeightsError, match="damaged"):
         Contract.from_json("[" * (TEXT.most + 1), where="x")
+
+
+def test_a_file_that_gets_shorter_while_it_is_loaded_changes_nothing(xml_path):
+    """A mapped file would end the whole process."""
+    file, picture = onestage.load(xml_path), torch.zeros(3, 60, 80, dtype=torch.uint8)
+    expected = file.predict(picture)[0]
+    os.truncate(xml_path.with_suffix(".bin"), 0)
+    assert file.predict(picture)[0].boxes.equal(expected.boxes)
+
+
+@pytest.mark.parametrize("number", [-1, 3])
+def test_a_number_of_detections_that_cannot_be_is_an_error(number):
+    contract = Contract(exported_files.model().config, "detections")
+    outputs = [np.zeros((1, 2, 4), np.float32), np.zeros((1, 2), np.float32), np.zeros((1, 2), int), np.array([number])]
+    with pytest.raises(WeightsError, match="does not give what it promises"):
+        FileEngine(contract, lambda _: outputs, "x")(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4))

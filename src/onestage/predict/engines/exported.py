@@ -92,6 +92,9 @@ class FileEngine:
         """One image's rows of the file's outputs, without those that are padding; NMS, where the file has none."""
         if num is not None:
             count = int(num)
+            if not 0 <= count <= len(scores):
+                what, expected = "this exported file does not give what it promises", f"0 to {len(scores):,} detections"
+                raise WeightsError(what, got=f"{count:,} detections", expected=expected, fix="export it again")
             return RawDetections(boxes[:count], scores[:count], labels[:count].long())
         found = scores > 0
         boxes, scores, labels = boxes[found], scores[found], labels[found].long()

@@ -12,7 +12,7 @@ import numpy as np
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import OUTPUTS, Contract
 from onestage.predict.engines import ir_file, onnx_file
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, read_file, threads
+from onestage.predict.engines.exported import FileEngine, check_inputs, read_file, threads
 
 if TYPE_CHECKING:
     import openvino
@@ -33,10 +33,11 @@ def open_openvino(path: Path) -> FileEngine:
         import openvino
     except ImportError as error:
         raise ConfigError("OpenVINO is not installed", where=path, fix="pip install 'onestage[openvino]'") from error
-    contract = Contract.from_json(_contract(path), where=path)
+    text, graph, weights = _read(path)
+    contract = Contract.from_json(text, where=path)
     core = openvino.Core()
-    try:
-        model = core.read_model(path)
+    try:  # by its path, OpenVINO would map the file: if it got shorter later, the whole process would end
+        model = core.read_model(graph, weights)
     except Exception as error:  # OpenVINO raises many types
         raise WeightsError("OpenVINO cannot read this file", where=path, got=str(error).strip()[:200]) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
@@ -51,13 +52,14 @@ def open_openvino(path: Path) -> FileEngine:
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
 
 
-def _contract(path: Path) -> str:
-    """The text of the contract in a .onnx file, or in a .xml file beside its .bin."""
+def _read(path: Path) -> tuple[str, bytes, bytes]:
+    """The text of the contract, the graph and the weights in a .onnx file, or in a .xml file and its .bin."""
     if path.suffix.lower() == ".onnx":
-        return onnx_file.read_contract(read_file(path), path)
-    weights = path.with_suffix(".bin")
-    check_file(weights)
-    return ir_file.read_contract(read_file(path), path, weights=weights.stat().st_size)
+        graph = read_file(path)
+        return onnx_file.read_contract(graph, path), graph, b""
+    weights = read_file(path.with_suffix(".bin"))
+    graph = read_file(path)
+    return ir_file.read_contract(graph, path, weights=len(weights)), graph, weights
 
 
 class _Requests:

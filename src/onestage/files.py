@@ -54,11 +54,16 @@ def cache_folder(kind: str) -> Path:
     """Where files of this kind are kept between programs, such as "weights"; it need not exist yet. Whatever is in it can be
     deleted: it is fetched or made again when it is needed.
 
-    It is ``$ONESTAGE_HOME/kind``, else ``$XDG_CACHE_HOME/onestage/kind``, else ``~/.cache/onestage/kind``.
+    It is ``$ONESTAGE_HOME/kind``, else ``$XDG_CACHE_HOME/onestage/kind``, else ``~/.cache/onestage/kind``. Raise WriteError if
+    this user has no home folder, as in some containers.
     """
-    if home := os.environ.get("ONESTAGE_HOME"):
-        return Path(home).expanduser() / kind
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onestage" / kind
+    try:
+        if home := os.environ.get("ONESTAGE_HOME"):
+            return Path(home).expanduser() / kind
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "onestage" / kind
+    except RuntimeError as error:
+        what, fix = "there is no home folder to keep files in", "ONESTAGE_HOME=FOLDER in the environment"
+        raise WriteError(what, where=home, fix=fix) from error
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
-from onestage.errors import ConfigError, OnestageError, nearest
+from onestage.errors import ConfigError, OnestageError, WriteError, nearest
 from onestage.files import Json, make_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
@@ -142,7 +142,10 @@ def choose(
         reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
         return Predictor.of(detector), Choice(TORCH, {}, reason)
     cached = Cached.of(detector)
-    choice = _choice(cached, pictures, rivals, total)
+    try:
+        choice = _choice(cached, pictures, rivals, total)
+    except WriteError as error:  # there is no place for a cache
+        return Predictor.of(detector), Choice(TORCH, {}, error.what)
     if choice.runtime == TORCH:
         return Predictor.of(detector), choice
     try:

@@ -18,7 +18,7 @@ from onestage.deploy.cache import DIGESTS, Cached
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
 from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, WeightsError, WriteError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
@@ -310,3 +310,11 @@ def test_the_command_line_offers_every_runtime_and_format():
     assert choices(get_type_hints(export.Numbers)["precision"]) == set(PRECISIONS)
     assert {name for openers in OPENERS.values() for name in openers} == {"torch", *RUNTIMES}
     assert {form.suffix[form.suffix.rindex(".") :] for form in FORMATS.values()} == OPENERS.keys()
+
+
+def test_without_a_home_folder_auto_takes_torch_and_a_name_is_an_error(model, monkeypatch):
+    monkeypatch.setenv("ONESTAGE_HOME", "~nobody-of-this-name")
+    predictor, choice = choose(model)
+    assert isinstance(predictor.engine, TorchEngine) and "no home folder" in choice.reason
+    with pytest.raises(WriteError, match="no home folder"):
+        run_by(model, "onnxruntime")

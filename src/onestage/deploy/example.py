@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -17,6 +18,8 @@ from onestage.predict.contract import Contract, Ending
 
 LEAST_SCORE = 0.5
 """What the programs show."""
+PLAIN_NAME = re.compile(r"[\w.() -]+")
+"""Of files that stand in a program: no quote, backslash or new line, which would become a part of the program."""
 FAR = 1e9
 """A border in pixels that no anchor reaches."""
 
@@ -30,8 +33,11 @@ class Example:
     write: Callable[[Contract, Path], str]
 
 
-def check_example(contract: Contract, suffix: str) -> None:
-    """Raise ConfigError unless there is an example for such a file."""
+def check_example(contract: Contract, path: Path, suffix: str) -> None:
+    """Raise ConfigError unless there is an example for such a file, and the name of the file can stand in a program."""
+    if not PLAIN_NAME.fullmatch(path.name):
+        what, expected = "a program cannot name this file", "letters, digits, spaces and . _ - ( ) alone"
+        raise ConfigError(what, got=path.name, expected=expected, fix="choose another name")
     example = EXAMPLES.get(suffix)
     if example is None or contract.ending != example.ending or not isinstance(contract.config.postprocess.nms, HardNMS):
         what, got = "there is no example for such a file", f"{suffix}, {contract.ending}"

@@ -129,7 +129,7 @@ def export(
     plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
-        check_example(plan.contract, form.suffix)
+        check_example(plan.contract, path, form.suffix)
     _check_precision(config.precision, to, labelled, check=check)
     images = _usual_pictures(labelled) if pictures is None else list(pictures)
     remove_leftovers(path.parent)
@@ -141,7 +141,7 @@ def export(
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
         if example:
             write_example(draft, plan.contract, form.suffix)
-        for target in targets:  # the file itself is the last
+        for target in _targets(path, form):  # again: this took long. The file itself is the last
             if (made := draft.with_name(target.name)).exists():
                 made.replace(target)
     vectors, program = targets[0] if check else None, targets[1] if example else None
@@ -158,15 +158,18 @@ def _usual_pictures(labelled: Dataset | Int8Data | None) -> Sequence[Tensor]:
 def _targets(path: Path, form: Format) -> list[Path]:
     """All files and folders that an export may write: vectors, example, further files, and last the file itself.
 
-    Raise ConfigError if the name has another end, or if one of them exists.
+    Raise ConfigError if the name has another end, or if one of them exists, WriteError if the system does not take a name.
     """
-    if not path.name.endswith(form.suffix):
-        raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=f"{path.name}{form.suffix}")
+    if not path.name.endswith(form.suffix) or path.name == form.suffix:
+        fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
+        raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=fix)
     examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES else []
     parts = [path.with_name(f"{path.stem}{part}") for part in form.parts]
     targets = [vectors_place(path), *examples, *parts, path]
     for target in targets:
-        if target.exists():
+        with writing(target):  # a name may be too long
+            taken = target.is_symlink() or target.exists()
+        if taken:
             raise ConfigError("the file to write exists already", where=target, fix="name another one, or move it away")
     if not path.parent.is_dir():
         raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")

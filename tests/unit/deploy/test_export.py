@@ -28,7 +28,7 @@ from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, dra
 from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.plan import plan_export
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, OnestageError, WeightsError
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
 from onestage.predict.engines.exported import FileEngine
@@ -283,6 +283,35 @@ def test_nothing_is_written_over(model, tmp_path, taken):
 def test_one_name_serves_every_format(tmp_path):
     written = [path for name, form in FORMATS.items() for path in _targets(tmp_path / f"m{form.suffix}", form)]
     assert len(written) == len(set(written))
+
+
+@pytest.mark.parametrize(("name", "says"), [(".onnx", "ends with"), ("a" * 250 + ".onnx", "could not be written")])
+def test_names_that_no_file_can_have_are_refused_before_the_work(model, tmp_path, name, says):
+    with pytest.raises(OnestageError, match=says):
+        export(model, tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_link_to_nowhere_and_a_file_that_came_meanwhile_stay(model, folder, tmp_path, monkeypatch):
+    path = tmp_path / "x.onnx"
+    path.symlink_to("gone")
+    with pytest.raises(ConfigError, match="exists already"):
+        export(model, path)
+    path.unlink()
+
+    def write(plan, draft):
+        path.write_text("mine")
+        shutil.copy(folder / "model.onnx", draft)
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    with pytest.raises(ConfigError, match="exists already"):
+        export(model, path, check=False)
+    assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_name_does_not_become_a_part_of_the_example(model, tmp_path):
+    with pytest.raises(ConfigError, match="a program cannot name"):
+        export(model, tmp_path / '""";boom().onnx', example=True)
 
 
 def test_the_command_line_names_files_after_runs_and_never_writes_over_one(folder, tmp_path, capsys, monkeypatch):

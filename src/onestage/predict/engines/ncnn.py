@@ -91,7 +91,10 @@ def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
         raise foreign(path)
     check_file(beside)
     try:
-        plain = json.loads(beside.read_text(encoding="utf-8"))
+        written = beside.read_text(encoding="utf-8")
+        plain = json.loads(written)
+        if written != json.dumps(plain):  # the last digit of a number may change without changing the number
+            raise ValueError("it is not as it was written")
         files, stated = plain[FILES], plain.pop(DIGEST)
         text = json.dumps(plain)
         if stated != _digest(text.encode()):

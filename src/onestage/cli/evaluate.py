@@ -65,7 +65,7 @@ def evaluate(
     onestage evaluate runs/first pictures/ --split val --out report/
 
     Args:
-        model: a run folder, a .safetensors file, or published weights (see onestage models)
+        model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
             and everything

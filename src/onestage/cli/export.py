@@ -76,7 +76,7 @@ def export(
     check: bool = True,
     example: bool = False,
 ) -> int:
-    """Write a detector to a file that runs without Python: pictures in, boxes out, NMS included.
+    """Write a detector to a file for other programs: pictures in, boxes out, by default with NMS inside.
 
     onestage export runs/first
 
@@ -205,7 +205,7 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
         tell(f"checked: {pairs}, IoU at least {made.agreement.iou:.4f}, scores within {made.agreement.score:.1e}")
     _show_int8(made)
     before, after = (1000 * seconds for seconds in made.seconds)
-    tell(f"a picture takes {after:.0f} ms; {before:.0f} ms in torch")
+    tell(f"a picture takes {after:.0f} ms with the file, {before:.0f} ms with the model in torch")
     if made.AP is not None and isinstance(labelled, Sized):
         source, file = made.AP
         tell(f"AP on {counted(len(labelled), 'labelled picture')}: {file:.4f}; {source:.4f} in torch")
@@ -223,7 +223,7 @@ def _show_int8(made: Exported) -> None:
     if found.in_float:
         tell(f"{counted(found.in_float, 'layer')} of {found.layers} stayed in float")
     (before, after), (slow, fast) = gain.bytes, gain.seconds
-    tell(f"{after / 1e6:.1f} MB, {before / 1e6:.1f} MB in float32")
-    tell(f"a picture takes {1000 * fast:.0f} ms in int8, {1000 * slow:.0f} ms in float32, with the same program")
+    speed = f"{1000 * fast:.0f} ms a picture, {1000 * slow:.0f} ms in float32"
+    tell(f"against a float32 file of this kind: {after / 1e6:.1f} MB, {before / 1e6:.1f} MB in float32; {speed}")
     if fast > slow:
         say(("slower:", "bold yellow"), " on this machine int8 is slower than float32 for this model")

@@ -53,7 +53,7 @@ def generate(
     """Draw the built-in data set: balls, bottles, cones, cubes, mugs, mushrooms, rings and stars on textured grounds.
 
     The same arguments give the same pictures, so this data set needs no download. Use it to try a model or a setting in
-    minutes, to learn the three formats, or to test a pipeline before your pictures are labelled.
+    minutes, to learn the formats, or to test a pipeline before your pictures are labelled.
 
     The usual one is `onestage data generate shapes`. A small one of other pictures:
     `onestage data generate few --format yolo --train 200 --val 50 --size 320x480 --classes ball cube star --seed 7`

@@ -128,7 +128,7 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
 
     _check_words(program, arguments)
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
-    _hide_none(function)
+    _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     with mistakes_as_errors(partial(_options, function)):
         code: int = tyro.cli(function, prog=program, args=arguments, config=style)
@@ -146,21 +146,26 @@ def _check_words(program: str, arguments: Sequence[str]) -> None:
 
 
 @cache
-def _hide_none(part: Any) -> None:
-    """Remove "(default: None)" and "(default: )" from tyro's help of a verb, or of a dataclass among its options: the texts
-    say what happens if an option is left out.
+def _set_help(part: Any) -> None:
+    """Give tyro the help texts of a verb, or of a dataclass among its options, each as one paragraph: tyro would keep some line
+    breaks of the source. Leave out "(default: None)" and "(default: )": the texts say what happens without an option.
     """
+    import docstring_parser
     import tyro
 
     hints = get_type_hints(part, include_extras=True)
+    parsed = docstring_parser.parse_from_object(part) if is_dataclass(part) else docstring_parser.parse(part.__doc__ or "")
+    texts = {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
     for parameter in signature(part).parameters.values():
         hint = hints[parameter.name]
+        if texts.get(parameter.name):
+            hint = hints[parameter.name] = Annotated[hint, tyro.conf.arg(help=texts[parameter.name])]
         repeatable = tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
         if parameter.default in (None, (), Parameter.empty) and not repeatable:
             hints[parameter.name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
         elif is_dataclass(parameter.default):
             options: Any = type(parameter.default)
-            _hide_none(options)
+            _set_help(options)
     part.__annotations__ = hints
 
 

@@ -86,7 +86,7 @@ def predict(
     onestage predict ssd300_vgg16.coco photos/ --no-pictures --format coco csv --score 0.01
 
     Args:
-        model: a run folder, a .safetensors file, or published weights (see onestage models)
+        model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
         pictures: files, folders (with all below them) and globs
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
         format: predictions.json in COCO's results form, predictions.csv, predictions.jsonl; one or several

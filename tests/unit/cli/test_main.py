@@ -62,6 +62,17 @@ def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
     assert "Args:" not in text  # a docstring whose lines were joined says nothing about single options
 
 
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_texts_of_options_are_paragraphs(verb: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a wide terminal each text is one line: no line break of the source is left in it."""
+    monkeypatch.setenv("COLUMNS", "600")
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    texts = [line.startswith("│" + 12 * " ") and line.strip("│ ") != "" for line in lines]
+    assert not [lines[i] for i in range(1, len(lines)) if texts[i - 1] and texts[i]]
+
+
 MISTAKES = {
     "train data --epohs 3": ["there is no option '--epohs' (did you mean '--epochs'?)", "where:    onestage train"],
     "predict": ["something is missing", "expected: MODEL"],

@@ -27,6 +27,7 @@ def run_in_a_process(path: Path, folder: Path, damaged: str, seconds: float) -> 
             pytest.fail(f"{type(error).__name__}: {note.read_text()}; the file is {folder}")
 
 
+@pytest.mark.slow
 def test_onnx_files(tmp_path):
     run_in_a_process(exported_files.onnx_file("detections"), tmp_path, ".onnx", SECONDS)
 

@@ -145,7 +145,8 @@ def test_every_recipe_is_tried() -> None:
     assert {ZOO[name].build for name in CASES} == {entry.build for entry in ZOO.values()}
 
 
-LONG = ("ssd512_vgg16", "ssd321_resnet101", "dssd321_resnet101", "retinanet_r18_fpn", "efficientdet")
+LONG = ("ssd512_vgg16", "ssd321_resnet101", "dssd321_resnet101", "retinanet_r18_fpn", "efficientdet", "ssd300_resnet50")
+LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2")
 """Nearest to another case: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
 
 

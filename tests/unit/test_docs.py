@@ -45,6 +45,7 @@ def make_models() -> ModuleType:
 # --- generated numbers -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # it builds every model
 def test_the_page_of_the_zoo_is_up_to_date(make_models):
     page = (DOCS / "models.md").read_text()
     assert page == make_models.current(), "run: python docs/make_models.py"

@@ -570,7 +570,7 @@ def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path],
             rows += [row] if any(cell.strip() for cell in row) else []
     except csv.Error:
         pass  # what stood before it counts
-    boxes = []
+    boxes, labels = [], set()
     for row in rows[bool(headed) :]:
         if len(row) <= max(columns) or any(cell.strip() for cell in row[len(headed) or 6 :]):
             continue
@@ -580,8 +580,11 @@ def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path],
         except ValueError:
             continue
         stem = picture_of(image, folders)
+        labels |= {label} if image and label and box else set()
         if image and label and box and stem:
             boxes.append((stem, label, box))
+    if all(re.fullmatch(r"\+?[0-9]{1,18}(\.0*)?|-0+(\.0*)?", label) for label in labels):  # 1, 1.0 and 01 are one class
+        boxes = [(stem, str(int(label.split(".")[0])), box) for stem, label, box in boxes]
     parts = [all(0 <= v <= 1 for v in box) and any(v != int(v) for v in box) for _, _, box in boxes]
     pixels = [any(v > 1.5 for v in box) for _, _, box in boxes]
     if any(parts) and any(pixels):

@@ -150,7 +150,7 @@ def test_sigkill_and_resume_end_as_if_nothing_had_been(
 def test_a_damaged_checkpoint_is_skipped_and_said(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_step(monkeypatch, 8, lambda _: os.kill(os.getpid(), signal.SIGINT))
+    at_step(monkeypatch, 8, lambda training: setattr(training.stop, "asked", True))
     assert run(data, tmp_path / "run").interrupted
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert newest.name == "step-00000008"

@@ -14,6 +14,6 @@ def oldest(requirement: str) -> str:
 
 
 if __name__ == "__main__":
-    extras = PROJECT["optional-dependencies"]
-    wanted = [*PROJECT["dependencies"], *extras["tflite"], *extras["onnx"], *extras["openvino"], *extras["ncnn"]]
+    extras = [wanted for name, wanted in PROJECT["optional-dependencies"].items() if name != "dev"]
+    wanted = [*PROJECT["dependencies"], *(requirement for extra in extras for requirement in extra)]
     print(*(oldest(requirement) for requirement in wanted if not requirement.startswith("onestage[")), sep="\n")

@@ -13,6 +13,7 @@ from onestage.deploy.export import ExportConfig, export
 from onestage.deploy.onnx import export_onnx
 from onestage.deploy.plan import Plan, plan_export
 from onestage.model.output.suppress import SoftNMS
+from onestage.predict.engines import exported, litert, ncnn, openvino, pt2
 from onestage.predict.seal import write_seal
 
 CLASSES = ("ball", "red box", "x")
@@ -59,9 +60,22 @@ def onnx_file(ending: str, mode: str = "stretch") -> Path:
 @cache
 def openvino_file() -> Path:
     """The OpenVINO file that ends with detections."""
-    import openvino
+    from openvino import Core, save_model
 
     path = Path(_folder().name) / "model.xml"
-    openvino.save_model(openvino.Core().read_model(onnx_file("detections")), path, compress_to_fp16=False)
+    save_model(Core().read_model(onnx_file("detections")), path, compress_to_fp16=False)
     write_seal(path)
     return path
+
+
+def change_when_read(monkeypatch) -> None:
+    """Let every exported file become another one as soon as it was read: what is checked must be what the runtime gets."""
+    read = exported.read_bytes
+
+    def once(path: Path) -> bytes:
+        data = read(path)
+        path.write_bytes(b"another file")
+        return data
+
+    for module in (exported, openvino, ncnn, pt2, litert):
+        monkeypatch.setattr(module, "read_bytes", once)

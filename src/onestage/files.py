@@ -9,12 +9,18 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
 from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer as Buffer
@@ -47,7 +53,9 @@ LONGEST = 200
 
 
 ABANDONED_AFTER = 3600.0
-"""Seconds after which a temporary file belongs to a crash, not to a writer still at work: no write takes that long."""
+"""Seconds after which a temporary file belongs to a crash, where the system does not say whether its writer lives."""
+CLAIMED_AFTER = 2.0
+"""Seconds after which the writer of a new temporary file has claimed it, however slow the machine."""
 
 
 def cache_folder(kind: str) -> Path:
@@ -89,10 +97,10 @@ def atomic_file(path: Path | str, *, durable: bool = False) -> Iterator[BinaryIO
 @contextlib.contextmanager
 def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[BinaryIO]:
     """A new file that takes the place of the one at ``path`` in the end, with that one's ``mode``, if there is one."""
-    name = os.fsencode(path.name)[:LONGEST].decode(errors="ignore")  # a name with more at its end may be too long
-    temporary = path.with_name(f".{name}.{secrets.token_hex(4)}{TEMPORARY}")
+    temporary = path.with_name(f"{_beginning(path)}{secrets.token_hex(4)}{TEMPORARY}")
     try:
         with _Unbuffered.opened(temporary, "xb", path) as file:
+            _claim(file.fileno())
             if mode is not None:
                 temporary.chmod(stat.S_IMODE(mode))
             yield file
@@ -104,6 +112,66 @@ def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[Binar
     finally:  # after success it is gone, after Ctrl-C or a full disk it must go
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _beginning(path: Path) -> str:
+    """How the name of a temporary file for ``path`` begins. With the whole of a long name it would be too long."""
+    return f".{os.fsencode(path.name)[:LONGEST].decode(errors='ignore')}."
+
+
+@contextlib.contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """A new folder beside ``path``, on the same disk, for what takes that name later. It is gone at the end of the block; what
+    a killed process left there goes when the next one begins. Raise WriteError, which names ``path``, if none can be made.
+    """
+    remove_leftovers(path.parent)
+    with writing(path):
+        folder = Path(tempfile.mkdtemp(prefix=_beginning(path), suffix=TEMPORARY, dir=path.parent))
+    try:
+        with _claimed(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Claim a temporary folder for the block."""
+    descriptor = None if fcntl is None else os.open(folder, os.O_RDONLY)
+    try:
+        if descriptor is not None:
+            _claim(descriptor)
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _claim(descriptor: int) -> None:
+    """Tell other processes that an open temporary file or folder is in use. The system forgets it when this process ends."""
+    if fcntl is not None:
+        with contextlib.suppress(OSError):  # some network disks have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def _is_claimed(path: Path) -> bool | None:
+    """Whether a process that lives has claimed a temporary file or folder; None if the system does not say."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    else:
+        return False
+    finally:
+        os.close(descriptor)
 
 
 class _Unbuffered(io.FileIO):
@@ -199,10 +267,14 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, older_than: float = ABANDONED_AFTER) -> None:
-    """Delete the temporary files and folders in ``folder`` that have not changed for ``older_than`` seconds."""
+    """Delete the temporary files and folders in ``folder`` whose writer has ended. Where the system does not say whether it
+    has, these are those that have not changed for ``older_than`` seconds.
+    """
     for leftover in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):  # another process may do the same
-            if time.time() - leftover.stat().st_mtime >= older_than:
+            claimed = _is_claimed(leftover)
+            least = older_than if claimed is None else min(older_than, CLAIMED_AFTER)
+            if not claimed and time.time() - leftover.stat().st_mtime >= least:
                 shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
 

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -247,3 +248,44 @@ def test_no_other_file_of_the_package_writes_files() -> None:
     for path in source.rglob("*.py"):
         text, name = path.read_text(encoding="utf-8"), path.relative_to(source).as_posix()
         assert [sign for sign in signs if sign in text and sign not in allowed.get(name, ())] == [], name
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from onestage import files
+with files.temporary_folder(Path(sys.argv[1])) as folder, files.atomic_file(Path(sys.argv[1])) as file:
+    (folder / "half").touch()
+    print("at work", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs a system that knows which process has a file open")
+def test_what_a_killed_writer_left_goes_with_the_next_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CLAIMED_AFTER", 0.0)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path / "x"], stdout=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stdout.readline() == b"at work\n"
+    at_work = names(tmp_path)
+    assert len(at_work) == 2 and all(name.endswith(files.TEMPORARY) for name in at_work)
+    for name in at_work:
+        os.utime(tmp_path / name, (0, 0))  # as after hours of work
+    files.remove_leftovers(tmp_path, older_than=0)
+    assert names(tmp_path) == at_work
+    writer.kill()
+    writer.communicate()
+    with files.temporary_folder(tmp_path / "y") as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+    assert names(tmp_path) == []
+
+
+def test_where_the_system_does_not_tell_an_hour_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "fcntl", None)
+    leftover = tmp_path / f".x.1{files.TEMPORARY}"
+    leftover.touch()
+    os.utime(leftover, (time.time() - 100, time.time() - 100))
+    with files.temporary_folder(tmp_path / "x"):
+        assert leftover.exists()
+    os.utime(leftover, (0, 0))
+    with files.temporary_folder(tmp_path / "x"):
+        assert not leftover.exists()

@@ -7,9 +7,12 @@ The module of a verb is imported when it is needed, so that ``onestage --help`` 
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import cache, partial
 from importlib import import_module
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (of this process if left out) and give the exit code."""
     sys.excepthook = show_traceback
     given = list(sys.argv[1:] if arguments is None else arguments)
-    with warnings.catch_warnings(), outlets() as out:
+    with warnings.catch_warnings(), outlets() as out, _ended_like_ctrl_c():
         warnings.showwarning = _show_warning
         try:
             code = _run(given)
@@ -91,6 +94,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(2, str(ConfigError("there is not enough memory for this", got=error, fix=fix)))
         out.flush()
         return code or int(out.lost)
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, end the block as Ctrl-C does, so that nothing temporary is left."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
+    numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+    usual = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    for number in usual:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in usual:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _run(given: list[str]) -> int:

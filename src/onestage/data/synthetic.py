@@ -246,6 +246,7 @@ def _encoded(index: int, config: SyntheticConfig) -> Encoded:
 
 def _leave_interrupts_to_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @dataclass(frozen=True, eq=False)

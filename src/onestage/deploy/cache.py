@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from onestage.deploy.benchmark import processor
 from onestage.deploy.export import FORMATS, export
 from onestage.deploy.plan import fingerprint, versions
 from onestage.errors import WeightsError
-from onestage.files import TEMPORARY, cache_folder, make_folder, remove_leftovers, write_file, writing
+from onestage.files import cache_folder, make_folder, temporary_folder, write_file, writing
 from onestage.model.detector import Detector
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
@@ -113,9 +112,8 @@ def _digests(folder: Path) -> bytes:
 def _make(detector: Detector, to: str, path: Path, pictures: Sequence[Tensor] | None) -> None:
     """Export the file into a temporary folder, which then gets its name."""
     folder = path.parent
-    remove_leftovers(folder.parent)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", suffix=TEMPORARY, dir=folder.parent) as temporary:
-        draft = Path(temporary) / folder.name
+    with temporary_folder(folder) as temporary:
+        draft = temporary / folder.name
         draft.mkdir()
         made = export(detector, draft / path.name, to=to, pictures=pictures)
         if made.vectors is not None:

@@ -29,7 +29,7 @@ from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
-from onestage.files import TEMPORARY, given_path, remove_leftovers, writing
+from onestage.files import given_path, temporary_folder, writing
 from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.predict.contract import PRECISIONS, Contract, Precision
@@ -132,9 +132,8 @@ def export(
         check_example(plan.contract, path, form.suffix)
     _check_precision(config.precision, to, labelled, check=check)
     images = _usual_pictures(labelled) if pictures is None else list(pictures)
-    remove_leftovers(path.parent)
-    with writing(path), tempfile.TemporaryDirectory(prefix=f".{path.stem[:50]}-", suffix=TEMPORARY, dir=path.parent) as folder:
-        draft = Path(folder) / path.name
+    with writing(path), temporary_folder(path) as folder:
+        draft = folder / path.name
         with _exporting(plan, to):
             plan, gain = _written(plan, form, draft, labelled, images)
         agreement, seconds = _checked(plan, draft, images) if check else (None, None)

@@ -34,7 +34,7 @@ def export_ncnn(plan: Plan, path: Path) -> None:
     except ImportError as error:
         fix = "pip install 'onestage[ncnn]'"
         raise ConfigError("to write files of ncnn, more packages are needed", got=error, fix=fix) from error
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # of the export, which is temporary too
         traced = Path(folder) / "model.pt"
         _write_traced(plan, traced)
         height, width = plan.contract.size or (0, 0)

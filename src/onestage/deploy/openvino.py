@@ -28,7 +28,7 @@ def save_openvino(model: onnx.ModelProto, path: Path, *, half: bool = False) -> 
     """Write an ONNX model as an OpenVINO file. half: with its weights and anchors in float16."""
     import openvino
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / "model.onnx"
         save_onnx(model, draft)
         openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=half)

@@ -20,7 +20,7 @@ from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
 from onestage.errors import ConfigError, OnestageError, WriteError, nearest
-from onestage.files import Json, make_folder, write_file
+from onestage.files import Json, make_folder, temporary_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
 from onestage.predict.engines.exported import threads
@@ -123,8 +123,8 @@ def run_unchecked(detector: Detector, runtime: str) -> Predictor:
     if runtime == TORCH:
         return Predictor.of(detector)
     to = _runtime(detector, runtime).to
-    with tempfile.TemporaryDirectory() as folder:
-        made = export(detector, Path(folder) / f"model{FORMATS[to].suffix}", to=to, check=False)
+    with temporary_folder(Path(tempfile.gettempdir()) / "onestage") as folder:
+        made = export(detector, folder / f"model{FORMATS[to].suffix}", to=to, check=False)
         return open_exported(made.path, runtime)
 
 

@@ -6,6 +6,7 @@ It is no signature: every program can write one. A file without it, as earlier v
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,24 +47,26 @@ def write_seal(path: Path) -> None:
     """Put the digest at the end of an exported file, if files of its kind have one."""
     if (seal := SEALS.get(path.suffix)) is not None:
         content, _ = seal.split(path.read_bytes())
-        write_file(path, content + seal.before + _digest(content, path, seal).encode() + seal.after)
+        parts = [path.with_suffix(end).read_bytes() for end in seal.parts]
+        write_file(path, content + seal.before + _digest(content, parts).encode() + seal.after)
 
 
-def check_seal(path: Path, data: bytes) -> None:
-    """Raise WeightsError if the file at ``path``, which contains ``data``, or one of its parts is not as it was written."""
+def check_seal(path: Path, data: bytes, parts: Sequence[bytes] = ()) -> None:
+    """Raise WeightsError if the content ``data`` of the file at ``path``, or of its further files, is not as it was written.
+
+    parts: the contents of the further files, in the order of ``Seal.parts``.
+    """
     if (seal := SEALS.get(path.suffix.lower())) is None:
         return
     content, stated = seal.split(data)
-    if stated is not None and stated != (found := _digest(content, path, seal)):
+    if stated is not None and stated != (found := _digest(content, parts)):
         what = "this exported file is damaged, or was changed after it was written"
         raise WeightsError(what, where=path, got=f"SHA-256 {found}", expected=stated, fix="export it again, or copy it again")
 
 
-def _digest(content: bytes, path: Path, seal: Seal) -> str:
-    """The SHA-256 of the content of a file and of its parts."""
+def _digest(content: bytes, parts: Sequence[bytes]) -> str:
+    """The SHA-256 of the content of a file and of its further files."""
     digest = hashlib.sha256(content)
-    for part in seal.parts:
-        with path.with_suffix(part).open("rb") as file:
-            while piece := file.read(2**20):
-                digest.update(piece)
+    for part in parts:
+        digest.update(part)
     return digest.hexdigest()

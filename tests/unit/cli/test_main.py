@@ -1,15 +1,20 @@
 """The command line as a whole: help without waiting, clean messages, exit codes."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 from onestage.cli import main as command
 from onestage.cli.main import VERBS, Verb, main
 from onestage.errors import DataError
+from onestage.files import temporary_folder
 
 Captured = pytest.CaptureFixture[str]
 needs_hook = pytest.mark.skipif(find_spec("tyro._errors") is None, reason="an older tyro shows its mistakes in boxes")
@@ -224,3 +229,20 @@ def test_help_before_a_verb_is_the_help_of_the_verb(capsys):
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1] and "PICTURES" in texts[0]
     assert main(["help", "predikt"]) == 2
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_is_an_interruption_that_cleans_up(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    number = getattr(signal, name, None) or pytest.skip("this system has no such signal")
+
+    def verb() -> int:
+        with temporary_folder(tmp_path / "x"):
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+        return 0
+
+    monkeypatch.setattr(command, "_run", lambda _: verb())
+    assert main([]) == 130 and "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [] and signal.getsignal(number) == signal.SIG_DFL

@@ -7,10 +7,12 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import exported_files
 import onestage
 from lively import lively
 from onestage.cli.main import main
@@ -23,7 +25,7 @@ from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, WeightsError
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
-from onestage.predict.engines.ncnn import check_graph
+from onestage.predict.engines.ncnn import check_graph, describe
 
 pytest.importorskip("ncnn", reason="pip install 'onestage[ncnn]'")
 pytest.importorskip("pnnx", reason="pip install 'onestage[ncnn]'")
@@ -73,6 +75,31 @@ def test_verbs_take_the_file(folder, tmp_path, capsys):
     assert "object" in capsys.readouterr().out
     assert main(["predict", str(folder / "m.ncnn.param"), str(picture), "--runtime", "openvino"]) == 2
     assert "takes no .param files" in capsys.readouterr().err
+
+
+def test_ncnn_gets_the_bytes_that_were_checked(folder, tmp_path, monkeypatch):
+    for path in folder.glob("m.ncnn.*"):
+        shutil.copy(path, tmp_path)
+    picture = pictures(1, (100, 140))
+    expected = onestage.load(folder / "m.ncnn.param").predict(picture)[0]
+    exported_files.change_when_read(monkeypatch)
+    found = onestage.load(tmp_path / "m.ncnn.param").predict(picture)[0]
+    assert found.boxes.equal(expected.boxes) and found.scores.equal(expected.scores)
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"another file"}
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_weight_that_is_no_number_is_an_error(folder, tmp_path, number):
+    for path in folder.glob("m.ncnn.*"):
+        shutil.copy(path, tmp_path)
+    weights = np.frombuffer((tmp_path / "m.ncnn.bin").read_bytes(), np.float32).copy()
+    weights[len(weights) // 2] = number
+    (tmp_path / "m.ncnn.bin").write_bytes(weights.tobytes())
+    contract = onestage.load(folder / "m.ncnn.param").engine.contract
+    parts = {end: (tmp_path / f"m.ncnn{end}").read_bytes() for end in (".param", ".bin")}
+    (tmp_path / "m.ncnn.json").write_text(describe(contract, parts))
+    with pytest.raises(WeightsError, match="not numbers"):
+        onestage.load(tmp_path / "m.ncnn.param").predict(pictures(1, (100, 140)))
 
 
 def damage(path, how):

@@ -68,7 +68,7 @@ def test_a_file_without_a_seal_is_taken_and_two_seals_are_never_put(kind, onnx_p
     data = path.read_bytes()
     write_seal(path)
     assert path.read_bytes() == data
-    check_seal(path, data)
+    check_seal(path, data, [path.with_suffix(part).read_bytes() for part in SEALS[path.suffix].parts])
     path.write_bytes(SEALS[path.suffix].split(data)[0])
     assert path.stat().st_size < len(data) and onestage.load(path).classes == exported_files.CLASSES
 
@@ -104,9 +104,27 @@ def negative_side(model):
     model.graph.initializer[0].dims[0] = -1
 
 
+def weight_that_is_no_number(model, number=float("nan")):
+    tensor = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values.flat[0] = number
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def infinite_weight(model):
+    weight_that_is_no_number(model, float("inf"))
+
+
+def tensor_cut_short(model):
+    model.graph.initializer[0].raw_data = b"\0\0\0"
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
+        (weight_that_is_no_number, "weights that are not numbers"),
+        (infinite_weight, "weights that are not numbers"),
+        (tensor_cut_short, "does not hold the numbers"),
         (external_weights, "weights from another file"),
         (external_weights_in_a_branch, "weights from another file"),
         (operator_of_others, "foreign operators"),
@@ -143,6 +161,27 @@ def test_what_an_openvino_file_may_not_contain(xml_path, pattern, put, says):
     xml_path.write_text(text)
     write_seal(xml_path)
     refused(xml_path, says)
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_an_openvino_file_with_a_weight_that_is_no_number_is_refused(xml_path, number):
+    """OpenVINO runs it, and finds any boxes in silence."""
+    places = re.findall(r'element_type="f32".*? offset="(\d+)" size="(\d+)"', xml_path.read_text())
+    start, _ = max((tuple(map(int, place)) for place in places), key=lambda place: place[1])
+    with xml_path.with_suffix(".bin").open("r+b") as file:
+        file.seek(start)
+        file.write(np.float32(number).tobytes())
+    write_seal(xml_path)
+    refused(xml_path, "weights that are not numbers")
+
+
+def test_the_runtime_gets_the_bytes_that_were_checked(onnx_path, xml_path, monkeypatch):
+    picture = torch.zeros(3, 60, 80, dtype=torch.uint8)
+    expected = [onestage.load(path).predict(picture)[0] for path in (onnx_path, xml_path)]
+    exported_files.change_when_read(monkeypatch)
+    for path, before in zip((onnx_path, xml_path), expected, strict=True):
+        assert onestage.load(path).predict(picture)[0].boxes.equal(before.boxes)
+        assert path.read_bytes() == b"another file"
 
 
 def test_a_graph_with_the_weights_of_another_is_refused(xml_path):

@@ -123,27 +123,41 @@ def check_inputs(path: Path, contract: Contract, inputs: Mapping[str, str], outp
         raise WeightsError(what, where=path, got=got, expected=wanted, fix="export it again")
 
 
-def check_file(path: Path) -> None:
-    """Raise WeightsError unless there is a regular file of a size that a model may have. It is not read."""
+def check_numbers(values: np.ndarray, name: str, path: Path) -> None:
+    """Raise WeightsError if a tensor in a file holds NaN or infinity: the file would find nothing, or anything, without a word.
+    A single number may be infinite; it is a bound.
+    """
+    wrong = np.isnan(values) if values.size == 1 else ~np.isfinite(values)
+    if count := int(wrong.sum()):
+        what, got = "this exported file has weights that are not numbers", f"{name}: {count:,} NaN or infinite"
+        raise WeightsError(what, where=path, got=got, fix="export it again, from an earlier state of the detector")
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file that may be an exported one, or a part of one.
+
+    What is checked and what a runtime gets are these bytes: the file may be another one a moment later. Raise WeightsError if
+    it cannot be read, is no regular file, or is too large.
+    """
     try:
-        found = path.stat()
+        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for a writer
+            raise WeightsError("this is not a file", where=path, expected="an exported model", fix="check the path")
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
-    if not stat.S_ISREG(found.st_mode):
-        raise WeightsError("this is not a file", where=path, expected="an exported model")
-    if found.st_size > MOST_BYTES:
+    if len(data) > MOST_BYTES:
         expected = f"at most {MOST_BYTES:,} bytes"
-        raise WeightsError("this file is too large", where=path, got=f"{found.st_size:,} bytes", expected=expected)
+        raise WeightsError("this file is too large", where=path, expected=expected, fix="export a smaller detector")
+    return data
 
 
-def read_file(path: Path) -> bytes:
-    """The bytes of an exported file. Raise WeightsError if it cannot be read, is too large, or is not as it was written."""
-    check_file(path)
-    try:
-        data = path.read_bytes()
-        check_seal(path, data)
-    except OSError as error:
-        raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
+def read_file(path: Path, *parts: bytes) -> bytes:
+    """The bytes of an exported file. parts: the contents of its further files. Raise WeightsError as ``read_bytes`` does, or if
+    it is not as it was written.
+    """
+    data = read_bytes(path)
+    check_seal(path, data, parts)
     return data
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY, OUTPUTS, Contract
-from onestage.predict.engines.exported import FileEngine, check_file, check_inputs, threads
+from onestage.predict.engines.exported import FileEngine, check_inputs, read_bytes, threads
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter, SignatureRunner
@@ -50,12 +50,7 @@ def open_litert(path: Path) -> FileEngine:
     byte as they were written. Raise ConfigError if LiteRT is not installed, WeightsError if the file is damaged, or was not
     made by ``export``.
     """
-    check_file(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
-    model, contract = _parts(data, path)
+    model, contract = _parts(read_bytes(path), path)
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError as error:

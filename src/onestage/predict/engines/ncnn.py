@@ -7,7 +7,9 @@ Shape letters: A anchors, C logits per anchor, h and w of the input.
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -19,7 +21,7 @@ import numpy as np
 from onestage.errors import ConfigError, WeightsError
 from onestage.files import Json
 from onestage.predict.contract import Contract
-from onestage.predict.engines.exported import FileEngine, check_file, foreign, threads
+from onestage.predict.engines.exported import FileEngine, foreign, read_bytes, threads
 
 if TYPE_CHECKING:
     import ncnn
@@ -51,21 +53,39 @@ def open_ncnn(path: Path) -> FileEngine:
         import ncnn
     except ImportError as error:
         raise ConfigError("ncnn is not installed", where=path, fix="pip install 'onestage[ncnn]'") from error
+    graph = read_bytes(path)
     contract, files = _described(path)
     if contract.ending != "outputs" or contract.batch != 1 or contract.size is None or contract.pixels != "float32":
         what, expected = "this description is of no ncnn file", "one image of a fixed size, float32, without NMS"
         raise WeightsError(what, where=path.with_suffix(".json"), expected=expected, fix="export it again")
+    _check_unchanged(path, graph, files)
     weights = path.with_suffix(".bin")
-    text = _unchanged(path, files)
-    _unchanged(weights, files)
-    check_graph(text.decode(errors="replace"), where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
+    data, text = read_bytes(weights), graph.decode(errors="replace")
+    _check_unchanged(weights, data, files)
+    check_graph(text, where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
     net = ncnn.Net()
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_vulkan_compute"):
         setattr(net.opt, option, False)
     net.opt.num_threads = threads()
-    if net.load_param(str(path)) or net.load_model(str(weights)):
+    if net.load_param_mem(text) or net.load_model(_reader(data)):
         raise WeightsError("ncnn cannot read this file", where=path, fix="update ncnn, or export it again")
     return FileEngine(contract, lambda inputs: _run(net, inputs), NAME)
+
+
+def _reader(data: bytes) -> ncnn.DataReader:
+    """The weights for ncnn, from memory. Unlike ncnn's ``load_model_mem`` it never reads behind the end of the data."""
+    import ncnn
+
+    class Reader(ncnn.DataReader):
+        """Copy the next bytes to where ncnn wants them."""
+
+        def read(self, place: object, size: int) -> int:
+            """How many of ``size`` bytes there were. place: a PyCapsule with the address."""
+            return file.readinto((ctypes.c_char * size).from_address(address(place, None)))
+
+    file, address = io.BytesIO(data), ctypes.pythonapi.PyCapsule_GetPointer
+    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return Reader()
 
 
 def _run(net: ncnn.Net, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -86,12 +106,11 @@ def _run(net: ncnn.Net, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
     """The contract in the .json file beside ``path``, and what it says about the other files."""
     beside = path.with_suffix(".json")
-    check_file(path)
     if not beside.exists():
         raise foreign(path)
-    check_file(beside)
+    described = read_bytes(beside)
     try:
-        written = beside.read_text(encoding="utf-8")
+        written = described.decode()
         plain = json.loads(written)
         if written != json.dumps(plain):  # the last digit of a number may change without changing the number
             raise ValueError("it is not as it was written")
@@ -120,17 +139,11 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _unchanged(path: Path, files: dict[str, Json]) -> bytes:
-    """The bytes of a file. Raise WeightsError unless they are those that ``files`` tells of."""
-    check_file(path)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise WeightsError("this file cannot be read", where=path, got=error.strerror) from error
+def _check_unchanged(path: Path, data: bytes, files: dict[str, Json]) -> None:
+    """Raise WeightsError unless the content of a file is what ``files`` tells of it."""
     if not isinstance(files, dict) or files.get(path.suffix) != _about(data):
         what, expected = "this file is damaged, or belongs to another export", "the bytes that export wrote"
         raise WeightsError(what, where=path, got=f"{len(data):,} bytes", expected=expected, fix="copy it again")
-    return data
 
 
 def check_graph(text: str, *, where: Path, known: Callable[[str], bool]) -> None:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import KEY
-from onestage.predict.engines.exported import foreign
+from onestage.predict.engines.exported import check_numbers, foreign
 
 if TYPE_CHECKING:
+    import onnx
     from google.protobuf.message import Message
 
 DOMAINS = ("", "ai.onnx")
@@ -20,6 +21,7 @@ MOST_PARTS = 2**20
 """Nodes, tensors, attributes and so on in a file. EfficientDet D7x has about 30,000."""
 HARMLESS = ("value_info", "metadata_props")
 """Fields that are many and hold only names and shapes."""
+FIX = "export the detector again"
 
 
 def read_contract(data: bytes, path: Path) -> str:
@@ -46,9 +48,9 @@ def read_contract(data: bytes, path: Path) -> str:
             _check_tensor(part, len(data), path)
         elif isinstance(part, onnx.NodeProto | onnx.OperatorSetIdProto) and part.domain not in DOMAINS:
             expected = "operators of ONNX alone"
-            raise WeightsError("this file needs foreign operators", where=path, got=part.domain, expected=expected)
+            raise WeightsError("this file needs foreign operators", where=path, got=part.domain, expected=expected, fix=FIX)
         if count >= MOST_PARTS:
-            raise WeightsError("this file has too many parts", where=path, expected=f"at most {MOST_PARTS:,}")
+            raise WeightsError("this file has too many parts", where=path, expected=f"at most {MOST_PARTS:,}", fix=FIX)
     return text
 
 
@@ -61,12 +63,23 @@ def _parts(message: Message) -> Iterator[Message]:
                 yield from _parts(part)
 
 
-def _check_tensor(tensor: Message, size: int, path: Path) -> None:
-    """Raise WeightsError if a tensor lies in another file, or states more numbers than a file of ``size`` bytes can hold."""
-    name, dims = getattr(tensor, "name", ""), list(getattr(tensor, "dims", ()))
-    if getattr(tensor, "external_data", ()) or getattr(tensor, "data_location", 0):
+def _check_tensor(tensor: onnx.TensorProto, size: int, path: Path) -> None:
+    """Raise WeightsError if a tensor lies in another file, states more numbers than a file of ``size`` bytes can hold, or holds
+    numbers that are none.
+    """
+    import onnx
+
+    name, dims = tensor.name, list(tensor.dims)
+    if tensor.external_data or tensor.data_location:
         what, expected = "this file takes its weights from another file", "weights inside the file"
-        raise WeightsError(what, where=path, got=name, expected=expected)
+        raise WeightsError(what, where=path, got=name, expected=expected, fix=FIX)
     if min(dims, default=1) < 0 or math.prod(dims) > 2 * size:  # the smallest numbers are half a byte
         what, expected = "a tensor in this file states more numbers than the file holds", f"at most {2 * size:,}"
-        raise WeightsError(what, where=path, got=f"{name}: {dims}", expected=expected)
+        raise WeightsError(what, where=path, got=f"{name}: {dims}", expected=expected, fix=FIX)
+    if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE):
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except (ValueError, TypeError) as error:
+            what = "a tensor in this file does not hold the numbers that it states"
+            raise WeightsError(what, where=path, got=f"{name}: {error}", fix=FIX) from error
+        check_numbers(values, name, path)

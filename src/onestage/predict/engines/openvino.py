@@ -12,7 +12,7 @@ import numpy as np
 from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import OUTPUTS, Contract
 from onestage.predict.engines import ir_file, onnx_file
-from onestage.predict.engines.exported import FileEngine, check_inputs, read_file, threads
+from onestage.predict.engines.exported import FileEngine, check_inputs, read_bytes, read_file, threads
 
 if TYPE_CHECKING:
     import openvino
@@ -57,9 +57,9 @@ def _read(path: Path) -> tuple[str, bytes, bytes]:
     if path.suffix.lower() == ".onnx":
         graph = read_file(path)
         return onnx_file.read_contract(graph, path), graph, b""
-    weights = read_file(path.with_suffix(".bin"))
-    graph = read_file(path)
-    return ir_file.read_contract(graph, path, weights=len(weights)), graph, weights
+    weights = read_bytes(path.with_suffix(".bin"))
+    graph = read_file(path, weights)
+    return ir_file.read_contract(graph, path, weights=weights), graph, weights
 
 
 class _Requests:

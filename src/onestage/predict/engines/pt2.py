@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from onestage.errors import WeightsError
 from onestage.predict.contract import Contract
-from onestage.predict.engines.exported import FileEngine, check_file, foreign
+from onestage.predict.engines.exported import FileEngine, check_numbers, foreign, read_bytes
 
 NAME = "torch"
 CONTRACT = "onestage.json"
@@ -20,18 +22,21 @@ CONTRACT = "onestage.json"
 
 def open_pt2(path: Path) -> FileEngine:
     """The engine of a .pt2 file that ``export`` wrote. Raise WeightsError if it is damaged, or was not made by ``export``."""
-    check_file(path)
-    texts = {CONTRACT: ""}
+    file, texts = io.BytesIO(read_bytes(path)), {CONTRACT: ""}
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             damaged = archive.testzip()  # torch does not look at the checksums, so a flipped bit would give other boxes
         if damaged is not None:
             raise zipfile.BadZipFile(f"{damaged} is not as it was written")
-        program = torch.export.load(path, extra_files=texts)
+        file.seek(0)
+        program = torch.export.load(file, extra_files=texts)
     except Exception as error:  # torch raises many kinds, for zip, pickle, JSON and graph
         raise WeightsError("this .pt2 file cannot be read", where=path, got=str(error).strip()[:200]) from error
     if not texts[CONTRACT]:
         raise foreign(path)
+    for name, tensor in (program.state_dict | program.constants).items():
+        if isinstance(tensor, Tensor) and tensor.is_floating_point():
+            check_numbers(tensor.detach().float().numpy(), name, path)
     module = program.module()
 
     def run(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:

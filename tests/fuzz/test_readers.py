@@ -23,7 +23,7 @@ import yaml
 import trees
 from fuzz.harness import SECONDS, fuzz, mutated
 from onestage.data import load_dataset
-from onestage.data.csv import ROLES
+from onestage.data.csv_header import ROLES
 from onestage.data.dataset import Dataset
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.errors import ConfigError, DataError

@@ -1,15 +1,13 @@
 """CSV: one row for each object, in the form of the d2l book's banana set and many other data sets.
 
 Policy:
-- The header says which column is which, by the synonyms in ``ROLES``, in any order; commas, semicolons or tabs. Without a
-  header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. Anything different is an error.
-  So is a header with x3 or y3: its boxes are not upright.
+- csv_header.py says which column is which.
 - Boxes are in pixels or in 0-1; all boxes of a split decide together. Where both are possible, or rows contradict each other,
   it is an error.
 - Columns width and height state the picture's size, or else, where all fit them, the sides of each box.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
-- Empty lines, ``sep=;``, which gives the separator, and comments after ``#`` may lead.
-- Files are splits. One whose column ``split``, ``set``, ``subset`` or ``usage`` names several splits is an error.
+- Files are splits. One with a column that divides it, or that contradicts the file's name, is an error: see ``_check_splits``.
+- Columns such as ``difficult`` and ``iscrowd`` flag their objects. A note names the columns that are not read.
 - Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
   are the data set's ids, and 1, 1.0 and 01 are one. With ``classes=`` they then count the given names from 0. Numbers in one
   file and names in another are an error.
@@ -21,7 +19,6 @@ Shape letters: M objects.
 
 import csv
 import io
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,64 +28,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from onestage.data.csv_sizes import one_size, picture_sizes, size_columns
-from onestage.data.files import PICTURE_SUFFIXES, Sources, head, one_per_split, read_text, split_name
+from onestage.data.csv_header import (
+    HELD_OUT_COLUMNS,
+    SCORE_COLUMNS,
+    SPLIT_COLUMNS,
+    Dialect,
+    dialect_of,
+    has_header,
+)
+from onestage.data.csv_sizes import one_size, picture_sizes
+from onestage.data.dataset import Problem
+from onestage.data.files import SPLITS, Sources, head, one_per_split, read_text, split_above, split_name
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
-from onestage.data.text import decimal, is_number, lines_of, listed, quoted, whole
+from onestage.data.text import decimal, flag, is_number, lines_of, listed, quoted, whole
 from onestage.data.tree import Tree
-from onestage.errors import DataError, shortened
+from onestage.errors import DataError
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
 
-ROLES = {
-    "image": "image img imgname imagename filename file imageid imagepath imgpath path filepath imagefile",
-    "label": "label class classname labelname category categoryname celltype name object",
-    "x1": "xmin x1 left bboxxmin",
-    "y1": "ymin y1 top bboxymin",
-    "x2": "xmax x2 right bboxxmax",
-    "y2": "ymax y2 bottom bboxymax",
-}
-"""The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
-
-_TITLES = {"image": "the picture", "label": "the class", "x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
-"""The roles in messages."""
-
-_NAMES = [frozenset(names.split()) for names in ROLES.values()]
-_IGNORED = str.maketrans("", "", " _-#")
-_SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
-
-SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
-"""Names of a column that may say which split a row belongs to."""
-
-MORE_CORNERS = frozenset("x3 y3 x4 y4".split())  # noqa: SIM905
-"""Names of columns that no upright box has: x1, y1, x2, y2 are then two of four corners."""
-
-HEADER = 65_536
-"""Characters that the first line of a file may have."""
-
-HEADERLESS = (0, 5, 1, 2, 3, 4)
-"""The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
-
-
-class Dialect(NamedTuple):
-    """How a file is written: the column of each role in the order of ``ROLES``, the number of all columns, the separator, the
-    lines before these, whether a header leads, the column that names a split for each row, and those of height and width.
-    """
-
-    columns: tuple[int, ...]
-    width: int
-    separator: str
-    lead: int
-    header: bool
-    split: int | None = None
-    size: tuple[int, int] | None = None
-
 
 class Entry(NamedTuple):
-    """One row: the line it ends on, the picture's name, the label, the box, None for a picture without objects, and the texts
-    of height and width.
+    """One row: the line it ends on, the picture's name, the label, the box, None for a picture without objects, the texts of
+    height and width, and whether it is difficult or a crowd region.
     """
 
     line: int
@@ -96,13 +59,16 @@ class Entry(NamedTuple):
     label: str
     box: list[float] | None
     size: tuple[str, str] = ("", "")
+    ignore: bool = False
+    crowd: bool = False
 
 
 class Content(NamedTuple):
-    """The good rows of a file, and the errors of the bad rows, by line."""
+    """The good rows of a file, the errors of the bad rows, by line, and what to know of its columns."""
 
     entries: list[Entry]
     errors: dict[int, DataError]
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -134,7 +100,8 @@ class CsvSet:
 
     @cached_property
     def _contents(self) -> dict[Path, Content]:
-        return {file: _read_rows(file) for file in self.sources[""]}
+        root = self.tree.root
+        return {file: _read_rows(file, split_name(file.stem) or split_above(file, root)) for file in self.sources[""]}
 
     @cached_property
     def _canonical(self) -> Mapping[str, str]:
@@ -183,7 +150,7 @@ def find(tree: Tree) -> CsvSet | None:
     """The CSV data set among these files, or None. Raise DataError if a single file is named and not understood."""
     tables = [file for file in tree.offered if file.suffix.lower() == ".csv"]
     if tree.chosen is not None and tables:
-        _dialect(head(tables[0]), tables[0])
+        dialect_of(head(tables[0]), tables[0])
     else:
         tables = [file for file in tables if _fits(file, tree)]
     sure = tree.chosen is not None or any(_fits(file, tree, near=True) for file in tables)
@@ -192,7 +159,7 @@ def find(tree: Tree) -> CsvSet | None:
 
 def holds_labels(file: Path) -> bool:
     """Whether a file looks like a data set in this format: one of its first lines tells its columns, and it has a row."""
-    return file.suffix.lower() == ".csv" and (bool(_first_names(file)) or _has_header(file))
+    return file.suffix.lower() == ".csv" and (bool(_first_names(file)) or has_header(file))
 
 
 def _fits(file: Path, tree: Tree, *, near: bool = False) -> bool:
@@ -205,7 +172,7 @@ def _first_names(file: Path) -> list[str]:
     """The pictures of the first rows; none if the columns are not understood."""
     try:
         text = head(file)
-        dialect = _dialect(text, file)
+        dialect = dialect_of(text, file)
     except DataError:
         return []
     rows = [
@@ -215,57 +182,13 @@ def _first_names(file: Path) -> list[str]:
     return [row[dialect.columns[0]] for row in rows if len(row) > max(dialect.columns)]
 
 
-def _dialect(text: str, file: Path) -> Dialect:
-    """How the file is written, judged by its first line that is not empty, no ``sep=`` and no comment after ``#``.
-
-    Raise DataError that shows this line if that is unclear.
-    """
-    separators, line = ",;\t", ""
-    for number, line in enumerate(lines_of(text[:HEADER])):
-        found = _told_by(line, number, separators) if len(line) < HEADER else None
-        if found:
-            return found
-        stated = _SEPARATOR.fullmatch(line.strip(" "))
-        separators = stated[1] if stated else separators
-        if line.strip() and not stated and not line.lstrip().startswith("#"):
-            break
-    raise _not_understood(file, line, separators)
-
-
-def _not_understood(file: Path, line: str, separators: str) -> DataError:
-    """The error for a file whose first line is no header with each role once, or has more corners. It names the roles without
-    a column.
-    """
-    rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
-    row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
-    if MORE_CORNERS & {*_plain(row)}:
-        what, got = "this CSV file states more than two corners of each object", listed((cell.strip() for cell in row), 12)
-        return DataError(
-            what,
-            where=file,
-            got=got,
-            expected="two corners, those of an upright box",
-            fix="write the smallest upright box around all corners, as xmin, ymin, xmax and ymax",
-        )
-    found = dict(zip(ROLES, _columns_of(row), strict=True))
-    missing = [role for role, columns in found.items() if not columns]
-    wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
-    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    what, got, fix = "the columns of this CSV file are not understood", shortened(line), None
-    if wrong and len(missing) < len(ROLES) - 1:
-        what += f": {'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
-        got = listed((cell.strip() for cell in row), 12)
-        fix = "; ".join(f"call the column of {_TITLES[role]} {ROLES[role].split()[0]}, and no other one" for role in wrong)
-    return DataError(what, where=file, got=got, expected=expected, fix=fix)
-
-
 def misread(tree: Tree) -> DataError | None:
     """Why the first CSV file that has most of the columns, or that is no UTF-8 text, is no data set, if nothing else here is;
     None if there is no such file.
     """
     for file in (file for file in tree.offered if file.suffix.lower() == ".csv"):
         try:
-            _dialect(head(file), file)
+            dialect_of(head(file), file)
             read_text(file)
         except DataError as error:
             if error.fix is not None:
@@ -273,64 +196,12 @@ def misread(tree: Tree) -> DataError | None:
     return None
 
 
-def _told_by(line: str, number: int, separators: str) -> Dialect | None:
-    """What a header or a first row tells of its file; None if it is neither. number: of the lines before it."""
-    for separator in separators:
-        row = next(csv.reader([line], delimiter=separator), [])
-        columns = _named_columns(row)
-        if columns:
-            return Dialect(columns, len(row), separator, number, True, _split_column(row), size_columns(_plain(row)))
-        if _is_headerless(row):
-            return Dialect(HEADERLESS, len(row), separator, number, header=False)
-    return None
-
-
-def _has_header(file: Path) -> bool:
-    """Whether one of the first lines of a file is a header that is understood, and rows follow it."""
-    lines = [line for line in lines_of(head(file)) if line.strip()][:20]
-    rows = [
-        next(csv.reader([line], delimiter=separator), []) for separator in ",;\t" for line in lines[:-1] if len(line) < HEADER
-    ]
-    return any(map(_named_columns, rows))
-
-
-def _split_column(header: Sequence[str]) -> int | None:
-    """The column that may name a split for each row."""
-    return next((i for i, cell in enumerate(_plain(header)) if cell in SPLIT_COLUMNS), None)
-
-
-def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
-    """The column of each role, or None unless the header has exactly one for each, and no further corners."""
-    columns = _columns_of(header)
-    upright = not MORE_CORNERS & {*_plain(header)}
-    return tuple(found[0] for found in columns) if upright and all(len(found) == 1 for found in columns) else None
-
-
-def _columns_of(header: Sequence[str]) -> list[list[int]]:
-    """The columns of each role, in the order of ``ROLES``."""
-    cells = _plain(header)
-    return [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
-
-
-def _plain(header: Sequence[str]) -> list[str]:
-    """The names of columns in lower case and without spaces, hyphens and underscores."""
-    return [cell.strip().lower().translate(_IGNORED) for cell in header]
-
-
-def _is_headerless(row: Sequence[str]) -> bool:
-    """Whether this is a picture, four numbers and a label that is no number, or a picture and nothing else."""
-    if len(row) != len(HEADERLESS) or Path(row[0]).suffix.lower() not in PICTURE_SUFFIXES:
-        return False
-    _, *corners, label = row
-    numbers = all(cell.strip().lstrip("-").replace(".", "", 1).isdecimal() for cell in corners)
-    return (numbers and bool(label.strip()) and not label.strip().isdecimal()) or not any(row[1:])
-
-
-def _read_rows(file: Path) -> Content:
-    """The rows of a file. Raise DataError if its columns are not understood, or it holds several splits."""
+def _read_rows(file: Path, split: str | None) -> Content:
+    """The rows of a file of a split. Raise DataError if its columns are not understood, or divide it into splits."""
     text = read_text(file)
-    dialect = _dialect(text, file)
-    content, splits = Content([], {}), set[str]()
+    dialect = dialect_of(text, file)
+    content = Content([], {}, _notes(dialect))
+    stated: dict[int, set[str]] = {column: set() for column in dialect.among(SPLIT_COLUMNS | HELD_OUT_COLUMNS)}
     for line, row in _rows(text, dialect):
         try:
             if isinstance(row, DataError):
@@ -339,9 +210,20 @@ def _read_rows(file: Path) -> Content:
         except DataError as error:
             content.errors[line] = error
         else:
-            splits.update(row[dialect.split : dialect.split + 1] if dialect.split is not None else ())
-    _check_one_split(file, {word.strip() for word in splits} - {""})
+            for column, words in stated.items():
+                words.add("".join(row[column : column + 1]).strip())
+    _check_splits(file, split, stated, dialect)
     return content
+
+
+def _notes(dialect: Dialect) -> list[str]:
+    """What to know of the columns that are not read."""
+    read = {*dialect.columns, *(dialect.size or ()), *dialect.ignore, *dialect.crowd}
+    rest = [name.strip() for column, name in enumerate(dialect.names) if column not in read and name.strip()]
+    notes = [f"columns that are not read: {listed(rest, 30)}"] if rest else []
+    if scores := [dialect.names[column].strip() for column in dialect.among(SCORE_COLUMNS)]:
+        notes.append(f"labels have no score: every row is an object, whatever it has in {listed(scores)}")
+    return notes
 
 
 def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataError]]:
@@ -361,13 +243,36 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
         )
 
 
-def _check_one_split(file: Path, stated: set[str]) -> None:
-    """Raise DataError if a column names several splits. Other words in such a column are no splits."""
-    names = {split_name(word) for word in stated}
-    if None not in names and len(names) > 1:
-        what = "a column of this file divides it into splits, and only files divide a CSV data set"
-        fix = "write one file for each split, such as train.csv and val.csv"
-        raise DataError(what, where=file, got=listed(sorted(stated)), fix=fix)
+def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> None:
+    """Raise DataError if a column names several splits, one for some rows only, or another one than that of the file.
+
+    stated: the words in each column that may do so.
+    """
+    in_two = dialect.among(HELD_OUT_COLUMNS)
+    for column, words in stated.items():
+        named = _yes_and_no(words) if column in in_two else _splits_in(words)
+        got = f"{dialect.names[column].strip()}: {listed(sorted(word or 'nothing' for word in words))}"
+        if len(named) > 1:
+            what = "a column of this file divides it into splits, and only files divide a CSV data set"
+            fix = "write one file for each split, such as train.csv and val.csv, or remove the column"
+            raise DataError(what, where=file, got=got, fix=fix)
+        if split and named & ({*SPLITS} - {split}):
+            what = f"a column of this file names another split than the file or its folder, which is {split}"
+            raise DataError(what, where=file, got=got, fix="rename the file or its folder, or remove the column")
+
+
+def _splits_in(words: set[str]) -> set[str]:
+    """The splits that the words name, and "" for no word. None if all rows lack a word, or if some word is no split."""
+    named = {split_name(word) if word else "" for word in words}
+    return set() if None in named or named <= {""} else {name for name in named if name is not None}
+
+
+def _yes_and_no(words: set[str]) -> set[str]:
+    """Which of yes and no the words say. None if all rows lack a word, or if some word says neither."""
+    try:
+        return set() if words <= {""} else {"yes" if flag(word) else "no" for word in words}
+    except ValueError:
+        return set()
 
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
@@ -387,12 +292,23 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         return Entry(line, image, label, None, size)
     if not label:
         raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
+    ignore, crowd = (any(_flag(row, column, dialect) for column in found) for found in (dialect.ignore, dialect.crowd))
     try:
-        return Entry(line, image, label, [decimal(corner) for corner in corners], size)
+        return Entry(line, image, label, [decimal(corner) for corner in corners], size, ignore, crowd)
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
         raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
+
+
+def _flag(row: Sequence[str], column: int, dialect: Dialect) -> bool:
+    """What a column says of an object; no if the row ends before it. Raise DataError if it says neither yes nor no."""
+    text = "".join(row[column : column + 1])
+    try:
+        return flag(text)
+    except ValueError:
+        what = f"the column {quoted(dialect.names[column].strip())} is not understood"
+        raise DataError(what, got=quoted(text), expected="0 or 1, or false or true") from None
 
 
 def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical: Mapping[str, str]) -> None:
@@ -406,7 +322,8 @@ def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical
     rows: dict[str, int | None] = {}
     row_of: dict[Path, int] = {}  # one picture may have several names: a.jpg and images/a.jpg
     sizes = picture_sizes((entry.image, entry.size, entry.box) for entry in content.entries)
-    for line, image, label, box, _ in content.entries:
+    table.notes.extend(Problem(name, note) for note in content.notes)
+    for line, image, label, box, _, ignore, crowd in content.entries:
         where = f"{name}:{line}"
         if image not in rows:
             rows[image] = None
@@ -420,7 +337,7 @@ def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical
             rows[image] = row_of[path]
         row = rows[image]
         if row is not None and box is not None:
-            table.objects.append(Row(row, box, canonical[label], where))
+            table.objects.append(Row(row, box, canonical[label], where, ignore, crowd))
 
 
 def _are_relative(table: Table) -> bool:

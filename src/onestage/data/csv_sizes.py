@@ -7,7 +7,7 @@ from onestage.data.text import size_text, stated_size, whole
 from onestage.errors import DataError
 from onestage.structures import Size
 
-_HEIGHT = frozenset("height imageheight imgheight imgh".split())  # noqa: SIM905  # plain names, as in csv.ROLES
+_HEIGHT = frozenset("height imageheight imgheight imgh".split())  # noqa: SIM905  # plain names, as in csv_header.ROLES
 _WIDTH = frozenset("width imagewidth imgwidth imgw".split())  # noqa: SIM905
 _ROUNDING = 1.0
 """Pixels by which a width may differ from the difference of two corners: some programs count both edges."""

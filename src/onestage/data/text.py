@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from reprlib import Repr
 from typing import TypeAlias
 
@@ -67,6 +68,21 @@ def whole(text: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise ValueError(text)
     return int(text.partition(".")[0])
+
+
+_FLAGS = {"1": True, "true": True, "yes": True} | dict.fromkeys(("", "0", "-1", "false", "no", "unspecified"), False)
+
+
+def flag(text: str) -> bool:
+    """Whether a text says yes, as 1, 1.0, true and yes do. No words, unspecified, and -1, which Open Images writes for unknown,
+    are no. Raise ValueError if it says neither.
+    """
+    word = text.strip().lower()
+    with suppress(ValueError):
+        word = str(whole(word))
+    if word not in _FLAGS:
+        raise ValueError(text)
+    return _FLAGS[word]
 
 
 def is_number(name: str) -> bool:

@@ -40,7 +40,7 @@ from onestage.data.files import (
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, quoted, stated_size
+from onestage.data.text import decimal, flag, quoted, stated_size
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, shortened
 from onestage.structures import Size
@@ -271,10 +271,12 @@ def _object(number: int, element: Element) -> _Object:
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got, fix="correct them, or remove the object") from None
-    difficult = (_only(element, "difficult") or "").strip() or "0"
-    if difficult not in ("0", "1"):
-        raise DataError("<difficult> is not understood", got=quoted(difficult), expected="0 or 1")
-    return _Object(number, name, box, difficult == "1")
+    difficult = _only(element, "difficult") or ""
+    try:
+        return _Object(number, name, box, flag(difficult))
+    except ValueError:
+        what, fix = "<difficult> is not understood", "write 1 if the object counts neither for nor against a detector, or 0"
+        raise DataError(what, got=quoted(difficult), expected="0 or 1", fix=fix) from None
 
 
 def _only(element: Element, path: str) -> str | None:

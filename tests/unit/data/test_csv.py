@@ -6,9 +6,12 @@ import pytest
 
 import trees
 from onestage.data import csv, list_splits, load_dataset
+from onestage.data.check import check_dataset
 from onestage.data.files import read_text
 from onestage.data.reader import open_data
 from onestage.errors import ConfigError, DataError
+from onestage.training.config import TrainConfig
+from onestage.training.inputs import read_data
 
 HEADER = "img_name,label,xmin,ymin,xmax,ymax\n"
 
@@ -254,6 +257,56 @@ def test_splits_in_a_column_are_an_error(column: str, words: tuple[str, ...], tm
     root = trees.csv(tmp_path, f"{column},{HEADER}{rows}")
     with pytest.raises(DataError, match="a column of this file divides it into splits"):
         load_dataset(root, on_bad="skip")
+
+
+@pytest.mark.parametrize(
+    ("column", "words", "message"),
+    [
+        ("split", ("train", ""), "divides it into splits"),
+        ("split", ("", "val"), "got:      split: nothing, val"),
+        ("is_valid", ("True", "False"), "got:      is_valid: False, True"),
+        ("is_test", ("0", "1"), "divides it into splits"),
+        ("set", ("val", "val"), "names another split than the file or its folder, which is train"),
+    ],
+)
+def test_a_column_that_divides_a_file_or_contradicts_its_name(
+    column: str, words: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    root = trees.csv(tmp_path, f"{column},{HEADER}{rows}", file="train.csv")
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(root, on_bad="skip")
+    assert caught.value.fix and "train.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["difficult", "ignore", "iscrowd", "IsGroupOf"])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", ""), ("1.0", "-1")])
+def test_columns_that_flag_an_object(column: str, yes: str, no: str, tmp_path: Path) -> None:
+    text = f"{column},{HEADER}{yes},a.png,cat,2,3,30,20\n{no},a.png,dog,1,1,9,9\n"
+    data = load_dataset(trees.csv(tmp_path, text))
+    flagged = data.crowd if "cr" in column or "Gr" in column else data.ignore
+    assert flagged.tolist() == [True, False] and int((data.crowd | data.ignore).sum()) == 1 and not data.notes
+    with pytest.raises(DataError, match=f"the column '{column}' is not understood; got: 'perhaps'; expected: 0 or 1"):
+        load_dataset(trees.csv(tmp_path, text.replace(f"{yes},a.png", "perhaps,a.png")))
+
+
+def test_columns_that_are_not_read_are_named_once(tmp_path: Path) -> None:
+    header = "ImageID,Source,LabelName,Confidence,XMin,XMax,YMin,YMax,IsGroupOf,IsDepiction,,fold,weight"
+    root = trees.csv(tmp_path, f"{header}\n" + "a.png,x,cat,0.1,2,30,3,20,0,1,7,2,0.5\n" * 2)
+    said = [
+        "label.csv: columns that are not read: Source, Confidence, IsDepiction, fold, weight",
+        "label.csv: labels have no score: every row is an object, whatever it has in Confidence",
+    ]
+    assert [str(note) for note in load_dataset(root).notes] == said
+    assert [str(note) for note in check_dataset(root, fast=True).notes if note.where == "label.csv"] == said
+    with pytest.warns(UserWarning) as caught:
+        read_data(root, TrainConfig())
+    assert [str(warning.message) for warning in caught][:2] == said
+
+
+def test_columns_that_are_read_are_no_note(tmp_path: Path) -> None:
+    text = "filename,width,height,class,xmin,ymin,xmax,ymax,difficult\na.png,60,40,cat,2,3,30,20,0\n"
+    assert not load_dataset(trees.csv(tmp_path, text)).notes
 
 
 def test_a_number_is_one_class_in_every_spelling(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""How a CSV file is written, as its first lines tell: the separator, and which column is which.
+
+Policy:
+- The header says which column is which, by the synonyms in ``ROLES``, in any order; commas, semicolons or tabs. Without a
+  header one form is understood: picture, x1, y1, x2, y2, class name, as keras-retinanet has it. Anything different is an error.
+  So is a header with x3 or y3: its boxes are not upright.
+- Empty lines, ``sep=;``, which gives the separator, and comments after ``#`` may lead.
+"""
+
+import csv
+import re
+from collections.abc import Container, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from onestage.data.csv_sizes import size_columns
+from onestage.data.files import PICTURE_SUFFIXES, head
+from onestage.data.text import lines_of, listed
+from onestage.errors import DataError, shortened
+
+ROLES = {
+    "image": "image img imgname imagename filename file imageid imagepath imgpath path filepath imagefile",
+    "label": "label class classname labelname category categoryname celltype name object",
+    "x1": "xmin x1 left bboxxmin",
+    "y1": "ymin y1 top bboxymin",
+    "x2": "xmax x2 right bboxxmax",
+    "y2": "ymax y2 bottom bboxymax",
+}
+"""The column names understood for each role, in lower case and without spaces, hyphens and underscores."""
+
+_TITLES = {"image": "the picture", "label": "the class", "x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
+"""The roles in messages."""
+
+_NAMES = [frozenset(names.split()) for names in ROLES.values()]
+_IGNORED = str.maketrans("", "", " _-#")
+_SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
+
+SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
+"""Names of a column that may say which split a row belongs to."""
+
+HELD_OUT_COLUMNS = frozenset("isvalid isval isvalidation istest istrain".split())  # noqa: SIM905
+"""Names of a column that divides the rows in two: fastai has is_valid."""
+
+IGNORE_COLUMNS = frozenset("ignore ignored difficult isdifficult".split())  # noqa: SIM905
+CROWD_COLUMNS = frozenset("iscrowd crowd isgroupof groupof".split())  # noqa: SIM905
+"""Names of columns that flag an object as difficult, or as a region of several ones: those of COCO, VOC and Open Images."""
+
+SCORE_COLUMNS = frozenset("score scores confidence conf probability".split())  # noqa: SIM905
+"""Names of a column that labels do not have: how sure a detector was."""
+
+MORE_CORNERS = frozenset("x3 y3 x4 y4".split())  # noqa: SIM905
+"""Names of columns that no upright box has: x1, y1, x2, y2 are then two of four corners."""
+
+HEADER = 65_536
+"""Characters that the first line of a file may have."""
+
+HEADERLESS = (0, 5, 1, 2, 3, 4)
+"""The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
+
+
+class Dialect(NamedTuple):
+    """How a file is written.
+
+    columns: that of each role, in the order of ``ROLES``. names: of all columns; empty without a header. width: the number of
+    columns. lead: the lines before the header or the first row. size: the columns of height and width. ignore, crowd:
+    those that flag an object.
+    """
+
+    columns: tuple[int, ...]
+    width: int
+    separator: str
+    lead: int
+    names: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    ignore: tuple[int, ...] = ()
+    crowd: tuple[int, ...] = ()
+
+    @property
+    def header(self) -> bool:
+        """Whether a header leads."""
+        return bool(self.names)
+
+    def among(self, known: Container[str]) -> tuple[int, ...]:
+        """The columns with one of these names, written as in ``ROLES``."""
+        return tuple(column for column, name in enumerate(_plain(self.names)) if name in known)
+
+
+def dialect_of(text: str, file: Path) -> Dialect:
+    """How the file is written, judged by its first line that is not empty, no ``sep=`` and no comment after ``#``.
+
+    Raise DataError that shows this line if that is unclear.
+    """
+    separators, line = ",;\t", ""
+    for number, line in enumerate(lines_of(text[:HEADER])):
+        found = _told_by(line, number, separators) if len(line) < HEADER else None
+        if found:
+            return found
+        stated = _SEPARATOR.fullmatch(line.strip(" "))
+        separators = stated[1] if stated else separators
+        if line.strip() and not stated and not line.lstrip().startswith("#"):
+            break
+    raise _not_understood(file, line, separators)
+
+
+def _not_understood(file: Path, line: str, separators: str) -> DataError:
+    """The error for a file whose first line is no header with each role once, or has more corners. It names the roles without
+    a column.
+    """
+    rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
+    row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
+    if MORE_CORNERS & {*_plain(row)}:
+        what, got = "this CSV file states more than two corners of each object", listed((cell.strip() for cell in row), 12)
+        return DataError(
+            what,
+            where=file,
+            got=got,
+            expected="two corners, those of an upright box",
+            fix="write the smallest upright box around all corners, as xmin, ymin, xmax and ymax",
+        )
+    found = dict(zip(ROLES, _columns_of(row), strict=True))
+    missing = [role for role, columns in found.items() if not columns]
+    wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
+    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
+    what, got, fix = "the columns of this CSV file are not understood", shortened(line), None
+    if wrong and len(missing) < len(ROLES) - 1:
+        what += f": {'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
+        got = listed((cell.strip() for cell in row), 12)
+        fix = "; ".join(f"call the column of {_TITLES[role]} {ROLES[role].split()[0]}, and no other one" for role in wrong)
+    return DataError(what, where=file, got=got, expected=expected, fix=fix)
+
+
+def _told_by(line: str, number: int, separators: str) -> Dialect | None:
+    """What a header or a first row tells of its file; None if it is neither. number: of the lines before it."""
+    for separator in separators:
+        row = next(csv.reader([line], delimiter=separator), [])
+        columns = _named_columns(row)
+        if columns:
+            told = Dialect(columns, len(row), separator, number, tuple(row), size_columns(_plain(row)))
+            return told._replace(ignore=told.among(IGNORE_COLUMNS), crowd=told.among(CROWD_COLUMNS))
+        if _is_headerless(row):
+            return Dialect(HEADERLESS, len(row), separator, number)
+    return None
+
+
+def has_header(file: Path) -> bool:
+    """Whether one of the first lines of a file is a header that is understood, and rows follow it."""
+    lines = [line for line in lines_of(head(file)) if line.strip()][:20]
+    rows = [
+        next(csv.reader([line], delimiter=separator), []) for separator in ",;\t" for line in lines[:-1] if len(line) < HEADER
+    ]
+    return any(map(_named_columns, rows))
+
+
+def _named_columns(header: Sequence[str]) -> tuple[int, ...] | None:
+    """The column of each role, or None unless the header has exactly one for each, and no further corners."""
+    columns = _columns_of(header)
+    upright = not MORE_CORNERS & {*_plain(header)}
+    return tuple(found[0] for found in columns) if upright and all(len(found) == 1 for found in columns) else None
+
+
+def _columns_of(header: Sequence[str]) -> list[list[int]]:
+    """The columns of each role, in the order of ``ROLES``."""
+    cells = _plain(header)
+    return [[i for i, cell in enumerate(cells) if cell in names] for names in _NAMES]
+
+
+def _plain(header: Sequence[str]) -> list[str]:
+    """The names of columns in lower case and without spaces, hyphens and underscores."""
+    return [cell.strip().lower().translate(_IGNORED) for cell in header]
+
+
+def _is_headerless(row: Sequence[str]) -> bool:
+    """Whether this is a picture, four numbers and a label that is no number, or a picture and nothing else."""
+    if len(row) != len(HEADERLESS) or Path(row[0]).suffix.lower() not in PICTURE_SUFFIXES:
+        return False
+    _, *corners, label = row
+    numbers = all(cell.strip().lstrip("-").replace(".", "", 1).isdecimal() for cell in corners)
+    return (numbers and bool(label.strip()) and not label.strip().isdecimal()) or not any(row[1:])

@@ -436,14 +436,33 @@ def quadrangle(numbers: list[float]) -> int:
     return 2 if abs(a - b + c - d) <= 0.01 * max(abs(c - a), abs(d - b)) else 1
 
 
+def tracked(long: list[list[float]]) -> bool:
+    """Whether lines end in a score and the number of a track. Each has its numbers after the class."""
+
+    def ends(numbers: list[float], least: int) -> bool:
+        return 0 <= numbers[-2] <= 1 and numbers[-1] >= least and numbers[-1] == math.floor(numbers[-1])
+
+    boxes = [numbers for numbers in long if len(numbers) == 6]
+    if boxes and (len(boxes) >= 10 or all(len(numbers) in (5, 6) for numbers in long)):
+        inside = [w > 0 and h > 0 and in_box([0.5, 0.5, 1 - w, 1 - h], [[x, y]]) for x, y, w, h, *_ in boxes]
+        if all(inside) and all(ends(numbers, 0) for numbers in boxes):
+            return True
+    outlines = [numbers for numbers in long if len(numbers) > 6 and len(numbers) % 2 == 0]
+    if not outlines or any(can_be_points(n) or quadrangle(n) == 2 or not ends(n, 1) for n in outlines):
+        return False
+    return len(outlines) >= 10 or any(numbers[-1] > 1 for numbers in outlines)
+
+
 def yolo_reference(files: dict[str, str], stated: int | None) -> list[Object] | None:
     """None if the lines contradict each other. stated: the columns of lines with key points."""
     lines = [
         (stem, line)
         for stem, text in files.items()
         for row in re.split("\r\n|\r|\n", text)
-        if (line := row and row.strip() and yolo_line(row))
+        if (line := row and row.strip() and not row.strip().startswith("#") and yolo_line(row))
     ]
+    if stated is None and tracked([numbers for _, (_, numbers) in lines if len(numbers) > 4]):
+        return None
     long = [numbers for _, (_, numbers) in lines if len(numbers) > 4]
     usable = [numbers for numbers in long if can_be_points(numbers) or (len(numbers) >= 6 and len(numbers) % 2 == 0)]
     fitting = [numbers for numbers in usable if can_be_points(numbers)]

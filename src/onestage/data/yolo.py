@@ -4,7 +4,7 @@ The format: https://docs.ultralytics.com/datasets/detect/, and darknet's before 
 - pairing.py finds the labels of a picture: labels/train/a.txt for images/train/a.jpg, or a.txt beside the picture.
 - By the format's rules, a picture without a label file, or with an empty one, has no objects. A label file without a picture
   is a problem.
-- What the lines state, ``yolo_lines`` tells. Six columns are a problem: the sixth may be a score, and labels have no score.
+- What the lines state, ``yolo_lines`` tells. Six columns are a problem: the sixth may be a score or a track. Labels have none.
 - Names come from data.yaml, classes.txt or obj.names. All YAML is read as text, so the classes ``no``, ``on`` and ``012`` keep
   their names; aliases and duplicate keys are refused.
 - Splits are those of data.yaml, or the lists train.txt, val.txt, test.txt at any place, or folders of these names, with labels
@@ -48,6 +48,7 @@ from onestage.errors import DataError
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
 _LABELS = re.compile(r"\s*\d+(\.0*)?([\s,;]+[-+\d.eE]+){4}")  # commas and semicolons are wrong, and yolo_lines says so
+_COMMENTS = re.compile(r"\A(?:[^\S\r\n]*(?:#[^\r\n]*)?(?:[\r\n]|\Z))+")
 _NUMBERS = re.compile(r"\s*[-+]?\d\S*?([^\S\r\n]|[,;])+[-+.,]?\d")
 
 
@@ -168,14 +169,19 @@ def find(tree: Tree) -> YoloSet | None:
 
 
 def holds_labels(file: Path) -> bool:
-    """Whether a file looks like labels in this format: its first line is an object."""
-    return file.suffix.lower() == ".txt" and bool(_LABELS.match(head(file, 400)))
+    """Whether a file looks like labels in this format: its first line, comments aside, is an object."""
+    return file.suffix.lower() == ".txt" and bool(_LABELS.match(_start(file)))
 
 
 def _may_hold_labels(file: Path) -> bool:
     """Whether one of several files may be a picture's labels: it is empty or begins with two numbers, good or bad."""
-    start = head(file, 400)
+    start = _start(file)
     return not start.strip() or bool(_NUMBERS.match(start))
+
+
+def _start(file: Path) -> str:
+    """The first characters of a file, without empty lines and comments before the first object."""
+    return _COMMENTS.sub("", head(file, 2000))
 
 
 def _find_by_yaml(tree: Tree, data_file: Path) -> YoloSet:
@@ -233,7 +239,7 @@ def _picture_folders(tree: Tree, pairs: Pairs) -> set[Path]:
     """
     folders = {picture.parent for file, found in pairs.pictures.items() if holds_labels(file) for picture in found}
     if folders:
-        folders |= {picture.parent for file, found in pairs.pictures.items() if not head(file).strip() for picture in found}
+        folders |= {picture.parent for file, found in pairs.pictures.items() if not _start(file).strip() for picture in found}
     places = {_around_split(tree.parts(folder)) for folder in folders} - {None}
     return folders | {other for other in {p.parent for p in tree.pictures} if _around_split(tree.parts(other)) in places}
 

@@ -15,6 +15,9 @@ https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for
   the lines have several lengths, at least half of them must be able to be key points of one length; then the lines of other
   lengths are problems. If lines of that length disagree, or the splits, each alone, it is an error.
 - Lines that are all the four corners of rectangles are oriented boxes.
+- A tracker writes a score and the number of a track behind an object, and these look like a last point of an outline. If all
+  lines of a split end so, it is an error: see ``_refuse_tracks``.
+- A line that begins with # is a comment.
 """
 
 from __future__ import annotations
@@ -42,6 +45,12 @@ _CROOKED = 0.01
 """A part of its longer diagonal by which the corner of an oriented box may be off: files have few digits."""
 
 
+_BOX_AND_TRACK = 7
+"""Columns of a line with a class, a box, a score and a track."""
+
+_MANY = 10
+"""Lines that do not all end in a whole number by chance."""
+
 _SEPARATORS = str.maketrans(",;", "  ")
 
 
@@ -56,7 +65,8 @@ class _Line(NamedTuple):
     """A line longer than a box.
 
     row: its object if the first four numbers are the box. outline: the box around all points; None if the numbers do not pair
-    up. columns: all of them, with the class. points: whether it can be key points. corners: see ``_corners``.
+    up. columns: all of them, with the class. points: whether it can be key points. corners: see ``_corners``. track: the last
+    number if the last two can be a score and the number of a track; -1 otherwise.
     """
 
     row: Row
@@ -64,6 +74,7 @@ class _Line(NamedTuple):
     columns: int
     points: bool
     corners: int
+    track: int
 
 
 def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | None:
@@ -103,7 +114,7 @@ def read_file(file: Path, name: str) -> Content:
         return content
     for number, line in enumerate(lines, start=1):
         try:
-            if columns := line.split():
+            if (columns := line.split()) and not columns[0].startswith("#"):
                 content.lines.append(_line(columns, 0, f"{name}:{number}"))
         except DataError as error:
             content.errors[number] = error
@@ -136,6 +147,7 @@ def key_point_columns(splits: Mapping[str, Iterable[Content]]) -> int | None:
         return None
     alone: dict[str, int | None] = {}
     for split, lines in long:
+        _refuse_tracks(lines)
         with suppress(DataError):
             alone[split] = _key_point_columns(lines)
     if len(alone) < len(long):
@@ -171,7 +183,41 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     paired = len(rest) >= 2 and len(rest) % 2 == 0
     outline = _box_around(points) if paired else None
     corners = _corners(points) if paired and len(points) == 4 else 0
-    return _Line(Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners)
+    return _Line(
+        Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners, _track(*numbers[-2:])
+    )
+
+
+def _track(score: float, number: float) -> int:
+    """The number of a track, -1 if the last two numbers of a line cannot be a score and a track."""
+    return int(number) if 0 <= score <= 1 and number >= 0 and number.is_integer() else -1
+
+
+def _refuse_tracks(lines: Sequence[_Line]) -> None:
+    """Raise DataError if the lines of a split look like what a tracker writes: a box, or an outline, a score and a track."""
+    boxes = [line for line in lines if line.columns == _BOX_AND_TRACK]
+    only = all(line.columns in (_BOX_AND_TRACK - 1, _BOX_AND_TRACK) for line in lines)  # some objects have no track
+    if boxes and (only or len(boxes) >= _MANY) and all(line.track >= 0 and _in_picture(line.row.box) for line in boxes):
+        raise _tracked(boxes, "box", "; for outlines of three points, write their boxes")
+    outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
+    if _end_in_tracks(outlines):
+        raise _tracked(outlines, "outline", "")
+
+
+def _end_in_tracks(outlines: Sequence[_Line]) -> bool:
+    """Whether the last point of each outline is a score and a track, and no corner at the edge of a picture."""
+    surely = len(outlines) >= _MANY or any(line.track > 1 for line in outlines)
+    return surely and all(line.track > 0 and not line.points and line.corners < 2 for line in outlines)
+
+
+def _tracked(lines: Sequence[_Line], kind: str, otherwise: str) -> DataError:
+    return DataError(
+        f"these lines look like the output of a tracker: class, {kind}, score, number of the track",
+        where=lines[0].row.where,
+        got=f"{counted(len(lines), 'line')} with a whole number at the end",
+        expected=f"class, {kind}",
+        fix=f"remove the last two columns: labels have neither score nor track{otherwise}",
+    )
 
 
 def _wrong_commas(columns: Sequence[str]) -> DataError:
@@ -199,7 +245,7 @@ def _decided(line: _Line, key_point_columns: int | None) -> Row:
 
 def _wrong_columns(columns: int, other: str = "an outline") -> DataError:
     expected = f"class, centre x, centre y, width, height, or {other}"
-    fix = "remove the sixth column: labels have no score" if columns == 6 else "correct the line, or remove it"
+    fix = "remove the sixth column: labels have neither score nor track" if columns == 6 else "correct the line, or remove it"
     return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected, fix=fix)
 
 
@@ -254,9 +300,14 @@ def _can_be_points(box: Sequence[float], rest: Sequence[float]) -> bool:
         return by_three
     placed = [point for point in zip(rest[0::2], rest[1::2], strict=True) if point != (0, 0)]
     x, y, width, height = box
-    in_picture = _within((x, y), (0.5, 0.5), (1 - width, 1 - height)) and width > 0 and height > 0
     by_two = all(_within(point, (x, y), (width, height)) for point in placed)
-    return in_picture and (by_two or (by_three and all(_within(point, (x, y), (width, height)) for point in visible)))
+    return _in_picture(box) and (by_two or (by_three and all(_within(point, (x, y), (width, height)) for point in visible)))
+
+
+def _in_picture(box: Sequence[float]) -> bool:
+    """Whether four numbers can be a box: centre, width and height."""
+    x, y, width, height = box
+    return width > 0 and height > 0 and _within((x, y), (0.5, 0.5), (1 - width, 1 - height))
 
 
 def _within(point: Sequence[float], centre: Sequence[float], extent: Sequence[float]) -> bool:

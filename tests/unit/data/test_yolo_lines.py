@@ -158,6 +158,54 @@ def test_classes_written_as_decimals(written: str, tmp_path: Path) -> None:
     assert load_dataset(root, classes=["cat", "dog"]).labels.tolist() == [1]
 
 
+BOX = "0 0.5 0.5 0.2 0.2"
+TRACKED = [f"{BOX} 0.91 1", f"{BOX} 0.4 1"]
+OUTLINE = "0 0.1 0.2 0.3 0.2 0.3 0.7 0.2 0.9"
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        TRACKED[:1],
+        TRACKED,
+        [*TRACKED, f"{BOX} 1 17", BOX],
+        [f"{BOX} 0.9 3.0", f"{BOX} 0.9"],
+        [f"{BOX} 0 0"],
+        TRACKED * 5 + [OUTLINE] * 3,
+        [f"{OUTLINE} 0.8 1", f"{OUTLINE} 0.1 0.5 0.7 2"],
+        [f"{OUTLINE} 0.8 1"] * 10,
+    ],
+)
+def test_the_output_of_a_tracker_is_no_outline(lines: list[str], tmp_path: Path) -> None:
+    root = yolo(tmp_path, lines)
+    with pytest.raises(DataError, match=r"look like the output of a tracker: class, (box|outline), score") as caught:
+        load_dataset(root, on_bad="skip")
+    assert caught.value.fix and "000.txt:1" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["0 0.1 0.2 0.3 0.4 0.5 1"],  # as a box, it would leave the picture
+        [f"{BOX} 0.9 1", f"{BOX} 0.9 0.5"],
+        [f"{BOX} 0.9 1", OUTLINE],
+        ["0 0 0 1 0 1 1 0 1"] * 20,
+        [f"{OUTLINE} 0.8 1", f"{OUTLINE} 0.1 0.5 0.7 1"],
+        [f"{OUTLINE} 0.8 1"] * 10 + [OUTLINE],
+    ],
+)
+def test_outlines_that_end_at_an_edge_stay_outlines(lines: list[str], tmp_path: Path) -> None:
+    found = read(yolo(tmp_path, lines))
+    assert found == [pytest.approx(around(tuple(map(float, line.split()[1:]))), abs=1e-4) for line in lines]
+
+
+def test_comments_in_label_files(tmp_path: Path) -> None:
+    root = yolo(tmp_path, [f"# class x y w h\n\n  #\n{BOX}\n#{BOX}\n"])
+    (root / "data.yaml").unlink()
+    trees.write(root / "classes.txt", "cat")
+    assert read(root) == [pytest.approx([0.5, 0.5, 0.2, 0.2], abs=1e-4)]
+
+
 SMALL = "0 0.5 0.5 0.52 0.5 0.55 0.52 0.53 0.56 0.5 0.55"
 """An outline that could be a box with three points in it."""
 

@@ -8,7 +8,7 @@ K foreground classes, N objects in one image, D detections, M chosen rows. Boxes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, TypedDict, overload
@@ -33,11 +33,6 @@ class ClassSet(NamedTuple):
 
     names: tuple[str, ...]
     ids: tuple[int, ...]
-
-
-def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
-    """(height, width) of each of the feature maps (B, C_l, H_l, W_l)."""
-    return tuple((m.shape[2], m.shape[3]) for m in maps)
 
 
 def check_labels(labels: Tensor, classes: int, *, where: object) -> None:

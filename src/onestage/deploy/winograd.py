@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import optimization_hint  # torch.export has no public name for it yet
 
-from onestage.model.features import mirror
+from onestage.model.detector import mirror
 from onestage.model.layers.winograd import Conv3x3, Transforms, transforms
 
 LEAST_CHANNELS, LEAST_FILTERS = 128, 128 * 256

@@ -1,12 +1,12 @@
-"""The one detector: backbone -> neck -> head, and what gives their numbers a meaning.
+"""The one detector: backbone -> neck -> head, what gives their numbers a meaning, and how large their maps are.
 
-Shape letters: B images, L levels, A anchors, C logits per anchor, N objects of one image. Pictures are RGB, boxes
-xyxy pixels.
+Shape letters: B images, L levels, C_l channels and H_l x W_l cells of level l, A anchors, C logits per anchor, N objects of one
+image. Pictures are RGB, boxes xyxy pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,10 +23,10 @@ from onestage.model.anchors.max_iou import Assignment, assign
 from onestage.model.codec import unusual
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
-from onestage.model.features import blank_image, check_maps, dry_run
+from onestage.model.features import Backbone, Features
 from onestage.model.heads.per_level import HeadModule
 from onestage.model.limits import ANCHORS, PARAMETERS
-from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels, sizes_of
+from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
 if TYPE_CHECKING:
     from onestage.images import Channels, Picture
@@ -83,7 +83,7 @@ class Detector(nn.Module):
         the cells of a map.
         """
         size = self.config.preprocess.largest
-        self._level_sizes = {size: self._behind_neck(check_maps(self.backbone, size, where=self.config.backbone), size)}
+        self._level_sizes = {size: self._behind_neck(_checked_maps(self.backbone, size, where=self.config.backbone), size)}
         ANCHORS.check(sum(self.level_counts(size)), self.config.name)
         for number, (level, cells) in enumerate(zip(self.config.levels, self.level_sizes(size), strict=True)):
             steps = level.steps(cells, size)
@@ -135,7 +135,7 @@ class Detector(nn.Module):
         """
         kept = self._level_sizes
         if input_size not in kept:
-            maps = dry_run(self.backbone, blank_image(input_size), input_size, where=self.config.backbone)
+            maps = _blank_maps(self.backbone, input_size, where=self.config.backbone)
             kept = {**(kept if len(kept) < _KEPT_SIZES else {}), input_size: self._behind_neck(maps, input_size)}
             self._level_sizes = kept  # a new dict: another thread may be copying the old one
         return kept[input_size]
@@ -311,6 +311,92 @@ def resolve_anchors(config: DetectorConfig) -> DetectorConfig:
     with _bounded(config.name), torch.device("meta"):
         body = config.backbone.build()
         neck = config.neck.build(body.channels) if config.neck else None
-    maps = check_maps(body, size, where=config.backbone)
+    maps = _checked_maps(body, size, where=config.backbone)
     maps = dry_run(neck, maps, size, where=config.name) if neck is not None else maps
     return replace(config, anchors=config.anchors.levels(sizes_of(maps), size))
+
+
+# --- the sizes of maps -----------------------------------------------------------------------------------------------------
+
+
+def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
+    """(height, width) of each of the feature maps (B, C_l, H_l, W_l)."""
+    return tuple((m.shape[2], m.shape[3]) for m in maps)
+
+
+def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
+    """(height, width) of each map of the backbone for an input of that size; nothing is computed (torch's meta device).
+
+    Raise ConfigError if the backbone cannot take such an input, or if its maps do not have the strides that it promises.
+    """
+    with torch.device("meta"):
+        features = backbone.build()
+    return sizes_of(_checked_maps(features, size, where=backbone))
+
+
+def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tensor]:
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise ConfigError with
+    ``where`` as ``map_sizes`` does.
+
+    Convolutions without padding (Inception) give fewer cells than the strides promise, where rounding up or down would be fine.
+    The anchors would then not be centred on what the cells see.
+    """
+    maps = _blank_maps(features, size, where=where)
+    for stride, cells in zip(features.strides, sizes_of(maps), strict=False):  # without strides nothing is promised
+        if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
+            expected = tuple(-(-side // stride) for side in size)
+            what = f"the backbone's map of stride {stride} does not cover an input of {size}: it is not padded"
+            raise ConfigError(what, where=where, got=cells, expected=expected, fix="take another backbone")
+    return maps
+
+
+def _blank_maps(features: Features, size: Size, *, where: object) -> list[Tensor]:
+    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers and without a check."""
+    return dry_run(features, torch.empty(1, 3, *size, device="meta"), size, where=where)
+
+
+@torch.no_grad()
+def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, where: object) -> list[Tensor]:
+    """The maps that a module gives, as shapes without numbers: tensors on torch's meta device.
+
+    inputs: one image (1, 3, H, W), or maps (1, C_l, H_l, W_l), on the meta device. size: (height, width) of the image. The
+    module stays as it is: a copy without numbers runs. Raise ConfigError with ``where`` if the module cannot take such an
+    input.
+    """
+    made: dict[int, Tensor] = {}  # a tensor that several modules share stays one
+    shapes = mirror(module, lambda tensor: made.setdefault(id(tensor), _without_numbers(tensor)))
+    try:
+        maps: list[Tensor] = shapes(inputs)
+    except (RuntimeError, AssertionError) as e:
+        what = f"the network cannot take inputs of {size[0]}x{size[1]} pixels"
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        fix = "give another size, such as multiples of 32 pixels, or fewer levels"
+        raise ConfigError(what, where=where, got=reason, fix=fix) from e
+    return maps
+
+
+def mirror(module: nn.Module, tensor: Callable[[Tensor], Tensor] = lambda same: same) -> nn.Module:
+    """A copy of a tree of modules in evaluation mode, which shares everything but the modules themselves: parameters, buffers,
+    hooks, other attributes. The module stays as it is.
+
+    tensor: gives what stands in the place of each parameter, buffer and plain attribute that is a tensor.
+    """
+    copies: dict[int, nn.Module] = {}  # a module may stand at several places
+
+    def replaced(values: dict[str, object]) -> dict[str, object]:
+        return {name: tensor(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+
+    def copied(part: nn.Module) -> nn.Module:
+        if id(part) not in copies:
+            made = copies[id(part)] = type(part).__new__(type(part))
+            parts = {name: child and copied(child) for name, child in part._modules.items()}
+            tables = {table: replaced(vars(part)[table]) for table in ("_parameters", "_buffers")}
+            vars(made).update(replaced(vars(part)) | tables | {"_modules": parts, "training": False})
+        return copies[id(part)]
+
+    return copied(module)
+
+
+def _without_numbers(tensor: Tensor) -> Tensor:
+    shape = tensor.detach().to("meta")
+    return nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape

@@ -20,8 +20,7 @@ from onestage.errors import ConfigError, check_number
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
-from onestage.model.detector import Detector
-from onestage.model.features import mirror
+from onestage.model.detector import Detector, mirror
 from onestage.model.output.postprocess import RawDetections, check_finite
 from onestage.structures import Detections, HeadOutput, ImageMeta
 

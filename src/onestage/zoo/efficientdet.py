@@ -17,7 +17,7 @@ from onestage.model.anchors.max_iou import MaxIoUAssigner
 from onestage.model.anchors.plans import OctaveAnchors
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.features import map_sizes
+from onestage.model.detector import map_sizes
 from onestage.model.heads.separable import SeparableHead
 from onestage.model.layers.separable import Activation
 from onestage.model.losses.boxes import Huber

@@ -18,7 +18,7 @@ from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.backbones.tiny import TinyBackbone
 from onestage.model.backbones.vgg16 import VGG16Backbone
 from onestage.model.config import DetectorConfig
-from onestage.model.features import map_sizes
+from onestage.model.detector import map_sizes
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.model.output.postprocess import Postprocess

@@ -10,7 +10,7 @@ from torch import nn
 
 from onestage.model.backbones.folded import IMAGE, FoldedBackbone, FoldedLayer
 from onestage.model.backbones.tiny import TinyBackbone
-from onestage.model.features import dry_run
+from onestage.model.detector import dry_run
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.heads.residual import ResidualHead
 from onestage.model.heads.separable import SeparableHead

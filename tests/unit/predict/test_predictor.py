@@ -11,7 +11,7 @@ from torch import Tensor
 
 import onestage
 from onestage.errors import ConfigError, DataError, OnestageError
-from onestage.model import features
+from onestage.model import detector
 from onestage.model.anchors.levels import Anchors
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
@@ -167,7 +167,7 @@ def test_threads_share_a_model_from_its_first_call_on(training: bool, any_size: 
 def test_a_new_size_of_picture_costs_no_dry_run(any_size: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in predict() nor in training: the sizes of the maps come with the output of the network."""
     fresh = onestage.build(any_size.config)
-    monkeypatch.setattr(features, "mirror", lambda *_: pytest.fail("a dry run"))
+    monkeypatch.setattr(detector, "mirror", lambda *_: pytest.fail("a dry run"))
     for width in (64, 70, 96, 130):
         fresh.eval().predict(np.zeros((64, width, 3), np.uint8))
         output = fresh(fresh.prepare([torch.zeros(3, 64, width, dtype=torch.uint8)])[0])

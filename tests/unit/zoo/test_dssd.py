@@ -10,7 +10,7 @@ import torch
 import onestage
 from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
-from onestage.model.features import map_sizes
+from onestage.model.detector import map_sizes
 from onestage.model.heads.residual import ResidualHead
 from onestage.model.necks.deconvolution import Deconvolution
 from onestage.structures import Targets

@@ -28,7 +28,6 @@ from onestage.model.codec import Part
 from onestage.model.features import Features
 from onestage.model.layers.same_padding import spare_copies
 from onestage.model.limits import MANY_LEVELS, PARAMETERS, Levels, Name, Rate
-from onestage.structures import Size, sizes_of
 
 
 @dataclass(frozen=True)
@@ -86,9 +85,8 @@ class _Timm(Features):
         info = feature_info(self.body)
         assert info.reduction() == list(config.strides)
         self.channels = tuple(info.channels())
-        self.name, self.strides = config.name, list(config.strides)
-        if config.keep_resolution:
-            self.strides[-1] //= 2
+        *finer, last = config.strides
+        self.strides = (*finer, last // 2 if config.keep_resolution else last)
         self.channels_last = getattr(self.body, "output_fmt", None) == Format.NHWC
         self._change(config, whole)
         spare_copies(self.body)
@@ -120,18 +118,6 @@ class _Timm(Features):
             require(bool(norms), 'norm="frozen" needs a backbone with batch norm', got=config.name)
             for norm in norms:
                 norm.requires_grad_(False)
-
-    def check_maps(self, maps: list[Tensor], size: Size) -> None:
-        """Raise ConfigError unless the cells of each map (1, C_l, H_l, W_l) are a stride apart over the whole input, rounded up
-        or down.
-
-        Convolutions without padding (Inception) give fewer cells. The anchors would then not be centred on what the cells see.
-        """
-        for stride, cells in zip(self.strides, sizes_of(maps), strict=True):
-            if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
-                expected = tuple(-(-side // stride) for side in size)
-                what = f"the backbone's map of stride {stride} does not cover an input of {size}: it is not padded"
-                raise ConfigError(what, where=self.name, got=cells, expected=expected, fix="take another backbone")
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, except for what the config freezes: batch norm keeps its statistics there, and no block is skipped.

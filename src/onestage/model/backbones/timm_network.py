@@ -13,10 +13,10 @@ import torch
 from timm.layers.drop import DropPath
 from timm.models import FeatureInfo
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from onestage.errors import ConfigError, nearest, require
-from onestage.model.features import blank_image, dry_run
-from onestage.structures import Size, sizes_of
+from onestage.structures import Size
 
 
 def create_network(
@@ -120,13 +120,21 @@ def check_kept(whole: nn.Module, body: nn.Module, name: str) -> None:
     """
     size = usual_size(name)
     offered, used = [1, *feature_info(whole).reduction()], feature_info(body).reduction()
-    before, got = (list(sizes_of(dry_run(network, blank_image(size), size, where=name))) for network in (whole, body))
+    before, got = (_map_sizes(network, size) for network in (whole, body))
     cells = dict(zip(offered, [size, *before], strict=True))
     expected = [cells[stride] for stride in (*used[:-1], offered[offered.index(used[-1]) - 1])]
     if got != expected:
         what = "keep_resolution does not suit this backbone: its strides do not stand in its last stage alone"
         fix = "take a ResNet or a relative of it"
         raise ConfigError(what, where=name, got=f"maps of {got}", expected=expected, fix=fix)
+
+
+def _map_sizes(network: nn.Module, size: Size) -> list[Size]:
+    """(height, width) of each map of a network for an input of that size. Nothing is computed; evaluation mode is left on."""
+    tensors = {name: t.to("meta") for name, t in (*network.named_parameters(), *network.named_buffers())}
+    with torch.no_grad():
+        maps: list[Tensor] = functional_call(network.eval(), tensors, torch.empty(1, 3, *size, device="meta"))
+    return [(m.shape[2], m.shape[3]) for m in maps]
 
 
 def unpad_pool(network: nn.Module) -> None:

@@ -14,8 +14,7 @@ from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.backbones.tiny import TinyBackbone
 from onestage.model.backbones.vgg16 import VGG16Backbone
-from onestage.model.detector import Detector
-from onestage.model.features import map_sizes
+from onestage.model.detector import Detector, map_sizes
 from onestage.model.heads.per_level import ConvHead
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.structures import Targets

@@ -7,7 +7,7 @@ from torch import nn
 
 from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
-from onestage.model.features import map_sizes
+from onestage.model.detector import map_sizes
 from onestage.model.necks.bifpn import BiFPN, resize
 
 

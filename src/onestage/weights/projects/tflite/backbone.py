@@ -20,7 +20,7 @@ from onestage.model.backbones.folded import FoldedBackbone
 from onestage.model.backbones.kinds import Backbone
 from onestage.model.backbones.mobilenet import MobileNetBackbone
 from onestage.model.config import DetectorConfig
-from onestage.model.features import map_sizes
+from onestage.model.detector import map_sizes
 from onestage.model.limits import TFLITE_FILE
 from onestage.structures import Size
 from onestage.weights.projects.tflite.graph import Graph, Unsupported, damage, read_graph

@@ -30,7 +30,7 @@ from onestage.model.detector import Detector
 from onestage.model.losses.focal import FocalLoss, focal_loss
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
-from onestage.weights.names import numbered_classes
+from onestage.weights.tensor_file import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.efficientdet import VARIANTS
 from onestage.zoo.table import recipe

@@ -16,8 +16,8 @@ from onestage.model.limits import MANY_CLASSES
 from onestage.structures import Size
 from onestage.weights.load import Loaded, load_weights
 from onestage.weights.load_backbone import load_backbone
-from onestage.weights.names import numbered_classes
 from onestage.weights.source import OURS, PROJECTS, Source, open_weights
+from onestage.weights.tensor_file import numbered_classes
 from onestage.zoo.table import ANY_BACKBONE, ZOO, no_such_model, recipe
 
 

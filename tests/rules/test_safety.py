@@ -14,7 +14,7 @@ NO_CALLS |= {"os.system", "os.popen", "torch.hub.load"}
 XML_READERS = {f"ElementTree.{reader}" for reader in ("parse", "iterparse", "fromstring", "XML", "XMLParser")}
 ONE_PLACE = {
     "torch.load": "weights/foreign_file.py",
-    "safetensors.torch.load": "weights/tensor_file.py",
+    "safetensors.torch.load": "weights/safetensors_file.py",
     "Image.open": None,
     "urllib.request.urlopen": "weights/fetch.py",
 }

@@ -22,7 +22,7 @@ from loaded import ROOT, loaded
 from onestage.cli.main import VERBS, main
 from onestage.cli.train import NO_CHOICE
 from onestage.errors import DataError
-from onestage.weights.names import numbered_classes
+from onestage.weights.tensor_file import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
 

@@ -108,7 +108,7 @@ def _model(name: str, runtime: str, *, classes: int, device: str | None, trusted
     from onestage.cli.common import find_or_create, find_predictor, is_recipe
     from onestage.deploy.runtimes import TORCH, run_by, run_unchecked
     from onestage.predict.exported import is_exported
-    from onestage.weights.names import numbered_classes
+    from onestage.weights.tensor_file import numbered_classes
 
     if is_exported(name):
         return find_predictor(name, device=device, runtime=runtime or None, trusted=trusted)

@@ -100,8 +100,8 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 
 def _row(name: str, classes: int) -> Row:
-    from onestage.weights.names import numbered_classes
     from onestage.weights.source import WEIGHTS, tags
+    from onestage.weights.tensor_file import numbered_classes
     from onestage.zoo.cost import cost_of
     from onestage.zoo.table import ZOO, recipe
 

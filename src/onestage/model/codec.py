@@ -67,18 +67,32 @@ class Range:
             raise ConfigError("a number out of its range", where=where, got=value, expected=expected)
 
 
+@dataclass(frozen=True)
+class NotAbove:
+    """The number of this field is at most that of another field of the part. It stands in the declared type, as a Range does.
+
+    other: the name of that field. why: the reason, for the message.
+    """
+
+    other: str
+    why: str
+
+
 class Part:
     """Base of all parts of a config. Every field has a value of its declared type, within its limits and its range: a list that
-    is given becomes a tuple, and plain data become a part. If a part has rules about several values, they follow in the
+    is given becomes a tuple, and plain data become a part. If a part has further rules about several values, they follow in the
     ``__post_init__`` of its class.
     """
 
     def __post_init__(self) -> None:
-        """Raise ConfigError for a value of another type, beyond its limit or outside its range."""
+        """Raise ConfigError for a value of another type, beyond its limit or range, or above a field it may not exceed."""
         kind: type = type(self)
         for name, declared in _hints(kind).items():
             value = decode_value(getattr(self, name), declared, f"{kind.__name__}.{name}")
             object.__setattr__(self, name, value)
+        for name, rule in _in_order(kind):
+            if getattr(self, name) > getattr(self, rule.other):
+                raise ConfigError(f"{name} <= {rule.other}: {rule.why}", got=self)
 
 
 def _size(value: object) -> float:
@@ -279,6 +293,12 @@ def _hints(kind: type) -> dict[str, Declared]:
     """The fields of a part and their declared types. Constants of its class are not fields."""
     hints = get_type_hints(kind, include_extras=True)
     return {f.name: hints[f.name] for f in fields(kind)}
+
+
+@cache
+def _in_order(kind: type) -> list[tuple[str, NotAbove]]:
+    """The fields of a part that may not exceed another field, each with that rule."""
+    return [(name, rule) for name, hint in _hints(kind).items() for rule in get_args(hint) if isinstance(rule, NotAbove)]
 
 
 @dataclass

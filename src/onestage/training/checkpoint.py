@@ -28,7 +28,8 @@ from torch import Tensor
 
 from onestage.errors import WeightsError
 from onestage.files import BEST, LAST, Json, remove_leftovers, sync_folder, write_atomically
-from onestage.weights.tensor_file import pack_tensors, read_bytes, unpack_tensors
+from onestage.weights.safetensors_file import pack_tensors
+from onestage.weights.tensor_file import read_bytes, unpack_tensors
 
 FORMAT = 1
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"

@@ -17,7 +17,7 @@ from onestage.processes import Launch
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint
-from onestage.weights.names import is_numbered
+from onestage.weights.tensor_file import is_numbered
 
 HELD_OUT = 0.1
 """The part of the training pictures that measures the training if the data set has no validation split."""

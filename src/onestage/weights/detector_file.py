@@ -8,19 +8,8 @@ from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
-from onestage.weights.tensor_file import (
-    DAMAGED,
-    FORMAT,
-    FORMAT_KEY,
-    OpenFile,
-    check_types,
-    differing,
-    import_first,
-    open_file,
-    save_tensors,
-    shapes_of,
-    without_memory,
-)
+from onestage.weights.safetensors_file import DAMAGED, FORMAT, FORMAT_KEY, save_tensors
+from onestage.weights.tensor_file import OpenFile, check_types, differing, import_first, open_file, shapes_of, without_memory
 from onestage.zoo.table import ZOO
 
 CONFIG_KEY = "onestage_config"

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from onestage.errors import WARNING_FILTERS, WeightsError
 from onestage.model.limits import PICKLE as PICKLE_SIZE
-from onestage.weights.tensor_file import DAMAGED, PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
+from onestage.weights.safetensors_file import DAMAGED
+from onestage.weights.tensor_file import PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
 
 WRAPPERS = (
     *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "state_dict", "model_state_dict"),

@@ -19,9 +19,8 @@ from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.per_level import ConvHead
-from onestage.weights.names import is_numbered
 from onestage.weights.source import ADAPTERS, OURS, Source, adapting
-from onestage.weights.tensor_file import COUNTER, check_types, differing, shapes_of, without_memory
+from onestage.weights.tensor_file import COUNTER, check_types, differing, is_numbered, shapes_of, without_memory
 from onestage.zoo.table import recipe, recipe_of
 
 Unit = tuple[float, float]

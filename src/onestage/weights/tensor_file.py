@@ -1,48 +1,42 @@
-"""Files that hold tensors: each is opened once and recognised by its first bytes. safetensors files are read and written here.
+"""Files that hold tensors, ours and foreign ones. Each is opened once and recognised by its first bytes.
 
-No code in a file is run. A tensor keeps its shape and dtype through a file; no dimension has a meaning here, so this
-module needs no shape letters.
+Here is what the readers and the adapters for foreign projects share: checks of tensors, rules that rename them, and the classes
+of files that do not name them. No dimension has a meaning here, so this module needs no shape letters.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import json
-import math
 import os
+import re
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn
+from typing import BinaryIO, Literal, NamedTuple, NoReturn
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from onestage.errors import WeightsError, counted, first_ten
-from onestage.files import given_path, write_atomically
+from onestage.files import given_path
 from onestage.model.codec import Limit
-from onestage.model.limits import HEADER, TENSORS, WEIGHTS_FILE
-
-FORMAT_KEY = "onestage_format"
-
-
-FORMAT = 1
-"""The version of our metadata. A file of a later version is refused rather than misread."""
-
-
-LEAST, MOST = 1, 16
-"""Bytes of a number in a tensor: 1 for a bool, 16 for a complex one of the largest kind."""
+from onestage.model.config import DetectorConfig
+from onestage.model.limits import WEIGHTS_FILE
+from onestage.structures import ClassSet
+from onestage.weights.safetensors_file import DAMAGED, Header, load_tensors, read_header
 
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 """The types in which files hold real numbers."""
 COUNTER = "num_batches_tracked"
 """How the names of batch norm's counters end. Nothing is computed from them, so a file may lack them or have more."""
 
-DAMAGED = "copy or download it again; it was damaged on the way"
+Background = Literal["first", "none"]
+"""Which of the outputs of an anchor stands for background."""
+
+Rules = tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]
+"""(pattern of a whole name, what it becomes); the first that matches counts."""
 
 
 class FileKind(NamedTuple):
@@ -84,13 +78,6 @@ def kind_of(start: bytes) -> FileKind:
     return next((kind for kind in KINDS if start[kind.offset :].startswith(kind.magic)), UNKNOWN)
 
 
-class Header(NamedTuple):
-    """The header of a safetensors file: its text metadata, and the shape of every tensor."""
-
-    metadata: dict[str, str]
-    shapes: dict[str, tuple[int, ...]]
-
-
 class OpenFile:
     """A file that holds tensors, open for reading. Its kind is known; everything more is read when it is needed.
 
@@ -110,8 +97,9 @@ class OpenFile:
     @cached_property
     def header(self) -> Header:
         """Metadata and shapes of a safetensors file; no tensor is read. Raise WeightsError if it is damaged or foreign."""
+        _check_kind(self.kind, self.path)
         self.stream.seek(0)
-        return _read_header(self.stream, self.size, self.path)
+        return read_header(self.stream, self.size, self.path)
 
     def tensors(self, *, finite: bool = True) -> dict[str, Tensor]:
         """The tensors of a safetensors file, on the CPU. Raise WeightsError as ``unpack_tensors`` does."""
@@ -143,45 +131,14 @@ def refuse_large(limit: Limit, size: int, where: Path | str) -> NoReturn:
     raise WeightsError(f"too many {limit.what}", where=where, got=f"{size:,}", expected=f"at most {limit.most:,}")
 
 
-def pack_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """The bytes of a safetensors file; the same tensors and metadata always give the same bytes.
-
-    Tensors may lie on any device, be non-contiguous or share their memory: each is written as a whole.
-    """
-    if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
-        fix = 'build it outside torch.device("meta")'
-        raise WeightsError("a detector without numbers cannot be saved", got=f"tensor {empty[0]} on the meta device", fix=fix)
-    plain: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        dense = tensor.detach().cpu().contiguous()
-        memory = dense.untyped_storage().data_ptr()
-        plain[name] = dense.clone() if memory in seen else dense
-        seen.add(memory)
-    packed = safetensors.torch.save(plain)
-    # The library orders metadata by a hash that differs between processes, so the header is written again in a fixed order.
-    length = int.from_bytes(packed[:8], "little")
-    noted = dict(sorted({**metadata, FORMAT_KEY: str(FORMAT)}.items()))
-    header = json.dumps({"__metadata__": noted, **json.loads(packed[8 : 8 + length])}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the format wants the tensors aligned
-    return b"".join([len(header).to_bytes(8, "little"), header, memoryview(packed)[8 + length :]])
-
-
-def save_tensors(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file atomically. Raise WeightsError if it cannot be written."""
-    write_atomically(path, pack_tensors(tensors, metadata))
-
-
 def unpack_tensors(data: bytes, where: Path | str, *, finite: bool = True) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The inverse of ``pack_tensors``; errors name the file ``where``.
 
     It takes bytes, not a memory map: if a mapped file is shortened later, a bus error ends the process.
     """
-    metadata, _ = _read_header(io.BytesIO(data), len(data), where)
-    try:
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, ValueError, KeyError, TypeError, AssertionError, RuntimeError) as error:
-        raise WeightsError("the weights file is damaged", where=where, got=error, fix=DAMAGED) from error
+    _check_kind(kind_of(data[:32]), where)
+    metadata, _ = read_header(io.BytesIO(data), len(data), where)
+    tensors = load_tensors(data, where)
     if finite:
         check_finite(tensors, where)
     return tensors, metadata
@@ -191,74 +148,6 @@ def read_bytes(path: Path | str) -> bytes:
     """The contents of a weights file. Raise WeightsError if it does not exist or cannot be read."""
     with open_file(path) as file:
         return file.read()
-
-
-def _read_header(stream: BinaryIO, size: int, where: Path | str) -> Header:
-    """Header of a safetensors file of ``size`` bytes: its length in 8 bytes, then JSON, then the tensors."""
-    start = stream.read(32)
-    length = int.from_bytes(start[:8], "little")
-    if (kind := kind_of(start)) is not SAFETENSORS:
-        _refuse_kind(kind, where)
-    if length > HEADER.most:
-        raise WeightsError(
-            "the weights file is damaged: its header is too long", where=where, got=f"{length:,} bytes", fix=DAMAGED
-        )
-    stream.seek(8)
-    text = stream.read(length)
-    if len(text) < length:
-        _refuse_length(size, 8 + length, where)
-    try:
-        header, end = _parse_header(text)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise WeightsError(
-            "the weights file is damaged: its header is not understood", where=where, got=repr(error), fix=DAMAGED
-        ) from error
-    if size != 8 + length + end:
-        _refuse_length(size, 8 + length + end, where)
-    _check_version(header.metadata, where)
-    return header
-
-
-def _parse_header(text: bytes) -> tuple[Header, int]:
-    """The header, and the byte after it at which the tensors end. Errors of json and of wrong types pass through."""
-    entries = json.loads(text)
-    metadata = entries.pop("__metadata__", {})
-    if not all(isinstance(value, str) for value in metadata.values()):
-        raise TypeError("metadata that is not text")
-    if len(entries) > TENSORS.most:
-        raise ValueError(f"more than {TENSORS.most:,} {TENSORS.what}")
-    shapes = {name: tuple(map(_number, entry["shape"])) for name, entry in entries.items()}
-    end = 0
-    for start, stop in sorted(tuple(map(_number, entry["data_offsets"])) for entry in entries.values()):
-        if not end == start <= stop:
-            raise ValueError("tensors overlap, or there are bytes between them")
-        end = stop
-    for name, shape in shapes.items():
-        start, stop = entries[name]["data_offsets"]
-        if not math.prod(shape) * LEAST <= stop - start <= math.prod(shape) * MOST:
-            raise ValueError(f"the shape of '{name}' does not fit its bytes")
-    return Header(dict(metadata), shapes), end
-
-
-def _number(value: object) -> int:
-    """A size or a place in a header. Raise TypeError or ValueError unless it is a whole number of 0 or more."""
-    if type(value) is not int:
-        raise TypeError(f"a {type(value).__name__} in place of a number")
-    if value < 0:
-        raise ValueError("a number below 0")
-    return value
-
-
-def _check_version(metadata: Mapping[str, str], where: Path | str) -> None:
-    version = metadata.get(FORMAT_KEY, str(FORMAT))  # a foreign safetensors file has none
-    if version != str(FORMAT):
-        raise WeightsError(
-            "the weights file was written by a later onestage",
-            where=where,
-            got=f"format {version}",
-            expected=f"format {FORMAT}",
-            fix="update onestage",
-        )
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
@@ -307,25 +196,111 @@ def differing(expected: Mapping[str, tuple[int, ...]], got: Mapping[str, tuple[i
     return wrong + [f"{k}: not part of this detector" for k in got if k not in expected]
 
 
-def _refuse_length(size: int, expected: int, where: Path | str) -> NoReturn:
-    what = "is cut short" if size < expected else "has bytes after its end"
-    raise WeightsError(
-        f"the weights file {what}", where=where, got=f"{size:,} bytes", expected=f"{expected:,} bytes", fix=DAMAGED
-    )
-
-
-def _refuse_kind(kind: FileKind, where: Path | str) -> NoReturn:
+def _check_kind(kind: FileKind, where: Path | str) -> None:
+    """Raise WeightsError for a file of another kind than ours."""
     if kind is EMPTY:
         raise WeightsError("the weights file is empty", where=where, fix=DAMAGED)
-    raise WeightsError(
-        "this is not a weights file of onestage",
-        where=where,
-        got=kind.name,
-        expected="a safetensors file, as model.save() and training write it",
-        fix=import_first(where) if kind in IMPORTED else "name the right file, or fetch it again",
-    )
+    if kind is not SAFETENSORS:
+        raise WeightsError(
+            "this is not a weights file of onestage",
+            where=where,
+            got=kind.name,
+            expected="a safetensors file, as model.save() and training write it",
+            fix=import_first(where) if kind in IMPORTED else "name the right file, or fetch it again",
+        )
 
 
 def import_first(path: Path | str) -> str:
     """What to do if a file holds another project's detector and one of ours is needed."""
     return f"import it first: onestage import {path} -o imported.safetensors"
+
+
+def rename(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The tensors of a detector under their new names.
+
+    Raise WeightsError if a tensor has no new name: the file is of another network.
+    """
+    renamed, unused = _renamed(tensors, rules)
+    strange = [f"{name}: {tuple(tensors[name].shape)}" for name in unused if not name.endswith(COUNTER)]
+    if strange:
+        raise WeightsError(
+            f"the file is of another network: {counted(len(strange), 'tensor')} that this network does not have",
+            got="\n" + first_ten(strange),
+            fix="take the state_dict of the detector alone, as its project builds it",
+        )
+    return renamed
+
+
+def known_classes(count: int, *known: ClassSet) -> ClassSet:
+    """The class set in ``known`` that has ``count`` classes, or numbered classes if none has.
+
+    A file of weights rarely names its classes. But the published weights of a project are for few data sets, so the number of
+    classes shows which data set it is. Raise ValueError if ``count`` is not positive.
+    """
+    if count < 1:
+        raise ValueError(f"outputs for {count} classes")
+    found = next((classes for classes in known if len(classes.names) == count), None)
+    return ClassSet(numbered_classes(count), tuple(range(count))) if found is None else found
+
+
+def numbered_classes(count: int) -> tuple[str, ...]:
+    """The names of K classes that were given by number only. Weights or training replace them by the true names."""
+    return tuple(f"class {i}" for i in range(count))
+
+
+def is_numbered(config: DetectorConfig) -> bool:
+    """Whether the classes of a config were given by number only."""
+    return config.classes == numbered_classes(len(config.classes))
+
+
+def nothing_to_tell(tensors: Mapping[str, Tensor]) -> str:
+    """The doubt, or the note, of an adapter whose files leave nothing open."""
+    return ""
+
+
+def first_output(tensors: Mapping[str, Tensor]) -> Background | None:
+    """The background of an adapter whose detectors have a softmax: the first output of every anchor."""
+    return "first"
+
+
+def no_output(tensors: Mapping[str, Tensor]) -> Background | None:
+    """The background of an adapter whose detectors have a sigmoid for each class, and no output more."""
+    return "none"
+
+
+def demand_levels(tensors: Mapping[str, Tensor], *parts: str, levels: int) -> None:
+    """Raise KeyError if a part of a detector, such as "conf", has no tensors for one of its levels: "conf.3. ...".
+
+    A comparison with our tensors does not show this, because an input of another size may need fewer levels than the file has.
+    """
+    for start in (f"{part}.{level}." for part in parts for level in range(levels)):
+        if not any(name.startswith(start) for name in tensors):
+            raise KeyError(f"{start}...")
+
+
+def pick(tensors: Mapping[str, Tensor], rules: Rules) -> dict[str, Tensor]:
+    """The tensors that the rules know, under their new names: a backbone out of a classifier."""
+    return _renamed(tensors, rules)[0]
+
+
+def _renamed(tensors: Mapping[str, Tensor], rules: Rules) -> tuple[dict[str, Tensor], list[str]]:
+    """The tensors under their new names, and the names that have no new name, or a new name that is already taken."""
+    renamed: dict[str, Tensor] = {}
+    unused = []
+    for name, tensor in tensors.items():
+        new = _new_name(name, rules)
+        if new is None or new in renamed:
+            unused.append(name)
+        else:
+            renamed[new] = tensor
+    return renamed, unused
+
+
+def _new_name(name: str, rules: Rules) -> str | None:
+    for pattern, becomes in rules:
+        if match := re.fullmatch(pattern, name):
+            try:
+                return match.expand(becomes) if isinstance(becomes, str) else becomes(match)
+            except LookupError:  # a number beyond the layers that the rule knows
+                return None
+    return None

@@ -12,7 +12,8 @@ from onestage.model.config import DetectorConfig
 from onestage.structures import Targets
 from onestage.weights.detector_file import CONFIG_KEY, load_detector, metadata, save_detector, stored_config
 from onestage.weights.load import load_fitting
-from onestage.weights.tensor_file import open_file, save_tensors
+from onestage.weights.safetensors_file import save_tensors
+from onestage.weights.tensor_file import open_file
 from tensor_files import load_tensors
 
 

@@ -8,15 +8,8 @@ import safetensors.torch
 import torch
 
 from onestage.errors import WeightsError
-from onestage.weights.tensor_file import (
-    FORMAT_KEY,
-    Header,
-    open_file,
-    pack_tensors,
-    read_bytes,
-    save_tensors,
-    unpack_tensors,
-)
+from onestage.weights.safetensors_file import FORMAT_KEY, pack_tensors, save_tensors
+from onestage.weights.tensor_file import Header, open_file, read_bytes, unpack_tensors
 from tensor_files import load_tensors
 
 METADATA = {"config": '{"kind": "x"}', "classes": '["cat", "dög"]', "a": "1", "b": "2", "c": "3"}

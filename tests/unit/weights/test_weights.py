@@ -17,8 +17,8 @@ from onestage.weights.class_names import COCO_80, COCO_90, VOC
 from onestage.weights.detector_file import metadata
 from onestage.weights.load import with_parts_of
 from onestage.weights.projects.torchvision import VGG_MEAN
+from onestage.weights.safetensors_file import save_tensors
 from onestage.weights.source import ADAPTERS, PROJECTS, WEIGHTS, tags
-from onestage.weights.tensor_file import save_tensors
 from onestage.zoo.table import recipe
 
 IMAGES = torch.randn(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))

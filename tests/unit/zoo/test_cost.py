@@ -11,7 +11,7 @@ from torchvision.models.detection import (
 )
 
 from onestage.model.detector import Detector
-from onestage.weights.names import numbered_classes
+from onestage.weights.tensor_file import numbered_classes
 from onestage.zoo.cost import cost_of
 from onestage.zoo.table import recipe
 

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from onestage import boxes as box_ops
-from onestage.errors import require
-from onestage.model.codec import Part
+from onestage.model.codec import NotAbove, Part
 from onestage.model.limits import SomeShare
 from onestage.structures import Targets
 
@@ -93,13 +92,9 @@ class MaxIoUAssigner(Part):
     """
 
     positive: SomeShare = 0.5
-    negative: SomeShare = 0.5
+    negative: Annotated[SomeShare, NotAbove("positive", "no anchor is background and learns an object")] = 0.5
     claim: Literal["best", "first", "greedy", "tied", "none"] = "best"
     ignore_cover: SomeShare = 0.5
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.negative <= self.positive, "negative <= positive: no anchor is background and learns an object", got=self)
 
     def __call__(self, anchors: Tensor, boxes: Tensor, *, objects: Tensor, ignore: Tensor, levels: LevelCounts = ()) -> Tensor:
         """anchors (A, 4), boxes (B, N, 4), objects and ignore (B, N) bool -> matches (B, A) int64. A row of neither is padding.

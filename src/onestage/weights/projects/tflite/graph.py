@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from onestage.errors import WeightsError
-from onestage.weights.tensor_file import DAMAGED, TFLITE, kind_of
+from onestage.weights.safetensors_file import DAMAGED
+from onestage.weights.tensor_file import TFLITE, kind_of
 
 MOST = 20_000
 """Operators and values of a graph; the largest published networks have some thousands."""

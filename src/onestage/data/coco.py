@@ -24,6 +24,7 @@ from typing import ClassVar, NoReturn
 
 from onestage import boxes as box_ops
 from onestage.data.files import Sources, head, one_per_split, pieces, read_text
+from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
@@ -91,9 +92,11 @@ def find(tree: Tree) -> CocoSet | None:
 
 def holds_labels(file: Path) -> bool:
     """Whether this is a JSON object with images or annotations, wherever they stand in it. COCO's annotations of other kinds
-    beside its boxes do not count.
+    beside its boxes do not count, nor do those of other formats.
     """
     if file.suffix.lower() != ".json" or _is_of_other_kind(file) or not head(file).lstrip().startswith("{"):
+        return False
+    if foreign_format(file):
         return False
     return any(map(_mentions, pieces(file)))
 

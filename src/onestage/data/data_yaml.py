@@ -192,6 +192,11 @@ class YamlSplits:
         what = f"none of the pictures that this file names for {split!r} are here"
         expected = "a folder or a list, with pictures, inside the data set"
         fix = f"write it relative to {self.file.name}, or remove the line"
+        if "*" in entry:  # a pattern
+            what, fix = (
+                f"{what}: a * stands for nothing",
+                f"write the folder alone: {entry.partition('*')[0].rstrip('/') or '.'}",
+            )
         return DataError(what, where=self.file, got=quoted(entry), expected=expected, fix=fix)
 
     def _list(self, text: str) -> Path | None:

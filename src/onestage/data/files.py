@@ -155,7 +155,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, with or without byte order mark, or in UTF-16 with one; line ends stay as they are.
+    """The text of a file in UTF-8 or UTF-16, with or without byte order mark; line ends stay as they are.
 
     Raise DataError as ``read_bytes`` does, and if the file is no such text.
     """
@@ -186,8 +186,11 @@ def read_list(path: Path) -> list[str]:
 
 
 def _encoding(start: bytes) -> str:
-    """The encoding that the first bytes of a file show."""
-    return "utf-16" if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    """The encoding that the first bytes of a file show. UTF-16 without a byte order mark has a NUL beside most letters."""
+    if start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    high, low = ((half := start[first:400:2]).count(0) * 2 > len(half) for first in (0, 1))
+    return "utf-16-be" if high and not low else "utf-16-le" if low and not high else "utf-8-sig"
 
 
 def pieces(path: Path, size: int = 2**20) -> Iterator[str]:

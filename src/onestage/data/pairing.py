@@ -216,8 +216,9 @@ class Pairs:
 def pair(tree: Tree, pictures: Iterable[Path], labels: Iterable[Path]) -> Pairs:
     """Pair pictures and annotation files that have one name, before the suffix, and lie at one place.
 
-    A partner in the same folder, or in one that differs in the words for its role only, goes before others. If no file finds a
-    partner so, folders of other names are tried: see ``_by_folders``.
+    A partner in the same folder, or in one that differs in the words for its role only, goes before others. Annotations without
+    a partner belong to the picture whose name they have with its suffix: a.jpg.txt to a.jpg. If no file finds a partner so,
+    folders of other names are tried: see ``_by_folders``.
     """
     pictures, labels = list(pictures), list(labels)
     by_key: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
@@ -225,6 +226,9 @@ def pair(tree: Tree, pictures: Iterable[Path], labels: Iterable[Path]) -> Pairs:
     for label in labels:
         by_key[keys.of(label)].append(label)
     edges = [(picture, label, keys.rank(picture, label)) for picture in pictures for label in by_key.get(keys.of(picture), ())]
+    paired = {file for picture, label, _ in edges for file in (picture, label)}
+    whole = ((picture, label) for picture in pictures for label in by_key.get((keys.of(picture)[0], folded(picture.name)), ()))
+    edges += [(picture, label, keys.rank(picture, label)) for picture, label in whole if not paired & {picture, label}]
     return _best(edges or _by_folders(tree, pictures, labels))
 
 

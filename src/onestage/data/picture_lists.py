@@ -9,7 +9,7 @@ from typing import NamedTuple
 from onestage.data.dataset import Problem
 from onestage.data.files import PICTURE_SUFFIXES, SPLITS, Sources, head, read_list, split_name
 from onestage.data.pairing import Named, is_outside
-from onestage.data.text import quoted
+from onestage.data.text import quoted, unquoted
 from onestage.data.tree import Tree
 from onestage.errors import DataError
 
@@ -29,7 +29,8 @@ def read_pictures(tree: Tree, file: Path, base: Path) -> PictureList:
     """Read a list. base: the folder that the names start from, or the list's. Raise DataError for a path that leads outside."""
     named = Named(tree, file, base=base, is_list=True)
     pictures, absent = [], {}
-    for number, line in enumerate(read_list(file), start=1):
+    for number, written in enumerate(read_list(file), start=1):
+        line = written if named.fits(written) else unquoted(written)
         if named.fits(line):
             pictures.append(named.find(line))
         elif is_outside(line) and line.strip():
@@ -58,7 +59,7 @@ def lists_of_splits(tree: Tree) -> dict[str, PictureList]:
 
 def _names_pictures(file: Path) -> bool:
     """Whether the first line of a text file is the name of a picture."""
-    first = next((line.strip() for line in head(file, 2000).splitlines() if line.strip()), "")
+    first = next((unquoted(line) for line in head(file, 2000).splitlines() if line.strip()), "")
     return first.lower().endswith(tuple(PICTURE_SUFFIXES))
 
 

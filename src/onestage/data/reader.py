@@ -12,6 +12,7 @@ from typing import Protocol
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.files import READ_FIX, SPLITS, Sources, is_folder, is_regular, is_there, split_above, split_name, walk
+from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.data.tree import Parts, Tree, surroundings
@@ -289,6 +290,13 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
     """The error if no data set was recognised. A CSV file that has most of the columns tells more."""
     if "csv" in wanted and (error := csv.misread(tree)):
         return error
+    if foreign := first_foreign(tree.offered):
+        file, name = foreign
+        what, fix = (
+            f"these annotations are {name}, which is not read",
+            "export them as COCO, Pascal VOC or YOLO, or convert them",
+        )
+        return DataError(what, where=path, got=tree.short(file), expected=", ".join(wanted), fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
     return DataError("no labelled pictures were recognised here", where=path, expected=known, fix=fix)

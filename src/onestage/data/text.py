@@ -46,6 +46,12 @@ def listed(names: Iterable[str], most: int = 10) -> str:
     return ", ".join([*(shortened(name, 40) for name in names[:most]), *["..."] * (len(names) > most)])
 
 
+def unquoted(text: str) -> str:
+    """The text without blanks around it and without the quotes that enclose it."""
+    bare = text.strip()
+    return bare[1:-1] if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'" else bare
+
+
 def repeated(names: Iterable[str]) -> list[str]:
     """The names that come more than once."""
     return [name for name, count in Counter(names).items() if count > 1]

@@ -15,8 +15,10 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 - DTDs, entities and external references are refused.
 """
 
+import codecs
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -40,12 +42,19 @@ from onestage.data.files import (
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, flag, quoted, stated_size
+from onestage.data.text import decimal, flag, quoted, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, shortened
 from onestage.structures import Size
 
 LAYOUT = "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt, or pictures and .xml files in one folder"
+
+_ROOT = re.compile(r"(?:\s|<[?!][^<>]*>)*<([A-Za-z_][\w.-]*)")  # after a declaration and comments
+
+_BEYOND_EXPAT = frozenset(
+    "gbk gb2312 gb18030 hz big5 big5hkscs cp950 shift_jis cp932 euc_jp iso2022_jp euc_kr cp949 johab".split()  # noqa: SIM905
+)
+"""Declared encodings of several bytes for a character, by Python's names. The XML parser knows none of them."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -72,12 +81,15 @@ class _Annotation:
 
 @dataclass(frozen=True)
 class VocSet:
-    """A VOC data set found on disk: an XML file for each picture. absent: a problem for each listed file that is not there."""
+    """A VOC data set found on disk: an XML file for each picture. absent: a problem for each listed file that is not there.
+    notes: on XML files that are passed over.
+    """
 
     sure: ClassVar[bool] = True
     tree: Tree = field(repr=False)
     sources: Sources
     absent: Mapping[Path, Problem] = field(default_factory=dict)
+    notes: Sequence[Problem] = ()
 
     @property
     def missing(self) -> Mapping[str, DataError]:
@@ -94,6 +106,7 @@ class VocSet:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""
         names = {item.name for annotation in self._annotations.values() for item in annotation.objects}
         table.classes = StoredClasses.named(sorted(names))
+        table.notes.extend(self.notes)
         moved: dict[str, Path] = {}
         for file in self.sources[split]:
             if file in self.absent:
@@ -142,14 +155,26 @@ def find(tree: Tree) -> VocSet | None:
     xml = [file for file in tree.offered if file.suffix.lower() == ".xml"]
     if not any(map(holds_labels, xml)):
         return None
+    xml, notes = _without_others(tree, xml)
     listed: dict[str, tuple[Path, ...]] = {}
     absent: dict[Path, Problem] = {}
     names = ByName(tree, xml)
     for split, file in _split_lists(tree.offered):
         listed[split] = listed.get(split, ()) + _listed(tree, file, names, absent)
     if listed:
-        return VocSet(tree, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed}, absent)
-    return VocSet(tree, by_split(xml, [split_above(file, tree.root) for file in xml]))
+        return VocSet(tree, {"": tuple(xml)} | {split: listed[split] for split in SPLITS if split in listed}, absent, notes)
+    return VocSet(tree, by_split(xml, [split_above(file, tree.root) for file in xml]), notes=notes)
+
+
+def _without_others(tree: Tree, xml: Sequence[Path]) -> tuple[list[Path], list[Problem]]:
+    """The files without those of another root element that belong to no picture, such as project.xml; a note for each."""
+    roots = {file: _ROOT.match(head(file, 4096)) for file in xml}
+    others = [file for file, root in roots.items() if root and root[1].lower() != "annotation"]
+    paired = pair(tree, tree.pictures, others).pictures if others else {}
+    others = [file for file in others if file not in paired]
+    what = "this XML file is passed over: its root element is no <annotation>"
+    notes = [Problem(tree.short(file), what, got=f"<{(roots[file] or '')[1]}>") for file in others]
+    return [file for file in xml if file not in others], notes
 
 
 def holds_labels(file: Path) -> bool:
@@ -176,7 +201,7 @@ def _listed(tree: Tree, file: Path, names: ByName, absent: dict[Path, Problem]) 
     found: list[Path] = []
     for number, line in enumerate(read_list(file), start=1):
         bare = re.sub(r"\s+(1|-1|0)$", "", line.strip())
-        ids = [line, line.strip(), bare]
+        ids = [line, line.strip(), bare, unquoted(line)]
         ids += [str(Path(name).with_suffix("")) for name in ids if Path(name).suffix.lower() in PICTURE_SUFFIXES | {".xml"}]
         known = next((name for name in ids if annotations.fits(f"{name}.xml")), None)
         if known is not None:
@@ -237,16 +262,35 @@ def _root(file: Path) -> Element:
     """The element <annotation> of a file. Raise DataError if there is none."""
     content = read_bytes(file)
     try:
-        root = ElementTree.fromstring(content, forbid_dtd=True)
+        root = ElementTree.fromstring(_decoded(content), forbid_dtd=True)
     except (ParseError, DefusedXmlException, ValueError, LookupError) as error:
-        raise DataError(
-            "this is not readable XML", got=shortened(str(error)), fix="correct that line, or label the picture again"
-        ) from error
+        fix = "correct that line, or label the picture again"
+        if not _is_utf8(content):
+            fix = 'save it as UTF-8, or name its encoding in the first line, such as <?xml version="1.0" encoding="gbk"?>'
+        raise DataError("this is not readable XML", got=shortened(str(error)), fix=fix) from error
     for element in root.iter():
         element.tag = element.tag.lower()
     if root.tag != "annotation":
         raise DataError("the root element is wrong", got=f"<{shortened(root.tag)}>", expected="<annotation>")
     return root
+
+
+def _decoded(content: bytes) -> bytes | str:
+    """The content, decoded if it declares an encoding that the XML parser does not know. Raise ValueError if that fails."""
+    declared = re.match(rb"\s*<\?xml[^>]*encoding\s*=\s*[\"']([\w.:-]+)", content)
+    if declared:
+        with suppress(LookupError):
+            name = codecs.lookup(declared[1].decode()).name
+            return content.decode(name) if name in _BEYOND_EXPAT else content
+    return content
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _size(root: Element) -> Size | None:

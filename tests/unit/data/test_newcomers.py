@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from layouts import build
+import trees
+from layouts import build, voc
 from onestage.data import load_dataset
 from onestage.data.check import check_dataset
 from onestage.data.dataset import NO_VALIDATION
@@ -38,6 +39,15 @@ WRONG = {
     "an XML file on a list that is not there": (
         "JPEGImages/a.jpg\nAnnotations/a.xml\nImageSets/Main/train.txt    a; z",
         "ImageSets/Main/train.txt:2: .* Annotations/z.xml; fix: put the file into Annotations/",
+    ),
+    "a pattern": (
+        YOLO + f"data.yaml    train: train/images/*.jpg; val: val/images; {NAMES}",
+        "write the folder alone: train/images$",
+    ),
+    "labels of a tracker": (YOLO + "classes.txt    cat\ntrain/labels/a.txt    0 0.5 0.5 0.2 0.2 0.9 1", "output of a tracker"),
+    "labels with a score": (
+        YOLO + "classes.txt    cat\ntrain/labels/a.txt    0 0.5 0.5 0.2 0.2 0.9",
+        "remove the sixth column",
     ),
     "no column for the class": (f"all.csv    {CSV}; a.jpg,2,3,30,20\na.jpg", "none for the picture and the class"),
     "a value too much": (
@@ -86,6 +96,91 @@ def test_each_split_is_found_below_path_or_beside_the_file(said: str, tmp_path: 
 def test_other_keys_of_data_yaml_are_no_mistake(key: str, tmp_path: Path) -> None:
     root = build(tmp_path, YOLO + f"data.yaml    train: train/images; val: val/images; {NAMES}; {key}")
     assert open_data(root).splits == ("train", "val")
+
+
+FOREIGN = {
+    "LabelMe": ("a.json", '{"version": "5.0.1", "images": [], "shapes": [], "imagePath": "a.jpg", "imageData": null}'),
+    "VGG Image Annotator": (
+        "via.json",
+        '{"a.jpg1": {"filename": "a.jpg", "regions": [{"shape_attributes": {"name": "rect"}}]}}',
+    ),
+    "Label Studio": ("task.json", '{"id": 1, "annotations": [{"result": [{"type": "rectanglelabels"}], "completed_by": 1}]}'),
+    "Supervisely": ("ann/a.jpg.json", '{"tags": [], "objects": [{"classTitle": "cat", "geometryType": "rectangle"}]}'),
+    "Labelbox": ("export.ndjson", '{"data_row": {"external_id": "a.jpg"}, "projects": {}}'),
+    "CreateML": ("a.json", '[{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1}}]}]'),
+    "CVAT": ("annotations.xml", '<?xml version="1.0"?>\n<annotations><image id="0" name="a.jpg"></image></annotations>'),
+    "KITTI": ("a.txt", "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59"),
+    "DOTA": ("a.txt", "imagesource:GoogleEarth\ngsd:0.1\n2 3 30 3 30 20 2 20 small-vehicle 0"),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_format_that_is_not_read_is_named(name: str, tmp_path: Path) -> None:
+    file, text = FOREIGN[name]
+    root = build(tmp_path, "a.jpg")
+    trees.write(root / file, text)
+    with pytest.raises(OnestageError, match=f"these annotations are {name}'s") as caught:
+        read_data(root, TrainConfig())
+    assert caught.value.got == file and str(caught.value.fix).startswith("export them as COCO")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_a_byte_order_mark(encoding: str, tmp_path: Path) -> None:
+    tree = "train.txt    images/é.jpg\nval.txt    images/b.jpg\nclasses.txt    größe\nimages/é.jpg\nimages/b.jpg"
+    opened = open_data(build(tmp_path, f"{tree}\nlabels/é.txt\nlabels/b.txt", encoding))
+    assert opened.splits == ("train", "val") and opened.load("train").classes == ("größe",)
+    assert len(opened.load("train").boxes) == 1
+
+
+@pytest.mark.parametrize("stated", ['"{}"', "'{}'", ' "{}" '])
+def test_quotes_around_the_names_of_a_list(stated: str, tmp_path: Path) -> None:
+    names = [stated.format(name) for name in ("images/a.jpg", "images/b.jpg")]
+    tree = f"train.txt    {names[0]}\nval.txt    {names[1]}\nimages/a.jpg\nimages/b.jpg\nlabels/a.txt\nlabels/b.txt"
+    assert [len(load_dataset(build(tmp_path / "yolo", tree + "\nclasses.txt    cat"), split=s)) for s in ("train", "val")] == [
+        1,
+        1,
+    ]
+    voc = f"ImageSets/Main/train.txt    {stated.format('a')}\nAnnotations/a.xml\nJPEGImages/a.jpg"
+    assert len(load_dataset(build(tmp_path / "voc", voc), split="train").boxes) == 1
+
+
+@pytest.mark.parametrize("folders", [("", ""), ("images/", "labels/"), ("train/images/", "train/labels/")])
+@pytest.mark.parametrize("suffix", ["txt", "xml"])
+def test_annotations_named_after_the_whole_name_of_a_picture(folders: tuple[str, str], suffix: str, tmp_path: Path) -> None:
+    images, labels = folders
+    tree = f"{images}a.jpg\n{labels}a.jpg.{suffix}    \n{images}b.jpg\n{labels}b.{suffix}"
+    root = build(tmp_path, tree.replace(".xml    ", ".xml    none.jpg") + "\nclasses.txt    cat")
+    report = check_dataset(root, fast=True)
+    assert (report.pictures, report.objects, report.problems) == (2, 2, ())
+    trees.write(root / f"{labels}a.{suffix}", (root / f"{labels}b.{suffix}").read_text())
+    assert check_dataset(root, fast=True).problems  # which of the two files is it?
+
+
+def test_an_xml_file_of_something_else_is_passed_over_aloud(tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg\na.xml\nb.jpg\nb.xml")
+    trees.write(root / "project.xml", '<?xml version="1.0"?>\n<!-- by a tool -->\n<project><name>x</name></project>')
+    report = check_dataset(root, fast=True)
+    assert not report.problems and [note.got for note in report.notes if note.where == "project.xml"] == ["<project>"]
+    trees.write(root / "b.xml", "<annotations/>")
+    assert [problem.where for problem in check_dataset(root, fast=True).problems] == ["b.xml"]
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("gbk", "猫狗"), ("Shift_JIS", "犬"), ("euc-kr", "고양이"), ("big5", "貓")])
+def test_voc_in_an_encoding_that_it_declares(encoding: str, name: str, tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg")
+    text = voc("a.jpg").replace("cat", name)
+    (root / "a.xml").write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>\n{text}'.encode(encoding))
+    assert load_dataset(root).classes == (name,)
+    (root / "a.xml").write_bytes(text.encode(encoding) + b"\xff")
+    with pytest.raises(OnestageError, match="name its encoding in the first line"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize(("said", "flagged"), [("False", False), ("true", True), ("Unspecified", False), ("1.0", True)])
+def test_words_for_difficult(said: str, flagged: bool, tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg\na.xml")
+    trees.write(root / "a.xml", (root / "a.xml").read_text().replace("</name>", f"</name><difficult>{said}</difficult>"))
+    assert load_dataset(root).ignore.tolist() == [flagged]
 
 
 @pytest.mark.parametrize("folder", ["dev", "Validierung", "Prüfung"])

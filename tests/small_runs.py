@@ -9,11 +9,13 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,8 @@ def metrics(folder: Path) -> list[dict[str, float]]:
 
 def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:
     """Call ``function`` in another process; what it prints goes to ``log``. variables: of its environment."""
+    with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
+        forkserver.ensure_running()  # it takes sys.path from there; without it, every process would import everything
     threads = torch.get_num_threads()  # sums are split among the threads: the same number, the same bits
     process = _forked.Process(target=_begin, args=(function, arguments, log, variables, threads))
     process.start()

@@ -41,8 +41,16 @@ STEP = 32
 
 def export_onnx(plan: Plan, path: Path) -> None:
     """Write the detector to an ONNX file. Raise ConfigError if the packages for it are not installed."""
+    save_onnx(model_in_precision(plan), path)
+
+
+def model_in_precision(plan: Plan) -> onnx.ModelProto:
+    """The detector as an ONNX model in float32 or float16. What decodes its outputs, anchors included, is in float32 in both.
+
+    Raise ConfigError if the packages for it are not installed.
+    """
     model = onnx_model(plan)
-    save_onnx(in_half(model) if plan.contract.precision == "fp16" else model, path)
+    return in_half(model) if plan.contract.precision == "fp16" else model
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onestage.deploy.onnx import onnx_model, save_onnx
+from onestage.deploy.onnx import model_in_precision, save_onnx
 from onestage.deploy.plan import Plan
 from onestage.errors import ConfigError
 
@@ -21,14 +21,14 @@ def export_openvino(plan: Plan, path: Path) -> None:
     except ImportError as error:
         fix = "pip install 'onestage[openvino]'"
         raise ConfigError("to write OpenVINO files, more packages are needed", got=error, fix=fix) from error
-    save_openvino(onnx_model(plan), path, half=plan.contract.precision == "fp16")
+    save_openvino(model_in_precision(plan), path)
 
 
-def save_openvino(model: onnx.ModelProto, path: Path, *, half: bool = False) -> None:
-    """Write an ONNX model as an OpenVINO file. half: with its weights and anchors in float16."""
+def save_openvino(model: onnx.ModelProto, path: Path) -> None:
+    """Write an ONNX model as an OpenVINO file. All its numbers keep their types."""
     import openvino
 
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         draft = Path(folder) / "model.onnx"
         save_onnx(model, draft)
-        openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=half)
+        openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=False)

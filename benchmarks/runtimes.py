@@ -68,7 +68,7 @@ def open_engine(engine: Engine, model: onestage.Detector, folder: Path) -> Predi
     if engine.runtime == "torch":
         if engine.precision != "fp32":
             raise LookupError("torch runs in fp32 alone")
-        return Predictor.of(model)
+        return Predictor.folded(model)
     to = FORMAT_OF[engine.runtime]
     if to not in FORMATS:
         raise LookupError(f"onestage exports no {to} files")

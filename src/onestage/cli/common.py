@@ -49,12 +49,14 @@ def find_predictor(
     pictures: Callable[[], Sequence[Tensor]] = tuple,
     total: int | None = None,
     score: float | None = None,
+    fold: bool = False,
 ) -> Predictor:
     """As ``find_model``, for what only predicts: an exported file too, run by the ``runtime``.
 
     trusted: whether a file may be opened that could run code. pictures: gives some, (3, H, W) uint8 each, by which "auto"
     chooses; total: how many there are to do. A choice is said in a line. score: the least to report; below the threshold of a
-    detector, torch alone finds anything. Raise ConfigError for a device that the runtime does not use.
+    detector, torch alone finds anything. fold: let torch run a folded copy. Raise ConfigError for a device that the
+    runtime does not use.
     """
     if is_exported(name) and Path(name).is_file():
         if device not in (None, "cpu"):
@@ -64,7 +66,7 @@ def find_predictor(
     detector = find_model(name, device=device)
     below = score is not None and score < detector.config.postprocess.score_threshold
     if runtime in (None, "torch") or (runtime == "auto" and below):
-        return Predictor.of(detector)
+        return Predictor.folded(detector) if fold else Predictor.of(detector)
     from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
 
     if runtime != AUTO:

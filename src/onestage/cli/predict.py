@@ -118,6 +118,7 @@ def _predict(
         pictures=partial(first_pictures, files, TRIED_WITH, **limits),
         total=len(files),
         score=detection.score,
+        fold=True,
     )
     _warn_below(predictor, detection.score)
     labels = tuple(labels_of(detection.classes, predictor.classes))

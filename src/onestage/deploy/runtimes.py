@@ -135,23 +135,23 @@ def choose(
 
     pictures: gives some, (3, H, W) uint8 each, to measure and compare with; without any, they are drawn. total: how many
     pictures there are to do; None is very many. Only a runtime that finds what torch finds is chosen. If a trial would take
-    longer than it could save, torch is.
+    longer than it could save, torch is, as ``Predictor.folded`` runs it.
     """
     rivals = [name for name, runtime in RUNTIMES.items() if runtime.installed and runtime.suits(detector)]
     if detector.device.type != "cpu" or not rivals:
         reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
-        return Predictor.of(detector), Choice(TORCH, {}, reason)
+        return Predictor.folded(detector), Choice(TORCH, {}, reason)
     cached = Cached.of(detector)
     try:
         choice = _choice(cached, pictures, rivals, total)
     except WriteError as error:  # there is no place for a cache
-        return Predictor.of(detector), Choice(TORCH, {}, error.what)
+        return Predictor.folded(detector), Choice(TORCH, {}, error.what)
     if choice.runtime == TORCH:
-        return Predictor.of(detector), choice
+        return Predictor.folded(detector), choice
     try:
         return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures() or None), choice
     except OnestageError as error:
-        return Predictor.of(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
+        return Predictor.folded(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
 
 
 def _choice(cached: Cached, pictures: Callable[[], Sequence[Tensor]], rivals: Sequence[str], total: int | None) -> Choice:
@@ -178,7 +178,7 @@ def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], 
     """The choice, and whether it was found by trying all runtimes. They run one after another, never two at once: the threads
     of one would take time from another. pictures: (3, H, W).
     """
-    source = Predictor.of(cached.detector)
+    source = Predictor.folded(cached.detector)
     seconds = {TORCH: _seconds(source, pictures)}
     missing = {RUNTIMES[name].to for name in rivals if not cached.has(RUNTIMES[name].to)}
     cost = EXPORT_SECONDS * len(missing) + seconds[TORCH] * len(pictures) * PASSES * len(rivals)

@@ -10,19 +10,12 @@ once, when it opens the file.
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx.experimental.symbolic_shapes import optimization_hint  # torch.export has no public name for it yet
 
 from onestage.model.detector import mirror
-from onestage.model.layers.winograd import Conv3x3, Transforms, transforms
-
-LEAST_CHANNELS, LEAST_FILTERS = 128, 128 * 256
-"""The fewest input and output channels, and the fewest filters (C * O), with which both runtimes are faster."""
-LEAST_PIXELS = 300
-"""The smallest map on which they are: on smaller ones the 36 points of a filter cost more than they save."""
+from onestage.model.layers.winograd import STORED_PIXELS, Transforms, is_wide, transforms
 
 
 class GraphConv3x3(nn.Module):
@@ -38,7 +31,7 @@ class GraphConv3x3(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
         height, width = images.shape[2:]
-        if optimization_hint(height * width) < LEAST_PIXELS:  # of a free size, that of the example
+        if optimization_hint(height * width) < STORED_PIXELS:  # of a free size, that of the example
             plain: Tensor = self.conv(images)
             return plain
         weight, bias = self.conv.weight, self.conv.bias
@@ -61,16 +54,6 @@ def by_winograd(network: nn.Module) -> nn.Module:
     copy = mirror(network)
     for part in list(copy.modules()):
         for name, child in part.named_children():
-            if _suits(child):
+            if is_wide(child):
                 setattr(part, name, GraphConv3x3(child))
     return copy
-
-
-def _suits(part: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether it is a plain 3x3 convolution with enough channels."""
-    if not isinstance(part, nn.Conv2d) or type(part) not in (nn.Conv2d, Conv3x3):
-        return False
-    usual = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
-    least, most = sorted((part.in_channels, part.out_channels))
-    wide = least >= LEAST_CHANNELS and least * most >= LEAST_FILTERS
-    return wide and part.padding_mode == "zeros" and all(getattr(part, name) == value for name, value in usual.items())

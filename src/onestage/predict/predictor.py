@@ -88,6 +88,15 @@ class Predictor:
         """The predictor that runs a detector with torch, as it is now: make another one after its mode or config changed."""
         return cls(TorchEngine(detector), detector.decoder)
 
+    @classmethod
+    def folded(cls, detector: Detector) -> Self:
+        """As ``of``, for many pictures and weights that stay: torch runs a copy of the network, with batch norms folded into
+        convolutions and filters transformed once. It is faster, needs more memory, and changes scores by about 1e-5.
+        """
+        from onestage.predict.folded import folded  # timm takes a while to import
+
+        return cls.of(folded(detector))
+
     @property
     def config(self) -> DetectorConfig:
         """The config of the detector that the engine runs."""

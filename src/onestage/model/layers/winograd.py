@@ -8,14 +8,15 @@ Input tiles and filters are transformed to 36 points, where a convolution is a p
 channels, and the sums are transformed back to 16 pixels. The libraries of GPUs do this; oneDNN, which computes torch's
 convolutions on a CPU, does not. Rounding errors are about 1e-5 of the largest value, ten times those of a plain convolution.
 
-No layer stores transformed filters, because weights may change at any time, in training and by hand.
+No layer stores transformed filters, because weights may change at any time, in training and by hand. Exported files and copies
+of a network that only predict do, and for them more layers are faster.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +31,10 @@ _LEAST_CHANNELS = 128
 """The fewest input channels for which it is faster: with fewer, moving the tiles costs more than it saves."""
 _LEAST_CHANNELS_LEARNING = 64
 """The same if the weights learn: oneDNN computes their gradient slowly if channels lie last in memory."""
+STORED_CHANNELS, STORED_FILTERS = 128, 128 * 256
+"""The fewest input and output channels, and the fewest filters (C * O), for which transformed filters are stored."""
+STORED_PIXELS = 300
+"""The smallest map for which stored filters are faster than a plain convolution."""
 
 
 class Conv3x3(nn.Conv2d):
@@ -99,10 +104,19 @@ def _faster(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(B, C, H, W), (O, C, 3, 3) and (O,) -> (B, O, H, W), channels last in memory. Padding 1, stride 1."""
+    return convolve_by(images, transformed(weight), bias)
+
+
+def transformed(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3) -> the filters at the 36 points, (36, C, O)."""
     outputs, inputs = weight.shape[:2]
+    return (transforms().filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)).view(36, outputs, inputs).mT
+
+
+def convolve_by(images: Tensor, filters: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, C, H, W), transformed filters (36, C, O) and (O,) -> (B, O, H, W), channels last in memory."""
+    inputs, outputs = filters.shape[1:]
     to = transforms()
-    filters = to.filter @ weight.permute(2, 3, 0, 1).reshape(9, -1)
-    filters = filters.view(36, outputs, inputs).mT
     tiles = _input_tiles(images)
     result = torch.empty_like(images[:, :1].expand(-1, outputs, -1, -1), memory_format=torch.channels_last)
     for image, rows in _strips(tiles, max(inputs, outputs)):
@@ -113,6 +127,16 @@ def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
         part = result.permute(0, 2, 3, 1)[image, 4 * rows.start : 4 * rows.stop]
         torch.add(strip[: len(part), : images.shape[3]], 0.0 if bias is None else bias, out=part)
     return result
+
+
+def is_wide(part: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether it is a plain 3x3 convolution with enough channels for stored filters."""
+    if not isinstance(part, nn.Conv2d) or type(part) not in (nn.Conv2d, Conv3x3):
+        return False
+    usual = {"kernel_size": (3, 3), "stride": (1, 1), "padding": (1, 1), "dilation": (1, 1), "groups": 1}
+    least, most = sorted((part.in_channels, part.out_channels))
+    wide = least >= STORED_CHANNELS and least * most >= STORED_FILTERS
+    return wide and part.padding_mode == "zeros" and all(getattr(part, name) == value for name, value in usual.items())
 
 
 def weight_gradient(images: Tensor, gradient: Tensor) -> Tensor:

@@ -1,0 +1,136 @@
+"""A copy of a detector that only predicts, and does once what the detector does again for every picture.
+
+Shape letters: B images, C input and O output channels, H and W of a map.
+
+A batch norm in evaluation mode multiplies each channel by a number and adds one: the convolution before it can do that. The
+filters of wide 3x3 convolutions are transformed for Winograd's algorithm and stored. Both change outputs by rounding, and
+neither follows weights that change. So training, its validation and ``Detector.predict`` compute as the network is written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from timm.layers.norm_act import BatchNormAct2d
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+from onestage.model.detector import Detector, mirror
+from onestage.model.layers.same_padding import SameConv2d
+from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
+
+CONVOLUTIONS = (nn.Conv2d, Conv3x3, SameConv2d)
+"""Types that hand their weight to one convolution as it is, and give its result as it is."""
+NORMS = (nn.BatchNorm2d, BatchNormAct2d)
+"""Types of batch norm. The second one has an activation behind it."""
+
+
+def folded(detector: Detector) -> Detector:
+    """The copy, with the weights as they are now. It predicts: do not train or save it.
+
+    On a GPU, in another type than float32, or if a part has hooks or another forward than its class, nothing in it is folded.
+    """
+    copied: dict[int, Tensor] = {}  # a tensor that several modules share stays one
+    copy = mirror(detector, lambda tensor: copied.setdefault(id(tensor), tensor.detach().clone()))
+    assert isinstance(copy, Detector)
+    usual = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in copy.parameters())
+    if usual and not any(_is_changed(part) for part in copy.modules()):
+        for conv, norm in _pairs(copy):
+            _fold(copy, conv, norm)
+        for part in list(copy.modules()):
+            for name, child in part.named_children():
+                if is_wide(child):
+                    setattr(part, name, StoredConv3x3(child).eval())
+    return copy
+
+
+class StoredConv3x3(nn.Module):
+    """A wide 3x3 convolution by Winograd's algorithm. Its filters are transformed at the first map that is large enough."""
+
+    def __init__(self, conv: nn.Conv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        self.filters: Tensor | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, O, H, W)."""
+        if images.device.type != "cpu" or images.shape[2:].numel() < STORED_PIXELS:
+            plain: Tensor = self.conv(images)
+            return plain
+        if self.filters is None:  # two threads may both do it: they store the same numbers
+            self.filters = transformed(self.conv.weight).contiguous()
+        return convolve_by(images, self.filters, self.conv.bias)
+
+
+def _is_changed(part: nn.Module) -> bool:
+    """Whether a module does something that its class does not say."""
+    return bool("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks)
+
+
+class _Call(NamedTuple):
+    """A call of one of torch's functions: the tensors that it took, and what it gave."""
+
+    function: Callable[..., object]
+    taken: Sequence[Tensor]
+    given: object
+
+
+class _Calls(TorchFunctionMode):
+    """Lists the calls of functions that give tensors. It keeps the tensors, so none has the ``id`` of an earlier one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[_Call] = []
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        given = func(*args, **(kwargs or {}))
+        if any(isinstance(leaf, Tensor) for leaf in tree_leaves(given)):
+            taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            self.seen.append(_Call(func, taken, given))
+        return given
+
+
+def _pairs(network: Detector) -> Iterator[tuple[str, str]]:
+    """The names of each convolution and of the batch norm that takes its output, if nothing else does and each runs once."""
+    made: dict[int, Tensor] = {}
+    shapes = mirror(network, lambda tensor: made.setdefault(id(tensor), tensor.detach().to("meta")))
+    names: dict[int, str] = {}  # a convolution by the id of its weight, a batch norm by that of its mean
+    for name, part in shapes.named_modules():
+        if type(part) in CONVOLUTIONS or type(part) in NORMS:
+            names[id(part.weight if type(part) in CONVOLUTIONS else part.running_mean)] = name
+    with torch.no_grad(), _Calls() as calls:
+        shapes(torch.empty(1, 3, *network.config.preprocess.largest, device="meta"))
+    uses = Counter(id(tensor) for call in calls.seen for tensor in call.taken)
+    convolved: dict[int, str] = {}
+    for function, taken, given in calls.seen:
+        if function is F.conv2d and uses[id(given)] == uses[id(taken[1])] == 1 and id(taken[1]) in names:
+            convolved[id(given)] = names[id(taken[1])]
+        elif function is F.batch_norm and uses[id(taken[1])] == 1 and id(taken[0]) in convolved and id(taken[1]) in names:
+            yield convolved[id(taken[0])], names[id(taken[1])]
+
+
+def _fold(network: nn.Module, convolution: str, norm: str) -> None:
+    """Put a batch norm into the convolution before it, by their names. Its activation stays."""
+    conv, old = network.get_submodule(convolution), network.get_submodule(norm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(old, nn.BatchNorm2d)
+    assert old.running_mean is not None and old.running_var is not None
+    scale = (old.running_var.double() + old.eps).rsqrt()
+    scale = scale if old.weight is None else scale * old.weight
+    bias = -old.running_mean * scale if conv.bias is None else (conv.bias - old.running_mean) * scale
+    bias = bias if old.bias is None else bias + old.bias
+    conv.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).float(), requires_grad=False)
+    conv.bias = nn.Parameter(bias.float(), requires_grad=False)
+    rest = nn.Sequential(old.drop, old.act) if isinstance(old, BatchNormAct2d) else nn.Identity()
+    parent, _, name = norm.rpartition(".")
+    setattr(network.get_submodule(parent), name, rest.eval())

@@ -1,0 +1,123 @@
+"""A folded copy finds what its detector finds, does less, and leaves the detector as it is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import onestage
+from onestage.model.layers.winograd import Conv3x3
+from onestage.predict import folded as folding
+from onestage.predict.folded import StoredConv3x3, folded
+from onestage.predict.predictor import Predictor
+from onestage.structures import HeadOutput
+
+CLASSES = ("ball", "cube")
+NORMS = {"tinyssd": 0, "ssdlite320_mobilenet_v3_large": 0, "efficientdet_d0": 30}
+"""Batch norms that are left. EfficientDet's heads share convolutions among levels, each with norms that differ."""
+
+
+def lively(name: str) -> onestage.Detector:
+    """A detector whose batch norms have something to do."""
+    torch.manual_seed(0)
+    model = onestage.build(onestage.recipe(name, CLASSES, size=(64, 64))).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor, low in ((part.running_mean, -0.5), (part.running_var, 0.5), (part.weight, 0.5), (part.bias, -0.5)):
+                tensor.data.uniform_(low, low + 1)
+    return model
+
+
+def outputs(model: onestage.Detector, images: torch.Tensor) -> HeadOutput:
+    with torch.inference_mode():
+        return model(images)
+
+
+def norms_of(model: nn.Module) -> int:
+    return sum(isinstance(part, nn.BatchNorm2d) for part in model.modules())
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_a_folded_copy_computes_the_same(name):
+    model = lively(name)
+    before, state = norms_of(model), copy.deepcopy(model.state_dict())
+    copied = folded(model)
+    images = torch.randn(2, 3, 64, 64)
+    expected, found = outputs(model, images), outputs(copied, images)
+    assert before > norms_of(copied) == NORMS[name]
+    for part, other in zip(expected[:2], found[:2], strict=True):
+        assert (part - other).abs().max() <= 1e-4 * part.abs().max()
+    assert norms_of(model) == before
+    assert all(tensor.equal(state[key]) for key, tensor in model.state_dict().items())
+
+
+def test_later_weights_do_not_reach_the_copy():
+    model = lively("tinyssd")
+    images = torch.randn(1, 3, 64, 64)
+    predictor = Predictor.folded(model)
+    expected = outputs(predictor.engine.detector, images)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(7)
+    assert outputs(predictor.engine.detector, images).logits.equal(expected.logits)
+
+
+class Network(nn.Module):
+    """Convolutions and norms in a way that a test says, in the place of a detector."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.conv, self.norm, self.other = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.config = onestage.recipe("tinyssd", CLASSES, size=(64, 64))
+        self.way = way
+
+    def forward(self, images):
+        return self.way(self, images)
+
+
+def seen_twice(net, images):
+    maps = net.conv(images)
+    return net.norm(maps) + maps
+
+
+def convolved_twice(net, images):
+    return net.norm(net.conv(images)) + net.other(net.conv(images.flip(3)))
+
+
+def normed_twice(net, images):
+    return net.norm(net.norm(net.conv(images)))
+
+
+def between(net, images):
+    return net.norm(net.conv(images).relu())
+
+
+def plain(net, images):
+    return net.norm(net.conv(images))
+
+
+@pytest.mark.parametrize("way", [seen_twice, convolved_twice, normed_twice, between, plain])
+def test_a_norm_is_folded_only_if_it_alone_takes_what_one_convolution_gives(way):
+    assert list(folding._pairs(Network(way).eval())) == ([("conv", "norm")] if way is plain else [])
+
+
+def test_hooks_and_replaced_forwards_are_left_alone():
+    for change in (
+        lambda part: part.register_forward_hook(lambda *_: None),
+        lambda part: setattr(part, "forward", part.forward),
+    ):
+        model = lively("tinyssd")
+        change(model.backbone)
+        assert norms_of(folded(model)) == norms_of(model)
+
+
+@pytest.mark.parametrize("conv", [Conv3x3(128, 256), nn.Conv2d(256, 128, 3, padding=1, bias=False)])
+@pytest.mark.parametrize("size", [(17, 19), (8, 8)])
+@torch.inference_mode()
+def test_filters_are_stored_for_large_maps(conv, size):
+    stored = StoredConv3x3(conv)
+    images = torch.randn(2, conv.in_channels, *size).contiguous(memory_format=torch.channels_last)
+    for _ in range(2):
+        assert (stored(images) - conv(images)).abs().max() <= 1e-4 * conv(images).abs().max()
+    assert (stored.filters is not None) == (size == (17, 19))

@@ -6,16 +6,19 @@ image. Pictures are RGB, boxes xyxy pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from threading import get_ident
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
@@ -31,6 +34,7 @@ from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets
 if TYPE_CHECKING:
     from onestage.images import Channels, Picture
 
+T = TypeVar("T")
 
 _KEPT_SIZES = 32
 """For how many input sizes the sizes of the maps are kept."""
@@ -296,7 +300,8 @@ def _bounded(where: str) -> Iterator[None]:
 
     hook = register_module_parameter_registration_hook(count)
     try:
-        yield
+        with ShapesAlone():
+            yield
     except RuntimeError as e:  # a single tensor that is larger than the memory
         raise ConfigError("the network cannot be built", where=where, got=str(e).splitlines()[0]) from e
     finally:
@@ -324,12 +329,34 @@ def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
     return tuple((m.shape[2], m.shape[3]) for m in maps)
 
 
+class ShapesAlone(TorchFunctionMode):
+    """Inside this block, tensors without numbers are not initialised, nor normalised where no gradient is wanted: neither
+    changes a shape. Tensors with numbers are treated as usual.
+
+    torch does both in Python on its meta device, which took most of the time of building and running a network there.
+    """
+
+    _FILL = frozenset({f for name, f in vars(nn.init).items() if name.endswith("_") and callable(f)})
+    _FILL |= {Tensor.normal_, Tensor.uniform_}
+
+    def __torch_function__(
+        self, func: Callable[..., T], types: Sequence[type], args: Sequence[T] = (), kwargs: Mapping[str, object] | None = None
+    ) -> T:
+        """What ``func`` of torch returns: here its first argument, if it only fills or normalises that."""
+        if func in self._FILL or (func is F.batch_norm and not torch.is_grad_enabled()):
+            first = args[0] if args else None
+            if isinstance(first, Tensor) and first.is_meta:
+                return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@lru_cache(maxsize=256)  # the recipes of a family ask for the same ones again and again
 def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
     """(height, width) of each map of the backbone for an input of that size; nothing is computed (torch's meta device).
 
     Raise ConfigError if the backbone cannot take such an input, or if its maps do not have the strides that it promises.
     """
-    with torch.device("meta"):
+    with ShapesAlone(), torch.device("meta"):
         features = backbone.build()
     return sizes_of(_checked_maps(features, size, where=backbone))
 
@@ -366,7 +393,8 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     made: dict[int, Tensor] = {}  # a tensor that several modules share stays one
     shapes = mirror(module, lambda tensor: made.setdefault(id(tensor), _without_numbers(tensor)))
     try:
-        maps: list[Tensor] = shapes(inputs)
+        with ShapesAlone():
+            maps: list[Tensor] = shapes(inputs)
     except (RuntimeError, AssertionError) as e:
         what = f"the network cannot take inputs of {size[0]}x{size[1]} pixels"
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__

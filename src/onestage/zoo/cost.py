@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from onestage.model.config import DetectorConfig
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, ShapesAlone
 from onestage.structures import HeadOutput
 
 
@@ -37,12 +37,7 @@ Value: TypeAlias = Tensor | Sequence[int] | float | None
 
 
 class _Counter(TorchDispatchMode):
-    """Adds up the multiply-adds of what runs inside, as torch's FlopCounterMode does, in a third of its time.
-
-    Batch norm is not counted and keeps the shape, so it is not run: on the meta device it would cost more than all the rest.
-    """
-
-    NORMS = (torch.ops.aten.native_batch_norm.default, torch.ops.aten._native_batch_norm_legit_no_training.default)
+    """Adds up the multiply-adds of what runs inside, as torch's FlopCounterMode does, in a third of its time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,10 +51,6 @@ class _Counter(TorchDispatchMode):
         kwargs: Mapping[str, Value] | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Run one operation, called ``func`` by torch, and count it."""
-        if func in self.NORMS:
-            maps, nothing = args[0], torch.empty(0, device="meta")
-            assert isinstance(maps, Tensor)
-            return torch.empty_like(maps), nothing, nothing
         output: Tensor | tuple[Tensor, ...] = func(*args, **(kwargs or {}))
         if (flops := flop_registry.get(func.overloadpacket)) is not None:
             self.multiply_adds += flops(*args, **(kwargs or {}), out_val=output) // 2
@@ -68,10 +59,10 @@ class _Counter(TorchDispatchMode):
 
 def cost_of(config: DetectorConfig) -> Cost:
     """The cost of a detector at the input size of its config; at the largest input where the size varies."""
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("meta"):
         detector = Detector(config).eval()
         image = torch.empty(1, 3, *config.preprocess.largest)
-    with torch.no_grad(), _Counter() as counter:
+    with torch.no_grad(), ShapesAlone(), _Counter() as counter:  # norms are not counted, so they need not run
         output: HeadOutput = detector(image)
     return Cost(
         parameters=sum(p.numel() for p in detector.parameters()),

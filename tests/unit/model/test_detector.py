@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import onestage
 from onestage.errors import ConfigError, DataError
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, ShapesAlone
 from onestage.structures import HeadOutput, ImageMeta, Targets
 from onestage.zoo.table import recipe
 
@@ -258,3 +259,17 @@ def test_a_picture_that_leaves_the_network_no_cells_is_told():
     model = Detector(recipe("ssd", ("cat",), size=(300, 300)).replace({"preprocess.mode": "shortest_edge"}))
     with pytest.raises(ConfigError, match=r"cannot take inputs of 96x320 pixels\n  where:    ssd"):
         model.predict(torch.zeros(3, 60, 200, dtype=torch.uint8))
+
+
+def test_where_shapes_count_alone_networks_with_numbers_are_as_ever():
+    def built():
+        torch.manual_seed(0)
+        layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        with torch.no_grad():
+            return layers(torch.full((2, 3, 5, 5), 7.0))
+
+    expected = built()
+    with ShapesAlone():
+        assert built().equal(expected)
+        with torch.device("meta"):
+            assert built().shape == expected.shape

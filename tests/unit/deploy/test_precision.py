@@ -169,8 +169,10 @@ def test_what_cannot_be_is_refused_before_the_work(model, labelled, tmp_path, ca
     config = ExportConfig(precision="int8")
     with pytest.raises(ConfigError, match="labelled pictures"):
         export(model, tmp_path / "m.onnx", config=config)
-    with pytest.raises(ConfigError, match="cannot be in fp16"):
-        export(model, tmp_path / "m.pt2", to="torch", config=ExportConfig(precision="fp16"))
+    for to, end in (("torch", "pt2"), ("ncnn", "ncnn.param"), ("litert", "tflite")):
+        for precision in ("fp16", "int8"):
+            with pytest.raises(ConfigError, match=f"cannot be in {precision}"):
+                export(model, tmp_path / f"m.{end}", to=to, config=ExportConfig(precision=precision))
     opened = open_data(labelled)
     first, second = divided(opened, opened.load("val").classes)
     with pytest.raises(ConfigError, match="always measured"):
@@ -235,6 +237,26 @@ def test_layers_go_back_to_float_until_the_drop_is_small_enough(model, whole, la
     Written(monkeypatch, [0] + [0.5] * 99)
     with pytest.raises(WeightsError, match="costs this detector too much"):
         int8.write_int8(whole, file, tmp_path / "r.onnx", save_onnx, data)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("to", "name"), [("onnx", "m.onnx"), ("openvino", "m.xml")])
+def test_a_file_that_loses_too_much_is_refused_and_leaves_nothing(to, name, model, labelled, tmp_path, monkeypatch):
+    """The drop itself decides, not its interval, which is wide here."""
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    opened = open_data(labelled)
+    first, second = divided(opened, opened.load("val").classes)
+    data, config = Int8Data(first.paths, second), ExportConfig(precision="int8")
+    Written(monkeypatch, [0] + [0.0051] * 99)
+    with pytest.raises(WeightsError, match=r"costs this detector too much(.|\n)*a drop of at most 0\.005"):
+        export(model, tmp_path / name, to=to, config=config, labelled=data)
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    wrote = Written(monkeypatch, [0, 0.0051, 0.0051, 0.0049])
+    made = export(model, tmp_path / name, to=to, config=config, labelled=data)
+    assert wrote.floats == [1, 2] and made.contract.quantised.in_float == 2
+    assert onestage.load(tmp_path / name).engine.contract.quantised == made.contract.quantised
 
 
 @pytest.mark.slow

@@ -120,6 +120,10 @@ class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
 
 
+class UnfitError(WeightsError):
+    """A detector cannot become an exported file of some format that finds the same. A second try would end in the same way."""
+
+
 class WriteError(DataError, OSError):
     """A file or folder cannot be written. Also an ``OSError``, as Python itself raises it."""
 

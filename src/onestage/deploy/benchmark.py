@@ -11,7 +11,8 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -114,6 +115,10 @@ def environment(device: torch.device) -> dict[str, str | int]:
     }
 
 
+@cache
 def processor() -> str:
-    """The processor's architecture and vector instructions: they decide its speed more than its name does."""
-    return f"{platform.machine()} CPU, {torch.backends.cpu.get_cpu_capability()}"
+    """The processor's name, as far as the system tells it, its architecture and its vector instructions."""
+    about = Path("/proc/cpuinfo")
+    lines = about.read_text(errors="replace").splitlines() if about.is_file() else []
+    name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return f"{name or 'CPU'}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

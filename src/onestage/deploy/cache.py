@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -32,7 +32,7 @@ from onestage.predict.predictor import Predictor
 PROGRAM = Path(__file__).parents[1]
 """The source files of this package."""
 MOST_BYTES = 4_000_000_000
-"""Of all files together. Those that were not used for the longest time go first."""
+"""Of all files and choices together. Those that were not used for the longest time go first."""
 DIGESTS = "sha256.json"
 """In each folder: the SHA-256 of each file there. It is written last, and its time is that of the last use."""
 
@@ -58,22 +58,22 @@ class Cached:
         """Whether there is a file of that format. It may be damaged."""
         return (self.place(to) / DIGESTS).is_file()
 
-    def open(self, to: str, runtime: str, *, pictures: Sequence[Tensor] | None = None) -> Predictor:
+    def open(self, to: str, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
         """The file of the format ``to``, run by the ``runtime``. It is exported and checked if it is not there, or is damaged.
         Any number of processes may ask for the same file at once.
 
-        pictures: (3, H, W) uint8 each, to check it with. Raise what ``export`` raises; WriteError if the cache cannot be
-        written.
+        pictures: gives some, (3, H, W) uint8 each, to check a new file with; without any, they are drawn. Raise what ``export``
+        raises; WriteError if the cache cannot be written.
         """
         folder = self.place(to)
         path = folder / f"model{FORMATS[to].suffix}"
         with contextlib.suppress(WeightsError, OSError):  # there is none, or it is damaged, or just being deleted
             return _open(path, runtime)
         make_folder(folder.parent)
-        with writing(folder), FileLock(folder.with_name(f".{folder.name}.lock")):
+        with writing(folder), FileLock(folder.with_name(f".{folder.name[0]}.lock")):  # 16 at most: they stay
             with contextlib.suppress(WeightsError, OSError):  # another process made it while this one waited
                 return _open(path, runtime)
-            _make(self.detector, to, path, pictures)
+            _make(self.detector, to, path, pictures() or None)
             _limit(folder)
             return _open(path, runtime)
 
@@ -126,14 +126,16 @@ def _make(detector: Detector, to: str, path: Path, pictures: Sequence[Tensor] | 
 def _limit(kept: Path) -> None:
     """Delete the files that were not used for the longest time, as long as all together are too large."""
     total = 0
-    for _, folder, size in sorted(_entries(kept.parent), reverse=True):
+    for _, entry, size in sorted(_entries(kept.parent), reverse=True):
         total += size
-        if total > MOST_BYTES and folder != kept:
-            shutil.rmtree(folder, ignore_errors=True)
+        if total > MOST_BYTES and entry != kept:
+            with contextlib.suppress(OSError):  # another process may do the same
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _entries(root: Path) -> Iterator[tuple[float, Path, int]]:
-    """The time of the last use, the folder, and the bytes of each file in the cache."""
-    for digests in root.glob(f"*/{DIGESTS}"):
+    """The time of the last use, the path, and the bytes of each folder of a file, and of each choice, in the cache."""
+    for used in (*root.glob(f"*/{DIGESTS}"), *root.glob("*.json")):
+        entry = used.parent if used.name == DIGESTS else used
         with contextlib.suppress(OSError):  # another process may delete it
-            yield digests.stat().st_mtime, digests.parent, sum(path.stat().st_size for path in digests.parent.iterdir())
+            yield used.stat().st_mtime, entry, sum(path.stat().st_size for path in (entry, *entry.glob("*")))

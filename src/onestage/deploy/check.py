@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.synthetic import SyntheticConfig, generate
-from onestage.errors import WeightsError
+from onestage.errors import UnfitError, WeightsError
 from onestage.model.detector import Detector
 from onestage.predict.predictor import Predictor
 from onestage.structures import Detections
@@ -92,7 +92,7 @@ def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], to
     """Run both on pictures (3, H, W) uint8, one, two and five at once. Where the file takes any size, pictures of several sizes
     give inputs of several sizes.
 
-    Raise WeightsError if they find different objects, or if there is nothing to compare.
+    Raise UnfitError if they find different objects, WeightsError if there is nothing to compare.
     """
     reference, total = Predictor.of(source), Agreement()
     post = source.config.postprocess
@@ -106,13 +106,13 @@ def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], to
             break
     if not total.compared:
         what = "the file could not be checked: the detector finds nothing in these pictures"
-        fix = "check it with pictures that show its objects: --data FOLDER; or --no-check"
-        raise WeightsError(what, where=source.config.name, expected="pictures in which it finds objects", fix=fix)
+        expected, fix = "pictures in which it finds objects", "onestage export MODEL --data FOLDER, or --no-check"
+        raise WeightsError(what, where=source.config.name, expected=expected, fix=fix)
     if not total.within(tolerance):
         what = "the exported file finds other objects than its source"
         got_text = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"
         limit = f"{tolerance.paired:.1%} with an IoU of {tolerance.iou} and a score within {tolerance.score}"
-        raise WeightsError(what, where=source.config.name, got=got_text, expected=limit)
+        raise UnfitError(what, where=source.config.name, got=got_text, expected=limit)
     return total
 
 

@@ -28,7 +28,7 @@ from onestage.deploy.openvino import export_openvino, save_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.vectors import vectors_place, write_vectors
-from onestage.errors import ConfigError, OnestageError, WeightsError, known_keywords, nearest
+from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, known_keywords, nearest
 from onestage.files import given_path, temporary_folder, writing
 from onestage.images import decode_image
 from onestage.model.detector import Detector
@@ -200,7 +200,9 @@ def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data
 
 @contextlib.contextmanager
 def _exporting(plan: Plan, to: str) -> Iterator[None]:
-    """What the exporters of torch and others raise becomes a WeightsError that names detector and format."""
+    """What the exporters of torch and others raise becomes a WeightsError that names detector and format. It is an UnfitError,
+    unless memory ran out.
+    """
     try:
         yield
     except (OnestageError, OSError, KeyboardInterrupt):
@@ -208,7 +210,8 @@ def _exporting(plan: Plan, to: str) -> Iterator[None]:
     except Exception as error:
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"
-        raise WeightsError(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
+        kind = WeightsError if isinstance(error, MemoryError) else UnfitError
+        raise kind(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
 
 
 def _written(

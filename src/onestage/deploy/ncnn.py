@@ -12,7 +12,7 @@ import torch
 from onestage.deploy.onnx import captured, example_inputs, quietly
 from onestage.deploy.plan import ExportConfig, Plan
 from onestage.deploy.survivors import suppress_by_operator
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, UnfitError, WeightsError
 from onestage.files import write_file
 from onestage.predict.engines.ncnn import check_graph, describe
 
@@ -43,7 +43,8 @@ def export_ncnn(plan: Plan, path: Path) -> None:
         graph, weights = traced.with_suffix(".ncnn.param"), traced.with_suffix(".ncnn.bin")
         if done.returncode or not (graph.is_file() and weights.is_file()):
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise WeightsError("pnnx cannot convert this detector", got=f"status {done.returncode}: {last}")
+            kind = UnfitError if done.returncode >= 0 else WeightsError  # below 0 a signal ended it
+            raise kind("pnnx cannot convert this detector", got=f"status {done.returncode}: {last}")
         parts = {".param": graph.read_bytes(), ".bin": weights.read_bytes()}
     check_graph(parts[".param"].decode(), where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
     for end, data in parts.items():

@@ -22,10 +22,11 @@ from onestage.predict.contract import MOST_AT_ONCE, Contract, Precision
 from onestage.structures import Size
 
 MAKERS = (
-    *("onestage", "torch", "onnx", "onnxscript", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"),
+    *("onestage", "torch", "torchvision", "timm", "numpy"),
+    *("onnx", "onnxscript", "onnx-ir", "onnxruntime", "openvino", "nncf", "ncnn", "pnnx"),
     *("litert-torch", "litert-converter", "ai-edge-litert"),
 )
-"""The packages on whose versions a file depends."""
+"""The packages on whose versions a file depends: they hold parts of the network, convert it, or run it."""
 
 
 @dataclass(frozen=True)
@@ -135,10 +136,10 @@ def check_weights(detector: Detector) -> None:
 
 
 def fingerprint(detector: Detector) -> str:
-    """A SHA-256 of the config and of every tensor. Equal detectors have equal ones."""
+    """A SHA-256 of the config and of every tensor: its name, type, shape and numbers. Only equal detectors have equal ones."""
     digest = hashlib.sha256(detector.config.to_json().encode())
     for name, tensor in sorted(detector.state_dict().items()):
-        digest.update(name.encode())
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 

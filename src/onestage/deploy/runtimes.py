@@ -6,7 +6,9 @@ Shape letters: H and W of a picture.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from torch import Tensor
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
-from onestage.errors import ConfigError, OnestageError, WriteError, nearest
+from onestage.errors import ConfigError, OnestageError, UnfitError, WriteError, nearest
 from onestage.files import Json, make_folder, temporary_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
@@ -85,9 +87,9 @@ class Choice:
         return self.milliseconds.get(TORCH, 0.0) - self.milliseconds.get(self.runtime, 0.0)
 
 
-def run_by(detector: Detector, runtime: str, *, pictures: Sequence[Tensor] | None = None) -> Predictor:
+def run_by(detector: Detector, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
     """The predictor that runs a detector with the runtime of that name. All but torch run an exported file, which is kept in a
-    cache; see ``Cached``. pictures: (3, H, W) uint8 each, to check a new file with.
+    cache; see ``Cached``. pictures: gives some, (3, H, W) uint8 each, to check a new file with.
 
     Raise ConfigError if there is no such runtime, if it is not installed, or if the detector is on a GPU.
     """
@@ -141,7 +143,7 @@ def choose(
     if detector.device.type != "cpu" or not rivals:
         reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
         return Predictor.folded(detector), Choice(TORCH, {}, reason)
-    cached = Cached.of(detector)
+    cached, pictures = Cached.of(detector), functools.cache(pictures)
     try:
         choice = _choice(cached, pictures, rivals, total)
     except WriteError as error:  # there is no place for a cache
@@ -149,7 +151,7 @@ def choose(
     if choice.runtime == TORCH:
         return Predictor.folded(detector), choice
     try:
-        return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures() or None), choice
+        return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures), choice
     except OnestageError as error:
         return Predictor.folded(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
 
@@ -161,8 +163,8 @@ def _choice(cached: Cached, pictures: Callable[[], Sequence[Tensor]], rivals: Se
     if choice is None:
         if total is not None and total < LEAST_PICTURES:
             return Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
-        choice, complete = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
-        if complete:
+        choice, lasting = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
+        if lasting:
             _keep(choice, place)
     elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
         return Choice(TORCH, choice.milliseconds, f"so few pictures do not repay a file for {choice.runtime}")
@@ -175,10 +177,13 @@ def _opening(cached: Cached, runtime: str) -> float:
 
 
 def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], total: int | None) -> tuple[Choice, bool]:
-    """The choice, and whether it was found by trying all runtimes. They run one after another, never two at once: the threads
-    of one would take time from another. pictures: (3, H, W).
+    """The choice, and whether another measurement would come to the same: all runtimes were tried, and what kept one from being
+    measured is the detector, not a full disk or these pictures. They run one after another, never two at once: the threads of
+    one would take time from another. pictures: (3, H, W).
     """
     source = Predictor.folded(cached.detector)
+    if not any(map(len, source.detect(pictures))):
+        return Choice(TORCH, {}, "the detector finds nothing in these pictures, so runtimes cannot be compared"), False
     seconds = {TORCH: _seconds(source, pictures)}
     missing = {RUNTIMES[name].to for name in rivals if not cached.has(RUNTIMES[name].to)}
     cost = EXPORT_SECONDS * len(missing) + seconds[TORCH] * len(pictures) * PASSES * len(rivals)
@@ -188,7 +193,7 @@ def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], 
     failed: dict[str, OnestageError] = {}
     for name in rivals:
         try:
-            file = cached.open(RUNTIMES[name].to, name, pictures=pictures)
+            file = cached.open(RUNTIMES[name].to, name, pictures=lambda: pictures)
             check_file(cached.detector, file, pictures, TOLERANCE)
         except OnestageError as error:
             failed[name] = error
@@ -198,7 +203,8 @@ def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], 
     best = min(seconds, key=lambda name: seconds[name])
     if seconds[best] > GAIN * seconds[TORCH]:
         best = TORCH
-    return Choice(best, _milliseconds(seconds), _reason(best, seconds, failed)), True
+    lasting = all(isinstance(error, UnfitError | ConfigError) for error in failed.values())
+    return Choice(best, _milliseconds(seconds), _reason(best, seconds, failed)), lasting
 
 
 def _reason(best: str, seconds: dict[str, float], failed: dict[str, OnestageError]) -> str:
@@ -236,6 +242,8 @@ def _recall(place: Path) -> Choice | None:
         plain = json.loads(place.read_text(encoding="utf-8"))
         runtime, times = str(plain["runtime"]), {str(name): float(value) for name, value in plain["milliseconds"].items()}
         known = runtime in times and TORCH in times and times.keys() <= {TORCH, *RUNTIMES}
+        with contextlib.suppress(OSError):  # a cache that is only read serves too
+            os.utime(place)  # the time of its last use
         return Choice(runtime, times, str(plain["reason"])) if known else None
     except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return None

@@ -66,7 +66,7 @@ def error(network, other, inputs):
 def test_the_halves_are_the_whole(whole, parts):
     again = parts.joined(parts.network)
     onnx.checker.check_model(again, full_check=True)
-    assert [node.name for node in again.graph.node] != [] and len(again.graph.node) == len(whole.graph.node)
+    assert sorted(node.op_type for node in again.graph.node) == sorted(node.op_type for node in whole.graph.node)
     assert not {"Conv", "MatMul"} & {node.op_type for node in parts.tail}
     assert {"NonMaxSuppression", "TopK"} <= {node.op_type for node in parts.tail}
     image = {"images": np.full((2, 3, 96, 128), 99, np.uint8)}

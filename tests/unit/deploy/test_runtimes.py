@@ -1,9 +1,13 @@
 """Which runtime runs a detector: by name, from the cache, or chosen by a measurement."""
 
 import json
+import re
 import shutil
+import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
 import pytest
@@ -12,11 +16,12 @@ from PIL import Image
 
 import onestage
 from onestage.cli.main import main
-from onestage.deploy import cache, runtimes
+from onestage.deploy import cache, plan, runtimes
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.cache import DIGESTS, Cached
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
+from onestage.deploy.plan import MAKERS, fingerprint
 from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
 from onestage.errors import ConfigError, WeightsError, WriteError
 from onestage.model.output.postprocess import RawDetections
@@ -107,8 +112,27 @@ def test_another_model_or_package_is_another_file(exported, home, monkeypatch):
     place = Cached.of(model).place("onnx")
     changed = onestage.build(model.config).eval()
     assert place == Cached.of(model).place("onnx") != Cached.of(changed).place("onnx")
-    monkeypatch.setattr(cache, "versions", lambda: {"onestage": "99"})
-    assert Cached.of(model).place("onnx") != place
+    cached, places = Cached.of(model), {place}
+    for package in MAKERS:
+        monkeypatch.setattr(plan, "version", lambda name, changed=package: "99" if name == changed else "1")
+        places.add(cached.place("onnx"))
+    assert len(places) == 1 + len(MAKERS)
+
+
+def test_every_package_is_one_that_files_depend_on_or_not():
+    """A new requirement must be put on one of the two lists."""
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]
+    extras = [entry for name, entries in project["optional-dependencies"].items() if name != "dev" for entry in entries]
+    needed = {re.match(r"[\w-]+", entry)[0] for entry in [*project["dependencies"], *extras]}
+    read_and_show = {"pillow", "safetensors", "pyyaml", "tflite", "defusedxml", "rich", "matplotlib", "jinja2"}
+    assert needed - {*MAKERS} == read_and_show | {"tyro", "filelock", "huggingface-hub", "faster-coco-eval"}
+
+
+def test_only_equal_detectors_have_equal_fingerprints(exported):
+    tensors = [torch.zeros(4), torch.zeros(2, 2), torch.zeros(4, dtype=torch.int32), torch.zeros(8).half(), torch.ones(4)]
+    states = [{"a": tensor} for tensor in tensors] + [{"b": tensors[0]}, {"a": torch.zeros(2), "b": torch.zeros(2)}]
+    found = {fingerprint(SimpleNamespace(config=exported[0].config, state_dict=state.copy)) for state in states}
+    assert len(found) == len(states)
 
 
 def test_another_state_of_this_program_makes_another_file(exported, tmp_path, monkeypatch):
@@ -123,12 +147,15 @@ def test_another_state_of_this_program_makes_another_file(exported, tmp_path, mo
 
 
 def test_the_cache_has_a_limit(exported, home, monkeypatch):
-    Cached.of(exported[0]).open("onnx", "onnxruntime")
+    cached = Cached.of(exported[0])
+    cached.open("onnx", "onnxruntime")
+    choice = cached.place("a choice").with_suffix(".json")
+    choice.write_text("{}")
     monkeypatch.setattr(cache, "MOST_BYTES", 1)
     monkeypatch.setattr(cache, "versions", lambda: {"onestage": "99"})
-    later = Cached.of(exported[0])
-    later.open("onnx", "onnxruntime")
-    assert [path.parent for path in later.place().parent.glob(f"*/{DIGESTS}")] == [later.place("onnx")]
+    cached.open("onnx", "onnxruntime")
+    rest = {path.name for path in choice.parent.iterdir()} - {f".{digit:x}.lock" for digit in range(16)}
+    assert rest == {cached.place("onnx").name}
 
 
 def test_mistakes(exported, tmp_path, monkeypatch):
@@ -195,6 +222,68 @@ def test_the_fastest_that_finds_the_same_is_chosen_once(exported, home, monkeypa
     assert choose(model)[1] == choice and len(measured) == 6
 
 
+@pytest.mark.parametrize(
+    ("error", "comes_again"),
+    [
+        (OSError(28, "No space left on device"), False),
+        (MemoryError(), False),
+        (WeightsError("the runtime cannot run this file"), False),
+        (RuntimeError("no such operator"), True),
+        (ConfigError("no such size"), True),
+    ],
+)
+def test_only_a_failure_that_comes_again_is_remembered(exported, home, monkeypatch, error, comes_again):
+    def broken(plan, path):
+        raise error
+
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"onnxruntime": RUNTIMES["onnxruntime"]})
+    monkeypatch.setattr(runtimes, "_seconds", lambda *_: 1.0)
+    for module in ("export", "runtimes"):
+        monkeypatch.setattr(f"onestage.deploy.{module}.check_file", lambda *_: Agreement(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=broken))
+        assert choose(exported[0])[1].runtime == "torch"
+    assert ("onnxruntime" in choose(exported[0])[1].milliseconds) != comes_again
+
+
+def test_pictures_without_objects_decide_nothing(exported, home, monkeypatch):
+    config = exported[0].config
+    model = onestage.build(config.replace({"postprocess.score_threshold": 0.9})).eval()
+    model.load_state_dict(exported[0].state_dict())
+    stand_in(model, {"torch": 45, "a": 17}, monkeypatch)
+    monkeypatch.setattr(runtimes, "check_file", lambda *_: None)
+    _, choice = choose(model, lambda: [torch.zeros(3, 60, 80, dtype=torch.uint8)])
+    assert choice.runtime == "torch" and "finds nothing" in choice.reason
+    assert choose(model, lambda: PICTURE)[1].runtime == "a"
+
+
+def test_a_choice_is_for_a_processor_and_a_number_of_threads(exported, home, monkeypatch):
+    measured = stand_in(exported[0], {"torch": 45, "a": 17}, monkeypatch)
+    for count, (module, what) in enumerate([(runtimes, "no change"), (cache, "processor"), (runtimes, "threads")], start=1):
+        monkeypatch.setattr(module, what, lambda what=what: what, raising=False)
+        assert [choose(exported[0])[1].runtime for _ in range(2)] == ["a", "a"] and len(measured) == 2 * count
+
+
+def test_pictures_are_read_once_and_only_for_a_new_file(exported, home, monkeypatch):
+    monkeypatch.setattr(runtimes, "RUNTIMES", {"onnxruntime": RUNTIMES["onnxruntime"]})
+    monkeypatch.setattr(
+        runtimes, "_seconds", lambda predictor, pictures: 0.5 if isinstance(predictor.engine, FileEngine) else 1.0
+    )
+    read = []
+
+    def some():
+        read.append(1)
+        return PICTURE
+
+    for _ in range(2):
+        choose(exported[0], some)
+        run_by(exported[0], "onnxruntime", pictures=some)
+        assert read == [1]
+    shutil.rmtree(Cached.of(exported[0]).place("onnx"))
+    choose(exported[0], some)
+    assert read == [1, 1]
+
+
 def test_a_file_of_one_size_is_no_substitute_for_any_size(exported, home, monkeypatch):
     model = onestage.build(onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"}))
     monkeypatch.setattr(runtimes, "RUNTIMES", {"a": Runtime("ncnn", (), any_size=False)})
@@ -255,10 +344,13 @@ def test_a_broken_export_is_no_obstacle(exported, home, monkeypatch):
     assert isinstance(predictor.engine, TorchEngine) and choice.runtime == "torch" and "onnxruntime: no" in choice.reason
 
 
-@pytest.mark.parametrize(("value", "count"), [("3", 3), ("2,1", 2), ("0", None), ("x", None), ("", None)])
-def test_runtimes_use_the_threads_that_are_asked_for(monkeypatch, value, count):
-    monkeypatch.setenv("OMP_NUM_THREADS", value)
-    assert threads() == count if count else threads() >= 1
+def test_runtimes_use_as_many_threads_as_torch():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        assert threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -5,7 +5,6 @@ Shape letters: B images, A anchors, C logits per anchor, N candidates, D detecti
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -106,11 +105,8 @@ class FileEngine:
 
 
 def threads() -> int:
-    """How many threads a runtime uses: OMP_NUM_THREADS, as torch does, or else the processors that this process may use."""
-    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    if first.isdecimal() and 0 < len(first) < 6 and int(first):
-        return int(first)
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many threads a runtime uses: as many as torch."""
+    return torch.get_num_threads()
 
 
 def check_inputs(path: Path, contract: Contract, inputs: Mapping[str, str], outputs: Collection[str]) -> None:

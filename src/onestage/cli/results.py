@@ -53,9 +53,13 @@ def results_folder(folder: Path, names: Collection[str]) -> None:
 
 
 def check_replaceable(file: Path | None, beginning: re.Pattern[bytes]) -> None:
-    """Raise ConfigError if there is a file of that name with another beginning, or no folder for it. None is no file."""
+    """Raise ConfigError if there is a file of that name with another beginning, or a folder, or no folder for it. None is no
+    file.
+    """
     if file is not None and not file.parent.is_dir():
         raise ConfigError("no such folder to write into", where=file, fix="create it, or name another file")
+    if file is not None and file.is_dir():
+        raise ConfigError("this is a folder", where=file, expected="the name of a file", fix=f"such as {file / 'results.json'}")
     if file is not None and file.is_file() and not _begins(file, beginning):
         what, fix = "this file is in the way, and onestage did not write it", "choose another name, or move it away"
         raise ConfigError(what, where=file, fix=fix)

@@ -183,11 +183,14 @@ def never_taught(train: Dataset, val: Dataset) -> list[str]:
     )
 
 
+LEAVE_OUT = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
+"""What to do about problems of a data set, where that is still to be chosen."""
+
+
 def complain(root: Path, problems: Sequence[Problem]) -> DataError:
     """The one error for all problems of a data set. It lists the first ten and counts the rest."""
     what = f"{counted(len(problems), 'problem')} in this data set"
-    fix = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
-    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=fix)
+    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=LEAVE_OUT)
 
 
 def contradiction(path: str, found: Size, stated: Size) -> DataError:

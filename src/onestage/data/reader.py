@@ -297,6 +297,9 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
             "export them as COCO, Pascal VOC or YOLO, or convert them",
         )
         return DataError(what, where=path, got=tree.short(file), expected=", ".join(wanted), fix=fix)
+    if tree.chosen is not None:
+        what, fix = "this is no annotation file of a data set", f"name the folder of the data set: {surroundings(path)}"
+        return DataError(what, where=path, expected="a folder, or one .json, .csv or .yaml file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
     return DataError("no labelled pictures were recognised here", where=path, expected=known, fix=fix)

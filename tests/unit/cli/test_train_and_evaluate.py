@@ -10,6 +10,7 @@ from onestage import create, load
 from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
+from onestage.data.dataset import Problem, complain
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.loop import TrainResult
@@ -116,6 +117,24 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
     for _ in range(2):
         assert main(["train", str(shapes), "--model", "tinyssd"]) == 130
     assert [out.as_posix() for out in outs] == ["runs/tinyssd-1", "runs/tinyssd-2"]
+
+
+def test_a_data_set_that_lost_a_picture_cannot_be_skipped_by_a_run_that_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
+        raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")])
+
+    monkeypatch.setattr("onestage.training.loop.resume", resume)
+    assert main(["train", "--resume", "runs/x"]) == 2
+    said = capsys.readouterr().err
+    assert "a.txt" in said and "put the data set back" in said and "DATA --on-bad skip --weights runs/x/last" in said
+
+
+@pytest.mark.parametrize("verb", [["data", "check", "data"], ["benchmark", "tinyssd"]])
+def test_a_folder_is_no_file_for_results(verb: list[str], tmp_path: Path, capsys: Captured) -> None:
+    assert main([*verb, "--json", str(tmp_path)]) == 2
+    assert "this is a folder" in capsys.readouterr().err
 
 
 def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

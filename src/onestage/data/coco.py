@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from onestage import boxes as box_ops
+from onestage.data.dataset import Problem
 from onestage.data.files import Sources, head, one_per_split, pieces, read_text
 from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import is_number, listed, quoted, stated_size, whole_number
+from onestage.data.text import is_number, listed, no_scores, quoted, stated_size, whole_number
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 from onestage.files import Json
@@ -240,6 +241,8 @@ def _read_annotations(
     name = table.name(file)
     keys: dict[Id, int] = {str(category): category for category in categories}  # ids that are written as text
     seen: set[Id] = set()
+    if any(_field(entry, "score") is not None for entry in entries):
+        table.notes.append(Problem(name, no_scores(["score"])))
     for number, entry in enumerate(entries):
         stored_id = _id(_field(entry, "id"))
         where = f"{name}: annotations[{number}] (id {_shown(stored_id)})"

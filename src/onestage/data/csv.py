@@ -38,13 +38,16 @@ from onestage.data.csv_header import (
 )
 from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
-from onestage.data.files import SPLITS, Sources, head, one_per_split, read_text, split_above, split_name
+from onestage.data.files import SPLIT_OF_WORD, SPLITS, Sources, head, one_per_split, read_text, split_above, split_name
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
-from onestage.data.text import decimal, flag, is_number, lines_of, listed, quoted, whole
+from onestage.data.text import decimal, flag, is_number, lines_of, listed, no_scores, quoted, whole
 from onestage.data.tree import Tree
 from onestage.errors import DataError
+
+MOST_WORDS = 20
+"""A column with more different words divides nothing into splits."""
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
 
@@ -201,7 +204,7 @@ def _read_rows(file: Path, split: str | None) -> Content:
     text = read_text(file)
     dialect = dialect_of(text, file)
     content = Content([], {}, _notes(dialect))
-    stated: dict[int, set[str]] = {column: set() for column in dialect.among(SPLIT_COLUMNS | HELD_OUT_COLUMNS)}
+    stated: dict[int, set[str]] = {column: set() for column in dialect.unread}
     for line, row in _rows(text, dialect):
         try:
             if isinstance(row, DataError):
@@ -211,18 +214,18 @@ def _read_rows(file: Path, split: str | None) -> Content:
             content.errors[line] = error
         else:
             for column, words in stated.items():
-                words.add("".join(row[column : column + 1]).strip())
+                if len(words) <= MOST_WORDS:
+                    words.add("".join(row[column : column + 1]).strip())
     _check_splits(file, split, stated, dialect)
     return content
 
 
 def _notes(dialect: Dialect) -> list[str]:
     """What to know of the columns that are not read."""
-    read = {*dialect.columns, *(dialect.size or ()), *dialect.ignore, *dialect.crowd}
-    rest = [name.strip() for column, name in enumerate(dialect.names) if column not in read and name.strip()]
+    rest = [name for column in dialect.unread if (name := dialect.names[column].strip())]
     notes = [f"columns that are not read: {listed(rest, 30)}"] if rest else []
     if scores := [dialect.names[column].strip() for column in dialect.among(SCORE_COLUMNS)]:
-        notes.append(f"labels have no score: every row is an object, whatever it has in {listed(scores)}")
+        notes.append(no_scores(scores))
     return notes
 
 
@@ -246,11 +249,10 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
 def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> None:
     """Raise DataError if a column names several splits, one for some rows only, or another one than that of the file.
 
-    stated: the words in each column that may do so.
+    stated: the words in each column that is not read.
     """
-    in_two = dialect.among(HELD_OUT_COLUMNS)
     for column, words in stated.items():
-        named = _yes_and_no(words) if column in in_two else _splits_in(words)
+        named = _splits_in(words, dialect.plain_names[column])
         got = f"{dialect.names[column].strip()}: {listed(sorted(word or 'nothing' for word in words))}"
         if len(named) > 1:
             what = "a column of this file divides it into splits, and only files divide a CSV data set"
@@ -261,16 +263,25 @@ def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]],
             raise DataError(what, where=file, got=got, fix="rename the file or its folder, or remove the column")
 
 
-def _splits_in(words: set[str]) -> set[str]:
-    """The splits that the words name, and "" for no word. None if all rows lack a word, or if some word is no split."""
+def _splits_in(words: set[str], column: str) -> set[str]:
+    """The splits that the words of a column name, "" for no word, or yes and no. None if all rows lack a word, or if some word
+    is no split. column: its name, written as in ``ROLES``; if it says nothing of splits, two or more must stand there alone.
+    """
+    if words <= {""} or len(words) > MOST_WORDS:
+        return set()
+    if column in HELD_OUT_COLUMNS:
+        return _yes_and_no(words)
+    if column not in SPLIT_COLUMNS:
+        found = {SPLIT_OF_WORD.get(word.lower(), "") for word in words}
+        return set() if "" in found or len(found) == 1 else found
     named = {split_name(word) if word else "" for word in words}
-    return set() if None in named or named <= {""} else {name for name in named if name is not None}
+    return {name for name in named if name is not None} if None not in named else set()
 
 
 def _yes_and_no(words: set[str]) -> set[str]:
-    """Which of yes and no the words say. None if all rows lack a word, or if some word says neither."""
+    """Which of yes and no the words say. None if some word says neither."""
     try:
-        return set() if words <= {""} else {"yes" if flag(word) else "no" for word in words}
+        return {"yes" if flag(word) else "no" for word in words}
     except ValueError:
         return set()
 

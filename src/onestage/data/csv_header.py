@@ -51,6 +51,15 @@ SCORE_COLUMNS = frozenset("score scores confidence conf probability".split())  #
 MORE_CORNERS = frozenset("x3 y3 x4 y4".split())  # noqa: SIM905
 """Names of columns that no upright box has: x1, y1, x2, y2 are then two of four corners."""
 
+CORNERS = ("x1", "y1", "x2", "y2")
+OTHER_BOXES = frozenset("bbox box boundingbox x y w h width height cx cy xcenter ycenter centerx centery".split())  # noqa: SIM905
+"""The roles of the corners, and names of columns that state a box in another way."""
+
+_AS_CORNERS = (
+    "write the corners of each box into columns xmin, ymin, xmax and ymax: for one that is left, top, width and height,"
+    " xmax is left + width and ymax is top + height"
+)
+
 HEADER = 65_536
 """Characters that the first line of a file may have."""
 
@@ -80,9 +89,20 @@ class Dialect(NamedTuple):
         """Whether a header leads."""
         return bool(self.names)
 
+    @property
+    def plain_names(self) -> list[str]:
+        """The names of all columns, written as in ``ROLES``."""
+        return _plain(self.names)
+
+    @property
+    def unread(self) -> tuple[int, ...]:
+        """The columns that say nothing of an object here."""
+        read = {*self.columns, *(self.size or ()), *self.ignore, *self.crowd}
+        return tuple(column for column in range(len(self.names)) if column not in read)
+
     def among(self, known: Container[str]) -> tuple[int, ...]:
         """The columns with one of these names, written as in ``ROLES``."""
-        return tuple(column for column, name in enumerate(_plain(self.names)) if name in known)
+        return tuple(column for column, name in enumerate(self.plain_names) if name in known)
 
 
 def dialect_of(text: str, file: Path) -> Dialect:
@@ -103,30 +123,45 @@ def dialect_of(text: str, file: Path) -> Dialect:
 
 
 def _not_understood(file: Path, line: str, separators: str) -> DataError:
-    """The error for a file whose first line is no header with each role once, or has more corners. It names the roles without
-    a column.
+    """The error for a file whose first line is no header with each role once, or has more corners. It has no remedy if the line
+    has little of a header.
     """
     rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
     row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
+    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
+    what, got, fix = "the columns of this CSV file are not understood", listed((cell.strip() for cell in row), 12), None
     if MORE_CORNERS & {*_plain(row)}:
-        what, got = "this CSV file states more than two corners of each object", listed((cell.strip() for cell in row), 12)
-        return DataError(
-            what,
-            where=file,
-            got=got,
-            expected="two corners, those of an upright box",
-            fix="write the smallest upright box around all corners, as xmin, ymin, xmax and ymax",
-        )
+        what, expected = "this CSV file states more than two corners of each object", "two corners, those of an upright box"
+        fix = "write the smallest upright box around all corners, as xmin, ymin, xmax and ymax"
+    elif any(Path(cell.strip()).suffix.lower() in PICTURE_SUFFIXES for cell in row):
+        what += ": it has no header"
+        fix = "write the names of the columns into the first line, such as filename,xmin,ymin,xmax,ymax,label"
+    elif told := _wrong_roles(row):
+        what, fix = f"{what}: {told[0]}", told[1]
+    else:
+        got = shortened(line)
+    return DataError(what, where=file, got=got, expected=expected, fix=fix)
+
+
+def _wrong_roles(row: Sequence[str]) -> tuple[str, str] | None:
+    """Which roles have no column of a header, or else several, and what to do about it. None if only one role has a column,
+    unless it is the picture and boxes are stated in another way than by corners.
+    """
     found = dict(zip(ROLES, _columns_of(row), strict=True))
     missing = [role for role, columns in found.items() if not columns]
     wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
-    expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    what, got, fix = "the columns of this CSV file are not understood", shortened(line), None
-    if wrong and len(missing) < len(ROLES) - 1:
-        what += f": {'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
-        got = listed((cell.strip() for cell in row), 12)
-        fix = "; ".join(f"call the column of {_TITLES[role]} {ROLES[role].split()[0]}, and no other one" for role in wrong)
-    return DataError(what, where=file, got=got, expected=expected, fix=fix)
+    other = bool({*missing} & {*CORNERS} and OTHER_BOXES & {*_plain(row)} and found["image"])
+    if not wrong or (len(missing) >= len(ROLES) - 1 and not other):
+        return None
+    told = f"{'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
+    return told, _right_columns(wrong, other=other)
+
+
+def _right_columns(roles: Sequence[str], *, other: bool) -> str:
+    """What to do about columns that are missing, or of which there are several. other: the boxes are not stated by corners."""
+    named = [role for role in roles if not other or role not in CORNERS]
+    texts = [f"call one column {ROLES[role].split()[0]}, that of {_TITLES[role]}" for role in named]
+    return "; ".join([*texts, *([_AS_CORNERS] if other else [])])
 
 
 def _told_by(line: str, number: int, separators: str) -> Dialect | None:

@@ -46,6 +46,11 @@ def listed(names: Iterable[str], most: int = 10) -> str:
     return ", ".join([*(shortened(name, 40) for name in names[:most]), *["..."] * (len(names) > most)])
 
 
+def no_scores(names: Iterable[str]) -> str:
+    """What to know of labels that come with scores, in fields of these names."""
+    return f"labels have no score: whatever {listed(names)} says, every one is an object"
+
+
 def unquoted(text: str) -> str:
     """The text without blanks around it and without the quotes that enclose it."""
     bare = text.strip()

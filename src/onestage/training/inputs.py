@@ -59,8 +59,10 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
     lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
     others = [str(problem) for problem in (*opened.absent, *opened.passed_over)]
+    both = {*parts[0].paths} & {*parts[1].paths} if parts[1].split == "val" else set()
+    seen = [f"{counted(len(both), 'picture')} in both train and val, so AP tells nothing of other pictures"] if both else []
     empty = [f"no object was read in {opened.path}, so there is nothing to learn"] if parts[0].is_empty else []
-    return [*notes, *lost, *others, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
+    return [*notes, *lost, *others, *seen, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
 
 
 def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:

@@ -1,5 +1,6 @@
 """CSV: columns, units, bad rows and layouts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -266,6 +267,7 @@ def test_splits_in_a_column_are_an_error(column: str, words: tuple[str, ...], tm
         ("split", ("", "val"), "got:      split: nothing, val"),
         ("is_valid", ("True", "False"), "got:      is_valid: False, True"),
         ("is_test", ("0", "1"), "divides it into splits"),
+        ("partition", ("train", "val"), "got:      partition: train, val"),
         ("set", ("val", "val"), "names another split than the file or its folder, which is train"),
     ],
 )
@@ -277,6 +279,37 @@ def test_a_column_that_divides_a_file_or_contradicts_its_name(
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(root, on_bad="skip")
     assert caught.value.fix and "train.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize("words", [("train", "car"), ("train", ""), ("train", "train"), ("train 1", "val 2")])
+def test_other_columns_with_such_a_word_divide_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    assert len(load_dataset(trees.csv(tmp_path, f"vehicle,{HEADER}{rows}")).boxes) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "fix"),
+    [
+        ("filename,label,x,y,w,h\na.png,cat,2,3,28,17", "none for xmin and ymin and xmax", "xmax is left [+] width"),
+        (
+            "filename,label,xmin,ymin,width,height\na.png,cat,2,3,28,17",
+            "none for xmax and ymax",
+            "^write the corners of each box",
+        ),
+        (
+            'image_id,width,height,bbox\na,60,40,"[2, 3, 28, 17]"',
+            "none for the class and xmin",
+            "^call one column label.*; write the cor",
+        ),
+        ("a.png,2,3,30,20\n", "it has no header", "filename,xmin,ymin,xmax,ymax,label$"),
+        ("cat,a.png,2,3,30,20\n", "it has no header", "filename,xmin,ymin,xmax,ymax,label$"),
+        ("id,filename,label,xmin,ymin,xmax,ymax,name\n", "several for the class", "^call one column label, that of the class$"),
+    ],
+)
+def test_usual_columns_that_are_not_read_have_a_remedy(text: str, message: str, fix: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(trees.csv(tmp_path, text))
+    assert re.search(fix, str(caught.value.fix))
 
 
 @pytest.mark.parametrize("column", ["difficult", "ignore", "iscrowd", "IsGroupOf"])
@@ -295,7 +328,7 @@ def test_columns_that_are_not_read_are_named_once(tmp_path: Path) -> None:
     root = trees.csv(tmp_path, f"{header}\n" + "a.png,x,cat,0.1,2,30,3,20,0,1,7,2,0.5\n" * 2)
     said = [
         "label.csv: columns that are not read: Source, Confidence, IsDepiction, fold, weight",
-        "label.csv: labels have no score: every row is an object, whatever it has in Confidence",
+        "label.csv: labels have no score: whatever Confidence says, every one is an object",
     ]
     assert [str(note) for note in load_dataset(root).notes] == said
     assert [str(note) for note in check_dataset(root, fast=True).notes if note.where == "label.csv"] == said

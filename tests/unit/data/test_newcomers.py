@@ -207,6 +207,22 @@ def test_a_folder_that_is_no_split_is_passed_over_aloud(folder: str, tree: str, 
         read_data(root, TrainConfig())
 
 
+def test_pictures_that_train_and_measure_are_no_secret_of_data_check(tmp_path: Path) -> None:
+    root = build(tmp_path, YOLO + f"data.yaml    train: train/images; val: train/images; {NAMES}")
+    assert any("several splits" in problem.what for problem in check_dataset(root, fast=True).problems)
+    with pytest.warns(UserWarning, match="1 picture in both train and val, so AP tells nothing of other pictures"):
+        read_data(root, TrainConfig())
+
+
+def test_scores_of_coco_are_no_secret(tmp_path: Path) -> None:
+    root = build(tmp_path, "all.json    a.jpg\na.jpg")
+    assert not load_dataset(root).notes
+    (root / "all.json").write_text((root / "all.json").read_text().replace('"bbox"', '"score": 0.1, "bbox"'))
+    assert [note.what for note in load_dataset(root).notes] == [
+        "labels have no score: whatever score says, every one is an object"
+    ]
+
+
 def test_no_validation_pictures_are_a_note(tmp_path: Path) -> None:
     root = build(tmp_path, "a.jpg\na.xml\nb.jpg\nb.xml")
     assert NO_VALIDATION in [note.what for note in check_dataset(root, fast=True).notes]

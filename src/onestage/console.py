@@ -6,11 +6,13 @@ encoding lacks.
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from threading import get_ident
 from types import TracebackType
 from typing import TextIO, TypeAlias, cast
 
@@ -112,6 +114,39 @@ def outlets() -> Iterator[Outlet]:
         yield out
         out.flush()
         error.flush()
+
+
+class _Others:
+    """Standard output without what one thread prints; with all of it once ``thread`` is None."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.thread: int | None = get_ident()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write the text, unless it is dropped. Return its length."""
+        return len(text) if self.thread == get_ident() else self.stream.write(text)
+
+    def isatty(self) -> bool:
+        """Whether it is a terminal. To the thread that is not heard it is none, so that rich begins no live part."""
+        return self.thread != get_ident() and self.stream.isatty()
+
+
+@contextmanager
+def without_prints() -> Iterator[None]:
+    """Drop what this thread prints to standard output inside the block: some libraries print with no way to stop them."""
+    usual = sys.stdout
+    others = _Others(usual or io.StringIO())  # under pythonw there is none
+    sys.stdout = cast(TextIO, others)
+    try:
+        yield
+    finally:
+        others.thread = None  # another thread may have it, or may put it back later
+        if sys.stdout is cast(TextIO, others):
+            sys.stdout = usual
 
 
 def _open_closed() -> None:

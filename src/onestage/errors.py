@@ -7,16 +7,18 @@ of this program, never for a user's input.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
 from numbers import Integral, Real
 from pathlib import Path
-from threading import RLock
+from threading import get_ident
 from typing import Self, TypeVar, cast
 from unicodedata import category
 
@@ -32,9 +34,6 @@ STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode's categories of characters that can steer a terminal, reverse a text or hide in it: all but JOINERS among them."""
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """They stand inside ordinary words of Persian and Hindi, and inside emoji."""
-
-WARNING_FILTERS = RLock()
-"""Take it around ``warnings.catch_warnings``: two threads that set the process's filters back would mix them up."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -193,6 +192,36 @@ def warn_outside(notes: Iterable[str]) -> None:
         frame, depth = frame.f_back, depth + 1
     for note in notes:
         warnings.warn(note, stacklevel=depth)
+
+
+class _Pattern:
+    """The pattern of a warning filter. It fits only what one thread warns of, and nothing once ``thread`` is None."""
+
+    def __init__(self, message: str) -> None:
+        self.thread: int | None = get_ident()
+        self._message = re.compile(message)
+
+    def match(self, text: str) -> bool:
+        """Whether the filter is for a warning of this text."""
+        return self.thread == get_ident() and self._message.match(text) is not None
+
+
+@contextmanager
+def without_warnings(message: str = "") -> Iterator[None]:
+    """Drop the warnings of this thread inside the block. message: a regular expression that their beginnings fit.
+
+    ``warnings.catch_warnings`` would drop those of all threads, and two threads that set the filters of the process back would
+    mix them up.
+    """
+    pattern, filters = _Pattern(message), cast(list[object], warnings.filters)
+    entry = ("ignore", pattern, Warning, None, 0)
+    filters.insert(0, entry)
+    try:
+        yield
+    finally:
+        pattern.thread = None  # a copy of the filters that another thread puts back may hold it
+        with suppress(ValueError):
+            cast(list[object], warnings.filters).remove(entry)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

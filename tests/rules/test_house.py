@@ -15,7 +15,7 @@ CEILINGS = {
     "files entered from a picture to boxes": 16,
     "files entered from a picture to a training step": 14,
     "files entered from a foreign file to a detector": 18,
-    "changes of room from a foreign file to a detector": 7,
+    "changes of room from a foreign file to a detector": 8,
 }
 """As far as the three ways have come. One of the goals is out of reach; architecture.md says why."""
 

@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unicodedata import category
 
@@ -18,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onestage import console
-from onestage.console import Outlet, Terminal, outlets, show_traceback, words
+from onestage.console import Outlet, Terminal, outlets, show_traceback, without_prints, words
 from onestage.errors import printable
 
 HOSTILE = "\x1b[31m\x1b]0;owned\x07\x9b2J\u202eback\r\b\x7f[red]\\ :warning: \ud800"
@@ -139,3 +140,22 @@ def test_all_text_goes_through_the_terminal():
             if isinstance(node, ast.ImportFrom) and node.module == "rich.markup":
                 found.append(f"{path.relative_to(source)}:{node.lineno} rich.markup, in place of console.words")
     assert found == []
+
+
+def test_one_thread_is_silent_and_the_others_are_heard(capsys):
+    usual = sys.stdout
+    with ThreadPoolExecutor(1) as pool, without_prints():
+        print("dropped")
+        assert not sys.stdout.isatty()
+        pool.submit(print, "heard").result()
+        kept = sys.stdout
+    assert sys.stdout is usual
+    kept.write("later")  # another thread may have it still
+    assert capsys.readouterr().out == "heard\nlater"
+
+
+def test_what_took_the_place_of_standard_output_meanwhile_stays(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with without_prints():
+        sys.stdout = other = io.StringIO()
+    assert sys.stdout is other

@@ -14,7 +14,6 @@ import pytest
 import onestage
 from onestage import errors
 from onestage.errors import (
-    WARNING_FILTERS,
     ConfigError,
     DataError,
     KeywordError,
@@ -28,6 +27,7 @@ from onestage.errors import (
     require,
     three_nearest,
     warn_outside,
+    without_warnings,
 )
 
 
@@ -249,12 +249,26 @@ def test_threads_that_drop_warnings_leave_the_filters_as_they_were():
     def drop(_: int) -> None:
         met.wait()
         for _ in range(50):
-            with WARNING_FILTERS, warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with without_warnings():
+                warnings.warn("dropped", stacklevel=1)
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(drop, range(8)))
     assert warnings.filters == before
+
+
+def test_a_thread_drops_no_warnings_but_those_it_was_told_to_drop():
+    """The filters that another block puts back may still hold ours: it must be dead by then."""
+    with pytest.warns(UserWarning) as told:
+        with without_warnings("old"):
+            warnings.warn("old pickle", stacklevel=1)
+            warnings.warn("heard", stacklevel=1)
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(warnings.warn, "old, but of another thread").result()
+            kept = list(warnings.filters)
+        warnings.filters[:] = kept
+        warnings.warn("old, but later", stacklevel=1)
+    assert [str(one.message) for one in told] == ["heard", "old, but of another thread", "old, but later"]
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,8 @@ Shape letters: B images, h and w of the input.
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
-import warnings
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,12 +17,13 @@ from torch import Tensor
 from torch.export import Dim, ExportedProgram
 from torch.fx import GraphModule
 
+from onestage.console import without_prints
 from onestage.deploy.graph import Graph, Suppress
 from onestage.deploy.halves import in_half
 from onestage.deploy.plan import Plan
 from onestage.deploy.survivors import suppress_by_operator, survivors_in_onnx
 from onestage.deploy.winograd import by_winograd
-from onestage.errors import WARNING_FILTERS, ConfigError
+from onestage.errors import ConfigError, without_warnings
 from onestage.files import write_file
 from onestage.predict.contract import KEY, LARGEST, OUTPUTS, Contract
 
@@ -37,6 +37,8 @@ SMALLEST = 64
 """The least side of the input, in pixels, for which a file of any size is made."""
 STEP = 32
 """A free side of the input is a multiple of so many pixels."""
+_ONE_AT_A_TIME = threading.RLock()
+"""Two exporters that set the levels of the process's loggers back would mix them up."""
 
 
 def export_onnx(plan: Plan, path: Path) -> None:
@@ -147,10 +149,9 @@ def example_inputs(contract: Contract) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Hold back what torch and onnxscript print about their work."""
+    """Hold back what exporters print about their work. Other threads print and warn as before; one that exports waits."""
     names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir", "torch.fx", "torch.utils")
-    with WARNING_FILTERS, warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with _ONE_AT_A_TIME, without_warnings(), without_prints():
         loggers = [logging.getLogger(name) for name in names]
         levels = [logger.level for logger in loggers]
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation
 
-from onestage.errors import WARNING_FILTERS, printable
+from onestage.errors import printable, without_warnings
 from onestage.files import write_file
 from onestage.metrics.coco import RECALLS, CocoMetrics
 
@@ -177,7 +176,6 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG. Raise WriteError if the file cannot be written."""
     drawn = io.BytesIO()  # Pillow, which encodes it, does not notice when a file on a full disk takes only a part of its bytes
-    with WARNING_FILTERS, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a script that the font lacks shows as boxes
+    with without_warnings("Glyph .* missing"):  # a script that the font lacks shows as boxes
         figure.savefig(drawn, format="png")
     write_file(path, drawn.getvalue())

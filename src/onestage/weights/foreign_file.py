@@ -9,7 +9,6 @@ import contextlib
 import io
 import pickletools
 import threading
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import IO, NamedTuple
 import torch
 from torch import Tensor
 
-from onestage.errors import WARNING_FILTERS, WeightsError
+from onestage.errors import WeightsError, without_warnings
 from onestage.model.limits import PICKLE as PICKLE_SIZE
 from onestage.weights.safetensors_file import DAMAGED
 from onestage.weights.tensor_file import PICKLE, SAFETENSORS, TORCH_ZIP, OpenFile, check_finite
@@ -195,8 +194,8 @@ def _load_pickled(file: OpenFile) -> object:
     """
     file.stream.seek(0)
     try:
-        with _LISTED, torch.serialization.safe_globals(PLAIN), WARNING_FILTERS, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns about old pickles and TorchScript; only the result counts
+        # torch warns about old pickles and TorchScript; only the result counts
+        with _LISTED, torch.serialization.safe_globals(PLAIN), without_warnings():
             return torch.load(file.stream, weights_only=True, map_location="cpu")
     except Exception as error:  # torch's reader raises many types: RuntimeError, EOFError, KeyError, struct.error ...
         got, fix = _fault(file) or (f"contents that PyTorch cannot read ({type(error).__name__})", DAMAGED)

@@ -6,6 +6,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,6 +28,7 @@ from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, drawn_pictures
 from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
+from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, OnestageError, WeightsError
 from onestage.model.output.suppress import SoftNMS
@@ -263,6 +265,19 @@ def test_the_example_gives_a_file_what_this_package_gives_it(model, tmp_path, mo
     assert np.all(apart[:, :, below + 1 :] < 1e-4) and np.all(apart[:, :, :, right + 1 :] < 1e-4)
     if mode != "stretch":
         assert inputs["frames"].tolist() == [metas[0].frame.tolist()] * (batch or 1)
+
+
+def test_an_export_hides_nothing_of_other_threads(folder, tmp_path, capsys):
+    """It prints nothing, and a thread that draws a plot or reads an old pickle waits for no export."""
+    torch.save({"a": torch.zeros(1)}, tmp_path / "old.pth")
+    with ThreadPoolExecutor(1) as others, quietly(), pytest.warns(UserWarning, match="heard"):
+        print("dropped")
+        warnings.warn("dropped", stacklevel=1)
+        others.submit(print, "heard").result()
+        others.submit(warnings.warn, "heard").result()
+        with pytest.raises(WeightsError):
+            others.submit(onestage.load, tmp_path / "old.pth").result(timeout=20)
+    assert capsys.readouterr().out == "heard\n"
 
 
 def test_verbs_take_the_file(folder, tmp_path, capsys):

@@ -72,8 +72,8 @@ def change_when_read(monkeypatch) -> None:
     """Let every exported file become another one as soon as it was read: what is checked must be what the runtime gets."""
     read = exported.read_bytes
 
-    def once(path: Path) -> bytes:
-        data = read(path)
+    def once(path: Path, **limits: int) -> bytes:
+        data = read(path, **limits)
         path.write_bytes(b"another file")
         return data
 

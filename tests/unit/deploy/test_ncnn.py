@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,7 @@ from onestage.errors import ConfigError, WeightsError
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.model.preprocess import Preprocess
-from onestage.predict.engines.ncnn import check_graph, describe
+from onestage.predict.engines.ncnn import MOST_TEXT, check_graph, describe
 
 pytest.importorskip("ncnn", reason="pip install 'onestage[ncnn]'")
 pytest.importorskip("pnnx", reason="pip install 'onestage[ncnn]'")
@@ -127,6 +128,15 @@ def test_a_damaged_file_never_reaches_ncnn(folder, tmp_path, end, how, monkeypat
 
     monkeypatch.setattr(ncnn, "Net", lambda: pytest.fail("ncnn was called"))
     with pytest.raises(WeightsError, match=r"m\.ncnn\."):
+        onestage.load(tmp_path / "m.ncnn.param")
+
+
+@pytest.mark.parametrize("end", ["param", "json"])
+def test_a_text_without_end_is_not_parsed(folder, tmp_path, end):
+    for path in folder.glob("m.ncnn.*"):
+        shutil.copy(path, tmp_path)
+    os.truncate(tmp_path / f"m.ncnn.{end}", MOST_TEXT + 1)
+    with pytest.raises(WeightsError, match=rf"too large\n.*m\.ncnn\.{end}"):
         onestage.load(tmp_path / "m.ncnn.param")
 
 

@@ -73,6 +73,19 @@ def test_a_file_without_a_seal_is_taken_and_two_seals_are_never_put(kind, onnx_p
     assert path.stat().st_size < len(data) and onestage.load(path).classes == exported_files.CLASSES
 
 
+def test_a_seal_that_is_not_at_the_end_is_no_missing_seal(onnx_path, xml_path):
+    """git may change the ends of lines, editors the end of a file, and programs may add metadata."""
+    sealed, data = xml_path.read_bytes(), onnx_path.read_bytes()
+    for changed in (sealed.replace(b"\n", b"\r\n"), sealed + b"\n", sealed[:-1], sealed[:-20], b"\xef\xbb\xbf" + sealed):
+        xml_path.write_bytes(changed)
+        refused(xml_path, "damaged, or was changed")
+    model = onnx.load(onnx_path)
+    model.metadata_props.add(key="later", value="1")
+    for changed in (model.SerializeToString(), data + data[-1:], data[:-1]):
+        onnx_path.write_bytes(changed)
+        refused(onnx_path, "damaged, or was changed")
+
+
 def external_weights(model):
     tensor = model.graph.initializer[0]
     tensor.ClearField("raw_data")

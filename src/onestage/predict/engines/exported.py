@@ -129,8 +129,8 @@ def check_numbers(values: np.ndarray, name: str, path: Path) -> None:
         raise WeightsError(what, where=path, got=got, fix="export it again, from an earlier state of the detector")
 
 
-def read_bytes(path: Path) -> bytes:
-    """The bytes of a file that may be an exported one, or a part of one.
+def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
+    """The bytes of a file that may be an exported one, or a part of one. most: so many at most.
 
     What is checked and what a runtime gets are these bytes: the file may be another one a moment later. Raise WeightsError if
     it cannot be read, is no regular file, or is too large.
@@ -139,11 +139,11 @@ def read_bytes(path: Path) -> bytes:
         if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for a writer
             raise WeightsError("this is not a file", where=path, expected="an exported model", fix="check the path")
         with path.open("rb") as file:
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(most + 1)
     except OSError as error:
         raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
-    if len(data) > MOST_BYTES:
-        expected = f"at most {MOST_BYTES:,} bytes"
+    if len(data) > most:
+        expected = f"at most {most:,} bytes"
         raise WeightsError("this file is too large", where=path, expected=expected, fix="export a smaller detector")
     return data
 

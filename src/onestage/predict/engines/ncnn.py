@@ -38,6 +38,8 @@ IN, OUTS = "in0", ("out0", "out1")
 LONGEST_NAME = 255
 """Characters of a name in a .param file. ncnn reads no more."""
 FIX = "update ncnn and pnnx, or export to another format"
+MOST_TEXT = 2**24
+"""Bytes of a .json or .param file. Parsed, they would take several times as much memory."""
 SETTING = re.compile(r'-?[0-9]{1,5}=(?:[-+.,0-9e]+|"[-+*/(),.0-9a-z]+")')
 """A setting of a layer in a .param file: numbers, or a formula of sizes."""
 
@@ -53,7 +55,7 @@ def open_ncnn(path: Path) -> FileEngine:
         import ncnn
     except ImportError as error:
         raise ConfigError("ncnn is not installed", where=path, fix="pip install 'onestage[ncnn]'") from error
-    graph = read_bytes(path)
+    graph = read_bytes(path, most=MOST_TEXT)
     contract, files = _described(path)
     if contract.ending != "outputs" or contract.batch != 1 or contract.size is None or contract.pixels != "float32":
         what, expected = "this description is of no ncnn file", "one image of a fixed size, float32, without NMS"
@@ -108,7 +110,7 @@ def _described(path: Path) -> tuple[Contract, dict[str, Json]]:
     beside = path.with_suffix(".json")
     if not beside.exists():
         raise foreign(path)
-    described = read_bytes(beside)
+    described = read_bytes(beside, most=MOST_TEXT)
     try:
         written = described.decode()
         plain = json.loads(written)

@@ -13,6 +13,7 @@ restarts failed, with it none of 6 (torch 2.15, gloo).
 """
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -179,6 +180,8 @@ class Distributed:
 
     def close(self) -> None:
         """Leave the group. A process can join another group only afterwards."""
+        if self._alarm is not None:
+            self._alarm.close()
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
 
@@ -192,10 +195,10 @@ class Distributed:
 
 
 class _Alarm:
-    """A thread that warns when a block of code takes long. The code itself cannot: it may wait in C++."""
+    """A thread that warns when a block of code takes long. The code itself cannot: it may wait in C++. ``close`` ends it."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
+        self._changed, self._closed = threading.Condition(), False
         self._block: object | None = None  # what runs now
         self._note = ""
         threading.Thread(target=self._watch, daemon=True).start()
@@ -217,23 +220,34 @@ class _Alarm:
             self._block, self._note = block, note
             self._changed.notify()
 
+    def close(self) -> None:
+        """End the thread."""
+        self._closed = True
+        self._turn(None)
+
     def _watch(self) -> None:
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._block is not None)
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._block is not None or self._closed)
+                if self._closed:
+                    return
                 block, note = self._block, self._note
-                if not self._changed.wait_for(lambda: self._block is not block, SILENT):  # noqa: B023
-                    warn_outside([note])
+                ended = self._changed.wait_for(lambda: self._block is not block, SILENT)  # noqa: B023
+            if not ended:
+                warn_outside([note])  # not under the lock: standard error may block, and the work goes on
+                with self._changed:
                     self._changed.wait_for(lambda: self._block is not block)  # noqa: B023
 
 
-_BROKEN = ("gloo", "NCCL", "pair closure", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
-"""What errors of an exchange say. Those of gloo are plain RuntimeErrors."""
+_BROKEN = re.compile(
+    r"\[\S*gloo/\S+:\d+\]|\bNCCL (?:error|communicator)|\bpair closure\b|\bConnection (?:closed|reset) by peer\b", re.IGNORECASE
+)
+"""What errors of an exchange say. Those of gloo are plain RuntimeErrors, and begin with the place in its source files."""
 
 
 def _is_of_group(error: RuntimeError) -> bool:
     """Whether the exchange with the other processes has failed."""
-    return isinstance(error, dist.DistError) or any(words in str(error) for words in _BROKEN)
+    return isinstance(error, dist.DistError) or _BROKEN.search(str(error)) is not None
 
 
 def _lost(error: RuntimeError) -> LostError:
@@ -259,29 +273,45 @@ def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
     """Join the other processes of this training, if there are any.
 
     device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. timeout: seconds to
-    wait for another process, here and at every exchange. Raise ConfigError if the device cannot be used, or if the launcher's
-    variables are incomplete or ask for more GPUs than the machine has; LostError if another process does not come.
+    wait for another process, here and at every exchange. Raise ConfigError if the device cannot be used, if the launcher's
+    variables are incomplete or ask for more GPUs than the machine has, or if its port is taken; LostError if another process
+    does not come.
     """
-    wanted = choose_device(device)
     launch = Launch.from_environment()
     if launch.world == 1:
-        return Distributed(rank=0, world=1, local_rank=0, device=wanted)
+        return Distributed(rank=0, world=1, local_rank=0, device=choose_device(device))
+    wanted = choose_device(_of_rank(device, launch))
     on_gpu = wanted.type == "cuda"
-    if on_gpu and launch.local_rank >= torch.cuda.device_count():
-        raise ConfigError(
-            "more processes on this machine than it has GPUs",
-            got=f"LOCAL_RANK={launch.local_rank} with {torch.cuda.device_count()} GPUs",
-            fix="lower --nproc-per-node, or train on the CPU with device=cpu",
-        )
     if on_gpu:
-        wanted = torch.device("cuda", launch.local_rank)
         torch.cuda.set_device(wanted)
     # gloo beside nccl: objects and plain numbers are gathered without a copy to the GPU
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     except RuntimeError as error:
+        if "EADDRINUSE" in str(error):
+            what, fix = "another program has the port of this training", "torchrun --standalone, or another --master-port"
+            raise ConfigError(what, got=os.environ["MASTER_PORT"], fix=fix) from error
         raise _lost(error) from error
     return Distributed(launch.rank, launch.world, launch.local_rank, wanted, timeout, _Alarm())
+
+
+def _of_rank(name: str | None, launch: Launch) -> str:
+    """The name of the device of one of several processes, found before anything is put on a GPU: each takes memory of a GPU
+    as soon as it looks at it. Raise ConfigError if a single GPU is named, or if the machine has too few.
+    """
+    kind, _, number = (name or ("cuda" if torch.cuda.is_available() else "cpu")).partition(":")
+    if kind != "cuda":
+        return name or kind
+    if number:
+        what, expected = "several processes cannot share one GPU", "cuda: each process takes the GPU of its local rank"
+        raise ConfigError(what, got=name, expected=expected, fix="leave the device out, or choose GPUs: CUDA_VISIBLE_DEVICES")
+    if 0 < (count := torch.cuda.device_count()) <= launch.local_rank:
+        raise ConfigError(
+            "more processes on this machine than it has GPUs",
+            got=f"LOCAL_RANK={launch.local_rank} with {count} GPUs",
+            fix="lower --nproc-per-node, or train on the CPU with device=cpu",
+        )
+    return f"cuda:{launch.local_rank}"
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import torch
 
 from onestage import processes as distributed
 from onestage.errors import ConfigError, LostError
-from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, choose_device, init
+from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, _Alarm, choose_device, init
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +156,48 @@ def test_each_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None
     assert calls == [torch.device("cuda:1"), "cpu:gloo,cuda:nccl"]
 
 
+def test_no_process_touches_the_gpu_of_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    launched(monkeypatch, RANK="1", WORLD_SIZE="2", LOCAL_RANK="1")
+    touched: list[object] = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "empty", lambda *_, device: touched.append(device))
+    monkeypatch.setattr(torch.cuda, "set_device", touched.append)
+    monkeypatch.setattr(distributed.dist, "init_process_group", lambda backend, **_: None)
+    for name in (None, "cuda"):
+        init(name).close()
+    with pytest.raises(ConfigError, match=r"cannot share one GPU\n.*cuda:0"):
+        init("cuda:0")
+    assert touched == [torch.device("cuda:1")] * 4
+
+
+def test_a_port_that_is_taken_is_no_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        launched(monkeypatch, WORLD_SIZE="2", MASTER_PORT=port)
+        with pytest.raises(ConfigError, match=f"another program has the port of this training(.|\n)*{port}"):
+            init("cpu", timeout=5)
+
+
+def test_an_alarm_that_cannot_be_told_stops_no_work_and_ends_with_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, free, before = threading.Event(), threading.Event(), threading.active_count()
+    monkeypatch.setattr(distributed, "SILENT", 0.01)
+    monkeypatch.setattr(distributed, "warn_outside", lambda _: (told.set(), free.wait(20)))
+    group = Distributed(0, 2, 0, torch.device("cpu"), _alarm=_Alarm())
+    with group.patience():
+        assert told.wait(20)
+    for _ in range(3):  # while standard error blocks
+        with group.patience():
+            pass
+    group.close()
+    assert threading.active_count() == before + 1
+    free.set()
+    deadline = time.monotonic() + 20
+    while threading.active_count() > before:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def test_more_processes_than_gpus_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, RANK="2", WORLD_SIZE="4", LOCAL_RANK="2")
     monkeypatch.setattr(distributed, "choose_device", torch.device)
@@ -215,5 +259,18 @@ def test_an_error_of_the_exchange_is_a_lost_process(text: str) -> None:
     several = Distributed(rank=0, world=2, local_rank=0, device=torch.device("cpu"))
     with pytest.raises(LostError, match="another process of this training"), several:
         raise RuntimeError(text)
-    with pytest.raises(RuntimeError, match="shape"), several:
-        raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shape mismatch",
+        "/data/igloo/a.jpg is no picture",
+        "gloo/weights.pt: 3 keys are missing",
+        "Timed out waiting for a lock",
+    ],
+)
+def test_other_errors_are_no_lost_process(text: str) -> None:
+    several = Distributed(rank=0, world=2, local_rank=0, device=torch.device("cpu"))
+    with pytest.raises(RuntimeError, match=re.escape(text)), several:
+        raise RuntimeError(text)

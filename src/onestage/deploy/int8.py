@@ -53,6 +53,8 @@ class Int8Data:
     max_drop: float = MAX_DROP
 
     def __post_init__(self) -> None:
+        what, fix = "calibrate is a list of the paths of pictures", "list(Path(FOLDER).glob('*.jpg'))"
+        require(not isinstance(self.calibrate, str | Path), what, got=self.calibrate, fix=fix)
         require(0 <= self.max_drop <= 1, "max_drop is a part of AP, 0..1", got=self.max_drop)
         if self.measure.is_empty:
             what = "int8 needs labelled pictures to measure its AP on, and these have no objects"
@@ -73,16 +75,26 @@ def divided(data: OpenData, classes: tuple[str, ...], *, on_bad: OnBad = "stop")
     """The pictures of a data set to calibrate on and those to measure on, with the labels of the model's classes.
 
     Measured is "test" or else "val", as ``evaluate`` does, and calibrated "train" or else "trainval" or the rest. A data set
-    that has not two such splits is cut into a first and a second half.
+    that has not two such splits is cut into a first and a second half. Raise DataError if it names such splits, and none of
+    them is there.
     """
-    last = next((split for split in ("test", "val") if split in data.splits), None)
-    first = next((split for split in ("train", "trainval", "val") if split in data.splits and split != last), None)
+    last = _split(data, ["test", "val"])
+    first = _split(data, [split for split in ("train", "trainval", "val") if split != last])
     if first is not None and last is not None:
         one, two = (data.load(split, classes=classes, on_bad=on_bad) for split in (first, last))
         return one, two
     whole = data.load(first or last, classes=classes, on_bad=on_bad)
     middle = len(whole) // 2
     return whole.subset(range(middle)), whole.subset(range(middle, len(whole)))
+
+
+def _split(data: OpenData, names: Sequence[str]) -> str | None:
+    """The first of these splits that a data set has; None if it names none. Raise DataError if it names some, and has none."""
+    found = next((split for split in names if split in data.splits), None)
+    missing = [data.missing[split] for split in names if split in data.missing]
+    if found is None and missing:
+        raise missing[0]
+    return found
 
 
 def write_int8(model: onnx.ModelProto, file: Predictor, path: Path, save: Save, data: Int8Data) -> Quantised:

@@ -218,9 +218,10 @@ class Detector(nn.Module):
 
     @known_keywords
     def export(self, path: str | Path, *, to: str = "onnx") -> Path:
-        """Write the detector to a file that other programs run: "onnx", "openvino" or "torch". Return its path.
+        """Write the detector to a file that other programs run. Return its path.
 
-        The file appears only after it found what the detector finds. For more options see ``onestage.export``.
+        to: "onnx", "openvino", "torch", "ncnn" or "litert". The file appears only after it found what the detector finds. For
+        more options see ``onestage.export``.
         """
         from onestage.deploy.export import export
 

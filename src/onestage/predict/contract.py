@@ -137,27 +137,30 @@ class Contract:
             if _within(plain["contract"], 2**31) > VERSION:
                 what, expected = "this file was exported by a later version", f"contract {VERSION}"
                 raise WeightsError(what, where=where, got=plain["contract"], expected=expected, fix="update onestage")
-            return cls(
+            made = cls(
                 config=DetectorConfig.from_json(json.dumps(plain["config"])),
                 ending=_one_of(plain["ending"], tuple(OUTPUTS)),
                 pixels=_one_of(plain["pixels"], ("uint8", "float32")),
                 batch=None if plain["batch"] is None else _within(plain["batch"], MOST_AT_ONCE),
                 size=None if plain["size"] is None else _size(plain["size"]),
                 level_sizes=tuple(_size(pair) for pair in plain["level_sizes"]),
-                checked=bool(plain["checked"]),
+                checked=_one_of(plain["checked"], (False, True)),
                 source=str(plain["source_sha256"]),
                 versions={str(name): str(version) for name, version in plain["versions"].items()},
                 precision=_one_of(plain.get("precision", "fp32"), PRECISIONS),
                 quantised=None if plain.get("int8") is None else _quantised(plain["int8"]),
             )
+            if len(made.level_sizes) != (0 if made.size is None else len(made.config.levels)):
+                raise ValueError(f"{len(made.level_sizes)} sizes of maps for {len(made.config.levels)} levels of anchors")
+            return made
         except (ConfigError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             what = "the description inside this exported file is damaged"
             raise WeightsError(what, where=where, got=f"{type(error).__name__}: {error}", fix="export it again") from error
 
 
-def _one_of(value: str, choices: tuple[Choice, ...]) -> Choice:
+def _one_of(value: object, choices: tuple[Choice, ...]) -> Choice:
     for choice in choices:
-        if value == choice:
+        if value == choice and type(value) is type(choice):  # 1 is not True
             return choice
     raise ValueError(f"{value!r} is none of {', '.join(map(str, choices))}")
 

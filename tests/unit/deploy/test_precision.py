@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from onestage.deploy.onnx import save_onnx
 from onestage.deploy.openvino import save_openvino
 from onestage.deploy.plan import ExportConfig, plan_export
 from onestage.deploy.quantise import for_integers, in_float, layers, most_sensitive, quantised
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, DataError, WeightsError
 from onestage.predict.contract import Contract, Quantised
 from onestage.predict.exported import open_exported
 
@@ -153,6 +154,24 @@ def test_a_data_set_with_one_split_is_cut_in_two(labelled, monkeypatch):
     monkeypatch.setattr(type(opened), "splits", ("val",))
     first, second = divided(opened, opened.load("val").classes)
     assert (len(first), len(second)) == (2, 2) and not {*first.paths} & {*second.paths}
+
+
+def test_a_split_that_is_named_and_not_there_is_not_replaced_by_another(labelled):
+    whole = open_data(labelled)
+    classes, fault = whole.load("val").classes, DataError("there is no such folder")
+    for has, names in ((["train"], "val"), (["train"], "test"), (["val"], "train"), (["test"], "val")):
+        part = SimpleNamespace(splits=has, missing={names: fault}, load=whole.load)
+        with pytest.raises(DataError, match="no such folder"):
+            divided(part, classes)
+    part = SimpleNamespace(splits=["train", "val"], missing={"test": fault}, load=whole.load)
+    assert [len(half) for half in divided(part, classes)] == [6, 4]  # as evaluate chooses
+
+
+def test_a_path_is_no_list_of_pictures(labelled):
+    measure = open_data(labelled).load("val")
+    for path in (labelled, str(labelled)):
+        with pytest.raises(ConfigError, match="calibrate is a list"):
+            Int8Data(path, measure)
 
 
 def test_the_interval_is_of_pairs_and_comes_again(model, labelled):

@@ -31,6 +31,7 @@ from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, OnestageError, WeightsError
+from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
 from onestage.predict.engines.exported import FileEngine
@@ -235,13 +236,9 @@ def test_the_example_needs_neither_torch_nor_this_package(model, folder):
         assert any(line.startswith(start) and [float(w) for w in line.split()[-5:]] == numbers for line in told), detection
 
 
-@pytest.mark.parametrize("batch", [None, 3])
-@pytest.mark.parametrize("pixels", ["uint8", "float32"])
-@pytest.mark.parametrize("antialias", [True, False])
-@pytest.mark.parametrize("mode", ["stretch", "letterbox", "shortest_edge"])
-def test_the_example_gives_a_file_what_this_package_gives_it(model, tmp_path, monkeypatch, mode, antialias, pixels, batch):
-    config = model.config.replace({"preprocess.mode": mode, "preprocess.antialias": antialias})
-    contract, seen = Contract(config, "detections", pixels=pixels, batch=batch), []
+def example_inputs(contract, path, monkeypatch):
+    """What the example gives to a file with this contract for a picture, and what this package gives to it."""
+    seen = []
 
     def run(names, inputs):
         seen.append(inputs)
@@ -250,21 +247,72 @@ def test_the_example_gives_a_file_what_this_package_gives_it(model, tmp_path, mo
 
     session = SimpleNamespace(run=run, get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={KEY: contract.to_json()}))
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(InferenceSession=lambda _: session))
-    picture = pictures(1, (70, 150))[0]
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
-    monkeypatch.setattr(sys, "argv", ["example", str(tmp_path / "picture.png")])
-    runpy.run_path(str(write_example(tmp_path / "m.onnx", contract, ".onnx")))
-    images, metas = config.preprocess.batch([picture])
-    expected = FileEngine(contract, run, "stand-in").as_pixels(images).numpy()
-    (inputs,) = seen
+    monkeypatch.setattr(sys, "argv", ["example", str(path)])
+    runpy.run_path(str(write_example(path.with_name("m.onnx"), contract, ".onnx")))
+    images, metas = contract.config.preprocess.batch([decode_image(path)])
+    return *seen, FileEngine(contract, run, "stand-in").as_pixels(images).numpy(), metas[0].frame
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+@pytest.mark.parametrize("pixels", ["uint8", "float32"])
+@pytest.mark.parametrize("antialias", [True, False])
+@pytest.mark.parametrize("mode", ["stretch", "letterbox", "shortest_edge"])
+def test_the_example_gives_a_file_what_this_package_gives_it(model, tmp_path, monkeypatch, mode, antialias, pixels, batch):
+    config = model.config.replace({"preprocess.mode": mode, "preprocess.antialias": antialias})
+    contract = Contract(config, "detections", pixels=pixels, batch=batch)
+    Image.fromarray(pictures(1, (70, 150))[0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    inputs, expected, frame = example_inputs(contract, tmp_path / "picture.png", monkeypatch)
     assert (inputs["images"].shape, inputs["images"].dtype) == ((batch or 1, *expected.shape[1:]), expected.dtype)
     apart = np.abs(inputs["images"].astype(float) - expected)
     assert apart.max() <= (1 if antialias or pixels == "uint8" else 0.01)  # Pillow differs by one level, and so do halves
     assert apart.mean() < (0.1 if antialias else 0.001)
-    right, below = (metas[0].frame[2:].int() - 1).tolist()
+    right, below = (frame[2:].int() - 1).tolist()
     assert np.all(apart[:, :, below + 1 :] < 1e-4) and np.all(apart[:, :, :, right + 1 :] < 1e-4)
     if mode != "stretch":
-        assert inputs["frames"].tolist() == [metas[0].frame.tolist()] * (batch or 1)
+        assert inputs["frames"].tolist() == [frame.tolist()] * (batch or 1)
+
+
+def clear_glass(picture):
+    """RGBA, from clear to solid."""
+    picture.putalpha(Image.linear_gradient("L").resize(picture.size))
+    return picture
+
+
+def with_a_clear_colour(picture):
+    picture = picture.convert("P")
+    picture.info["transparency"] = picture.getpixel((5, 5))
+    return picture
+
+
+def in_16_bits(picture):
+    return Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 257 + 13)
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "options"),
+    [
+        (clear_glass, "a.png", {}),
+        (lambda picture: clear_glass(picture).convert("LA"), "a.png", {}),
+        (with_a_clear_colour, "a.png", {}),
+        (in_16_bits, "a.png", {}),
+        (lambda picture: picture.convert("1"), "a.png", {}),
+        (lambda picture: picture.convert("L"), "a.jpg", {}),
+        (lambda picture: picture.convert("CMYK"), "a.jpg", {}),
+        (lambda picture: picture, "a.jpg", {"exif": b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\6\0\0\0\0\0\0"}),
+    ],
+    ids=["RGBA", "LA", "palette", "16 bits", "1 bit", "grey", "CMYK", "turned"],
+)
+def test_the_example_sees_every_kind_of_picture_as_this_package_does(model, tmp_path, monkeypatch, change, name, options):
+    change(Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy())).save(tmp_path / name, **options)
+    inputs, expected, _ = example_inputs(Contract(model.config, "detections"), tmp_path / name, monkeypatch)
+    assert np.abs(inputs["images"].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint16])
+def test_the_example_guesses_no_white(model, tmp_path, monkeypatch, kind):
+    Image.fromarray(np.ones((9, 9), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(SystemExit, match=r"a\.tif: store it with 8 bits"):
+        example_inputs(Contract(model.config, "detections"), tmp_path / "a.tif", monkeypatch)
 
 
 def test_an_export_hides_nothing_of_other_threads(folder, tmp_path, capsys):

@@ -57,11 +57,19 @@ def _write_traced(plan: Plan, path: Path) -> None:
     sizes: pnnx cannot follow a size that is computed.
     """
     graph = captured(plan, suppress_by_operator).module()
-    for node in list(graph.graph.nodes):
-        if node.target == torch.ops.aten.alias.default:  # what a slice of the whole map becomes; ncnn has no such layer
-            node.replace_all_uses_with(node.args[0])
-            graph.graph.erase_node(node)
-    graph.recompile()
+    in_known_operators(graph)
     images, _ = example_inputs(plan.contract)
     with torch.no_grad(), quietly():
         torch.jit.save(torch.jit.trace(graph, images, check_trace=False), path)
+
+
+def in_known_operators(graph: torch.fx.GraphModule) -> None:
+    """Write the operators of a graph that pnnx leaves as they are, and ncnn does not know, in terms of others."""
+    aten = torch.ops.aten
+    for node in list(graph.graph.nodes):
+        if node.target == aten.alias.default:  # what a slice of the whole map becomes
+            node.replace_all_uses_with(node.args[0])
+            graph.graph.erase_node(node)
+        elif node.target == aten.clamp_min.default:
+            node.target, node.args = aten.clamp.default, (*node.args, torch.finfo(torch.float32).max)
+    graph.recompile()

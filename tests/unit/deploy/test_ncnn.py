@@ -22,7 +22,8 @@ from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.example import check_example, write_example
 from onestage.deploy.export import ExportConfig, export
-from onestage.deploy.ncnn import ncnn_config
+from onestage.deploy.ncnn import in_known_operators, ncnn_config
+from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.errors import ConfigError, WeightsError
 from onestage.images import decode_image
@@ -212,6 +213,29 @@ def test_an_example_is_written_for_hard_nms_alone(model, tmp_path):
     for other, suffix in ((soft, ".ncnn.param"), (contract, ".onnx"), (contract, ".xml")):
         with pytest.raises(ConfigError, match="no example"):
             check_example(other, tmp_path / f"x{suffix}", suffix)
+
+
+class Normalised(torch.nn.Module):
+    """What SSD300 does to its first map: its vectors get the length 1."""
+
+    def forward(self, maps):
+        return maps[:, :] / maps.norm(dim=1, keepdim=True).clamp_min(1e-12)
+
+
+def test_operators_that_ncnn_lacks_are_written_in_others(tmp_path):
+    import ncnn
+    import pnnx
+
+    maps = torch.randn(1, 8, 4, 4, generator=torch.Generator().manual_seed(0))
+    graph = torch.export.export(Normalised(), (maps,)).module()
+    expected = graph(maps)
+    in_known_operators(graph)
+    assert graph(maps).equal(expected)
+    with quietly():
+        torch.jit.save(torch.jit.trace(graph, maps, check_trace=False), tmp_path / "m.pt")
+    subprocess.run([pnnx.EXEC_PATH, "m.pt", "inputshape=[1,8,4,4]", "fp16=0"], cwd=tmp_path, check=True, capture_output=True)
+    layers = [line.split()[0] for line in (tmp_path / "m.ncnn.param").read_text().splitlines()[2:]]
+    assert len(layers) > 3 and all(ncnn.layer_to_index(layer) >= 0 for layer in layers)
 
 
 RESIZES = """

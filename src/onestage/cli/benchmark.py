@@ -105,13 +105,13 @@ def _programs(name: str, asked: Sequence[str]) -> list[str]:
 
 def _model(name: str, runtime: str, *, classes: int, device: str | None, trusted: bool) -> Detector | Predictor:
     """The model that a user names, run by the runtime of that name; "" is the usual one. classes: of a recipe."""
-    from onestage.cli.common import find_or_create, find_predictor, is_recipe
+    from onestage.cli.common import find_any_model, find_or_create, is_recipe
     from onestage.deploy.runtimes import TORCH, run_by, run_unchecked
     from onestage.predict.exported import is_exported
     from onestage.weights.tensor_file import numbered_classes
 
     if is_exported(name):
-        return find_predictor(name, device=device, runtime=runtime or None, trusted=trusted)
+        return find_any_model(name, device=device, runtime=runtime or None, trusted=trusted)
     detector = find_or_create(name, numbered_classes(classes), device=device)
     if runtime in ("", TORCH):
         return detector

@@ -22,6 +22,9 @@ from onestage.weights.detector_file import load_detector
 from onestage.weights.source import WEIGHTS
 from onestage.zoo.table import ZOO
 
+TRIED_WITH = 5
+"""Pictures with which runtimes are measured and compared."""
+
 
 def find_model(name: str, *, device: str | None = None) -> Detector:
     """The detector that a user names, on its device, ready to predict: a file, a run folder (its best model), or published
@@ -40,38 +43,46 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
     return detector.to(choose_device(device))
 
 
-def find_predictor(
-    name: str,
+def find_any_model(
+    name: str, *, device: str | None = None, runtime: str | None = None, trusted: bool = False
+) -> Detector | Predictor:
+    """As ``find_model``, for what only predicts: an exported file too, which the ``runtime`` runs.
+
+    trusted: whether a file may be opened that could run code. Raise ConfigError for a device that the runtime does not use.
+    """
+    if not is_exported(name):
+        return find_model(name, device=device)
+    if device not in (None, "cpu"):
+        what, fix = "exported files run on the CPU", "leave --device out, or name the model that it was made from"
+        raise ConfigError(what, where=name, got=f"--device {device}", fix=fix)
+    return open_exported(name, runtime, trusted=trusted)
+
+
+def run_model(
+    model: Detector | Predictor,
+    runtime: str | None,
     *,
-    device: str | None = None,
-    runtime: str | None = None,
-    trusted: bool = False,
-    pictures: Callable[[], Sequence[Tensor]] = tuple,
-    total: int | None = None,
+    pictures: Callable[[], Sequence[Tensor]],
+    total: int,
     score: float | None = None,
     fold: bool = False,
 ) -> Predictor:
-    """As ``find_model``, for what only predicts: an exported file too, run by the ``runtime``.
+    """What runs a detector: the ``runtime``. An exported file is run already. It may take a minute, so check arguments before.
 
-    trusted: whether a file may be opened that could run code. pictures: gives some, (3, H, W) uint8 each, by which "auto"
-    chooses; total: how many there are to do. A choice is said in a line. score: the least to report; below the threshold of a
-    detector, torch alone finds anything. fold: let torch run a folded copy. Raise ConfigError for a device that the
-    runtime does not use.
+    pictures: gives some, (3, H, W) uint8 each, by which "auto" chooses, and which a new file is checked with. total: how many
+    there are to do. A choice is said in a line. score: the least to report; below the threshold of a detector, torch alone
+    finds anything. fold: let torch run a folded copy.
     """
-    if is_exported(name) and Path(name).is_file():
-        if device not in (None, "cpu"):
-            what, fix = "exported files run on the CPU", "leave --device out, or name the model that it was made from"
-            raise ConfigError(what, where=name, got=f"--device {device}", fix=fix)
-        return open_exported(name, runtime, trusted=trusted)
-    detector = find_model(name, device=device)
-    below = score is not None and score < detector.config.postprocess.score_threshold
+    if isinstance(model, Predictor):
+        return model
+    below = score is not None and score < model.config.postprocess.score_threshold
     if runtime in (None, "torch") or (runtime == "auto" and below):
-        return Predictor.folded(detector) if fold else Predictor.of(detector)
+        return Predictor.folded(model) if fold else Predictor.of(model)
     from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
 
     if runtime != AUTO:
-        return run_by(detector, runtime)
-    predictor, choice = choose(detector, pictures, total=total)
+        return run_by(model, runtime, pictures=pictures)
+    predictor, choice = choose(model, pictures, total=total)
     if choice.milliseconds:
         other = "torch" if choice.runtime != "torch" else "onnxruntime"
         say((f"{choice.runtime}: {choice.reason}; --runtime {other} to force", "dim"))

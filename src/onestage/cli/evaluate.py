@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from onestage.errors import counted, require
 if TYPE_CHECKING:
     from onestage.data import Dataset
     from onestage.metrics.report import Report
+    from onestage.model.detector import Detector
     from onestage.predict.predictor import Predictor
     from onestage.structures import Detections
 
@@ -35,8 +37,8 @@ class Machine:
     """"cpu" or "cuda"; by default cuda if there is one."""
     runtime: Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"] | None = None
     """What runs the model: by default torch, and for an exported file its usual runtime (onnxruntime for .onnx, openvino for
-    .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same. Losses, class error and
-    box MAE need torch or a file without NMS."""
+    .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same, if there are so many
+    pictures that trying it pays. Losses, class error and box MAE need torch or a file without NMS."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 
@@ -73,24 +75,36 @@ def evaluate(
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.common import find_predictor
+    from onestage.cli.common import find_any_model
     from onestage.cli.report import report_folder, save_report
     from onestage.evaluation import data_to_measure
 
-    predictor = find_predictor(model, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
+    found = find_any_model(model, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
     run = Path(model)
-    dataset, was_held_out = data_to_measure(predictor, data, run=run, split=split, format=format, on_bad=on_bad)
+    dataset, was_held_out = data_to_measure(found, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out)  # now: after an hour of measuring it would be too late to fail
-    report, found = _measure(predictor, dataset, machine, on_bad)
+    report, detections = _measure(_run(found, dataset, machine), dataset, machine, on_bad)
     _show(report, dataset if was_held_out else None)
-    if left_out := len(dataset.problems) + len(dataset) - len(found):
+    if left_out := len(dataset.problems) + len(dataset) - len(detections):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        page = save_report(report, found, dataset, out)
+        page = save_report(report, detections, dataset, out)
         stdout().print()
         tell(f"report: {page}")
     return 0
+
+
+def _run(model: Detector | Predictor, dataset: Dataset, machine: Machine) -> Predictor:
+    """The model, run by the runtime that was asked for."""
+    from onestage.cli.common import TRIED_WITH, run_model
+    from onestage.predict.pictures import PictureFile
+    from onestage.predict.pipeline import first_pictures
+
+    files = [PictureFile(Path(path), path) for path in dataset.paths[:TRIED_WITH]]
+    limits = {"gigabytes": machine.picture_memory, "timeout": machine.worker_timeout}
+    some = partial(first_pictures, files, TRIED_WITH, **limits)
+    return run_model(model, machine.runtime, pictures=some, total=len(dataset))
 
 
 def _show(report: Report, held_out: Dataset | None) -> None:

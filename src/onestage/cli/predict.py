@@ -19,12 +19,7 @@ from onestage.errors import ConfigError, DataError, WriteError, counted, require
 if TYPE_CHECKING:
     from onestage.data.predictions import Format
     from onestage.predict.pipeline import Outcome
-    from onestage.predict.predictor import Predictor
     from onestage.structures import Detections
-
-
-TRIED_WITH = 5
-"""Pictures with which runtimes are measured and compared."""
 
 
 class Limits(TypedDict):
@@ -102,7 +97,7 @@ def predict(
 def _predict(
     model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
 ) -> int:
-    from onestage.cli.common import find_predictor, labels_of
+    from onestage.cli.common import TRIED_WITH, find_any_model, labels_of, run_model
     from onestage.cli.results import results_folder
     from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
@@ -110,20 +105,12 @@ def _predict(
 
     files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
     limits: Limits = {"gigabytes": detection.picture_memory, "timeout": detection.worker_timeout}
-    predictor = find_predictor(
-        model,
-        device=detection.device,
-        runtime=detection.runtime,
-        trusted=detection.trusted,
-        pictures=partial(first_pictures, files, TRIED_WITH, **limits),
-        total=len(files),
-        score=detection.score,
-        fold=True,
-    )
-    _warn_below(predictor, detection.score)
-    labels = tuple(labels_of(detection.classes, predictor.classes))
+    found = find_any_model(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
+    labels = tuple(labels_of(detection.classes, found.classes))
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     results_folder(out, [path.name for path, _ in targets])
+    some = partial(first_pictures, files, TRIED_WITH, **limits)
+    predictor = run_model(found, detection.runtime, pictures=some, total=len(files), score=detection.score, fold=True)
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)
@@ -140,15 +127,6 @@ def _predict(
     places = ({"annotated pictures": out} if draw and tally.read else {}) | results
     tally.show(len(files), time.monotonic() - began, places=places, score=detection.score)
     return 130 if interrupted else 1 if tally.unreadable or tally.unsaved else 0
-
-
-def _warn_below(predictor: Predictor, score: float) -> None:
-    """Say so if NMS happens in an exported file, and this score lies below the least one in it."""
-    from onestage.predict.engines.exported import FileEngine
-
-    least = predictor.config.postprocess.score_threshold
-    if score < least and isinstance(predictor.engine, FileEngine) and predictor.engine.contract.ending != "outputs":
-        say(("warning:", "bold yellow"), f" {predictor.engine.runtime} finds nothing below a score of {least:g}; torch does")
 
 
 def _write(run: Callable[..., Iterator[Outcome]], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:

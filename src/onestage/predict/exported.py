@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from onestage.errors import ConfigError, WeightsError, nearest
+from onestage.files import given_path
 from onestage.model.decoder import Decoder
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino, pt2
 from onestage.predict.engines.exported import FileEngine
@@ -26,8 +27,12 @@ CAN_RUN_CODE = (".pt2",)
 
 
 def is_exported(path: str | Path) -> bool:
-    """Whether the name is that of an exported file."""
-    return Path(path).suffix.lower() in OPENERS
+    """Whether the name is that of an exported file, and there is no folder of that name, which would be a run.
+
+    Raise ConfigError if no file can have the name.
+    """
+    path = given_path(path, "model")
+    return path.suffix.lower() in OPENERS and not path.is_dir()
 
 
 def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False) -> Predictor:
@@ -38,7 +43,9 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
     Raise WeightsError if the file cannot be used, ConfigError if the runtime does not take such files, or is not installed.
     """
     path = Path(path)
-    openers = OPENERS[path.suffix.lower()]
+    if (openers := OPENERS.get(path.suffix.lower())) is None:
+        what, expected = "no runtime opens a file of this name", f"a name that ends with {', '.join(OPENERS)}"
+        raise ConfigError(what, where=path, expected=expected, fix="onestage.load(path) for a detector's file")
     if path.suffix.lower() in CAN_RUN_CODE and not trusted:
         what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True, --trusted"
         raise WeightsError(what, where=path, fix=fix)

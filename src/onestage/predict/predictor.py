@@ -16,7 +16,7 @@ from typing import Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, check_number
+from onestage.errors import ConfigError, check_number, warn_outside
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
@@ -152,13 +152,17 @@ class Predictor:
         """One Detections per image, in pixels of the original pictures.
 
         ``score``: the least score to report, by default the threshold of the config. An engine with NMS inside cannot report
-        less than the threshold that it was made with.
+        less than the threshold that it was made with. Warn if it is asked to.
         """
         if score is not None:
             check_number("score", score, least=0)
         if isinstance(output, HeadOutput):
             return self.decoder.decode(output, metas, score=score)
-        least = self.decoder.config.postprocess.score_threshold if score is None else score
+        threshold = self.config.postprocess.score_threshold
+        if score is not None and score < threshold:
+            runtime = getattr(self.engine, "runtime", "an engine with NMS inside")
+            warn_outside([f"{runtime} finds nothing below a score of {threshold:g}; torch does"])
+        least = threshold if score is None else score
         found = [self.decoder.name(raw, meta) for raw, meta in zip(output, metas, strict=True)]
         return [one.select(one.scores > least) for one in found]
 

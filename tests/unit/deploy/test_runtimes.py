@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import tomllib
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,11 @@ import torch
 from PIL import Image
 
 import onestage
+from onestage.cli.common import find_any_model
+from onestage.cli.generate import write_data_set
 from onestage.cli.main import main
+from onestage.data.reader import open_data
+from onestage.data.synthetic import SyntheticConfig
 from onestage.deploy import cache, plan, runtimes
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.cache import DIGESTS, Cached
@@ -27,7 +32,7 @@ from onestage.errors import ConfigError, WeightsError, WriteError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
-from onestage.predict.exported import OPENERS
+from onestage.predict.exported import OPENERS, open_exported
 from onestage.predict.predictor import TorchEngine
 
 pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
@@ -59,6 +64,18 @@ def home(exported, tmp_path, monkeypatch):
     return made
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A model's file, and a folder with two pictures and the labels of its classes."""
+    folder = tmp_path_factory.mktemp("labelled")
+    write_data_set(folder / "set", {"val": 2}, SyntheticConfig(seed=1, size=(64, 96)))
+    (folder / "a file").touch()
+    onestage.create("tinyssd", classes=open_data(folder / "set").load("val").classes, size=(64, 96)).save(
+        folder / "m.safetensors"
+    )
+    return folder / "m.safetensors", folder / "set"
+
+
 def agrees(model, file, images):
     """Whether a file finds what the model finds in pictures (3, H, W)."""
     pairs = zip(model.predict(images), file.predict(images), strict=True)
@@ -76,6 +93,19 @@ def test_a_detectors_file_is_run_by_any_runtime(exported, home, runtime):
         assert file.engine.runtime == runtime and file.engine.contract.checked
         assert agrees(model, file, pictures(5, (100, 140)))
     assert len(home) == (RUNTIMES[runtime].to == "onnx")
+
+
+@pytest.mark.parametrize("suffix", OPENERS)
+def test_a_run_folder_may_have_the_name_of_an_exported_file(exported, tmp_path, suffix):
+    run = tmp_path / f"run{suffix}"
+    run.mkdir()
+    shutil.copy(exported[1].with_name("model.safetensors"), run / "best.safetensors")
+    assert isinstance(onestage.load(run), onestage.Detector) and isinstance(find_any_model(str(run)), onestage.Detector)
+
+
+def test_a_file_that_no_runtime_opens_is_named():
+    with pytest.raises(ConfigError, match="no runtime opens a file of this name"):
+        open_exported("model.foo")
 
 
 def test_torch_gives_the_detector(exported):
@@ -332,6 +362,51 @@ def test_verbs_say_what_runs_the_model(exported, home, tmp_path, monkeypatch, ca
     monkeypatch.setattr(runtimes, "SAVED", 1000)
     assert main(verb) == 0
     assert "a: 17 ms a picture, torch 45 ms; --runtime torch to force" in capsys.readouterr().err
+
+
+def test_a_score_below_that_of_the_file_is_not_taken_in_silence(exported, home):
+    model = onestage.load(exported[1].with_name("model.safetensors"), runtime="onnxruntime")
+    with pytest.warns(UserWarning, match="onnxruntime finds nothing below a score of 0.01"):
+        model.predict(PICTURE[0], score=0.001)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(PICTURE[0], score=0.01)
+        exported[0].predict(PICTURE[0], score=0.001)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["evaluate", "MODEL", "nowhere"], "there is no such"),
+        (["evaluate", "MODEL", "DATA", "--out", "a file"], "a file"),
+        (["predict", "MODEL", "DATA", "--classes", "dog"], "knows no class 'dog'"),
+        (["predict", "MODEL", "DATA", "--out", "a file"], "a file"),
+    ],
+)
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
+def test_arguments_are_checked_before_an_export(exported, labelled, monkeypatch, capsys, arguments, says, runtime):
+    model, data = labelled
+    monkeypatch.chdir(data.parent)
+    monkeypatch.setattr(runtimes, "LEAST_PICTURES", 0)
+    monkeypatch.setattr(Cached, "open", lambda *_, **__: pytest.fail("a file was made first"))
+    monkeypatch.setattr(runtimes, "_seconds", lambda *_: 100.0)
+    given = [str({"MODEL": model, "DATA": data}.get(word, word)) for word in arguments]
+    assert main([*given, "--runtime", runtime]) == 2
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["auto", "onnxruntime"])
+def test_evaluate_tries_runtimes_with_pictures_of_the_data_set(labelled, monkeypatch, runtime):
+    seen = []
+
+    def chosen(detector, pictures, *, total):
+        seen.append([picture.shape for picture in pictures()])
+        return runtimes.Predictor.of(detector), runtimes.Choice("torch", {}, f"{total} pictures")
+
+    monkeypatch.setattr(runtimes, "choose", chosen)
+    monkeypatch.setattr(runtimes, "run_by", lambda detector, name, *, pictures: chosen(detector, pictures, total=None)[0])
+    assert main(["evaluate", *map(str, labelled), "--runtime", runtime, "--workers", "0"]) == 0
+    assert seen == [[(3, 64, 96)] * 2]
 
 
 def test_a_broken_export_is_no_obstacle(exported, home, monkeypatch):

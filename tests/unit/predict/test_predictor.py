@@ -69,6 +69,8 @@ def test_an_engine_gets_resized_pictures_and_where_they_lie() -> None:
     assert found[0].boxes.tolist() == [[0, 0, 96, 64], [0, 0, 192, 128]]  # in pixels of the picture, cut to it
     assert found[0].class_names == ("a", "a")
     assert [len(d) for d in predictor.predict(np.zeros((8, 8, 3), np.uint8), score=0.5)] == [1]
+    with pytest.warns(UserWarning, match="an engine with NMS inside finds nothing below a score of 0.01; torch does"):
+        assert [len(d) for d in predictor.predict(PIXELS, score=0.005)] == [2]
 
 
 def test_predict_gives_evaluation_mode_whatever_the_modes_are(model: Detector) -> None:

@@ -360,8 +360,10 @@ def voc_reference(files: dict[str, bytes]) -> list[Object]:
                 box = cut(tuple(number(entry.findtext(corner) or "") for corner in fields[3:]))
             except ValueError:
                 continue
-            if name and difficult in ("0", "1") and box:
-                found.append((stem, name, box, difficult == "1"))
+            yes = re.fullmatch(r"(\+?0*1(\.0*)?)|true|yes", difficult, re.I)
+            no = re.fullmatch(r"[-+]?0+(\.0*)?|-0*1(\.0*)?|false|no|unspecified|", difficult, re.I)
+            if name and (yes or no) and box:
+                found.append((stem, name, box, bool(yes)))
     return found
 
 

@@ -298,7 +298,10 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         )
         return DataError(what, where=path, got=tree.short(file), expected=", ".join(wanted), fix=fix)
     if tree.chosen is not None:
-        what, fix = "this is no annotation file of a data set", f"name the folder of the data set: {surroundings(path)}"
+        what, fix = (
+            "no labelled pictures were recognised by this file",
+            f"name the folder of the data set: {surroundings(path)}",
+        )
         return DataError(what, where=path, expected="a folder, or one .json, .csv or .yaml file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"

@@ -101,7 +101,7 @@ def test_other_keys_of_data_yaml_are_no_mistake(key: str, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["images/a.jpg", "labels/a.txt", "classes.txt"])
 def test_a_file_that_is_no_annotation_file_leads_to_the_folder(name: str, tmp_path: Path) -> None:
     root = build(tmp_path, "images/a.jpg\nlabels/a.txt\nclasses.txt    cat")
-    with pytest.raises(OnestageError, match="no annotation file of a data set") as caught:
+    with pytest.raises(OnestageError, match="no labelled pictures were recognised by this file") as caught:
         read_data(root / name, TrainConfig())
     assert caught.value.where == root / name and str(caught.value.fix).endswith(f": {root}")
 

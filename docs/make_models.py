@@ -152,11 +152,11 @@ def with_counts(text: str, rows: list[dict[str, Any]]) -> str:
 
 
 @functools.cache
-def zoo() -> list[dict[str, Any]]:
-    """The rows of ``onestage models --json``, one per model."""
+def zoo(*names: str) -> list[dict[str, Any]]:
+    """The rows of ``onestage models NAMES --json``, one per model."""
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        models(json=True)
+        models(names, json=True)
     rows: list[dict[str, Any]] = json.loads(text.getvalue())
     return rows
 

@@ -146,7 +146,7 @@ def test_every_recipe_is_tried() -> None:
 
 
 LONG = ("ssd512_vgg16", "ssd321_resnet101", "dssd321_resnet101", "retinanet_r18_fpn", "efficientdet", "ssd300_resnet50")
-LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2")
+LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "dssd")
 """Nearest to another case: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
 
 

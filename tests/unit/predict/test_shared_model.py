@@ -88,7 +88,7 @@ def check_rounds(model: Detector) -> None:
     assert all(value.equal(values[name]) for name, value in model.state_dict().items())
 
 
-SLOW = ("efficientdet_d0", "ssd300_vgg16")
+SLOW = ("efficientdet_d0", "ssd300_vgg16", "retinanet_r18_fpn", "ssdlite320_mobilenet_v3_large")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FAMILIES])

@@ -19,6 +19,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 import onestage
 from onestage.errors import WeightsError
+from onestage.model.detector import ShapesAlone
 from onestage.weights import load
 from onestage.weights import source as module
 from onestage.weights.foreign_file import StateDict
@@ -32,7 +33,7 @@ def zeros(model):
 
 def their_retinanet(resnet, **options):
     """torchvision's, of two classes and background, on a network of its models."""
-    with torch.device("meta"):
+    with ShapesAlone(), torch.device("meta"):
         body = getattr(torchvision.models, resnet)()
         body = _resnet_fpn_extractor(body, 5, [2, 3, 4], LastLevelP6P7(512 if resnet == "resnet18" else 2048, 256))
         theirs = retinanet.RetinaNet(body, 3, **options)
@@ -40,14 +41,14 @@ def their_retinanet(resnet, **options):
 
 
 def their_ssd(name):
-    with torch.device("meta"):
+    with ShapesAlone(), torch.device("meta"):
         theirs = getattr(torchvision.models.detection, name)(weights=None, weights_backbone=None, num_classes=3)
     return zeros(theirs)
 
 
 def their_efficientdet(name):
     effdet = pytest.importorskip("effdet")
-    with torch.device("meta"):
+    with ShapesAlone(), torch.device("meta"):
         theirs = effdet.create_model(name, pretrained=False, pretrained_backbone=False)
     return zeros(theirs)
 

@@ -1,11 +1,16 @@
-"""Small exported files, made once in a process: what several tests of exported files read. Nothing may write there."""
+"""Small exported files, made once in a process: what several tests of exported files read, and one of their checks. Nothing may
+write there.
+"""
 
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import onestage
 from lively import lively
@@ -14,6 +19,7 @@ from onestage.deploy.onnx import export_onnx
 from onestage.deploy.plan import Plan, plan_export
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.engines import exported, litert, ncnn, openvino, pt2
+from onestage.predict.predictor import Predictor
 from onestage.predict.seal import write_seal
 
 CLASSES = ("ball", "red box", "x")
@@ -79,3 +85,12 @@ def change_when_read(monkeypatch) -> None:
 
     for module in (exported, openvino, ncnn, pt2, litert):
         monkeypatch.setattr(module, "read_bytes", once)
+
+
+def check_shared_by_threads(file: Predictor, images: Sequence[Tensor]) -> None:
+    """Eight threads that share an opened file find what one finds, to the bit. images: (3, H, W) uint8 each."""
+    expected = [file.predict(image)[0] for image in images]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda image: file.predict(image)[0], [*images, *images]))
+    for one, again in zip(expected * 2, found, strict=True):
+        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores) and one.labels.equal(again.labels)

@@ -1,7 +1,5 @@
 """Laws of exported files of every ending: what they find depends on nothing but the picture, and is what predict() finds."""
 
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import torch
@@ -10,11 +8,12 @@ from hypothesis import strategies as st
 
 import exported_files
 import onestage
-from exported_files import CLASSES, onnx_file
+from exported_files import CLASSES, check_shared_by_threads, onnx_file
 from lively import lively
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, compare
 from onestage.deploy.export import ExportConfig, export
+from onestage.errors import WeightsError
 from onestage.predict.predictor import Predictor
 from onestage.predict.seal import write_seal
 
@@ -107,12 +106,7 @@ def test_no_pictures_and_no_detections(file):
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_eight_threads_share_a_file(kind, runtime):
     pytest.importorskip(runtime)
-    file, images = onestage.load(onnx_file(*kind), runtime=runtime), made([(100, 140)] * 8)
-    expected = [file.predict(image)[0] for image in images]
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda image: file.predict(image)[0], images * 2))
-    for one, again in zip(expected * 2, found, strict=True):
-        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)
+    check_shared_by_threads(onestage.load(onnx_file(*kind), runtime=runtime), made([(100, 140)] * 8))
 
 
 def changed(path, out, change):
@@ -132,18 +126,29 @@ def changed(path, out, change):
     return out
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-@pytest.mark.parametrize("background", [1e4, float("nan"), float("inf")])
-def test_a_network_that_sees_nothing_or_is_broken_finds_nothing(tmp_path, runtime, background):
-    """NMS gets no candidate at all then."""
-    pytest.importorskip(runtime)
+def with_background(path, value):
+    """The small ONNX file, at ``path``, with this bias for all its outputs for background."""
 
     def change(values):
-        values[:, 0] = np.float32(background)
+        values[:, 0] = np.float32(value)
 
-    path = changed(onnx_file("detections"), tmp_path / "x.onnx", change)
-    found = onestage.load(path, runtime=runtime).predict(made([(100, 140), (1, 1)]), batch_size=2)
-    assert [len(one) for one in found] == [0, 0]
+    return changed(onnx_file("detections"), path, change)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_network_that_sees_nothing_finds_nothing(tmp_path, runtime):
+    """NMS gets no candidate at all then."""
+    pytest.importorskip(runtime)
+    file = onestage.load(with_background(tmp_path / "x.onnx", 1e4), runtime=runtime)
+    assert [len(one) for one in file.predict(made([(100, 140), (1, 1)]), batch_size=2)] == [0, 0]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("background", [float("nan"), float("inf")])
+def test_a_network_with_weights_that_are_no_numbers_is_refused(tmp_path, runtime, background):
+    pytest.importorskip(runtime)
+    with pytest.raises(WeightsError, match="not numbers"):
+        onestage.load(with_background(tmp_path / "x.onnx", background), runtime=runtime)
 
 
 @slow

@@ -24,7 +24,7 @@ from typing import ClassVar, NoReturn
 
 from onestage import boxes as box_ops
 from onestage.data.dataset import Problem
-from onestage.data.files import Sources, head, one_per_split, pieces, read_text
+from onestage.data.files import FilePerSplit, Sources, head, one_per_split, pieces, read_text
 from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
@@ -46,22 +46,12 @@ _HUGE = 1e15  # larger than any picture, and a limit for integers beyond float's
 
 
 @dataclass(frozen=True)
-class CocoSet:
+class CocoSet(FilePerSplit):
     """A COCO data set found on disk: one JSON file for each split."""
 
     sure: ClassVar[bool] = True
     tree: Tree = field(repr=False)
     sources: Sources
-
-    @property
-    def missing(self) -> Mapping[str, DataError]:
-        """Nothing in this format states a split apart from its files."""
-        return {}
-
-    @property
-    def label_files(self) -> frozenset[Path]:
-        """The files that are read for some split."""
-        return frozenset(self.sources[""])
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table.

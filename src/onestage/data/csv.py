@@ -38,7 +38,17 @@ from onestage.data.csv_header import (
 )
 from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
-from onestage.data.files import SPLIT_OF_WORD, SPLITS, Sources, head, one_per_split, read_text, split_above, split_name
+from onestage.data.files import (
+    SPLIT_OF_WORD,
+    SPLITS,
+    FilePerSplit,
+    Sources,
+    head,
+    one_per_split,
+    read_text,
+    split_above,
+    split_name,
+)
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
@@ -75,22 +85,12 @@ class Content(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CsvSet:
+class CsvSet(FilePerSplit):
     """A CSV data set found on disk: one file for each split. sure: a file lies near one of its pictures."""
 
     tree: Tree = field(repr=False)
     sources: Sources
     sure: bool = True
-
-    @property
-    def missing(self) -> Mapping[str, DataError]:
-        """Nothing in this format states a split apart from its files."""
-        return {}
-
-    @property
-    def label_files(self) -> frozenset[Path]:
-        """The files that are read for some split."""
-        return frozenset(self.sources[""])
 
     def read(self, table: Table, split: str) -> None:
         """Put the pictures, the objects and the classes of a split ("" for all) into the table."""

@@ -58,6 +58,22 @@ def by_split(files: Iterable[Path], splits: Iterable[str | None]) -> Sources:
     return {"": tuple(file for file, _ in pairs)} | {split: chosen for split, chosen in sources.items() if chosen}
 
 
+class FilePerSplit:
+    """Base of the layouts that hold a whole split in one file. sources: the files that were found."""
+
+    sources: Sources
+
+    @property
+    def missing(self) -> Mapping[str, DataError]:
+        """Nothing in these formats states a split apart from its files."""
+        return {}
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The files that are read for some split."""
+        return frozenset(self.sources[""])
+
+
 def one_per_split(root: Path, files: Sequence[Path]) -> Sources:
     """``Sources`` of a format that holds a whole split in one file. Raise DataError if the split of a file is unclear."""
     splits = [split_name(file.stem) or split_above(file, root) for file in files]

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ import torch
 from PIL import Image
 
 import onestage
+from exported_files import check_shared_by_threads
 from lively import lively
 from onestage.cli.export import _labelled
 from onestage.cli.main import main
@@ -183,13 +183,7 @@ def test_a_file_does_not_say_where_its_maker_s_program_lies(folder):
 
 
 def test_threads_share_a_file(folder):
-    file = onestage.load(folder / "model.onnx")
-    images = pictures(8, (100, 140))
-    expected = [file.predict(image)[0] for image in images]
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda image: file.predict(image)[0], images * 3))
-    for one, again in zip(expected * 3, found, strict=True):
-        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)
+    check_shared_by_threads(onestage.load(folder / "model.onnx"), pictures(8, (100, 140)))
 
 
 def test_the_contract_says_what_a_stranger_needs(model, folder):

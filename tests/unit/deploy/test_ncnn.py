@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.resources import files
 
@@ -16,6 +15,7 @@ from PIL import Image
 
 import exported_files
 import onestage
+from exported_files import check_shared_by_threads
 from lively import lively
 from onestage.cli.main import main
 from onestage.deploy.benchmark import pictures
@@ -63,13 +63,7 @@ def test_the_files_find_what_the_model_finds(model, folder):
 
 
 def test_threads_share_a_net(folder):
-    file = onestage.load(folder / "m.ncnn.param")
-    images = pictures(8, (100, 140))
-    expected = [file.predict(image)[0] for image in images]
-    with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda image: file.predict(image)[0], images * 3))
-    for one, again in zip(expected * 3, found, strict=True):
-        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)
+    check_shared_by_threads(onestage.load(folder / "m.ncnn.param"), pictures(8, (100, 140)))
 
 
 def test_verbs_take_the_file(folder, tmp_path, capsys):

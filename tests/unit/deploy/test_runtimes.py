@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 import onestage
+from exported_files import check_shared_by_threads
 from onestage.cli.common import find_any_model
 from onestage.cli.generate import write_data_set
 from onestage.cli.main import main
@@ -23,7 +24,7 @@ from onestage.data.reader import open_data
 from onestage.data.synthetic import SyntheticConfig
 from onestage.deploy import cache, plan, runtimes
 from onestage.deploy.benchmark import pictures
-from onestage.deploy.cache import DIGESTS, Cached
+from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
 from onestage.deploy.plan import MAKERS, fingerprint
@@ -114,7 +115,7 @@ def test_torch_gives_the_detector(exported):
     assert isinstance(run_by(model, "torch").engine, TorchEngine)
 
 
-@pytest.mark.parametrize("harm", ["flip", "cut", "lost", "digests"])
+@pytest.mark.parametrize("harm", ["flip", "cut", "lost"])
 def test_a_damaged_file_in_the_cache_is_made_anew(exported, home, harm):
     cached = Cached.of(exported[0])
     cached.open("onnx", "onnxruntime")
@@ -123,8 +124,6 @@ def test_a_damaged_file_in_the_cache_is_made_anew(exported, home, harm):
     data[len(data) // 2] ^= 1  # in the weights: the file still opens
     if harm == "lost":
         path.unlink()
-    elif harm == "digests":
-        path.with_name(DIGESTS).write_bytes(b"{")
     else:
         path.write_bytes(data if harm == "flip" else data[:1000])
     cached.open("onnx", "onnxruntime")
@@ -432,12 +431,7 @@ def test_runtimes_use_as_many_threads_as_torch():
 def test_threads_share_a_file(exported, home, runtime):
     if not RUNTIMES[runtime].installed:
         pytest.skip(f"{runtime} is not installed")
-    file, images = run_by(exported[0], runtime), pictures(8, (100, 140))
-    expected = [file.predict(image)[0] for image in images]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda image: file.predict(image)[0], images * 2))
-    for one, again in zip(expected * 2, found, strict=True):
-        assert one.boxes.equal(again.boxes) and one.scores.equal(again.scores)
+    check_shared_by_threads(run_by(exported[0], runtime), pictures(8, (100, 140)))
 
 
 def test_a_model_exports_itself(exported, home, tmp_path):
@@ -459,7 +453,7 @@ def test_benchmark_has_a_row_for_each_runtime(exported, home, folder, tmp_path, 
     assert rows == [(name, runtime) for name, some in zip([*files, "tinyssd"], expected, strict=True) for runtime in some]
     told = capsys.readouterr().out
     assert "is the fastest" in told
-    assert len(list(Cached.of(exported[0]).place().parent.glob(f"*/{DIGESTS}"))) == 1  # the recipe's is not kept
+    assert len(list(Cached.of(exported[0]).place().parent.glob("*/model.onnx"))) == 1  # the recipe's is not kept
 
 
 def choices(declared):

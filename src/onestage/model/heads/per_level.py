@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.layers.winograd import Conv3x3
 from onestage.model.limits import Probability
@@ -58,6 +59,16 @@ class HeadModule(nn.Module):
 def as_rows(logits: Sequence[Tensor], deltas: Sequence[Tensor], width: int) -> tuple[Tensor, Tensor]:
     """Logits (B, S * C, H_l, W_l) and deltas (B, S * 4, H_l, W_l) of the levels -> (B, A, C) and (B, A, 4). width: C."""
     return _rows(logits, width), _rows(deltas, 4)
+
+
+def check_shareable(head: str, channels: Sequence[int], shapes: Sequence[int], *, like: str, fix: str) -> None:
+    """Raise ConfigError unless a head of that name can share its convolutions over all levels: its maps have equal channels and
+    equally many anchor shapes per cell. like, fix: a neck that gives such maps, for the message, and the remedy.
+    """
+    rule = f"{head} shares its convolutions over all levels: they need"
+    equal = f"{rule} equal channels, such as {like} gives"
+    require(len(set(channels)) == 1, equal, got=channels, fix=fix)
+    require(len(set(shapes)) == 1, f"{rule} the same number of anchor shapes", got=shapes, fix="anchors=OctaveAnchors")
 
 
 def prior_bias(prior: float) -> float:

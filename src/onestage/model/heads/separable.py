@@ -11,9 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from onestage.errors import require
 from onestage.model.codec import Part
-from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
+from onestage.model.heads.per_level import HeadModule, as_rows, check_shareable, prior_bias
 from onestage.model.layers.separable import Activation, SeparableConv, activation, batch_norm
 from onestage.model.limits import Layers, Probability
 
@@ -37,10 +36,7 @@ class SeparableHead(Part):
 
         Raise ConfigError unless all maps have the same.
         """
-        rule = "SeparableHead shares its convolutions over all levels: they need equal channels, such as a BiFPN gives"
-        require(len(set(channels)) == 1, rule, got=channels, fix="neck=BiFPN and anchors=OctaveAnchors")
-        rule = "SeparableHead shares its convolutions over all levels: they need the same number of anchor shapes"
-        require(len(set(shapes)) == 1, rule, got=shapes, fix="anchors=OctaveAnchors")
+        check_shareable("SeparableHead", channels, shapes, like="a BiFPN", fix="neck=BiFPN and anchors=OctaveAnchors")
         return _Separable(self, channels, shapes[0], logits)
 
 

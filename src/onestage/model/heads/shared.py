@@ -12,9 +12,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from onestage.errors import require
 from onestage.model.codec import Part
-from onestage.model.heads.per_level import HeadModule, as_rows, prior_bias
+from onestage.model.heads.per_level import HeadModule, as_rows, check_shareable, prior_bias
 from onestage.model.layers.norms import norm_layers
 from onestage.model.layers.winograd import Conv3x3
 from onestage.model.limits import Layers, Probability
@@ -38,10 +37,7 @@ class SharedHead(Part):
 
         Raise ConfigError unless all maps have the same.
         """
-        rule = "SharedHead shares its convolutions over all levels: they need equal channels, such as an FPN gives"
-        require(len(set(channels)) == 1, rule, got=channels, fix="neck=FPN and anchors=OctaveAnchors")
-        rule = "SharedHead shares its convolutions over all levels: they need the same number of anchor shapes"
-        require(len(set(shapes)) == 1, rule, got=shapes, fix="anchors=OctaveAnchors")
+        check_shareable("SharedHead", channels, shapes, like="an FPN", fix="neck=FPN and anchors=OctaveAnchors")
         return _Shared(self, channels[0], shapes[0], logits)
 
 

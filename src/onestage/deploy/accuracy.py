@@ -1,4 +1,4 @@
-"""The accuracy of a detector or of an exported file on labelled pictures, in a form that two of them can be compared in.
+"""The accuracy of a detector or of an exported file on labelled pictures, so that two of them can be compared.
 
 Shape letters: P pictures.
 """
@@ -19,7 +19,7 @@ from onestage.structures import Detections, Truth
 @dataclass(frozen=True, eq=False)
 class Accuracy:
     """COCO's AP, 0..1 (NaN without objects), and what it was computed from: the detections and the truth of each of P pictures,
-    in the order of the data set. Two of the same data set have the same pictures in the same rows.
+    in the order of the data set. So row r is the same picture in two accuracies on one data set.
     """
 
     AP: float

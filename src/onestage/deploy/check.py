@@ -21,12 +21,13 @@ from onestage.structures import Detections
 LEAST = 0.05
 """Detections of lower scores are not compared: the graph looks at fewer of these candidates than predict()."""
 BATCHES = (1, 2, 5)
+"""How many pictures at once a file is checked with."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How far a detection may be from its partner. paired: the part of all detections that need a partner; of two boxes
-    that overlap almost exactly as much as NMS allows, rounding decides.
+    """How far a detection may be from its partner. paired: the part of all detections that need a partner. Not all can have
+    one: if two boxes overlap almost exactly as much as NMS allows, rounding decides which of them stay.
     """
 
     iou: float
@@ -56,7 +57,7 @@ class Agreement:
         return Agreement(compared, paired, min(self.iou, other.iou), max(self.score, other.score))
 
     def within(self, tolerance: Tolerance) -> bool:
-        """Whether enough detections have a partner. A pair is by its making within the tolerance."""
+        """Whether enough detections have a partner. A partner always lies within the tolerance."""
         return self.paired >= tolerance.paired * self.compared
 
 
@@ -89,30 +90,35 @@ def _partners(these: Detections, those: Detections, tolerance: Tolerance, least:
 
 
 def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], tolerance: Tolerance) -> Agreement:
-    """Run both on pictures (3, H, W) uint8, one, two and five at once. Where the file takes any size, pictures of several sizes
-    give inputs of several sizes.
+    """Run both on pictures (3, H, W) uint8, one, two and five at once. If the file takes inputs of any size, pictures of
+    several sizes test several of them.
 
     Raise UnfitError if they find different objects, WeightsError if there is nothing to compare.
     """
-    reference, total = Predictor.of(source), Agreement()
-    post = source.config.postprocess
-    for least in (LEAST, post.score_threshold):
-        for batch in BATCHES:
-            for start in range(0, len(pictures), batch):
-                group = pictures[start : start + batch]
-                pairs = zip(reference.detect(group), file.detect(group), strict=True)
-                total += sum((compare(*pair, tolerance, places=post.detections, least=least) for pair in pairs), Agreement())
-        if total.compared:
-            break
+    reference, threshold = Predictor.of(source), source.config.postprocess.score_threshold
+    total = _agreement(reference, file, pictures, tolerance, LEAST)
+    if not total.compared:
+        total = _agreement(reference, file, pictures, tolerance, threshold)
     if not total.compared:
         what = "the file could not be checked: the detector finds nothing in these pictures"
         expected, fix = "pictures in which it finds objects", "onestage export MODEL --data FOLDER, or --no-check"
         raise WeightsError(what, where=source.config.name, expected=expected, fix=fix)
     if not total.within(tolerance):
         what = "the exported file finds other objects than its source"
-        got_text = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"
-        limit = f"{tolerance.paired:.1%} with an IoU of {tolerance.iou} and a score within {tolerance.score}"
-        raise UnfitError(what, where=source.config.name, got=got_text, expected=limit)
+        got = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"
+        expected = f"{tolerance.paired:.1%} with an IoU of {tolerance.iou} and a score within {tolerance.score}"
+        raise UnfitError(what, where=source.config.name, got=got, expected=expected)
+    return total
+
+
+def _agreement(source: Predictor, file: Predictor, pictures: Sequence[Tensor], tolerance: Tolerance, least: float) -> Agreement:
+    """Compare both on pictures (3, H, W), in batches of all sizes, in detections above ``least``."""
+    total, places = Agreement(), source.config.postprocess.detections
+    for batch in BATCHES:
+        for start in range(0, len(pictures), batch):
+            group = pictures[start : start + batch]
+            for pair in zip(source.detect(group), file.detect(group), strict=True):
+                total += compare(*pair, tolerance, places=places, least=least)
     return total
 
 

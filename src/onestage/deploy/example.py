@@ -17,9 +17,9 @@ from onestage.model.output.suppress import HardNMS
 from onestage.predict.contract import Contract, Ending
 
 LEAST_SCORE = 0.5
-"""What the programs show."""
+"""The programs show detections of at least that score."""
 PLAIN_NAME = re.compile(r"[\w.() -]+")
-"""Of files that stand in a program: no quote, backslash or new line, which would become a part of the program."""
+"""Names of files that a program may contain: no quote, backslash or new line, which would become a part of the program."""
 FAR = 1e9
 """A border in pixels that no anchor reaches."""
 

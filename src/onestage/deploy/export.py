@@ -48,8 +48,8 @@ CHECKED_WITH = 5
 @dataclass(frozen=True)
 class Format:
     """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files.
-    config: what becomes of a user's config, for files that can hold but one kind of graph. save: writes an ONNX model in this
-    format, for formats that hold int8. precisions: those that it holds.
+    config: for formats that hold only one kind of graph, it changes the user's config to that kind. save: for formats that hold
+    int8, it writes an ONNX model in this format. precisions: those that it holds.
     """
 
     suffix: str
@@ -58,6 +58,10 @@ class Format:
     config: Callable[[ExportConfig], ExportConfig] | None = None
     save: Save | None = None
     precisions: tuple[Precision, ...] = ("fp32",)
+
+    def bytes_of(self, path: Path) -> int:
+        """The bytes of the file at ``path`` and of its further files."""
+        return sum(path.with_suffix(end).stat().st_size for end in (path.suffix, *self.parts))
 
 
 FORMATS = {
@@ -88,8 +92,7 @@ class Exported:
     @property
     def size(self) -> int:
         """The bytes of the file and of its further files."""
-        form = next(form for form in FORMATS.values() if self.path.name.endswith(form.suffix))
-        return sum(self.path.with_suffix(end).stat().st_size for end in (self.path.suffix, *form.parts))
+        return next(form for form in FORMATS.values() if self.path.name.endswith(form.suffix)).bytes_of(self.path)
 
 
 @dataclass(frozen=True)
@@ -243,11 +246,9 @@ def _in_int8(plan: Plan, form: Format, draft: Path, data: Int8Data, pictures: Se
         file = open_exported(path)
         check_file(plan.detector, file, pictures, TOLERANCE)
         quantised = write_int8(model, file, draft, sealed, data)
-        sizes = tuple(
-            sum(part.stat().st_size for part in (p, *(p.with_suffix(end) for end in form.parts))) for p in (path, draft)
-        )
-        seconds = _in_turns([file, open_exported(draft)], pictures[0])
-    return replace(contract, precision="int8", quantised=quantised), Int8Gain((sizes[0], sizes[1]), (seconds[0], seconds[1]))
+        before, after = _in_turns([file, open_exported(draft)], pictures[0])
+        gain = Int8Gain((form.bytes_of(path), form.bytes_of(draft)), (before, after))
+    return replace(contract, precision="int8", quantised=quantised), gain
 
 
 def _checked(plan: Plan, draft: Path, pictures: Sequence[Tensor]) -> tuple[Agreement | None, tuple[float, float]]:

@@ -17,7 +17,9 @@ HEAVY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 @dataclass(frozen=True, eq=False)
 class Halves:
-    """network: everything up to the last convolutions; its outputs are what the tail reads. tail: what decodes and NMS."""
+    """A model in two. network: everything up to the last convolutions; its outputs are what the tail reads. tail: what decodes
+    boxes and scores, and NMS.
+    """
 
     whole: onnx.ModelProto
     network: onnx.ModelProto
@@ -52,7 +54,7 @@ class Halves:
 
 
 def halves(model: onnx.ModelProto) -> Halves:
-    """Divide a model behind its last convolutions: what no convolution depends on is the tail."""
+    """Divide a model behind its last convolutions. The tail is all that no convolution depends on."""
     import onnx
 
     before = _before_convolutions(model.graph)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 MAX_DROP = 0.005
 """The most AP, 0..1, that int8 may cost by default."""
 MOST_CALIBRATED = 100
-"""Of more pictures, so many are calibrated on: each n-th."""
+"""The most pictures that are calibrated on. Of more, each n-th is taken."""
 RESAMPLED = 50
 """Bootstrap samples behind an interval. They give a standard deviation, which needs fewer of them than quantiles do."""
 LOOKED_AT = 2
@@ -44,8 +44,10 @@ Save = Callable[["onnx.ModelProto", Path], None]
 
 @dataclass(frozen=True, eq=False)
 class Int8Data:
-    """calibrate: paths of pictures that show what the detector will see. measure: labelled pictures; those that are calibrated
-    on as well are left out of the calibration. max_drop: the most AP, 0..1, that int8 may cost.
+    """The pictures that an int8 file is made with.
+
+    calibrate: paths of pictures that show what the detector will see. measure: labelled pictures; they are left out of the
+    calibration. max_drop: the most AP, 0..1, that int8 may cost.
     """
 
     calibrate: Sequence[str | Path]
@@ -65,7 +67,7 @@ class Int8Data:
 
     @property
     def pictures(self) -> list[Path]:
-        """What is calibrated on: at most MOST_CALIBRATED pictures, none of which is measured on."""
+        """The pictures for the calibration: at most MOST_CALIBRATED, and none that the AP is measured on."""
         measured = {Path(path).resolve() for path in self.measure.paths}
         rest = [path for path in map(Path, self.calibrate) if path.resolve() not in measured]
         return rest[:: -(-len(rest) // MOST_CALIBRATED) or 1]
@@ -74,9 +76,9 @@ class Int8Data:
 def divided(data: OpenData, classes: tuple[str, ...], *, on_bad: OnBad = "stop") -> tuple[Dataset, Dataset]:
     """The pictures of a data set to calibrate on and those to measure on, with the labels of the model's classes.
 
-    Measured is "test" or else "val", as ``evaluate`` does, and calibrated "train" or else "trainval" or the rest. A data set
-    that has not two such splits is cut into a first and a second half. Raise DataError if it names such splits, and none of
-    them is there.
+    The AP is measured on "test", or else on "val", as ``evaluate`` does. The calibration takes "train", or else "trainval" or
+    "val". A data set without two such splits is cut into a first and a second half. Raise DataError if it names such splits,
+    and none of them is there.
     """
     last = _split(data, ["test", "val"])
     first = _split(data, [split for split in ("train", "trainval", "val") if split != last])

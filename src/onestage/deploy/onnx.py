@@ -88,7 +88,7 @@ def onnx_model(plan: Plan) -> onnx.ModelProto:
 
 
 def _translations(contract: Contract) -> dict[Callable[..., object], Callable[..., OnnxValue]]:
-    """Operators of torch, and how they are written in ONNX where torch's exporter has no way or another one."""
+    """Operators of torch that torch's exporter cannot write in ONNX, or should write differently, and how to write them."""
     if contract.ending == "outputs":
         return {torch.ops.aten.hardsigmoid.default: plain_hardsigmoid}
     return {torch.ops.onestage.survivors.default: survivors_in_onnx}

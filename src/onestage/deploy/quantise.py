@@ -24,8 +24,8 @@ Inputs = Mapping[str, np.ndarray]
 
 
 def quantised(network: onnx.ModelProto, inputs: Iterable[Inputs], count: int) -> onnx.ModelProto:
-    """The network with QuantizeLinear and DequantizeLinear around its layers. inputs: of
-    ``count`` calibration pictures; they are gone through several times.
+    """The network with QuantizeLinear and DequantizeLinear around its layers. inputs: of ``count`` calibration pictures; they
+    are read several times.
 
     Weights have one scale for each channel and activations one for each tensor, as ONNX Runtime needs it. Weights use half of
     the range of int8: with more, processors without VNNI cut off sums, and the file would find other things there.
@@ -87,7 +87,9 @@ def in_float(network: onnx.ModelProto, source: onnx.ModelProto, names: Collectio
 
 
 def most_sensitive(network: onnx.ModelProto, source: onnx.ModelProto, inputs: Sequence[Inputs]) -> list[str]:
-    """The layers of a quantised network, first the one that alone in int8 changes the outputs of its source most."""
+    """The layers of a quantised network, the most sensitive first: in int8, with all others in float, it changes the outputs of
+    the source most.
+    """
     expected, names = _outputs(source, inputs), layers(network)
     spread = [max(float(np.var(value)), 1e-12) for value in expected]
     errors = {}
@@ -111,8 +113,8 @@ def _outputs(network: onnx.ModelProto, inputs: Sequence[Inputs]) -> list[np.ndar
 
 
 def for_integers(network: onnx.ModelProto) -> onnx.ModelProto:
-    """The same network as ONNX Runtime computes it in integers: biases in int32, and no activation whose work the rounding to
-    int8 does too. Nodes and tensors that nothing reads any more are taken out.
+    """The same network in the form that ONNX Runtime computes in integers: biases are in int32, and activations are left out
+    where the rounding to int8 cuts off as they do. Nodes and tensors that nothing reads any more are taken out.
     """
     import onnx
 
@@ -169,7 +171,7 @@ def _in_steps(bias: onnx.TensorProto, factors: Sequence[onnx.TensorProto]) -> di
 
 
 def _without_activations(graph: onnx.GraphProto) -> None:
-    """Let QuantizeLinear read what a Relu or Clip before it reads, if it cuts off at the same values or inside them."""
+    """Let QuantizeLinear read the input of the Relu or Clip before it, if int8 cuts off at the same values or inside them."""
     import onnx
 
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}

@@ -60,15 +60,15 @@ RUNTIMES = {
 """The runtimes besides torch, by name."""
 
 GAIN = 0.9
-"""Another runtime is chosen if it takes at most that part of torch's time: less is not worth a change."""
+"""Another runtime is chosen if it takes at most that part of torch's time: a smaller gain is not worth a change."""
 SAVED = 0.4
-"""The part of torch's time that other runtimes save, before it is measured; for most detectors it is more."""
+"""The part of torch's time that other runtimes are expected to save before they are measured. Most save more."""
 EXPORT_SECONDS, OPEN_SECONDS = 20.0, 1.0
-"""What an export of a small detector takes, and opening a file."""
+"""The time to export a small detector, and to open a file."""
 PASSES = 16
-"""So often the trial of a runtime puts its pictures through torch or this runtime."""
+"""How often the trial of a runtime puts its pictures through torch or this runtime."""
 LEAST_PICTURES = 50
-"""For fewer pictures nothing is tried: no trial would be repaid."""
+"""With fewer pictures no runtime is tried: the trial would take longer than it saves."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ Your preprocessing is right if it turns picture_N.png into input_N.npy, up to on
 
 
 def vectors_place(path: Path) -> Path:
-    """The folder for the vectors of an exported file: of each format another one, so that one model is exported to several."""
+    """The folder for the vectors of an exported file. Its name differs between formats, which may lie in one folder."""
     name = path.stem if path.suffix in (".onnx", ".param") else path.name
     return path.with_name(f"{name}_vectors")
 

@@ -20,7 +20,7 @@ Ending = Literal["detections", "candidates", "outputs"]
 """Where a file's graph ends: after NMS; at decoded candidates, before NMS; at the outputs of the network."""
 
 Precision = Literal["fp32", "fp16", "int8"]
-"""Of a file's network. What decodes its outputs, and NMS, are in float32."""
+"""The type of the numbers in a file's network. Decoding and NMS are always in float32."""
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 OUTPUTS: dict[Ending, tuple[str, ...]] = {
@@ -45,9 +45,11 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Quantised:
-    """How an int8 file was made, and what it cost. calibrated: the pictures that gave the ranges of its numbers. measured: the
-    pictures that its AP was measured on, none of them calibrated on. AP_fp32, AP: before and after, 0..1. low, high: the 95 %
-    interval of AP - AP_fp32. layers: those that could be in int8; in_float: those of them that stayed in float.
+    """How an int8 file was made, and what it cost.
+
+    calibrated: pictures that gave the ranges of its numbers. measured: other pictures, on which its AP was measured. AP_fp32,
+    AP: before and after, 0..1. low, high: the 95 % interval of AP - AP_fp32. layers: those that could be in int8. in_float:
+    those of them that stayed in float.
     """
 
     calibrated: int

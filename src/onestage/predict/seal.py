@@ -1,6 +1,6 @@
-"""A SHA-256 at the end of an exported file. It tells damage, such as a flipped bit of a weight, before a runtime reads it.
+"""A SHA-256 at the end of an exported file. It shows damage, such as a flipped bit of a weight, before a runtime reads it.
 
-It is no signature: every program can write one. A file without it, as earlier versions wrote them, is taken as it is.
+It is no signature: every program can write one. Files of earlier versions have none; they are read without this check.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from onestage.errors import WeightsError
 from onestage.files import write_file
 
 DIGITS = 64
-"""Of a SHA-256 in hexadecimal."""
+"""The length of a SHA-256 in hexadecimal."""
 
 
 @dataclass(frozen=True)

@@ -65,13 +65,21 @@ def open_ncnn(path: Path) -> FileEngine:
     data, text = read_bytes(weights), graph.decode(errors="replace")
     _check_unchanged(weights, data, files)
     check_graph(text, where=path, known=lambda layer: ncnn.layer_to_index(layer) >= 0)
+    net = _net(text, data, path)
+    return FileEngine(contract, lambda inputs: _run(net, inputs), NAME)
+
+
+def _net(graph: str, weights: bytes, path: Path) -> ncnn.Net:
+    """The network in the contents of a .param file and its .bin. Raise WeightsError if ncnn cannot read it."""
+    import ncnn
+
     net = ncnn.Net()
     for option in ("use_fp16_packed", "use_fp16_storage", "use_fp16_arithmetic", "use_bf16_storage", "use_vulkan_compute"):
         setattr(net.opt, option, False)
     net.opt.num_threads = threads()
-    if net.load_param_mem(text) or net.load_model(_reader(data)):
+    if net.load_param_mem(graph) or net.load_model(_reader(weights)):
         raise WeightsError("ncnn cannot read this file", where=path, fix="update ncnn, or export it again")
-    return FileEngine(contract, lambda inputs: _run(net, inputs), NAME)
+    return net
 
 
 def _reader(data: bytes) -> ncnn.DataReader:

@@ -43,13 +43,20 @@ def open_openvino(path: Path) -> FileEngine:
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
     try:
-        settings = {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads()}
-        compiled = core.compile_model(model, "CPU", settings | ({PRECISION: "f16"} if contract.precision == "fp16" else {}))
-        if contract.precision == "fp16" and compiled.get_property(PRECISION).get_type_name() != "f16":
-            compiled = core.compile_model(model, "CPU", settings)  # it would have taken bfloat16, which is far less exact
+        compiled = _compiled(core, model, half=contract.precision == "fp16")
     except Exception as error:
         raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
+
+
+def _compiled(core: openvino.Core, model: openvino.Model, *, half: bool) -> openvino.CompiledModel:
+    """The model for this processor, in float32; with ``half`` in float16, if the processor can. OpenVINO raises many types."""
+    settings = {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads()}
+    if half:
+        compiled = core.compile_model(model, "CPU", settings | {PRECISION: "f16"})
+        if compiled.get_property(PRECISION).get_type_name() == "f16":  # or it took bfloat16, which is far less exact
+            return compiled
+    return core.compile_model(model, "CPU", settings)
 
 
 def _read(path: Path) -> tuple[str, bytes, bytes]:

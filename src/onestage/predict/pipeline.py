@@ -29,7 +29,7 @@ from onestage.predict.predictor import Predictor
 from onestage.structures import Detections
 
 QUALITY = 92
-"""Of the annotated JPEGs."""
+"""The quality of annotated JPEGs, as Pillow counts it: 0..95."""
 
 DRAWN = 11
 """Bytes for each pixel of a picture while its copy is drawn and saved: its tensor, Pillow's copy and the encoder's."""
@@ -170,7 +170,7 @@ def _decoded(path: Path) -> Tensor | DataError:
 def _detect(
     predictor: Predictor, batch: Sequence[PictureFile], ready: Sequence[Tensor | DataError], selection: Selection
 ) -> list[Outcome]:
-    """ready: the pixels (3, H, W) of each picture, or why it has none."""
+    """The outcome of each picture of a batch. ready: the pixels (3, H, W) of each picture, or why it has none."""
     readable = [content for content in ready if isinstance(content, Tensor)]
     found = iter(predictor.predict(readable, score=selection.score, batch_size=max(1, len(readable))))
     return [

@@ -51,7 +51,7 @@ class TorchEngine:
     def __init__(self, detector: Detector) -> None:
         self.detector = detector
         self._network = in_evaluation_mode(detector)
-        self._type = next(detector.parameters()).dtype  # a model in half precision wants its images so
+        self._type = next(detector.parameters()).dtype  # a model in half precision takes images in this type
 
     @property
     def device(self) -> torch.device:
@@ -225,9 +225,7 @@ def _check_detections(found: list[RawDetections], *, images: int, classes: int) 
 
 
 def _pixels(image: Picture, channels: Channels) -> Tensor:
-    """(3, H, W) uint8 RGB. The order of colours exists for arrays and tensors only: to_tensor refuses it for anything
-    different.
-    """
+    """(3, H, W) uint8 RGB. Only arrays and tensors can have another order of colours; to_tensor refuses it for all others."""
     if isinstance(image, str | Path) and channels == "rgb":
         return decode_image(image)
     return to_tensor(image, channels=channels)

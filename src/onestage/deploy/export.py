@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from onestage.data import Dataset
@@ -49,7 +50,7 @@ CHECKED_WITH = 5
 class Format:
     """A kind of file: how its name ends, and the function that writes it. parts: the ends of the names of further files.
     config: for formats that hold only one kind of graph, it changes the user's config to that kind. save: for formats that hold
-    int8, it writes an ONNX model in this format. precisions: those that it holds.
+    fewer bits than float32, it writes an ONNX model in this format.
     """
 
     suffix: str
@@ -57,7 +58,11 @@ class Format:
     parts: tuple[str, ...] = ()
     config: Callable[[ExportConfig], ExportConfig] | None = None
     save: Save | None = None
-    precisions: tuple[Precision, ...] = ("fp32",)
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Those that files of this kind hold."""
+        return ("fp32",) if self.save is None else PRECISIONS
 
     def bytes_of(self, path: Path) -> int:
         """The bytes of the file at ``path`` and of its further files."""
@@ -65,8 +70,8 @@ class Format:
 
 
 FORMATS = {
-    "onnx": Format(".onnx", export_onnx, save=save_onnx, precisions=PRECISIONS),
-    "openvino": Format(".xml", export_openvino, parts=(".bin",), save=save_openvino, precisions=PRECISIONS),
+    "onnx": Format(".onnx", export_onnx, save=save_onnx),
+    "openvino": Format(".xml", export_openvino, parts=(".bin",), save=save_openvino),
     "torch": Format(".pt2", export_pt2),
     "ncnn": Format(".ncnn.param", export_ncnn, parts=(".bin", ".json"), config=ncnn_config),
     "litert": Format(".tflite", export_litert, config=litert_config),
@@ -134,7 +139,7 @@ def export(
     if example:
         check_example(plan.contract, path, form.suffix)
     _check_precision(config.precision, to, labelled, check=check)
-    images = _usual_pictures(labelled) if pictures is None else list(pictures)
+    images = _usual_pictures(labelled) if pictures is None else _given_pictures(pictures)
     with writing(path), temporary_folder(path) as folder:
         draft = folder / path.name
         with _exporting(plan, to):
@@ -155,6 +160,20 @@ def _usual_pictures(labelled: Dataset | Int8Data | None) -> Sequence[Tensor]:
     if isinstance(labelled, Int8Data):
         return [decode_image(path) for path in labelled.measure.paths[:CHECKED_WITH]]
     return drawn_pictures()
+
+
+def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
+    """The pictures of a user. Raise ConfigError unless they are one or more, each (3, H, W) uint8."""
+    for number, picture in enumerate(pictures):
+        if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or picture.shape[:-2] != (3,) or not picture.numel():
+            shape = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"a {type(picture).__name__}"
+            what, fix = "a file is checked with tensors", "read files with onestage.images.decode_image(path)"
+            raise ConfigError(what, where=f"pictures[{number}]", got=shape, expected="(3, H, W) uint8, RGB", fix=fix)
+    if not len(pictures):
+        raise ConfigError(
+            "there is no picture to check the file with", got="pictures=[]", fix="leave pictures out, or check=False"
+        )
+    return list(pictures)
 
 
 def _targets(path: Path, form: Format) -> list[Path]:

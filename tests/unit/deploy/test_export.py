@@ -338,6 +338,24 @@ def test_nothing_is_written_over(model, tmp_path, taken):
     assert [path.name for path in tmp_path.iterdir()] == [taken] and (tmp_path / taken).read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "there is no picture"),
+        (["a.jpg"], r"pictures\[0\]\n.*a str"),
+        ([np.zeros((9, 9, 3), np.uint8)], "a ndarray"),
+        ([torch.zeros(3, 9, 9).byte(), torch.rand(3, 9, 9)], r"pictures\[1\]\n.*float32 \(3, 9, 9\)"),
+        ([torch.zeros(9, 9, 3).byte()], r"\(9, 9, 3\)"),
+        (torch.zeros(3, 9, 9).byte(), r"uint8 \(9, 9\)"),
+        ([torch.zeros(3, 0, 9).byte()], r"\(3, 0, 9\)"),
+    ],
+)
+def test_what_is_no_picture_is_refused_before_the_work(model, tmp_path, given, says):
+    with pytest.raises(ConfigError, match=says):
+        export(model, tmp_path / "m.onnx", pictures=given)
+    assert not list(tmp_path.iterdir())
+
+
 def test_one_name_serves_every_format(tmp_path):
     written = [path for name, form in FORMATS.items() for path in _targets(tmp_path / f"m{form.suffix}", form)]
     assert len(written) == len(set(written))

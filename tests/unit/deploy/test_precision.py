@@ -20,12 +20,13 @@ from onestage.deploy.check import IN_HALF, check_file
 from onestage.deploy.export import export
 from onestage.deploy.halves import halves, in_half
 from onestage.deploy.int8 import Int8Data, divided, interval
-from onestage.deploy.onnx import save_onnx
+from onestage.deploy.onnx import describe, save_onnx
 from onestage.deploy.openvino import save_openvino
 from onestage.deploy.plan import ExportConfig, plan_export
 from onestage.deploy.quantise import for_integers, in_float, layers, most_sensitive, quantised
 from onestage.errors import ConfigError, DataError, WeightsError
 from onestage.predict.contract import Contract, Quantised
+from onestage.predict.engines.openvino import PRECISION
 from onestage.predict.exported import open_exported
 
 onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
@@ -90,6 +91,34 @@ def test_a_file_in_float16_finds_the_same_in_every_runtime(model, whole, tmp_pat
     assert not all(np.array_equal(data, data.astype(np.float16)) for data in singles), "anchors, which lose digits in float16"
     total = check_file(model, open_exported(tmp_path / "half.xml"), pictures(5, (100, 140)), IN_HALF)
     assert total.within(IN_HALF) and total.compared > 20
+
+
+def test_an_export_in_float16_is_checked_as_one_and_opened_as_one(model, whole, tmp_path, monkeypatch):
+    def captured_before(plan):
+        again = onnx.ModelProto()
+        again.CopyFrom(whole)
+        describe(again, plan.contract)
+        return again
+
+    checked, hints = [], []
+    monkeypatch.setattr("onestage.deploy.onnx.onnx_model", captured_before)
+    monkeypatch.setattr("onestage.deploy.export.check_file", lambda *given: (checked.append(given[-1]), check_file(*given))[1])
+    config = ExportConfig(precision="fp16")
+    made = export(model, tmp_path / "m.onnx", config=config)
+    assert open_exported(made.path).engine.contract.precision == "fp16" and made.agreement.score > 1e-6
+    openvino = pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+
+    class Core(openvino.Core):
+        def compile_model(self, model, device, settings):
+            compiled = super().compile_model(model, device, settings)
+            hints.append((settings[PRECISION], compiled.get_property(PRECISION).get_type_name()))
+            return compiled
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    made = export(model, tmp_path / "m.xml", to="openvino", config=config)
+    assert open_exported(made.path).engine.contract.precision == "fp16" and made.agreement.score > 1e-6
+    assert checked == [IN_HALF] * 2
+    assert hints[0][0] == "f16" and hints[-1] in {("f16", "f16"), ("f32", "f32")}  # never bfloat16
 
 
 def test_int8_layers_are_integers_and_go_back_to_float(parts, inputs):

@@ -52,8 +52,10 @@ LONGEST = 200
 """Bytes of a name that the name of its temporary file begins with: most systems take 255 in all."""
 
 
-ABANDONED_AFTER = 3600.0
-"""Seconds after which a temporary file belongs to a crash, where the system does not say whether its writer lives."""
+ABANDONED_AFTER = 24 * 3600.0
+"""Seconds after which a temporary file belongs to a crash, where the system does not say whether its writer lives: an export to
+int8 measures for hours.
+"""
 CLAIMED_AFTER = 2.0
 """Seconds after which the writer of a new temporary file has claimed it, however slow the machine."""
 

@@ -279,11 +279,11 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_not_before(tmp_path: P
     assert names(tmp_path) == []
 
 
-def test_where_the_system_does_not_tell_an_hour_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_the_system_does_not_tell_a_day_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "fcntl", None)
     leftover = tmp_path / f".x.1{files.TEMPORARY}"
     leftover.touch()
-    os.utime(leftover, (time.time() - 100, time.time() - 100))
+    os.utime(leftover, (time.time() - 4 * 3600, time.time() - 4 * 3600))  # as in an export to int8
     with files.temporary_folder(tmp_path / "x"):
         assert leftover.exists()
     os.utime(leftover, (0, 0))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -140,7 +139,7 @@ def export(
         check_example(plan.contract, path, form.suffix)
     _check_precision(config.precision, to, labelled, check=check)
     images = _usual_pictures(labelled) if pictures is None else _given_pictures(pictures)
-    with writing(path), temporary_folder(path) as folder:
+    with temporary_folder(path) as folder:
         draft = folder / path.name
         with _exporting(plan, to):
             plan, gain = _written(plan, form, draft, labelled, images)
@@ -149,8 +148,9 @@ def export(
         if example:
             write_example(draft, plan.contract, form.suffix)
         for target in _targets(path, form):  # again: this took long. The file itself is the last
-            if (made := draft.with_name(target.name)).exists():
-                made.replace(target)
+            with writing(target):
+                if (made := draft.with_name(target.name)).exists():
+                    made.replace(target)
     vectors, program = targets[0] if check else None, targets[1] if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
 
@@ -223,16 +223,16 @@ def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data
 @contextlib.contextmanager
 def _exporting(plan: Plan, to: str) -> Iterator[None]:
     """What the exporters of torch and others raise becomes a WeightsError that names detector and format. It is an UnfitError,
-    unless memory ran out.
+    unless memory ran out or the system refused something.
     """
     try:
         yield
-    except (OnestageError, OSError, KeyboardInterrupt):
+    except OnestageError:
         raise
     except Exception as error:
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"
-        kind = WeightsError if isinstance(error, MemoryError) else UnfitError
+        kind = WeightsError if isinstance(error, MemoryError | OSError) else UnfitError
         raise kind(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
 
 
@@ -259,8 +259,8 @@ def _in_int8(plan: Plan, form: Format, draft: Path, data: Int8Data, pictures: Se
 
     contract = replace(plan.contract, precision="fp32")
     model = onnx_model(Plan(plan.detector, contract))
-    with tempfile.TemporaryDirectory(dir=draft.parent) as folder:
-        path = Path(folder) / draft.name
+    with temporary_folder(draft) as folder:
+        path = folder / draft.name
         sealed(model, path)
         file = open_exported(path)
         check_file(plan.detector, file, pictures, TOLERANCE)

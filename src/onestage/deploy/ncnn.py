@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from onestage.deploy.onnx import captured, example_inputs, quietly
 from onestage.deploy.plan import ExportConfig, Plan
 from onestage.deploy.survivors import suppress_by_operator
 from onestage.errors import ConfigError, UnfitError, WeightsError
-from onestage.files import write_file
+from onestage.files import temporary_folder, write_file
 from onestage.predict.engines.ncnn import check_graph, describe
 
 
@@ -34,12 +34,16 @@ def export_ncnn(plan: Plan, path: Path) -> None:
     except ImportError as error:
         fix = "pip install 'onestage[ncnn]'"
         raise ConfigError("to write files of ncnn, more packages are needed", got=error, fix=fix) from error
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:  # of the export, which is temporary too
-        traced = Path(folder) / "model.pt"
+    with temporary_folder(path) as folder:  # in that of the export, which is temporary too
+        traced = folder / "model.pt"
         _write_traced(plan, traced)
         height, width = plan.contract.size or (0, 0)
         command = [pnnx.EXEC_PATH, traced.name, f"inputshape=[1,3,{height},{width}]", "fp16=0"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
+        except OSError as error:
+            fix = "pip install --force-reinstall pnnx"
+            raise ConfigError("pnnx cannot be started", where=pnnx.EXEC_PATH, got=error.strerror, fix=fix) from error
         graph, weights = traced.with_suffix(".ncnn.param"), traced.with_suffix(".ncnn.bin")
         if done.returncode or not (graph.is_file() and weights.is_file()):
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -60,7 +64,8 @@ def _write_traced(plan: Plan, path: Path) -> None:
     in_known_operators(graph)
     images, _ = example_inputs(plan.contract)
     with torch.no_grad(), quietly():
-        torch.jit.save(torch.jit.trace(graph, images, check_trace=False), path)
+        torch.jit.save(torch.jit.trace(graph, images, check_trace=False), file := io.BytesIO())
+    write_file(path, file.getvalue())
 
 
 def in_known_operators(graph: torch.fx.GraphModule) -> None:

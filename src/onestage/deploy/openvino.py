@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onestage.deploy.onnx import model_in_precision, save_onnx
 from onestage.deploy.plan import Plan
 from onestage.errors import ConfigError
+from onestage.files import temporary_folder
 
 if TYPE_CHECKING:
     import onnx
@@ -28,7 +28,7 @@ def save_openvino(model: onnx.ModelProto, path: Path) -> None:
     """Write an ONNX model as an OpenVINO file. All its numbers keep their types."""
     import openvino
 
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        draft = Path(folder) / "model.onnx"
+    with temporary_folder(path) as folder:
+        draft = folder / "model.onnx"
         save_onnx(model, draft)
         openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=False)

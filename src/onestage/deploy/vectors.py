@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from onestage.files import write_file
+from onestage.files import make_folder, write_file
 from onestage.predict.engines.exported import FileEngine
 from onestage.predict.predictor import Predictor
 
@@ -38,8 +38,7 @@ def vectors_place(path: Path) -> Path:
 
 def write_vectors(path: Path, file: Predictor, pictures: Sequence[Tensor]) -> Path:
     """Write the vectors of pictures, (3, H, W) uint8 each, into a folder beside the exported file, and return the folder."""
-    folder = vectors_place(path)
-    folder.mkdir(exist_ok=True)
+    folder = make_folder(vectors_place(path))
     write_file(folder / "README.txt", README.format(name=path.name))
     for number, picture in enumerate(pictures):
         images, metas = file.config.preprocess.batch([picture])

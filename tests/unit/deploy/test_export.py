@@ -31,7 +31,7 @@ from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
-from onestage.errors import ConfigError, OnestageError, WeightsError
+from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
@@ -383,6 +383,49 @@ def test_a_link_to_nowhere_and_a_file_that_came_meanwhile_stay(model, folder, tm
     with pytest.raises(ConfigError, match="exists already"):
         export(model, path, check=False)
     assert path.read_text() == "mine" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def copied(folder, monkeypatch):
+    """Exports that copy the file which was made once."""
+    monkeypatch.setitem(
+        FORMATS, "onnx", replace(FORMATS["onnx"], write=lambda plan, draft: shutil.copy(folder / "model.onnx", draft))
+    )
+
+
+def test_a_program_that_is_not_there_is_no_place_that_cannot_be_written(model, tmp_path, monkeypatch):
+    def write(plan, draft):
+        raise FileNotFoundError(2, "No such file or directory", "converter")
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    with pytest.raises(WeightsError, match=r"cannot be exported to onnx\n(.|\n)*converter") as caught:
+        export(model, tmp_path / "m.onnx")
+    assert not isinstance(caught.value, UnfitError)  # which would never be tried again
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_mistake_of_the_program_is_not_hidden(model, copied, tmp_path, monkeypatch):
+    def wrong(*_):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr("onestage.deploy.export.check_file", wrong)
+    with pytest.raises(ValueError, match="a mistake of ours") as caught:
+        export(model, tmp_path / "m.onnx")
+    assert not isinstance(caught.value, OnestageError) and not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_take_its_place_is_an_error_that_names_it(model, copied, tmp_path, monkeypatch):
+    move = Path.replace
+
+    def full(self, target):
+        if target.parent == tmp_path:
+            raise OSError(28, "No space left on device")
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(WriteError, match=r"m\.onnx\n(.|\n)*No space left"):
+        export(model, tmp_path / "m.onnx", check=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_does_not_become_a_part_of_the_example(model, tmp_path):

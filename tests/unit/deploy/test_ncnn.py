@@ -126,6 +126,16 @@ def test_a_damaged_file_never_reaches_ncnn(folder, tmp_path, end, how, monkeypat
         onestage.load(tmp_path / "m.ncnn.param")
 
 
+def test_a_converter_that_cannot_be_started_is_named(model, tmp_path, monkeypatch):
+    import pnnx
+
+    monkeypatch.setattr("onestage.deploy.ncnn._write_traced", lambda plan, path: path.touch())
+    monkeypatch.setattr(pnnx, "EXEC_PATH", "/nowhere/pnnx")
+    with pytest.raises(ConfigError, match=r"pnnx cannot be started\n.*/nowhere/pnnx"):
+        export(model, tmp_path / "m.ncnn.param", to="ncnn")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("end", ["param", "json"])
 def test_a_text_without_end_is_not_parsed(folder, tmp_path, end):
     for path in folder.glob("m.ncnn.*"):

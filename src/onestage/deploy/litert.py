@@ -51,8 +51,20 @@ def _global_max_pool(maps: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]
     return largest, torch.zeros_like(largest, dtype=torch.int64)
 
 
-PLAIN = {torch.ops.aten.adaptive_max_pool2d.default: _global_max_pool}
-"""Operators that the converter lacks, in terms of others."""
+def _nearest(maps: Tensor, size: Sequence[int], factors: Sequence[float] | None = None) -> Tensor:
+    """(B, C, H, W) -> (B, C, *size): of each cell the nearest one. The converter takes others where a side grows by a part of
+    itself, such as from 3 to 5.
+    """
+    for axis, cells in enumerate(size, start=2):
+        maps = maps.index_select(axis, torch.arange(cells, device=maps.device) * maps.shape[axis] // cells)
+    return maps
+
+
+PLAIN = {
+    torch.ops.aten.adaptive_max_pool2d.default: _global_max_pool,
+    torch.ops.aten.upsample_nearest2d.vec: _nearest,
+}
+"""Operators that the converter lacks, or converts wrongly, in terms of others."""
 
 
 class _Named(nn.Module):

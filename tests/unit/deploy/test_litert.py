@@ -83,21 +83,27 @@ def test_what_a_tflite_file_cannot_hold_is_refused(model, tmp_path, capsys):
     assert "litert-torch" in capsys.readouterr().err and not (tmp_path / "x.tflite").exists()
 
 
-def test_a_pooling_that_the_converter_lacks_keeps_its_bits():
+def test_operators_that_the_converter_lacks_keep_their_bits():
     maps = torch.randn(2, 5, 4, 3, generator=torch.Generator().manual_seed(0))
-    (decomposed,) = PLAIN.values()
-    assert decomposed(maps, [1, 1])[0].equal(torch.nn.AdaptiveMaxPool2d(1)(maps))
+    pool, nearest = PLAIN.values()
+    assert pool(maps, [1, 1])[0].equal(torch.nn.AdaptiveMaxPool2d(1)(maps))
+    for size in ((4, 3), (8, 6), (7, 5), (9, 4), (12, 12)):
+        assert nearest(maps, size).equal(torch.nn.functional.interpolate(maps, size))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["tinyssd", "retinanet_r18_fpn"])
-def test_a_converted_file_finds_what_the_model_finds(name, tmp_path):
-    """RetinaNet's weights lie channels-last in memory, which the converter once read wrongly."""
+@pytest.mark.parametrize(
+    ("name", "size"), [("tinyssd", (96, 128)), ("retinanet_r18_fpn", (96, 128)), ("efficientdet_lite0", (320, 320))]
+)
+def test_a_converted_file_finds_what_the_model_finds(name, size, tmp_path):
+    """RetinaNet's weights lie channels-last in memory, which the converter once read wrongly. A map of lite0 grows from 3 to 5
+    cells.
+    """
     pytest.importorskip("litert_torch", reason="the converter is installed apart: docs/deploy.md")
     torch.manual_seed(0)
-    model = lively(onestage.create(name, 3, size=(96, 128)))
-    made = export(model, tmp_path / "m.tflite", to="litert", config=ExportConfig(size=(96, 128)))
-    assert made.agreement.paired == made.agreement.compared > 20
+    model = lively(onestage.create(name, 3, size=size))
+    made = export(model, tmp_path / "m.tflite", to="litert", config=ExportConfig(size=size))
+    assert made.agreement.paired >= 0.995 * made.agreement.compared > 20
     images = pictures(5, (96, 128))
     file = onestage.load(made.path)
     found = file.predict(images, batch_size=5)

@@ -73,12 +73,24 @@ class Cached:
         with contextlib.suppress(WeightsError):  # there is none, or it is damaged, or just being deleted
             return _open(path, runtime)
         make_folder(folder.parent)
-        with writing(folder), FileLock(folder.with_name(f".{folder.name[0]}.lock")):  # 16 at most: they stay
+        with _locked(folder.with_name(f".{folder.name[0]}.lock")):  # 16 at most: they stay
             with contextlib.suppress(WeightsError):  # another process made it while this one waited
                 return _open(path, runtime)
             _make(self.detector, to, path, pictures() or None)
             _limit(folder)
             return _open(path, runtime)
+
+
+@contextlib.contextmanager
+def _locked(place: Path) -> Iterator[None]:
+    """Keep other processes that lock the file ``place`` out of the block. Raise WriteError if it cannot be written."""
+    lock = FileLock(place)
+    with writing(place):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @functools.cache
@@ -104,13 +116,13 @@ def _make(detector: Detector, to: str, path: Path, pictures: Sequence[Tensor] | 
     """Export the file into a temporary folder, which then gets its name."""
     folder = path.parent
     with temporary_folder(folder) as temporary:
-        draft = temporary / folder.name
-        draft.mkdir()
+        draft = make_folder(temporary / folder.name)
         made = export(detector, draft / path.name, to=to, pictures=pictures)
         if made.vectors is not None:
             shutil.rmtree(made.vectors)
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one
-        draft.replace(folder)
+        with writing(folder):
+            draft.replace(folder)
 
 
 def _limit(kept: Path) -> None:

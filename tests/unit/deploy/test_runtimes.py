@@ -29,7 +29,7 @@ from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
 from onestage.deploy.plan import MAKERS, fingerprint
 from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
-from onestage.errors import ConfigError, WeightsError, WriteError
+from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
@@ -406,6 +406,16 @@ def test_evaluate_tries_runtimes_with_pictures_of_the_data_set(labelled, monkeyp
     monkeypatch.setattr(runtimes, "run_by", lambda detector, name, *, pictures: chosen(detector, pictures, total=None)[0])
     assert main(["evaluate", *map(str, labelled), "--runtime", runtime, "--workers", "0"]) == 0
     assert seen == [[(3, 64, 96)] * 2]
+
+
+def test_a_mistake_of_the_program_is_no_cache_that_cannot_be_written(exported, home, monkeypatch):
+    def wrong(*_, **__):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(cache, "export", wrong)
+    with pytest.raises(ValueError, match="a mistake of ours") as caught:
+        run_by(exported[0], "onnxruntime")
+    assert not isinstance(caught.value, OnestageError)
 
 
 def test_a_broken_export_is_no_obstacle(exported, home, monkeypatch):

@@ -7,9 +7,10 @@ OLDEST = .venv-oldest
 PROCESSES ?= 3
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
+EXPORTED ?= exported
 TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each (tests/conftest.py); a third process works while others wait
 
-.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark clean
+.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark benchmark-runtimes clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
@@ -19,6 +20,7 @@ help:
 	@echo "make fuzz       give every reader broken input for FUZZ_SECONDS=60 each, from FUZZ_SEED=0"
 	@echo "make kill       kill workers, runs and ranks at random moments"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
+	@echo "make benchmark-runtimes  the same with every runtime, files kept in EXPORTED=exported (15 minutes, and the exports)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onestage needs Python 3.11 or later: make PYTHON=...")'
@@ -65,6 +67,10 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/postprocess.py
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
+
+benchmark-runtimes: $(READY)  # int8: of the files in EXPORTED; a row that is left out says the command that makes its file
+	$(BIN)/python benchmarks/inference.py --runtimes torch onnxruntime openvino ncnn --precision fp32 int8 \
+	    --repeats 12 --files $(EXPORTED) --json $(EXPORTED)/runtimes.json
 
 clean:
 	rm -rf .venv $(OLDEST) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from onestage.weights.detector_file import load_detector
 from onestage.weights.source import WEIGHTS
 from onestage.zoo.table import ZOO
 
+Numbers = Literal["exact", "fp32", "bf16"]
+"""How torch computes: as in training, to the bit; in float32, faster, with other rounding; in bfloat16."""
 TRIED_WITH = 5
 """Pictures with which runtimes are measured and compared."""
 
@@ -65,19 +68,22 @@ def run_model(
     pictures: Callable[[], Sequence[Tensor]],
     total: int,
     score: float | None = None,
-    fold: bool = False,
+    numbers: Numbers = "exact",
 ) -> Predictor:
     """What runs a detector: the ``runtime``. An exported file is run already. It may take a minute, so check arguments before.
 
     pictures: gives some, (3, H, W) uint8 each, by which "auto" chooses, and which a new file is checked with. total: how many
     there are to do. A choice is said in a line. score: the least to report; below the threshold of a detector, torch alone
-    finds anything. fold: let torch run a folded copy.
+    finds anything. numbers: how torch computes. Raise ConfigError for bfloat16 if torch does not run the model.
     """
+    if numbers == "bf16" and (isinstance(model, Predictor) or runtime not in (None, "auto", "torch")):
+        what, fix = "torch alone computes in bfloat16, and it runs no exported files", "leave --precision bf16 out"
+        raise ConfigError(what, where=model.config.name, got=f"--runtime {runtime or 'of the file'}", fix=fix)
     if isinstance(model, Predictor):
         return model
     below = score is not None and score < model.config.postprocess.score_threshold
-    if runtime in (None, "torch") or (runtime == "auto" and below):
-        return Predictor.folded(model) if fold else Predictor.of(model)
+    if runtime in (None, "torch") or (runtime == "auto" and (below or numbers == "bf16")):
+        return Predictor.of(model) if numbers == "exact" else Predictor.folded(model, bf16=numbers == "bf16")
     from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
 
     if runtime != AUTO:

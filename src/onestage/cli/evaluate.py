@@ -39,6 +39,8 @@ class Machine:
     """What runs the model: by default torch, and for an exported file its usual runtime (onnxruntime for .onnx, openvino for
     .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same, if there are so many
     pictures that trying it pays. Losses, class error and box MAE need torch or a file without NMS."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: torch computes in bfloat16, if the processor can; other figures result. An exported file has its precision."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 
@@ -97,14 +99,15 @@ def evaluate(
 
 def _run(model: Detector | Predictor, dataset: Dataset, machine: Machine) -> Predictor:
     """The model, run by the runtime that was asked for."""
-    from onestage.cli.common import TRIED_WITH, run_model
+    from onestage.cli.common import TRIED_WITH, Numbers, run_model
     from onestage.predict.pictures import PictureFile
     from onestage.predict.pipeline import first_pictures
 
     files = [PictureFile(Path(path), path) for path in dataset.paths[:TRIED_WITH]]
     limits = {"gigabytes": machine.picture_memory, "timeout": machine.worker_timeout}
     some = partial(first_pictures, files, TRIED_WITH, **limits)
-    return run_model(model, machine.runtime, pictures=some, total=len(dataset))
+    numbers: Numbers = "bf16" if machine.precision == "bf16" else "exact"
+    return run_model(model, machine.runtime, pictures=some, total=len(dataset), numbers=numbers)
 
 
 def _show(report: Report, held_out: Dataset | None) -> None:

@@ -51,6 +51,8 @@ class Choice:
     """What runs the model. auto: the fastest that finds the same, if there are so many pictures that trying it pays; for an
     exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param, litert for
     .tflite)."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: torch computes in bfloat16, faster and less exact, if the processor can. An exported file has its precision."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 
@@ -110,7 +112,8 @@ def _predict(
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     results_folder(out, [path.name for path, _ in targets])
     some = partial(first_pictures, files, TRIED_WITH, **limits)
-    predictor = run_model(found, detection.runtime, pictures=some, total=len(files), score=detection.score, fold=True)
+    score, numbers = detection.score, detection.precision
+    predictor = run_model(found, detection.runtime, pictures=some, total=len(files), score=score, numbers=numbers)
 
     tally, began = Tally(), time.monotonic()
     selection = Selection(score=detection.score, labels=labels, top=detection.top)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
+from onestage.errors import ConfigError
 from onestage.model.detector import Detector, mirror
 from onestage.model.layers.same_padding import SameConv2d
 from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
@@ -30,23 +31,41 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 """Types of batch norm. The second one has an activation behind it."""
 
 
-def folded(detector: Detector) -> Detector:
-    """The copy, with the weights as they are now. It predicts: do not train or save it.
+def folded(detector: Detector, *, bf16: bool = False) -> Detector:
+    """The copy, with the weights as they are now, and with ``bf16`` in bfloat16. It predicts: do not train or save it.
 
     On a GPU, in another type than float32, or if a part has hooks or another forward than its class, nothing in it is folded.
+    Raise ConfigError for bfloat16 on a device that has no instructions for it.
     """
+    if bf16:
+        check_bfloat16(detector.device)
     copied: dict[int, Tensor] = {}  # a tensor that several modules share stays one
     copy = mirror(detector, lambda tensor: copied.setdefault(id(tensor), tensor.detach().clone()))
     assert isinstance(copy, Detector)
     usual = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in copy.parameters())
-    if usual and not any(_is_changed(part) for part in copy.modules()):
+    usual = usual and not any(_is_changed(part) for part in copy.modules())
+    if usual:
         for conv, norm in _pairs(copy):
             _fold(copy, conv, norm)
+    if bf16:
+        return copy.to(torch.bfloat16)
+    if usual:
         for part in list(copy.modules()):
             for name, child in part.named_children():
                 if is_wide(child):
                     setattr(part, name, StoredConv3x3(child).eval())
     return copy
+
+
+def check_bfloat16(device: torch.device) -> None:
+    """Raise ConfigError unless a device computes in bfloat16. Others imitate it, more slowly than in float32."""
+    if device.type == "cuda":
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:  # older versions of torch do not tell
+        able = any(has for name, has in getattr(torch.cpu, "get_capabilities", dict)().items() if name.endswith("bf16"))
+    if not able:
+        what, fix = "this device does not compute in bfloat16, as far as torch knows", "leave --precision bf16 out"
+        raise ConfigError(what, got=device, expected="such as a processor with AVX512_BF16 or AMX", fix=fix)
 
 
 class StoredConv3x3(nn.Module):

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 import onestage
+from onestage.cli.common import run_model
+from onestage.errors import ConfigError
 from onestage.model.layers.winograd import Conv3x3
 from onestage.predict import folded as folding
 from onestage.predict.folded import StoredConv3x3, folded
@@ -61,6 +63,35 @@ def test_later_weights_do_not_reach_the_copy():
         for parameter in model.parameters():
             parameter.fill_(7)
     assert outputs(predictor.engine.detector, images).logits.equal(expected.logits)
+
+
+def test_bfloat16_is_near_and_gives_float32(monkeypatch):
+    monkeypatch.setattr(folding, "check_bfloat16", lambda device: None)
+    model = lively("tinyssd")
+    images, frames = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), torch.tensor([[0.0, 0, 64, 64]] * 2)
+    expected = Predictor.of(model).engine(images, frames)
+    predictor = Predictor.folded(model, bf16=True)
+    found = predictor.engine(images, frames)
+    assert {p.dtype for p in predictor.engine.detector.parameters()} == {torch.bfloat16}
+    assert found.logits.dtype == found.deltas.dtype == torch.float32
+    assert 0 < (found.logits - expected.logits).abs().mean() <= 0.05 * expected.logits.std()
+    assert next(model.parameters()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flags", [{"avx512_bf16": False, "avx2": True}, {}])
+def test_bfloat16_is_refused_where_the_processor_has_none(flags, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags, raising=False)
+    with pytest.raises(ConfigError, match="bfloat16"):
+        Predictor.folded(lively("tinyssd"), bf16=True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags | {"amx_bf16": True})
+    folding.check_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("exported", "runtime"), [(True, None), (False, "onnxruntime")])
+def test_other_programs_than_torch_refuse_bfloat16(exported, runtime):
+    model = lively("tinyssd")
+    with pytest.raises(ConfigError, match="torch alone"):
+        run_model(Predictor.of(model) if exported else model, runtime, pictures=list, total=1, numbers="bf16")
 
 
 class Network(nn.Module):

@@ -5,6 +5,9 @@ start inherit it.
 """
 
 import os
+import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +27,22 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no shared data beside the checkout (looked for {SHARED_DATA.parent.name}/{SHARED_DATA.name})")
     return SHARED_DATA
+
+
+def _surroundings() -> dict[str, object]:
+    """What a test may change for the tests after it, without knowing."""
+    found: dict[str, object] = {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    found["folder"] = Path.cwd()
+    if (torch := sys.modules.get("torch")) is not None:  # importing it here would take seconds from tests that need none
+        found |= {"type": torch.get_default_dtype(), "gradients": torch.is_grad_enabled()}
+    return found
+
+
+@pytest.fixture(autouse=True)
+def surroundings_stay() -> Iterator[None]:
+    """A test leaves the process as it found it: what it leaves behind makes another test fail, and seldom the next one."""
+    before = _surroundings()
+    yield
+    after = _surroundings()
+    changed = {name: (value, after[name]) for name, value in before.items() if after[name] != value}
+    assert not changed, f"the test left other surroundings, (before, after): {changed}"

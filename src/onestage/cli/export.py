@@ -41,6 +41,8 @@ class File:
     """The type of the pixels, 0..255. By default uint8, and float32 for detectors that resize in float."""
     winograd: bool = True
     """Compute wide 3x3 convolutions with fewer multiplications: faster on a CPU. For a GPU, leave it out: --no-winograd"""
+    overwrite: bool = False
+    """Replace the files of an earlier export. Files that onestage did not export are never replaced."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +99,14 @@ def export(
         check: compare what the file finds with what the model finds
     """
     from onestage.cli.common import find_model
-    from onestage.deploy.export import FORMATS, check_targets
+    from onestage.deploy.export import FORMATS, check_place
     from onestage.deploy.export import export as write
 
     config = replace(_config(file), precision=numbers.precision)
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
-    check_targets(path, to)
+    check_place(path, to, overwrite=file.overwrite)
     given, pictures = _given(numbers, detector, data, Path(model), check=check)
     say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)
@@ -125,6 +127,7 @@ def _config(file: File) -> ExportConfig:
         size="any" if file.size == "any" else "model" if file.size == "model" else size,
         pixels=file.input,
         winograd=file.winograd,
+        overwrite=file.overwrite,
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, OnestageError, WeightsError
 
 if TYPE_CHECKING:
     from onestage.model.config import DetectorConfig
@@ -38,6 +38,7 @@ def import_weights(
     classes: tuple[str, ...] | None = None,
     pixels: Literal["half", "imagenet"] | None = None,
     background: Literal["first", "none"] | None = None,
+    overwrite: bool = False,
 ) -> int:
     """Turn another project's checkpoint into a detector that every verb takes.
 
@@ -58,11 +59,11 @@ def import_weights(
             usual files need. EfficientDets trained with AdvProp (tf_efficientdet_*_ap) need half, but their files do not say so
         background: whether the first output of a RetinaNet of torchvision stands for background (first) or for a class (none);
             the number of names in --classes says it too
+        overwrite: replace a detector of onestage in the file to write; other files are never replaced
     """
     if out.suffix != ".safetensors":
         raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
-    if out.exists():
-        raise WeightsError("the file to write exists already", where=out, fix="name another one, or move it away")
+    _check_free(out, overwrite=overwrite)
     if not file.is_file():
         raise WeightsError("there is no such file", got=file, fix="check the path")
     source = _read(file, origin, None if classes is None else _class_names(classes), pixels, background)
@@ -70,6 +71,24 @@ def import_weights(
     detector.save(out)
     _show(source, detector, out)
     return 0
+
+
+def _check_free(out: Path, *, overwrite: bool) -> None:
+    """Raise WeightsError if there is something in the place of the file to write that may not be replaced."""
+    if not (out.exists() or out.is_symlink()):
+        return
+    if not overwrite:
+        fix = "name another one, move it away, or replace a detector of onestage: --overwrite"
+        raise WeightsError("the file to write exists already", where=out, fix=fix)
+    from onestage.weights.source import OURS
+
+    try:
+        ours = read_source(out, None).origin == OURS
+    except OnestageError:
+        ours = False
+    if not ours:
+        what, fix = "this is in the way, and onestage did not write it", "name another file, or move it away"
+        raise WeightsError(what, where=out, fix=fix)
 
 
 def _read(

@@ -7,12 +7,14 @@ holds a SHA-256 of its content.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import hashlib
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,7 @@ from torch import Tensor
 from onestage.deploy.benchmark import processor
 from onestage.deploy.export import FORMATS, export
 from onestage.deploy.plan import fingerprint, versions
-from onestage.errors import WeightsError
+from onestage.errors import WeightsError, WriteError, warn_outside
 from onestage.files import cache_folder, make_folder, temporary_folder, writing
 from onestage.model.detector import Detector
 from onestage.predict.exported import open_exported
@@ -38,20 +40,30 @@ MOST_BYTES = 4_000_000_000
 
 @dataclass(frozen=True, eq=False)
 class Cached:
-    """The exported files of a detector in the cache. source: the fingerprint of the detector, which must not change."""
+    """The exported files of a detector in a cache. source: the fingerprint of the detector, which must not change. root: the
+    folder of the cache.
+    """
 
     detector: Detector
     source: str
+    root: Path
 
     @classmethod
     def of(cls, detector: Detector) -> Self:
-        """The files of the detector as it is now."""
-        return cls(detector, fingerprint(detector))
+        """The files of the detector as it is now. Raise WriteError if this user has no place for a cache."""
+        return cls(detector, fingerprint(detector), cache_folder("exported"))
+
+    @classmethod
+    def without_cache(cls, detector: Detector, error: WriteError) -> Self:
+        """As ``of``, in a temporary folder of this process, because the cache cannot be written. Warn, and say why."""
+        cause = ": ".join(str(part) for part in (error.where, error.what, error.got) if part is not None)
+        warn_outside([f"no exported file is kept for the next time, because the cache cannot be written: {cause}"])
+        return cls(detector, fingerprint(detector), _temporary_root())
 
     def place(self, *settings: str) -> Path:
         """The place for what depends on the detector, this machine, the packages, this program, and further settings."""
         parts = [self.source, processor(), json.dumps(versions(), sort_keys=True), program(PROGRAM), *settings]
-        return cache_folder("exported") / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+        return self.root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     def _path(self, to: str) -> Path:
         """The place of the file of that format."""
@@ -91,6 +103,15 @@ def _locked(place: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@functools.cache
+def _temporary_root() -> Path:
+    """A folder that is deleted when this process ends. Raise WriteError if none can be made."""
+    stack = contextlib.ExitStack()
+    folder = stack.enter_context(temporary_folder(Path(tempfile.gettempdir()) / "onestage"))
+    atexit.register(stack.close)
+    return folder
 
 
 @functools.cache

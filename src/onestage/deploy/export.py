@@ -27,6 +27,7 @@ from onestage.deploy.onnx import export_onnx, onnx_model, save_onnx
 from onestage.deploy.openvino import export_openvino, save_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
+from onestage.deploy.targets import check_targets, put_in_place
 from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, known_keywords, nearest
 from onestage.files import given_path, temporary_folder, writing
@@ -123,7 +124,8 @@ def export(
 
     pictures: (3, H, W) uint8 each, to check it with; by default drawn ones, or for int8 some of the labelled ones. Three test
     vectors are written beside the file, and with ``example`` a program that uses it. labelled: pictures on which the AP of both
-    is measured, with the detector's classes; for an int8 file, what it is made and measured with. No file is replaced.
+    is measured, with the detector's classes; for an int8 file, what it is made and measured with. No file is replaced,
+    unless the config says ``overwrite`` and an earlier export wrote it.
 
     Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
     other objects than the detector, or if int8 costs too much AP.
@@ -131,8 +133,8 @@ def export(
     if to not in FORMATS:
         raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
     path, form = given_path(path, "path"), FORMATS[to]
-    targets = _targets(path, form)
     config = config or ExportConfig()
+    targets = _targets(path, form, overwrite=config.overwrite)
     plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
@@ -147,10 +149,10 @@ def export(
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
         if example:
             write_example(draft, plan.contract, form.suffix)
-        for target in _targets(path, form):  # again: this took long. The file itself is the last
-            with writing(target):
-                if (made := draft.with_name(target.name)).exists():
-                    made.replace(target)
+        check_targets(targets, overwrite=config.overwrite)  # again: this took long
+        (aside := folder / "aside").mkdir()
+        with writing(path):
+            put_in_place(folder, targets, aside)
     vectors, program = targets[0] if check else None, targets[1] if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
 
@@ -176,10 +178,11 @@ def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
     return list(pictures)
 
 
-def _targets(path: Path, form: Format) -> list[Path]:
+def _targets(path: Path, form: Format, *, overwrite: bool = False) -> list[Path]:
     """All files and folders that an export may write: vectors, example, further files, and last the file itself.
 
-    Raise ConfigError if the name has another end, or if one of them exists, WriteError if the system does not take a name.
+    Raise ConfigError if the name has another end, or if one of them exists that may not be replaced, WriteError if the system
+    does not take a name.
     """
     if not path.name.endswith(form.suffix) or path.name == form.suffix:
         fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
@@ -187,19 +190,15 @@ def _targets(path: Path, form: Format) -> list[Path]:
     examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES else []
     parts = [path.with_name(f"{path.stem}{part}") for part in form.parts]
     targets = [vectors_place(path), *examples, *parts, path]
-    for target in targets:
-        with writing(target):  # a name may be too long
-            taken = target.is_symlink() or target.exists()
-        if taken:
-            raise ConfigError("the file to write exists already", where=target, fix="name another one, or move it away")
+    check_targets(targets, overwrite=overwrite)
     if not path.parent.is_dir():
         raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")
     return targets
 
 
-def check_targets(path: Path, to: str) -> None:
+def check_place(path: Path, to: str, *, overwrite: bool = False) -> None:
     """Raise ConfigError if an export to this place would fail: before the work begins."""
-    _targets(path, FORMATS[to])
+    _targets(path, FORMATS[to], overwrite=overwrite)
 
 
 def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data | None, *, check: bool) -> None:

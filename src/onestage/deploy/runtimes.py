@@ -21,7 +21,7 @@ from torch import Tensor
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
-from onestage.errors import ConfigError, OnestageError, UnfitError, WriteError, nearest
+from onestage.errors import ConfigError, OnestageError, UnfitError, WriteError, nearest, warn_outside
 from onestage.files import Json, make_folder, temporary_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
@@ -89,14 +89,22 @@ class Choice:
 
 def run_by(detector: Detector, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
     """The predictor that runs a detector with the runtime of that name. All but torch run an exported file, which is kept in a
-    cache; see ``Cached``. pictures: gives some, (3, H, W) uint8 each, to check a new file with.
+    cache; see ``Cached``. Without a cache that can be written it is made for this process alone, with a warning. pictures:
+    gives some, (3, H, W) uint8 each, to check a new file with.
 
     Raise ConfigError if there is no such runtime, if it is not installed, or if the detector is on a GPU.
     """
     if runtime == TORCH:
         return Predictor.of(detector)
     about = _runtime(detector, runtime)
-    cached = Cached.of(detector)
+    try:
+        return _from_cache(Cached.of(detector), runtime, about, pictures)
+    except WriteError as error:
+        return _from_cache(Cached.without_cache(detector, error), runtime, about, pictures)
+
+
+def _from_cache(cached: Cached, runtime: str, about: Runtime, pictures: Callable[[], Sequence[Tensor]]) -> Predictor:
+    """The file of a cache, run by the runtime of that name. pictures: gives some, (3, H, W) uint8 each, to check it."""
     missing = [package for package in about.packages if find_spec(package) is None]
     if missing and not cached.has(about.to):  # an export takes a while, so this is said before
         what, fix = f"to run a detector with {runtime}, packages are missing", "docs/deploy.md says how to install them"
@@ -143,10 +151,12 @@ def choose(
     if detector.device.type != "cpu" or not rivals:
         reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
         return Predictor.folded(detector), Choice(TORCH, {}, reason)
-    cached, pictures = Cached.of(detector), functools.cache(pictures)
+    pictures = functools.cache(pictures)
     try:
+        cached = Cached.of(detector)
         choice = _choice(cached, pictures, rivals, total)
-    except WriteError as error:  # there is no place for a cache
+    except WriteError as error:  # there is no place for a cache, and without one every program would try the runtimes again
+        warn_outside([f"torch runs the model, because a choice of runtimes cannot be kept: {error.what}"])
         return Predictor.folded(detector), Choice(TORCH, {}, error.what)
     if choice.runtime == TORCH:
         return Predictor.folded(detector), choice

@@ -168,8 +168,18 @@ def test_our_own_file_needs_no_import(tmp_path: Path, capsys: Captured) -> None:
 def test_nothing_is_overwritten(book: Path, tmp_path: Path, capsys: Captured) -> None:
     (tmp_path / "x.safetensors").write_text("precious")
     assert "exists already" in refused(capsys, book, "-o", tmp_path / "x.safetensors")
+    assert "did not write it" in refused(capsys, book, "-o", tmp_path / "x.safetensors", "--overwrite")
+    assert (tmp_path / "x.safetensors").read_text() == "precious"
     assert "a .safetensors file" in refused(capsys, book, "-o", tmp_path / "x.pth")
     assert "-o" in refused(capsys, book, "-o", tmp_path / "x.pth")
+
+
+def test_a_detector_of_ours_is_replaced_by_those_who_ask(book: Path, tmp_path: Path, capsys: Captured) -> None:
+    out = tmp_path / "x.safetensors"
+    create("tinyssd", 2, size=(64, 64)).save(out)
+    assert "--overwrite" in refused(capsys, book, "-o", out)
+    assert main(["import", str(book), "-o", str(out), "--overwrite"]) == 0
+    assert len(load(out).config.classes) == 1
 
 
 def test_as_a_program(tmp_path: Path) -> None:

@@ -356,6 +356,44 @@ def test_what_is_no_picture_is_refused_before_the_work(model, tmp_path, given, s
     assert not list(tmp_path.iterdir())
 
 
+@pytest.fixture
+def copied(folder, monkeypatch):
+    """Exports that copy the file which was made once."""
+    write = lambda plan, draft: shutil.copy(folder / "model.onnx", draft)  # noqa: E731
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+
+
+REPLACE = ExportConfig(overwrite=True)
+
+
+def test_an_earlier_export_is_replaced_by_those_who_ask(model, copied, tmp_path):
+    """And what belongs to it alone goes with it: an example of another file would mislead."""
+    export(model, tmp_path / "m.onnx", example=True, pictures=drawn_pictures(1))
+    (tmp_path / "m_vectors" / "old.txt").touch()
+    (tmp_path / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[::-1] + b"source_sha256")  # damaged
+    export(model, tmp_path / "m.onnx", pictures=drawn_pictures(1), config=REPLACE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_vectors"]
+    assert onestage.load(tmp_path / "m.onnx").classes == model.classes and not (tmp_path / "m_vectors" / "old.txt").exists()
+    shutil.rmtree(tmp_path / "m_vectors")
+    export(model, tmp_path / "m.onnx", check=False, config=REPLACE)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("taken", ["m.onnx", "m_vectors", "m_example.py"])
+def test_what_no_export_wrote_is_never_replaced(model, tmp_path, taken):
+    (tmp_path / taken).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=f"did not export it\n.*{re.escape(taken)}"):
+        export(model, tmp_path / "m.onnx", config=REPLACE)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+
+
+def test_a_link_is_not_replaced(model, folder, tmp_path):
+    (tmp_path / "m.onnx").symlink_to(folder / "model.onnx")
+    with pytest.raises(ConfigError, match="a link is not replaced"):
+        export(model, tmp_path / "m.onnx", config=REPLACE)
+    assert (tmp_path / "m.onnx").is_symlink()
+
+
 def test_one_name_serves_every_format(tmp_path):
     written = [path for name, form in FORMATS.items() for path in _targets(tmp_path / f"m{form.suffix}", form)]
     assert len(written) == len(set(written))
@@ -437,7 +475,9 @@ def test_the_command_line_names_files_after_runs_and_never_writes_over_one(folde
     out = tmp_path / "model.onnx"
     out.write_bytes(b"mine")
     assert main(["export", str(folder / "model.safetensors"), "-o", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err and out.read_bytes() == b"mine"
+    assert "--overwrite" in capsys.readouterr().err and out.read_bytes() == b"mine"
+    assert main(["export", str(folder / "model.safetensors"), "-o", str(out), "--overwrite"]) == 2
+    assert "did not export it" in capsys.readouterr().err and out.read_bytes() == b"mine"
     assert main(["export", str(folder / "model.safetensors"), "-o", str(tmp_path / "x.pb")]) == 2
     assert "ends with .onnx" in capsys.readouterr().err
     (tmp_path / "lr0.01").mkdir()

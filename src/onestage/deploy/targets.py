@@ -1,0 +1,65 @@
+"""The files and folders that an export writes: whether they are in the way, and how they take their places."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from pathlib import Path
+
+from onestage.deploy.vectors import README
+from onestage.errors import ConfigError
+from onestage.files import writing
+
+MARK = b"source_sha256"
+"""A key of the contract. It stands as it is in every kind of exported file."""
+
+
+def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
+    """Raise ConfigError if one of the files and folders of an export exists. overwrite: only if it is not of an earlier export;
+    those that do not show it, such as weights, are if another one beside them is.
+
+    Raise WriteError if the system does not take a name.
+    """
+    taken = []
+    for target in targets:
+        with writing(target):  # a name may be too long
+            if target.is_symlink() or target.exists():
+                taken.append(target)
+    if not taken:
+        return
+    if not overwrite:
+        fix = (
+            "name another one, move it away, or replace an earlier export: --overwrite, in Python ExportConfig(overwrite=True)"
+        )
+        raise ConfigError("the file to write exists already", where=taken[0], fix=fix)
+    for target in taken:
+        if target.is_symlink():
+            raise ConfigError("a link is not replaced", where=target, fix="name the file at its end, or move the link away")
+    if not any(map(_is_exported, taken)):
+        what, fix = "this is in the way, and onestage did not export it", "name another file, or move it away"
+        raise ConfigError(what, where=taken[0], fix=fix)
+
+
+def put_in_place(drafts: Path, targets: Sequence[Path], aside: Path) -> None:
+    """Move what lies in the folder ``drafts`` to the targets of the same names, in their order. What an earlier export left
+    there goes; a folder goes to ``aside``, a temporary folder. Raise OSError.
+    """
+    for target in targets:
+        made = drafts / target.name
+        if target.is_dir():
+            target.replace(aside / "before")
+        if made.exists():
+            made.replace(target)
+        else:
+            target.unlink(missing_ok=True)
+
+
+def _is_exported(path: Path) -> bool:
+    """Whether an export wrote a file, or a folder of test vectors."""
+    try:
+        if path.is_dir():
+            return (path / "README.txt").read_text(encoding="utf-8").startswith(README[: README.index("{")])
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(MARK) >= 0
+    except (OSError, ValueError):  # there is no such file in the folder, it is empty, or no text
+        return False

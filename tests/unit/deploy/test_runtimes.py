@@ -207,7 +207,7 @@ def full_disk(home, monkeypatch):
     monkeypatch.setattr(cache, "make_folder", fail)
 
 
-@pytest.mark.parametrize("harm", [no_folder, no_home, full_disk])
+@pytest.mark.parametrize("harm", [no_folder, pytest.param(no_home, marks=pytest.mark.slow), full_disk])
 def test_without_a_cache_the_work_goes_on_with_a_warning(exported, home, tmp_path, harm, monkeypatch):
     harm(tmp_path / "home", monkeypatch)
     cache._temporary_root.cache_clear()

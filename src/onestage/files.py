@@ -237,7 +237,7 @@ def given_path(path: Path | str, argument: str) -> Path:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             return Path(path)  # there is none, or it cannot be looked at: who reads or writes it says so
         got = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"{argument} is a path that the system does not take", where=path, got=got) from error
+        raise ConfigError(f"{argument} is a path that the system does not take", where=path, got=got, fix=FIXES[0]) from error
     return Path(path)
 
 

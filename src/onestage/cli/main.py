@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.strerror is None:
                 raise
-            return _fail(2, str(DataError(error.strerror.lower(), where=error.filename)))
+            return _fail(2, str(DataError(error.strerror.lower(), where=error.filename, fix="check that path")))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
                 raise
@@ -164,7 +164,7 @@ def _check_words(program: str, arguments: Sequence[str]) -> None:
         if equals and not value:
             raise ConfigError("a value is empty", where=option, fix="is there a variable without a value in the command?")
         if "\0" in word:
-            raise ConfigError("a value has a NUL character, which no name has", where=option, got=value)
+            raise ConfigError("a value has a NUL character, which no name has", where=option, got=value, fix="leave it out")
 
 
 @cache

@@ -60,7 +60,7 @@ class Int8Data:
         require(0 <= self.max_drop <= 1, "max_drop is a part of AP, 0..1", got=self.max_drop)
         if self.measure.is_empty:
             what = "int8 needs labelled pictures to measure its AP on, and these have no objects"
-            raise ConfigError(what, where=self.measure.root)
+            raise ConfigError(what, where=self.measure.root, fix="choose another --data")
         if not self.pictures:
             what = "int8 needs pictures to calibrate on besides those that its AP is measured on"
             raise ConfigError(what, where=self.measure.root, got="none", fix="name a folder of other pictures: --calibrate")

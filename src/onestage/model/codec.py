@@ -92,7 +92,7 @@ class Part:
             object.__setattr__(self, name, value)
         for name, rule in _in_order(kind):
             if getattr(self, name) > getattr(self, rule.other):
-                raise ConfigError(f"{name} <= {rule.other}: {rule.why}", got=self)
+                raise ConfigError(f"{name} <= {rule.other}: {rule.why}", got=self, fix=f"lower {name}, or raise {rule.other}")
 
 
 def _size(value: object) -> float:

@@ -103,5 +103,5 @@ class DetectorConfig(Part, WithoutKind):
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as e:
-            raise ConfigError("the stored config is not JSON", got=str(e)) from e
+            raise ConfigError("the stored config is not JSON", got=str(e), fix="take another copy of the file") from e
         return decode(data, DetectorConfig, "config")

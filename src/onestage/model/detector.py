@@ -304,7 +304,8 @@ def _bounded(where: str) -> Iterator[None]:
         with ShapesAlone():
             yield
     except RuntimeError as e:  # a single tensor that is larger than the memory
-        raise ConfigError("the network cannot be built", where=where, got=str(e).splitlines()[0]) from e
+        what, fix = "the network cannot be built", "fewer channels, or layers"
+        raise ConfigError(what, where=where, got=str(e).splitlines()[0], fix=fix) from e
     finally:
         hook.remove()
 

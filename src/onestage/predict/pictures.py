@@ -56,7 +56,7 @@ def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
         for path in paths:
             found.setdefault(absolute(path), path)
     if without:
-        raise DataError("nothing to look at\n" + first_ten(without))
+        raise DataError("nothing to look at\n" + first_ten(without), fix="name files, folders or globs that have pictures")
     return list(found.values())
 
 

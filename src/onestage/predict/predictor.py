@@ -221,11 +221,13 @@ def _check_detections(found: list[RawDetections], *, images: int, classes: int) 
                 "the engine gave no detections", got=shapes, expected="boxes (D, 4), scores (D,), labels (D,) int"
             )
         if not bool(boxes.isfinite().all() and scores.isfinite().all()):
-            raise ConfigError("the engine gave boxes or scores that are not numbers", got="NaN or infinity")
+            raise ConfigError("the engine gave boxes or scores that are not numbers", got="NaN or infinity", expected="numbers")
         if bool(((labels < 0) | (labels >= classes)).any()):
             raise ConfigError("the engine gave a label of no class", got=labels.tolist(), expected=f"0 to {classes - 1}")
         if bool((scores.diff() > 0).any()):
-            raise ConfigError("the engine did not give the best detections first", got=scores.tolist())
+            raise ConfigError(
+                "the engine did not give the best detections first", got=scores.tolist(), expected="falling scores"
+            )
 
 
 def _pixels(image: Picture, channels: Channels) -> Tensor:

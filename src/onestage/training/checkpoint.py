@@ -32,6 +32,7 @@ from onestage.weights.safetensors_file import pack_tensors
 from onestage.weights.tensor_file import read_bytes, unpack_tensors
 
 FORMAT = 1
+EARLIER = "take an earlier checkpoint"
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
 STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
@@ -179,7 +180,7 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
         if sealed["sha256"] != _digest(content):
             raise ValueError("the checksum is wrong")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise WeightsError(f"{STATE} is damaged", where=where, got=error) from error
+        raise WeightsError(f"{STATE} is damaged", where=where, got=error, fix=EARLIER) from error
     if content["format"] != FORMAT:
         raise WeightsError("written by a later onestage", where=where, got=f"format {content['format']}", fix="update onestage")
     return dict(content)
@@ -188,12 +189,12 @@ def _unsealed(data: bytes, where: Path) -> dict[str, Any]:
 def _read(folder: Path) -> Checkpoint:
     """One checkpoint, every byte of it verified. Raise WeightsError if it is damaged."""
     if not (folder / STATE).is_file():
-        raise WeightsError("it was never finished", where=folder)
+        raise WeightsError("it was never finished", where=folder, fix=EARLIER)
     content = _unsealed(read_bytes(folder / STATE), folder)
     packed = {name: read_bytes(folder / name) for name in (MODEL, TRAINING)}
     for name, data in packed.items():
         if hashlib.sha256(data).hexdigest() != content["files"][name]:
-            raise WeightsError(f"{name} is damaged: its checksum is wrong", where=folder)
+            raise WeightsError(f"{name} is damaged: its checksum is wrong", where=folder, fix=EARLIER)
     model, metadata = unpack_tensors(packed[MODEL], folder / MODEL)
     tensors, _ = unpack_tensors(packed[TRAINING], folder / TRAINING, finite=False)
     return Checkpoint(

@@ -53,7 +53,7 @@ def load_detector(path: str | Path) -> Detector:
             expected = shapes_of(Detector(config).state_dict())
         if wrong := differing(expected, file.header.shapes):
             what = f"{len(wrong)} tensors do not fit the config in the file"
-            raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong))
+            raise WeightsError(what, where=file.path, got="\n" + first_ten(wrong), fix="take another copy of the file")
         tensors = file.tensors()
     detector = Detector.on("cpu", config)
     check_types(detector.state_dict(), tensors, path)

@@ -164,7 +164,8 @@ def _follow(operations: Iterator[tuple[pickletools.OpcodeInfo, object, int | Non
             popped = _popped(stack, code)
             items = 1 + sum(popped) if code.name in _TUPLES else 1
             if items > MOST_ITEMS:
-                raise WeightsError("the checkpoint holds a tuple that grows without end", where=where, got=f"{items:,} items")
+                what, expected = "the checkpoint holds a tuple that grows without end", f"at most {MOST_ITEMS:,} items"
+                raise WeightsError(what, where=where, got=f"{items:,} items", expected=expected)
             stack += [None if item.name == "mark" else items for item in code.stack_after if item.name != "stackslice"]
 
 

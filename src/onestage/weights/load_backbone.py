@@ -77,5 +77,6 @@ def _published_backbone(config: DetectorConfig) -> Path:
         return fetch_hub(*timm.published(config.backbone.name))
     source = torchvision.published_backbone(config)
     if source is None:
-        raise WeightsError("there are no published weights for this backbone", got=type(config.backbone).__name__)
+        what, fix = "there are no published weights for this backbone", "name a file of weights, or leave them out"
+        raise WeightsError(what, got=type(config.backbone).__name__, fix=fix)
     return fetch(source[1].url, sha256=None)

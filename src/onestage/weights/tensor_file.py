@@ -181,7 +181,8 @@ def without_memory(path: str | Path) -> Iterator[None]:
         with torch.device("meta"):
             yield
     except Exception as e:  # a damaged config can ask torch or timm for anything
-        raise WeightsError("no detector can be built from the config in the file", where=path, got=e) from e
+        what, fix = "no detector can be built from the config in the file", "take another copy of the file, or update onestage"
+        raise WeightsError(what, where=path, got=e, fix=fix) from e
 
 
 def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

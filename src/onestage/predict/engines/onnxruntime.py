@@ -49,4 +49,5 @@ def _session(data: bytes, path: Path) -> onnxruntime.InferenceSession:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's exceptions have no common class
         text = str(error).splitlines()[0][:200]
-        raise WeightsError("this ONNX file is damaged, or needs a later onnxruntime", where=path, got=text) from error
+        what, fix = "this ONNX file is damaged, or needs a later onnxruntime", "export it again, or update onnxruntime"
+        raise WeightsError(what, where=path, got=text, fix=fix) from error

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NAME = "openvino"
 TYPES = {"u8": "uint8", "f32": "float32"}
 """OpenVINO's names of types, and ours."""
+FIX = "export it again, or update openvino"
 PRECISION = "INFERENCE_PRECISION_HINT"
 
 
@@ -39,13 +40,15 @@ def open_openvino(path: Path) -> FileEngine:
     try:  # by its path, OpenVINO would map the file: if it got shorter later, the whole process would end
         model = core.read_model(graph, weights)
     except Exception as error:  # OpenVINO raises many types
-        raise WeightsError("OpenVINO cannot read this file", where=path, got=str(error).strip()[:200]) from error
+        got = str(error).strip()[:200]
+        raise WeightsError("OpenVINO cannot read this file", where=path, got=got, fix=FIX) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
     try:
         compiled = _compiled(core, model, half=contract.precision == "fp16")
     except Exception as error:
-        raise WeightsError("OpenVINO cannot run this file", where=path, got=str(error).strip()[:200]) from error
+        got = str(error).strip()[:200]
+        raise WeightsError("OpenVINO cannot run this file", where=path, got=got, fix=FIX) from error
     return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
 
 

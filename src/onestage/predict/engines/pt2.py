@@ -31,7 +31,8 @@ def open_pt2(path: Path) -> FileEngine:
         file.seek(0)
         program = torch.export.load(file, extra_files=texts)
     except Exception as error:  # torch raises many kinds, for zip, pickle, JSON and graph
-        raise WeightsError("this .pt2 file cannot be read", where=path, got=str(error).strip()[:200]) from error
+        got, fix = str(error).strip()[:200], "export it again, with this version of torch"
+        raise WeightsError("this .pt2 file cannot be read", where=path, got=got, fix=fix) from error
     if not texts[CONTRACT]:
         raise foreign(path)
     for name, tensor in (program.state_dict | program.constants).items():

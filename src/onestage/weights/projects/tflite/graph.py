@@ -108,7 +108,9 @@ class Graph:
         if found.stored in ("<f4", "<f2"):
             return torch.from_numpy(numbers.astype(np.float32))
         if len(found.scale) == 0:
-            raise WeightsError("a constant of the file is stored as integers without a scale", got=found.stored)
+            raise WeightsError(
+                "a constant of the file is stored as integers without a scale", got=found.stored, expected="a scale"
+            )
         return torch.from_numpy(_dequantised(numbers, found).astype(np.float32))
 
 

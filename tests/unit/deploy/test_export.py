@@ -356,13 +356,6 @@ def test_what_is_no_picture_is_refused_before_the_work(model, tmp_path, given, s
     assert not list(tmp_path.iterdir())
 
 
-@pytest.fixture
-def copied(folder, monkeypatch):
-    """Exports that copy the file which was made once."""
-    write = lambda plan, draft: shutil.copy(folder / "model.onnx", draft)  # noqa: E731
-    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
-
-
 REPLACE = ExportConfig(overwrite=True)
 
 

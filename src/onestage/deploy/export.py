@@ -150,9 +150,8 @@ def export(
         if example:
             write_example(draft, plan.contract, form.suffix)
         check_targets(targets, overwrite=config.overwrite)  # again: this took long
-        (aside := folder / "aside").mkdir()
         with writing(path):
-            put_in_place(folder, targets, aside)
+            put_in_place(folder, targets)
     vectors, program = targets[0] if check else None, targets[1] if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
 

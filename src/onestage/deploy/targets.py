@@ -40,14 +40,14 @@ def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
         raise ConfigError(what, where=taken[0], fix=fix)
 
 
-def put_in_place(drafts: Path, targets: Sequence[Path], aside: Path) -> None:
-    """Move what lies in the folder ``drafts`` to the targets of the same names, in their order. What an earlier export left
-    there goes; a folder goes to ``aside``, a temporary folder. Raise OSError.
+def put_in_place(drafts: Path, targets: Sequence[Path]) -> None:
+    """Move what lies in the temporary folder ``drafts`` to the targets of the same names, in their order. What an earlier
+    export left there goes. Raise OSError.
     """
     for target in targets:
         made = drafts / target.name
         if target.is_dir():
-            target.replace(aside / "before")
+            target.replace(drafts / f".before_{target.name[:99]}")  # goes with the temporary folder
         if made.exists():
             made.replace(target)
         else:

@@ -15,6 +15,9 @@ from onestage.predict.measure import Advance, evaluate_dataset
 from onestage.predict.predictor import Predictor
 from onestage.structures import Detections, Truth
 
+FEW = 100
+"""So few pictures are decoded by this process: for them, no other processes are started."""
+
 
 @dataclass(frozen=True, eq=False)
 class Accuracy:
@@ -39,6 +42,7 @@ def accuracy(model: Detector | Predictor, dataset: Dataset, *, batch_size: int =
 
     Raise ConfigError if the classes of the data set are not those of the model, DataError if a picture cannot be read.
     """
-    report, found = evaluate_dataset(model, dataset, batch_size=batch_size, workers=0, advance=advance)
+    workers = 0 if len(dataset) <= FEW else None
+    report, found = evaluate_dataset(model, dataset, batch_size=batch_size, workers=workers, advance=advance)
     truths = tuple(dataset.truth(row) for row in range(len(dataset)))
     return Accuracy(report.coco.AP, tuple(found), truths, tuple(dataset.classes))

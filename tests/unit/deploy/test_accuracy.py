@@ -7,6 +7,7 @@ import torch
 
 import onestage
 from lively import lively
+from onestage.deploy import accuracy as module
 from onestage.deploy.accuracy import accuracy
 from onestage.evaluation import evaluate
 from small_runs import pictures
@@ -24,6 +25,19 @@ def test_it_is_what_evaluate_says(measured):
     ours, report = measured
     assert ours.AP == report.coco.AP > 0 and len(ours.found) == len(ours.truths) == 6
     assert [one.image_id for one in ours.found] == [one.image_id for one in ours.truths]
+
+
+def test_other_processes_decode_many_pictures_and_change_nothing(monkeypatch):
+    model, dataset, asked = onestage.create("tinyssd", classes=["ball", "cube", "star"], size=(64, 64)).eval(), pictures(3), []
+    real = module.evaluate_dataset
+    monkeypatch.setattr(
+        module, "evaluate_dataset", lambda *args, **options: asked.append(options["workers"]) or real(*args, **options)
+    )
+    few = accuracy(model, dataset)
+    monkeypatch.setattr(module, "FEW", 2)
+    many = accuracy(model, dataset)
+    assert asked == [0, None] and few.AP == many.AP
+    assert all(one.boxes.equal(two.boxes) for one, two in zip(few.found, many.found, strict=True))
 
 
 def test_pictures_can_be_chosen_and_repeated(measured):

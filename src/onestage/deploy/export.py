@@ -6,8 +6,6 @@ Shape letters: H and W of a picture.
 from __future__ import annotations
 
 import contextlib
-import math
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +16,7 @@ from torch import Tensor
 
 from onestage.data import Dataset
 from onestage.deploy.accuracy import accuracy
+from onestage.deploy.benchmark import least_seconds
 from onestage.deploy.check import IN_HALF, TOLERANCE, Agreement, check_file, drawn_pictures
 from onestage.deploy.example import EXAMPLES, check_example, example_place, write_example
 from onestage.deploy.int8 import Int8Data, Save, write_int8
@@ -263,7 +262,7 @@ def _in_int8(plan: Plan, form: Format, draft: Path, data: Int8Data, pictures: Se
         file = open_exported(path)
         check_file(plan.detector, file, pictures, TOLERANCE)
         quantised = write_int8(model, file, draft, sealed, data)
-        before, after = _in_turns([file, open_exported(draft)], pictures[0])
+        before, after = least_seconds([file, open_exported(draft)], pictures[:1])
         gain = Int8Gain((form.bytes_of(path), form.bytes_of(draft)), (before, after))
     return replace(contract, precision="int8", quantised=quantised), gain
 
@@ -277,21 +276,10 @@ def _checked(plan: Plan, draft: Path, pictures: Sequence[Tensor]) -> tuple[Agree
     if precision != "int8":
         agreement = check_file(plan.detector, file, pictures, IN_HALF if precision == "fp16" else TOLERANCE)
     write_vectors(draft, file, pictures[:3])
-    source, after = _in_turns([Predictor.of(plan.detector), file], pictures[0])
+    source, after = least_seconds([Predictor.of(plan.detector), file], pictures[:1])
     return agreement, (source, after)
 
 
 def _accuracies(source: Detector, draft: Path, labelled: Dataset) -> tuple[float, float]:
     """The AP of both on labelled pictures."""
     return accuracy(source, labelled).AP, accuracy(open_exported(draft, trusted=True), labelled).AP
-
-
-def _in_turns(predictors: Sequence[Predictor], picture: Tensor, turns: int = 5) -> list[float]:
-    """The least seconds of each predictor on one picture (3, H, W)."""
-    least = [math.inf] * len(predictors)
-    for _ in range(turns):
-        for place, predictor in enumerate(predictors):
-            began = time.perf_counter()
-            predictor.detect([picture])
-            least[place] = min(least[place], time.perf_counter() - began)
-    return least

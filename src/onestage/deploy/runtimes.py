@@ -10,7 +10,6 @@ import functools
 import json
 import os
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -18,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from onestage.deploy.benchmark import least_seconds
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
@@ -229,14 +229,9 @@ def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
     return {name: round(1000 * value, 3) for name, value in seconds.items()}
 
 
-def _seconds(predictor: Predictor, pictures: Sequence[Tensor], turns: int = 3) -> float:
-    """For a picture: the least of some turns with pictures (3, H, W), after one that does not count."""
-    taken = []
-    for _ in range(turns + 1):
-        began = time.perf_counter()
-        predictor.detect(pictures)
-        taken.append(time.perf_counter() - began)
-    return min(taken[1:]) / len(pictures)
+def _seconds(predictor: Predictor, pictures: Sequence[Tensor]) -> float:
+    """For one of the pictures (3, H, W), which go through it together."""
+    return least_seconds([predictor], pictures, turns=4)[0] / len(pictures)
 
 
 def _keep(choice: Choice, place: Path) -> None:

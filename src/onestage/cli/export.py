@@ -106,7 +106,7 @@ def export(
     detector = find_model(model, device="cpu")
     name = Path(model).name or "model"
     path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
-    check_place(path, to, overwrite=file.overwrite)
+    check_place(path, to, check=check, example=example, overwrite=file.overwrite)
     given, pictures = _given(numbers, detector, data, Path(model), check=check)
     say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)

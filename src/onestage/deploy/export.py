@@ -133,7 +133,7 @@ def export(
         raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
     path, form = given_path(path, "path"), FORMATS[to]
     config = config or ExportConfig()
-    targets = _targets(path, form, overwrite=config.overwrite)
+    targets = _targets(path, form, check=check, example=example, overwrite=config.overwrite)
     plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
@@ -151,7 +151,7 @@ def export(
         check_targets(targets, overwrite=config.overwrite)  # again: this took long
         with writing(path):
             put_in_place(folder, targets)
-    vectors, program = targets[0] if check else None, targets[1] if example else None
+    vectors, program = vectors_place(path) if check else None, example_place(path, form.suffix) if example else None
     return Exported(path, plan.contract, agreement, seconds, vectors, program, found, gain)
 
 
@@ -176,8 +176,9 @@ def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
     return list(pictures)
 
 
-def _targets(path: Path, form: Format, *, overwrite: bool = False) -> list[Path]:
-    """All files and folders that an export may write: vectors, example, further files, and last the file itself.
+def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite: bool) -> list[Path]:
+    """The files and folders that an export writes: vectors, example, further files, and last the file itself. overwrite: also
+    those that it does not write, and an earlier export may have.
 
     Raise ConfigError if the name has another end, or if one of them exists that may not be replaced, WriteError if the system
     does not take a name.
@@ -185,18 +186,19 @@ def _targets(path: Path, form: Format, *, overwrite: bool = False) -> list[Path]
     if not path.name.endswith(form.suffix) or path.name == form.suffix:
         fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=fix)
-    examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES else []
+    vectors = [vectors_place(path)] if check or overwrite else []
+    examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES and (example or overwrite) else []
     parts = [path.with_name(f"{path.stem}{part}") for part in form.parts]
-    targets = [vectors_place(path), *examples, *parts, path]
+    targets = [*vectors, *examples, *parts, path]
     check_targets(targets, overwrite=overwrite)
     if not path.parent.is_dir():
         raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")
     return targets
 
 
-def check_place(path: Path, to: str, *, overwrite: bool = False) -> None:
-    """Raise ConfigError if an export to this place would fail: before the work begins."""
-    _targets(path, FORMATS[to], overwrite=overwrite)
+def check_place(path: Path, to: str, *, check: bool, example: bool, overwrite: bool) -> None:
+    """Raise ConfigError if an export to this place would fail: before the work begins. check, example: as for ``export``."""
+    _targets(path, FORMATS[to], check=check, example=example, overwrite=overwrite)
 
 
 def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data | None, *, check: bool) -> None:

@@ -387,8 +387,21 @@ def test_a_link_is_not_replaced(model, folder, tmp_path):
     assert (tmp_path / "m.onnx").is_symlink()
 
 
+def test_what_is_not_written_is_not_in_the_way(model, copied, tmp_path):
+    (tmp_path / "m_example.py").write_text("mine")
+    (tmp_path / "m_vectors").mkdir()
+    made = export(model, tmp_path / "m.onnx", check=False)
+    assert (made.vectors, made.example) == (None, None) and (tmp_path / "m_example.py").read_text() == "mine"
+    with pytest.raises(ConfigError, match=r"exists already\n.*n_example"):
+        (tmp_path / "n_example.py").touch()
+        export(model, tmp_path / "n.onnx", check=False, example=True)
+    made = export(model, tmp_path / "o.onnx", check=False, example=True)
+    assert made.vectors is None and made.example == tmp_path / "o_example.py" and made.example.is_file()
+
+
 def test_one_name_serves_every_format(tmp_path):
-    written = [path for name, form in FORMATS.items() for path in _targets(tmp_path / f"m{form.suffix}", form)]
+    flags = {"check": True, "example": True, "overwrite": False}
+    written = [path for form in FORMATS.values() for path in _targets(tmp_path / f"m{form.suffix}", form, **flags)]
     assert len(written) == len(set(written))
 
 

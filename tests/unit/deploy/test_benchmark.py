@@ -1,12 +1,16 @@
 """Timing a detector, and the verb that does it."""
 
 import json
+import platform
+import re
+from pathlib import Path
 
 import pytest
+import torch
 
 import onestage
 from onestage.cli.main import main
-from onestage.deploy.benchmark import environment, pictures, time_detector
+from onestage.deploy.benchmark import environment, pictures, processor, time_detector
 from onestage.errors import WeightsError
 
 
@@ -18,6 +22,13 @@ def test_every_turn_is_kept_and_the_network_is_a_part_of_the_whole():
     assert min(timing.predict) > 0 and timing.median("network") < timing.median("predict")
     assert timing.median("predict") == pytest.approx(1000 * sorted(timing.predict)[2] / 3)
     assert environment(model.device)["threads"] >= 1
+
+
+def test_the_processor_is_named_as_the_system_names_it():
+    about = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*: (.*)", about.read_text(), re.M) if about.exists() else [""]
+    assert processor().startswith(names[0] if names else "")
+    assert platform.machine() in processor() and torch.backends.cpu.get_cpu_capability() in processor()
 
 
 def test_the_verb_writes_every_time(tmp_path, capsys):

@@ -622,8 +622,9 @@ def test_nms_that_is_not_in_the_file_is_done_behind_it(model):
 
 def test_a_check_that_compares_nothing_is_no_check(model):
     blind = onestage.build(model.config.replace({"postprocess.score_threshold": 0.99999})).eval()
-    with pytest.raises(WeightsError, match="finds nothing in these pictures"):
+    with pytest.raises(WeightsError, match="finds nothing in these pictures") as error:
         check_file(blind, Predictor.of(blind), drawn_pictures(2), TOLERANCE)
+    assert "onestage export" in error.value.fix  # other verbs, and load(), check files too and have no such options
     with pytest.raises(WeightsError, match="finds nothing"):
         check_file(model, Predictor.of(model), [], TOLERANCE)
 

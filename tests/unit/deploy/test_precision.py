@@ -104,7 +104,7 @@ def test_an_export_in_float16_is_checked_as_one_and_opened_as_one(model, whole, 
     monkeypatch.setattr("onestage.deploy.onnx.onnx_model", captured_before)
     monkeypatch.setattr("onestage.deploy.export.check_file", lambda *given: (checked.append(given[-1]), check_file(*given))[1])
     config = ExportConfig(precision="fp16")
-    made = export(model, tmp_path / "m.onnx", config=config)
+    made = export(model, tmp_path / "m.onnx", config=config, pictures=pictures(1, (100, 140)))
     assert open_exported(made.path).engine.contract.precision == "fp16" and made.agreement.score > 1e-6
     openvino = pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
 
@@ -115,7 +115,7 @@ def test_an_export_in_float16_is_checked_as_one_and_opened_as_one(model, whole, 
             return compiled
 
     monkeypatch.setattr(openvino, "Core", Core)
-    made = export(model, tmp_path / "m.xml", to="openvino", config=config)
+    made = export(model, tmp_path / "m.xml", to="openvino", config=config, pictures=pictures(1, (100, 140)))
     assert open_exported(made.path).engine.contract.precision == "fp16" and made.agreement.score > 1e-6
     assert checked == [IN_HALF] * 2
     assert hints[0][0] == "f16" and hints[-1] in {("f16", "f16"), ("f32", "f32")}  # never bfloat16

@@ -26,7 +26,7 @@ from onestage.deploy.onnx import export_onnx, onnx_model, save_onnx
 from onestage.deploy.openvino import export_openvino, save_openvino
 from onestage.deploy.plan import ExportConfig, Plan, plan_export
 from onestage.deploy.pt2 import export_pt2
-from onestage.deploy.targets import check_targets, put_in_place
+from onestage.deploy.targets import check_targets, is_exported, put_in_place
 from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, known_keywords, nearest
 from onestage.files import given_path, temporary_folder, writing
@@ -133,7 +133,7 @@ def export(
         raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
     path, form = given_path(path, "path"), FORMATS[to]
     config = config or ExportConfig()
-    targets = _targets(path, form, check=check, example=example, overwrite=config.overwrite)
+    check_place(path, to, check=check, example=example, overwrite=config.overwrite)
     plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
@@ -148,7 +148,7 @@ def export(
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
         if example:
             write_example(draft, plan.contract, form.suffix)
-        check_targets(targets, overwrite=config.overwrite)  # again: this took long
+        targets = _targets(path, form, check=check, example=example, overwrite=config.overwrite)  # again: this took long
         with writing(path):
             put_in_place(folder, targets)
     vectors, program = vectors_place(path) if check else None, example_place(path, form.suffix) if example else None
@@ -178,7 +178,7 @@ def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite: bool) -> list[Path]:
     """The files and folders that an export writes: vectors, example, further files, and last the file itself. overwrite: also
-    those that it does not write, and an earlier export may have.
+    those that it does not write, if an earlier export did.
 
     Raise ConfigError if the name has another end, or if one of them exists that may not be replaced, WriteError if the system
     does not take a name.
@@ -186,11 +186,13 @@ def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite:
     if not path.name.endswith(form.suffix) or path.name == form.suffix:
         fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=fix)
-    vectors = [vectors_place(path)] if check or overwrite else []
-    examples = [example_place(path, form.suffix)] if form.suffix in EXAMPLES and (example or overwrite) else []
-    parts = [path.with_name(f"{path.stem}{part}") for part in form.parts]
-    targets = [*vectors, *examples, *parts, path]
-    check_targets(targets, overwrite=overwrite)
+    beside = {vectors_place(path): check}
+    if form.suffix in EXAMPLES:
+        beside[example_place(path, form.suffix)] = example
+    parts = [*(path.with_name(f"{path.stem}{part}") for part in form.parts), path]
+    old_or_new = [place for place, is_written in beside.items() if is_written or (overwrite and is_exported(place))]
+    targets = [*old_or_new, *parts]
+    check_targets(targets, parts, overwrite=overwrite)
     if not path.parent.is_dir():
         raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")
     return targets

@@ -12,11 +12,13 @@ from onestage.files import writing
 
 MARK = b"source_sha256"
 """A key of the contract. It stands as it is in every kind of exported file."""
+PROGRAM = b"Find objects in "
+"""An example begins with a comment that begins so."""
 
 
-def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
-    """Raise ConfigError if one of the files and folders of an export exists. overwrite: only if it is not of an earlier export;
-    those that do not show it, such as weights, are if another one beside them is.
+def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwrite: bool) -> None:
+    """Raise ConfigError if one of the files and folders of an export exists. overwrite: only if no export wrote it. Of the
+    parts, which belong together, one is enough that shows it: weights do not.
 
     Raise WriteError if the system does not take a name.
     """
@@ -35,9 +37,9 @@ def check_targets(targets: Sequence[Path], *, overwrite: bool) -> None:
     for target in taken:
         if target.is_symlink():
             raise ConfigError("a link is not replaced", where=target, fix="name the file at its end, or move the link away")
-    if not any(map(_is_exported, taken)):
-        what, fix = "this is in the way, and onestage did not export it", "name another file, or move it away"
-        raise ConfigError(what, where=taken[0], fix=fix)
+        if not any(map(is_exported, parts if target in parts else [target])):
+            what, fix = "this is in the way, and onestage did not export it", "name another file, or move it away"
+            raise ConfigError(what, where=target, fix=fix)
 
 
 def put_in_place(drafts: Path, targets: Sequence[Path]) -> None:
@@ -54,12 +56,12 @@ def put_in_place(drafts: Path, targets: Sequence[Path]) -> None:
             target.unlink(missing_ok=True)
 
 
-def _is_exported(path: Path) -> bool:
-    """Whether an export wrote a file, or a folder of test vectors."""
+def is_exported(path: Path) -> bool:
+    """Whether an export wrote a file, an example, or a folder of test vectors."""
     try:
         if path.is_dir():
             return (path / "README.txt").read_text(encoding="utf-8").startswith(README[: README.index("{")])
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(MARK) >= 0
+            return content.find(MARK) >= 0 or 0 <= content.find(PROGRAM) <= len('"""')
     except (OSError, ValueError):  # there is no such file in the folder, it is empty, or no text
         return False

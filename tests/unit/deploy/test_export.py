@@ -372,12 +372,33 @@ def test_an_earlier_export_is_replaced_by_those_who_ask(model, copied, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
 
 
+@pytest.mark.parametrize("earlier", [False, True])
 @pytest.mark.parametrize("taken", ["m.onnx", "m_vectors", "m_example.py"])
-def test_what_no_export_wrote_is_never_replaced(model, tmp_path, taken):
+def test_what_no_export_wrote_is_never_replaced(model, folder, tmp_path, taken, earlier):
+    """Not even beside a file that an export wrote."""
+    if earlier and taken != "m.onnx":
+        shutil.copy(folder / "model.onnx", tmp_path / "m.onnx")
     (tmp_path / taken).write_bytes(b"mine")
     with pytest.raises(ConfigError, match=f"did not export it\n.*{re.escape(taken)}"):
-        export(model, tmp_path / "m.onnx", config=REPLACE)
-    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+        export(model, tmp_path / "m.onnx", config=REPLACE, example=True)
+    assert (tmp_path / taken).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("suffix", [".xml", ".ncnn.param"])
+def test_weights_belong_to_the_file_that_names_them(model, tmp_path, suffix):
+    to = next(name for name, form in FORMATS.items() if form.suffix == suffix)
+    weights = (tmp_path / f"m{suffix}").with_suffix(".bin")
+    weights.write_bytes(b"mine")
+    with pytest.raises(ConfigError, match=f"did not export it\n.*{re.escape(weights.name)}"):
+        export(model, tmp_path / f"m{suffix}", to=to, config=ExportConfig(overwrite=True, nms="none"))
+    assert weights.read_bytes() == b"mine"
+
+
+def test_an_example_of_the_user_stays_if_none_is_asked_for(model, copied, tmp_path):
+    for _ in range(2):
+        (tmp_path / "m_example.py").write_bytes(b"mine")
+        export(model, tmp_path / "m.onnx", check=False, config=REPLACE)
+        assert (tmp_path / "m_example.py").read_bytes() == b"mine"
 
 
 def test_a_link_is_not_replaced(model, folder, tmp_path):

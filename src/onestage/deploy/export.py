@@ -178,7 +178,7 @@ def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
 
 def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite: bool) -> list[Path]:
     """The files and folders that an export writes: vectors, example, further files, and last the file itself. overwrite: also
-    those that it does not write, if an earlier export did.
+    the vectors of an earlier export, which say nothing of the new file.
 
     Raise ConfigError if the name has another end, or if one of them exists that may not be replaced, WriteError if the system
     does not take a name.
@@ -186,12 +186,10 @@ def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite:
     if not path.name.endswith(form.suffix) or path.name == form.suffix:
         fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
         raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=fix)
-    beside = {vectors_place(path): check}
-    if form.suffix in EXAMPLES:
-        beside[example_place(path, form.suffix)] = example
+    vectors = [vectors_place(path)] if check or (overwrite and is_exported(vectors_place(path))) else []
+    examples = [example_place(path, form.suffix)] if example and form.suffix in EXAMPLES else []
     parts = [*(path.with_name(f"{path.stem}{part}") for part in form.parts), path]
-    old_or_new = [place for place, is_written in beside.items() if is_written or (overwrite and is_exported(place))]
-    targets = [*old_or_new, *parts]
+    targets = [*vectors, *examples, *parts]
     check_targets(targets, parts, overwrite=overwrite)
     if not path.parent.is_dir():
         raise ConfigError("there is no such folder to write into", where=path.parent, fix="create it, or name another one")

@@ -38,7 +38,7 @@ class ExportConfig(Part):
     detector whose input follows the picture, such as a RetinaNet; None is "any" for these and "model" for all others. pixels:
     the type of the images, by default uint8, and float32 for a detector that resizes in float. winograd: compute wide 3x3
     convolutions by Winograd's algorithm, which is faster on a CPU. It has no effect without NMS, or in fewer bits. precision:
-    of the network; what decodes its outputs, and NMS, stay in float32. overwrite: replace the files of an earlier export.
+    of the network; what decodes its outputs, and NMS, stay in float32. overwrite: replace an earlier export.
     """
 
     nms: Literal["graph", "none"] = "graph"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,8 @@ MARK = b"source_sha256"
 """A key of the contract. It stands as it is in every kind of exported file."""
 PROGRAM = b"Find objects in "
 """An example begins with a comment that begins so."""
+VECTORS = re.compile(r"README\.txt|picture_\d+\.png|input_\d+\.npy|boxes_\d+\.json")
+"""Names in a folder of test vectors. A folder with others is not replaced: somebody put them there."""
 
 
 def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwrite: bool) -> None:
@@ -60,6 +63,9 @@ def is_exported(path: Path) -> bool:
     """Whether an export wrote a file, an example, or a folder of test vectors."""
     try:
         if path.is_dir():
+            names = [inside.name for inside in path.iterdir()]
+            if not all(map(VECTORS.fullmatch, names)):
+                return False
             return (path / "README.txt").read_text(encoding="utf-8").startswith(README[: README.index("{")])
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return content.find(MARK) >= 0 or 0 <= content.find(PROGRAM) <= len('"""')

@@ -31,6 +31,7 @@ from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
+from onestage.deploy.vectors import README
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
@@ -360,16 +361,36 @@ REPLACE = ExportConfig(overwrite=True)
 
 
 def test_an_earlier_export_is_replaced_by_those_who_ask(model, copied, tmp_path):
-    """And what belongs to it alone goes with it: an example of another file would mislead."""
-    export(model, tmp_path / "m.onnx", example=True, pictures=drawn_pictures(1))
-    (tmp_path / "m_vectors" / "old.txt").touch()
+    """And its vectors go with it: they say nothing of another file. An example stays: a user may have edited it."""
+    export(model, tmp_path / "m.onnx", example=True, pictures=drawn_pictures(2))
+    (tmp_path / "m_example.py").write_text((tmp_path / "m_example.py").read_text() + "# mine")
     (tmp_path / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[::-1] + b"source_sha256")  # damaged
     export(model, tmp_path / "m.onnx", pictures=drawn_pictures(1), config=REPLACE)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_vectors"]
-    assert onestage.load(tmp_path / "m.onnx").classes == model.classes and not (tmp_path / "m_vectors" / "old.txt").exists()
-    shutil.rmtree(tmp_path / "m_vectors")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_example.py", "m_vectors"]
+    assert onestage.load(tmp_path / "m.onnx").classes == model.classes
+    assert not (tmp_path / "m_vectors" / "picture_1.png").exists() and "# mine" in (tmp_path / "m_example.py").read_text()
+    export(model, tmp_path / "m.onnx", check=False, example=True, config=REPLACE)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_example.py"]
+    assert "# mine" not in (tmp_path / "m_example.py").read_text()
+
+
+def test_a_folder_of_vectors_with_something_else_in_it_stays(model, copied, tmp_path):
+    export(model, tmp_path / "m.onnx", pictures=drawn_pictures(1))
+    (tmp_path / "m_vectors" / "precious.txt").write_text("mine")
+    with pytest.raises(ConfigError, match=r"did not export it\n.*m_vectors"):
+        export(model, tmp_path / "m.onnx", config=REPLACE)
     export(model, tmp_path / "m.onnx", check=False, config=REPLACE)
-    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+    assert (tmp_path / "m_vectors" / "precious.txt").read_text() == "mine"
+
+
+def test_a_run_folder_with_the_name_of_the_file_stays(model, tmp_path):
+    (tmp_path / "m_vectors").mkdir()
+    (tmp_path / "m_vectors" / "README.txt").write_text(README.format(name="m.onnx"))
+    (tmp_path / "m.onnx").mkdir()
+    (tmp_path / "m.onnx" / "best.safetensors").write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="did not export it"):
+        export(model, tmp_path / "m.onnx", config=REPLACE)
+    assert (tmp_path / "m.onnx" / "best.safetensors").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize("earlier", [False, True])
@@ -395,7 +416,7 @@ def test_weights_belong_to_the_file_that_names_them(model, tmp_path, suffix):
 
 
 def test_an_example_of_the_user_stays_if_none_is_asked_for(model, copied, tmp_path):
-    for _ in range(2):
+    for _ in range(2):  # without and with an earlier export
         (tmp_path / "m_example.py").write_bytes(b"mine")
         export(model, tmp_path / "m.onnx", check=False, config=REPLACE)
         assert (tmp_path / "m_example.py").read_bytes() == b"mine"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import io
 import os
+import platform
 import secrets
 import shutil
 import stat
@@ -53,8 +56,8 @@ LONGEST = 200
 
 
 ABANDONED_AFTER = 24 * 3600.0
-"""Seconds after which a temporary file belongs to a crash, where the system does not say whether its writer lives: an export to
-int8 measures for hours.
+"""Seconds after which a temporary file belongs to a crash, where nothing says whether its writer lives: an export to int8
+measures for hours.
 """
 CLAIMED_AFTER = 2.0
 """Seconds after which the writer of a new temporary file has claimed it, however slow the machine."""
@@ -118,7 +121,17 @@ def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[Binar
 
 def _beginning(path: Path) -> str:
     """How the name of a temporary file for ``path`` begins. With the whole of a long name it would be too long."""
-    return f".{os.fsencode(path.name)[:LONGEST].decode(errors='ignore')}."
+    return f".{os.fsencode(path.name)[:LONGEST].decode(errors='ignore')}.{_machine()}."
+
+
+@functools.cache
+def _machine() -> str:
+    """Eight digits that stand for this machine, or container, from its start to its end."""
+    try:
+        start = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:  # only Linux has it
+        start = ""
+    return hashlib.sha256(f"{platform.node()} {start}".encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -157,8 +170,10 @@ def _claim(descriptor: int) -> None:
 
 
 def _is_claimed(path: Path) -> bool | None:
-    """Whether a process that lives has claimed a temporary file or folder; None if the system does not say."""
-    if fcntl is None:
+    """Whether a process that lives has claimed a temporary file or folder; None if nothing says so. On a shared disk a machine
+    may see only the claims of its processes, so it judges only the names that they gave.
+    """
+    if fcntl is None or path.name.removesuffix(TEMPORARY).split(".")[-2:-1] != [_machine()]:
         return None
     try:
         descriptor = os.open(path, os.O_RDONLY)
@@ -269,8 +284,8 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path, *, older_than: float = ABANDONED_AFTER) -> None:
-    """Delete the temporary files and folders in ``folder`` whose writer has ended. Where the system does not say whether it
-    has, these are those that have not changed for ``older_than`` seconds.
+    """Delete the temporary files and folders in ``folder`` whose writer has ended. Where nothing says whether it has, as for
+    those of another machine, these are those that have not changed for ``older_than`` seconds.
     """
     for leftover in folder.glob(f".*{TEMPORARY}"):
         with contextlib.suppress(OSError):  # another process may do the same

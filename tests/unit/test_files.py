@@ -289,3 +289,22 @@ def test_where_the_system_does_not_tell_a_day_decides(tmp_path: Path, monkeypatc
     os.utime(leftover, (0, 0))
     with files.temporary_folder(tmp_path / "x"):
         assert not leftover.exists()
+
+
+@pytest.mark.parametrize("name", [".x.0123abcd.1{}", ".x.1{}", ".1{}", ".{}"])
+def test_work_of_another_machine_is_left_alone_for_a_day(tmp_path: Path, name: str) -> None:
+    """On a shared disk its lock may not be seen here, and names from before this rule say no machine."""
+    at_work = tmp_path / name.format(files.TEMPORARY)
+    at_work.mkdir()
+    (at_work / "work").touch()
+    os.utime(at_work, (time.time() - 4 * 3600,) * 2)
+    with files.temporary_folder(tmp_path / "x"):
+        assert (at_work / "work").exists()
+    os.utime(at_work, (time.time() - files.ABANDONED_AFTER - 1,) * 2)
+    with files.temporary_folder(tmp_path / "x"):
+        assert not at_work.exists()
+
+
+def test_the_page_about_files_says_after_how_long_they_are_deleted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
+    assert f"deleted {files.ABANDONED_AFTER / 3600:.0f} hours after its last change" in page

@@ -332,8 +332,8 @@ def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
 
 
 class ShapesAlone(TorchFunctionMode):
-    """Inside this block, tensors without numbers are not initialised, nor normalised where no gradient is wanted: neither
-    changes a shape. Tensors with numbers are treated as usual.
+    """Inside this block, tensors without numbers are not initialised, nor normalised by given averages where no gradient is
+    wanted: neither changes a shape. Tensors with numbers are treated as usual, and so are those that torch would refuse.
 
     torch does both in Python on its meta device, which took most of the time of building and running a network there.
     """
@@ -345,11 +345,20 @@ class ShapesAlone(TorchFunctionMode):
         self, func: Callable[..., T], types: Sequence[type], args: Sequence[T] = (), kwargs: Mapping[str, object] | None = None
     ) -> T:
         """What ``func`` of torch returns: here its first argument, if it only fills or normalises that."""
-        if func in self._FILL or (func is F.batch_norm and not torch.is_grad_enabled()):
+        options = kwargs or {}
+        if func in self._FILL or (func is F.batch_norm and not torch.is_grad_enabled() and _only_scales(args, options)):
             first = args[0] if args else None
             if isinstance(first, Tensor) and first.is_meta:
                 return args[0]
-        return func(*args, **(kwargs or {}))
+        return func(*args, **options)
+
+
+def _only_scales(args: Sequence[object], options: Mapping[str, object]) -> bool:
+    """Whether ``F.batch_norm``, called with these arguments, only scales and shifts maps (B, C, ...), and all its averages and
+    weights are of C channels.
+    """
+    maps, *numbers = (value for value in (*args, *options.values()) if isinstance(value, Tensor))
+    return not options.get("training") and all(values.shape == maps.shape[1:2] for values in numbers)
 
 
 @lru_cache(maxsize=256)  # the recipes of a family ask for the same ones again and again
@@ -371,7 +380,8 @@ def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tens
     The anchors would then not be centred on what the cells see.
     """
     maps = _blank_maps(features, size, where=where)
-    for stride, cells in zip(features.strides, sizes_of(maps), strict=False):  # without strides nothing is promised
+    promised = zip(features.strides, sizes_of(maps), strict=True) if features.strides else ()
+    for stride, cells in promised:
         if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
             expected = tuple(-(-side // stride) for side in size)
             what = f"the backbone's map of stride {stride} does not cover an input of {size}: it is not padded"

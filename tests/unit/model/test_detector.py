@@ -12,7 +12,7 @@ from torch import nn
 
 import onestage
 from onestage.errors import ConfigError, DataError
-from onestage.model.detector import Detector, ShapesAlone
+from onestage.model.detector import Detector, ShapesAlone, dry_run
 from onestage.structures import HeadOutput, ImageMeta, Targets
 from onestage.zoo.table import recipe
 
@@ -259,6 +259,24 @@ def test_a_picture_that_leaves_the_network_no_cells_is_told():
     model = Detector(recipe("ssd", ("cat",), size=(300, 300)).replace({"preprocess.mode": "shortest_edge"}))
     with pytest.raises(ConfigError, match=r"cannot take inputs of 96x320 pixels\n  where:    ssd"):
         model.predict(torch.zeros(3, 60, 200, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("name", ["running_mean", "running_var", "weight", "bias"])
+def test_where_shapes_count_alone_a_norm_for_other_maps_is_refused(name):
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    blank = torch.empty(1, 3, 8, 8, device="meta")
+    assert dry_run(layers, blank, (8, 8), where="here").shape == (1, 4, 6, 6)
+    values = layers[1]._buffers if "running" in name else layers[1]._parameters
+    values[name] = nn.Parameter(torch.ones(5))
+    with pytest.raises(ConfigError, match=f"cannot take inputs of 8x8(.|\n)*{name} should contain 4 elements not 5"):
+        dry_run(layers, blank, (8, 8), where="here")
+
+
+def test_where_shapes_count_alone_a_norm_of_single_numbers_is_refused_as_ever():
+    """Without averages it takes those of its input, and one number has none."""
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
+    with pytest.raises(ValueError, match="more than 1 value"):
+        dry_run(layers, torch.empty(1, 3, 3, 3, device="meta"), (3, 3), where="here")
 
 
 def test_where_shapes_count_alone_networks_with_numbers_are_as_ever():

@@ -97,6 +97,21 @@ def test_maps_that_do_not_cover_the_input_are_refused():
         onestage.create("ssd", 2, backbone="inception_v3", size=(256, 256))
 
 
+def test_a_promise_for_some_of_the_maps_is_an_error(monkeypatch):
+    """The maps beyond it would go unchecked."""
+    build = TimmBackbone.build
+    backbone = TimmBackbone("resnet10t", strides=(8, 16, 32))
+
+    def built(self):
+        features = build(self)
+        features.strides = features.strides[:2]
+        return features
+
+    monkeypatch.setattr(TimmBackbone, "build", built)
+    with pytest.raises(ValueError, match="longer"):
+        map_sizes.__wrapped__(backbone, (64, 64))
+
+
 def test_strides_in_another_order_are_refused():
     with torch.device("meta"), pytest.raises(ConfigError, match="fine to coarse"):
         TimmBackbone("resnet18", strides=(32, 8)).build()

@@ -83,19 +83,19 @@ def find(tree: Tree) -> CocoSet | None:
 
 def holds_labels(file: Path) -> bool:
     """Whether this is a JSON object with images or annotations, wherever they stand in it. COCO's annotations of other kinds
-    beside its boxes do not count, nor do those of other formats.
+    beside its boxes do not count. What looks like a format that is not read needs all of COCO's keys: tools add keys to COCO.
     """
     if file.suffix.lower() != ".json" or _is_of_other_kind(file) or not head(file).lstrip().startswith("{"):
         return False
     if foreign_format(file):
-        return False
-    return any(map(_mentions, pieces(file)))
+        return all(any(_mentions(text, key) for text in pieces(file)) for key in _KEYS)
+    return any(_mentions(text, "images", "annotations") for text in pieces(file))
 
 
-def _mentions(text: str) -> bool:
+def _mentions(text: str, *keys: str) -> bool:
     """Whether a piece of a file has one of the keys, also if letters of it are written as ``\\u0061``."""
     plain = _ESCAPED.sub(lambda letter: chr(int(letter[1], 16)), text) if "\\u00" in text else text
-    return '"images"' in plain or '"annotations"' in plain
+    return any(f'"{key}"' in plain for key in keys)
 
 
 def _is_of_other_kind(file: Path) -> bool:

@@ -1,5 +1,7 @@
 """Annotations in formats that are not read: how a file of each begins, so that messages can name the format.
 
+One key proves nothing: other tools write it into files of formats that are read. So a reader asks first for what its format has.
+
 Sources: the documents of LabelMe, VGG Image Annotator, Label Studio, Supervisely, Labelbox, CreateML, CVAT, KITTI and DOTA.
 """
 
@@ -24,12 +26,14 @@ _JSON = (".json",)
 _NUMBER = r"-?\d+(\.\d+)?"
 
 _FORMS: Mapping[str, _Form] = {
-    "LabelMe's JSON": _Form(_JSON, (r'"shapes"\s*:', r'"(shape_type|imagePath)"\s*:')),
+    "LabelMe's JSON": _Form(_JSON, (r'"shapes"\s*:\s*\[', r'"(shape_type|imagePath)"\s*:')),
     "VGG Image Annotator's JSON": _Form(_JSON, (r'"shape_attributes"\s*:',)),
     "VGG Image Annotator's CSV": _Form((".csv",), ("region_shape_attributes",)),
-    "Label Studio's JSON": _Form(_JSON, (r'"(rectanglelabels|completed_by|from_name|original_width)"',)),
+    "Label Studio's JSON": _Form(
+        _JSON, (r'\A\s*\[|"result"\s*:', r'"(rectanglelabels|completed_by|from_name|original_width)"')
+    ),
     "Supervisely's JSON": _Form(_JSON, (r'"(classTitle|geometryType)"\s*:',)),
-    "Labelbox's JSON": _Form((".json", ".ndjson"), (r'"(data_row|Labeled Data)"\s*:',)),
+    "Labelbox's JSON": _Form((".json", ".ndjson"), (r'"data_row"\s*:\s*\{|"Labeled Data"\s*:',)),
     "CreateML's JSON": _Form(_JSON, (r"\A\s*\[", r'"annotations?"\s*:', r'"coordinates"\s*:')),
     "CVAT's XML": _Form((".xml",), (r"<annotations>",)),
     "TensorFlow's records": _Form((".tfrecord", ".tfrecords", ".record"), ()),

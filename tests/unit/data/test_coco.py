@@ -381,3 +381,38 @@ def test_splits_that_disagree_on_categories_cannot_be_read_together(tmp_path: Pa
     assert load_dataset(root, split="val").category_ids == (3, 18)
     with pytest.raises(DataError, match="disagree on their categories"):
         load_dataset(root)
+
+
+KEYS_OF_TOOLS: dict[str, object] = {
+    "original_width": 128,
+    "completed_by": "an annotator",
+    "from_name": "label",
+    "rectanglelabels": ["cat"],
+    "result": [{"original_width": 128, "rectanglelabels": ["cat"]}],
+    "data_row": {"id": "x"},
+    "Labeled Data": "x",
+    "shape_attributes": {"name": "rect"},
+    "classTitle": "cat",
+    "geometryType": "rectangle",
+    "coordinates": {"x": 1},
+    "imagePath": "a.jpg",
+}
+
+
+@pytest.mark.parametrize("place", ["images", "annotations", "info"])
+def test_keys_that_other_tools_add_hide_no_split(place: str, tmp_path: Path) -> None:
+    content: dict[str, Any] = {"info": [{"shapes": []}], **trees.coco_content()}
+    for entry in content[place]:
+        entry |= KEYS_OF_TOOLS | {"shapes": []}
+    root = trees.coco(tmp_path)
+    trees.pictures(root / "val2017")
+    trees.write(root / "annotations/instances_val2017.json", json.dumps(content))
+    assert list_splits(root) == ("train", "val") and len(load_dataset(root, split="val").boxes) == 3
+
+
+def test_a_set_without_categories_is_no_other_format_for_one_key(tmp_path: Path) -> None:
+    content: dict[str, Any] = trees.coco_content()
+    content["images"][0] |= {"original_width": 128, "completed_by": "x", "data_row": "x", "imagePath": "a.jpg"}
+    del content["categories"]
+    with pytest.raises(DataError, match="a list under categories"):
+        load_dataset(trees.coco(tmp_path, content))

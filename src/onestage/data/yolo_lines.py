@@ -16,7 +16,8 @@ https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for
   lengths are problems. If lines of that length disagree, or the splits, each alone, it is an error.
 - Lines that are all the four corners of rectangles are oriented boxes.
 - A tracker writes a score and the number of a track behind an object, and these look like a last point of an outline. If all
-  lines of a split end so, it is an error: see ``_refuse_tracks``.
+  lines of a split end so, and some track is above 1 or there are many, it is an error: see ``_refuse_tracks``. A last point of
+  an outline often lies at the picture's edge, at 0 or 1. A few such lines of seven columns are outlines, with a note.
 - A line that begins with # is a comment.
 """
 
@@ -24,11 +25,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from onestage.data.dataset import Problem
 from onestage.data.files import read_text
 from onestage.data.plain_yaml import Plain
 from onestage.data.table import Row, Table
@@ -125,6 +127,9 @@ def fill(table: Table, files: Iterable[tuple[int, str, Content]], columns: int |
     """Put the objects of label files into the table. files: the row of each picture, its label file's name, and the content.
     columns: of each line of key points; None for outlines.
     """
+    files = list(files)
+    if columns is None:
+        table.notes.extend(_maybe_tracked([line for *_, content in files for line in content.long]))
     for picture, name, content in files:
         for number, error in content.errors.items():
             table.problem(f"{name}:{number}" if number else name, error)
@@ -195,13 +200,28 @@ def _track(score: float, number: float) -> int:
 
 def _refuse_tracks(lines: Sequence[_Line]) -> None:
     """Raise DataError if the lines of a split look like what a tracker writes: a box, or an outline, a score and a track."""
-    boxes = [line for line in lines if line.columns == _BOX_AND_TRACK]
-    only = all(line.columns in (_BOX_AND_TRACK - 1, _BOX_AND_TRACK) for line in lines)  # some objects have no track
-    if boxes and (only or len(boxes) >= _MANY) and all(line.track >= 0 and _in_picture(line.row.box) for line in boxes):
-        raise _tracked(boxes, "box", "; for outlines of three points, write their boxes")
+    boxes, columns = _with_tracks(lines), {line.columns for line in lines}
+    only = columns <= {_BOX_AND_TRACK - 1, _BOX_AND_TRACK}  # some objects have a score, and no track
+    sure = len(columns) == 2 or any(line.track > 1 for line in boxes)
+    if boxes and (len(boxes) >= _MANY or (only and sure)):
+        raise _tracked(boxes, "box", "for outlines of three points, write their boxes; for boxes, ")
     outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
     if _end_in_tracks(outlines):
-        raise _tracked(outlines, "outline", "")
+        raise _tracked(outlines, "outline")
+
+
+def _with_tracks(lines: Sequence[_Line]) -> list[_Line]:
+    """The lines of seven columns, if each of them can be a box, a score and a track; none otherwise."""
+    boxes = [line for line in lines if line.columns == _BOX_AND_TRACK]
+    return boxes if all(line.track >= 0 and _in_picture(line.row.box) for line in boxes) else []
+
+
+def _maybe_tracked(lines: Sequence[_Line]) -> Iterator[Problem]:
+    """A note if all lines, read as outlines of three points, could be boxes with a score and a track as well."""
+    if lines and len(_with_tracks(lines)) == len(lines):
+        what = f"{counted(len(lines), 'line')} of seven columns: read as class and outline of three points"
+        fix = "if the last two columns are a score and the number of a track, remove them"
+        yield Problem(lines[0].row.where, what, fix=fix)
 
 
 def _end_in_tracks(outlines: Sequence[_Line]) -> bool:
@@ -210,13 +230,14 @@ def _end_in_tracks(outlines: Sequence[_Line]) -> bool:
     return surely and all(line.track > 0 and not line.points and line.corners < 2 for line in outlines)
 
 
-def _tracked(lines: Sequence[_Line], kind: str, otherwise: str) -> DataError:
+def _tracked(lines: Sequence[_Line], kind: str, otherwise: str = "") -> DataError:
+    """The error for lines that end in tracks. otherwise: what to do first if they are no ``kind`` with a track."""
     return DataError(
         f"these lines look like the output of a tracker: class, {kind}, score, number of the track",
         where=lines[0].row.where,
         got=f"{counted(len(lines), 'line')} with a whole number at the end",
         expected=f"class, {kind}",
-        fix=f"remove the last two columns: labels have neither score nor track{otherwise}",
+        fix=f"{otherwise}remove the last two columns: labels have neither score nor track",
     )
 
 

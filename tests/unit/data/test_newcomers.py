@@ -44,7 +44,7 @@ WRONG = {
         YOLO + f"data.yaml    train: train/images/*.jpg; val: val/images; {NAMES}",
         "write the folder alone: train/images$",
     ),
-    "labels of a tracker": (YOLO + "classes.txt    cat\ntrain/labels/a.txt    0 0.5 0.5 0.2 0.2 0.9 1", "output of a tracker"),
+    "labels of a tracker": (YOLO + "classes.txt    cat\ntrain/labels/a.txt    0 0.5 0.5 0.2 0.2 0.9 3", "output of a tracker"),
     "labels with a score": (
         YOLO + "classes.txt    cat\ntrain/labels/a.txt    0 0.5 0.5 0.2 0.2 0.9",
         "remove the sixth column",

@@ -166,11 +166,10 @@ OUTLINE = "0 0.1 0.2 0.3 0.2 0.3 0.7 0.2 0.9"
 @pytest.mark.parametrize(
     "lines",
     [
-        TRACKED[:1],
-        TRACKED,
+        TRACKED * 5,
         [*TRACKED, f"{BOX} 1 17", BOX],
         [f"{BOX} 0.9 3.0", f"{BOX} 0.9"],
-        [f"{BOX} 0 0"],
+        [f"{BOX} 0.9 1", f"{BOX} 0.9"],
         TRACKED * 5 + [OUTLINE] * 3,
         [f"{OUTLINE} 0.8 1", f"{OUTLINE} 0.1 0.5 0.7 2"],
         [f"{OUTLINE} 0.8 1"] * 10,
@@ -180,7 +179,9 @@ def test_the_output_of_a_tracker_is_no_outline(lines: list[str], tmp_path: Path)
     root = yolo(tmp_path, lines)
     with pytest.raises(DataError, match=r"look like the output of a tracker: class, (box|outline), score") as caught:
         load_dataset(root, on_bad="skip")
-    assert caught.value.fix and "000.txt:1" in str(caught.value)
+    fix = str(caught.value.fix)
+    assert "remove the last two columns" in fix and "000.txt:1" in str(caught.value)
+    assert fix.startswith("for outlines of three points, write their boxes") == ("class, box" in str(caught.value))
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,16 @@ def test_the_output_of_a_tracker_is_no_outline(lines: list[str], tmp_path: Path)
 def test_outlines_that_end_at_an_edge_stay_outlines(lines: list[str], tmp_path: Path) -> None:
     found = read(yolo(tmp_path, lines))
     assert found == [pytest.approx(around(tuple(map(float, line.split()[1:]))), abs=1e-4) for line in lines]
+
+
+@pytest.mark.parametrize("lines", [TRACKED[:1], TRACKED, [f"{BOX} 0.9 0"], ["0 0.5 0.6 0.3 0.3 0.7 0"] * 9])
+def test_a_few_triangles_at_an_edge_are_read_with_a_note(lines: list[str], tmp_path: Path) -> None:
+    root = yolo(tmp_path, lines)
+    assert read(root) == [pytest.approx(around(tuple(map(float, line.split()[1:]))), abs=1e-4) for line in lines]
+    (note,) = load_dataset(root).notes
+    assert "outline of three points" in note.what and "remove them" in str(note.fix) and "000.txt:1" in note.where
+    (root / "labels/train/000.txt").write_text(OUTLINE)
+    assert not load_dataset(root).notes
 
 
 def test_comments_in_label_files(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ Policy:
 - Columns width and height state the picture's size, or else, where all fit them, the sides of each box.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
 - Files are splits. One with a column that divides it, or that contradicts the file's name, is an error: see ``_check_splits``.
-- Columns such as ``difficult`` and ``iscrowd`` flag their objects. A note names the columns that are not read.
+- Columns such as ``difficult`` and ``iscrowd`` flag their objects, if they say yes or no in all rows. A note names the columns
+  that are not read.
 - Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
   are the data set's ids, and 1, 1.0 and 01 are one. With ``classes=`` they then count the given names from 0. Numbers in one
   file and names in another are an error.
@@ -40,7 +41,6 @@ from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
 from onestage.data.files import (
     SPLIT_OF_WORD,
-    SPLITS,
     FilePerSplit,
     Sources,
     head,
@@ -81,7 +81,7 @@ class Content(NamedTuple):
 
     entries: list[Entry]
     errors: dict[int, DataError]
-    notes: Sequence[str]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ def misread(tree: Tree) -> DataError | None:
 def _read_rows(file: Path, split: str | None) -> Content:
     """The rows of a file of a split. Raise DataError if its columns are not understood, or divide it into splits."""
     text = read_text(file)
-    dialect = dialect_of(text, file)
-    content = Content([], {}, _notes(dialect))
+    dialect, doubts = _only_flags(text, dialect_of(text, file))
+    content = Content([], {}, [*_notes(dialect), *doubts])
     stated: dict[int, set[str]] = {column: set() for column in dialect.unread}
     for line, row in _rows(text, dialect):
         try:
@@ -216,8 +216,37 @@ def _read_rows(file: Path, split: str | None) -> Content:
             for column, words in stated.items():
                 if len(words) <= MOST_WORDS:
                     words.add("".join(row[column : column + 1]).strip())
-    _check_splits(file, split, stated, dialect)
+    content.notes.extend(_check_splits(file, split, stated, dialect))
     return content
+
+
+def _only_flags(text: str, dialect: Dialect) -> tuple[Dialect, list[str]]:
+    """The dialect without the columns of flags that say neither yes nor no in some row, such as easy and hard, and a note on
+    each: their words have another meaning. Rows with too few or too many values do not count.
+    """
+    notes: list[str] = []
+    for line, row in _rows(text, dialect) if dialect.ignore or dialect.crowd else ():
+        if isinstance(row, DataError) or _wrong_width(row, dialect):
+            continue
+        for column in (*dialect.ignore, *dialect.crowd):
+            word = "".join(row[column : column + 1])
+            if _yes(word) is None:
+                name = quoted(dialect.names[column].strip())
+                notes.append(f"the column {name} flags no object: {quoted(word.strip())} in line {line} is neither yes nor no")
+                dialect = dialect.without_flag(column)
+    return dialect, notes
+
+
+def _wrong_width(row: Sequence[str], dialect: Dialect) -> DataError | None:
+    """The error if a row has too few or too many values: they may stand in wrong columns."""
+    least = max(*dialect.columns, *(dialect.size or ())) + 1
+    if len(row) < least:
+        fix = "write a value for each column, or remove the line"
+        return DataError("too few columns", got=len(row), expected=f"at least {least}", fix=fix)
+    if any(map(str.strip, row[dialect.width :])):
+        fix = f"put a value with {quoted(dialect.separator)} in it into double quotes"
+        return DataError("too many values", got=len(row), expected=f"{dialect.width}, one for each column", fix=fix)
+    return None
 
 
 def _notes(dialect: Dialect) -> list[str]:
@@ -246,31 +275,35 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
         )
 
 
-def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> None:
-    """Raise DataError if a column names several splits, one for some rows only, or another one than that of the file.
+def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> list[str]:
+    """A note for each column that may name several splits. Raise DataError if one surely does, or names a split for some rows
+    only, or another one than that of the file.
 
     stated: the words in each column that is not read.
     """
+    notes: list[str] = []
     for column, words in stated.items():
-        named = _splits_in(words, dialect.plain_names[column])
+        name = dialect.plain_names[column]
+        named, denied = _splits_in(words, name), _ruled_out(words, name)
         got = f"{dialect.names[column].strip()}: {listed(sorted(word or 'nothing' for word in words))}"
-        if len(named) > 1:
+        if named == {"train", "test"} and name not in SPLIT_COLUMNS:  # they are words for things, too
+            notes.append(f"a column may divide this file into splits, and only files do in CSV: {got}")
+        elif len(named) > 1 or len(denied) > 1:
             what = "a column of this file divides it into splits, and only files divide a CSV data set"
             fix = "write one file for each split, such as train.csv and val.csv, or remove the column"
             raise DataError(what, where=file, got=got, fix=fix)
-        if split and named & ({*SPLITS} - {split}):
+        elif split and (named - {split, ""} or split in frozenset().union(*denied.values())):
             what = f"a column of this file names another split than the file or its folder, which is {split}"
             raise DataError(what, where=file, got=got, fix="rename the file or its folder, or remove the column")
+    return notes
 
 
 def _splits_in(words: set[str], column: str) -> set[str]:
-    """The splits that the words of a column name, "" for no word, or yes and no. None if all rows lack a word, or if some word
-    is no split. column: its name, written as in ``ROLES``; if it says nothing of splits, two or more must stand there alone.
+    """The splits that the words of a column name, "" for no word. None if all rows lack a word, or if some word is no split.
+    column: its name, written as in ``ROLES``; if it says nothing of splits, two or more must stand there alone.
     """
     if words <= {""} or len(words) > MOST_WORDS:
         return set()
-    if column in HELD_OUT_COLUMNS:
-        return _yes_and_no(words)
     if column not in SPLIT_COLUMNS:
         found = {SPLIT_OF_WORD.get(word.lower(), "") for word in words}
         return set() if "" in found or len(found) == 1 else found
@@ -278,22 +311,27 @@ def _splits_in(words: set[str], column: str) -> set[str]:
     return {name for name in named if name is not None} if None not in named else set()
 
 
-def _yes_and_no(words: set[str]) -> set[str]:
-    """Which of yes and no the words say. None if some word says neither."""
+def _ruled_out(words: set[str], column: str) -> Mapping[bool, frozenset[str]]:
+    """The splits that rows cannot belong to, by the answers that the words of a column give, yes or no. No answers if some word
+    is neither, if all rows lack a word, or if the column asks nothing.
+    """
+    answers = {_yes(word) for word in words} if words - {""} and len(words) <= MOST_WORDS else set()
+    known = HELD_OUT_COLUMNS.get(column, {})
+    return {} if None in answers else {answer: ruled_out for answer, ruled_out in known.items() if answer in answers}
+
+
+def _yes(word: str) -> bool | None:
+    """Whether a word says yes; None if it says neither yes nor no."""
     try:
-        return {"yes" if flag(word) else "no" for word in words}
+        return flag(word)
     except ValueError:
-        return set()
+        return None
 
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     """Raise DataError with the reason if this row is no object."""
-    least = max(*dialect.columns, *(dialect.size or ())) + 1
-    if len(row) < least:
-        raise DataError("too few columns", got=len(row), expected=f"at least {least}")
-    if any(map(str.strip, row[dialect.width :])):
-        fix = f"put a value with {quoted(dialect.separator)} in it into double quotes"
-        raise DataError("too many values", got=len(row), expected=f"{dialect.width}, one for each column", fix=fix)
+    if wrong := _wrong_width(row, dialect):
+        raise wrong
     label, *corners = (row[column].strip() for column in dialect.columns[1:])
     image = row[dialect.columns[0]]
     if not image.strip():
@@ -303,23 +341,13 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         return Entry(line, image, label, None, size)
     if not label:
         raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
-    ignore, crowd = (any(_flag(row, column, dialect) for column in found) for found in (dialect.ignore, dialect.crowd))
+    ignore, crowd = (any(flag("".join(row[c : c + 1])) for c in found) for found in (dialect.ignore, dialect.crowd))
     try:
         return Entry(line, image, label, [decimal(corner) for corner in corners], size, ignore, crowd)
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
         raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
-
-
-def _flag(row: Sequence[str], column: int, dialect: Dialect) -> bool:
-    """What a column says of an object; no if the row ends before it. Raise DataError if it says neither yes nor no."""
-    text = "".join(row[column : column + 1])
-    try:
-        return flag(text)
-    except ValueError:
-        what = f"the column {quoted(dialect.names[column].strip())} is not understood"
-        raise DataError(what, got=quoted(text), expected="0 or 1, or false or true") from None
 
 
 def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical: Mapping[str, str]) -> None:

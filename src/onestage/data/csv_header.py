@@ -7,6 +7,8 @@ Policy:
 - Empty lines, ``sep=;``, which gives the separator, and comments after ``#`` may lead.
 """
 
+from __future__ import annotations
+
 import csv
 import re
 from collections.abc import Container, Sequence
@@ -38,8 +40,17 @@ _SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
 SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
 """Names of a column that may say which split a row belongs to."""
 
-HELD_OUT_COLUMNS = frozenset("isvalid isval isvalidation istest istrain".split())  # noqa: SIM905
-"""Names of a column that divides the rows in two: fastai has is_valid."""
+_HELD_OUT = {True: frozenset({"train"}), False: frozenset({"val"})}
+HELD_OUT_COLUMNS = {
+    "isvalid": _HELD_OUT,
+    "isval": _HELD_OUT,
+    "isvalidation": _HELD_OUT,
+    "istest": {True: frozenset({"train", "trainval"}), False: frozenset({"test"})},
+    "istrain": {True: frozenset({"val", "test"}), False: frozenset({"train", "trainval"})},
+}
+"""Names of a column that divides the rows in two, as fastai's is_valid does, and the splits that yes and no rule out. The rows
+that is_valid holds out may be in a file for val or test.
+"""
 
 IGNORE_COLUMNS = frozenset("ignore ignored difficult isdifficult".split())  # noqa: SIM905
 CROWD_COLUMNS = frozenset("iscrowd crowd isgroupof groupof".split())  # noqa: SIM905
@@ -99,6 +110,11 @@ class Dialect(NamedTuple):
         """The columns that say nothing of an object here."""
         read = {*self.columns, *(self.size or ()), *self.ignore, *self.crowd}
         return tuple(column for column in range(len(self.names)) if column not in read)
+
+    def without_flag(self, column: int) -> Dialect:
+        """The same, but this column flags nothing, so it is not read."""
+        ignore, crowd = (tuple(other for other in found if other != column) for found in (self.ignore, self.crowd))
+        return self._replace(ignore=ignore, crowd=crowd)
 
     def among(self, known: Container[str]) -> tuple[int, ...]:
         """The columns with one of these names, written as in ``ROLES``."""

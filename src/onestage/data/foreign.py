@@ -1,6 +1,6 @@
 """Annotations in formats that are not read: how a file of each begins, so that messages can name the format.
 
-One key proves nothing: other tools write it into files of formats that are read. So a reader asks first for what its format has.
+One key proves nothing: tools add keys to files of formats that are read. So a reader asks first for what its format has.
 
 Sources: the documents of LabelMe, VGG Image Annotator, Label Studio, Supervisely, Labelbox, CreateML, CVAT, KITTI and DOTA.
 """

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -268,7 +269,10 @@ def test_splits_in_a_column_are_an_error(column: str, words: tuple[str, ...], tm
         ("is_valid", ("True", "False"), "got:      is_valid: False, True"),
         ("is_test", ("0", "1"), "divides it into splits"),
         ("partition", ("train", "val"), "got:      partition: train, val"),
+        ("phase", ("train", "test", "Valid"), "divides it into splits"),
         ("set", ("val", "val"), "names another split than the file or its folder, which is train"),
+        *((name, ("1", "1"), "which is train") for name in ("is_valid", "isval", "is_validation", "is_test")),
+        ("is_train", ("0", "0"), "which is train"),
     ],
 )
 def test_a_column_that_divides_a_file_or_contradicts_its_name(
@@ -279,6 +283,44 @@ def test_a_column_that_divides_a_file_or_contradicts_its_name(
     with pytest.raises(DataError, match=message) as caught:
         load_dataset(root, on_bad="skip")
     assert caught.value.fix and "train.csv" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("column", "word", "file", "agrees"),
+    [
+        ("is_valid", "0", "val", False),
+        ("is_test", "no", "test", False),
+        ("is_train", "yes", "val", False),
+        ("is_train", "yes", "test", False),
+        ("is_test", "1", "trainval", False),
+        ("is_valid", "0", "train", True),
+        ("is_valid", "1", "val", True),
+        ("is_valid", "1", "test", True),
+        ("is_test", "0", "val", True),
+        ("is_train", "1", "trainval", True),
+        ("is_train", "", "train", True),
+        ("is_train", "perhaps", "val", True),
+        ("is_valid", "1", "label", True),
+    ],
+)
+def test_a_column_that_holds_rows_out_agrees_with_the_file(
+    column: str, word: str, file: str, agrees: bool, tmp_path: Path
+) -> None:
+    root = trees.csv(tmp_path, f"{column},{HEADER}{word},a.png,cat,2,3,30,20\n", file=f"{file}.csv")
+    if agrees:
+        assert len(load_dataset(root).boxes) == 1
+    else:
+        with pytest.raises(DataError, match=f"names another split than the file or its folder, which is {file}"):
+            load_dataset(root)
+
+
+@pytest.mark.parametrize("words", [("train", "test"), ("Test", "training", "Train")])
+@pytest.mark.parametrize("column", ["kind", "vehicle", "phase"])
+def test_nouns_that_are_also_splits_are_a_note(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    data = load_dataset(trees.csv(tmp_path, f"{column},{HEADER}{rows}"))
+    assert len(data.boxes) == len(words)
+    assert any(f"may divide this file into splits, and only files do in CSV: {column}: " in str(note) for note in data.notes)
 
 
 @pytest.mark.parametrize("words", [("train", "car"), ("train", ""), ("train", "train"), ("train 1", "val 2")])
@@ -319,8 +361,27 @@ def test_columns_that_flag_an_object(column: str, yes: str, no: str, tmp_path: P
     data = load_dataset(trees.csv(tmp_path, text))
     flagged = data.crowd if "cr" in column or "Gr" in column else data.ignore
     assert flagged.tolist() == [True, False] and int((data.crowd | data.ignore).sum()) == 1 and not data.notes
-    with pytest.raises(DataError, match=f"the column '{column}' is not understood; got: 'perhaps'; expected: 0 or 1"):
-        load_dataset(trees.csv(tmp_path, text.replace(f"{yes},a.png", "perhaps,a.png")))
+
+
+@pytest.mark.parametrize("column", ["difficult", "is_difficult", "ignore", "iscrowd", "crowd", "IsGroupOf", "group_of"])
+@pytest.mark.parametrize("words", [("easy", "hard"), ("0", "3"), ("1", "2"), ("", "0.5"), ("yes", "perhaps")])
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+def test_a_column_of_other_words_flags_nothing_aloud(column: str, words: tuple[str, str], on_bad: Any, tmp_path: Path) -> None:
+    rows = "".join(f"a.png,cat,2,3,30,20,{word}\n" for word in words)
+    data = load_dataset(trees.csv(tmp_path, f"{HEADER[:-1]},{column}\n{rows}"), on_bad=on_bad)
+    assert len(data.boxes) == 2 and not (data.crowd | data.ignore).any() and not data.problems
+    notes = "\n".join(map(str, data.notes))
+    assert f"not read: {column}\n" in notes and f"the column '{column}' flags no object: '{words[words[0] in FLAGS]}'" in notes
+
+
+FLAGS = ("", "0", "1", "yes")
+
+
+@pytest.mark.parametrize("bad", ["a.png,cat,2,3,30", "1,a.png,x,big, cat,2,3,30,20"])
+def test_a_bad_row_does_not_decide_about_a_column(bad: str, tmp_path: Path) -> None:
+    text = f"size,difficult,{HEADER}1,1,a.png,cat,2,3,30,20\n{bad}\n1,0,a.png,dog,1,1,9,9\n"
+    data = load_dataset(trees.csv(tmp_path, text), on_bad="skip")
+    assert data.ignore.tolist() == [True, False] and len(data.problems) == 1
 
 
 def test_columns_that_are_not_read_are_named_once(tmp_path: Path) -> None:

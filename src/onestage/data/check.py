@@ -248,7 +248,8 @@ def _look(path: Path, stated: Size | None, *, memory: PictureMemory, fast: bool)
         return _Look(digest)
     wrong = f"the picture is {width} x {height}, but its annotation says {size_text(stated)}"
     turned = stated == (width, height) and is_turned(path)
-    return _Look(digest, DataError(wrong + ", its size before the EXIF rotation" * turned))
+    fix = "write the picture's size into the annotation; if its boxes were drawn on another version, take that picture"
+    return _Look(digest, DataError(wrong + ", its size before the EXIF rotation" * turned, fix=fix))
 
 
 def _identical(owners: Owners, seen: Mapping[str, _Look], root: Path) -> tuple[list[Problem], list[Problem]]:

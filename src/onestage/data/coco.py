@@ -124,7 +124,7 @@ def _parse(file: Path) -> dict[str, list[Json]]:
     try:
         content: Json = json.loads(text, object_pairs_hook=_plain, parse_constant=_refuse)
     except RecursionError as error:
-        raise DataError("this JSON is nested too deeply", where=file) from error
+        raise DataError("this JSON is nested too deeply", where=file, fix=_EXPORT) from error
     except ValueError as error:
         raise DataError("this is not valid JSON", where=file, got=error, fix=_EXPORT) from error
     if isinstance(content, list):
@@ -163,7 +163,8 @@ def _categories(file: Path, entries: list[Json]) -> dict[int, str]:
         category = _other_form(stored_id) if isinstance(stored_id, str) else stored_id
         if not isinstance(name, str) or not isinstance(category, int) or category < 0:
             got = f"id {quoted(_field(entry, 'id'))}, name {quoted(name)}"
-            raise DataError("a category needs a whole number as id, and a name", where=where, got=got)
+            fix = 'write it as {"id": 1, "name": "cat"}; ids are 0 or more'
+            raise DataError("a category needs a whole number as id, and a name", where=where, got=got, fix=fix)
         if category in found or name in id_of:
             raise _given_twice(where, category, name, found.get(category), id_of.get(name))
         found[category], id_of[name] = name, category
@@ -195,14 +196,18 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
         where, image_id = f"{name}: images[{number}]", _id(_field(entry, "id"))
         if not isinstance(entry, dict) or image_id is None:
             got = quoted(_field(entry, "id"))
-            table.problem(where, DataError("an image needs a number or a string as id", got=got))
+            fix = "write the id that image_id of its annotations has, or remove the image"
+            table.problem(where, DataError("an image needs a number or a string as id", got=got, fix=fix))
         elif image_id in rows:
             table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice", fix=_UNIQUE))
         else:
             try:
                 picture = _picture(entry, image_id, pictures)
                 if (first := id_of.setdefault(picture.path, image_id)) != image_id:
-                    raise DataError(f"this picture is listed under two ids, and is the one of id {_shown(first)}")
+                    what = f"this picture is listed under two ids, and is the one of id {_shown(first)}"
+                    raise DataError(
+                        what, fix="keep one entry, and write its id into image_id of all annotations of the picture"
+                    )
                 rows[image_id] = table.add(picture)
             except DataError as error:
                 rows[image_id] = None
@@ -220,7 +225,7 @@ def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Named) -> Pictur
     """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
-        raise DataError("file_name should be a string", got=quoted(file_name))
+        raise DataError("file_name should be a string", got=quoted(file_name), fix="write the picture's name in quotes")
     return PictureFile(str(pictures.find(file_name)), image_id, stated_size(entry.get("height"), entry.get("width")))
 
 
@@ -252,13 +257,15 @@ def _read_annotations(
 def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], where: str) -> Row | None:
     """One object, or None if its picture cannot be used. Raise DataError with the reason if the entry is no object."""
     if not isinstance(entry, dict):
-        raise DataError("an annotation should be an object", got=quoted(entry))
+        expected = "an object with image_id, category_id and bbox"
+        raise DataError("an annotation should be an object", got=quoted(entry), expected=expected)
     image_id, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
     if image_id is None or image_id not in rows:
         fix = "correct image_id, add the image to images, or remove the annotation"
         raise DataError(f"there is no image with id {quoted(entry.get('image_id'))}", fix=fix)
     if category is None:
-        raise DataError("category_id should be a number", got=quoted(entry.get("category_id")))
+        fix = "write the id of a category of this file, or remove the annotation"
+        raise DataError("category_id should be a number", got=quoted(entry.get("category_id")), fix=fix)
     box, ignore, crowd = _box(entry.get("bbox")), _flag(entry, "ignore"), _flag(entry, "iscrowd")
     picture = rows[image_id]
     return None if picture is None else Row(picture, box, keys.get(category, category), where, ignore, crowd, _area(entry))
@@ -276,7 +283,7 @@ def _box(value: Json) -> list[float]:
 def _flag(entry: Mapping[str, Json], key: str) -> bool:
     value = entry.get(key)
     if value not in (None, 0, 1, "0", "1"):
-        raise DataError(f"{key} should be 0 or 1", got=quoted(value))
+        raise DataError(f"{key} should be 0 or 1", got=quoted(value), fix=f"write 0 or 1, or leave {key} out for 0")
     return value in (1, "1")
 
 

@@ -158,7 +158,8 @@ def read_bytes(path: Path) -> bytes:
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise DataError("this is not a regular file", where=path)
+            fix = "put a file of this name there, or name another one: a folder, pipe or device is not read"
+            raise DataError("this is not a regular file", where=path, fix=fix)
         if found.st_size > limit:
             got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
             fix = "divide the data set, or name the file that is meant"

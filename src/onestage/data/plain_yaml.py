@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Plain]:
         loader = _TextLoader(read_text(path))
         content = loader.get_single_data()
     except RecursionError as error:
-        raise DataError("this YAML is nested too deeply", where=path) from error
+        raise DataError("this YAML is nested too deeply", where=path, fix=_FIX) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two for \U and %YAML with numbers out of range
         if isinstance(error, DataError):
             raise
@@ -65,5 +65,7 @@ def read_yaml(path: Path) -> dict[str, Plain]:
         if loader is not None:
             loader.dispose()
     if not isinstance(content, dict):
-        raise DataError("this YAML file should hold keys and values", where=path, got=type(content).__name__)
+        expected = "lines such as train: images/train and names: [cat, dog]"
+        got = type(content).__name__
+        raise DataError("this YAML file should hold keys and values", where=path, got=got, expected=expected)
     return {str(key): value for key, value in content.items()}

@@ -300,7 +300,8 @@ def _size(root: Element) -> Size | None:
         return stated_size(decimal(height or "0"), decimal(width or "0"))
     except ValueError:  # a DataError is one too
         got = f"width {quoted(width)}, height {quoted(height)}"
-        raise DataError("height and width should be numbers", got=got) from None
+        fix = "write the picture's size in pixels, or 0, and the picture tells it"
+        raise DataError("height and width should be numbers", got=got, fix=fix) from None
 
 
 def _object(number: int, element: Element) -> _Object:

@@ -140,7 +140,8 @@ def _stored(samples: Iterable[Sample | Encoded], folder: Path, classes: Sequence
     for sample in samples:
         item = encode(sample) if isinstance(sample, Sample) else sample
         if item.name in names:
-            raise DataError("two pictures have the same id", where=folder, got=item.image_id)
+            fix = "give each sample an image_id that no other one has: its file is named after it"
+            raise DataError("two pictures have the same id", where=folder, got=item.image_id, fix=fix)
         if any(label >= len(classes) for label in item.labels):
             raise DataError("a label has no class", where=item.name, got=item.labels, expected=f"below {len(classes)}")
         names.add(item.name)

@@ -183,7 +183,8 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     if not rest:
         return Row(picture, _parts(box, max(box)), index, where)
     if not all(map(math.isfinite, numbers)):
-        raise DataError("these are not finite numbers", got=quoted(" ".join(columns)))
+        fix = "correct the line, or remove it"
+        raise DataError("these are not finite numbers", got=quoted(" ".join(columns)), fix=fix)
     points = list(zip(numbers[0::2], numbers[1::2], strict=False))
     paired = len(rest) >= 2 and len(rest) % 2 == 0
     outline = _box_around(points) if paired else None

@@ -445,7 +445,9 @@ def tracked(long: list[list[float]]) -> bool:
         return 0 <= numbers[-2] <= 1 and numbers[-1] >= least and numbers[-1] == math.floor(numbers[-1])
 
     boxes = [numbers for numbers in long if len(numbers) == 6]
-    if boxes and (len(boxes) >= 10 or all(len(numbers) in (5, 6) for numbers in long)):
+    lengths = {len(numbers) for numbers in long}
+    sure = lengths == {5, 6} or (lengths == {6} and any(numbers[-1] > 1 for numbers in boxes))
+    if boxes and (len(boxes) >= 10 or sure):
         inside = [w > 0 and h > 0 and in_box([0.5, 0.5, 1 - w, 1 - h], [[x, y]]) for x, y, w, h, *_ in boxes]
         if all(inside) and all(ends(numbers, 0) for numbers in boxes):
             return True

@@ -16,7 +16,7 @@ MARK = b"source_sha256"
 PROGRAM = b"Find objects in "
 """An example begins with a comment that begins so."""
 VECTORS = re.compile(r"README\.txt|picture_\d+\.png|input_\d+\.npy|boxes_\d+\.json")
-"""Names in a folder of test vectors. A folder with others is not replaced: somebody put them there."""
+"""Names in a folder of test vectors. A folder with other names is not replaced: no export wrote them."""
 
 
 def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwrite: bool) -> None:

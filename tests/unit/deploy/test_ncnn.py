@@ -1,5 +1,6 @@
 """Files of ncnn: written, opened, shared by threads, and refused before ncnn sees them when a byte is not as it was."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -64,6 +65,16 @@ def test_the_files_find_what_the_model_finds(model, folder):
 
 def test_threads_share_a_net(folder):
     check_shared_by_threads(onestage.load(folder / "m.ncnn.param"), pictures(8, (100, 140)))
+
+
+def test_functions_that_the_process_shares_stay_as_they_are(folder):
+    shared = ctypes.pythonapi.PyCapsule_GetPointer
+    shared.restype, shared.argtypes = ctypes.c_char_p, None  # as another library may set them
+    try:
+        onestage.load(folder / "m.ncnn.param")
+        assert (shared.restype, shared.argtypes) == (ctypes.c_char_p, None)
+    finally:
+        shared.restype = ctypes.c_int
 
 
 def test_verbs_take_the_file(folder, tmp_path, capsys):

@@ -44,6 +44,11 @@ SETTING = re.compile(r'-?[0-9]{1,5}=(?:[-+.,0-9e]+|"[-+*/(),.0-9a-z]+")')
 """A setting of a layer in a .param file: numbers, or a formula of sizes."""
 
 
+_ADDRESS = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
+_address = _ADDRESS(("PyCapsule_GetPointer", ctypes.pythonapi))
+"""The address in a PyCapsule. The attribute of ``ctypes.pythonapi`` is shared by the whole process, so it stays as it is."""
+
+
 def open_ncnn(path: Path) -> FileEngine:
     """The engine of a .param file that ``export`` wrote, with its .bin and .json. It computes in float32.
 
@@ -91,10 +96,9 @@ def _reader(data: bytes) -> ncnn.DataReader:
 
         def read(self, place: object, size: int) -> int:
             """How many of ``size`` bytes there were. place: a PyCapsule with the address."""
-            return file.readinto((ctypes.c_char * size).from_address(address(place, None)))
+            return file.readinto((ctypes.c_char * size).from_address(_address(place, None)))
 
-    file, address = io.BytesIO(data), ctypes.pythonapi.PyCapsule_GetPointer
-    address.restype, address.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    file = io.BytesIO(data)
     return Reader()
 
 

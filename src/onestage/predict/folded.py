@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from onestage.errors import ConfigError
-from onestage.model.detector import Detector, mirror
+from onestage.model.detector import Detector, is_changed, mirror
 from onestage.model.layers.same_padding import SameConv2d
 from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
 
@@ -34,16 +34,18 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 def folded(detector: Detector, *, bf16: bool = False) -> Detector:
     """The copy, with the weights as they are now, and with ``bf16`` in bfloat16. It predicts: do not train or save it.
 
-    On a GPU, in another type than float32, or if a part has hooks or another forward than its class, nothing in it is folded.
-    Raise ConfigError for bfloat16 on a device that has no instructions for it.
+    On a GPU, in another type than float32, or if a part has hooks or another forward than its class, there is nothing to fold:
+    without ``bf16`` it is then the detector itself. Raise ConfigError for bfloat16 on a device that has no instructions for it.
     """
+    usual = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in detector.parameters())
+    usual = usual and not any(map(is_changed, detector.modules()))
     if bf16:
         check_bfloat16(detector.device)
+    elif not usual:
+        return detector
     copied: dict[int, Tensor] = {}  # a tensor that several modules share stays one
     copy = mirror(detector, lambda tensor: copied.setdefault(id(tensor), tensor.detach().clone()))
     assert isinstance(copy, Detector)
-    usual = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in copy.parameters())
-    usual = usual and not any(_is_changed(part) for part in copy.modules())
     if usual:
         for conv, norm in _pairs(copy):
             _fold(copy, conv, norm)
@@ -84,11 +86,6 @@ class StoredConv3x3(nn.Module):
         if self.filters is None:  # two threads may both do it: they store the same numbers
             self.filters = transformed(self.conv.weight).contiguous()
         return convolve_by(images, self.filters, self.conv.bias)
-
-
-def _is_changed(part: nn.Module) -> bool:
-    """Whether a module does something that its class does not say."""
-    return bool("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks)
 
 
 class _Call(NamedTuple):

@@ -93,7 +93,8 @@ class Predictor:
     @classmethod
     def folded(cls, detector: Detector, *, bf16: bool = False) -> Self:
         """As ``of``, for many pictures and weights that stay: torch runs a copy of the network, with batch norms folded into
-        convolutions and filters transformed once. It is faster, needs more memory, and changes scores by about 1e-5.
+        convolutions and filters transformed once. It is faster, needs more memory, and changes scores by about 1e-5. Only a
+        detector in float32 on a CPU, without hooks, has something to fold; any other runs as it is.
 
         bf16: compute in bfloat16, whose numbers have 8 bits of precision. Raise ConfigError if the device does not.
         """

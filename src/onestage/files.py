@@ -51,6 +51,9 @@ FIXES = {
 }
 """What to do about an error of the system by its number; 0 stands for a path that no system takes."""
 
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
+"""The numbers of errors that say, wherever they come from, that a disk takes no more."""
+
 LONGEST = 200
 """Bytes of a name that the name of its temporary file begins with: most systems take 255 in all."""
 

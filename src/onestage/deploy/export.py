@@ -6,7 +6,7 @@ Shape letters: H and W of a picture.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from onestage.deploy.pt2 import export_pt2
 from onestage.deploy.targets import check_targets, is_exported, put_in_place
 from onestage.deploy.vectors import vectors_place, write_vectors
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, known_keywords, nearest
-from onestage.files import given_path, temporary_folder, writing
+from onestage.files import UNWRITABLE, given_path, temporary_folder, writing
 from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.predict.contract import PRECISIONS, Contract, Precision
@@ -142,7 +142,7 @@ def export(
     images = _usual_pictures(labelled) if pictures is None else _given_pictures(pictures)
     with temporary_folder(path) as folder:
         draft = folder / path.name
-        with _exporting(plan, to):
+        with _exporting(plan, to, draft):
             plan, gain = _written(plan, form, draft, labelled, images)
         agreement, seconds = _checked(plan, draft, images) if check else (None, None)
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
@@ -163,7 +163,11 @@ def _usual_pictures(labelled: Dataset | Int8Data | None) -> Sequence[Tensor]:
 
 
 def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
-    """The pictures of a user. Raise ConfigError unless they are one or more, each (3, H, W) uint8."""
+    """The pictures of a user, once. Raise ConfigError unless they are one or more, each (3, H, W) uint8."""
+    if not isinstance(pictures, Iterable):
+        what, expected = "a file is checked with tensors", "a list of tensors (3, H, W) uint8, RGB"
+        raise ConfigError(what, where="pictures", got=f"a {type(pictures).__name__}", expected=expected)
+    pictures = list(pictures)
     for number, picture in enumerate(pictures):
         if not isinstance(picture, Tensor) or picture.dtype != torch.uint8 or picture.shape[:-2] != (3,) or not picture.numel():
             shape = f"{picture.dtype} {tuple(picture.shape)}" if isinstance(picture, Tensor) else f"a {type(picture).__name__}"
@@ -173,7 +177,7 @@ def _given_pictures(pictures: Sequence[Tensor]) -> Sequence[Tensor]:
         raise ConfigError(
             "there is no picture to check the file with", got="pictures=[]", fix="leave pictures out, or check=False"
         )
-    return list(pictures)
+    return pictures
 
 
 def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite: bool) -> list[Path]:
@@ -220,18 +224,22 @@ def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data
 
 
 @contextlib.contextmanager
-def _exporting(plan: Plan, to: str) -> Iterator[None]:
+def _exporting(plan: Plan, to: str, draft: Path) -> Iterator[None]:
     """What the exporters of torch and others raise becomes a WeightsError that names detector and format. It is an UnfitError,
-    unless memory ran out or the system refused something.
+    unless the system refused something: a WriteError if it could not write, for which another format is no remedy. A
+    MemoryError stays as it is.
     """
     try:
         yield
-    except OnestageError:
+    except (OnestageError, MemoryError):
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            with writing(Path(error.filename or draft), "the system could not write a file for this export"):
+                raise
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"
-        kind = WeightsError if isinstance(error, MemoryError | OSError) else UnfitError
+        kind = WeightsError if isinstance(error, OSError) else UnfitError
         raise kind(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
 
 

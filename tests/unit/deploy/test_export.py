@@ -1,6 +1,7 @@
 """Exported files: written, checked, opened again, used without this package, and refused when they are not ours."""
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -33,6 +34,7 @@ from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.deploy.vectors import README
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
+from onestage.files import UNWRITABLE
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
@@ -477,6 +479,33 @@ def copied(folder, monkeypatch):
     monkeypatch.setitem(
         FORMATS, "onnx", replace(FORMATS["onnx"], write=lambda plan, draft: shutil.copy(folder / "model.onnx", draft))
     )
+
+
+@pytest.mark.parametrize("number", sorted(UNWRITABLE))
+def test_a_disk_that_takes_no_more_is_no_reason_for_another_format(model, tmp_path, monkeypatch, number):
+    def write(plan, draft):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    with pytest.raises(WriteError, match=os.strerror(number)) as caught:
+        export(model, tmp_path / "m.onnx", check=False)
+    assert "another format" not in str(caught.value) and caught.value.fix and not list(tmp_path.iterdir())
+
+
+def test_too_little_memory_is_no_reason_for_another_format(model, tmp_path, monkeypatch):
+    def write(plan, draft):
+        raise MemoryError
+
+    monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
+    with pytest.raises(MemoryError):  # the command line has words for it
+        export(model, tmp_path / "m.onnx", check=False)
+
+
+def test_pictures_may_come_from_anything_that_gives_them(model, copied, tmp_path):
+    assert export(model, tmp_path / "m.onnx", pictures=(picture for picture in drawn_pictures(1))).agreement.compared
+    for wrong, says in ((7, "got: .* a int"), (iter(()), "no picture"), (iter("a"), "a str")):
+        with pytest.raises(ConfigError, match=says):
+            export(model, tmp_path / "n.onnx", pictures=wrong)
 
 
 def test_a_program_that_is_not_there_is_no_place_that_cannot_be_written(model, tmp_path, monkeypatch):

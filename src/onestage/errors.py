@@ -123,6 +123,10 @@ class UnfitError(WeightsError):
     """A detector cannot become an exported file of some format that finds the same. A second try would end in the same way."""
 
 
+class MismatchError(UnfitError):
+    """An exported file finds other objects than its detector in the pictures that were compared; in others it may agree."""
+
+
 class WriteError(DataError, OSError):
     """A file or folder cannot be written. Also an ``OSError``, as Python itself raises it."""
 

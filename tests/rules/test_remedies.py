@@ -5,6 +5,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 ERRORS = {"ConfigError", "DataError", "WeightsError", "WriteError", "LostError", "UnfitError", "RowError", "KeywordError"}
+ERRORS |= {"MismatchError"}
 
 
 def without_remedy(text):

@@ -88,7 +88,7 @@ def run_model(
 
     if runtime != AUTO:
         return run_by(model, runtime, pictures=pictures)
-    predictor, choice = choose(model, pictures, total=total)
+    predictor, choice = choose(model, pictures, total=total, exact=numbers == "exact")
     if choice.milliseconds:
         other = "torch" if choice.runtime != "torch" else "onnxruntime"
         say((f"{choice.runtime}: {choice.reason}; --runtime {other} to force", "dim"))

@@ -15,6 +15,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from onestage.deploy.benchmark import processor
 from onestage.deploy.export import FORMATS, export
 from onestage.deploy.plan import fingerprint, versions
 from onestage.errors import WeightsError, WriteError, warn_outside
-from onestage.files import cache_folder, make_folder, temporary_folder, writing
+from onestage.files import ABANDONED_AFTER, cache_folder, make_folder, temporary_folder, writing
 from onestage.model.detector import Detector
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
@@ -40,8 +41,8 @@ MOST_BYTES = 4_000_000_000
 
 @dataclass(frozen=True, eq=False)
 class Cached:
-    """The exported files of a detector in a cache. source: the fingerprint of the detector, which must not change. root: the
-    folder of the cache.
+    """The exported files of a detector in a cache. source: the fingerprint of the detector, which must not change, and which
+    says all that it computes (``is_as_built``). root: the folder of the cache.
     """
 
     detector: Detector
@@ -59,6 +60,13 @@ class Cached:
         cause = ": ".join(str(part) for part in (error.where, error.what, error.got) if part is not None)
         warn_outside([f"no exported file is kept for the next time, because the cache cannot be written: {cause}"])
         return cls(detector, fingerprint(detector), _temporary_root())
+
+    @classmethod
+    @contextlib.contextmanager
+    def for_once(cls, detector: Detector) -> Iterator[Self]:
+        """As ``of``, in a folder that is gone at the end of the block: for a detector that is not as it was built."""
+        with temporary_folder(Path(tempfile.gettempdir()) / "onestage") as folder:
+            yield cls(detector, fingerprint(detector), folder)
 
     def place(self, *settings: str) -> Path:
         """The place for what depends on the detector, this machine, the packages, this program, and further settings."""
@@ -85,7 +93,7 @@ class Cached:
         with contextlib.suppress(WeightsError):  # there is none, or it is damaged, or just being deleted
             return _open(path, runtime)
         make_folder(folder.parent)
-        with _locked(folder.with_name(f".{folder.name[0]}.lock")):  # 16 at most: they stay
+        with _locked(folder.with_name(f".{folder.name}.lock")):
             with contextlib.suppress(WeightsError):  # another process made it while this one waited
                 return _open(path, runtime)
             _make(self.detector, to, path, pictures() or None)
@@ -147,7 +155,13 @@ def _make(detector: Detector, to: str, path: Path, pictures: Sequence[Tensor] | 
 
 
 def _limit(kept: Path) -> None:
-    """Delete the files that were not used for the longest time, as long as all together are too large."""
+    """Delete the files that were not used for the longest time, as long as all together are too large. Delete old locks, which
+    some versions of filelock leave.
+    """
+    for lock in kept.parent.glob(".*.lock"):
+        with contextlib.suppress(OSError):
+            if time.time() - lock.stat().st_mtime > ABANDONED_AFTER:
+                lock.unlink()
     total = 0
     for _, entry, size in sorted(_entries(kept.parent), reverse=True):
         total += size

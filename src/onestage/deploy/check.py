@@ -13,7 +13,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.synthetic import SyntheticConfig, generate
-from onestage.errors import UnfitError, WeightsError
+from onestage.errors import MismatchError, WeightsError
 from onestage.model.detector import Detector
 from onestage.predict.predictor import Predictor
 from onestage.structures import Detections
@@ -93,7 +93,7 @@ def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], to
     """Run both on pictures (3, H, W) uint8, one, two and five at once. If the file takes inputs of any size, pictures of
     several sizes test several of them.
 
-    Raise UnfitError if they find different objects, WeightsError if there is nothing to compare.
+    Raise MismatchError if they find different objects, WeightsError if there is nothing to compare.
     """
     reference, threshold = Predictor.of(source), source.config.postprocess.score_threshold
     total = _agreement(reference, file, pictures, tolerance, LEAST)
@@ -107,7 +107,7 @@ def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], to
         what = "the exported file finds other objects than its source"
         got = f"{total.paired:,} of {total.compared:,} detections have a partner of the same class"
         expected = f"{tolerance.paired:.1%} with an IoU of {tolerance.iou} and a score within {tolerance.score}"
-        raise UnfitError(what, where=source.config.name, got=got, expected=expected)
+        raise MismatchError(what, where=source.config.name, got=got, expected=expected)
     return total
 
 

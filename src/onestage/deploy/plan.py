@@ -9,14 +9,16 @@ import copy
 import hashlib
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from types import BuiltinFunctionType, FunctionType
 from typing import Annotated, Literal
 
 import torch
+from torch import nn
 
 from onestage.deploy.graph import ending_of
 from onestage.errors import ConfigError, WeightsError, require
 from onestage.model.codec import Limit, Part
-from onestage.model.detector import Detector
+from onestage.model.detector import Detector, is_changed
 from onestage.model.limits import Side
 from onestage.predict.contract import MOST_AT_ONCE, Contract, Precision
 from onestage.structures import Size
@@ -117,6 +119,9 @@ def _at(detector: Detector, size: Size) -> Detector:
     mode = "letterbox" if old.mode == "shortest_edge" else old.mode
     if (size, mode) == (old.size, old.mode):
         return detector
+    if not is_as_built(detector):
+        what = "a detector with hooks or exchanged parts keeps its input size, because a new size takes a new detector"
+        raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix="leave --size out, or remove them")
     levels = detector.config.levels
     if size != old.size and old.mode != "shortest_edge" and not all(isinstance(level.stride, tuple) for level in levels):
         what = "the anchors of this detector belong to its input size"
@@ -137,12 +142,31 @@ def check_weights(detector: Detector) -> None:
 
 
 def fingerprint(detector: Detector) -> str:
-    """A SHA-256 of the config and of every tensor: its name, type, shape and numbers. Only equal detectors have equal ones."""
+    """A SHA-256 of the config and of every tensor: its name, type, shape and numbers. Only equal detectors have equal ones, if
+    they are as their configs built them (``is_as_built``).
+    """
     digest = hashlib.sha256(detector.config.to_json().encode())
     for name, tensor in sorted(detector.state_dict().items()):
         digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def is_as_built(detector: Detector) -> bool:
+    """Whether config and tensors say all that a detector computes. It then has the parts that the config builds, with the same
+    settings, and none of them has a hook or another forward than its class.
+    """
+    if any(map(is_changed, detector.modules())):
+        return False
+    built = Detector.on("meta", detector.config)
+    return [*map(_settings, detector.modules())] == [*map(_settings, built.modules())]
+
+
+def _settings(part: nn.Module) -> tuple[type, dict[str, str]]:
+    """The class of a module, and the names of its parts and the plain values that it computes with, such as a stride."""
+    kinds = bool, int, float, str, tuple, FunctionType, BuiltinFunctionType
+    plain = {name: repr(value) for name, value in vars(part).items() if isinstance(value, kinds) and name != "training"}
+    return type(part), plain | {name: "" for name, _ in part.named_children()}
 
 
 def versions() -> dict[str, str]:

@@ -21,7 +21,17 @@ from onestage.deploy.benchmark import least_seconds
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
 from onestage.deploy.export import FORMATS, export
-from onestage.errors import ConfigError, OnestageError, UnfitError, WriteError, nearest, warn_outside
+from onestage.deploy.plan import is_as_built
+from onestage.errors import (
+    ConfigError,
+    MismatchError,
+    OnestageError,
+    UnfitError,
+    WeightsError,
+    WriteError,
+    nearest,
+    warn_outside,
+)
 from onestage.files import Json, make_folder, temporary_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
@@ -89,14 +99,18 @@ class Choice:
 
 def run_by(detector: Detector, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
     """The predictor that runs a detector with the runtime of that name. All but torch run an exported file, which is kept in a
-    cache; see ``Cached``. Without a cache that can be written it is made for this process alone, with a warning. pictures:
-    gives some, (3, H, W) uint8 each, to check a new file with.
+    cache; see ``Cached``. Without a cache that can be written it is made for this process alone, with a warning. For a
+    detector with hooks or exchanged parts it is made at every call. pictures: gives some, (3, H, W) uint8 each, to check a new
+    file with.
 
     Raise ConfigError if there is no such runtime, if it is not installed, or if the detector is on a GPU.
     """
     if runtime == TORCH:
         return Predictor.of(detector)
     about = _runtime(detector, runtime)
+    if not is_as_built(detector):
+        with Cached.for_once(detector) as cached:
+            return _from_cache(cached, runtime, about, pictures)
     try:
         return _from_cache(Cached.of(detector), runtime, about, pictures)
     except WriteError as error:
@@ -139,41 +153,57 @@ def run_unchecked(detector: Detector, runtime: str) -> Predictor:
 
 
 def choose(
-    detector: Detector, pictures: Callable[[], Sequence[Tensor]] = tuple, *, total: int | None = None
+    detector: Detector, pictures: Callable[[], Sequence[Tensor]] = tuple, *, total: int | None = None, exact: bool = False
 ) -> tuple[Predictor, Choice]:
     """The predictor of a detector that is the fastest on this machine, and why. A choice is kept in the cache.
 
     pictures: gives some, (3, H, W) uint8 each, to measure and compare with; without any, they are drawn. total: how many
     pictures there are to do; None is very many. Only a runtime that finds what torch finds is chosen. If a trial would take
-    longer than it could save, torch is, as ``Predictor.folded`` runs it.
+    longer than it could save, torch is. exact: torch runs the network as it is written, and not as ``Predictor.folded`` does.
     """
+    by_torch = Predictor.of if exact else Predictor.folded
     rivals = [name for name, runtime in RUNTIMES.items() if runtime.installed and runtime.suits(detector)]
-    if detector.device.type != "cpu" or not rivals:
-        reason = "no other runtime for it is installed" if not rivals else "no other runtime uses a GPU"
-        return Predictor.folded(detector), Choice(TORCH, {}, reason)
+    if (reason := _torch_alone(detector, rivals)) is not None:
+        return by_torch(detector), Choice(TORCH, {}, reason)
     pictures = functools.cache(pictures)
     try:
         cached = Cached.of(detector)
-        choice = _choice(cached, pictures, rivals, total)
+        choice = _choice(cached, pictures, rivals, total, exact=exact)
     except WriteError as error:  # there is no place for a cache, and without one every program would try the runtimes again
         warn_outside([f"torch runs the model, because a choice of runtimes cannot be kept: {error.what}"])
-        return Predictor.folded(detector), Choice(TORCH, {}, error.what)
+        return by_torch(detector), Choice(TORCH, {}, error.what)
     if choice.runtime == TORCH:
-        return Predictor.folded(detector), choice
+        return by_torch(detector), choice
     try:
         return cached.open(RUNTIMES[choice.runtime].to, choice.runtime, pictures=pictures), choice
-    except OnestageError as error:
-        return Predictor.folded(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {error.what}")
+    except (OnestageError, MemoryError) as error:
+        why = error.what if isinstance(error, OnestageError) else "there is not enough memory for it"
+        return by_torch(detector), Choice(TORCH, choice.milliseconds, f"{choice.runtime}: {why}")
 
 
-def _choice(cached: Cached, pictures: Callable[[], Sequence[Tensor]], rivals: Sequence[str], total: int | None) -> Choice:
-    """A choice that was made before, or by a measurement now; torch, if a measurement or a file would not be repaid."""
-    place = cached.place(f"{threads()} threads", *rivals).with_suffix(".json")
+def _torch_alone(detector: Detector, rivals: Sequence[str]) -> str | None:
+    """Why torch runs the detector, whatever the runtimes that are installed for it may take; None if there is a choice."""
+    if not rivals:
+        return "no other runtime for it is installed"
+    if detector.device.type != "cpu":
+        return "no other runtime uses a GPU"
+    return None if is_as_built(detector) else "it has hooks or exchanged parts, so no file of it can be kept"
+
+
+def _choice(
+    cached: Cached, pictures: Callable[[], Sequence[Tensor]], rivals: Sequence[str], total: int | None, *, exact: bool
+) -> Choice:
+    """A choice that was made before, or by a measurement now; torch, if a measurement or a file would not be repaid. exact: for
+    torch as the network is written, which takes longer.
+    """
+    settings = ["as written"] if exact else []
+    place = cached.place(f"{threads()} threads", *rivals, *settings).with_suffix(".json")
     choice = _recall(place)
     if choice is None:
         if total is not None and total < LEAST_PICTURES:
             return Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
-        choice, lasting = _measure(cached, list(pictures()) or drawn_pictures(), rivals, total)
+        source = Predictor.of(cached.detector) if exact else Predictor.folded(cached.detector)
+        choice, lasting = _measure(cached, source, list(pictures()) or drawn_pictures(), rivals, total)
         if lasting:
             _keep(choice, place)
     elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
@@ -186,12 +216,13 @@ def _opening(cached: Cached, runtime: str) -> float:
     return OPEN_SECONDS + (0 if cached.has(RUNTIMES[runtime].to) else EXPORT_SECONDS)
 
 
-def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], total: int | None) -> tuple[Choice, bool]:
+def _measure(
+    cached: Cached, source: Predictor, pictures: Sequence[Tensor], rivals: Sequence[str], total: int | None
+) -> tuple[Choice, bool]:
     """The choice, and whether another measurement would come to the same: all runtimes were tried, and what kept one from being
     measured is the detector, not a full disk or these pictures. They run one after another, never two at once: the threads of
-    one would take time from another. pictures: (3, H, W).
+    one would take time from another. source: as torch runs the detector. pictures: (3, H, W).
     """
-    source = Predictor.folded(cached.detector)
     if not any(map(len, source.detect(pictures))):
         return Choice(TORCH, {}, "the detector finds nothing in these pictures, so runtimes cannot be compared"), False
     seconds = {TORCH: _seconds(source, pictures)}
@@ -203,18 +234,39 @@ def _measure(cached: Cached, pictures: Sequence[Tensor], rivals: Sequence[str], 
     failed: dict[str, OnestageError] = {}
     for name in rivals:
         try:
-            file = cached.open(RUNTIMES[name].to, name, pictures=lambda: pictures)
-            check_file(cached.detector, file, pictures, TOLERANCE)
+            file = _compared(cached, name, pictures)
         except OnestageError as error:
             failed[name] = error
+        except MemoryError:
+            failed[name] = WeightsError("there is not enough memory for it", expected="more memory")
         else:
             seconds[name] = _seconds(file, pictures)
             del file
     best = min(seconds, key=lambda name: seconds[name])
     if seconds[best] > GAIN * seconds[TORCH]:
         best = TORCH
-    lasting = all(isinstance(error, UnfitError | ConfigError) for error in failed.values())
+    lasting = all([_comes_again(cached, name, error) for name, error in failed.items()])
     return Choice(best, _milliseconds(seconds), _reason(best, seconds, failed)), lasting
+
+
+def _compared(cached: Cached, runtime: str, pictures: Sequence[Tensor]) -> Predictor:
+    """The file for a runtime. Raise MismatchError unless it finds what torch finds in these pictures (3, H, W), and what else
+    ``Cached.open`` raises.
+    """
+    file = cached.open(RUNTIMES[runtime].to, runtime, pictures=lambda: pictures)
+    check_file(cached.detector, file, pictures, TOLERANCE)
+    return file
+
+
+def _comes_again(cached: Cached, runtime: str, error: OnestageError) -> bool:
+    """Whether the reason of a failure is the detector. If pictures were, drawn ones must fail in the same way."""
+    if isinstance(error, MismatchError):
+        try:
+            _compared(cached, runtime, drawn_pictures())
+        except (OnestageError, MemoryError) as again:
+            return isinstance(again, UnfitError | ConfigError)
+        return False
+    return isinstance(error, UnfitError | ConfigError)
 
 
 def _reason(best: str, seconds: dict[str, float], failed: dict[str, OnestageError]) -> str:

@@ -1,11 +1,14 @@
 """Which runtime runs a detector: by name, from the cache, or chosen by a measurement."""
 
+import contextlib
+import copy
 import json
+import os
 import re
 import shutil
 import tomllib
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,11 +16,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 
 import onestage
 from exported_files import check_shared_by_threads
-from onestage.cli.common import find_any_model
+from onestage.cli.common import find_any_model, run_model
 from onestage.cli.generate import write_data_set
 from onestage.cli.main import main
 from onestage.data.reader import open_data
@@ -27,9 +31,9 @@ from onestage.deploy.benchmark import pictures
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, Agreement, compare, drawn_pictures
 from onestage.deploy.export import FORMATS
-from onestage.deploy.plan import MAKERS, fingerprint
+from onestage.deploy.plan import MAKERS, ExportConfig, fingerprint, is_as_built, plan_export
 from onestage.deploy.runtimes import RUNTIMES, Runtime, choose, run_by, run_unchecked
-from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError
+from onestage.errors import ConfigError, MismatchError, OnestageError, WeightsError, WriteError
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
@@ -136,6 +140,23 @@ def test_several_at_once_make_one_file(exported, home):
     assert len(home) == 1 and all(agrees(exported[0], file, pictures(2, (100, 140))) for file in files)
 
 
+def test_no_file_waits_for_another_one(exported, home):
+    """Though the cache is locked for every other file."""
+    cached = Cached.of(exported[0])
+    cached.root.mkdir(parents=True)
+    name = cached.place("onnx").name
+    others = [f".{digit:x}.lock" for digit in range(16)] + [f".{name[0]}{'0' * 31}.lock"]
+    with contextlib.ExitStack() as held:
+        for other in others:
+            held.enter_context(FileLock(cached.root / other))
+        with ThreadPoolExecutor(1) as pool:
+            made = pool.submit(cached.open, "onnx", "onnxruntime")
+            wait([made], timeout=20)
+            done = made.done()
+            held.close()
+    assert done and len(home) == 1
+
+
 def test_another_model_or_package_is_another_file(exported, home, monkeypatch):
     model, _ = exported
     place = Cached.of(model).place("onnx")
@@ -164,6 +185,86 @@ def test_only_equal_detectors_have_equal_fingerprints(exported):
     assert len(found) == len(states)
 
 
+def hooked(model):
+    model.head.register_forward_hook(lambda part, given, output: (output[0] * 2, output[1]))
+
+
+def replaced(model):
+    model.head.forward = lambda maps, forward=model.head.forward: (2 * forward(maps)[0], forward(maps)[1])
+
+
+def exchanged(model):
+    """One activation for another one, without parameters."""
+    name = next(name for name, part in model.named_modules() if isinstance(part, torch.nn.ReLU))
+    model.set_submodule(name, torch.nn.LeakyReLU())
+
+
+def set_otherwise(model):
+    next(part for part in model.modules() if isinstance(part, torch.nn.BatchNorm2d)).eps = 1.0
+
+
+def changed_by(change, plain):
+    """A detector of the same config and tensors, with a change."""
+    changed = onestage.build(plain.config).eval()
+    changed.load_state_dict(plain.state_dict())
+    change(changed)
+    return changed
+
+
+@pytest.mark.parametrize("change", [hooked, replaced, exchanged, set_otherwise])
+def test_a_changed_detector_is_known_and_never_built_anew_without_the_change(exported, change):
+    changed = changed_by(change, exported[0])
+    assert fingerprint(changed) == fingerprint(exported[0]) and is_as_built(exported[0]) and not is_as_built(changed)
+    with pytest.raises(ConfigError, match="keeps its input size"):
+        plan_export(changed, ExportConfig(size=(160, 160)))
+
+
+def test_a_changed_detector_shares_no_file_with_a_plain_one(exported, home, monkeypatch):
+    """In either order."""
+    plain, changed = exported[0], changed_by(hooked, exported[0])
+    for module in ("export", "runtimes"):
+        monkeypatch.setattr(f"onestage.deploy.{module}.check_file", lambda *_: Agreement(1, 1))
+    for model, made in ((changed, 1), (plain, 2), (plain, 2), (changed, 3)):
+        run_by(model, "onnxruntime")
+        assert len(home) == made
+    assert choose(changed)[1].runtime == "torch" and "hooks" in choose(changed)[1].reason and len(home) == 3
+
+
+OTHERS = ("ssdlite320_mobilenet_v3_large", "dssd", "retinanet_r18_fpn", "efficientdet_lite0")
+
+
+@pytest.mark.parametrize("name", ["tinyssd", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
+def test_use_leaves_a_detector_as_it_was_built(name):
+    model = onestage.build(onestage.recipe(name, ("a",), size=(128, 128)))
+    model.train()(torch.rand(2, 3, 128, 128))
+    model.eval().predict(PICTURE[0])
+    model.half().float().requires_grad_(False)
+    state = torch.get_rng_state()
+    assert is_as_built(model) and is_as_built(copy.deepcopy(model)) and torch.get_rng_state().equal(state)
+
+
+def test_exact_numbers_are_those_of_the_network_as_it_is_written(exported, home, monkeypatch):
+    """Whatever lets torch run it: few pictures, a measurement, no other runtime, no cache."""
+    model, _ = exported
+
+    def is_written(predictor):
+        return predictor.engine.detector is model
+
+    assert is_written(choose(model, total=3, exact=True)[0]) and not is_written(choose(model, total=3)[0])
+    assert is_written(run_model(model, "auto", pictures=list, total=1)), "evaluate --runtime auto"
+    stand_in(model, {"torch": 45, "a": 43}, monkeypatch)
+    timed = []
+    seconds = runtimes._seconds
+    monkeypatch.setattr(runtimes, "_seconds", lambda predictor, some: timed.append(predictor) or seconds(predictor, some))
+    assert is_written(choose(model, exact=True)[0]) and is_written(timed[0])
+    assert not is_written(choose(model)[0]) and not is_written(timed[2]), "another choice"
+    monkeypatch.setenv("ONESTAGE_HOME", "~nobody-of-this-name")
+    with pytest.warns(UserWarning, match="no home folder"):
+        assert is_written(choose(model, exact=True)[0])
+    monkeypatch.setattr(runtimes, "RUNTIMES", {})
+    assert is_written(choose(model, exact=True)[0])
+
+
 def test_another_state_of_this_program_makes_another_file(exported, tmp_path, monkeypatch):
     """Between two versions of the package, too: a file that a mended exporter wrote wrongly before must not be used."""
     place = Cached.of(exported[0]).place("onnx")
@@ -178,13 +279,17 @@ def test_another_state_of_this_program_makes_another_file(exported, tmp_path, mo
 def test_the_cache_has_a_limit(exported, home, monkeypatch):
     cached = Cached.of(exported[0])
     cached.open("onnx", "onnxruntime")
+    before = cached.place("onnx").name
+    old = cached.root / ".0.lock"  # as earlier versions left them
+    old.touch()
+    os.utime(old, (0, 0))
     choice = cached.place("a choice").with_suffix(".json")
     choice.write_text("{}")
     monkeypatch.setattr(cache, "MOST_BYTES", 1)
     monkeypatch.setattr(cache, "versions", lambda: {"onestage": "99"})
     cached.open("onnx", "onnxruntime")
-    rest = {path.name for path in choice.parent.iterdir()} - {f".{digit:x}.lock" for digit in range(16)}
-    assert rest == {cached.place("onnx").name}
+    name = cached.place("onnx").name
+    assert {path.name for path in choice.parent.iterdir()} - {f".{name}.lock", f".{before}.lock"} == {name}
 
 
 def no_folder(home, monkeypatch):
@@ -300,6 +405,22 @@ def test_only_a_failure_that_comes_again_is_remembered(exported, home, monkeypat
         patch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=broken))
         assert choose(exported[0])[1].runtime == "torch"
     assert ("onnxruntime" in choose(exported[0])[1].milliseconds) != comes_again
+
+
+@pytest.mark.parametrize("always", [True, False])
+def test_pictures_that_disagree_decide_only_if_drawn_ones_do(exported, home, monkeypatch, always):
+    """Near-ties of NMS in five odd pictures say little about a runtime."""
+    model, odd = exported[0], pictures(2, (60, 80))
+    measured = stand_in(model, {"torch": 45, "a": 17}, monkeypatch)
+
+    def check(source, file, compared, tolerance):
+        if always or len(compared) == 2:
+            raise MismatchError("other objects")
+        return Agreement(1, 1)
+
+    monkeypatch.setattr(runtimes, "check_file", check)
+    assert choose(model, lambda: odd)[1].runtime == "torch" and measured == ["torch"]
+    assert choose(model)[1].runtime == ("torch" if always else "a") and measured == ["torch"] + ["torch", "a"] * (not always)
 
 
 def test_pictures_without_objects_decide_nothing(exported, home, monkeypatch):
@@ -425,7 +546,8 @@ def test_arguments_are_checked_before_an_export(exported, labelled, monkeypatch,
 def test_evaluate_tries_runtimes_with_pictures_of_the_data_set(labelled, monkeypatch, runtime):
     seen = []
 
-    def chosen(detector, pictures, *, total):
+    def chosen(detector, pictures, *, total, exact=True):
+        assert exact, "evaluate measures the network as it is written"
         seen.append([picture.shape for picture in pictures()])
         return runtimes.Predictor.of(detector), runtimes.Choice("torch", {}, f"{total} pictures")
 

@@ -45,7 +45,8 @@ CASES: dict[str, dict[str, Any]] = {
     "ssd": dict(lr=2e-3, steps=40, backbone="timm/resnet18"),
     "ssd321_resnet101": dict(lr=2e-3, steps=30, changes=NARROW),
     "dssd321_resnet101": dict(lr=2e-3, steps=40, changes=NARROW | {"neck.width": 64}),
-    "dssd": dict(lr=2e-3, steps=40, backbone="timm/resnet18"),
+    "dssd": dict(lr=4e-3, steps=60, backbone="timm/test_resnet", changes={"neck.width": 32}),
+    "retinanet": dict(lr=3e-3, steps=80, backbone="timm/test_resnet", changes={"head.layers": 1, "neck.width": 64}),
     "retinanet_r18_fpn": dict(lr=1e-3, steps=80),
     # two cells of the coarsest map: with one alone, batch norm after the next convolution would take this level's shift away
     "efficientdet_lite0": dict(lr=4e-3, steps=70, size=(64, 160)),
@@ -146,8 +147,12 @@ def test_every_recipe_is_tried() -> None:
 
 
 LONG = ("ssd512_vgg16", "ssd321_resnet101", "dssd321_resnet101", "retinanet_r18_fpn", "efficientdet", "ssd300_resnet50")
-LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "dssd")
-"""Nearest to another case: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
+LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
+"""Wide or deep: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
+
+
+def test_a_case_of_every_family_is_always_tried() -> None:
+    assert {ZOO[name].build.__module__ for name in CASES if name not in LONG} == {e.build.__module__ for e in ZOO.values()}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in (*CASES, *MIXED)])

@@ -93,17 +93,18 @@ def test_operators_that_the_converter_lacks_keep_their_bits():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "size"), [("tinyssd", (96, 128)), ("retinanet_r18_fpn", (96, 128)), ("efficientdet_lite0", (320, 320))]
+    ("name", "size", "paired"),
+    [("tinyssd", (96, 128), 1), ("retinanet_r18_fpn", (96, 128), 1), ("efficientdet_lite0", (320, 320), 0.997)],
 )
-def test_a_converted_file_finds_what_the_model_finds(name, size, tmp_path):
+def test_a_converted_file_finds_what_the_model_finds(name, size, paired, tmp_path):
     """RetinaNet's weights lie channels-last in memory, which the converter once read wrongly. A map of lite0 grows from 3 to 5
-    cells.
+    cells. paired: the least part of the boxes that the check pairs; of lite0's 2,940 it pairs 2,934.
     """
     pytest.importorskip("litert_torch", reason="the converter is installed apart: docs/deploy.md")
     torch.manual_seed(0)
     model = lively(onestage.create(name, 3, size=size))
     made = export(model, tmp_path / "m.tflite", to="litert", config=ExportConfig(size=size))
-    assert made.agreement.paired >= 0.995 * made.agreement.compared > 20
+    assert made.agreement.paired >= paired * made.agreement.compared > 20
     images = pictures(5, (96, 128))
     file = onestage.load(made.path)
     found = file.predict(images, batch_size=5)

@@ -142,7 +142,7 @@ def export(
     images = _usual_pictures(labelled) if pictures is None else _given_pictures(pictures)
     with temporary_folder(path) as folder:
         draft = folder / path.name
-        with _exporting(plan, to, draft):
+        with _exporting(plan, to, path):
             plan, gain = _written(plan, form, draft, labelled, images)
         agreement, seconds = _checked(plan, draft, images) if check else (None, None)
         found = _accuracies(plan.detector, draft, labelled) if check and isinstance(labelled, Dataset) else None
@@ -224,7 +224,7 @@ def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data
 
 
 @contextlib.contextmanager
-def _exporting(plan: Plan, to: str, draft: Path) -> Iterator[None]:
+def _exporting(plan: Plan, to: str, path: Path) -> Iterator[None]:
     """What the exporters of torch and others raise becomes a WeightsError that names detector and format. It is an UnfitError,
     unless the system refused something: a WriteError if it could not write, for which another format is no remedy. A
     MemoryError stays as it is.
@@ -235,7 +235,7 @@ def _exporting(plan: Plan, to: str, draft: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            with writing(Path(error.filename or draft), "the system could not write a file for this export"):
+            with writing(Path(error.filename or path), "the system could not write a file for this export"):
                 raise
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"

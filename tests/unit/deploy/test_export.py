@@ -489,7 +489,8 @@ def test_a_disk_that_takes_no_more_is_no_reason_for_another_format(model, tmp_pa
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
     with pytest.raises(WriteError, match=os.strerror(number)) as caught:
         export(model, tmp_path / "m.onnx", check=False)
-    assert "another format" not in str(caught.value) and caught.value.fix and not list(tmp_path.iterdir())
+    assert caught.value.where == tmp_path / "m.onnx" and "another format" not in str(caught.value)
+    assert caught.value.fix and not list(tmp_path.iterdir())
 
 
 def test_too_little_memory_is_no_reason_for_another_format(model, tmp_path, monkeypatch):

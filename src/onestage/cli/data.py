@@ -48,7 +48,8 @@ def check(
     there are problems and 0 if there are none, for scripts.
 
     `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by the files in the folder. Training stops
-    at such problems too. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
+    at faulty pictures and annotations with the same list, and warns of other problems; it does not open every picture first.
+    `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
 
     Args:
         path: the data set's folder, or its .json, .csv or .yaml file

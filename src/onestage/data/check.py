@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -20,14 +20,14 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.console import Terminal
-from onestage.data.dataset import NO_VALIDATION, NOTHING_TO_MEASURE, Dataset, Problem, never_taught, owner_of
+from onestage.data.dataset import NO_VALIDATION, Dataset, Problem, contradiction, never_taught, owner_of
 from onestage.data.memory import GIGABYTES, PictureMemory, in_bytes
+from onestage.data.problems import problems_of
 from onestage.data.reader import OpenData, open_data
-from onestage.data.text import size_text
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError
-from onestage.images import decode_image, decoding_cost, image_size, is_turned, picture_bytes
+from onestage.images import decode_image, decoding_cost, image_size, picture_bytes
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -122,7 +122,7 @@ def check_dataset(
 
     fast: read only the pictures' headers; then truncated pictures and identical ones are not found. progress: show a bar.
     gigabytes: of memory for pictures that are decoded at the same time. timeout: seconds to wait for one picture.
-    Raise DataError only if there is nothing to look at: no data set, or none of its pictures.
+    Raise DataError only if no data set can be read.
     """
     opened = open_data(path, format)
     sets = _load(opened, split)
@@ -148,7 +148,7 @@ def check_dataset(
         picture_sizes=tuple(Counter(data.sizes[i] or (0, 0) for data, i in _firsts(owners)).most_common()),
         file_kinds=dict(Counter(map(_file_kind, owners)).most_common()),
         notes=_once(_doubts(opened, sets, split), *(d.notes for d in sets), twins, *map(_duplicate_boxes, sets)),
-        problems=_once(_of_the_whole(opened, sets, split), *(data.problems for data in sets), unreadable, leaks),
+        problems=_once(problems_of(opened, sets, split), unreadable, leaks),
         decoded=not fast,
     )
 
@@ -170,25 +170,7 @@ def _load(opened: OpenData, split: str | None) -> list[Dataset]:
     if split is None:
         parts_exist = {"train", "val"} <= set(opened.splits)
         names = [name for name in opened.splits if name != "trainval" or not parts_exist] or [None]
-    return [opened.load(name, on_bad="skip") for name in names]
-
-
-def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> Iterator[Problem]:
-    """What is wrong with the splits, and not with one annotation. split: the only one that is looked at, if any."""
-    where = str(opened.path)
-    if split is None:
-        yield from opened.unread
-        yield from opened.unlabelled
-        yield from opened.absent
-    first, *others = sets
-    for data in sets:
-        if data.split == "val" and data.is_empty:
-            yield Problem(where, NOTHING_TO_MEASURE)
-        elif data.is_empty and (data is first or data.split in ("train", "trainval")):
-            yield Problem(where, f"no object was read in {data.split or 'this data set'}, so there is nothing to learn")
-    for data in others:
-        if data.split and (error := opened.other_classes(data.split, first.classes, owner=owner_of(first))):
-            yield Problem.of_whole(opened.path, error)
+    return [opened.look(name) for name in names]
 
 
 def _doubts(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> list[Problem]:
@@ -246,10 +228,7 @@ def _look(path: Path, stated: Size | None, *, memory: PictureMemory, fast: bool)
         return _Look(None, error)
     if stated in (None, (height, width)):
         return _Look(digest)
-    wrong = f"the picture is {width} x {height}, but its annotation says {size_text(stated)}"
-    turned = stated == (width, height) and is_turned(path)
-    fix = "write the picture's size into the annotation; if its boxes were drawn on another version, take that picture"
-    return _Look(digest, DataError(wrong + ", its size before the EXIF rotation" * turned, fix=fix))
+    return _Look(digest, contradiction(str(path), (height, width), stated))
 
 
 def _identical(owners: Owners, seen: Mapping[str, _Look], root: Path) -> tuple[list[Problem], list[Problem]]:
@@ -286,6 +265,8 @@ def _duplicate_boxes(data: Dataset) -> list[Problem]:
 def _objects(owners: Owners) -> tuple[Tensor, Tensor, Tensor]:
     """Of all objects: boxes (N, 4), areas (N,), and (N, 2) height and width of their pictures."""
     truths = [data.truth(index) for data, index in _firsts(owners)]
+    if not truths:
+        return torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, 2)
     sizes = [torch.tensor(truth.size or (1, 1), dtype=torch.float32).expand(len(truth.boxes), 2) for truth in truths]
     return torch.cat([truth.boxes for truth in truths]), torch.cat([truth.area for truth in truths]), torch.cat(sizes)
 

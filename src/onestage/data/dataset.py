@@ -187,10 +187,10 @@ LEAVE_OUT = 'correct them, or go on without them: --on-bad skip, in Python on_ba
 """What to do about problems of a data set, where that is still to be chosen."""
 
 
-def complain(root: Path, problems: Sequence[Problem]) -> DataError:
-    """The one error for all problems of a data set. It lists the first ten and counts the rest."""
+def complain(root: Path, problems: Sequence[Problem], *, more: str = "") -> DataError:
+    """The one error for all problems of a data set. It lists the first ten and counts the rest. more: what else one can do."""
     what = f"{counted(len(problems), 'problem')} in this data set"
-    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=LEAVE_OUT)
+    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=LEAVE_OUT + more)
 
 
 def contradiction(path: str, found: Size, stated: Size) -> DataError:

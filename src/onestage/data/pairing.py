@@ -21,7 +21,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from onestage.data.files import inside, split_name
-from onestage.data.text import quoted
+from onestage.data.text import listed, quoted
 from onestage.data.tree import ByName, Located, Parts, Tree, folded, without_role
 from onestage.errors import DataError
 
@@ -135,8 +135,12 @@ class Named:
         if is_outside(name):
             what = f"refused: the picture's path {quoted(name)} leads outside the data set"
             return DataError(what, fix="write the path from the data set's folder")
-        what = f"there is no picture {quoted(name)} (looked in {self.tree.top.name or self.tree.top}/ and below)"
-        return DataError(what, fix="put it there, correct the name, or remove the entry")
+        stated = Stated.of(name.strip())
+        shown, folder = quoted(name).replace("\\\\", "\\"), self.tree.top.name or self.tree.top
+        if stated and (near := self.among.named(stated.name)):
+            what, fix = f"{folder}/ has no picture at the place {shown}", "correct the path, or move the picture"
+            return DataError(what, got=listed((self.tree.short(file) for _, file in near), 3), fix=fix)
+        return DataError(f"there is no picture {shown} in {folder}/", fix="put it there, correct the name, or remove the entry")
 
     def _fitting(self, stated: Stated) -> list[Path]:
         """The files that may be meant and fit best: by how much of the path they share, then by place, then by spelling."""

@@ -200,6 +200,16 @@ class OpenData:
         only_split = self.splits[0] if len(self.splits) == 1 else None
         return table.dataset(self.format, key or only_split, labels=labels, on_bad=on_bad)
 
+    def look(self, split: str | None = None, *, names: Sequence[str] | None = None) -> Dataset:
+        """As ``load`` with on_bad="skip", for those who list what is wrong: perhaps no picture is left. names: of the classes,
+        if the data set only numbers them.
+        """
+        key = self._key(split)
+        table = self._table(key)
+        labels = assign_labels(self._classes(table, names), None, where=self.path)
+        only_split = self.splits[0] if len(self.splits) == 1 else None
+        return table.dataset(self.format, key or only_split, labels=labels, on_bad="skip", may_be_empty=True)
+
     def _table(self, key: str) -> Table:
         if key not in self._tables:
             table = Table(self.root)

@@ -107,9 +107,10 @@ class Table:
         path = Path(path)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else str(path)
 
-    def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad) -> Dataset:
+    def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad, may_be_empty: bool = False) -> Dataset:
         """The checked data set. Raise one DataError for all problems, unless ``on_bad`` is "skip"; in any case if all boxes of
-        a format in pixels are in parts of the picture. May be called more than once, for other labels.
+        a format in pixels are in parts of the picture, and if no picture is left, unless it ``may_be_empty``. May be called
+        more than once, for other labels.
         """
         self._check_unit()
         column = self._labels(labels)
@@ -121,7 +122,7 @@ class Table:
         if problems and on_bad == "stop":
             raise complain(self.root, problems)
         kept = self._sizes.readable.nonzero().flatten().tolist()
-        if not kept:
+        if not kept and not may_be_empty:
             what, fix = "no usable picture in this data set", "onestage data check lists all that is wrong"
             raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
         columns = self._columns

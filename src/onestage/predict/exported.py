@@ -46,7 +46,7 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
     if (openers := OPENERS.get(path.suffix.lower())) is None:
         what, expected = "no runtime opens a file of this name", f"a name that ends with {', '.join(OPENERS)}"
         raise ConfigError(what, where=path, expected=expected, fix="onestage.load(path) for a detector's file")
-    if path.suffix.lower() in CAN_RUN_CODE and not trusted:
+    if path.suffix.lower() in CAN_RUN_CODE and not trusted and path.is_file():  # of what is no file, the opener says so
         what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True, --trusted"
         raise WeightsError(what, where=path, fix=fix)
     name = next(iter(openers)) if runtime in (None, "auto") else runtime

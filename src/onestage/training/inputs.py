@@ -8,9 +8,10 @@ from pathlib import Path
 from onestage.data import Dataset
 from onestage.data.dataset import never_taught, owner_of
 from onestage.data.labels import differ
+from onestage.data.problems import refuse_problems
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
-from onestage.errors import ConfigError, DataError, counted, warn_outside
+from onestage.errors import ConfigError, DataError, counted, first_ten, warn_outside
 from onestage.model.detector import Detector
 from onestage.predict.predictor import Predictor
 from onestage.processes import Launch
@@ -46,11 +47,14 @@ def read_data(
     nothing to train on, or has some classes that are not among ``classes``; ConfigError if it has none of them.
     """
     if isinstance(data, Dataset):
-        return TrainData(*_hold_out(data, config))
+        parts = _hold_out(data, config)
+        _check_teaches(parts[0])
+        return TrainData(*parts)
     opened = open_data(data, format)
     parts = _read(opened, config, classes)
     if Launch.from_environment().is_main:
         warn_outside(_doubts(opened, parts))
+    _check_teaches(parts[0])
     return TrainData(*parts, str(Path(data).resolve()), format)
 
 
@@ -61,8 +65,18 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     others = [str(problem) for problem in (*opened.absent, *opened.passed_over)]
     both = {*parts[0].paths} & {*parts[1].paths} if parts[1].split == "val" else set()
     seen = [f"{counted(len(both), 'picture')} in both train and val, so AP tells nothing of other pictures"] if both else []
-    empty = [f"no object was read in {opened.path}, so there is nothing to learn"] if parts[0].is_empty else []
-    return [*notes, *lost, *others, *seen, *empty, *(never_taught(*parts) if parts[1].split == "val" else ())]
+    return [*notes, *lost, *others, *seen, *(never_taught(*parts) if parts[1].split == "val" else ())]
+
+
+def _check_teaches(data: Dataset) -> None:
+    """Raise DataError if no training picture has an object. It lists what was left out, which may be why."""
+    if not data.is_empty:
+        return
+    lost = [str(problem) for problem in data.problems]
+    got = "\n" + first_ten(lost) if lost else f"none in {counted(len(data), 'picture')}"
+    fix = "correct what was left out" if lost else "label objects in more pictures"
+    what = "no training picture has an object, so there is nothing to learn"
+    raise DataError(what, where=data.root, got=got, fix=f"{fix}; see: onestage data check")
 
 
 def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
@@ -73,8 +87,11 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
     if first is None and data.splits:
         fix = "call the training pictures train, or name their folder alone"
         raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits), fix=fix)
+    splits = [first, "val"] if first == "train" and "val" in data.splits else [first]
+    if config.on_bad == "stop":
+        refuse_problems(data, splits, names=classes)
     train_set = data.load(first, classes=classes, on_bad=config.on_bad)
-    if first == "train" and "val" in data.splits:
+    if len(splits) > 1:
         return train_set, data.load("val", classes=train_set.classes, owner=owner_of(train_set), on_bad=config.on_bad)
     return _hold_out(train_set, config)
 

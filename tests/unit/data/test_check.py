@@ -11,6 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 import trees
+from layouts import build
 from onestage.cli.data import check, render
 from onestage.data import load_dataset
 from onestage.data.check import Checkup, ClassSummary, SplitSummary, check_dataset
@@ -69,7 +70,7 @@ def test_a_size_that_contradicts_the_pixels(fast: bool, tmp_path: Path) -> None:
     root = trees.coco(tmp_path)
     trees.picture(root / "train2017/b.png", size=(60, 40))
     (problem,) = check_dataset(root, fast=fast).problems
-    assert problem.what == "the picture is 40 x 60, but its annotation says 60 x 40 (width x height)"
+    assert problem.got and problem.got.startswith("40 x 60") and problem.expected == "60 x 40 (width x height)"
 
 
 def test_the_same_picture_in_two_splits_is_a_leak(tmp_path: Path) -> None:
@@ -153,10 +154,19 @@ def test_the_size_before_the_exif_rotation_is_told_as_that(name: str, orientatio
     Image.new("RGB", trees.SIZE[::-1] if swapped else trees.SIZE).save(path, exif=exif)  # stored 60 x 40, or shown 40 x 60
     report = check_dataset(root, fast=True)
     (problem,) = report.problems
-    assert problem.what.startswith("the picture is 40 x 60, but its annotation says 60 x 40 (width x height)")
-    assert problem.what.endswith("its size before the EXIF rotation") == swapped
+    assert problem.got and problem.got.startswith("40 x 60") and problem.expected == "60 x 40 (width x height)"
+    assert ("before its EXIF rotation" in problem.what) == swapped
     data = load_dataset(root)
     with pytest.raises(DataError) as caught:
         data[1]
     assert ("before its EXIF rotation" in caught.value.what) == swapped
     assert caught.value.got == "40 x 60 (width x height) in the picture" and caught.value.expected == "60 x 40 (width x height)"
+
+
+def test_a_set_without_a_usable_picture_gets_a_report(tmp_path: Path) -> None:
+    root = build(tmp_path, "a.json    images\\1\\a.jpg; images\\1\\nowhere.jpg\nimages/A.JPG")
+    checkup = check_dataset(root)
+    assert checkup.pictures == 0 and len(checkup.problems) == 3  # and that there is nothing to learn
+    said = [str(problem) for problem in checkup.problems]
+    assert "images/A.JPG" in said[1] and r"'images\1\a.jpg'" in said[1] and "no picture" in said[2]
+    assert "3 problems" in printed(checkup)

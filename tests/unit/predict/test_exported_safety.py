@@ -12,6 +12,7 @@ import onestage
 from onestage.errors import WeightsError
 from onestage.predict.contract import TEXT, Contract
 from onestage.predict.engines.exported import FileEngine
+from onestage.predict.exported import OPENERS
 from onestage.predict.seal import SEALS, check_seal, write_seal
 
 onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
@@ -229,3 +230,10 @@ def test_a_number_of_detections_that_cannot_be_is_an_error(number):
     outputs = [np.zeros((1, 2, 4), np.float32), np.zeros((1, 2), np.float32), np.zeros((1, 2), int), np.array([number])]
     with pytest.raises(WeightsError, match="does not give what it promises"):
         FileEngine(contract, lambda _: outputs, "x")(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("suffix", list(OPENERS))
+def test_a_file_that_is_not_there_is_said_to_be_so(suffix, tmp_path):
+    with pytest.raises(WeightsError, match="No such file") as caught:
+        onestage.load(tmp_path / f"absent{suffix}")
+    assert "trusted" not in str(caught.value)

@@ -1,13 +1,16 @@
 """What training says of data that may not be what the user means, and what it makes of validation without objects."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from layouts import build
 from onestage.data.check import check_dataset
 from onestage.data.dataset import NOTHING_TO_MEASURE
+from onestage.data.table import OnBad
 from onestage.errors import DataError, OnestageError
 from onestage.evaluation import read_for
 from onestage.files import BEST, LAST
@@ -18,7 +21,10 @@ from onestage.training.loop import train
 from onestage.training.monitor import Monitor
 from small_runs import CONFIG, detector, pictures, write_pictures
 
-YAML = "data.yaml    train: images/train; names: [cat, dog]\nimages/train/a.jpg\nimages/train/b.jpg\nlabels/train/a.txt"
+YAML = (
+    "data.yaml    train: images/train; names: [cat, dog]\nimages/train/a.jpg\nimages/train/b.jpg\n"
+    "labels/train/a.txt\nlabels/train/b.txt"
+)
 
 
 class Heard(Monitor):
@@ -75,12 +81,31 @@ def test_labels_that_nothing_reads_are_a_warning(tree: str, words: str, tmp_path
         read_data(root, CONFIG)
 
 
-def test_a_path_of_another_machine_and_no_object_are_warnings(tmp_path: Path) -> None:
-    root = build(tmp_path, YAML.replace("train: images", "train: /home/me/images").replace("labels/train", "labels"))
+def test_a_path_of_another_machine_is_a_warning(tmp_path: Path) -> None:
+    root = build(tmp_path, f"{YAML.replace('train: images', 'train: /home/me/images')}\nlabels/old/a.txt")
     with pytest.warns(UserWarning) as caught:
         read_data(root, CONFIG)
     said = " ".join(str(warning.message) for warning in caught)
-    assert "another machine" in said and "no object was read" in said and "labels/a.txt" in said
+    assert "another machine" in said and "labels/old/a.txt" in said
+
+
+@pytest.mark.parametrize("on_bad", ["stop", "skip"])
+@pytest.mark.parametrize("line", ["", "0 40 40 20 20"])
+def test_no_object_to_learn_is_an_error_that_lists_what_was_left_out(line: str, on_bad: OnBad, tmp_path: Path) -> None:
+    root = build(tmp_path, YAML)
+    for name in "ab":
+        (root / f"labels/train/{name}.txt").write_text(line)
+    with pytest.raises(DataError) as caught:
+        read_data(root, replace(CONFIG, on_bad=on_bad))
+    assert (on_bad == "stop" and line) or "nothing to learn" in str(caught.value)
+    assert ("labels/train/b.txt:1" in str(caught.value)) == bool(line)
+
+
+def test_a_data_set_in_memory_without_objects_is_an_error() -> None:
+    data = pictures(2)
+    bare = replace(data, ignore=torch.ones_like(data.ignore))
+    with pytest.raises(DataError, match="nothing to learn"):
+        read_data(bare, CONFIG)
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -122,3 +147,23 @@ def test_a_class_that_no_training_picture_has_is_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match=words):
         read_data(root, CONFIG)
     assert words in [note.what for note in check_dataset(root, fast=True).notes]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"labels/train/a.txt": "0 9 .5 .2 .2", "labels/val/c.txt": "7 .5 .5 .2 .2"},  # in both splits
+        {"labels/train/a.txt": "", "labels/train/b.txt": "0 9 9 9 9"},  # and then nothing to learn
+        {"labels/val/c.txt": "0 9 .5 .2 .2", "labels/val/d.txt": "0 .5 .5 .2 .2"},  # and no picture d
+    ],
+)
+def test_training_and_the_doctor_list_the_same(said: dict[str, str], tmp_path: Path) -> None:
+    yaml = YAML.replace("names", "val: images/val; names")
+    root = build(tmp_path, f"{yaml}\nimages/val/c.jpg\nlabels/val/c.txt")
+    for name, line in said.items():
+        (root / name).write_text(line)
+    listed = [str(problem) for problem in check_dataset(root, fast=True).problems]
+    with pytest.raises(DataError, match=f"^{len(listed)} problem") as caught:
+        read_data(root, CONFIG)
+    assert listed and all(problem in str(caught.value) for problem in listed)
+    assert "onestage data check" in str(caught.value.fix)

@@ -69,13 +69,14 @@ def words(*parts: Part, lines: bool = False) -> Text:
 
 
 class Outlet:
-    """Standard output or error. What it cannot take any more is dropped, and ``lost`` says so: the work goes on.
+    """Standard output or error. What it cannot take any more is dropped, and ``lost`` says so: the work goes on. fault: why.
 
     Reasons are a reader that has gone, such as head, and a full disk. Characters that its encoding lacks are escaped.
     """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream, self.lost = stream, False
+        self.fault: OSError | None = None
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.stream, name)
@@ -99,8 +100,8 @@ class Outlet:
     def _dropping(self) -> Iterator[None]:
         try:
             yield
-        except OSError:
-            self.lost = True
+        except OSError as error:
+            self.lost, self.fault = True, error
             with suppress(OSError):  # Python flushes at its end: it must not fail again
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
 

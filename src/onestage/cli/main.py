@@ -1,7 +1,8 @@
 """``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
 
 The module of a verb is imported when it is needed, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
-1 something is wrong with some of the pictures, or the output has no reader, 2 a mistake of the user, 130 interrupted.
+1 something is wrong with some of the pictures, or the output has no reader, 2 a mistake of the user, or output that cannot be
+written, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from rich.table import Table
 from onestage.cli.mistakes import mistakes_as_errors
 from onestage.cli.output import say, stdout, tell
 from onestage.console import outlets, show_traceback, words
-from onestage.errors import ConfigError, DataError, LostError, OnestageError, nearest
+from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, nearest
 
 OUT_OF_MEMORY = ("allocate memory", "out of memory")
 """What torch's errors say when there is none left."""
@@ -93,6 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             fix = "smaller pictures, or fewer at once: --batch-size"
             return _fail(2, str(ConfigError("there is not enough memory for this", got=error, fix=fix)))
         out.flush()
+        if out.fault is not None and not isinstance(out.fault, BrokenPipeError):
+            got, fix = out.fault.strerror, "make room, or send the output to another place"
+            return _fail(2, str(WriteError("standard output cannot be written", got=got, fix=fix)))
         return code or int(out.lost)
 
 

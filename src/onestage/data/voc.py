@@ -42,7 +42,7 @@ from onestage.data.files import (
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, flag, quoted, stated_size, unquoted
+from onestage.data.text import decimal, flag, listed, quoted, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, shortened
 from onestage.structures import Size
@@ -210,7 +210,8 @@ def _listed(tree: Tree, file: Path, names: ByName, absent: dict[Path, Problem]) 
             what, fix = "this list names a file outside the data set", "write names of files in Annotations/, without .xml"
             raise DataError(what, where=f"{file}:{number}", got=quoted(line), fix=fix)
         elif bare:
-            missing = (found[0].parent if found else base / "Annotations") / f"{bare}.xml"
+            name = min(ids[4:], key=len, default=bare)  # without the suffix of a picture
+            missing = (found[0].parent if found else base / "Annotations") / f"{name}.xml"
             found.append(missing)
             absent[missing] = _no_file(tree, missing, f"{tree.short(file)}:{number}")
     return tuple(dict.fromkeys(found))
@@ -309,7 +310,9 @@ def _object(number: int, element: Element) -> _Object:
     name = (_only(element, "name") or "").strip()
     if not name:
         raise DataError("an object needs a <name>", fix="write its class there, or remove the object")
-    _only(element, "bndbox")
+    if _only(element, "bndbox") is None:
+        got, fix = listed(f"<{child.tag}>" for child in element), "correct the name of the box, or remove the object"
+        raise DataError("an object has no <bndbox>", got=got, fix=fix)
     texts = [_only(element, f"bndbox/{corner}") for corner in _CORNERS]
     try:
         box = [decimal(text or "") for text in texts]

@@ -1,6 +1,8 @@
 """The command line where something is odd: full disks, hostile names, closed streams, terminals of no width."""
 
 import csv
+import errno
+import io
 import json
 import os
 import re
@@ -228,7 +230,7 @@ SHELL = [
     ("{} evaluate RUN DATA --workers 0 --out OUT", "closed", 0),
     pytest.param("{} evaluate RUN DATA --workers 0 --out OUT", "ascii", 0, marks=pytest.mark.slow),
     pytest.param("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "head", None, marks=pytest.mark.slow),
-    pytest.param("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "full", 1, marks=pytest.mark.slow),
+    pytest.param("{} predict RUN PICTURES --score 0.2 --format csv --out OUT", "full", 2, marks=pytest.mark.slow),
 ]
 HOW = {
     "closed": "{command} <&- >&- 2>&-",
@@ -252,6 +254,17 @@ def test_streams_that_take_nothing_lose_no_result(
         assert (out / "index.html").is_file()
     else:
         assert len((out / "predictions.csv").read_text().splitlines()) > 4 and len(list(out.glob("*.jpg"))) == 4
+
+
+def test_output_that_a_full_disk_does_not_take_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main(["--version"]) == 2
+    said = capsys.readouterr().err
+    assert "standard output cannot be written" in said and "No space left" in said
 
 
 def test_a_working_directory_that_is_gone(here: Path, run: Path, capsys: Captured) -> None:

@@ -99,7 +99,7 @@ def test_a_size_of_zero_is_read_from_the_picture(size: tuple[object, object], tm
         (trees.voc_xml("c", "", ("1_0", 60)), "c.xml", "height and width should be numbers"),
         (trees.voc_xml("c", trees.voc_object("dog", ("1_0", 1, 9, 9))), "c.xml object 1", "xmin '1_0'"),
         (trees.voc_xml("c", "<object/>"), "c.xml object 1", "needs a <name>"),
-        (trees.voc_xml("c", "<object><name>dog</name></object>"), "c.xml object 1", "<bndbox> should hold four numbers"),
+        (trees.voc_xml("c", "<object><name>dog</name></object>"), "c.xml object 1", "an object has no <bndbox>"),
         (trees.voc_xml("c", trees.voc_object("dog", ("1,5", 1, 9, 9))), "c.xml object 1", "xmin '1,5'"),
         (trees.voc_xml("c", trees.voc_object("dog", (1, 1, 9, "nan"))), "c.xml object 1", "not four finite numbers"),
         (trees.voc_xml("c", trees.voc_object("dog", (1, 1, 9, "inf"))), "c.xml object 1", "not four finite numbers"),
@@ -168,3 +168,18 @@ def test_any_number_of_other_xml_files_may_come_first(tmp_path: Path) -> None:
     for number in range(25):
         trees.write(root / f"Aaa/{number}.xml", "<metadata/>")
     assert load_dataset(root, split="val").classes == ("cat", "dog")
+
+
+def test_a_listed_picture_without_annotations_is_told_by_the_file_that_is_meant(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    trees.write(root / "ImageSets/Main/test.txt", "c.jpg\nnowhere.jpg\n")
+    with pytest.raises(DataError, match=r"there is no file Annotations/nowhere\.xml"):
+        load_dataset(root, split="test")
+
+
+def test_a_box_under_another_tag_is_named(tmp_path: Path) -> None:
+    root = trees.voc(tmp_path)
+    file = root / "Annotations/a.xml"
+    file.write_text(file.read_text().replace("bndbox", "bbox"))
+    with pytest.raises(DataError, match=r"an object has no <bndbox>; got: .*<bbox>"):
+        load_dataset(root)

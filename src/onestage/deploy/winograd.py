@@ -51,9 +51,4 @@ class GraphConv3x3(nn.Module):
 
 def by_winograd(network: nn.Module) -> nn.Module:
     """A copy of the network, with the same tensors, in which wide 3x3 convolutions are ``GraphConv3x3``."""
-    copy = mirror(network)
-    for part in list(copy.modules()):
-        for name, child in part.named_children():
-            if is_wide(child):
-                setattr(part, name, GraphConv3x3(child))
-    return copy
+    return mirror(network, instead={part: GraphConv3x3(part) for part in network.modules() if is_wide(part)})

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import get_ident
+from types import MethodType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import torch
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SHARED = frozenset(vars(nn.Module()))  # what every module has, such as hooks
 _KEPT_SIZES = 32
 """For how many input sizes the sizes of the maps are kept."""
 
@@ -391,7 +394,8 @@ def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tens
 
 def _blank_maps(features: Features, size: Size, *, where: object) -> list[Tensor]:
     """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers and without a check."""
-    return dry_run(features, torch.empty(1, 3, *size, device="meta"), size, where=where)
+    kind = next((p.dtype for p in features.parameters() if p.is_floating_point()), torch.float32)
+    return dry_run(features, torch.empty(1, 3, *size, dtype=kind, device="meta"), size, where=where)
 
 
 @torch.no_grad()
@@ -415,24 +419,37 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     return maps
 
 
-def mirror(module: nn.Module, tensor: Callable[[Tensor], Tensor] = lambda same: same) -> nn.Module:
+def mirror(
+    module: nn.Module, tensor: Callable[[Tensor], Tensor] = lambda t: t, *, instead: Mapping[nn.Module, nn.Module] | None = None
+) -> nn.Module:
     """A copy of a tree of modules in evaluation mode, which shares everything but the modules themselves: parameters, buffers,
-    hooks, other attributes. The module stays as it is.
+    hooks, other attributes. The module stays as it is. The copy is not compiled: what was compiled runs the original.
+    Modules are also found in attributes, by their methods too, and in lists, tuples and dicts.
 
-    tensor: gives what stands in the place of each parameter, buffer and plain attribute that is a tensor.
+    tensor: gives what stands in the place of each parameter, buffer and other tensor. instead: modules to put for others.
     """
-    copies: dict[int, nn.Module] = {}  # a module may stand at several places
+    copies = dict(instead or {})  # a module may stand at several places
 
-    def replaced(values: dict[str, object]) -> dict[str, object]:
-        return {name: tensor(value) if isinstance(value, Tensor) else value for name, value in values.items()}
+    def replaced(value: object) -> object:
+        if isinstance(value, Tensor | nn.Module):
+            return tensor(value) if isinstance(value, Tensor) else copied(value)
+        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
+            other = copied(value.__self__)
+            return MethodType(value.__func__, other) if type(other) is type(value.__self__) else getattr(other, value.__name__)
+        if isinstance(value, list | tuple | dict):
+            leaves, form = tree_flatten(value)
+            made = [leaf if leaf is value else replaced(leaf) for leaf in leaves]  # it is its leaf if torch does not know it
+            return value if all(a is b for a, b in zip(leaves, made, strict=True)) else tree_unflatten(made, form)
+        return value
 
     def copied(part: nn.Module) -> nn.Module:
-        if id(part) not in copies:
-            made = copies[id(part)] = type(part).__new__(type(part))
-            parts = {name: child and copied(child) for name, child in part._modules.items()}
-            tables = {table: replaced(vars(part)[table]) for table in ("_parameters", "_buffers")}
-            vars(made).update(replaced(vars(part)) | tables | {"_modules": parts, "training": False})
-        return copies[id(part)]
+        if part not in copies:
+            made = copies[part] = type(part).__new__(type(part))
+            values = {name: value if name in _SHARED else replaced(value) for name, value in vars(part).items()}
+            trees = ("_parameters", "_buffers", "_modules")
+            tables = {tree: {name: replaced(value) for name, value in vars(part)[tree].items()} for tree in trees}
+            vars(made).update(values | tables | {"training": False, "_compiled_call_impl": None})
+        return copies[part]
 
     return copied(module)
 

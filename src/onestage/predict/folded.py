@@ -46,17 +46,16 @@ def folded(detector: Detector, *, bf16: bool = False) -> Detector:
     copied: dict[int, Tensor] = {}  # a tensor that several modules share stays one
     copy = mirror(detector, lambda tensor: copied.setdefault(id(tensor), tensor.detach().clone()))
     assert isinstance(copy, Detector)
+    instead: dict[nn.Module, nn.Module] = {}
     if usual:
         for conv, norm in _pairs(copy):
-            _fold(copy, conv, norm)
-    if bf16:
-        return copy.to(torch.bfloat16)
-    if usual:
-        for part in list(copy.modules()):
-            for name, child in part.named_children():
-                if is_wide(child):
-                    setattr(part, name, StoredConv3x3(child).eval())
-    return copy
+            old = copy.get_submodule(norm)
+            instead[old] = _fold(copy.get_submodule(conv), old).eval()
+        if not bf16:
+            instead |= {part: StoredConv3x3(part).eval() for part in copy.modules() if is_wide(part)}
+    copy = mirror(copy, instead=instead)
+    assert isinstance(copy, Detector)
+    return copy.to(torch.bfloat16) if bf16 else copy
 
 
 def check_bfloat16(device: torch.device) -> None:
@@ -126,7 +125,7 @@ def _pairs(network: Detector) -> Iterator[tuple[str, str]]:
         if type(part) in CONVOLUTIONS or type(part) in NORMS:
             names[id(part.weight if type(part) in CONVOLUTIONS else part.running_mean)] = name
     with torch.no_grad(), _Calls() as calls:
-        shapes(torch.empty(1, 3, *network.config.preprocess.largest, device="meta"))
+        shapes(torch.empty(1, 3, *network.config.preprocess.largest, dtype=torch.float32, device="meta"))
     uses = Counter(id(tensor) for call in calls.seen for tensor in call.taken)
     convolved: dict[int, str] = {}
     for function, taken, given in calls.seen:
@@ -136,9 +135,8 @@ def _pairs(network: Detector) -> Iterator[tuple[str, str]]:
             yield convolved[id(taken[0])], names[id(taken[1])]
 
 
-def _fold(network: nn.Module, convolution: str, norm: str) -> None:
-    """Put a batch norm into the convolution before it, by their names. Its activation stays."""
-    conv, old = network.get_submodule(convolution), network.get_submodule(norm)
+def _fold(conv: nn.Module, old: nn.Module) -> nn.Module:
+    """Put a batch norm into the convolution before it. Return what is left of the norm: its activation, if it has one."""
     assert isinstance(conv, nn.Conv2d) and isinstance(old, nn.BatchNorm2d)
     assert old.running_mean is not None and old.running_var is not None
     scale = (old.running_var.double() + old.eps).rsqrt()
@@ -147,6 +145,4 @@ def _fold(network: nn.Module, convolution: str, norm: str) -> None:
     bias = bias if old.bias is None else bias + old.bias
     conv.weight = nn.Parameter((conv.weight * scale.view(-1, 1, 1, 1)).float(), requires_grad=False)
     conv.bias = nn.Parameter(bias.float(), requires_grad=False)
-    rest = nn.Sequential(old.drop, old.act) if isinstance(old, BatchNormAct2d) else nn.Identity()
-    parent, _, name = norm.rpartition(".")
-    setattr(network.get_submodule(parent), name, rest.eval())
+    return nn.Sequential(old.drop, old.act) if isinstance(old, BatchNormAct2d) else nn.Identity()

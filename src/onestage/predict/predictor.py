@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Protocol, Self, cast
 
@@ -100,7 +101,7 @@ class Predictor:
         """
         from onestage.predict.folded import folded  # timm takes a while to import
 
-        return cls.of(folded(detector, bf16=bf16))
+        return cls.of(folded(in_evaluation_mode(detector), bf16=bf16))
 
     @property
     def config(self) -> DetectorConfig:
@@ -175,9 +176,13 @@ class Predictor:
 def in_evaluation_mode(module: nn.Module) -> nn.Module:
     """The module itself if all of it is in evaluation mode, or else a mirror that is, with the same parameters and buffers.
 
-    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time. Raise ConfigError if the
-    forward of a part was replaced on the object (torch.compile does so): a mirror would run the original in training mode.
+    Neither a mode nor a tensor of the module changes, so other threads may use it at the same time. Raise ConfigError if its
+    tensors have no numbers, or if the forward of a part was replaced on the object (torch.compile(part) does so): a mirror
+    would run the original in training mode.
     """
+    if any(tensor.is_meta for tensor in chain(module.parameters(), module.buffers())):
+        what, fix = "a model without numbers cannot predict", 'load it, or build it outside torch.device("meta")'
+        raise ConfigError(what, got="tensors on the meta device", fix=fix)
     training = [name for name, part in module.named_modules() if part.training]
     if not training:
         return module

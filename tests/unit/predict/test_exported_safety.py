@@ -129,6 +129,27 @@ def infinite_weight(model):
     weight_that_is_no_number(model, float("inf"))
 
 
+def circle_of_nodes(model):
+    """OpenVINO never ends when it reads it."""
+    nodes = model.graph.node
+    first, last = next(i for i, node in enumerate(nodes) if node.op_type == "Conv"), len(nodes) - 1
+    nodes[first].input[0] = nodes[last].output[0]
+
+
+def name_that_two_nodes_make(model):
+    model.graph.node[-1].output[0] = model.graph.node[0].output[0]
+
+
+def loop_without_end(model):
+    body = onnx.helper.make_graph([], "body", [], [])
+    model.graph.node.add(op_type="Loop").attribute.append(onnx.helper.make_attribute("body", body))
+
+
+def operator_that_the_file_defines(model):
+    """It may be made of itself."""
+    model.functions.add(name="Conv")
+
+
 def tensor_cut_short(model):
     model.graph.initializer[0].raw_data = b"\0\0\0"
 
@@ -145,6 +166,10 @@ def tensor_cut_short(model):
         (operators_of_others, "foreign operators"),
         (tensor_without_end, "more numbers than the file"),
         (negative_side, "more numbers than the file"),
+        (circle_of_nodes, "not in order"),
+        (name_that_two_nodes_make, "not in order"),
+        (loop_without_end, "loops or branches"),
+        (operator_that_the_file_defines, "foreign operators"),
     ],
 )
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

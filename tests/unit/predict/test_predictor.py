@@ -2,12 +2,13 @@
 
 import copy
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import onestage
 from onestage.errors import ConfigError, DataError, OnestageError
@@ -129,8 +130,93 @@ def test_a_replaced_forward_is_refused_in_training_mode(model: Detector) -> None
     with pytest.raises(ConfigError, match=r"forward was replaced") as error:
         training.predict(PIXELS)
     assert error.value.where == "backbone" and "eval()" in str(error.value)
+    with pytest.raises(ConfigError, match=r"forward was replaced"):
+        Predictor.folded(training)
     assert all(value.equal(statistics[name]) for name, value in training.named_buffers())
     assert same(training.eval().predict(PIXELS)[0], model.predict(PIXELS)[0])
+
+
+def by_list(part: nn.Module) -> None:
+    part.items = list(part.children())
+
+
+def by_tuples_in_a_dict(part: nn.Module) -> None:
+    held = {"all": (tuple(part.children()), None)}
+    part.held, part.items = held, part.first
+
+
+def by_methods(part: nn.Module) -> None:
+    part.items = [child.forward for child in part.children()]
+
+
+def by_compiled_parts(part: nn.Module) -> None:
+    part.items = part.children
+    for child in part.modules():
+        child.compile(backend="eager")
+
+
+HOLDERS = [by_list, by_tuples_in_a_dict, by_methods, by_compiled_parts]
+"""Ways in which a part may reach its parts besides the tree of modules."""
+
+
+class Steps(nn.Sequential):
+    """The parts of a sequence, run one after another as its ``items`` give them."""
+
+    def first(self) -> tuple[nn.Module, ...]:
+        return self.held["all"][0]
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        for step in self.items() if callable(self.items) else self.items:
+            images = step(images)
+        return images
+
+
+def held(model: Detector, hold: Callable[[nn.Module], None]) -> Detector:
+    """A copy of the model whose first stage reaches its parts in that way."""
+    other = copy.deepcopy(model)
+    other.backbone.stages[0][0] = steps = Steps(*other.backbone.stages[0][0])
+    hold(steps)
+    return other.eval()
+
+
+@pytest.mark.parametrize("hold", HOLDERS)
+def test_parts_that_are_not_only_in_the_tree_run_in_evaluation_mode_too(model: Detector, hold) -> None:
+    expected, training = model.predict(PIXELS)[0], held(model, hold).train()
+    state = copy.deepcopy(training.state_dict())
+    assert same(training.predict(PIXELS)[0], expected) and len(expected) > 0
+    assert all(value.equal(state[name]) for name, value in training.state_dict().items())
+
+
+@pytest.mark.parametrize("hold", HOLDERS)
+def test_parts_that_are_not_only_in_the_tree_are_folded_too(model: Detector, hold) -> None:
+    """A norm that was folded into a convolution does not run a second time under another name."""
+    (expected,), (found,) = model.predict(PIXELS), Predictor.folded(held(model, hold)).predict(PIXELS)
+    torch.testing.assert_close(found.scores[:5], expected.scores[:5], atol=1e-4, rtol=0)
+
+
+def test_a_compiled_model_in_training_mode_predicts(model: Detector) -> None:
+    training = copy.deepcopy(model).train()
+    training.compile(backend="eager")
+    assert same(training.predict(PIXELS)[0], model.predict(PIXELS)[0])
+
+
+def test_a_model_without_numbers_says_so(model: Detector) -> None:
+    for use in (lambda empty: empty.predict(PIXELS), Predictor.folded):
+        with pytest.raises(ConfigError, match="without numbers cannot predict"):
+            use(copy.deepcopy(model).to("meta"))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_the_maps_of_a_size_do_not_depend_on_types(model: Detector, kind: torch.dtype) -> None:
+    size = (128, 96)
+    expected, usual = copy.deepcopy(model).level_sizes(size), torch.get_default_dtype()
+    assert copy.deepcopy(model).to(kind).level_sizes(size) == expected
+    torch.set_default_dtype(kind)
+    try:
+        assert copy.deepcopy(model).level_sizes(size) == expected
+        assert Predictor.folded(model).device.type == "cpu"
+    finally:
+        torch.set_default_dtype(usual)
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])

@@ -51,6 +51,10 @@ def read_contract(data: bytes, path: Path) -> str:
             raise WeightsError("this file needs foreign operators", where=path, got=part.domain, expected=expected, fix=FIX)
         if count >= MOST_PARTS:
             raise WeightsError("this file has too many parts", where=path, expected=f"at most {MOST_PARTS:,}", fix=FIX)
+    if model.functions:
+        got, expected = model.functions[0].name, "operators of ONNX alone"
+        raise WeightsError("this file needs foreign operators", where=path, got=got, expected=expected, fix=FIX)
+    _check_order(model.graph, path)
     return text
 
 
@@ -61,6 +65,23 @@ def _parts(message: Message) -> Iterator[Message]:
         if field.message_type is not None and field.name not in HARMLESS:
             for part in [value] if hasattr(value, "ListFields") else value:
                 yield from _parts(part)
+
+
+def _check_order(graph: onnx.GraphProto, path: Path) -> None:
+    """Raise WeightsError unless each node takes what is made above it, no name is made twice, and no node repeats or chooses a
+    part of the graph. With a circle of nodes, or a loop, a runtime may never end.
+    """
+    constants = [*(tensor.name for tensor in graph.initializer), *(tensor.values.name for tensor in graph.sparse_initializer)]
+    made = {"", *constants, *(value.name for value in graph.input)}  # an empty name stands for an input that is left out
+    for node in graph.node:
+        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+            what, expected = "this file holds loops or branches", "nodes that run once each"
+            raise WeightsError(what, where=path, got=f"{node.op_type} {node.name}", expected=expected, fix=FIX)
+        late, twice = [name for name in node.input if name not in made], [name for name in node.output if name and name in made]
+        if late or twice:
+            what, expected = "the nodes of this file are not in order", "nodes that take what is made above them, once"
+            raise WeightsError(what, where=path, got=f"{node.name}: {(late + twice)[0]}", expected=expected, fix=FIX)
+        made.update(node.output)
 
 
 def _check_tensor(tensor: onnx.TensorProto, size: int, path: Path) -> None:

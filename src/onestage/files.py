@@ -107,16 +107,19 @@ def _replacing(path: Path, mode: int | None, *, durable: bool) -> Iterator[Binar
     """A new file that takes the place of the one at ``path`` in the end, with that one's ``mode``, if there is one."""
     temporary = path.with_name(f"{_beginning(path)}{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        with _Unbuffered.opened(temporary, "xb", path) as file:
-            _claim(file.fileno())
-            if mode is not None:
-                temporary.chmod(stat.S_IMODE(mode))
-            yield file
-        with writing(path):
-            if durable:
-                commit(temporary, path)
-            else:
-                temporary.replace(path)
+        with contextlib.ExitStack() as claim:
+            with _Unbuffered.opened(temporary, "xb", path) as file:
+                _claim(file.fileno())
+                if fcntl is not None:  # with a second descriptor the claim lasts until the file has its name
+                    claim.callback(os.close, os.dup(file.fileno()))
+                if mode is not None:
+                    temporary.chmod(stat.S_IMODE(mode))
+                yield file
+            with writing(path):
+                if durable:
+                    commit(temporary, path)
+                else:
+                    temporary.replace(path)
     finally:  # after success it is gone, after Ctrl-C or a full disk it must go
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

@@ -81,6 +81,23 @@ def test_what_a_crash_left_is_removed_and_a_writer_at_work_is_not(tmp_path: Path
     assert names(tmp_path) == ["x"]
 
 
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_file_belongs_to_its_writer_until_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    """On a slow disk, contents take seconds to arrive, and another program may begin to write into the same folder."""
+    pytest.importorskip("fcntl")
+    real = getattr(os, call)
+
+    def slow(*args: object) -> object:
+        for working in tmp_path.glob(f".*{files.TEMPORARY}"):
+            os.utime(working, (0, 0))
+        files.remove_leftovers(tmp_path, older_than=0)
+        return real(*args)
+
+    monkeypatch.setattr(os, call, slow)
+    files.write_atomically(tmp_path / "x", b"1")
+    assert names(tmp_path) == ["x"] and (tmp_path / "x").read_bytes() == b"1"
+
+
 @pytest.mark.parametrize("path", ["missing/x", "."])
 def test_an_impossible_path_is_an_error_that_says_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str

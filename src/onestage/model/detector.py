@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from threading import get_ident
-from types import MethodType
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
 
 import torch
@@ -39,8 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _SHARED = frozenset(vars(nn.Module()))  # what every module has, such as hooks
-_KEPT_SIZES = 32
-"""For how many input sizes the sizes of the maps are kept."""
+_KEPT_SIZES = 32  # for so many input sizes the sizes of the maps are kept
 
 
 class Detector(nn.Module):
@@ -357,9 +355,7 @@ class ShapesAlone(TorchFunctionMode):
 
 
 def _only_scales(args: Sequence[object], options: Mapping[str, object]) -> bool:
-    """Whether ``F.batch_norm``, called with these arguments, only scales and shifts maps (B, C, ...), and all its averages and
-    weights are of C channels.
-    """
+    """Whether ``F.batch_norm``, called so, only scales and shifts maps (B, C, ...), by numbers that are all (C,)."""
     maps, *numbers = (value for value in (*args, *options.values()) if isinstance(value, Tensor))
     return not options.get("training") and all(values.shape == maps.shape[1:2] for values in numbers)
 
@@ -379,8 +375,7 @@ def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tens
     """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise ConfigError with
     ``where`` as ``map_sizes`` does.
 
-    Convolutions without padding (Inception) give fewer cells than the strides promise, where rounding up or down would be fine.
-    The anchors would then not be centred on what the cells see.
+    Convolutions without padding (Inception) give fewer cells than promised: anchors would not be centred on what these see.
     """
     maps = _blank_maps(features, size, where=where)
     promised = zip(features.strides, sizes_of(maps), strict=True) if features.strides else ()
@@ -424,7 +419,7 @@ def mirror(
 ) -> nn.Module:
     """A copy of a tree of modules in evaluation mode, which shares everything but the modules themselves: parameters, buffers,
     hooks, other attributes. The module stays as it is. The copy is not compiled: what was compiled runs the original.
-    Modules are also found in attributes, by their methods too, and in lists, tuples and dicts.
+    Modules are also found in attributes, and in lists, tuples and dicts there.
 
     tensor: gives what stands in the place of each parameter, buffer and other tensor. instead: modules to put for others.
     """
@@ -433,9 +428,6 @@ def mirror(
     def replaced(value: object) -> object:
         if isinstance(value, Tensor | nn.Module):
             return tensor(value) if isinstance(value, Tensor) else copied(value)
-        if isinstance(value, MethodType) and isinstance(value.__self__, nn.Module):
-            other = copied(value.__self__)
-            return MethodType(value.__func__, other) if type(other) is type(value.__self__) else getattr(other, value.__name__)
         if isinstance(value, list | tuple | dict):
             leaves, form = tree_flatten(value)
             made = [leaf if leaf is value else replaced(leaf) for leaf in leaves]  # it is its leaf if torch does not know it
@@ -446,8 +438,7 @@ def mirror(
         if part not in copies:
             made = copies[part] = type(part).__new__(type(part))
             values = {name: value if name in _SHARED else replaced(value) for name, value in vars(part).items()}
-            trees = ("_parameters", "_buffers", "_modules")
-            tables = {tree: {name: replaced(value) for name, value in vars(part)[tree].items()} for tree in trees}
+            tables = {t: {n: replaced(v) for n, v in vars(part)[t].items()} for t in ("_parameters", "_buffers", "_modules")}
             vars(made).update(values | tables | {"training": False, "_compiled_call_impl": None})
         return copies[part]
 

@@ -101,7 +101,7 @@ class Predictor:
         """
         from onestage.predict.folded import folded  # timm takes a while to import
 
-        return cls.of(folded(in_evaluation_mode(detector), bf16=bf16))
+        return cls.of(folded(cast(Detector, in_evaluation_mode(detector)), bf16=bf16))
 
     @property
     def config(self) -> DetectorConfig:

@@ -137,36 +137,29 @@ def test_a_replaced_forward_is_refused_in_training_mode(model: Detector) -> None
 
 
 def by_list(part: nn.Module) -> None:
-    part.items = list(part.children())
+    part.held = list(part.children())
 
 
 def by_tuples_in_a_dict(part: nn.Module) -> None:
-    held = {"all": (tuple(part.children()), None)}
-    part.held, part.items = held, part.first
-
-
-def by_methods(part: nn.Module) -> None:
-    part.items = [child.forward for child in part.children()]
+    part.held = {"all": (tuple(part.children()), None)}
 
 
 def by_compiled_parts(part: nn.Module) -> None:
-    part.items = part.children
     for child in part.modules():
         child.compile(backend="eager")
 
 
-HOLDERS = [by_list, by_tuples_in_a_dict, by_methods, by_compiled_parts]
+HOLDERS = [by_list, by_tuples_in_a_dict, by_compiled_parts]
 """Ways in which a part may reach its parts besides the tree of modules."""
 
 
 class Steps(nn.Sequential):
-    """The parts of a sequence, run one after another as its ``items`` give them."""
+    """A sequence that runs its parts as it holds them: in a list, in a dict, or in the tree alone."""
 
-    def first(self) -> tuple[nn.Module, ...]:
-        return self.held["all"][0]
+    held = None
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        for step in self.items() if callable(self.items) else self.items:
+        for step in self.held["all"][0] if isinstance(self.held, dict) else self.held or self.children():
             images = step(images)
         return images
 

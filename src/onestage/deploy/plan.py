@@ -18,7 +18,8 @@ from torch import nn
 from onestage.deploy.graph import ending_of
 from onestage.errors import ConfigError, WeightsError, require
 from onestage.model.codec import Limit, Part
-from onestage.model.detector import Detector, is_changed
+from onestage.model.detector import Detector
+from onestage.model.features import is_changed
 from onestage.model.limits import Side
 from onestage.predict.contract import MOST_AT_ONCE, Contract, Precision
 from onestage.structures import Size

@@ -445,11 +445,6 @@ def mirror(
     return copied(module)
 
 
-def is_changed(part: nn.Module) -> bool:
-    """Whether a module does something that its class does not say."""
-    return bool("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks)
-
-
 def _without_numbers(tensor: Tensor) -> Tensor:
     shape = tensor.detach().to("meta")
     return nn.Parameter(shape, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else shape

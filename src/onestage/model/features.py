@@ -27,3 +27,8 @@ class Backbone(Protocol):
     def build(self) -> Features:
         """The network with fresh weights."""
         ...
+
+
+def is_changed(part: nn.Module) -> bool:
+    """Whether a module does something that its class does not say."""
+    return bool("forward" in vars(part) or part._forward_hooks or part._forward_pre_hooks)

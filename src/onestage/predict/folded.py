@@ -21,7 +21,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from onestage.errors import ConfigError
-from onestage.model.detector import Detector, is_changed, mirror
+from onestage.model.detector import Detector, mirror
+from onestage.model.features import is_changed
 from onestage.model.layers.same_padding import SameConv2d
 from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
 

@@ -159,7 +159,7 @@ def test_the_traceback_is_there_for_whoever_asks(monkeypatch: pytest.MonkeyPatch
 def test_a_missing_file_is_a_message_too(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     stand_in(monkeypatch, FileNotFoundError(2, "No such file or directory", "x.jpg"))
     assert main(["fail"]) == 2
-    assert capsys.readouterr().err == "error: no such file or directory\n  where:    x.jpg\n"
+    assert capsys.readouterr().err == "error: no such file or directory\n  where:    x.jpg\n  fix:      check that path\n"
 
 
 def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_every_argument_that_leads_nowhere_is_named(tree: Path) -> None:
     with pytest.raises(DataError) as error:
         found("a", "empty", "none.jpg", "*.webp")
     lines = str(error.value).splitlines()
-    assert lines[0] == "nothing to look at" and len(lines) == 4
+    assert lines[0] == "nothing to look at" and len(lines) == 5 and lines[4].startswith("  fix:")
     assert "empty: no pictures in this folder" in lines[1]
     assert "none.jpg: there is no such file" in lines[2] and "*.webp: no picture matches" in lines[3]
 

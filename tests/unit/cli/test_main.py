@@ -8,6 +8,7 @@ import time
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -15,6 +16,7 @@ from onestage.cli import main as command
 from onestage.cli.main import VERBS, Verb, main
 from onestage.errors import DataError
 from onestage.files import temporary_folder
+from small_runs import start
 
 Captured = pytest.CaptureFixture[str]
 needs_hook = pytest.mark.skipif(find_spec("tyro._errors") is None, reason="an older tyro shows its mistakes in boxes")
@@ -231,18 +233,26 @@ def test_help_before_a_verb_is_the_help_of_the_verb(capsys):
     assert main(["help", "predikt"]) == 2
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
-def test_a_signal_to_end_is_an_interruption_that_cleans_up(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    number = getattr(signal, name, None) or pytest.skip("this system has no such signal")
+def ended_by(number: int, place: Path) -> None:
+    """A program that gets a signal in the middle of its work, and ends with the exit code of ``main``."""
 
-    def verb() -> int:
-        with temporary_folder(tmp_path / "x"):
+    def verb(given: list[str]) -> int:
+        with temporary_folder(place):
             os.kill(os.getpid(), number)
             time.sleep(10)
         return 0
 
-    monkeypatch.setattr(command, "_run", lambda _: verb())
-    assert main([]) == 130 and "interrupted" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == [] and signal.getsignal(number) == signal.SIG_DFL
+    with patch.object(command, "_run", verb):
+        code = main([])
+    assert signal.getsignal(number) == signal.SIG_DFL
+    sys.exit(code)
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP"])
+def test_a_signal_to_end_is_an_interruption_that_cleans_up(name: str, tmp_path: Path) -> None:
+    number = getattr(signal, name, None) or pytest.skip("this system has no such signal")
+    (tmp_path / "out").mkdir()
+    process = start(ended_by, number, tmp_path / "out" / "x", log=tmp_path / "log")
+    process.join(60)
+    assert process.exitcode == 130 and "interrupted" in (tmp_path / "log").read_text()
+    assert list((tmp_path / "out").iterdir()) == []

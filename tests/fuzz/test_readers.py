@@ -438,23 +438,39 @@ def quadrangle(numbers: list[float]) -> int:
     return 2 if abs(a - b + c - d) <= 0.01 * max(abs(c - a), abs(d - b)) else 1
 
 
+def track_of(numbers: list[float]) -> float | None:
+    """The number of the track that a line can end in, which has these numbers after the class; None if it cannot."""
+    x, y, w, h, *rest = numbers
+    if len(rest) < 2:
+        return None
+    score, track = rest[:2] if len(numbers) == 7 else rest[-2:]
+    if not 0 <= score <= 1 or track < -1 or track != math.floor(track) or score == track == 0:
+        return None
+    if len(numbers) == 7:
+        return None if in_box([x, y, w, h], [[score, track]]) else track
+    if len(numbers) > 7:
+        paired = len(numbers) % 2 == 0 and not can_be_points(numbers) and quadrangle(numbers) != 2
+        return track if paired and y != track else None
+    at_an_edge = {x, y} & {0, 1} or (w == 1 and x != 0.5) or (h == 1 and y != 0.5)
+    return None if at_an_edge or min(w, h) <= 0 or max(x, y, w, h) > 1.5 else track
+
+
 def tracked(long: list[list[float]]) -> bool:
-    """Whether lines end in a score and the number of a track. Each has its numbers after the class."""
+    """Whether most lines end in a score and the number of a track. Each has its numbers after the class."""
 
-    def ends(numbers: list[float], least: int) -> bool:
-        return 0 <= numbers[-2] <= 1 and numbers[-1] >= least and numbers[-1] == math.floor(numbers[-1])
+    def mostly(lines: list[list[float]]) -> list[float]:
+        found = [track for numbers in lines if (track := track_of(numbers)) is not None]
+        return found if 2 * len(found) > len(lines) else []
 
-    boxes = [numbers for numbers in long if len(numbers) == 6]
-    lengths = {len(numbers) for numbers in long}
-    sure = lengths == {5, 6} or (lengths == {6} and any(numbers[-1] > 1 for numbers in boxes))
-    if boxes and (len(boxes) >= 10 or sure):
-        inside = [w > 0 and h > 0 and in_box([0.5, 0.5, 1 - w, 1 - h], [[x, y]]) for x, y, w, h, *_ in boxes]
-        if all(inside) and all(ends(numbers, 0) for numbers in boxes):
-            return True
+    boxes, points = (mostly([numbers for numbers in long if len(numbers) == length]) for length in (6, 7))
+    if points or len(boxes) >= 10 or (boxes and all(len(numbers) <= 6 for numbers in long)):
+        return True
     outlines = [numbers for numbers in long if len(numbers) > 6 and len(numbers) % 2 == 0]
-    if not outlines or any(can_be_points(n) or quadrangle(n) == 2 or not ends(n, 1) for n in outlines):
-        return False
-    return len(outlines) >= 10 or any(numbers[-1] > 1 for numbers in outlines)
+    clear = [numbers for numbers in outlines if not can_be_points(numbers) and quadrangle(numbers) != 2]
+    tracks = mostly(outlines)
+    return any(track not in (0, 1) for track in tracks) or (
+        len(tracks) >= 10 and all(track_of(numbers) is not None for numbers in clear)
+    )
 
 
 def yolo_reference(files: dict[str, str], stated: int | None) -> list[Object] | None:
@@ -502,8 +518,11 @@ def some_line(random: Random) -> str:
     points = [
         (random.uniform(x - w / 2, x + w / 2), random.uniform(y - h / 2, y + h / 2)) for _ in range(random.choice((1, 3, 4, 5)))
     ]
+    track = random.choice((0, 1, 1, 1, 2, 7, 7.5))
     numbers = [
         [x, y, w, h],
+        [x, y, w, h, random.random(), track],
+        [x, y, w, h, random.random(), track, random.choice((0, 1, 2))],
         [x, y, w, h, *(value for point in points for value in point)],
         [x, y, w, h, *(value for point in points for value in (*point, random.choice((0, 1, 2))))],
         [value for point in [*points, (x, y), (x, y + h / 3)] for value in point],
@@ -518,7 +537,7 @@ def test_yolo_lines(tmp_path: Path) -> None:
 
     def attempt(random: Random) -> str:
         kind = some_line(random)
-        lines = [kind if random.random() < 0.7 else some_line(random) for _ in range(random.randint(1, 5))]
+        lines = [kind if random.random() < 0.7 else some_line(random) for _ in range(random.choice((1, 2, 3, 4, 5, 15)))]
         content = "\n".join(lines).encode()
         if random.random() < 0.6:
             content = mutated(random, content, tokens=TOKENS)

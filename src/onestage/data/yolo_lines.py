@@ -15,9 +15,9 @@ https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for
   the lines have several lengths, at least half of them must be able to be key points of one length; then the lines of other
   lengths are problems. If lines of that length disagree, or the splits, each alone, it is an error.
 - Lines that are all the four corners of rectangles are oriented boxes.
-- A tracker writes a score and the number of a track behind an object, and these look like a last point of an outline. If all
-  lines of a split end so, and some track is above 1 or there are many, it is an error: see ``_refuse_tracks``. A last point of
-  an outline often lies at the picture's edge, at 0 or 1. A few such lines of seven columns are outlines, with a note.
+- A tracker writes a score and the number of a track behind an object, and these look like a last point: of an outline, or of
+  key points. If most lines of a split end so, it is an error that asks: see ``_refuse_tracks``. No last point ends in a whole
+  number but one at the top or bottom edge of the picture, and then another number of a triangle is often 0 or 1, too.
 - A line that begins with # is a comment.
 """
 
@@ -25,12 +25,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from onestage.data.dataset import Problem
 from onestage.data.files import read_text
 from onestage.data.plain_yaml import Plain
 from onestage.data.table import Row, Table
@@ -48,7 +47,7 @@ _CROOKED = 0.01
 
 
 _BOX_AND_TRACK = 7
-"""Columns of a line with a class, a box, a score and a track."""
+"""Columns of a line with a class, a box, a score and a track; a tracker may write one more number."""
 
 _MANY = 10
 """Lines that do not all end in a whole number by chance."""
@@ -67,8 +66,8 @@ class _Line(NamedTuple):
     """A line longer than a box.
 
     row: its object if the first four numbers are the box. outline: the box around all points; None if the numbers do not pair
-    up. columns: all of them, with the class. points: whether it can be key points. corners: see ``_corners``. track: the last
-    number if the last two can be a score and the number of a track; -1 otherwise.
+    up. columns: all of them, with the class. points: whether it can be key points. corners: see ``_corners``. track: the number
+    of a track if the line can end in a score and one, perhaps -1, for none; None otherwise.
     """
 
     row: Row
@@ -76,7 +75,7 @@ class _Line(NamedTuple):
     columns: int
     points: bool
     corners: int
-    track: int
+    track: int | None
 
 
 def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | None:
@@ -127,9 +126,6 @@ def fill(table: Table, files: Iterable[tuple[int, str, Content]], columns: int |
     """Put the objects of label files into the table. files: the row of each picture, its label file's name, and the content.
     columns: of each line of key points; None for outlines.
     """
-    files = list(files)
-    if columns is None:
-        table.notes.extend(_maybe_tracked([line for *_, content in files for line in content.long]))
     for picture, name, content in files:
         for number, error in content.errors.items():
             table.problem(f"{name}:{number}" if number else name, error)
@@ -189,56 +185,69 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     paired = len(rest) >= 2 and len(rest) % 2 == 0
     outline = _box_around(points) if paired else None
     corners = _corners(points) if paired and len(points) == 4 else 0
-    return _Line(
-        Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners, _track(*numbers[-2:])
+    line = _Line(Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners, None)
+    return line._replace(track=_track(line, numbers))
+
+
+def _track(line: _Line, numbers: Sequence[float]) -> int | None:
+    """The number of the track that a line can end in, None if there can be none. numbers: those after the class."""
+    box, rest = numbers[:4], numbers[4:]
+    last = rest[:2] if line.columns == _BOX_AND_TRACK + 1 else rest[-2:]
+    if len(last) < 2 or not (0 <= last[0] <= 1 and last[1] >= -1 and last[1].is_integer()) or last == [0, 0]:
+        return None
+    if line.columns <= _BOX_AND_TRACK:
+        can_be = _is_no_triangle(box)
+    elif line.columns == _BOX_AND_TRACK + 1:  # or one key point with its visibility
+        can_be = not _within(last, box[:2], box[2:])
+    else:
+        can_be = line.outline is not None and not line.points and line.corners < 2 and numbers[1] != last[1]
+    return int(last[1]) if can_be else None
+
+
+def _is_no_triangle(box: Sequence[float]) -> bool:
+    """Whether four numbers can be a box, perhaps over the picture's edge, and not two points of which one is at the edge."""
+    sides = zip(box[:2], box[2:], strict=True)
+    return max(box) <= _LARGEST and all(
+        centre not in (0, 1) and side > 0 and (side != 1 or centre == 0.5) for centre, side in sides
     )
 
 
-def _track(score: float, number: float) -> int:
-    """The number of a track, -1 if the last two numbers of a line cannot be a score and a track."""
-    return int(number) if 0 <= score <= 1 and number >= 0 and number.is_integer() else -1
-
-
 def _refuse_tracks(lines: Sequence[_Line]) -> None:
-    """Raise DataError if the lines of a split look like what a tracker writes: a box, or an outline, a score and a track."""
-    boxes, columns = _with_tracks(lines), {line.columns for line in lines}
-    only = columns <= {_BOX_AND_TRACK - 1, _BOX_AND_TRACK}  # some objects have a score, and no track
-    sure = len(columns) == 2 or any(line.track > 1 for line in boxes)
-    if boxes and (len(boxes) >= _MANY or (only and sure)):
-        raise _tracked(boxes, "box", "for outlines of three points, write their boxes; for boxes, ")
-    outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
-    if _end_in_tracks(outlines):
-        raise _tracked(outlines, "outline")
+    """Raise DataError if most lines of a split look like what a tracker writes: a box, or an outline, a score and a track.
 
-
-def _with_tracks(lines: Sequence[_Line]) -> list[_Line]:
-    """The lines of seven columns, if each of them can be a box, a score and a track; none otherwise."""
+    A few triangles among longer outlines may all end at an edge of the picture.
+    """
     boxes = [line for line in lines if line.columns == _BOX_AND_TRACK]
-    return boxes if all(line.track >= 0 and _in_picture(line.row.box) for line in boxes) else []
+    among_outlines = any(line.columns > _BOX_AND_TRACK for line in lines)
+    if (tracked := _mostly_tracked(boxes)) and (len(tracked) >= _MANY or not among_outlines):
+        raise _tracked(tracked, "box", "for outlines of three points, write another of their points last; for boxes, ")
+    points = [line for line in lines if line.columns == _BOX_AND_TRACK + 1]
+    if tracked := _mostly_tracked(points):
+        otherwise = "for a key point and its visibility, write kpt_shape: [1, 3] into data.yaml; for boxes, "
+        raise _tracked(tracked, "box", otherwise, columns="three")
+    outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
+    tracked = _mostly_tracked(outlines)
+    strangers = [line for line in outlines if line.track is None and not line.points and line.corners < 2]
+    if any(line.track not in (0, 1) for line in tracked) or (len(tracked) >= _MANY and not strangers):
+        raise _tracked(tracked, "outline", "for outlines alone, write another of their points last; for outlines with both, ")
 
 
-def _maybe_tracked(lines: Sequence[_Line]) -> Iterator[Problem]:
-    """A note if all lines, read as outlines of three points, could be boxes with a score and a track as well."""
-    if lines and len(_with_tracks(lines)) == len(lines):
-        what = f"{counted(len(lines), 'line')} of seven columns: read as class and outline of three points"
-        fix = "if the last two columns are a score and the number of a track, remove them"
-        yield Problem(lines[0].row.where, what, fix=fix)
+def _mostly_tracked(lines: Sequence[_Line]) -> list[_Line]:
+    """Those of the lines that can end in a track, if they are more than half; none otherwise."""
+    found = [line for line in lines if line.track is not None]
+    return found if 2 * len(found) > len(lines) else []
 
 
-def _end_in_tracks(outlines: Sequence[_Line]) -> bool:
-    """Whether the last point of each outline is a score and a track, and no corner at the edge of a picture."""
-    surely = len(outlines) >= _MANY or any(line.track > 1 for line in outlines)
-    return surely and all(line.track > 0 and not line.points and line.corners < 2 for line in outlines)
-
-
-def _tracked(lines: Sequence[_Line], kind: str, otherwise: str = "") -> DataError:
-    """The error for lines that end in tracks. otherwise: what to do first if they are no ``kind`` with a track."""
+def _tracked(lines: Sequence[_Line], kind: str, otherwise: str, *, columns: str = "two") -> DataError:
+    """The error for lines that end in tracks. otherwise: what to do first if they are no ``kind`` with a track. columns: how
+    many follow the ``kind``.
+    """
     return DataError(
         f"these lines look like the output of a tracker: class, {kind}, score, number of the track",
         where=lines[0].row.where,
-        got=f"{counted(len(lines), 'line')} with a whole number at the end",
+        got=f"{counted(len(lines), 'line')} with a whole number at the place of the track",
         expected=f"class, {kind}",
-        fix=f"{otherwise}remove the last two columns: labels have neither score nor track",
+        fix=f"{otherwise}remove the last {columns} columns: labels have neither score nor track",
     )
 
 
@@ -257,7 +266,7 @@ def _decided(line: _Line, key_point_columns: int | None) -> Row:
     """The object of a line. key_point_columns: of each line of key points; None for outlines. Raise DataError if it is none."""
     if key_point_columns is None and line.outline:
         x, y, width, height = line.outline
-        return line.row._replace(box=_parts(line.outline, max(x + width / 2, y + height / 2)))
+        return line.row._replace(box=_parts(line.outline, max(x + width / 2, y + height / 2), tracked=line.track is not None))
     if key_point_columns == line.columns:
         return line.row._replace(box=_parts(line.row.box, max(line.row.box)))
     raise _wrong_columns(
@@ -271,10 +280,13 @@ def _wrong_columns(columns: int, other: str = "an outline") -> DataError:
     return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected, fix=fix)
 
 
-def _parts(box: Sequence[float], largest: float) -> Sequence[float]:
-    """The box. Raise DataError if its ``largest`` position is no part of the picture."""
+def _parts(box: Sequence[float], largest: float, *, tracked: bool = False) -> Sequence[float]:
+    """The box. Raise DataError if its ``largest`` position is no part of the picture. tracked: that may be the number of a
+    track.
+    """
     if largest > _LARGEST:
         fix = "divide x and widths by the picture's width, y and heights by its height"
+        fix = "if the last two columns are a score and the number of a track, remove them" if tracked else fix
         raise DataError("positions should be parts of the picture, 0-1", got=f"{largest:g}", fix=fix)
     return box
 

@@ -5,9 +5,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import trees
 from onestage.data import load_dataset
+from onestage.data.yolo_lines import key_point_columns, read_file
 from onestage.errors import DataError
 
 BOXES = [(0.5, 0.5, 0.4, 0.4), (0.3, 0.6, 0.2, 0.3), (0.7, 0.3, 0.5, 0.2)]
@@ -173,6 +176,12 @@ OUTLINE = "0 0.1 0.2 0.3 0.2 0.3 0.7 0.2 0.9"
         TRACKED * 5 + [OUTLINE] * 3,
         [f"{OUTLINE} 0.8 1", f"{OUTLINE} 0.1 0.5 0.7 2"],
         [f"{OUTLINE} 0.8 1"] * 10,
+        TRACKED[:1],
+        [f"{BOX} 0.9 0"],
+        ["0 0.1 0.2 0.3 0.4 0.5 1"],  # over the picture's edge
+        [*TRACKED * 15, "0 0.05 0.5 0.2 0.2 0.9 1"],
+        [*(f"{BOX} 0.9 {track}" for track in range(-1, 20)), "0 -0.05 0.5 0.2 0.2 0.9 1", f"{BOX} 1.02 1"],
+        [f"{OUTLINE} 0.8 {track}" for track in range(5)] + ["0 0.5 0.5 0.6 0.5 0.55 0.6 0.52 0.55"] * 2,
     ],
 )
 def test_the_output_of_a_tracker_is_no_outline(lines: list[str], tmp_path: Path) -> None:
@@ -181,13 +190,15 @@ def test_the_output_of_a_tracker_is_no_outline(lines: list[str], tmp_path: Path)
         load_dataset(root, on_bad="skip")
     fix = str(caught.value.fix)
     assert "remove the last two columns" in fix and "000.txt:1" in str(caught.value)
-    assert fix.startswith("for outlines of three points, write their boxes") == ("class, box" in str(caught.value))
+    assert fix.startswith("for outlines of three points, write another") == ("class, box" in str(caught.value))
 
 
 @pytest.mark.parametrize(
     "lines",
     [
-        ["0 0.1 0.2 0.3 0.4 0.5 1"],  # as a box, it would leave the picture
+        ["0 0.1 0.2 0.3 1 0.5 1"],  # two points are at the edge
+        ["0 0.3 0 0.4 0.2 0.5 0"],
+        [f"{BOX} 0.9 1"] * 9 + [OUTLINE],
         [f"{BOX} 0.9 1", f"{BOX} 0.9 0.5"],
         [f"{BOX} 0.9 1", OUTLINE],
         ["0 0 0 1 0 1 1 0 1"] * 20,
@@ -200,14 +211,67 @@ def test_outlines_that_end_at_an_edge_stay_outlines(lines: list[str], tmp_path: 
     assert found == [pytest.approx(around(tuple(map(float, line.split()[1:]))), abs=1e-4) for line in lines]
 
 
-@pytest.mark.parametrize("lines", [TRACKED[:1], TRACKED, [f"{BOX} 0.9 0"], ["0 0.5 0.6 0.3 0.3 0.7 0"] * 9])
-def test_a_few_triangles_at_an_edge_are_read_with_a_note(lines: list[str], tmp_path: Path) -> None:
+def test_another_point_at_the_end_says_that_a_triangle_is_none(tmp_path: Path) -> None:
+    assert read(yolo(tmp_path, ["0 0.9 1 0.5 0.5 0.2 0.2"])) == [pytest.approx([0.55, 0.6, 0.7, 0.8], abs=1e-4)]
+
+
+def test_a_few_tracks_among_outlines_are_told_as_tracks(tmp_path: Path) -> None:
+    root = yolo(tmp_path, [OUTLINE, OUTLINE, f"{BOX} 0.9 3"])
+    with pytest.raises(DataError, match="a score and the number of a track, remove them"):
+        load_dataset(root)
+
+
+@pytest.mark.parametrize("lines", [[f"{BOX} 0.9 3 1"], [f"{BOX} 0.9 {track} 2" for track in range(9)] + [f"{BOX} 0.5 0.5 2"]])
+def test_a_track_before_a_last_number_is_no_key_point(lines: list[str], tmp_path: Path) -> None:
     root = yolo(tmp_path, lines)
-    assert read(root) == [pytest.approx(around(tuple(map(float, line.split()[1:]))), abs=1e-4) for line in lines]
-    (note,) = load_dataset(root).notes
-    assert "outline of three points" in note.what and "remove them" in str(note.fix) and "000.txt:1" in note.where
-    (root / "labels/train/000.txt").write_text(OUTLINE)
-    assert not load_dataset(root).notes
+    with pytest.raises(DataError, match=r"output of a tracker: class, box(.|\n)*\[1, 3\](.|\n)*last three columns"):
+        load_dataset(root, on_bad="skip")
+    yolo(root, [], "kpt_shape: [1, 3]\n")
+    assert read(root) == [pytest.approx([0.5, 0.5, 0.2, 0.2], abs=1e-4)] * len(lines)
+
+
+@pytest.mark.parametrize("lines", [[f"{BOX} 0 0 0"], [f"{BOX} 0.5 0.6 2", f"{BOX} 0.9 1 1"], ["0 0.9 0.9 0.2 0.2 0.95 1 2"]])
+def test_one_key_point_is_read_at_an_edge_too(lines: list[str], tmp_path: Path) -> None:
+    assert [box[2] for box in read(yolo(tmp_path, lines))] == pytest.approx([0.2] * len(lines), abs=1e-4)
+
+
+PART = st.floats(0.001, 0.999).map(lambda part: round(part, 6))
+TRACKS = st.tuples(PART, PART, PART, PART, PART, st.sampled_from((0, 1, 1, 1, 2, 40)))
+TRIANGLE = st.tuples(PART, PART, PART, PART, PART, PART)
+BOTTOM = st.tuples(PART, PART.filter(lambda y: y != 0.5), PART, st.just(1), PART, st.just(1))
+CUT = BOTTOM | st.tuples(PART, st.just(0), PART, PART, PART, st.just(0))
+"""Triangles of which the bottom or the top of the picture cuts off a part: as outlines of pixels begin at the top."""
+
+
+def columns_of(lines: list[tuple[float, ...]], folder: Path) -> int | None:
+    """As a data set with these lines, of class 0, is read: see ``key_point_columns``."""
+    file = trees.write(folder / "a.txt", "".join(f"0 {' '.join(map(str, line))}\n" for line in lines))
+    return key_point_columns({"train": [read_file(file, "a.txt")]})
+
+
+@settings(max_examples=30, deadline=None)
+@given(lines=st.lists(TRACKS, min_size=1, max_size=40))
+def test_a_tracker_is_recognised_however_many_boxes_leave_the_picture(
+    lines: list[tuple[float, ...]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with pytest.raises(DataError, match="output of a tracker"):
+        columns_of(lines, tmp_path_factory.getbasetemp())
+
+
+@settings(max_examples=30, deadline=None)
+@given(inside=st.lists(TRIANGLE, max_size=20), cut=st.lists(CUT, max_size=20), few=st.lists(TRACKS, max_size=9))
+def test_triangles_are_no_output_of_a_tracker(
+    inside: list[tuple[float, ...]],
+    cut: list[tuple[float, ...]],
+    few: list[tuple[float, ...]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Also a few that only the last point of lies at an edge, among longer outlines."""
+    outlines = [tuple(map(float, OUTLINE.split()[1:]))] if few else []
+    try:
+        columns_of([*inside, *cut, *few, *outlines], tmp_path_factory.getbasetemp())
+    except DataError as error:  # another doubt
+        assert "key points" in error.what
 
 
 def test_comments_in_label_files(tmp_path: Path) -> None:

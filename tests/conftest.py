@@ -4,11 +4,14 @@ Two processes with a thread each are faster than one with two, and two with two 
 start inherit it.
 """
 
+import contextlib
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -27,6 +30,16 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no shared data beside the checkout (looked for {SHARED_DATA.parent.name}/{SHARED_DATA.name})")
     return SHARED_DATA
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Say how a process of pytest-xdist ended that died: xdist says only that it did."""
+    if error and (process := getattr(node.gateway._io, "popen", None)) is not None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(20)
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            node.config.get_terminal_writer().line(f"\n{node.gateway.id} (process {process.pid}) ended with {how}")
 
 
 def _surroundings() -> dict[str, object]:

@@ -30,8 +30,9 @@ from onestage.data.writers import write_coco
 from onestage.files import LAST
 from onestage.model.detector import Detector
 from onestage.processes import VARIABLES, Distributed
+from onestage.training import folder as run_folder
 from onestage.training.config import TrainConfig
-from onestage.training.loop import TrainResult, resume, train
+from onestage.training.loop import Training, TrainResult, resume, train
 from onestage.zoo.table import recipe
 
 PICTURES = SyntheticConfig(classes=("ball", "cube", "star"), size=(64, 64), objects=(1, 2), empty=0.1)
@@ -90,6 +91,28 @@ def run_divided_by_own(data: Path, out: Path, config: TrainConfig, changes: Mapp
         run(data, out, config, changes)
 
 
+def run_with_signals(data: Path, out: Path, step: int, *numbers: int) -> None:
+    """Train, and get these signals as that step (from 1) begins. The exit code is 0 if the run was saved, 130 if it was
+    stopped at once.
+    """
+    before, inner = signal_handlers(), Training._step
+
+    def signalled(training: Training, batch: Any) -> dict[str, float]:
+        if training.step + 1 == step:
+            for number in numbers:
+                signal_here(number)
+        return inner(training, batch)
+
+    with patch.object(Training, "_step", signalled), patch.object(run_folder, "plot_training_curves"):
+        try:
+            assert run(data, out).interrupted
+            code = 0
+        except KeyboardInterrupt:
+            code = 130
+    assert signal_handlers() == before
+    sys.exit(code)
+
+
 def go_on(folder: Path) -> TrainResult:
     return resume(folder)
 
@@ -132,6 +155,23 @@ def _begin(
         os.dup2(file, 1)
         os.dup2(file, 2)
     function(*arguments)
+
+
+def signal_here(number: int) -> None:
+    """Send a signal to this process, which must be one that a test began: no test risks the process that runs all tests."""
+    assert multiprocessing.parent_process() is not None, "this process runs the tests; let start() begin another one"
+    os.kill(os.getpid(), number)
+
+
+def signal_handlers() -> dict[str, object]:
+    """What Ctrl-C and SIGTERM call in this process."""
+    return {number.name: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def send(number: int, process: BaseProcess) -> None:
+    """Send a signal to a process that runs or ran. (To os.kill, process 0 means all processes of the group of the tests.)"""
+    assert process.pid
+    os.kill(process.pid, number)
 
 
 def free_port() -> int:

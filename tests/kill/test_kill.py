@@ -23,7 +23,7 @@ from onestage.files import LAST
 from onestage.processes import leave
 from onestage.training import folder as run_folder
 from onestage.training.loop import Training, resume, train
-from small_runs import CONFIG, detector, free_port, same_bits, start, write_pictures
+from small_runs import CONFIG, detector, free_port, same_bits, send, signal_here, start, write_pictures
 
 SEED = int(os.environ.get("KILL_SEED", "0"))
 LONGEST = 240.0
@@ -193,7 +193,7 @@ def stop_in_the_middle(data: Path, out: Path, config) -> None:
 
     def stopped(self: Training, batch):
         if self.step == 2 and self.run.group.rank == 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
+            signal_here(signal.SIGSTOP)
         return step(self, batch)
 
     Training._step = stopped  # type: ignore[method-assign]
@@ -233,7 +233,7 @@ def test_a_second_signal_ends_a_process_that_waits_for_a_stuck_rank(data: Path, 
         while "rank 0 of 2 has worked" not in log.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         for _ in range(2):
-            os.kill(other.pid or 0, signal.SIGINT)
+            send(signal.SIGINT, other)
             time.sleep(0.5)
         assert joined(other, log) == 130, log.read_text()
     assert log.read_text().count("stopped at once") == 1

@@ -1,6 +1,5 @@
 """The command line as a whole: help without waiting, clean messages, exit codes."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from onestage.cli import main as command
 from onestage.cli.main import VERBS, Verb, main
 from onestage.errors import DataError
 from onestage.files import temporary_folder
-from small_runs import start
+from small_runs import signal_here, start
 
 Captured = pytest.CaptureFixture[str]
 needs_hook = pytest.mark.skipif(find_spec("tyro._errors") is None, reason="an older tyro shows its mistakes in boxes")
@@ -238,7 +237,7 @@ def ended_by(number: int, place: Path) -> None:
 
     def verb(given: list[str]) -> int:
         with temporary_folder(place):
-            os.kill(os.getpid(), number)
+            signal_here(number)
             time.sleep(10)
         return 0
 

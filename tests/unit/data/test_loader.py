@@ -17,6 +17,7 @@ from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTran
 from onestage.errors import ConfigError, DataError, LostError, OnestageError
 from onestage.model.preprocess import Preprocess
 from onestage.structures import Batch, ImageMeta, Sample
+from small_runs import signal_here
 
 AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
 
@@ -226,7 +227,7 @@ class Dying(TrainTransform):
     """A worker killed from outside, as the kernel does when memory is short."""
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
-        os.kill(os.getpid(), signal.SIGKILL)
+        signal_here(signal.SIGKILL)
         raise AssertionError
 
 
@@ -255,7 +256,7 @@ class Interrupted(TrainTransform):
     """Ctrl-C, as the terminal sends it to the workers too."""
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal_here(signal.SIGINT)
         return super().__call__(sample, generator)
 
 

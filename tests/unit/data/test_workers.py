@@ -20,6 +20,7 @@ from onestage.data import workers as module
 from onestage.data.memory import ClosedError, PictureMemory, Share
 from onestage.data.workers import Parcel, WorkerPool, Workers
 from onestage.errors import ConfigError, LostError
+from small_runs import signal_here
 
 pytestmark = pytest.mark.filterwarnings("ignore:the process")
 PIXELS = 300_000
@@ -74,7 +75,7 @@ class DiesInTheMiddle:
         mark = self.marks / str(task)
         if task % 3 == 1 and not mark.exists():
             mark.touch()
-            threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGKILL)).start()
+            threading.Timer(0.05, signal_here, (signal.SIGKILL,)).start()
             return Parcel(torch.zeros(200_000_000, dtype=torch.uint8), task)
         return work(task, share)
 
@@ -99,7 +100,7 @@ def test_a_task_that_kills_every_worker_is_named() -> None:
 
 def stops(task: int, share: Share) -> Parcel[int]:
     if task == 2:
-        os.kill(os.getpid(), signal.SIGSTOP)
+        signal_here(signal.SIGSTOP)
     return work(task, share)
 
 
@@ -131,7 +132,7 @@ def asks(task: int, share: Share) -> Parcel[int]:
         time.sleep(0.02)
         if task % 3 == 0 and not Path(f"{os.environ['MARKS']}/{task}").exists():
             Path(f"{os.environ['MARKS']}/{task}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
+            signal_here(signal.SIGKILL)
     return work(task, share)
 
 

@@ -13,7 +13,7 @@ from onestage.errors import ConfigError
 from onestage.training import lock as module
 from onestage.training.lock import FolderLock
 from onestage.training.loop import resume
-from small_runs import CONFIG, run, start, wait_for_step, write_pictures
+from small_runs import CONFIG, run, send, signal_here, start, wait_for_step, write_pictures
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +33,7 @@ def test_the_second_one_is_told_who_has_the_lock(tmp_path: Path) -> None:
 def hold(folder: Path) -> None:
     lock = FolderLock(folder).__enter__()
     lock.sign()
-    os.kill(os.getpid(), signal.SIGKILL)
+    signal_here(signal.SIGKILL)
 
 
 def test_a_dead_holder_is_named_and_in_nobodys_way(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_two_runs_do_not_share_a_folder(
     config = replace(CONFIG, checkpoint_minutes=0.0, epochs=40, workers=1)
     first = start(run, data, out, config)
     wait_for_step(out, 2, first)
-    os.kill(first.pid or 0, signal.SIGSTOP)
+    send(signal.SIGSTOP, first)
     with pytest.raises(ConfigError, match=f"(?s)another process is training.*process {first.pid} on"):
         resume(out)
     with pytest.raises(ConfigError, match="another process is training"):

@@ -34,7 +34,9 @@ from small_runs import (
     pictures,
     run,
     run_divided_by_own,
+    run_with_signals,
     same_bits,
+    send,
     start,
     together,
     wait_for_step,
@@ -186,7 +188,7 @@ def test_dropout_goes_on_with_the_same_bits(data: Path, tmp_path: Path, monkeypa
     go("whole")
     torch.rand(5)  # what the program does between is nothing to it
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda _: os.kill(os.getpid(), signal.SIGINT))
+        at_step(patch, 5, lambda training: setattr(training.stop, "asked", True))
         assert go("stopped")
     assert not go("stopped", resume=True)
     assert same_bits(tmp_path / "whole", tmp_path / "stopped")
@@ -208,33 +210,23 @@ def test_a_finished_run_has_nothing_left_to_do(
 
 
 @pytest.mark.parametrize("step", [4, 6, 9])
-def test_ctrl_c_saves_and_says_how_to_go_on(
-    data: Path, finished: Path, tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_ctrl_c_saves_and_says_how_to_go_on(data: Path, finished: Path, tmp_path: Path, step: int) -> None:
     """In the middle of an epoch, at the end of one, at the very end."""
-    out = tmp_path / "my run"
-    handler = signal.getsignal(signal.SIGINT)
-    with monkeypatch.context() as patch:
-        at_step(patch, step, lambda _: os.kill(os.getpid(), signal.SIGINT))
-        result = run(data, out)
-    assert result.interrupted and signal.getsignal(signal.SIGINT) is handler
-    said = capfd.readouterr()
-    assert "once more stops at once" in said.err
-    assert f"all is saved. Go on with: onestage train --resume '{out}'\n" in said.out
+    out, log = tmp_path / "my run", tmp_path / "log"
+    process = start(run_with_signals, data, out, step, signal.SIGINT, log=log)
+    process.join(60)
+    said = log.read_text()
+    assert process.exitcode == 0, said
+    assert "once more stops at once" in said
+    assert f"all is saved. Go on with: onestage train --resume '{out}'\n" in said
     assert not resume(out).interrupted
     assert same_bits(finished, out)
 
 
-def test_a_second_signal_stops_at_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def twice(_: Training) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    handler = signal.getsignal(signal.SIGTERM)
-    at_step(monkeypatch, 5, twice)
-    with pytest.raises(KeyboardInterrupt):
-        run(data, tmp_path / "run")
-    assert signal.getsignal(signal.SIGTERM) is handler
+def test_a_second_signal_stops_at_once(data: Path, tmp_path: Path) -> None:
+    process = start(run_with_signals, data, tmp_path / "run", 5, signal.SIGINT, signal.SIGTERM, log=tmp_path / "log")
+    process.join(60)
+    assert process.exitcode == 130, (tmp_path / "log").read_text()
     state, damaged = CheckpointStore(tmp_path / "run").latest()
     assert state is not None and state.step == 3 and not damaged
 
@@ -300,7 +292,7 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(data: Path, tmp_pat
     config = replace(CONFIG, epochs=500, checkpoint_minutes=0.0, evaluate_every=0)
     with together(run, data, out, config, log=log) as processes:
         wait_for_step(out, 2, processes[0])
-        os.kill(processes[1].pid or 0, signal.SIGTERM)
+        send(signal.SIGTERM, processes[1])
     assert log.read_text().count("all is saved") == 1
 
 

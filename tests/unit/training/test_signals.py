@@ -1,31 +1,43 @@
 """A signal asks, the next one insists, and afterwards all is as it was."""
 
-import os
 import signal
 import threading
+from pathlib import Path
 
 import pytest
 
 from onestage.training.signals import NOTICE, StopSignal
+from small_runs import signal_handlers, signal_here, start
+
+
+def asked_and_stopped(first: int) -> None:
+    before = signal_handlers()
+    with StopSignal() as stop:
+        assert not stop.asked
+        signal_here(first)
+        assert stop.asked
+        with pytest.raises(KeyboardInterrupt):
+            signal_here(signal.SIGINT)
+    assert signal_handlers() == before
 
 
 @pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_asks_and_the_second_stops(first: signal.Signals, capfd: pytest.CaptureFixture[str]) -> None:
-    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    with StopSignal() as stop:
-        assert not stop.asked
-        os.kill(os.getpid(), first)
-        assert stop.asked
-        assert capfd.readouterr().err == NOTICE.decode()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
-    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+def test_the_first_asks_and_the_second_stops(first: signal.Signals, tmp_path: Path) -> None:
+    process = start(asked_and_stopped, first, log=tmp_path / "log")
+    process.join(60)
+    assert (process.exitcode, (tmp_path / "log").read_text()) == (0, NOTICE.decode())
 
 
-def test_only_one_of_several_processes_talks(capfd: pytest.CaptureFixture[str]) -> None:
+def asked_in_silence() -> None:
     with StopSignal(told=False) as stop:
-        os.kill(os.getpid(), signal.SIGTERM)
-    assert stop.asked and capfd.readouterr().err == ""
+        signal_here(signal.SIGTERM)
+    assert stop.asked
+
+
+def test_only_one_of_several_processes_talks(tmp_path: Path) -> None:
+    process = start(asked_in_silence, log=tmp_path / "log")
+    process.join(60)
+    assert (process.exitcode, (tmp_path / "log").read_text()) == (0, "")
 
 
 def test_another_thread_trains_without_handlers() -> None:
@@ -33,9 +45,9 @@ def test_another_thread_trains_without_handlers() -> None:
 
     def work() -> None:
         with StopSignal() as stop:
-            seen.append((stop.asked, signal.getsignal(signal.SIGTERM)))
+            seen.append((stop.asked, signal_handlers()))
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal_handlers()
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()

@@ -192,16 +192,20 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
 def _track(line: _Line, numbers: Sequence[float]) -> int | None:
     """The number of the track that a line can end in, None if there can be none. numbers: those after the class."""
     box, rest = numbers[:4], numbers[4:]
-    last = rest[:2] if line.columns == _BOX_AND_TRACK + 1 else rest[-2:]
-    if len(last) < 2 or not (0 <= last[0] <= 1 and last[1] >= -1 and last[1].is_integer()) or last == [0, 0]:
+    if len(rest) < 2:
         return None
     if line.columns <= _BOX_AND_TRACK:
-        can_be = _is_no_triangle(box)
+        last, can_be = rest, _is_no_triangle(box)
     elif line.columns == _BOX_AND_TRACK + 1:  # or one key point with its visibility
-        can_be = not _within(last, box[:2], box[2:])
+        last, can_be = rest[:2], not _within(rest[:2], box[:2], box[2:])
     else:
-        can_be = line.outline is not None and not line.points and line.corners < 2 and numbers[1] != last[1]
-    return int(last[1]) if can_be else None
+        last, can_be = rest[-2:], line.outline is not None and not line.points and line.corners < 2 and box[1] != rest[-1]
+    return int(last[1]) if can_be and _are_score_and_track(*last) else None
+
+
+def _are_score_and_track(score: float, number: float) -> bool:
+    """Whether two numbers can be these, and are not (0, 0), as a point that is not visible is written."""
+    return 0 <= score <= 1 and number >= -1 and number.is_integer() and (score, number) != (0, 0)
 
 
 def _is_no_triangle(box: Sequence[float]) -> bool:
@@ -218,18 +222,27 @@ def _refuse_tracks(lines: Sequence[_Line]) -> None:
     A few triangles among longer outlines may all end at an edge of the picture.
     """
     boxes = [line for line in lines if line.columns == _BOX_AND_TRACK]
-    among_outlines = any(line.columns > _BOX_AND_TRACK for line in lines)
-    if (tracked := _mostly_tracked(boxes)) and (len(tracked) >= _MANY or not among_outlines):
-        raise _tracked(tracked, "box", "for outlines of three points, write another of their points last; for boxes, ")
     points = [line for line in lines if line.columns == _BOX_AND_TRACK + 1]
+    outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
+    tracked = _mostly_tracked(boxes)
+    if len(tracked) >= _MANY or (tracked and max(line.columns for line in lines) == _BOX_AND_TRACK):
+        raise _tracked(tracked, "box", "for outlines of three points, write another of their points last; for boxes, ")
     if tracked := _mostly_tracked(points):
         otherwise = "for a key point and its visibility, write kpt_shape: [1, 3] into data.yaml; for boxes, "
         raise _tracked(tracked, "box", otherwise, columns="three")
-    outlines = [line for line in lines if line.outline and line.columns > _BOX_AND_TRACK]
+    if _end_in_tracks(outlines):
+        otherwise = "for outlines alone, write another of their points last; for outlines with both, "
+        raise _tracked(outlines, "outline", otherwise)
+
+
+def _end_in_tracks(outlines: Sequence[_Line]) -> bool:
+    """Whether the last point of most outlines is a score and a track: some track is no edge of a picture, or there are many and
+    none that can only be an outline.
+    """
     tracked = _mostly_tracked(outlines)
-    strangers = [line for line in outlines if line.track is None and not line.points and line.corners < 2]
-    if any(line.track not in (0, 1) for line in tracked) or (len(tracked) >= _MANY and not strangers):
-        raise _tracked(tracked, "outline", "for outlines alone, write another of their points last; for outlines with both, ")
+    sure = any(line.track not in (0, 1) for line in tracked)
+    strangers = (line for line in outlines if line.track is None and not line.points and line.corners < 2)
+    return sure or (len(tracked) >= _MANY and not any(strangers))
 
 
 def _mostly_tracked(lines: Sequence[_Line]) -> list[_Line]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -61,7 +62,7 @@ class StopSignal:
             raise KeyboardInterrupt
         self.asked = True
         if self._told:
-            os.write(2, NOTICE)  # not print(), which may be what was interrupted
+            _tell(NOTICE)
 
     def _insist(self, signals: socket.socket) -> None:
         """Read the number of each signal as it comes; after the second one, give Python some seconds to react."""
@@ -70,5 +71,11 @@ class StopSignal:
             while count < 2 and (numbers := signals.recv(16)):
                 count += sum(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
             if count >= 2 and not self._over.wait(PATIENCE):
-                os.write(2, AT_ONCE)
+                _tell(AT_ONCE)
                 os._exit(130)
+
+
+def _tell(text: bytes) -> None:
+    """Write to standard error, if anybody reads it: Ctrl-C has ended tee too. print() may be what the signal interrupted."""
+    with contextlib.suppress(OSError):
+        os.write(2, text)

@@ -1,6 +1,8 @@
 """A signal asks, the next one insists, and afterwards all is as it was."""
 
+import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
@@ -38,6 +40,22 @@ def test_only_one_of_several_processes_talks(tmp_path: Path) -> None:
     process = start(asked_in_silence, log=tmp_path / "log")
     process.join(60)
     assert (process.exitcode, (tmp_path / "log").read_text()) == (0, "")
+
+
+def asked_where_nobody_reads() -> None:
+    """Ctrl-C ends tee as well, so standard error may be a pipe without a reader by the time the handler writes to it."""
+    read, write = os.pipe()
+    os.close(read)
+    os.dup2(write, 2)
+    with StopSignal() as stop:
+        signal_here(signal.SIGINT)
+    sys.exit(0 if stop.asked else 3)
+
+
+def test_a_reader_of_standard_error_that_is_gone_ends_no_run() -> None:
+    process = start(asked_where_nobody_reads)
+    process.join(60)
+    assert process.exitcode == 0
 
 
 def test_another_thread_trains_without_handlers() -> None:

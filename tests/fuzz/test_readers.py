@@ -185,6 +185,13 @@ def whole(value: object) -> int | None:
     return value if abs(value) < 2**63 else None
 
 
+YES, NO = r"(\+?0*1(\.0*)?)|true|t|yes|y", r"[-+]?0+(\.0*)?|-0*1(\.0*)?|false|f|no|n|unspecified|"
+
+
+def known_difficulty(entry: object) -> bool:
+    return isinstance(entry, dict) and entry.get("difficult") is not None
+
+
 def coco_reference(text: str, root: Path) -> list[Object]:
     content = json.loads(text)
     names = {}
@@ -207,6 +214,8 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         if images[stored] and all(sizes) and [whole(side) for side in sides] != [WIDTH, HEIGHT]:
             raise DataError("a size that the reference does not follow")
     found, seen = [], set()
+    words = [str(entry["difficult"]).strip() for entry in content["annotations"] if known_difficulty(entry)]
+    understood = all(re.fullmatch(f"{YES}|{NO}", word, re.I) for word in words)
     for entry in content["annotations"]:
         if not isinstance(entry, dict):
             continue
@@ -239,7 +248,8 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         left, top, width, height = (max(-1e15, min(value, 1e15)) for value in box)
         corners = cut((left, top, left + width, top + height))
         if category in names and corners:
-            found.append((images[image], names[category], corners, any(flag in (1, "1") for flag in flags)))
+            hard = understood and known_difficulty(entry) and re.fullmatch(YES, str(entry["difficult"]).strip(), re.I)
+            found.append((images[image], names[category], corners, any(flag in (1, "1") for flag in flags) or bool(hard)))
     return found
 
 
@@ -303,7 +313,7 @@ def odd_coco(random: Random, text: bytes) -> bytes:
     for _ in range(random.randint(1, 3)):
         entries = content[random.choice(("images", "annotations", "annotations", "categories"))]
         entry = random.choice(entries) if entries else {}
-        key = random.choice([*entry, "ignore", "segmentation", "area"])
+        key = random.choice([*entry, "ignore", "difficult", "segmentation", "area"])
         entry[key] = random.choice([*ODD, *(other.get(key) for other in entries)])
         if random.random() < 0.1:
             del entry[key]
@@ -351,18 +361,24 @@ def voc_reference(files: dict[str, bytes]) -> list[Object]:
             continue
         if min(stated) > 0 and stated != [WIDTH, HEIGHT]:
             raise DataError("a size that the reference does not follow")
-        fields = ["name", "difficult", "bndbox", *(f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax"))]
+        fields = [
+            "name",
+            "difficult",
+            "deleted",
+            "bndbox",
+            *(f"bndbox/{corner}" for corner in ("xmin", "ymin", "xmax", "ymax")),
+        ]
         for entry in root.findall("object"):
             if any(len(entry.findall(field)) > 1 for field in fields):
                 continue
             name, difficult = (entry.findtext("name") or "").strip(), (entry.findtext("difficult") or "0").strip()
             try:
-                box = cut(tuple(number(entry.findtext(corner) or "") for corner in fields[3:]))
+                box = cut(tuple(number(entry.findtext(corner) or "") for corner in fields[4:]))
             except ValueError:
                 continue
-            yes = re.fullmatch(r"(\+?0*1(\.0*)?)|true|yes", difficult, re.I)
-            no = re.fullmatch(r"[-+]?0+(\.0*)?|-0*1(\.0*)?|false|no|unspecified|", difficult, re.I)
-            if name and (yes or no) and box:
+            yes, no = re.fullmatch(YES, difficult, re.I), re.fullmatch(NO, difficult, re.I)
+            there = re.fullmatch(NO, (entry.findtext("deleted") or "0").strip(), re.I)
+            if name and (yes or no) and box and there:
                 found.append((stem, name, box, bool(yes)))
     return found
 
@@ -370,7 +386,7 @@ def voc_reference(files: dict[str, bytes]) -> list[Object]:
 def test_voc(tmp_path: Path) -> None:
     root = trees.voc(tmp_path)
     good = {stem: (root / f"Annotations/{stem}.xml").read_bytes() for stem in trees.TRUTH}
-    good["a"] = good["a"].replace(b"</name>", b"</name><difficult>1</difficult>", 1)
+    good["a"] = good["a"].replace(b"</name>", b"</name><difficult>1</difficult><deleted>0</deleted>", 1)
     agree(voc_reference(good), [("a", "cat", (2, 3, 30, 20), True), *objects_of(load_dataset(root))[1:]])
 
     def attempt(random: Random) -> str:

@@ -6,6 +6,7 @@ The format: https://cocodataset.org/#format-data. Policy:
   is missing, 0 or -1, which the picture then tells. The pictures keep the ids that the file has, so that results carry them.
 - A file with categories alone, as label tools put it beside the real one, is no data set.
 - ``iscrowd`` regions keep their box and are flagged; outlines and masks (polygons, RLE) are not read. ``ignore`` is kept too.
+  So is ``difficult``, if it says yes or no in all annotations of a file; a note says that it is not read if it does not.
 - ``area`` is taken from the file (the outline's), or from the box where it is missing or not positive.
 - A picture without annotations is kept: it has no objects. A second id of one picture is a problem.
 - NaN, Infinity and a key given twice in one object spoil the whole file; a bad image or annotation is one problem each.
@@ -29,7 +30,7 @@ from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import is_number, listed, no_scores, quoted, stated_size, whole_number
+from onestage.data.text import flag, is_number, listed, no_scores, quoted, stated_size, whole_number
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 from onestage.files import Json
@@ -238,6 +239,8 @@ def _read_annotations(
     seen: set[Id] = set()
     if any(_field(entry, "score") is not None for entry in entries):
         table.notes.append(Problem(name, no_scores(["score"])))
+    difficult, notes = _difficult(name, entries)
+    table.notes.extend(notes)
     for number, entry in enumerate(entries):
         stored_id = _id(_field(entry, "id"))
         where = f"{name}: annotations[{number}] (id {_shown(stored_id)})"
@@ -251,7 +254,23 @@ def _read_annotations(
             table.problem(where, error)
             continue
         if row is not None:
-            table.objects.append(row)
+            table.objects.append(row._replace(ignore=row.ignore or number in difficult))
+
+
+def _difficult(name: str, entries: list[Json]) -> tuple[set[int], list[Problem]]:
+    """The numbers of the annotations that are ``difficult``. If the field is neither yes nor no in one of them, such as "hard",
+    it means something else: none, and a note. name: the file in messages.
+    """
+    found: set[int] = set()
+    for number, entry in enumerate(entries):
+        value = _field(entry, "difficult")
+        try:
+            if value is not None and flag(str(value)):
+                found.add(number)
+        except ValueError:
+            what = f"difficult flags no object: {quoted(value)} is neither yes nor no"
+            return set(), [Problem(f"{name}: annotations[{number}]", what)]
+    return found, []
 
 
 def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], where: str) -> Row | None:

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from onestage.data.csv_header import (
     HELD_OUT_COLUMNS,
+    NAMED_SPLITS,
     SCORE_COLUMNS,
     SPLIT_COLUMNS,
     Dialect,
@@ -57,7 +58,7 @@ from onestage.data.tree import Tree
 from onestage.errors import DataError
 
 MOST_WORDS = 20
-"""A column with more different words divides nothing into splits."""
+"""A column with more different words divides nothing into splits, unless its name says so."""
 
 LAYOUT = "CSV: label.csv beside its pictures or a folder images/, columns such as filename, label, xmin, ymin, xmax, ymax"
 
@@ -212,12 +213,19 @@ def _read_rows(file: Path, split: str | None) -> Content:
             content.entries.append(_entry(line, row, dialect))
         except DataError as error:
             content.errors[line] = error
-        else:
-            for column, words in stated.items():
-                if len(words) <= MOST_WORDS:
-                    words.add("".join(row[column : column + 1]).strip())
+        if not isinstance(row, DataError) and not _wrong_width(row, dialect):
+            _add_words(stated, row, dialect)
     content.notes.extend(_check_splits(file, split, stated, dialect))
     return content
+
+
+def _add_words(stated: Mapping[int, set[str]], row: Sequence[str], dialect: Dialect) -> None:
+    """Add what a row says in columns that may name splits, with a bad box too. stated: the words in each column; one word above
+    ``MOST_WORDS`` is enough for a column that has no name of such.
+    """
+    for column, words in stated.items():
+        if len(words) <= MOST_WORDS or dialect.plain_names[column] in NAMED_SPLITS:
+            words.add("".join(row[column : column + 1]).strip())
 
 
 def _only_flags(text: str, dialect: Dialect) -> tuple[Dialect, list[str]]:
@@ -276,8 +284,8 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
 
 
 def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> list[str]:
-    """A note for each column that may name several splits. Raise DataError if one surely does, or names a split for some rows
-    only, or another one than that of the file.
+    """A note for each column that may name several splits. Raise DataError if one surely does, or by its name should and has
+    several words that are not known; if it names a split for some rows only, or another one than that of the file.
 
     stated: the words in each column that is not read.
     """
@@ -292,6 +300,10 @@ def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]],
             what = "a column of this file divides it into splits, and only files divide a CSV data set"
             fix = "write one file for each split, such as train.csv and val.csv, or remove the column"
             raise DataError(what, where=file, got=got, fix=fix)
+        elif _has_unknown_splits(words, name):
+            what = "a column of this file may divide it into splits, in words that are not known"
+            fix = "write one file for each split, such as train.csv and val.csv; if the column says something else, rename it"
+            raise DataError(what, where=file, got=got, expected="only files that divide a CSV data set", fix=fix)
         elif split and (named - {split, ""} or split in frozenset().union(*denied.values())):
             what = f"a column of this file names another split than the file or its folder, which is {split}"
             raise DataError(what, where=file, got=got, fix="rename the file or its folder, or remove the column")
@@ -302,9 +314,11 @@ def _splits_in(words: set[str], column: str) -> set[str]:
     """The splits that the words of a column name, "" for no word. None if all rows lack a word, or if some word is no split.
     column: its name, written as in ``ROLES``; if it says nothing of splits, two or more must stand there alone.
     """
-    if words <= {""} or len(words) > MOST_WORDS:
+    if words <= {""}:
         return set()
     if column not in SPLIT_COLUMNS:
+        if len(words) > MOST_WORDS:
+            return set()
         found = {SPLIT_OF_WORD.get(word.lower(), "") for word in words}
         return set() if "" in found or len(found) == 1 else found
     named = {split_name(word) if word else "" for word in words}
@@ -315,9 +329,22 @@ def _ruled_out(words: set[str], column: str) -> Mapping[bool, frozenset[str]]:
     """The splits that rows cannot belong to, by the answers that the words of a column give, yes or no. No answers if some word
     is neither, if all rows lack a word, or if the column asks nothing.
     """
-    answers = {_yes(word) for word in words} if words - {""} and len(words) <= MOST_WORDS else set()
+    answers = {_yes(word) for word in words} if words - {""} else set()
     known = HELD_OUT_COLUMNS.get(column, {})
     return {} if None in answers else {answer: ruled_out for answer, ruled_out in known.items() if answer in answers}
+
+
+def _has_unknown_splits(words: set[str], column: str) -> bool:
+    """Whether a column whose name says that it names splits, or divides the rows in two, has different words, and not only
+    known ones. With more words than ``MOST_WORDS``, and no split among them, a set or a subset may be of other things.
+    """
+    if len({word.lower() for word in words}) < 2:
+        return False
+    if column in HELD_OUT_COLUMNS:
+        return any(_yes(word) is None for word in words)
+    known = {word for word in words if split_name(word)}
+    of_splits = column == "split" or (column in SPLIT_COLUMNS and (bool(known) or len(words) <= MOST_WORDS))
+    return of_splits and bool(words - known - {""})
 
 
 def _yes(word: str) -> bool | None:

@@ -52,6 +52,9 @@ HELD_OUT_COLUMNS = {
 that is_valid holds out may be in a file for val or test.
 """
 
+NAMED_SPLITS = SPLIT_COLUMNS | HELD_OUT_COLUMNS.keys()
+"""Names of columns that say of each row where it belongs."""
+
 IGNORE_COLUMNS = frozenset("ignore ignored difficult isdifficult".split())  # noqa: SIM905
 CROWD_COLUMNS = frozenset("iscrowd crowd isgroupof groupof".split())  # noqa: SIM905
 """Names of columns that flag an object as difficult, or as a region of several ones: those of COCO, VOC and Open Images."""

@@ -220,9 +220,9 @@ class Pairs:
 def pair(tree: Tree, pictures: Iterable[Path], labels: Iterable[Path]) -> Pairs:
     """Pair pictures and annotation files that have one name, before the suffix, and lie at one place.
 
-    A partner in the same folder, or in one that differs in the words for its role only, goes before others. Annotations without
-    a partner belong to the picture whose name they have with its suffix: a.jpg.txt to a.jpg. If no file finds a partner so,
-    folders of other names are tried: see ``_by_folders``.
+    A partner in the same folder, or in one that differs in the words for its role only, goes before others. A picture without
+    a partner so fits annotations that have its name with the suffix: a.jpg.txt belongs to a.jpg, or to one of a.jpg and
+    a.jpg.jpg. If no file finds a partner so, folders of other names are tried: see ``_by_folders``.
     """
     pictures, labels = list(pictures), list(labels)
     by_key: dict[tuple[Parts, str], list[Path]] = defaultdict(list)
@@ -230,9 +230,11 @@ def pair(tree: Tree, pictures: Iterable[Path], labels: Iterable[Path]) -> Pairs:
     for label in labels:
         by_key[keys.of(label)].append(label)
     edges = [(picture, label, keys.rank(picture, label)) for picture in pictures for label in by_key.get(keys.of(picture), ())]
-    paired = {file for picture, label, _ in edges for file in (picture, label)}
-    whole = ((picture, label) for picture in pictures for label in by_key.get((keys.of(picture)[0], folded(picture.name)), ()))
-    edges += [(picture, label, keys.rank(picture, label)) for picture, label in whole if not paired & {picture, label}]
+    paired = {picture for picture, *_ in edges}
+    lone = ((picture, (keys.of(picture)[0], folded(picture.name))) for picture in pictures if picture not in paired)
+    edges += [
+        (picture, label, keys.rank(picture, label, picture.name)) for picture, key in lone for label in by_key.get(key, ())
+    ]
     return _best(edges or _by_folders(tree, pictures, labels))
 
 
@@ -251,14 +253,16 @@ class _Keys:
             self._places[folder] = tuple(filter(None, map(without_role, inner)))
         return self._places[folder], folded(file.stem)
 
-    def rank(self, picture: Path, label: Path) -> tuple[int, int]:
-        """How well two files of one place fit, the smallest best: by their folders, then by the spelling of their names."""
+    def rank(self, picture: Path, label: Path, name: str | None = None) -> tuple[int, int]:
+        """How well two files of one place fit, the smallest best: by their folders, then by the spelling of their names. name:
+        of the picture, as the annotations have it; without its suffix if left out.
+        """
         ours, theirs = self.tree.parts(picture.parent), self.tree.parts(label.parent)
         close = ours == theirs or (
             len(ours) == len(theirs)
             and all(a == b or without_role(a) == without_role(b) for a, b in zip(ours, theirs, strict=True))
         )
-        return int(not close), _spelling(picture.stem, label.stem)
+        return int(not close), _spelling(name or picture.stem, label.stem)
 
 
 _Edge = tuple[Path, Path, tuple[int, int]]

@@ -81,12 +81,13 @@ def whole(text: str) -> int:
     return int(text.partition(".")[0])
 
 
-_FLAGS = {"1": True, "true": True, "yes": True} | dict.fromkeys(("", "0", "-1", "false", "no", "unspecified"), False)
+_FLAGS = dict.fromkeys(("1", "true", "t", "yes", "y"), True)
+_FLAGS |= dict.fromkeys(("", "0", "-1", "false", "f", "no", "n", "unspecified"), False)
 
 
 def flag(text: str) -> bool:
-    """Whether a text says yes, as 1, 1.0, true and yes do. No words, unspecified, and -1, which Open Images writes for unknown,
-    are no. Raise ValueError if it says neither.
+    """Whether a text says yes, as 1, 1.0, true, t, yes and y do. No words, unspecified, and -1, which Open Images writes for
+    unknown, are no. Raise ValueError if it says neither.
     """
     word = text.strip().lower()
     with suppress(ValueError):

@@ -4,7 +4,8 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 - The numbers are taken unchanged: x1 = xmin and x2 = xmax. VOC itself counts pixels from 1 and includes both ends. The
   tools that write this format today count from 0, and a file does not say which. So a box is off by one pixel at most, and
   it agrees to the digit with what converters to COCO and YOLO make of the same file.
-- ``difficult`` objects are kept and flagged ``ignore``. A width or height of 0 or -1 is read from the picture.
+- ``difficult`` objects are kept and flagged ``ignore``; those with LabelMe's ``deleted`` are left out, with a note. A ``score``
+  is not read, and a note says so. A width or height of 0 or -1 is read from the picture.
 - The picture has the name of the XML file and lies at the same place: see pairing.py. If there are several, or none,
   ``<filename>`` names it.
 - Tags may be in any case. An object has one name and one box with four corners. A <bndbox> that is neither in an
@@ -42,9 +43,9 @@ from onestage.data.files import (
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, flag, listed, quoted, stated_size, unquoted
+from onestage.data.text import decimal, flag, listed, no_scores, quoted, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded
-from onestage.errors import DataError, shortened
+from onestage.errors import DataError, counted, shortened
 from onestage.structures import Size
 
 LAYOUT = "Pascal VOC: Annotations/*.xml, JPEGImages/ and ImageSets/Main/train.txt, or pictures and .xml files in one folder"
@@ -70,13 +71,17 @@ class _Object(NamedTuple):
 
 @dataclass
 class _Annotation:
-    """What one XML file says. errors: what is wrong, with the place in the file; usable: its picture is part of the set."""
+    """What one XML file says. errors: what is wrong, with the place in the file; usable: its picture is part of the set;
+    deleted: how many objects are left out as deleted; has_scores: whether some object has a score.
+    """
 
     file_name: str | None = None
     size: Size | None = None
     objects: list[_Object] = field(default_factory=list)
     errors: list[tuple[str, DataError]] = field(default_factory=list)
     usable: bool = True
+    deleted: int = 0
+    has_scores: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,9 @@ class VocSet:
                 table.problems.append(self.absent[file])
                 continue
             _fill(table, file, self._annotations[file], partial(self._picture, moved))
+        table.notes.extend(
+            _left_out(table, {file: self._annotations[file] for file in self.sources[split] if file not in self.absent})
+        )
         if moved:
             table.moved(self.sources[split][0].parent, moved)
 
@@ -148,6 +156,15 @@ class VocSet:
         picture = named.find(file_name or file.stem)
         moved |= named.moved
         return picture
+
+
+def _left_out(table: Table, annotations: Mapping[Path, _Annotation]) -> Iterator[Problem]:
+    """Notes on what the files say and nothing reads: scores, and objects that are deleted."""
+    if scored := [file for file, annotation in annotations.items() if annotation.has_scores]:
+        yield Problem(table.name(scored[0]), no_scores(["<score>"]))
+    if cut := [file for file, annotation in annotations.items() if annotation.deleted]:
+        count = sum(annotations[file].deleted for file in cut)
+        yield Problem(table.name(cut[0]), f"{counted(count, 'object')} left out: <deleted> says so")
 
 
 def find(tree: Tree) -> VocSet | None:
@@ -236,8 +253,12 @@ def _parse(file: Path) -> _Annotation:
         annotation.errors.append(("", error))
         annotation.usable = False
     for number, element in enumerate(root.findall("object"), start=1):
+        annotation.has_scores |= element.find("score") is not None
         try:
-            annotation.objects.append(_object(number, element))
+            if _flag(element, "deleted", "the object is deleted"):
+                annotation.deleted += 1
+            else:
+                annotation.objects.append(_object(number, element))
         except DataError as error:
             annotation.errors.append((f" object {number}", error))
     if strays := _stray_boxes(root):
@@ -319,12 +340,17 @@ def _object(number: int, element: Element) -> _Object:
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got, fix="correct them, or remove the object") from None
-    difficult = _only(element, "difficult") or ""
+    return _Object(number, name, box, _flag(element, "difficult", "the object counts neither for nor against a detector"))
+
+
+def _flag(element: Element, tag: str, meaning: str) -> bool:
+    """Whether an object has a flag. Raise DataError if that is neither yes nor no. meaning: of the flag, for the message."""
+    text = _only(element, tag) or ""
     try:
-        return _Object(number, name, box, flag(difficult))
+        return flag(text)
     except ValueError:
-        what, fix = "<difficult> is not understood", "write 1 if the object counts neither for nor against a detector, or 0"
-        raise DataError(what, got=quoted(difficult), expected="0 or 1", fix=fix) from None
+        what, fix = f"<{tag}> is not understood", f"write 1 if {meaning}, or 0"
+        raise DataError(what, got=quoted(text), expected="0 or 1", fix=fix) from None
 
 
 def _only(element: Element, path: str) -> str | None:

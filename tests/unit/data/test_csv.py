@@ -261,6 +261,49 @@ def test_splits_in_a_column_are_an_error(column: str, words: tuple[str, ...], tm
         load_dataset(root, on_bad="skip")
 
 
+UNKNOWN = {
+    "holdout": ("Split", ("Training", "Holdout"), "got:      Split: Holdout, Training"),
+    "numbers": ("split", ("0", "1"), "in words that are not known"),
+    "one row has none": ("subset", ("A", ""), "got:      subset: A, nothing"),
+    "FER 2013": ("usage", ("Training", "PublicTest"), "in words that are not known"),
+    "folds": ("split", ("train", "val", *(f"fold{i}" for i in range(25))), "in words that are not known"),
+    "a split among many": ("set", (*(f"A{i}" for i in range(25)), "val"), "in words that are not known"),
+    "perhaps": ("is_valid", ("1", "perhaps"), "in words that are not known"),
+    "letters": ("is_train", ("t", "f"), "divides it into splits"),
+    "runs": ("split", (*(f"train{i}" for i in range(30)), "val1"), "divides it into splits"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_a_column_of_splits_whose_words_are_not_known_is_an_error(name: str, tmp_path: Path) -> None:
+    column, words, message = UNKNOWN[name]
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    root = trees.csv(tmp_path, f"{column},{HEADER}{rows}")
+    with pytest.raises(DataError, match=message) as caught:
+        load_dataset(root, on_bad="skip")
+    assert caught.value.fix
+
+
+def test_words_of_rows_with_a_bad_box_count(tmp_path: Path) -> None:
+    root = trees.csv(tmp_path, f"split,{HEADER}train,a.png,cat,2,3,30,20\ntest,a.png,cat,bad,3,30,20\n")
+    with pytest.raises(DataError, match="divides it into splits"):
+        load_dataset(root, on_bad="skip")
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        ("split", ("holdout", "Holdout")),
+        ("split", ("train", "Training")),
+        ("set", tuple(f"A{i}" for i in range(25))),
+        ("is_valid", ("perhaps", "perhaps")),
+    ],
+)
+def test_a_column_of_one_word_divides_nothing(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    assert len(load_dataset(trees.csv(tmp_path, f"{column},{HEADER}{rows}")).boxes) == len(words)
+
+
 @pytest.mark.parametrize(
     ("column", "words", "message"),
     [

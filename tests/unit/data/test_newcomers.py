@@ -1,5 +1,7 @@
 """Usual mistakes in a first data set: what the message says, and that ``data check`` and ``train`` say the same."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,50 @@ def test_scores_of_coco_are_no_secret(tmp_path: Path) -> None:
     assert [note.what for note in load_dataset(root).notes] == [
         "labels have no score: whatever score says, every one is an object"
     ]
+
+
+@pytest.mark.parametrize(("said", "flagged"), [(1, True), (True, True), ("0", False), (None, False), ("y", True)])
+def test_difficult_in_coco_is_read_as_in_voc(said: object, flagged: bool, tmp_path: Path) -> None:
+    root = build(tmp_path, "all.json    a.jpg\na.jpg")
+    text = (root / "all.json").read_text()
+    (root / "all.json").write_text(text.replace('"bbox"', f'"difficult": {json.dumps(said)}, "bbox"'))
+    assert load_dataset(root).ignore.tolist() == [flagged] and not load_dataset(root).notes
+    (root / "all.json").write_text(text.replace('"bbox"', '"difficult": "hard", "bbox"'))
+    assert load_dataset(root).ignore.tolist() == [False]
+    (note,) = load_dataset(root).notes
+    assert "'hard' is neither yes nor no" in note.what and note.where == "all.json: annotations[0]"
+
+
+def test_scores_and_deleted_objects_of_voc_are_no_secret(tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg\na.xml")
+    (thing,) = re.findall("<object>.*</object>", (root / "a.xml").read_text(), re.DOTALL)
+    deleted = thing.replace("</name>", "</name><deleted>1</deleted>").replace("cat", "dog")
+    scored = thing.replace("</name>", "</name><deleted>0</deleted><score>0.1</score>")
+    trees.write(root / "a.xml", f"<annotation>{scored}{deleted}{deleted}</annotation>")
+    data = load_dataset(root)
+    assert data.classes == ("cat",) and len(data.boxes) == 1
+    assert [note.what for note in data.notes] == [
+        "labels have no score: whatever <score> says, every one is an object",
+        "2 objects left out: <deleted> says so",
+    ]
+    trees.write(root / "a.xml", f"<annotation>{thing.replace('</name>', '</name><deleted>maybe</deleted>')}</annotation>")
+    assert "<deleted> is not understood" in [problem.what for problem in check_dataset(root, fast=True).problems]
+
+
+@pytest.mark.parametrize("format", ["txt", "xml"])
+def test_labels_that_may_be_of_two_pictures_are_a_problem(format: str, tmp_path: Path) -> None:
+    root = build(tmp_path, f"a.jpg\na.jpg.jpg\na.jpg.{format}    \nclasses.txt    cat".replace(".xml    ", ".xml    none.jpg"))
+    if format == "txt":
+        trees.write(root / "a.jpg.txt", "0 0.5 0.5 0.2 0.2")
+    problems = check_dataset(root, fast=True).problems
+    assert {str(problem.got) for problem in problems} & {"a.jpg, a.jpg.jpg", "a.jpg.jpg, a.jpg"}
+    if format == "txt":
+        trees.write(root / "data.yaml", "train: train.txt\nnames: [cat]\n")
+        trees.write(root / "train.txt", "a.jpg\n")
+    else:
+        trees.write(root / "a.jpg.xml", (root / "a.jpg.xml").read_text().replace("none.jpg", "a.jpg"))
+    data = load_dataset(root)
+    assert [Path(path).name for path in data.paths] == ["a.jpg"] and len(data.boxes) == 1
 
 
 def test_no_validation_pictures_are_a_note(tmp_path: Path) -> None:

@@ -330,6 +330,8 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
     signal.set_wakeup_fd(-1)  # the parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if in_main:  # Linux would end it with any other thread that began it
         _end_with_parent()
     torch.set_num_threads(1)

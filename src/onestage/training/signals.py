@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the training saves everything, then stops."""
+"""Ctrl-C, SIGTERM and a terminal that closes as a request: the training saves everything, then stops."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Self
 
+INSISTING = (signal.SIGINT, signal.SIGTERM)
+"""The signals that stop at once when they come second."""
+ASKING = (*INSISTING, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""A terminal that closes may send SIGHUP twice, itself and through the shell, so the second one asks for no more."""
+
 NOTICE = b"\nstopping as soon as all is saved; once more stops at once\n"
 
 AT_ONCE = b"\nstopped at once: another process did not answer. What was saved last is whole\n"
@@ -22,7 +27,8 @@ Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class StopSignal:
-    """Turn the first SIGINT or SIGTERM into a request, which the loop honours after its step. A second one interrupts at once.
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request, which the loop honours after its step. A second SIGINT or
+    SIGTERM interrupts at once. A SIGHUP that is ignored, as under nohup, stays so.
 
     Python allows signal handlers in the main thread only. In any other thread this does nothing.
     """
@@ -41,7 +47,8 @@ class StopSignal:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
+            heard = [s for s in ASKING if s in INSISTING or signal.getsignal(s) != signal.SIG_IGN]
+            self._before = {s: signal.signal(s, self._handle) for s in heard}
             if self._insists:
                 self._sockets = ours, theirs = socket.socketpair()
                 theirs.setblocking(False)
@@ -58,10 +65,10 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked and number in INSISTING:
             raise KeyboardInterrupt
-        self.asked = True
-        if self._told:
+        again, self.asked = self.asked, True
+        if self._told and not again:
             _tell(NOTICE)
 
     def _insist(self, signals: socket.socket) -> None:
@@ -69,7 +76,7 @@ class StopSignal:
         with signals:
             count = 0
             while count < 2 and (numbers := signals.recv(16)):
-                count += sum(number in (signal.SIGINT, signal.SIGTERM) for number in numbers)
+                count += sum(number in INSISTING for number in numbers)
             if count >= 2 and not self._over.wait(PATIENCE):
                 _tell(AT_ONCE)
                 os._exit(130)

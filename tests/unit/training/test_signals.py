@@ -42,6 +42,24 @@ def test_only_one_of_several_processes_talks(tmp_path: Path) -> None:
     assert (process.exitcode, (tmp_path / "log").read_text()) == (0, "")
 
 
+def asked_by_a_terminal_that_closes(before: signal.Handlers) -> None:
+    signal.signal(signal.SIGHUP, before)
+    with StopSignal() as stop:
+        for _ in range(2):  # the terminal's, and the shell's
+            signal_here(signal.SIGHUP)
+    assert signal.getsignal(signal.SIGHUP) == before
+    sys.exit(0 if stop.asked else 3)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no such signal")
+@pytest.mark.parametrize(("before", "code"), [(signal.SIG_DFL, 0), (signal.SIG_IGN, 3)])
+def test_a_terminal_that_closes_asks_too_but_not_under_nohup(before: signal.Handlers, code: int, tmp_path: Path) -> None:
+    process = start(asked_by_a_terminal_that_closes, before, log=tmp_path / "log")
+    process.join(60)
+    said = (tmp_path / "log").read_text()
+    assert (process.exitcode, said) == (code, "" if code else NOTICE.decode())
+
+
 def asked_where_nobody_reads() -> None:
     """Ctrl-C ends tee as well, so standard error may be a pipe without a reader by the time the handler writes to it."""
     read, write = os.pipe()

@@ -83,7 +83,7 @@ class Graph(nn.Module):
         classes = scores.shape[2]
         top, flat = scores.flatten(1).topk(count, dim=1)
         labels, rows = flat % classes, rows.gather(1, flat // classes)
-        boxes = self.config.coder.decode(anchors[rows], output.deltas.gather(1, rows[:, :, None].expand(-1, -1, 4)))
+        boxes = self.config.coder.decode(anchors[rows], _rows_of(output.deltas, rows))
         boxes = box_ops.clip_to(boxes, frames[:, None])
         top = top * (top > post.score_threshold)
         if post.scope == "class" and post.top_k < MOST_CANDIDATES:
@@ -100,9 +100,9 @@ class Graph(nn.Module):
         if self.config.loss.activation == "softmax":
             scores = logits.softmax(dim=2)[:, :, 1:]
             rows = scores.amax(dim=2).topk(count, dim=1).indices
-            return rows, scores.gather(1, rows[:, :, None].expand(-1, -1, scores.shape[2]))
+            return rows, _rows_of(scores, rows)
         rows = logits.amax(dim=2).sigmoid().topk(count, dim=1).indices  # by score: far from 0, equal scores have other logits
-        return rows, logits.gather(1, rows[:, :, None].expand(-1, -1, logits.shape[2])).sigmoid()
+        return rows, _rows_of(logits, rows).sigmoid()
 
     def detections(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Candidates (B, N, 4), (B, N), (B, N) -> boxes (B, D, 4), scores (B, D), labels (B, D), num (B,)."""
@@ -114,8 +114,16 @@ class Graph(nn.Module):
         scores = self.suppress(boxes, scores, groups, number, post.nms.iou_threshold)
         scores, rank = scores.topk(torch.sym_min(post.detections, scores.shape[1]), dim=1)
         found = scores > 0
-        boxes = boxes.gather(1, rank[:, :, None].expand(-1, -1, 4)) * found[:, :, None]
+        boxes = _rows_of(boxes, rank) * found[:, :, None]
         return boxes, scores, torch.where(found, labels.gather(1, rank), -1), found.sum(dim=1)
+
+
+def _rows_of(values: Tensor, rows: Tensor) -> Tensor:
+    """values (B, A, C), rows (B, N) in 0..A-1 -> (B, N, C). Runtimes copy whole rows of a table at once, and take far longer to
+    gather single numbers.
+    """
+    first = values.shape[1] * torch.arange(values.shape[0], device=rows.device)[:, None]
+    return values.flatten(0, 1).index_select(0, (rows + first).flatten()).view(*rows.shape, values.shape[2])
 
 
 def _numbers(count: int, like: Tensor) -> Tensor:
@@ -126,5 +134,5 @@ def _numbers(count: int, like: Tensor) -> Tensor:
 def _best_of_group(scores: Tensor, group: Tensor, groups: int, most: int) -> Tensor:
     """Scores (B, N), best first, with 0 for those that have ``most`` better ones in their group. group: (B, N), 0..G-1."""
     member = (group[:, None] == _numbers(groups, group)) & (scores[:, None] > 0)
-    within = (member.cumsum(dim=2) <= most) & member
-    return scores * within.any(dim=1)
+    rank = member.cumsum(dim=2, dtype=torch.int32).gather(1, group[:, None])[:, 0]
+    return scores * (rank <= most)

@@ -83,6 +83,10 @@ def onnx_model(plan: Plan) -> onnx.ModelProto:
         )
     assert made is not None
     model = made.model_proto
+    for node in model.graph.node:  # the exporter adds nodes that say where torch lies
+        kept = [entry for entry in node.metadata_props if "stack_trace" not in entry.key]
+        del node.metadata_props[:]
+        node.metadata_props.extend(kept)
     describe(model, contract)
     return model
 

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 @torch.library.custom_op("onestage::survivors", mutates_args=())
 def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """boxes (B, N, 4), scores (B, G, N) -> the scores (B, G, N), 0 where a better box of the same group has an IoU above the
-    threshold. It is one operator of a graph, which each file format translates.
+    """boxes (B, N, 4), scores (B, G, N), above 0 in at most one group of each box -> the scores (B, N) of the boxes, 0 where a
+    better box of the same group has an IoU above the threshold. It is one operator of a graph, which each file format
+    translates.
     """
-    result = torch.zeros_like(scores)
+    result = torch.zeros_like(scores[:, 0])
     image, group, row = scores.nonzero(as_tuple=True)
     best = box_ops.nms(boxes[image, row], scores[image, group, row], image * scores.shape[1] + group, iou_threshold)
-    kept = image[best], group[best], row[best]
-    result[kept] = scores[kept]
+    result[image[best], row[best]] = scores[image[best], group[best], row[best]]
     return result
 
 
 @survivors.register_fake
 def _(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    return torch.empty_like(scores)
+    return torch.empty_like(scores[:, 0])
 
 
 def survivors_in_onnx(boxes: OnnxValue, scores: OnnxValue, iou_threshold: float) -> OnnxValue:
@@ -42,18 +42,19 @@ def survivors_in_onnx(boxes: OnnxValue, scores: OnnxValue, iou_threshold: float)
 
     all_of_them = op.Constant(value=onnx.helper.make_tensor("all", onnx.TensorProto.INT64, [1], [1 << 30]))
     limits = op.Constant(value_floats=[iou_threshold]), op.Constant(value_floats=[0.0])
-    chosen = op.NonMaxSuppression(boxes, scores, all_of_them, *limits)
-    return op.ScatterND(op.Sub(scores, scores), chosen, op.GatherND(scores, chosen))
+    chosen = op.NonMaxSuppression(boxes, scores, all_of_them, *limits)  # rows of (image, group, box)
+    none = op.Mul(op.Gather(scores, op.Constant(value_int=0), axis=1), op.Constant(value_float=0.0))
+    places = op.Gather(chosen, op.Constant(value_ints=[0, 2]), axis=1)
+    return op.ScatterND(none, places, op.GatherND(scores, chosen))
 
 
 def suppress_by_operator(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
     """NMS with one operator. boxes (B, N, 4), scores (B, N), groups (B, N) in 0..number-1 -> the scores (B, N), 0 where a
     better box of the same group has an IoU above the threshold.
     """
-    if number == 1:
-        return torch.ops.onestage.survivors(boxes, scores[:, None], iou_threshold)[:, 0]
     member = groups[:, None] == torch.arange(number, device=groups.device)[None, :, None]
-    return torch.ops.onestage.survivors(boxes, scores[:, None] * member, iou_threshold).amax(dim=1)
+    kept: Tensor = torch.ops.onestage.survivors(boxes, scores[:, None] * member, iou_threshold)
+    return kept
 
 
 def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:

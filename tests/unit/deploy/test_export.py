@@ -1,6 +1,7 @@
 """Exported files: written, checked, opened again, used without this package, and refused when they are not ours."""
 
 import json
+import math
 import os
 import re
 import runpy
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import warnings
 import zipfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from onestage.deploy.benchmark import pictures
 from onestage.deploy.check import TOLERANCE, Agreement, check_file, compare, drawn_pictures
 from onestage.deploy.example import write_example
 from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
+from onestage.deploy.graph import MOST_CANDIDATES
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.deploy.vectors import README
@@ -42,7 +45,7 @@ from onestage.predict.engines.exported import FileEngine
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 
-pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
 pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
 
 PLACES = 200
@@ -184,6 +187,18 @@ def test_a_flipped_bit_of_a_torch_program_is_seen(tmp_path):
 
 def test_a_file_does_not_say_where_its_maker_s_program_lies(folder):
     assert b".py" not in (folder / "model.onnx").read_bytes()
+
+
+def test_what_follows_the_network_gathers_no_more_than_a_number_for_each_candidate(folder):
+    """Runtimes gather single numbers slowly: rows of scores and boxes are copied whole."""
+    graph = onnx.load(folder / "model.onnx").graph
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]] for value in graph.value_info}
+    kinds = Counter(node.op_type for node in graph.node)
+    gathered = [math.prod(shapes[node.output[0]]) for node in graph.node if node.op_type == "GatherElements"]
+    assert gathered
+    assert max(gathered) <= MOST_CANDIDATES
+    assert kinds["NonMaxSuppression"] == 1
+    assert kinds["TopK"] == 3
 
 
 def test_threads_share_a_file(folder):

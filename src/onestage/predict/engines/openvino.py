@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from threading import local
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,12 +44,13 @@ def open_openvino(path: Path) -> FileEngine:
         raise WeightsError("OpenVINO cannot read this file", where=path, got=got, fix=FIX) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
+    programs = _Programs(core, model, half=contract.precision == "fp16")
     try:
-        compiled = _compiled(core, model, half=contract.precision == "fp16")
+        programs.of(contract.batch or 1)
     except Exception as error:
         got = str(error).strip()[:200]
         raise WeightsError("OpenVINO cannot run this file", where=path, got=got, fix=FIX) from error
-    return FileEngine(contract, _Requests(compiled, OUTPUTS[contract.ending]), NAME)
+    return FileEngine(contract, _Requests(programs, OUTPUTS[contract.ending]), NAME)
 
 
 def _compiled(core: openvino.Core, model: openvino.Model, *, half: bool) -> openvino.CompiledModel:
@@ -72,15 +73,44 @@ def _read(path: Path) -> tuple[str, bytes, bytes]:
     return ir_file.read_contract(graph, path, weights=weights), graph, weights
 
 
-class _Requests:
-    """One request for each thread, because a request runs one batch at a time."""
+class _Programs:
+    """A model for any number of images, compiled for one image alone, and for more when the first of them come: OpenVINO is
+    faster with sizes that it knows.
+    """
 
-    def __init__(self, compiled: openvino.CompiledModel, outputs: Sequence[str]) -> None:
-        self._compiled, self._outputs, self._kept = compiled, outputs, local()
+    def __init__(self, core: openvino.Core, model: openvino.Model, *, half: bool) -> None:
+        self._core, self._model, self._half = core, model, half
+        self._compiled: dict[bool, openvino.CompiledModel] = {}
+        self._one_at_a_time = Lock()
+
+    def of(self, count: int) -> openvino.CompiledModel:
+        """The program for so many images. OpenVINO raises many types."""
+        alone = count == 1
+        with self._one_at_a_time:
+            if alone not in self._compiled:
+                model = _for_one_image(self._model) if alone else self._model
+                self._compiled[alone] = _compiled(self._core, model, half=self._half)
+            return self._compiled[alone]
+
+
+def _for_one_image(model: openvino.Model) -> openvino.Model:
+    """A copy of the model with a batch of 1, and the same weights in memory. Other free sizes stay free."""
+    copy = model.clone()
+    copy.reshape({entry.get_any_name(): f"[1,{','.join(map(str, list(entry.partial_shape)[1:]))}]" for entry in copy.inputs})
+    return copy
+
+
+class _Requests:
+    """One request for each thread and program, because a request runs one batch at a time."""
+
+    def __init__(self, programs: _Programs, outputs: Sequence[str]) -> None:
+        self._programs, self._outputs, self._kept = programs, outputs, local()
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Named inputs -> the outputs in order."""
-        if not hasattr(self._kept, "request"):
-            self._kept.request = self._compiled.create_infer_request()
-        found = self._kept.request.infer(dict(inputs), share_inputs=True)
+        count = len(inputs["images"])
+        kept: dict[bool, openvino.InferRequest] = self._kept.__dict__.setdefault("requests", {})
+        if (count == 1) not in kept:
+            kept[count == 1] = self._programs.of(count).create_infer_request()
+        found = kept[count == 1].infer(dict(inputs), share_inputs=True)
         return [np.array(found[name]) for name in self._outputs]  # a copy: the request writes there again

@@ -33,7 +33,7 @@ import stat
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,14 +53,13 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from onestage.errors import ConfigError, DataError
+from onestage.pixels import BEHIND_TRANSPARENCY as BEHIND_TRANSPARENCY
+from onestage.pixels import array_pixels, over_grey, span_of, tensor_pixels, to_uint8, unusable
 
 Picture = str | Path | Image.Image | NDArray[np.generic] | Tensor
 """A picture that a user gives: a file's path, a PIL picture, an array (H, W) or (H, W, 3), a tensor (3, H, W)."""
 Channels = Literal["rgb", "bgr"]
 """The order of the colours of a picture in memory."""
-
-BEHIND_TRANSPARENCY = (128, 128, 128)
-"""The colour behind transparent parts of a picture."""
 
 # Pillow's readers are named one by one: Image.open would try about forty more, and its pixel limit is a global variable.
 _FORMATS: dict[type[ImageFile], re.Pattern[bytes]] = {
@@ -212,43 +211,17 @@ def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEM
     if channels not in ("rgb", "bgr"):
         raise ConfigError("unknown order of the colours", where="channels", got=repr(channels), expected="'rgb' or 'bgr'")
     if isinstance(image, Tensor):
-        pixels = _tensor_pixels(image, where)
+        pixels = tensor_pixels(image, where)
         return pixels.flip(0) if channels == "bgr" else pixels
     if isinstance(image, np.ndarray):
-        return _channels_first(_array_pixels(image, where, reverse=channels == "bgr"))
+        return _channels_first(array_pixels(image, where, reverse=channels == "bgr"))
     if channels == "bgr":
         got, fix = f"a {type(image).__name__}", "leave channels out: the colours of a file or a PIL picture are known"
         raise DataError("only an array or a tensor can be in BGR order", where=where, got=got, fix=fix)
     if isinstance(image, Image.Image):
         with _naming(where):
             return _channels_first(_pixels(image, where))
-    raise _unusable(where, f"a {type(image).__name__}", "read a file with onestage.images.decode_image(path)")
-
-
-def _tensor_pixels(image: Tensor, where: str) -> Tensor:
-    """(3, H, W) numbers of any type -> (3, H, W) uint8, in the same order of colours."""
-    if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
-        fix = "tensor.permute(2, 0, 1)" if image.ndim == 3 and image.shape[2] == 3 else "give each picture of a batch by itself"
-        raise _unusable(where, f"a tensor of shape {tuple(image.shape)}", fix)
-    if image.dtype == torch.uint8:
-        return image
-    values = image.detach().cpu()
-    return torch.from_numpy(_to_uint8((values.float() if values.is_floating_point() else values).numpy(), where))
-
-
-def _array_pixels(image: NDArray[np.number], where: str, *, reverse: bool) -> NDArray[np.uint8]:
-    """(H, W), (H, W, 3) or (H, W, 4) numbers of any type -> (H, W, 3) uint8 RGB. ``reverse``: the colours come in BGR order."""
-    if image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)) or image.size == 0:
-        last = "put the colours last: array.transpose(1, 2, 0)"
-        fix = "give each picture of a batch by itself: list(array)" if image.ndim == 4 else last
-        raise _unusable(where, f"an array of shape {image.shape}", fix)
-    values = _to_uint8(image, where)
-    if values.ndim == 2:
-        return np.repeat(values[..., None], 3, axis=-1)
-    order = [2, 1, 0, 3] if reverse else [0, 1, 2, 3]
-    if values.shape[2] == 4:
-        return np.array(_over_grey(Image.fromarray(np.ascontiguousarray(values[..., order]))))
-    return values[..., ::-1] if reverse else values
+    raise unusable(where, f"a {type(image).__name__}", "read a file with onestage.images.decode_image(path)")
 
 
 @contextmanager
@@ -398,53 +371,15 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, Image.Image]]:
 def _conversion(image: Image.Image, where: str, *, twelve_bits: bool) -> Callable[[Image.Image], NDArray[np.uint8]]:
     """The function from a strip of the picture, (H, W) of its mode, to (H, W, 3) uint8 RGB, or to (H, W, 1) if it is grey."""
     if image.mode.startswith("I;16"):  # convert("RGB") would clip these and those below to 255, not scale them
-        return lambda strip: _to_uint8(np.asarray(strip) << (4 if twelve_bits else 0), where)[..., None]
+        return lambda strip: to_uint8(np.asarray(strip) << (4 if twelve_bits else 0), where)[..., None]
     if image.mode in ("I", "F"):
-        span = _span(np.asarray(strip) for _, _, strip in _strips(image))
-        return lambda strip: _to_uint8(np.asarray(strip), where, span)[..., None]
+        span = span_of(np.asarray(strip) for _, _, strip in _strips(image))
+        return lambda strip: to_uint8(np.asarray(strip), where, span)[..., None]
     if image.has_transparency_data:
-        return lambda strip: np.asarray(_over_grey(strip.convert("RGBA")))
+        return lambda strip: np.asarray(over_grey(strip.convert("RGBA")))
     return lambda strip: np.asarray(strip if strip.mode == "RGB" else strip.convert("RGB"))
-
-
-def _over_grey(layer: Image.Image) -> Image.Image:
-    """An RGBA picture as RGB, over ``BEHIND_TRANSPARENCY``."""
-    picture = Image.new("RGB", layer.size, BEHIND_TRANSPARENCY)
-    picture.paste(layer, mask=layer)
-    return picture
-
-
-def _span(parts: Iterable[NDArray[np.number]]) -> tuple[np.number, np.number]:
-    """The least and the largest number of all parts of a picture; both NaN if one of them is not a number."""
-    ends = [(part.min(), part.max()) for part in parts]
-    return np.min(ends), np.max(ends)
-
-
-def _to_uint8(values: NDArray[np.number], where: str, span: tuple[np.number, np.number] | None = None) -> NDArray[np.uint8]:
-    """Numbers of any size as 0..255, by the table at the top. Raise DataError if the table has no row for them.
-
-    span: the least and the largest number of the picture that the values are a part of; by default they are all of it.
-    """
-    if values.dtype == np.uint8:
-        return values.astype(np.uint8, copy=False)
-    if values.dtype.kind not in "uif":
-        raise _unusable(where, f"values of type {values.dtype}", "convert them to uint8")
-    if values.dtype == np.uint16:
-        return (values.astype(np.uint16, copy=False) >> 8).astype(np.uint8)
-    low, high = _span([values]) if span is None else span
-    if not (low >= 0 and high <= 65535):  # in this form it holds for NaN too
-        fix = "undo the normalisation: 0 is black, and 1, 255 or 65535 is white"
-        raise _unusable(where, f"values from {low} to {high}", fix)
-    if high > 255:
-        return np.floor_divide(values, 256).astype(np.uint8)
-    return np.rint(values * 255 if values.dtype.kind == "f" and high <= 1 else values).astype(np.uint8)
 
 
 def _channels_first(pixels: NDArray[np.uint8]) -> Tensor:
     """(H, W, 3) -> (3, H, W) on the same memory, unless torch cannot use it (read-only, or with negative strides)."""
     return torch.from_numpy(np.require(pixels, requirements=["C", "W"])).permute(2, 0, 1)
-
-
-def _unusable(where: str, got: str, fix: str) -> DataError:
-    expected = "a PIL picture, an array (H, W, 3), (H, W, 4) or (H, W), or a tensor (3, H, W)"
-    return DataError("this cannot be used as a picture", where=where, got=got, expected=expected, fix=fix)

@@ -16,7 +16,8 @@ GROUND = {"structures", "boxes", "images", "draw", "errors", "files", "processes
 ALLOWED = {
     "errors": set(),
     "boxes": {"errors"},
-    "images": {"errors"},
+    "pixels": {"errors"},
+    "images": {"pixels", "errors"},
     "files": {"errors"},
     "processes": {"errors"},
     "console": {"errors"},

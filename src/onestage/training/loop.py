@@ -1,5 +1,4 @@
-"""The training loop: for every batch it matches, runs the network, computes the losses and takes a step. After every epoch it
-measures and saves.
+"""The training loop: it takes a step with every batch. After every epoch it measures and saves.
 
 Shape letters: B images of a batch; H, W the input. A run that was interrupted goes on with the same bits as one that was not
 (training/checkpoint.py).
@@ -10,44 +9,35 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
 
 from onestage.data import Dataset
 from onestage.data.dataset import NOTHING_TO_MEASURE
-from onestage.data.loader import seed_of
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
-from onestage.model.anchors.max_iou import Assignment
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
-from onestage.structures import Batch, HeadOutput
+from onestage.structures import Batch
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, write_history
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
-from onestage.training.optim import learning_rate
 from onestage.training.pictures import forget
 from onestage.training.run import Run, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
+from onestage.training.step import DivergedError as DivergedError
+from onestage.training.step import take_step
 
 DEFAULTS = TrainConfig()
-
-
-class DivergedError(OnestageError):
-    """The loss is not a number any more."""
 
 
 @dataclass(frozen=True)
@@ -234,80 +224,9 @@ class Training:
                 forget(run.folder, {str(error.where), *run.loader.skipped}, run.data.train, run.data.val)
 
     def _step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step on B images of this process. Return the losses over all processes as plain numbers.
-
-        All losses are divided by the positives of the whole step, over all processes. So one process with 8 pictures,
-        two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
-        at once, and drop_path leaves out other pictures.
-        """
-        run, config, group = self.run, self.run.config, self.run.group
-        torch.manual_seed(seed_of(config.seed, self.step, group.rank))  # dropout too is the same after a resume
-        lr = learning_rate(self.step, run.steps, config)
-        for parameters in run.optimizer.param_groups:
-            parameters["lr"] = lr
-        batch = batch.to(group.device)
-        parts = _cut(batch, config.accumulate)
-
-        run.optimizer.zero_grad(set_to_none=True)
-        total: dict[str, Tensor] = {}
-        for i, part in enumerate(parts):
-            with self._synchronised(last=i == len(parts) - 1):
-                output = self._forward(part)
-                if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
-                    assignments, divisor = self._assign(parts, output)
-                losses = self.model.loss(output, assignments[i], normalizer=divisor)
-                total_loss = torch.stack([*losses.values()]).sum()
-                (total_loss * group.world).backward()  # DDP takes the mean over the processes
-            total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
-        asked = norm.new_tensor(float(self.stop.asked))
-        values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked])).tolist()
-        if not all(math.isfinite(v) for v in values):
-            raise self._diverged(batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr)
-        run.optimizer.step()
-        self.stopping = values[-1] > 0
-        return dict(zip(total, values, strict=False))
-
-    def _forward(self, part: Batch) -> HeadOutput:
-        run = self.run
-        images = self.model.config.preprocess.normalize(part.images)
-        try:
-            with run.autocast:
-                output: HeadOutput = run.network(images)
-        except ValueError as e:
-            if not _starves_batch_norm(self.model, images):
-                raise
-            what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
-            fix = "raise --batch-size, lower --accumulate, or train on more pictures"
-            raise ConfigError(what, where=self.model.config.name, fix=fix) from e
-        return output
-
-    def _assign(self, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
-        """Which anchor learns which object in each part, and the divisor () of the whole step, over all processes.
-
-        output: of one of the parts. All parts have images of one size.
-        """
-        model, group = self.model, self.run.group
-        sizes, input_size = output.level_sizes, output.input_size
-        assignments = [model.criterion.assign(part.targets, sizes, input_size, device=group.device) for part in parts]
-        positives = torch.stack([model.config.loss.normalizer(a.matches) for a in assignments]).sum()
-        return assignments, group.all_reduce_sum(positives).clamp(min=1.0)
-
-    def _synchronised(self, *, last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients travel between the processes once per step, with its last part."""
-        if isinstance(self.run.network, DistributedDataParallel) and not last:
-            return self.run.network.no_sync()
-        return contextlib.nullcontext()
-
-    def _diverged(self, batch: Batch, values: dict[str, float], lr: float) -> DivergedError:
-        ours = [meta.path or str(meta.image_id) for meta in batch.metas]
-        paths = ", ".join(path for part in self.run.group.gather_objects(ours) for path in part)
-        return DivergedError(
-            "the loss is not a number any more; the checkpoints before this step are sound",
-            where=f"step {self.step + 1}, epoch {self.state.epoch + 1}, pictures {paths}",
-            got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
-            fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
-        )
+        """One optimiser step on B images of this process. Return the losses over all processes as plain numbers."""
+        losses, self.stopping = take_step(self.run, self.state, batch, self.stop)
+        return losses
 
     def _finish_epoch(self) -> Report | None:
         """Measure if it is time, write the history, save. The epoch counts as done from here on."""
@@ -420,31 +339,3 @@ def _reproducible(device: torch.device) -> Iterator[None]:
             yield
     finally:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
-
-
-def _cut(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in ``parts`` of nearly equal size, fewer if it has fewer pictures."""
-    count = len(batch.metas)
-    cuts = [slice(a, b) for a, b in pairwise(i * count // parts for i in range(parts + 1)) if a < b]
-    return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
-
-
-def _starves_batch_norm(model: nn.Module, images: Tensor) -> bool:
-    """Whether a batch norm in training gets one value per channel, which has no variance. images: (B, 3, H, W), normalised.
-
-    The network runs once more, up to that layer. Call this only after the network has failed.
-    """
-    starved: list[bool] = []
-
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        starved.append(layer.training and inputs[0].numel() == inputs[0].shape[1])
-
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        with torch.no_grad(), contextlib.suppress(ValueError):
-            model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return any(starved)

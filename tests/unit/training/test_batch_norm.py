@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from onestage.errors import ConfigError
-from onestage.training.loop import _starves_batch_norm, train
+from onestage.training.loop import train
+from onestage.training.step import _starves_batch_norm
 from small_runs import CONFIG, detector, pictures
 
 

@@ -1,0 +1,137 @@
+"""One step of a training: a batch is matched, the network runs, the losses are computed, the weights change.
+
+Shape letters: B images of a batch; H, W the input.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from onestage.data.loader import seed_of
+from onestage.errors import ConfigError, OnestageError
+from onestage.model.anchors.max_iou import Assignment
+from onestage.structures import Batch, HeadOutput
+from onestage.training.optim import learning_rate
+from onestage.training.run import Run
+from onestage.training.signals import StopSignal
+from onestage.training.state import RunState
+
+
+class DivergedError(OnestageError):
+    """The loss is not a number any more."""
+
+
+def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tuple[dict[str, float], bool]:
+    """One optimiser step on B images of this process. Return the losses over all processes as plain numbers, and whether any
+    process was asked to stop before the end of the step.
+
+    All losses are divided by the positives of the whole step, over all processes. So one process with 8 pictures,
+    two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
+    at once, and drop_path leaves out other pictures.
+    """
+    config, group = run.config, run.group
+    torch.manual_seed(seed_of(config.seed, state.step, group.rank))  # dropout too is the same after a resume
+    lr = learning_rate(state.step, run.steps, config)
+    for parameters in run.optimizer.param_groups:
+        parameters["lr"] = lr
+    batch = batch.to(group.device)
+    parts = _cut(batch, config.accumulate)
+
+    run.optimizer.zero_grad(set_to_none=True)
+    total: dict[str, Tensor] = {}
+    for i, part in enumerate(parts):
+        with _synchronised(run.network, last=i == len(parts) - 1):
+            output = _forward(run, part)
+            if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
+                assignments, divisor = _assign(run, parts, output)
+            losses = run.model.loss(output, assignments[i], normalizer=divisor)
+            total_loss = torch.stack([*losses.values()]).sum()
+            (total_loss * group.world).backward()  # DDP takes the mean over the processes
+        total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm or math.inf)
+    asked = norm.new_tensor(float(stop.asked))
+    values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked])).tolist()
+    if not all(math.isfinite(v) for v in values):
+        raise _diverged(run, state, batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr=lr)
+    run.optimizer.step()
+    return dict(zip(total, values, strict=False)), values[-1] > 0
+
+
+def _forward(run: Run, part: Batch) -> HeadOutput:
+    images = run.model.config.preprocess.normalize(part.images)
+    try:
+        with run.autocast:
+            output: HeadOutput = run.network(images)
+    except ValueError as e:
+        if not _starves_batch_norm(run.model, images):
+            raise
+        what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
+        fix = "raise --batch-size, lower --accumulate, or train on more pictures"
+        raise ConfigError(what, where=run.model.config.name, fix=fix) from e
+    return output
+
+
+def _assign(run: Run, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
+    """Which anchor learns which object in each part, and the divisor () of the whole step, over all processes.
+
+    output: of one of the parts. All parts have images of one size.
+    """
+    model, group = run.model, run.group
+    sizes, input_size = output.level_sizes, output.input_size
+    assignments = [model.criterion.assign(part.targets, sizes, input_size, device=group.device) for part in parts]
+    positives = torch.stack([model.config.loss.normalizer(a.matches) for a in assignments]).sum()
+    return assignments, group.all_reduce_sum(positives).clamp(min=1.0)
+
+
+def _synchronised(network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Gradients travel between the processes once per step, with its last part."""
+    if isinstance(network, DistributedDataParallel) and not last:
+        return network.no_sync()
+    return contextlib.nullcontext()
+
+
+def _diverged(run: Run, state: RunState, batch: Batch, values: dict[str, float], *, lr: float) -> DivergedError:
+    ours = [meta.path or str(meta.image_id) for meta in batch.metas]
+    paths = ", ".join(path for part in run.group.gather_objects(ours) for path in part)
+    return DivergedError(
+        "the loss is not a number any more; the checkpoints before this step are sound",
+        where=f"step {state.step + 1}, epoch {state.epoch + 1}, pictures {paths}",
+        got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
+        fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
+    )
+
+
+def _cut(batch: Batch, parts: int) -> list[Batch]:
+    """The batch in ``parts`` of nearly equal size, fewer if it has fewer pictures."""
+    count = len(batch.metas)
+    cuts = [slice(a, b) for a, b in pairwise(i * count // parts for i in range(parts + 1)) if a < b]
+    return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
+
+
+def _starves_batch_norm(model: nn.Module, images: Tensor) -> bool:
+    """Whether a batch norm in training gets one value per channel, which has no variance. images: (B, 3, H, W), normalised.
+
+    The network runs once more, up to that layer. Call this only after the network has failed.
+    """
+    starved: list[bool] = []
+
+    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        starved.append(layer.training and inputs[0].numel() == inputs[0].shape[1])
+
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
+    try:
+        with torch.no_grad(), contextlib.suppress(ValueError):
+            model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return any(starved)

@@ -30,7 +30,7 @@ from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import flag, is_number, listed, no_scores, quoted, stated_size, whole_number
+from onestage.data.text import flag, is_number, listed, misspelt, no_scores, quoted, renaming, stated_size, whole_number
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 from onestage.files import Json
@@ -132,11 +132,16 @@ def _parse(file: Path) -> dict[str, list[Json]]:
         what = "this is a list, perhaps of detections; a data set is an object with images, annotations and categories"
         raise DataError(what, where=file, fix="name the file with the annotations")
     lists = {key: value for key in _KEYS if isinstance(content, dict) and isinstance(value := content.get(key), list)}
-    missing = [key for key in _KEYS if key not in lists]
-    if missing:
-        expected = f"a list under {', '.join(missing)}"
-        raise DataError("this is not a COCO data set", where=file, expected=expected, fix=_EXPORT)
+    if len(lists) < len(_KEYS):
+        raise _lists_missing(file, [key for key in _KEYS if key not in lists], content if isinstance(content, dict) else {})
     return lists
+
+
+def _lists_missing(file: Path, missing: list[str], content: Mapping[str, Json]) -> DataError:
+    """The error for a file without some of the lists."""
+    fix = renaming(misspelt(missing, content.keys() - {*_KEYS})) or _EXPORT
+    expected = f"a list under {', '.join(missing)}"
+    return DataError("this is not a COCO data set", where=file, got=listed(content), expected=expected, fix=fix)
 
 
 def _id(value: Json) -> Id | None:
@@ -278,6 +283,10 @@ def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], 
     if not isinstance(entry, dict):
         expected = "an object with image_id, category_id and bbox"
         raise DataError("an annotation should be an object", got=quoted(entry), expected=expected)
+    if absent := [key for key in ("image_id", "category_id", "bbox") if key not in entry]:
+        what = f"this annotation has no {' and no '.join(absent)}"
+        fix = renaming(misspelt(absent, entry)) or "write what is missing, or remove the annotation"
+        raise DataError(what, got=listed(entry), fix=fix)
     image_id, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
     if image_id is None or image_id not in rows:
         fix = "correct image_id, add the image to images, or remove the annotation"

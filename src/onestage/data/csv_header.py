@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from onestage.data.csv_sizes import size_columns
 from onestage.data.files import PICTURE_SUFFIXES, head
-from onestage.data.text import lines_of, listed
+from onestage.data.text import lines_of, listed, misspelt, renaming
 from onestage.errors import DataError, shortened
 
 ROLES = {
@@ -173,7 +173,14 @@ def _wrong_roles(row: Sequence[str]) -> tuple[str, str] | None:
     if not wrong or (len(missing) >= len(ROLES) - 1 and not other):
         return None
     told = f"{'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
-    return told, _right_columns(wrong, other=other)
+    return told, _renamed(missing, row) or _right_columns(wrong, other=other)
+
+
+def _renamed(missing: Sequence[str], row: Sequence[str]) -> str:
+    """Which columns to rename if there is a misspelt one for each of the roles that are missing; nothing otherwise."""
+    strangers = {*_plain(row)}.difference(*_NAMES)
+    near = [misspelt(ROLES[role].split(), strangers) for role in missing]
+    return renaming({name: cell for found in near for name, cell in [*found.items()][:1]}) if all(near) else ""
 
 
 def _right_columns(roles: Sequence[str], *, other: bool) -> str:

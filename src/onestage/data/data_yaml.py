@@ -87,9 +87,13 @@ def class_names(file: Path, content: Mapping[str, Plain]) -> tuple[str, ...]:
     """The class names. Raise DataError if they cannot be read, one comes twice, or their number is not ``nc``."""
     names, count = _name_list(content.get("names", "")), content.get("nc")
     if not names:
+        written = content.get("names", "")
+        gap = next((str(number) for number in range(len(written)) if str(number) not in written), None)
+        what = "the names of the classes cannot be read"
+        what += f": there is none for {gap}" if isinstance(written, dict) and gap else ""
         expected = "a list of names, or a mapping from 0, 1, 2 and so on to names"
         fix = "write them as names: [cat, dog], in the order of the numbers in the labels"
-        raise DataError("the names of the classes cannot be read", where=f"{file}: names", expected=expected, fix=fix)
+        raise DataError(what, where=f"{file}: names", got=quoted(written) if written else None, expected=expected, fix=fix)
     if len(set(names)) < len(names):
         got, fix = listed(repeated(names)), "give the classes different names"
         raise DataError("a class is named twice", where=f"{file}: names", got=got, fix=fix)

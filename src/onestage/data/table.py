@@ -39,6 +39,9 @@ WHOLE = 1.5
 SLACK = 2.0
 """Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
 
+MISTAKEN = 3
+"""Boxes that are impossible in a format, and not in another one: fewer are slips, and say nothing of the rest."""
+
 _ONE_NAME = "if they are one class, write one name in all annotations"
 
 UNKNOWN = -1
@@ -113,6 +116,7 @@ class Table:
         more than once, for other labels.
         """
         self._check_unit()
+        self._check_corners()
         column = self._labels(labels)
         known = column != UNKNOWN
         strangers = self.other_classes(labels, split)
@@ -160,8 +164,42 @@ class Table:
         raise DataError(
             "all boxes lie within 0-1, as parts of the picture; this format has them in pixels",
             where=self.root,
-            got=f"{row.where}: {', '.join(f'{number:g}' for number in row.box)}",
+            got=f"{row.where}: {_numbers(row.box)}",
             fix="multiply x and widths by the picture's width, y and heights by its height",
+        )
+
+    def _check_corners(self) -> None:
+        """Raise DataError if many boxes of a format with widths are impossible, and nearly all are two corners in their
+        pictures; so also for left, top, width and height in a format with corners.
+        """
+        widths = self.to_xyxy is box_ops.from_xywh
+        if not widths and self.to_xyxy is not torch.clone:
+            return
+        sizes, given = self._sizes.sizes[self._columns.picture], self._columns.box
+        limits = sizes[:, [1, 0, 1, 0]]
+        numbers = given * limits if self.relative else given
+        other = _checked(numbers if widths else box_ops.from_xywh(numbers), limits)
+        impossible = ~self._checks.within if widths else (given[:, 2:] < given[:, :2]).any(dim=1)
+        wrong = (impossible & self._checks.finite).nonzero().flatten().tolist()
+        if len(wrong) >= max(MISTAKEN, len(given) / 4) and int(other.good.sum()) >= 0.9 * len(given):
+            raise self._other_form(wrong, widths=widths)
+
+    def _other_form(self, wrong: Sequence[int], *, widths: bool) -> DataError:
+        """The error for boxes that are two corners in place of left, top, width and height, or the other way round.
+
+        wrong: those that cannot be what the format has. widths: it has those.
+        """
+        corners, sides = "left, top, right, bottom", "left, top, width, height"
+        meant, written = (sides, corners) if widths else (corners, sides)
+        row = self.objects[wrong[0]]
+        more = f", and {len(wrong) - 1:,} more that cannot be {meant}"
+        last = "right - left and bottom - top" if widths else "left + width and top + height"
+        return DataError(
+            f"these boxes look like {written}; this format has {meant}",
+            where=self.root,
+            got=f"{row.where}: {_numbers(row.box)}{more}",
+            expected=meant,
+            fix=f"write {last} as the last two numbers",
         )
 
     def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
@@ -244,18 +282,15 @@ class Table:
         sizes = self._sizes.sizes[self._columns.picture]
         limits = sizes[:, [1, 0, 1, 0]]
         boxes = self.to_xyxy(self._columns.box)
-        boxes = boxes * limits if self.relative else boxes
-        cut = box_ops.clip(boxes, sizes.double()).float()
-        finite = boxes.isfinite().all(dim=1)
-        solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-        within = ((boxes >= -SLACK) & (boxes <= limits + SLACK)).all(dim=1) & (cut[:, 2:] > cut[:, :2]).all(dim=1)
-        return _Checks(boxes, cut, finite, solid, within)
+        return _checked(boxes * limits if self.relative else boxes, limits)
 
     def _bad_boxes(self, known: Tensor) -> Iterator[Problem]:
         """A problem for each bad box. known (M,) bool: objects of a known class; those in unreadable pictures do not count."""
         pictures = self._columns.picture
         for i in (~self._checks.good & known & self._sizes.readable[pictures]).nonzero().flatten().tolist():
-            yield Problem(self.objects[i].where, self._checks.fault(i, self._sizes.sizes[pictures[i]]))
+            what = self._checks.fault(i, self._sizes.sizes[pictures[i]])
+            given = f"{_numbers(self.objects[i].box)} as left, top, width, height"
+            yield Problem(self.objects[i].where, what, given if self.to_xyxy is box_ops.from_xywh else None)
 
 
 class _Columns(NamedTuple):
@@ -300,6 +335,20 @@ class _Checks(NamedTuple):
         if not self.solid[i]:
             return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
         return f"a box outside its picture, {size_text((int(size[0]), int(size[1])))}: x1, y1, x2, y2 = {numbers}"
+
+
+def _numbers(box: Sequence[float]) -> str:
+    """The numbers of a box as the file has them, for a message."""
+    return ", ".join(f"{number:g}" for number in box)
+
+
+def _checked(boxes: Tensor, limits: Tensor) -> _Checks:
+    """What is right with boxes (M, 4), in pixels of pictures whose width and height are ``limits`` (M, 4), twice."""
+    cut = box_ops.clip(boxes, limits[:, [1, 0]].double()).float()
+    finite = boxes.isfinite().all(dim=1)
+    solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
+    within = ((boxes >= -SLACK) & (boxes <= limits + SLACK)).all(dim=1) & (cut[:, 2:] > cut[:, :2]).all(dim=1)
+    return _Checks(boxes, cut, finite, solid, within)
 
 
 def in_parts(boxes: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from reprlib import Repr
 from typing import TypeAlias
 
@@ -55,6 +56,18 @@ def unquoted(text: str) -> str:
     """The text without blanks around it and without the quotes that enclose it."""
     bare = text.strip()
     return bare[1:-1] if len(bare) > 2 and bare[0] == bare[-1] and bare[0] in "\"'" else bare
+
+
+def misspelt(missing: Iterable[str], present: Iterable[str]) -> dict[str, str]:
+    """For each missing name that one of those that are there is close to: that one, which may be meant for it."""
+    known = [name for name in present if len(name) <= SHOWN_CHARACTERS]
+    close = {name: get_close_matches(name, known, n=1, cutoff=0.7) for name in missing}
+    return {name: found[0] for name, found in close.items() if found}
+
+
+def renaming(misspelt: Mapping[str, str]) -> str:
+    """What to do about names that are ``misspelt``."""
+    return "; ".join(f"rename {quoted(found)} to {name}" for name, found in misspelt.items())
 
 
 def repeated(names: Iterable[str]) -> list[str]:

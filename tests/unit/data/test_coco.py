@@ -66,7 +66,7 @@ def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_open
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c["annotations"][0].pop("bbox"), "annotations[0] (id 1): bbox should be"),
+        (lambda c: c["annotations"][0].pop("bbox"), "annotations[0] (id 1): this annotation has no bbox"),
         (lambda c: c["annotations"][0].update(bbox=["2", 3, 4, 5]), "bbox should be"),
         (lambda c: c["annotations"][0].update(bbox=[True, 3, 4, 5]), "bbox should be"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3]), "bbox should be"),

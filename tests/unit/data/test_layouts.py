@@ -340,7 +340,7 @@ def test_folders_that_may_not_be_read_beside_a_file_that_is_named(tmp_path, monk
     inner = os.scandir
 
     def scandir(path):
-        if Path(path).name == "private":
+        if Path(str(path)).name == "private":
             raise PermissionError(13, "Permission denied", str(path))
         return inner(path)
 

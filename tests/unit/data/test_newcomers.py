@@ -269,6 +269,69 @@ def test_labels_that_may_be_of_two_pictures_are_a_problem(format: str, tmp_path:
     assert [Path(path).name for path in data.paths] == ["a.jpg"] and len(data.boxes) == 1
 
 
+CORNERS = [(30 + i, 20 + i, 45 + i, 35) for i in range(5)]
+
+
+def csv_of(boxes: list[tuple[int, ...]]) -> str:
+    rows = "; ".join(f"a.jpg,{','.join(map(str, box))},cat" for box in boxes)
+    return f"all.csv    filename,xmin,ymin,xmax,ymax,class; {rows}\na.jpg"
+
+
+def coco_of(root: Path, boxes: list[tuple[int, ...]]) -> Path:
+    content = json.loads((build(root, "all.json    a.jpg\na.jpg") / "all.json").read_text())
+    (entry,) = content["annotations"]
+    content["annotations"] = [entry | {"id": number, "bbox": box} for number, box in enumerate(boxes)]
+    (root / "all.json").write_text(json.dumps(content))
+    return root
+
+
+def test_boxes_in_another_form_than_the_format_has(tmp_path: Path) -> None:
+    """Corners in COCO; widths and heights in the columns of corners. Some alone would be read as what they are not."""
+    coco = coco_of(tmp_path / "coco", [*CORNERS, (1, 1, 9, 9)])
+    csv = build(tmp_path / "csv", csv_of([(a, b, c - a, d - b) for a, b, c, d in CORNERS] + [(1, 1, 9, 9)]))
+    for root, written, box in (
+        (coco, "left, top, right, bottom", "30, 20, 45, 35"),
+        (csv, "left, top, width", "30, 20, 15, 15"),
+    ):
+        with pytest.raises(OnestageError, match=f"these boxes look like {written}") as caught:
+            load_dataset(root, on_bad="skip")
+        assert f": {box}, and 4 more" in str(caught.value.got)
+        with pytest.raises(OnestageError, match="look like"):
+            check_dataset(root, fast=True)
+
+
+def test_a_slip_or_two_are_no_other_form(tmp_path: Path) -> None:
+    coco = coco_of(tmp_path / "coco", [*CORNERS[:2], *[(1, 1, 9, 9)] * 2])
+    assert [problem.got for problem in load_dataset(coco, on_bad="skip").problems] == [
+        "30, 20, 45, 35 as left, top, width, height",
+        "31, 21, 46, 35 as left, top, width, height",
+    ]
+    flat = build(tmp_path / "csv", csv_of([(5, 5, 5, 30)] * 4 + [(1, 1, 9, 9)]))
+    assert len(load_dataset(flat, on_bad="skip").boxes) == 1
+
+
+def test_misspelt_names_of_coco_and_csv_are_shown(tmp_path: Path) -> None:
+    root = build(tmp_path / "coco", "all.json    a.jpg\na.jpg")
+    text = (root / "all.json").read_text()
+    (root / "all.json").write_text(text.replace('"annotations"', '"anotations"'))
+    with pytest.raises(OnestageError, match="rename 'anotations' to annotations") as caught:
+        read_data(root, TrainConfig())
+    assert "images" in str(caught.value.got) and "anotations" in str(caught.value.got)
+    (root / "all.json").write_text(text.replace('"bbox"', '"bbbox"'))
+    with pytest.raises(OnestageError, match=r"this annotation has no bbox.*rename 'bbbox' to bbox"):
+        read_data(root, TrainConfig())
+    csv = build(tmp_path / "csv", csv_of(CORNERS).replace("xmin", "xmn").replace("filename", "width,height,filename"))
+    with pytest.raises(OnestageError, match="none for xmin") as caught:
+        read_data(csv, TrainConfig())
+    assert caught.value.fix == "rename 'xmn' to xmin"
+
+
+def test_a_gap_in_the_names_of_data_yaml_is_named(tmp_path: Path) -> None:
+    root = build(tmp_path, YOLO + "data.yaml    train: train/images; names: {0: cat, 2: dog}")
+    with pytest.raises(OnestageError, match=r"there is none for 1\n(.|\n)*'2': 'dog'"):
+        read_data(root, TrainConfig())
+
+
 def test_no_validation_pictures_are_a_note(tmp_path: Path) -> None:
     root = build(tmp_path, "a.jpg\na.xml\nb.jpg\nb.xml")
     assert NO_VALIDATION in [note.what for note in check_dataset(root, fast=True).notes]

@@ -21,9 +21,9 @@ from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90
 from onestage.weights.detector_file import stored_config
 from onestage.weights.fetch import fetch, fetch_hub, fetch_url
-from onestage.weights.foreign_file import load_foreign
+from onestage.weights.foreign_file import Background, known_classes, load_foreign
 from onestage.weights.projects import amdegroot, d2l, effdet, lufficc, qfgaohao, tflite, torchvision
-from onestage.weights.tensor_file import SAFETENSORS, Background, OpenFile, known_classes, numbered_classes, open_file
+from onestage.weights.tensor_file import SAFETENSORS, OpenFile, numbered_classes, open_file
 from onestage.weights.tensor_file import TFLITE as TFLITE_FILE
 
 

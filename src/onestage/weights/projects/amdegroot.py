@@ -17,7 +17,7 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_80, VOC
-from onestage.weights.tensor_file import Rules, demand_levels, first_output, known_classes, nothing_to_tell, rename
+from onestage.weights.foreign_file import Rules, demand_levels, first_output, known_classes, nothing_to_tell, rename
 from onestage.zoo.ssd import ssd_vgg16
 
 PROJECT = "ssd.pytorch (amdegroot)"

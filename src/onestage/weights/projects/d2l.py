@@ -6,7 +6,7 @@ from torch import Tensor
 
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
-from onestage.weights.tensor_file import Rules, first_output, known_classes, nothing_to_tell, rename
+from onestage.weights.foreign_file import Rules, first_output, known_classes, nothing_to_tell, rename
 
 PROJECT = "the d2l book's TinySSD"
 MARK = r"(blk|cls|bbox)_\d\."

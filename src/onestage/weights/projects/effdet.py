@@ -17,7 +17,7 @@ from onestage.model.heads.separable import SeparableHead
 from onestage.model.necks.bifpn import BiFPN
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90
-from onestage.weights.tensor_file import Rules, known_classes, no_output, nothing_to_tell, rename
+from onestage.weights.foreign_file import Rules, known_classes, no_output, nothing_to_tell, rename
 from onestage.zoo.efficientdet import HALF, VARIANTS
 
 PROJECT = "effdet (rwightman/efficientdet-pytorch)"

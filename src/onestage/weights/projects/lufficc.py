@@ -11,8 +11,8 @@ from torch import Tensor
 
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
+from onestage.weights.foreign_file import Rules, first_output, nothing_to_tell, rename
 from onestage.weights.projects import amdegroot
-from onestage.weights.tensor_file import Rules, first_output, nothing_to_tell, rename
 
 PROJECT = "SSD (lufficc)"
 MARK = r"box_head\.predictor\."

@@ -17,7 +17,8 @@ from onestage.model.config import DetectorConfig
 from onestage.model.preprocess import Preprocess
 from onestage.structures import ClassSet
 from onestage.weights.class_names import COCO_90
-from onestage.weights.tensor_file import COUNTER, Background, Rules, demand_levels, known_classes, nothing_to_tell, pick, rename
+from onestage.weights.foreign_file import Background, Rules, demand_levels, known_classes, nothing_to_tell, pick, rename
+from onestage.weights.tensor_file import COUNTER
 
 PROJECT = "torchvision"
 MARK = r"head\.(classification|regression)_head\.|roi_heads\."

@@ -35,9 +35,10 @@ from onestage.model.output.suppress import HardNMS
 from onestage.model.preprocess import Preprocess
 from onestage.structures import Size
 from onestage.weights.class_names import COCO_90
+from onestage.weights.foreign_file import known_classes
 from onestage.weights.projects.tflite.graph import Graph, Operator, Unsupported, damage, read_graph, read_options
 from onestage.weights.projects.tflite.layers import POSTPROCESS, SAME_NUMBERS, Trunk, input_size, normalisation, parameters
-from onestage.weights.tensor_file import OpenFile, check_finite, known_classes, refuse_large, shapes_of, without_memory
+from onestage.weights.tensor_file import OpenFile, check_finite, refuse_large, shapes_of, without_memory
 
 TRAINED_WITH = FocalLoss(alpha=0.75, gamma=2.0, box_weight=0.25)
 """The API's settings for these networks; the box loss is divided by the four numbers of a box."""

@@ -32,6 +32,7 @@ from torch import Tensor
 from onestage.data.csv_header import (
     HELD_OUT_COLUMNS,
     NAMED_SPLITS,
+    NO_HEADER,
     SCORE_COLUMNS,
     SPLIT_COLUMNS,
     Dialect,
@@ -186,16 +187,16 @@ def _first_names(file: Path) -> list[str]:
     return [row[dialect.columns[0]] for row in rows if len(row) > max(dialect.columns)]
 
 
-def misread(tree: Tree) -> DataError | None:
+def misread(tree: Tree, *, sure: bool = False) -> DataError | None:
     """Why the first CSV file that has most of the columns, or that is no UTF-8 text, is no data set, if nothing else here is;
-    None if there is no such file.
+    None if there is no such file. sure: it may have none of the columns.
     """
     for file in (file for file in tree.offered if file.suffix.lower() == ".csv"):
         try:
             dialect_of(head(file), file)
             read_text(file)
         except DataError as error:
-            if error.fix is not None:
+            if sure or error.fix != NO_HEADER:
                 return error
     return None
 

@@ -77,6 +77,9 @@ _AS_CORNERS = (
 HEADER = 65_536
 """Characters that the first line of a file may have."""
 
+NO_HEADER = "give the columns these names, in the first line, such as filename,xmin,ymin,xmax,ymax,label"
+"""What to do about a file whose first line has few of the names."""
+
 HEADERLESS = (0, 5, 1, 2, 3, 4)
 """The column of each role in a file without a header: picture, x1, y1, x2, y2, class (keras-retinanet, README, "CSV")."""
 
@@ -142,13 +145,13 @@ def dialect_of(text: str, file: Path) -> Dialect:
 
 
 def _not_understood(file: Path, line: str, separators: str) -> DataError:
-    """The error for a file whose first line is no header with each role once, or has more corners. It has no remedy if the line
-    has little of a header.
+    """The error for a file whose first line is no header with each role once, or has more corners. The remedy is
+    ``NO_HEADER`` if the line has little of a header.
     """
     rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
     row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
-    what, got, fix = "the columns of this CSV file are not understood", listed((cell.strip() for cell in row), 12), None
+    what, got, fix = "the columns of this CSV file are not understood", listed((cell.strip() for cell in row), 12), NO_HEADER
     if MORE_CORNERS & {*_plain(row)}:
         what, expected = "this CSV file states more than two corners of each object", "two corners, those of an upright box"
         fix = "write the smallest upright box around all corners, as xmin, ymin, xmax and ymax"

@@ -11,6 +11,12 @@ from onestage.data.text import lines_of
 from onestage.errors import DataError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
+"""Of pictures in formats that are not read."""
+
+CONVERT = "convert it to JPEG or PNG, upright, with the size that its labels were made for"
+"""What to do about a picture in a format that is not read."""
+
 SPLITS = ("train", "val", "trainval", "test")
 SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
 """The split that a word of a name of a file, folder or key stands for."""

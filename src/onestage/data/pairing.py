@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from onestage.data.files import inside, split_name
+from onestage.data.files import CONVERT, PICTURE_SUFFIXES, inside, split_name
 from onestage.data.text import listed, quoted
 from onestage.data.tree import ByName, Located, Parts, Tree, folded, without_role
 from onestage.errors import DataError
@@ -56,6 +56,15 @@ class Stated:
             return None
         *folders, name = below.split("/")
         return cls(tuple(map(folded, folders)), name, top is not None)
+
+
+def unread_picture(tree: Tree, name: str) -> DataError | None:
+    """The error for a picture of this name, with its suffix or without, in a format that is not read; None if there is none."""
+    found = tree.unread_by_name.named(name)
+    if not found:
+        return None
+    got, expected = tree.short(found[0].file), ", ".join(sorted(PICTURE_SUFFIXES))
+    return DataError("the picture is in a format that is not read", got=got, expected=expected, fix=CONVERT)
 
 
 def is_outside(name: str) -> bool:
@@ -140,6 +149,8 @@ class Named:
         if stated and (near := self.among.named(stated.name)):
             what, fix = f"{folder}/ has no picture at the place {shown}", "correct the path, or move the picture"
             return DataError(what, got=listed((self.tree.short(file) for _, file in near), 3), fix=fix)
+        if stated and (unread := unread_picture(self.tree, stated.name)):
+            return unread
         return DataError(f"there is no picture {shown} in {folder}/", fix="put it there, correct the name, or remove the entry")
 
     def _fitting(self, stated: Stated) -> list[Path]:

@@ -11,12 +11,24 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import READ_FIX, SPLITS, Sources, is_folder, is_regular, is_there, split_above, split_name, walk
+from onestage.data.files import (
+    CONVERT,
+    READ_FIX,
+    SPLITS,
+    UNREAD_SUFFIXES,
+    Sources,
+    is_folder,
+    is_regular,
+    is_there,
+    split_above,
+    split_name,
+    walk,
+)
 from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.data.tree import Parts, Tree, surroundings
-from onestage.errors import DataError, OnestageError, counted, nearest
+from onestage.errors import DataError, OnestageError, counted, nearest, shortened
 
 
 class Layout(Protocol):
@@ -122,10 +134,15 @@ class OpenData:
         holds, read = FORMATS[self.format].holds_labels, self.layout.label_files
         return [file for file in self.tree.offered if file not in read and holds(file)]
 
-    @cached_property
+    @property
     def unread(self) -> tuple[Problem, ...]:
-        """The files that look like annotations in this format, and that no split reads: an entry for each folder."""
-        by_folder = {folder: [*files] for folder, files in groupby(self._lost, key=lambda file: file.parent)}
+        """The files that look like annotations in this format, and that no split reads: an entry for each folder.
+
+        Files that are problems of a split that was loaded do not count.
+        """
+        told = {problem.where for table in self._tables.values() for problem in table.problems}
+        lost = [file for file in self._lost if self.tree.short(file) not in told]
+        by_folder = {folder: [*files] for folder, files in groupby(lost, key=lambda file: file.parent)}
         return tuple(_unread(self.tree, folder, files) for folder, files in by_folder.items())
 
     @cached_property
@@ -164,11 +181,19 @@ class OpenData:
 
     @property
     def left_out(self) -> tuple[Problem, ...]:
-        """A note on the pictures in the folder that no split has, if there are any."""
-        if not (files := self.unnamed):
-            return ()
-        what = f"{counted(len(files), 'picture')} that no annotation, list or split names: {self._first(files)}"
-        return (Problem(str(self.path), what),)
+        """A note on the pictures in the folder that no split has, and one on those in formats that are not read, if there are
+        any.
+        """
+        unread = self.tree.with_suffix(UNREAD_SUFFIXES) if self.tree.chosen is None else ()
+        kinds = {
+            "that no annotation, list or split names": (self.unnamed, None),
+            "in formats that are not read": (unread, CONVERT),
+        }
+        return tuple(
+            Problem(str(self.path), f"{counted(len(files), 'picture')} {kind}: {self._first(files)}", fix=fix)
+            for kind, (files, fix) in kinds.items()
+            if files
+        )
 
     def _first(self, files: Sequence[Path]) -> str:
         return ", ".join(map(self.tree.short, files[:3])) + (", ..." if len(files) > 3 else "")
@@ -298,7 +323,7 @@ def _named(path: str | Path) -> Path:
 
 def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
     """The error if no data set was recognised. A CSV file that has most of the columns tells more."""
-    if "csv" in wanted and (error := csv.misread(tree)):
+    if "csv" in wanted and (error := csv.misread(tree, sure=len(wanted) == 1)):
         return error
     if foreign := first_foreign(tree.offered):
         file, name = foreign
@@ -315,7 +340,28 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         return DataError(what, where=path, expected="a folder, or one .json, .csv or .yaml file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
-    return DataError("no labelled pictures were recognised here", where=path, expected=known, fix=fix)
+    fix = f"{CONVERT}, each of them" if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix
+    return DataError("no labelled pictures were recognised here", where=path, got=_contents(tree), expected=known, fix=fix)
+
+
+def _contents(tree: Tree) -> str:
+    """What lies in a folder that is no data set, for a message: the pictures, and the kinds of other files with the first of
+    each.
+    """
+    unread = tree.with_suffix(UNREAD_SUFFIXES)
+    pictures = {*tree.pictures, *unread}
+    by_kind: dict[str, list[Path]] = defaultdict(list)
+    for file in (file for file in tree.files if file not in pictures):
+        by_kind[f"{file.suffix.lower()} file" if file.suffix else "file without a suffix"].append(file)
+    by_kind |= {"picture in a format that is not read": [*unread]} if unread else {}
+    more = {".csv file": ", whose columns are not understood or name no picture here"}
+    found = [counted(len(tree.pictures), "picture")] if tree.files else ["no file"]
+    for kind, files in [*by_kind.items()][:6]:
+        count = (
+            f"1 {kind}" if len(files) == 1 else f"{len(files):,} {kind.replace('file', 'files').replace('picture', 'pictures')}"
+        )
+        found.append(f"{count} ({shortened(tree.short(files[0]), 60)}{', ...' if len(files) > 1 else ''}{more.get(kind, '')})")
+    return "; ".join(found)
 
 
 def _around(folders: Parts) -> list[tuple[str, tuple[Parts, Parts]]]:

@@ -11,7 +11,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from onestage.data.files import PICTURE_SUFFIXES
+from onestage.data.files import PICTURE_SUFFIXES, UNREAD_SUFFIXES
 
 ROLES = frozenset(
     """
@@ -68,6 +68,11 @@ class Tree:
     def pictures(self) -> tuple[Path, ...]:
         """All files that are pictures by their suffix."""
         return self.with_suffix(PICTURE_SUFFIXES)
+
+    @cached_property
+    def unread_by_name(self) -> ByName:
+        """The pictures in formats that are not read, by their names."""
+        return ByName(self, self.with_suffix(UNREAD_SUFFIXES))
 
     def with_suffix(self, suffixes: Iterable[str]) -> tuple[Path, ...]:
         """All files with one of these suffixes, in lower case with a dot."""

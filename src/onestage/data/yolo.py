@@ -36,7 +36,7 @@ from onestage.data.files import (
     split_name,
 )
 from onestage.data.labels import StoredClasses
-from onestage.data.pairing import Pairs, pair
+from onestage.data.pairing import Pairs, pair, unread_picture
 from onestage.data.picture_lists import in_order, lists_of_splits, texts
 from onestage.data.plain_yaml import read_yaml
 from onestage.data.table import PictureFile, Table
@@ -149,12 +149,8 @@ class YoloSet:
         known = pair(self.tree, self.tree.pictures, lost).pictures if lost else {}
         for file in lost:
             if file not in known and holds_labels(file):
-                table.problem(
-                    table.name(file),
-                    DataError(
-                        "there is no picture for these labels", fix="put the picture of the same name there, or remove the file"
-                    ),
-                )
+                what, fix = "there is no picture for these labels", "put the picture of the same name there, or remove the file"
+                table.problem(table.name(file), unread_picture(self.tree, file.stem) or DataError(what, fix=fix))
 
 
 def find(tree: Tree) -> YoloSet | None:

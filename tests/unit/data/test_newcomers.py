@@ -332,6 +332,74 @@ def test_a_gap_in_the_names_of_data_yaml_is_named(tmp_path: Path) -> None:
         read_data(root, TrainConfig())
 
 
+LYING = {
+    "nothing": ("", "no file", "arrange the files"),
+    "pictures": ("a.jpg\nb.jpg", "2 pictures", "arrange the files"),
+    "a CSV file": (
+        "a.jpg\nx.csv    Datei;Klasse;x",
+        "1 picture; 1 .csv file (x.csv, whose columns are not",
+        "arrange the files",
+    ),
+    "other files": (
+        "a.md    x\nb.md    x\nLICENSE    x",
+        "0 pictures; 1 file without a suffix (LICENSE); 2 .md files (a.md, ...)",
+        "",
+    ),
+    "pictures of a telephone": (
+        "a.txt    0 .5 .5 .1 .1\nb.HEIC    x",
+        "1 picture in a format that is not read (b.HEIC)",
+        "JPEG",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LYING)
+def test_what_lies_in_a_folder_that_is_no_data_set(name: str, tmp_path: Path) -> None:
+    tree, got, fix = LYING[name]
+    root = build(tmp_path, tree) if tree else tmp_path
+    for look in (lambda: check_dataset(root, fast=True), lambda: read_data(root, TrainConfig())):
+        with pytest.raises(OnestageError, match="no labelled pictures were recognised here") as caught:
+            look()
+        assert got in str(caught.value.got) and fix in str(caught.value.fix)
+
+
+def test_a_csv_file_that_is_meant_says_its_columns(tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg\nx.csv    Datei;Klasse;x")
+    for path, format in ((root / "x.csv", None), (root, "csv")):
+        with pytest.raises(OnestageError, match="columns of this CSV file are not understood") as caught:
+            load_dataset(path, format)
+        assert "Datei;Klasse" in str(caught.value.got) and "filename,xmin,ymin,xmax,ymax,label" in str(caught.value.fix)
+
+
+def test_a_picture_in_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    """Once, whatever format names it; a note if nothing names it."""
+    yolo = build(tmp_path / "yolo", "images/a.jpg\nlabels/a.txt\nlabels/p.txt\nimages/p.heic    x\nclasses.txt    cat")
+    voc = build(tmp_path / "voc", "a.jpg\na.xml\np.xml    p.heic\np.heic    x")
+    coco = build(tmp_path / "coco", "all.json    a.jpg; p.heic\na.jpg\np.heic    x")
+    for root in (yolo, voc, coco):
+        report = check_dataset(root, fast=True)
+        (problem,) = report.problems
+        assert problem.what == "the picture is in a format that is not read" and "p.heic" in str(problem.got)
+        assert any("1 picture in formats that are not read" in note.what for note in report.notes)
+        with pytest.raises(OnestageError, match=r"p\.heic.*convert it to JPEG"):
+            read_data(root, TrainConfig())
+
+
+def test_labels_without_a_picture_count_once(tmp_path: Path) -> None:
+    root = build(tmp_path, "images/a.jpg\nlabels/a.txt\nlabels/z.txt\nclasses.txt    cat")
+    assert [problem.where for problem in check_dataset(root, fast=True).problems] == ["labels/z.txt"]
+    assert [problem.where for problem in check_dataset(voc_bbox(tmp_path / "voc"), fast=True).problems][-1] == "a.xml object 1"
+
+
+def voc_bbox(root: Path) -> Path:
+    """A VOC data set whose box has another name."""
+    build(root, "a.jpg\na.xml\nb.jpg\nb.xml")
+    trees.write(root / "a.xml", (root / "a.xml").read_text().replace("bndbox", "bbox"))
+    (problem,) = check_dataset(root, fast=True).problems
+    assert problem.what == "an object has no <bndbox>" and "<bbox>" in str(problem.got)
+    return root
+
+
 def test_no_validation_pictures_are_a_note(tmp_path: Path) -> None:
     root = build(tmp_path, "a.jpg\na.xml\nb.jpg\nb.xml")
     assert NO_VALIDATION in [note.what for note in check_dataset(root, fast=True).notes]

@@ -25,6 +25,7 @@ from onestage.model.detector import Detector, mirror
 from onestage.model.features import is_changed
 from onestage.model.layers.same_padding import SameConv2d
 from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
+from onestage.model.reached import reached
 
 CONVOLUTIONS = (nn.Conv2d, Conv3x3, SameConv2d)
 """Types that hand their weight to one convolution as it is, and give its result as it is."""
@@ -35,8 +36,9 @@ NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 def folded(detector: Detector, *, bf16: bool = False) -> Detector:
     """The copy, with the weights as they are now, and with ``bf16`` in bfloat16. It predicts: do not train or save it.
 
-    On a GPU, in another type than float32, or if a part has hooks or another forward than its class, there is nothing to fold:
-    without ``bf16`` it is then the detector itself. Raise ConfigError for bfloat16 on a device that has no instructions for it.
+    On a GPU, in another type than float32, if a part has hooks or another forward than its class, or if a copy would still
+    reach parts of the detector, there is nothing to fold: without ``bf16`` it is then the detector itself. Raise ConfigError
+    for bfloat16 if there can be no copy, or on a device that has no instructions for it.
     """
     usual = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in detector.parameters())
     usual = usual and not any(map(is_changed, detector.modules()))
@@ -44,9 +46,12 @@ def folded(detector: Detector, *, bf16: bool = False) -> Detector:
         check_bfloat16(detector.device)
     elif not usual:
         return detector
-    copied: dict[int, Tensor] = {}  # a tensor that several modules share stays one
-    copy = mirror(detector, lambda tensor: copied.setdefault(id(tensor), tensor.detach().clone()))
-    assert isinstance(copy, Detector)
+    copy = _copied(detector)
+    if copy is None:
+        if bf16:
+            what = "a detector with a part that a function or an object holds cannot be copied"
+            raise ConfigError(what, where=detector.config.name, fix="leave --precision bf16 out")
+        return detector
     instead: dict[nn.Module, nn.Module] = {}
     if usual:
         for conv, norm in _pairs(copy):
@@ -54,9 +59,17 @@ def folded(detector: Detector, *, bf16: bool = False) -> Detector:
             instead[old] = _fold(copy.get_submodule(conv), old).eval()
         if not bf16:
             instead |= {part: StoredConv3x3(part).eval() for part in copy.modules() if is_wide(part)}
-    copy = mirror(copy, instead=instead)
+    made = mirror(copy, instead=instead)
+    assert isinstance(made, Detector)
+    return made.to(torch.bfloat16) if bf16 else made
+
+
+def _copied(detector: Detector) -> Detector | None:
+    """A copy with weights that are its alone; None if it would still reach a part of the detector."""
+    made: dict[int, Tensor] = {}  # a tensor that several modules share stays one
+    copy = mirror(detector, lambda tensor: made.setdefault(id(tensor), tensor.detach().clone()))
     assert isinstance(copy, Detector)
-    return copy.to(torch.bfloat16) if bf16 else copy
+    return copy if set(reached(detector)).isdisjoint(reached(copy)) else None
 
 
 def check_bfloat16(device: torch.device) -> None:

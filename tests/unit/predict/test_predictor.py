@@ -1,7 +1,10 @@
 """Pictures to detections with any engine: what it is given, what it may give, and that a model is only read."""
 
+import collections
 import copy
+import functools
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -17,7 +20,8 @@ from onestage.model.anchors.levels import Anchors
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
 from onestage.model.output.postprocess import RawDetections
-from onestage.predict.predictor import Predictor, TorchEngine
+from onestage.predict import folded as folding
+from onestage.predict.predictor import Predictor, TorchEngine, in_evaluation_mode
 from onestage.structures import HeadOutput
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -187,6 +191,74 @@ def test_parts_that_are_not_only_in_the_tree_are_folded_too(model: Detector, hol
     torch.testing.assert_close(found.scores[:5], expected.scores[:5], atol=1e-4, rtol=0)
 
 
+class Holder:
+    """An object that holds a part."""
+
+    def __init__(self, part: nn.Module) -> None:
+        self.part = part
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self.part(images)
+
+
+class Linked(Holder):
+    """An object that refers to a part weakly."""
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        return self.part()(images)
+
+
+HIDDEN = {
+    "partial": functools.partial,
+    "bound method": lambda part: part.forward,
+    "closure": lambda part: lambda images: part(images),
+    "object": Holder,
+    "weak reference": lambda part: Linked(weakref.ref(part)),
+    "global": lambda part: eval("lambda images: PART(images)", {"PART": part}),
+}
+"""Ways in which a part may reach another one that no copy of the tree can follow."""
+
+
+class Hiding(nn.Module):
+    """A norm, called in that way."""
+
+    def __init__(self, way: Callable[[nn.Module], Callable]) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.calls = collections.deque([way(self.norm)])
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.calls[0](images)
+
+
+@pytest.mark.parametrize("way", HIDDEN.values(), ids=HIDDEN)
+def test_parts_that_a_mirror_cannot_follow_are_refused_in_training_mode(way) -> None:
+    """They would run in training mode: other scores, and averages that move."""
+    part = Hiding(way)
+    with pytest.raises(ConfigError, match=r"(?s)function or an object holds.*norm.*call model.eval\(\) first"):
+        in_evaluation_mode(part)
+    part.norm.eval()  # nothing of it changes now, whoever calls it
+    assert in_evaluation_mode(part) is not part
+    assert in_evaluation_mode(part.eval()) is part
+
+
+def test_a_detector_with_parts_that_no_copy_can_follow(model: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = held(model, lambda steps: None)
+    steps = other.backbone.stages[0][0]
+    steps.held = [functools.partial(part) for part in steps.children()]
+    predictor = Predictor.folded(other)
+    assert predictor.engine.detector is other
+    assert same(predictor.predict(PIXELS)[0], model.predict(PIXELS)[0])
+    monkeypatch.setattr(folding, "check_bfloat16", lambda device: None)
+    with pytest.raises(ConfigError, match="leave --precision bf16 out"):
+        Predictor.folded(other, bf16=True)
+    state = copy.deepcopy(other.train().state_dict())
+    for use in (lambda model: model.predict(PIXELS), Predictor.folded):
+        with pytest.raises(ConfigError, match=r"call model.eval\(\) first"):
+            use(other)
+    assert all(value.equal(state[name]) for name, value in other.state_dict().items())
+
+
 def test_a_compiled_model_in_training_mode_predicts(model: Detector) -> None:
     training = copy.deepcopy(model).train()
     training.compile(backend="eager")
@@ -197,6 +269,10 @@ def test_a_model_without_numbers_says_so(model: Detector) -> None:
     for use in (lambda empty: empty.predict(PIXELS), Predictor.folded):
         with pytest.raises(ConfigError, match="without numbers cannot predict"):
             use(copy.deepcopy(model).to("meta"))
+    partly = copy.deepcopy(model)
+    partly.head.to("meta")
+    with pytest.raises(ConfigError, match="without numbers cannot predict"):
+        partly.predict(PIXELS)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.float64])

@@ -10,9 +10,12 @@ from onestage.deploy.benchmark import pictures
 
 
 @torch.no_grad()
-def lively(model: onestage.Detector, *, spread: float = 2.0, on: Sequence[Tensor] | None = None) -> onestage.Detector:
+def lively(
+    model: onestage.Detector, *, spread: float = 2.0, below: float = 3.5, on: Sequence[Tensor] | None = None
+) -> onestage.Detector:
     """Give batch norms the statistics of some pictures, and logits a standard deviation of ``spread``; most of an image stays
-    background. on: the pictures, (3, H, W) uint8 each; by default two drawn ones.
+    background. below: how many standard deviations the mean of sigmoid logits is below 0. on: the pictures, (3, H, W) uint8
+    each; by default two drawn ones.
 
     Without it the layers of a deep random network multiply every rounding, so that two runtimes differ in what they find, and
     all scores are alike, so that NMS is decided by their last digits.
@@ -32,5 +35,5 @@ def lively(model: onestage.Detector, *, spread: float = 2.0, on: Sequence[Tensor
         elif softmax:
             tensor.view(-1, logits.shape[2])[:, 0] += 2 * spread
         else:
-            tensor.fill_(-3.5 * spread)
+            tensor.fill_(-below * spread)
     return model

@@ -11,8 +11,7 @@ once, when it opens the file.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import optimization_hint  # torch.export has no public name for it yet
+from torch import SymInt, Tensor, nn
 
 from onestage.model.detector import mirror
 from onestage.model.layers.winograd import STORED_PIXELS, Transforms, is_wide, transforms
@@ -31,7 +30,7 @@ class GraphConv3x3(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, O, H, W)."""
         height, width = images.shape[2:]
-        if optimization_hint(height * width) < STORED_PIXELS:  # of a free size, that of the example
+        if _number(height * width) < STORED_PIXELS:
             plain: Tensor = self.conv(images)
             return plain
         weight, bias = self.conv.weight, self.conv.bias
@@ -47,6 +46,13 @@ class GraphConv3x3(nn.Module):
         maps = F.pixel_shuffle(pixels.permute(2, 1, 0, 3, 4).flatten(1, 2), 4)
         maps = F.pad(maps, (0, width - 4 * columns, 0, height - 4 * rows))  # by less than 0: it cuts free sizes too
         return maps if bias is None else maps + bias.view(-1, 1, 1)
+
+
+def _number(size: int | SymInt) -> int:
+    """A size; of a free one that of the example, which ``node.hint`` holds in all versions of torch from 2.10."""
+    hint = size.node.hint if isinstance(size, SymInt) else size
+    assert isinstance(hint, int)
+    return hint
 
 
 def by_winograd(network: nn.Module) -> nn.Module:

@@ -34,6 +34,8 @@ RANDOM = {
     "retinanet_r50_fpn": {"size": (320, 448)},
 }
 """Recipes and what is changed in them, the fastest first."""
+BELOW = {"retinanet_r50_fpn": 4.5}
+"""Its maps are large: with more scores above ``LEAST``, NMS can leave too few of the 2,000 candidates that a graph looks at."""
 LARGE = "retinanet_r50_fpn in its usual size"
 MOST_LARGE = 10
 """Pictures for it: each takes seconds, eight times."""
@@ -56,11 +58,10 @@ def detector(name, shared_data, photos):
         weights = shared_data / "weights" / "coco_ssd_mobilenet_v1_quant_2018_06_29.tflite"
         return onestage.create("ssd300_mobilenet_v1", weights=weights).eval()
     if name == LARGE:
-        recipe = "retinanet_r50_fpn"
-        model = onestage.create(recipe, 20).eval()
-        model.load_state_dict(lively(onestage.create(recipe, 20, **RANDOM[recipe]), on=photos[:4]).state_dict())
+        model = onestage.create("retinanet_r50_fpn", 20).eval()
+        model.load_state_dict(detector("retinanet_r50_fpn", shared_data, photos).state_dict())
         return model
-    return lively(onestage.create(name, 20, **RANDOM[name]), on=photos[:4])
+    return lively(onestage.create(name, 20, **RANDOM[name]), below=BELOW.get(name, 3.5), on=photos[:4])
 
 
 def found_in(predictor, photos, batch):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -93,9 +93,19 @@ def onnx_model(plan: Plan) -> onnx.ModelProto:
 
 def _translations(contract: Contract) -> dict[Callable[..., object], Callable[..., OnnxValue]]:
     """Operators of torch that torch's exporter cannot write in ONNX, or should write differently, and how to write them."""
+    pool = {torch.ops.aten.adaptive_max_pool2d.default: global_max_pool}
     if contract.ending == "outputs":
-        return {torch.ops.aten.hardsigmoid.default: plain_hardsigmoid}
-    return {torch.ops.onestage.survivors.default: survivors_in_onnx}
+        return pool | {torch.ops.aten.hardsigmoid.default: plain_hardsigmoid}
+    return pool | {torch.ops.onestage.survivors.default: survivors_in_onnx}
+
+
+def global_max_pool(x: OnnxValue, size: Sequence[int]) -> tuple[OnnxValue, OnnxValue]:
+    """The largest value of each map, and a second output that nothing reads. torch 2.10 cannot write it."""
+    from onnxscript import opset18 as op
+
+    assert list(size) == [1, 1]
+    largest = op.GlobalMaxPool(x)
+    return largest, largest
 
 
 def plain_hardsigmoid(x: OnnxValue) -> OnnxValue:

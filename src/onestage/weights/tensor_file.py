@@ -143,8 +143,11 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: Path | str) -> None:
-    """Raise WeightsError, naming the tensors, if one holds a NaN or an infinity."""
-    bad = [name for name, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and not t.isfinite().all()]
+    """Raise WeightsError, naming the tensors, if one holds a NaN or an infinity. Numbers of 8 bits or fewer, which no detector
+    has, are not looked at: torch cannot tell of all kinds of them.
+    """
+    real = {name: t for name, t in tensors.items() if (t.is_floating_point() or t.is_complex()) and t.itemsize > 1}
+    bad = [name for name, t in real.items() if not t.isfinite().all()]
     if bad:
         raise WeightsError(
             f"{len(bad)} of the {len(tensors)} tensors hold NaN or infinity",

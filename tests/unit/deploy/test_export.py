@@ -186,7 +186,8 @@ def test_a_flipped_bit_of_a_torch_program_is_seen(tmp_path):
 
 
 def test_a_file_does_not_say_where_its_maker_s_program_lies(folder):
-    assert b".py" not in (folder / "model.onnx").read_bytes()
+    named = re.findall(rb'[^\s"]*\.py\b', (folder / "model.onnx").read_bytes())
+    assert all(name.startswith(b"torch/") for name in named)  # torch 2.10 names a file of torch
 
 
 def test_what_follows_the_network_gathers_no_more_than_a_number_for_each_candidate(folder):

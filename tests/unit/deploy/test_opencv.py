@@ -12,7 +12,7 @@ from onestage.deploy.plan import ExportConfig, plan_export
 from onestage.predict.predictor import Predictor
 
 pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
-cv2 = pytest.importorskip("cv2", reason="pip install opencv-python-headless")
+cv2 = pytest.importorskip("cv2", minversion="5", reason="pip install 'opencv-python-headless>=5'")
 
 SIZES = {
     "ssd300_vgg16": None,

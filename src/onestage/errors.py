@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from functools import wraps
 from inspect import Parameter, signature
+from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
 from threading import get_ident
@@ -26,6 +27,9 @@ _PACKAGE = str(Path(__file__).parent) + os.sep
 
 QUOTED, LISTED, LINES = 300, 1500, 24
 """The most characters in a line of an error (LISTED: of a place, of what is expected, of a remedy), and the most lines."""
+
+MOST_NAMES = 10_000
+"""Names in a folder that are compared with one that does not exist."""
 
 LARGEST = 2**63 - 1
 """The largest whole number that tensors and files hold."""
@@ -232,19 +236,48 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the known name closest to a mistyped one, or an empty string when none is close. Capitals do
     not count.
     """
-    if len(name) > QUOTED:  # the search for the closest one takes the square of the time
-        return ""
-    known = {n.lower(): n for n in names}
-    close = get_close_matches(name.lower(), known, n=1)
-    return f" (did you mean '{known[close[0]]}'?)" if close else ""
+    close = closest(name, names)
+    return f" (did you mean '{close[0]}'?)" if close else ""
 
 
 def three_nearest(name: str, names: Iterable[str]) -> str | None:
     """The names closest to one that does not exist, the best first, three at most: ``ssd, tinyssd``. None if none is close."""
-    if len(name) > QUOTED:
-        return None
+    return ", ".join(closest(name, names, most=3, cutoff=0.5)) or None
+
+
+def closest(name: str, names: Iterable[str], *, most: int = 1, cutoff: float = 0.6) -> list[str]:
+    """The known names closest to a mistyped one, the best first. Capitals do not count. cutoff: how alike they are at least, 0
+    to 1.
+    """
+    if len(name) > QUOTED:  # the search takes the square of the time
+        return []
     known = {n.lower(): n for n in names}
-    return ", ".join(known[close] for close in get_close_matches(name.lower(), known, n=3, cutoff=0.5)) or None
+    return [known[close] for close in get_close_matches(name.lower(), known, n=most, cutoff=cutoff)]
+
+
+def absent(path: Path | str, what: str = "there is no such file or folder") -> str:
+    """What is wrong with a path that does not exist, with the nearest one that does, if there is one:
+    ``there is no such file or folder (did you mean 'runs/first'?)``. In each part that is missing, one name of its folder is
+    taken for another.
+    """
+    found, differs = Path(), False
+    for part in Path(path).parts:
+        if not os.path.lexists(found / part):
+            near = closest(part, _names_in(found))
+            if not near:
+                return what
+            part, differs = near[0], True
+        found /= part
+    return f"{what} (did you mean '{found}'?)" if differs else what
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names in a folder; not all of a very large one, and none if it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in islice(entries, MOST_NAMES)]
+    except OSError:
+        return []
 
 
 def counted(number: int, noun: str) -> str:

@@ -52,7 +52,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, absent
 from onestage.pixels import BEHIND_TRANSPARENCY as BEHIND_TRANSPARENCY
 from onestage.pixels import array_pixels, over_grey, span_of, tensor_pixels, to_uint8, unusable
 
@@ -258,7 +258,7 @@ def _naming(where: str) -> Iterator[None]:
         raise
     except Exception as error:  # Pillow raises a dozen types on broken files, from struct.error to MemoryError
         from_system = isinstance(error, OSError) and error.errno is not None  # Pillow's OSErrors have no number
-        what = "this picture file cannot be read" if from_system else "this picture is broken or cut off"
+        what = absent(where, "this picture file cannot be read") if from_system else "this picture is broken or cut off"
         fix = "check the path and its permissions" if from_system else _REPLACE
         raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix) from error
 

@@ -19,6 +19,7 @@ from onestage.errors import (
     KeywordError,
     OnestageError,
     WeightsError,
+    absent,
     counted,
     first_ten,
     known_keywords,
@@ -276,3 +277,28 @@ def test_a_thread_drops_no_warnings_but_those_it_was_told_to_drop():
 )
 def test_the_three_nearest_names(name, found):
     assert three_nearest(name, ["ssd", "tinyssd", "retinanet"]) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "near"),
+    [
+        ("run/firts", "run/first"),
+        ("RUM/First", "run/first"),
+        ("run/first/best.safetensor", "run/first/best.safetensors"),
+        ("run/quite another", None),
+        ("nothing/first", None),
+        ("run/" + 400 * "first", None),
+        ("run/first/best.safetensors/x", None),
+        ("nul\0", None),
+        ("", None),
+    ],
+)
+def test_a_path_that_is_absent_has_a_nearest_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, near: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run/first").mkdir(parents=True)
+    Path("run/first/best.safetensors").touch()
+    assert absent(path, "gone") == ("gone" if near is None else f"gone (did you mean '{near}'?)")
+    if near is not None:
+        assert absent(tmp_path / path, "gone") == f"gone (did you mean '{tmp_path / near}'?)"

@@ -20,6 +20,7 @@ from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import ConfigError, WeightsError, require
 from onestage.files import write_file
+from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +74,7 @@ def benchmark(
     """
     from onestage.zoo.table import list_models
 
-    _check((batch, repeats, classes), json)
+    _check({"batch": batch, "repeats": repeats, "classes": classes}, json)
     images = _images(batch, picture)
     runs = [(name, program) for name in models or list_models() for program in _programs(name, runtime)]
     make = partial(_model, classes=classes, device=device, trusted=trusted)
@@ -83,12 +84,12 @@ def benchmark(
     return 0
 
 
-def _check(numbers: Sequence[int], json: Path | None) -> None:
-    """Raise ConfigError if one of --batch, --repeats and --classes is out of bounds, or the file cannot be written there."""
+def _check(numbers: Mapping[str, int], json: Path | None) -> None:
+    """Raise ConfigError if one of the numbers is out of bounds, or the file cannot be written there."""
     from onestage.cli.results import BENCHMARK, check_replaceable
 
-    what = f"--batch, --repeats, --classes: 1 or more, at most {MOST:,}"
-    require(1 <= min(numbers) <= max(numbers) <= MOST, what, got=numbers)
+    for name, number in numbers.items():
+        Range(least=1, most=MOST).check(number, name)
     check_replaceable(json, BENCHMARK)
 
 

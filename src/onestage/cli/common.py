@@ -11,7 +11,7 @@ from torch import Tensor
 
 from onestage.cli.output import say
 from onestage.creation import create
-from onestage.errors import ConfigError, WeightsError, nearest, three_nearest
+from onestage.errors import ConfigError, WeightsError, absent, nearest, three_nearest
 from onestage.files import given_path
 from onestage.model.codec import differences
 from onestage.model.config import DetectorConfig
@@ -118,7 +118,8 @@ def _no_model(name: str) -> WeightsError:
     published = three_nearest(name, WEIGHTS) or ", ".join([*WEIGHTS][:3])
     expected = f"a .safetensors file, a run folder, or published weights such as {published}"
     fix = "correct the path, or see the names of all published weights: onestage models"
-    return WeightsError(f"there is no such model{nearest(name, WEIGHTS)}", got=name, expected=expected, fix=fix)
+    what, meant = "there is no such model", nearest(name, [*ZOO, *WEIGHTS])
+    return WeightsError(what + meant if meant else absent(name, what), got=name, expected=expected, fix=fix)
 
 
 def other_settings(config: DetectorConfig, usual: DetectorConfig) -> list[str]:

@@ -11,7 +11,8 @@ import tyro
 
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
-from onestage.errors import counted, require
+from onestage.errors import counted
+from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.data import Dataset
@@ -45,10 +46,10 @@ class Machine:
     """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
-        require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
-        require(self.workers is None or 0 <= self.workers <= 1024, "--workers lies between 0 and 1024", got=self.workers)
-        require(0 < self.worker_timeout < 1e6, "--worker-timeout is above 0", got=self.worker_timeout)
-        require(0 < self.picture_memory < 1e6, "--picture-memory is above 0", got=self.picture_memory)
+        Range(least=1).check(self.batch_size, "batch_size")
+        Range(least=0, most=1024).check(self.workers, "workers")
+        Range(above=0, below=1e6).check(self.worker_timeout, "worker_timeout")
+        Range(above=0, below=1e6).check(self.picture_memory, "picture_memory")
 
 
 def evaluate(

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from onestage.cli.output import say, stdout, tell
 from onestage.console import words
-from onestage.errors import ConfigError, DataError, require
+from onestage.errors import ConfigError, DataError, absent
+from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.data import Dataset
@@ -60,7 +61,7 @@ def explain_picture(
     from onestage.data import load_dataset
     from onestage.explain import explain_sample, files_of, save_explanation
 
-    require(0 < score < 1, "--score lies between 0 and 1", got=score)
+    Range(above=0, below=1).check(score, "score")
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
@@ -123,8 +124,8 @@ def _row_of(picture: Path, dataset: Dataset) -> int:
         for row, path in namesakes:
             if same(path):
                 return row
-    absent = "the data set has no labels for this picture" if picture.exists() else "there is no such picture"
-    what = "the data set has another picture of this name" if namesakes else absent
+    unknown = "the data set has no labels for this picture" if picture.exists() else absent(picture, "there is no such picture")
+    what = "the data set has another picture of this name" if namesakes else unknown
     raise DataError(what, where=dataset.root, got=picture, fix="name a picture of the data set by its path")
 
 

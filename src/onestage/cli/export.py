@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, counted, require
+from onestage.errors import ConfigError, DataError, absent, counted, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,19 +95,19 @@ def export(
         out: the file to write; by default the name of the model, in this folder
         data: a folder of pictures to check the file with, by default the package draws some; if they are labelled, the AP of
             the model and of the file is measured on them; int8 needs them
-        example: also write a short program that uses the file, in Python with onnxruntime, or for ncnn in C++
+        example: also write a short program that uses the file: for onnx in Python, for ncnn in C++; no other format has one
         check: compare what the file finds with what the model finds
     """
     from onestage.cli.common import find_model
-    from onestage.deploy.export import FORMATS, check_place
+    from onestage.deploy.export import FORMATS, check_request
     from onestage.deploy.export import export as write
 
     config = replace(_config(file), precision=numbers.precision)
+    path = out or Path((Path(model).name or "model").removesuffix(".safetensors") + FORMATS[to].suffix)
+    check_request(path, to, config, check=check, example=example)
+    _check_data(numbers, data, check=check)
     detector = find_model(model, device="cpu")
-    name = Path(model).name or "model"
-    path = out or Path(name.removesuffix(".safetensors") + FORMATS[to].suffix)
-    check_place(path, to, check=check, example=example, overwrite=file.overwrite)
-    given, pictures = _given(numbers, detector, data, Path(model), check=check)
+    given, pictures = _given(numbers, detector, data, Path(model))
     say((f"writing {path}: this takes {'minutes' if numbers.precision == 'int8' else 'up to a minute'}", "dim"))
     _show(write(detector, path, to=to, config=config, pictures=pictures, check=check, example=example, labelled=given), given)
     return 0
@@ -119,7 +119,7 @@ def _config(file: File) -> ExportConfig:
     from onestage.deploy.plan import ExportConfig
 
     if file.batch != "any" and not file.batch.isdecimal():
-        raise ConfigError("--batch is a number, or any", got=file.batch, fix="--batch 8")
+        raise ConfigError("--batch is a number, or any", got=file.batch, expected="any, or 1 or more", fix="--batch 8")
     size = None if file.size is None or file.size in ("any", "model") else parse_size(file.size, option="--size")
     return ExportConfig(
         nms=file.nms,
@@ -131,32 +131,40 @@ def _config(file: File) -> ExportConfig:
     )
 
 
+def _check_data(numbers: Numbers, data: Path | None, *, check: bool) -> None:
+    """Raise ConfigError or DataError if --data or --calibrate is missing, useless, or not there."""
+    if data is None and numbers.precision == "int8":
+        what = "int8 needs labelled pictures: its AP is measured on them"
+        raise ConfigError(what, got="no --data", fix="--data FOLDER, a data set that onestage evaluate takes")
+    if data is not None:
+        require(check, "--data is what the file is checked with", got="--no-check", fix="leave one of both out")
+    for option, path in (("--data", data), ("--calibrate", numbers.calibrate)):
+        if path is not None and not path.exists():
+            raise DataError(absent(path), where=f"{option} {path}", fix="correct the path")
+
+
 def _given(
-    numbers: Numbers, detector: Detector, data: Path | None, model: Path, *, check: bool
+    numbers: Numbers, detector: Detector, data: Path | None, model: Path
 ) -> tuple[Dataset | Int8Data | None, list[Tensor] | None]:
     """The labelled pictures of --data, and some pictures of it, (3, H, W) uint8 each, to check the file with."""
     if (int8 := _int8(numbers, detector, data)) is not None:
         return int8, _pictures(Path(), int8.measure)
     if data is None:
         return None, None
-    require(check, "--data is what the file is checked with", got="--no-check", fix="leave one of both out")
     labelled = _labelled(detector, data, model, numbers.on_bad)
     return labelled, _pictures(data, labelled)
 
 
 def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data | None:
-    """The pictures for int8; None for other precisions. Raise ConfigError if there are no labelled ones."""
+    """The pictures for int8; None for other precisions."""
     from onestage.data.reader import open_data
     from onestage.deploy.int8 import MAX_DROP, Int8Data, divided
     from onestage.deploy.quantise import check_nncf
     from onestage.evaluation import read_for
     from onestage.predict.pictures import find_pictures
 
-    if numbers.precision != "int8":
+    if numbers.precision != "int8" or data is None:
         return None
-    if data is None:
-        what = "int8 needs labelled pictures: its AP is measured on them"
-        raise ConfigError(what, got="no --data", fix="--data FOLDER, a data set that onestage evaluate takes")
     check_nncf()
     if numbers.calibrate is not None:
         measure = read_for(detector, data, split=None, on_bad=numbers.on_bad)
@@ -169,7 +177,6 @@ def _int8(numbers: Numbers, detector: Detector, data: Path | None) -> Int8Data |
 
 def _labelled(detector: Detector, data: Path, model: Path, on_bad: OnBad = "stop") -> Dataset | None:
     """The data set that ``onestage evaluate`` measures the model on; None, and a word about it, without such labels."""
-    from onestage.errors import DataError
     from onestage.evaluation import data_to_measure
 
     try:
@@ -205,7 +212,9 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
         return
     if made.agreement is not None:
         pairs = f"{made.agreement.paired:,} of {made.agreement.compared:,} detections agree"
-        tell(f"checked: {pairs}, IoU at least {made.agreement.iou:.4f}, scores within {made.agreement.score:.1e}")
+        tell(f"checked: {pairs}, with IoU of at least {made.agreement.iou:.4f} and scores within {made.agreement.score:.1e}")
+        if alone := made.agreement.compared - made.agreement.paired:
+            tell(f"the other {alone:,} have no partner: if two boxes overlap almost as much as NMS allows, rounding decides")
     _show_int8(made)
     before, after = (1000 * seconds for seconds in made.seconds)
     tell(f"a picture takes {after:.0f} ms with the file, {before:.0f} ms with the model in torch")

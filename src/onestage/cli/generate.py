@@ -86,8 +86,9 @@ def write_data_set(
     The folder must be new or empty; with ``overwrite`` it may hold a generated data set.
     """
     if min(counts.values()) < 0 or not 0 < sum(counts.values()) <= MOST:
-        expected = f"0 or more in each split, 1 to {MOST:,} in all"
-        raise ConfigError("no pictures to draw, or too many", got=counts, expected=expected)
+        got, expected = ", ".join(f"--{split} {count}" for split, count in counts.items()), f"1 to {MOST:,} pictures in all"
+        what, fix = "no pictures to draw, or too many", "such as --train 1000 --val 200"
+        raise ConfigError(what, got=got, expected=f"0 or more in each split, {expected}", fix=fix)
     _make_room(out, overwrite=overwrite)
     _write(out, format, counts, config)
     write_file(out / FINISHED, _description(format, counts, config))
@@ -97,15 +98,15 @@ def write_data_set(
 def parse_size(text: str, *, option: str = "--size") -> Size:
     """'256' or '240x320' -> (height, width), both 1 or more. option: its name in the ConfigError for anything else."""
     sides = text.lower().split("x")
-    expected = "256, or 240x320 for height x width"
+    expected, fix = "256, or 240x320 for height x width", f"such as {option} 320"
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
-        raise ConfigError(f"{option} is not understood", got=repr(text), expected=expected)
+        raise ConfigError(f"{option} is not understood", got=repr(text), expected=expected, fix=fix)
     height, width = int(sides[0][:20]), int(sides[-1][:20])  # in more digits Python itself finds no number
     if min(height, width) < 1:
-        raise ConfigError(f"{option} has a side without pixels", got=repr(text), expected=expected)
+        raise ConfigError(f"{option} has a side without pixels", got=repr(text), expected=expected, fix=fix)
     if max(height, width) > LIMITS.max_side or height * width > LIMITS.max_pixels:
         most = f"sides of at most {LIMITS.max_side:,} pixels, and {LIMITS.max_pixels:,} pixels in all"
-        raise ConfigError(f"{option} is too large", got=repr(text), expected=most)
+        raise ConfigError(f"{option} is too large", got=repr(text), expected=most, fix=fix)
     return height, width
 
 

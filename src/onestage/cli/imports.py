@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, OnestageError, WeightsError
+from onestage.errors import ConfigError, OnestageError, WeightsError, absent
 
 if TYPE_CHECKING:
     from onestage.model.config import DetectorConfig
@@ -65,7 +65,7 @@ def import_weights(
         raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
     _check_free(out, overwrite=overwrite)
     if not file.is_file():
-        raise WeightsError("there is no such file", got=file, fix="check the path")
+        raise WeightsError(absent(file, "there is no such file"), where=file, fix="check the path")
     source = _read(file, origin, None if classes is None else _class_names(classes), pixels, background)
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)

@@ -1,8 +1,8 @@
 """``onestage VERB ...``: finds the verb, runs it, and turns a user's mistake into one clean message.
 
 The module of a verb is imported when it is needed, so that ``onestage --help`` does not wait for torch. Exit codes: 0 done,
-1 something is wrong with some of the pictures, or the output has no reader, 2 a mistake of the user, or output that cannot be
-written, 130 interrupted.
+1 something is wrong with some of the pictures, 2 a mistake of the user, or output that cannot be written, 130 interrupted. A
+reader that leaves early, such as head, is no mistake.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from rich.table import Table
 
-from onestage.cli.mistakes import mistakes_as_errors
+from onestage.cli.mistakes import mistakes_as_errors, reword
 from onestage.cli.output import say, stdout, tell
 from onestage.console import outlets, show_traceback, words
-from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, nearest
+from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, nearest
 
 OUT_OF_MEMORY = ("allocate memory", "out of memory")
 """What torch's errors say when there is none left."""
@@ -87,7 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.strerror is None:
                 raise
-            return _fail(2, str(DataError(error.strerror.lower(), where=error.filename, fix="check that path")))
+            what = error.strerror.lower()
+            if isinstance(error, FileNotFoundError) and error.filename is not None:
+                what = absent(error.filename, what)
+            return _fail(2, str(DataError(what, where=error.filename, fix="check that path")))
         except (MemoryError, RuntimeError) as error:
             if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
                 raise
@@ -97,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if out.fault is not None and not isinstance(out.fault, BrokenPipeError):
             got, fix = out.fault.strerror, "make room, or send the output to another place"
             return _fail(2, str(WriteError("standard output cannot be written", got=got, fix=fix)))
-        return code or int(out.lost)
+        return code
 
 
 @contextmanager
@@ -156,8 +159,12 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
     _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
-    with mistakes_as_errors(partial(_options, function)):
-        code: int = tyro.cli(function, prog=program, args=arguments, config=style)
+    try:
+        with mistakes_as_errors(partial(_options, function)):
+            code: int = tyro.cli(function, prog=program, args=arguments, config=style)
+    except OnestageError as error:
+        reword(error, _options(function), f"{program} --help")
+        raise
     return code
 
 
@@ -195,16 +202,16 @@ def _set_help(part: Any) -> None:
     part.__annotations__ = hints
 
 
-def _options(part: Callable[..., object]) -> list[str]:
-    """The options of a verb, or of a dataclass among them, such as "--batch-size"."""
-    hints, options = get_type_hints(part, include_extras=True), []
+def _options(part: Callable[..., object]) -> dict[str, object]:
+    """The options of a verb, or of a dataclass among them, such as "--batch-size", with their usual values."""
+    hints, options = get_type_hints(part, include_extras=True), dict[str, object]()
     for parameter in signature(part).parameters.values():
         if is_dataclass(parameter.default):
-            options += _options(type(parameter.default))
+            options |= _options(type(parameter.default))
         elif parameter.kind is not Parameter.POSITIONAL_ONLY:
             marks = getattr(hints[parameter.name], "__metadata__", ())
             given = [mark.name for mark in marks if getattr(mark, "name", None)]
-            options.append("--" + "".join(given or [parameter.name]).replace("_", "-"))
+            options["--" + "".join(given or [parameter.name]).replace("_", "-")] = parameter.default
     return options
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from tyro._errors import InstantiationFailure, ParseErrorEvent
 
 
+_SETTING = re.compile(r"(?<![\w.-])([a-z]\w*)=(\([\w.]+, [\w.]+\)|[\w.\"'-]*)")
+"""A setting as Python takes it, with its value or without: ``size=(300, 400)``, ``epochs=``."""
+_CALL = re.compile(r"\w\(")
 _PLAIN = (
     (re.compile(r"invalid literal for int\(\) with base 10: (.*)", re.DOTALL), "a whole number, such as 3"),
     (re.compile(r"could not convert string to float: (.*)", re.DOTALL), "a number, such as 0.5"),
@@ -45,6 +48,35 @@ def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]
 
     with on_parse_error(refuse):
         yield
+
+
+def reword(error: OnestageError, options: Mapping[str, object], fix: str) -> None:
+    """Put an error into the words of the command line. Errors name a setting as Python does, epochs or ``epochs=10``. Typed it
+    is --epochs or ``--epochs 10``. A remedy that is a call in Python stays as it is.
+
+    options: those of the verb, such as "--epochs", with their usual values. fix: what to do about an option if the error does
+    not say it.
+    """
+    if isinstance(error.where, str):
+        option = "--" + error.where.replace("_", "-")
+        error.where = option if option in options else error.where
+        if error.where in options:
+            usual = options[error.where]
+            error.fix = error.fix or (f"such as {error.where} {usual}" if type(usual) in (int, float) else fix)
+    if error.fix is not None and not _CALL.search(error.fix):
+        error.fix = _SETTING.sub(lambda found: _typed(found, options), error.fix)
+
+
+def _typed(setting: re.Match[str], options: Collection[str]) -> str:
+    """A setting with its value as it is typed, if there is such an option: ``size=(300, 400)`` as ``--size 300x400``."""
+    name, value = f"--{setting[1].replace('_', '-')}", setting[2].strip("\"'")
+    if value in ("True", "False"):
+        name, value = (name if value == "True" else f"--no-{name[2:]}"), ""
+    if name.replace("--no-", "--") not in options:
+        return setting[0]
+    if value.startswith("("):  # (height, width), or a list of numbers
+        value = value.strip("()").replace(", ", " " if "." in value else "x")
+    return f"{name} {value}".strip()
 
 
 def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) -> OnestageError | None:

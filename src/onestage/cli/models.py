@@ -15,7 +15,8 @@ from rich.text import Text
 
 from onestage.cli.output import progress, stdout, tell
 from onestage.console import Terminal, words
-from onestage.errors import ConfigError, nearest, require
+from onestage.errors import ConfigError, nearest
+from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.structures import Size
@@ -58,7 +59,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     """
     from onestage.zoo.table import ANY_BACKBONE
 
-    require(1 <= classes <= 100_000, "--classes is 1 to 100,000", got=classes)
+    Range(least=1, most=100_000).check(classes, "classes")
     rows = []
     chosen = _chosen(names)
     with progress("counting", len(chosen), unit="models") as bar:

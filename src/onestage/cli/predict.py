@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
 import tyro
 
 from onestage.cli.output import progress, say, tell
-from onestage.errors import ConfigError, DataError, WriteError, counted, require
+from onestage.errors import ConfigError, DataError, WriteError, counted
+from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.data.predictions import Format
@@ -57,11 +58,11 @@ class Choice:
     """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
-        require(0 <= self.score <= 1, "--score lies between 0 and 1", got=self.score)
-        require(self.top is None or self.top >= 1, "--top is 1 or more", got=self.top)
-        require(0 < self.picture_memory < 1e6, "--picture-memory is above 0", got=self.picture_memory)
-        require(0 < self.worker_timeout < 1e6, "--worker-timeout is above 0", got=self.worker_timeout)
-        require(self.batch_size >= 1, "--batch-size is 1 or more", got=self.batch_size)
+        Range(least=0, most=1).check(self.score, "score")
+        Range(least=1).check(self.top, "top")
+        Range(above=0, below=1e6).check(self.picture_memory, "picture_memory")
+        Range(above=0, below=1e6).check(self.worker_timeout, "worker_timeout")
+        Range(least=1).check(self.batch_size, "batch_size")
 
 
 def predict(
@@ -92,7 +93,7 @@ def predict(
     if not draw and not format:
         raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format csv")
     if not pictures:
-        raise ConfigError("which pictures?", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
+        raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
     return _predict(model, pictures, detection, out, format, draw=draw)
 
 
@@ -184,7 +185,7 @@ class Tally:
     def show(self, total: int, seconds: float, *, places: Mapping[str, Path], score: float) -> None:
         """Print what was found and where it is. total: pictures that were asked for. score: the least one reported."""
         pictures = f"{self.read:,} of {total:,} pictures" if self.read < total else counted(total, "picture")
-        found = ", ".join(f"{name} {count:,}" for name, count in self.objects.most_common(8))
+        found = ", ".join(f"{count:,} {name}" for name, count in self.objects.most_common(8))
         more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
         objects = counted(self.objects.total(), "object") + (f" ({found}{more})" if found else "")
         tell(f"{pictures} in {seconds:.1f} s: {objects}")

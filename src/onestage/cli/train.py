@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, stdout, tell
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, absent
 from onestage.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class ModelChoice:
         name = self.model or (None if source is None else source.model)
         if name is None:
             expected = f"--model and a name, such as {', '.join([*ZOO][:3])}"
-            raise ConfigError("which model?", expected=expected, fix="see all names: onestage models")
+            raise ConfigError("no model is named", expected=expected, fix="see all names: onestage models")
         asked = None if self.size is None else parse_size(self.size)
         size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
         config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
@@ -75,7 +76,12 @@ class ModelChoice:
         if "preprocess.size" in changes:
             what = "the recipe's levels and boxes follow from its size, so it is given to the recipe"
             raise ConfigError(what, where="--set preprocess.size", fix="--size HEIGHTxWIDTH")
-        return config.replace(changes)
+        try:
+            return config.replace(changes)
+        except ConfigError as error:
+            error.got = error.got or ", ".join(f"--set {change}" for change in self.changes)
+            error.fix = error.fix or "docs/parts.md has all settings: --set KEY=VALUE"
+            raise
 
 
 NO_CHOICE, USUAL = ModelChoice(), TrainConfig()
@@ -111,12 +117,13 @@ def train(
     """
     if resume is not None:
         if (data, out, format, detector, training) != (None, None, None, NO_CHOICE, USUAL):
-            raise _no_other_settings(resume)
+            given = {"DATA": data, "--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
+            raise _no_other_settings(resume, [*training.options, *(name for name, value in given.items() if value is not None)])
         return _go_on(resume, accept_changes=accept_changes)
     if accept_changes:
         raise ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
     if data is None:
-        raise ConfigError("train on what?", fix="onestage train DATA --model NAME, or --resume RUN")
+        raise ConfigError("no data set is named", fix="onestage train DATA --model NAME, or --resume RUN")
     return _start(data, out, detector, training, format)
 
 
@@ -129,7 +136,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
     from onestage.training.memory import keep_freed_memory
 
     if detector == NO_CHOICE and not data.exists():  # the model that is missing too is asked for later
-        raise DataError("there is no such file or folder", where=data, fix="correct the path of the data set")
+        raise DataError(absent(data), where=data, fix="correct the path of the data set")
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
@@ -162,14 +169,15 @@ def _go_on(run: Path, *, accept_changes: bool = False) -> int:
         raise
 
 
-def _no_other_settings(run: Path) -> ConfigError:
+def _no_other_settings(run: Path, given: Sequence[str]) -> ConfigError:
+    """The error for a run to go on with for which other settings are given."""
     from onestage.files import BEST
     from onestage.training.folder import Plan
 
     Plan.load(run)  # raises if there is no run
     what = "--resume goes on with the data and settings of its run, so it takes no others"
     longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(run / BEST))}"
-    return ConfigError(what, where=run, fix=f"onestage train --resume {shlex.quote(str(run))}; {longer}")
+    return ConfigError(what, where=run, got=", ".join(given), fix=f"onestage train --resume {shlex.quote(str(run))}; {longer}")
 
 
 def _check_recipe(detector: ModelChoice, source: Source | None) -> None:

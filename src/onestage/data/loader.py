@@ -175,7 +175,7 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
     """Raise ConfigError or DataError. count: the pictures to share out, one or more for each process; None: any number."""
     if batch_size < 1 or batch_size % shard.world:
         expected = f"a positive multiple of {shard.world}, the number of processes" if shard.world > 1 else "1 or more"
-        raise ConfigError("this batch size cannot be shared out", got=batch_size, expected=expected, fix="change --batch-size")
+        raise ConfigError("this batch size cannot be shared out", got=batch_size, expected=expected, fix="change batch_size=")
     if count is not None and count < shard.world:
         expected, fix = f"at least {shard.world}, one per process", "add pictures, or start fewer processes"
         raise DataError("too few pictures to train on", got=count, expected=expected, fix=fix)

@@ -28,7 +28,7 @@ from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.table import OnBad, Table
 from onestage.data.tree import Parts, Tree, surroundings
-from onestage.errors import DataError, OnestageError, counted, nearest, shortened
+from onestage.errors import DataError, OnestageError, absent, counted, nearest, shortened
 
 
 class Layout(Protocol):
@@ -259,7 +259,8 @@ class OpenData:
         if key is None or key not in self.splits:
             expected = f"one of: {', '.join(self.splits)}" if self.splits else "no split: this data set is not divided"
             fix = "leave the split out, or name one that is there"
-            raise DataError(f"there is no split {split!r} in this data set", where=self.path, expected=expected, fix=fix)
+            what = f"there is no split {split!r} in this data set{nearest(split, self.splits)}"
+            raise DataError(what, where=self.path, expected=expected, fix=fix)
         return key
 
 
@@ -378,7 +379,7 @@ def _tree(path: Path) -> Tree:
     """All files of a data set: those in its folder, or those around the one file that was named."""
     chosen = path if is_regular(path) else None
     if chosen is None and not is_folder(path):
-        what = "this is no regular file and no folder" if is_there(path) else "there is no such file or folder"
+        what = "this is no regular file and no folder" if is_there(path) else absent(path)
         raise DataError(what, where=path, fix="correct the path of the data set")
     top = surroundings(path) if chosen else path
     try:

@@ -227,18 +227,21 @@ class WorkerPool(Generic[Task, Rest]):
                 self._results[job.number] = result
                 self._changed.notify_all()
 
-    def lost(self, job: _Job[Task], pid: int | None, end: str) -> None:
-        """A worker died: put its job back, to be the next one."""
+    def lost(self, job: _Job[Task], pid: int | None, code: int | None) -> None:
+        """A worker died with that exit code: put its job back, to be the next one. A SIGTERM makes no note: timeout, kubectl
+        and slurm send it to all processes, and the parent, which has it too, says what it does about it.
+        """
         job.deaths += 1
         if job.deaths >= TRIES:
             fix = "often too little memory: try fewer --workers, or 0; or look for a harmful file: onestage data check"
             what = "a process that loads pictures died, and so did those that took its place"
-            self.finish(job, LostError(what, where=self.name(job.task), got=f"the last one {end}", fix=fix))
+            self.finish(job, LostError(what, where=self.name(job.task), got=f"the last one {_end_of(code)}", fix=fix))
             return
         with self._changed:
             if job.round == self._round and not self._closed:
                 self._jobs.appendleft(job)
-                self._notes.append(f"the process {pid}, which loaded pictures, {end}; another one took its place")
+                if code != -signal.SIGTERM:
+                    self._notes.append(f"the process {pid}, which loaded pictures, {_end_of(code)}; another one took its place")
             self._changed.notify_all()
 
 
@@ -279,7 +282,7 @@ class _Keeper(Generic[Task, Rest]):
         except (EOFError, OSError):  # a broken pipe is an OSError
             self.process.join(_TICK)
             self.is_alive = False
-            self.pool.lost(job, self.process.pid, _end_of(self.process.exitcode))
+            self.pool.lost(job, self.process.pid, self.process.exitcode)
         except ClosedError:
             raise
         except Exception as error:  # of the program, such as a task that cannot be sent

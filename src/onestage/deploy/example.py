@@ -42,7 +42,7 @@ def check_example(contract: Contract, path: Path, suffix: str) -> None:
     if example is None or contract.ending != example.ending or not isinstance(contract.config.postprocess.nms, HardNMS):
         what, got = "there is no example for such a file", f"{suffix}, {contract.ending}"
         expected = "an ONNX file with NMS, or one for ncnn, of a detector with hard NMS"
-        raise ConfigError(what, got=got, expected=expected, fix="leave --example out")
+        raise ConfigError(what, got=got, expected=expected, fix="leave example=True out")
 
 
 def example_place(path: Path, suffix: str) -> Path:

@@ -34,12 +34,14 @@ from onestage.images import decode_image
 from onestage.model.detector import Detector
 from onestage.predict.contract import PRECISIONS, Contract, Precision
 from onestage.predict.exported import open_exported
-from onestage.predict.predictor import Predictor
+from onestage.predict.predictor import Predictor, not_a_detector
 from onestage.predict.seal import write_seal
 
 if TYPE_CHECKING:
     import onnx
 
+
+USUAL = ExportConfig()
 
 CHECKED_WITH = 5
 """Labelled pictures that the float32 file behind an int8 file is checked with."""
@@ -113,7 +115,7 @@ def export(
     path: str | Path,
     *,
     to: str = "onnx",
-    config: ExportConfig | None = None,
+    config: ExportConfig = USUAL,
     pictures: Sequence[Tensor] | None = None,
     check: bool = True,
     example: bool = False,
@@ -129,16 +131,16 @@ def export(
     Raise ConfigError if the format cannot hold this detector or something of these names exists, WeightsError if the file finds
     other objects than the detector, or if int8 costs too much AP.
     """
-    if to not in FORMATS:
-        raise ConfigError(f"no such format{nearest(str(to), FORMATS)}", got=to, expected=", ".join(FORMATS))
-    path, form = given_path(path, "path"), FORMATS[to]
-    config = config or ExportConfig()
-    check_place(path, to, check=check, example=example, overwrite=config.overwrite)
+    if not isinstance(detector, Detector):
+        raise not_a_detector(detector)
+    path = given_path(path, "path")
+    check_request(path, to, config, check=check, example=example)
+    form = FORMATS[to]
     plan = plan_export(detector, form.config(config) if form.config else config)
     plan = replace(plan, contract=replace(plan.contract, checked=check))
     if example:
         check_example(plan.contract, path, form.suffix)
-    _check_precision(config.precision, to, labelled, check=check)
+    _check_labelled(config.precision, labelled, check=check)
     images = _usual_pictures(labelled) if pictures is None else _given_pictures(pictures)
     with temporary_folder(path) as folder:
         draft = folder / path.name
@@ -188,8 +190,8 @@ def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite:
     does not take a name.
     """
     if not path.name.endswith(form.suffix) or path.name == form.suffix:
-        fix = f"{path.name.removesuffix(form.suffix) or 'model'}{form.suffix}"
-        raise ConfigError(f"the name of the file ends with {form.suffix}", got=path, fix=fix)
+        fix = f"such as {path.with_name('model' if path.name.startswith('.') else path.stem)}{form.suffix}"
+        raise ConfigError(f"the name of the file must end with {form.suffix}", got=path, fix=fix)
     vectors = [vectors_place(path)] if check or (overwrite and is_exported(vectors_place(path))) else []
     examples = [example_place(path, form.suffix)] if example and form.suffix in EXAMPLES else []
     parts = [*(path.with_name(f"{path.stem}{part}") for part in form.parts), path]
@@ -200,25 +202,40 @@ def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite:
     return targets
 
 
-def check_place(path: Path, to: str, *, check: bool, example: bool, overwrite: bool) -> None:
-    """Raise ConfigError if an export to this place would fail: before the work begins. check, example: as for ``export``."""
-    _targets(path, FORMATS[to], check=check, example=example, overwrite=overwrite)
+def check_request(path: Path, to: str, config: ExportConfig, *, check: bool, example: bool) -> None:
+    """Raise ConfigError if an export to this place would fail whatever the detector is: before the work begins.
+
+    to, check, example: as for ``export``.
+    """
+    if to not in FORMATS:
+        what, fix = f"no such format{nearest(str(to), FORMATS)}", 'such as to="onnx"'
+        raise ConfigError(what, where="to", got=to, expected=", ".join(FORMATS), fix=fix)
+    if not isinstance(config, ExportConfig):
+        raise ConfigError("config is an ExportConfig", got=repr(config), fix='config=onestage.ExportConfig(precision="fp16")')
+    form, precision = FORMATS[to], config.precision
+    if form.config is not None:
+        form.config(config)  # raises for what this format does not hold
+    if precision not in form.precisions:
+        able = " or ".join(name for name, other in FORMATS.items() if precision in other.precisions)
+        what, expected = f"files of the format {to} cannot be in {precision}", ", ".join(form.precisions)
+        fix = f"leave precision= out, or choose another format: to={able}"
+        raise ConfigError(what, got=precision, expected=expected, fix=fix)
+    if precision == "int8" and not check:
+        what = "an int8 file is always measured, because its boxes are others than those of the model"
+        raise ConfigError(what, got="no check", fix="leave check=False out")
+    if example and form.suffix not in EXAMPLES:
+        what, expected = f"there is no example for files of the format {to}", "an ONNX file with NMS, or one for ncnn"
+        raise ConfigError(what, got=form.suffix, expected=expected, fix="leave example=True out, or choose to=onnx")
+    _targets(path, form, check=check, example=example, overwrite=config.overwrite)
 
 
-def _check_precision(precision: Precision, to: str, labelled: Dataset | Int8Data | None, *, check: bool) -> None:
-    """Raise ConfigError if the format cannot hold this precision, or if int8 lacks what it is made with."""
-    if precision not in FORMATS[to].precisions:
-        able = ", ".join(name for name, form in FORMATS.items() if precision in form.precisions)
-        what, expected = f"files of the format {to} cannot be in {precision}", ", ".join(FORMATS[to].precisions)
-        raise ConfigError(what, got=precision, expected=expected, fix=f"leave --precision out, or choose another --to: {able}")
+def _check_labelled(precision: Precision, labelled: Dataset | Int8Data | None, *, check: bool) -> None:
+    """Raise ConfigError if int8 lacks what it is made with, or if pictures are given that nothing is measured on."""
     if (precision == "int8") != isinstance(labelled, Int8Data):
         what = "int8 is made with labelled pictures, and no other precision is"
         raise ConfigError(
             what, got=precision, fix="--precision int8 --data FOLDER; in Python export(..., labelled=Int8Data(...))"
         )
-    if precision == "int8" and not check:
-        what = "an int8 file is always measured, because its boxes are others than those of the model"
-        raise ConfigError(what, got="--no-check", fix="leave --no-check out")
     if labelled is not None and not check:
         raise ConfigError("labelled pictures are what the file is measured on", got="check=False", fix="leave one of both out")
 
@@ -240,7 +257,7 @@ def _exporting(plan: Plan, to: str, path: Path) -> Iterator[None]:
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"
         kind = WeightsError if isinstance(error, OSError) else UnfitError
-        raise kind(what, where=plan.contract.config.name, got=got, fix="try another format: --to") from error
+        raise kind(what, where=plan.contract.config.name, got=got, fix="try another format: to=") from error
 
 
 def _written(

@@ -63,7 +63,7 @@ class Int8Data:
             raise ConfigError(what, where=self.measure.root, fix="choose another --data")
         if not self.pictures:
             what = "int8 needs pictures to calibrate on besides those that its AP is measured on"
-            raise ConfigError(what, where=self.measure.root, got="none", fix="name a folder of other pictures: --calibrate")
+            raise ConfigError(what, where=self.measure.root, got="none", fix="name a folder of other pictures: calibrate=")
 
     @property
     def pictures(self) -> list[Path]:
@@ -130,7 +130,7 @@ def write_int8(model: onnx.ModelProto, file: Predictor, path: Path, save: Save, 
         tried.append(after.AP)
         count = 2 * count or 1
     got = f"AP {before.AP:.4f} in float32, at best {max(tried):.4f} in int8, with up to {count // 2} layers in float"
-    what, fix = "int8 costs this detector too much", "more pictures to calibrate on: --calibrate; or --precision fp16"
+    what, fix = "int8 costs this detector too much", "more pictures to calibrate on: calibrate=; or precision='fp16'"
     raise WeightsError(what, where=data.measure.root, got=got, expected=f"a drop of at most {data.max_drop}", fix=fix)
 
 

@@ -24,7 +24,7 @@ from onestage.predict.engines.litert import with_contract
 def litert_config(config: ExportConfig) -> ExportConfig:
     """The config of a .tflite file: one image of a fixed size, without NMS. Raise ConfigError if more is asked for."""
     if config.batch not in (None, 1):
-        raise ConfigError("a .tflite file takes one picture at a time", got=f"batch {config.batch}", fix="leave --batch out")
+        raise ConfigError("a .tflite file takes one picture at a time", got=f"batch {config.batch}", fix="leave batch= out")
     return replace(config, nms="none", batch=1)
 
 

@@ -20,9 +20,9 @@ from onestage.predict.engines.ncnn import check_graph, describe
 def ncnn_config(config: ExportConfig) -> ExportConfig:
     """The config of a file for ncnn: one image of fixed size, float32, without NMS. Raise ConfigError if more is asked for."""
     if config.batch not in (None, 1):
-        raise ConfigError("ncnn takes one picture at a time", got=f"batch {config.batch}", fix="leave --batch out")
+        raise ConfigError("ncnn takes one picture at a time", got=f"batch {config.batch}", fix="leave batch= out")
     if config.pixels == "uint8":
-        raise ConfigError("ncnn takes float32 pixels", got=config.pixels, fix="leave --input out")
+        raise ConfigError("ncnn takes float32 pixels", got=config.pixels, fix="leave pixels= out, on the command line --input")
     return replace(config, nms="none", batch=1, pixels="float32")
 
 

@@ -54,9 +54,9 @@ class ExportConfig(Part):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        numbers = [self.batch] if isinstance(self.batch, int) else []
-        numbers += self.size if isinstance(self.size, tuple) else []
-        require(min(numbers, default=1) >= 1, "a batch and the sides of the input are 1 or more", got=self)
+        for name, number in (("batch", self.batch), ("size", self.size)):
+            least = number if isinstance(number, int) else min(number) if isinstance(number, tuple) else 1
+            require(least >= 1, f"the {name} of a file is 1 or more", got=number, fix=f"leave {name}= out")
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +106,10 @@ def _input(detector: Detector, config: ExportConfig, *, fixed: bool) -> tuple[Si
     batch = config.batch or (1 if fixed else "any")
     if fixed and "any" in (size, batch):
         what = "without NMS a file has fixed shapes"
-        raise ConfigError(what, got=f"size {size}, batch {batch}", fix="give --size HxW and --batch N")
+        raise ConfigError(what, got=f"size {size}, batch {batch}", fix="give size=(H, W) and batch=N")
     if size == "any" and not follows:
         what = "this detector resizes every picture to one size"
-        raise ConfigError(what, where=detector.config.name, got="size any", fix="leave --size out")
+        raise ConfigError(what, where=detector.config.name, got="size any", fix="leave size= out")
     wanted = preprocess.largest if size == "model" else size
     return None if wanted == "any" else wanted, None if batch == "any" else batch
 
@@ -122,11 +122,11 @@ def _at(detector: Detector, size: Size) -> Detector:
         return detector
     if not is_as_built(detector):
         what = "a detector with hooks or exchanged parts keeps its input size, because a new size takes a new detector"
-        raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix="leave --size out, or remove them")
+        raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix="leave size= out, or remove them")
     levels = detector.config.levels
     if size != old.size and old.mode != "shortest_edge" and not all(isinstance(level.stride, tuple) for level in levels):
         what = "the anchors of this detector belong to its input size"
-        fix = f"leave --size out, or train it for that size: onestage train DATA --model NAME --size {size[0]}x{size[1]}"
+        fix = f"leave size= out, or train it for that size: onestage train DATA --model NAME --size {size[0]}x{size[1]}"
         raise ConfigError(what, where=detector.config.name, got=size, expected=old.size, fix=fix)
     config = replace(detector.config, preprocess=replace(old, size=size, mode=mode))
     resized = Detector.on("cpu", config)

@@ -18,7 +18,7 @@ from onestage.predict.engines.pt2 import CONTRACT
 def export_pt2(plan: Plan, path: Path) -> None:
     """Write the detector to a .pt2 file: plain operators of torch, NMS by rounds, and the contract beside them."""
     if plan.contract.size is None:
-        what, fix = "a program of torch is made for one input size", "--size HxW"
+        what, fix = "a program of torch is made for one input size", "size=(H, W)"
         raise ConfigError(what, where=plan.contract.config.name, got="size any", fix=fix)
     file = io.BytesIO()
     program = captured(plan, suppress_by_rounds)

@@ -129,9 +129,8 @@ def _from_cache(cached: Cached, runtime: str, about: Runtime, pictures: Callable
 def _runtime(detector: Detector, runtime: str) -> Runtime:
     """What is known about a runtime besides torch. Raise ConfigError if there is none, or if it cannot run this detector."""
     if runtime not in RUNTIMES:
-        expected = ", ".join((TORCH, *RUNTIMES))
-        what, fix = f"no such runtime runs a detector's file{nearest(runtime, RUNTIMES)}", "export it: onestage export"
-        raise ConfigError(what, got=runtime, expected=expected, fix=fix)
+        what, expected = f"there is no such runtime{nearest(runtime, RUNTIMES)}", ", ".join((TORCH, AUTO, *RUNTIMES))
+        raise ConfigError(what, where="runtime", got=runtime, expected=expected, fix="runtime='auto' takes the fastest")
     if detector.device.type != "cpu":
         what, fix = "of all runtimes, torch alone uses a GPU", "choose the device cpu, or the runtime torch"
         raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)
@@ -201,13 +200,13 @@ def _choice(
     choice = _recall(place)
     if choice is None:
         if total is not None and total < LEAST_PICTURES:
-            return Choice(TORCH, {}, "so few pictures do not repay a trial of other runtimes")
+            return Choice(TORCH, {}, "too few pictures for a trial of other runtimes")
         source = Predictor.of(cached.detector) if exact else Predictor.folded(cached.detector)
         choice, lasting = _measure(cached, source, list(pictures()) or drawn_pictures(), rivals, total)
         if lasting:
             _keep(choice, place)
     elif choice.runtime != TORCH and total is not None and total * choice.saved / 1000 < _opening(cached, choice.runtime):
-        return Choice(TORCH, choice.milliseconds, f"so few pictures do not repay a file for {choice.runtime}")
+        return Choice(TORCH, choice.milliseconds, f"too few pictures to make a file for {choice.runtime}")
     return choice
 
 
@@ -229,7 +228,7 @@ def _measure(
     missing = {RUNTIMES[name].to for name in rivals if not cached.has(RUNTIMES[name].to)}
     cost = EXPORT_SECONDS * len(missing) + seconds[TORCH] * len(pictures) * PASSES * len(rivals)
     if total is not None and SAVED * total * seconds[TORCH] < cost:
-        reason = f"{total:,} pictures do not repay a trial of other runtimes, of about {cost:.0f} s"
+        reason = f"{total:,} pictures are too few for a trial of other runtimes, which takes about {cost:.0f} s"
         return Choice(TORCH, _milliseconds(seconds), reason), False
     failed: dict[str, OnestageError] = {}
     for name in rivals:

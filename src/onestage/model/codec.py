@@ -59,12 +59,12 @@ class Range:
     most: float = math.inf
     below: float = math.inf
 
-    def check(self, value: Value, where: object) -> None:
-        """Raise ConfigError if a number lies outside."""
+    def check(self, value: Value, where: object, fix: str | None = None) -> None:
+        """Raise ConfigError if a number lies outside, with that remedy."""
         if isinstance(value, int | float) and not (self.above < value < self.below and self.least <= value <= self.most):
             bounds = {"above": self.above, "at least": self.least, "at most": self.most, "below": self.below}
             expected = ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
-            raise ConfigError("a number out of its range", where=where, got=value, expected=expected)
+            raise ConfigError("a number out of its range", where=where, got=value, expected=expected, fix=fix)
 
 
 @dataclass(frozen=True)

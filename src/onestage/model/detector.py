@@ -95,7 +95,7 @@ class Detector(nn.Module):
             if not level.inside and any(abs(n * s - side) >= s for side, n, s in zip(size, cells, steps, strict=True)):
                 even = tuple(round(side / n, 1) for side, n in zip(size, cells, strict=True))
                 what = f"the anchors of level {number} stand {steps} pixels apart, but the cells of its map {even}"
-                fix = "set the size through the recipe (--size, size=): it adapts the anchors; or take anchors=OctaveAnchors"
+                fix = "set the size through the recipe (size=): it adapts the anchors; or take anchors=OctaveAnchors"
                 where = f"{self.config.name}, map of {cells[0]}x{cells[1]} cells over {size[0]}x{size[1]} pixels"
                 raise ConfigError(what, where=where, got=f"stride {steps}", expected=f"about {even}", fix=fix)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
-from onestage.errors import ConfigError, WeightsError, nearest
+from onestage.errors import ConfigError, WeightsError, absent, nearest
 from onestage.files import given_path
 from onestage.model.decoder import Decoder
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino, pt2
@@ -46,12 +47,18 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
     if (openers := OPENERS.get(path.suffix.lower())) is None:
         what, expected = "no runtime opens a file of this name", f"a name that ends with {', '.join(OPENERS)}"
         raise ConfigError(what, where=path, expected=expected, fix="onestage.load(path) for a detector's file")
+    if not os.path.lexists(path):
+        raise WeightsError(absent(path), where=path, fix="check the path")
     if path.suffix.lower() in CAN_RUN_CODE and not trusted and path.is_file():  # of what is no file, the opener says so
-        what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True, --trusted"
+        what, fix = "a file of this kind could run code when it is opened", "if you made it, say so: trusted=True"
         raise WeightsError(what, where=path, fix=fix)
     name = next(iter(openers)) if runtime in (None, "auto") else runtime
     if name not in openers:
-        what = f"this runtime takes no {path.suffix} files{nearest(name, openers)}"
-        raise ConfigError(what, where=path, got=name, expected=", ".join(openers))
+        known = {runtime for others in OPENERS.values() for runtime in others}
+        what = (
+            f"this runtime takes no {path.suffix} files" if name in known else f"there is no such runtime{nearest(name, known)}"
+        )
+        fix = f"leave runtime= out: it is then {next(iter(openers))}"
+        raise ConfigError(what, where=path, got=name, expected=", ".join(openers), fix=fix)
     engine = openers[name](path)
     return Predictor(engine, Decoder.of(engine.contract.config))

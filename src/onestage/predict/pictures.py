@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.data.files import PICTURE_SUFFIXES
-from onestage.errors import DataError, first_ten
+from onestage.errors import DataError, absent, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
 """Formats of annotated copies. Copies of pictures in any other format are JPEGs, with .jpg after the whole name."""
@@ -52,11 +52,14 @@ def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
     for text in given:
         paths = list(_expand(text, os.path.realpath(results)))
         if not paths:
-            without.append(f"{text}: {_why_none(text)}")
+            without.append(text)
         for path in paths:
             found.setdefault(absolute(path), path)
+    fix = "name files, folders or globs that have pictures"
+    if len(without) == 1:
+        raise DataError(_why_none(without[0]), where=without[0], fix=fix)
     if without:
-        raise DataError("nothing to look at\n" + first_ten(without), fix="name files, folders or globs that have pictures")
+        raise DataError("nothing to look at\n" + first_ten([f"{text}: {_why_none(text)}" for text in without]), fix=fix)
     return list(found.values())
 
 
@@ -92,7 +95,7 @@ def absolute(path: Path) -> Path:
 def _why_none(text: str) -> str:
     if Path(text).is_dir():
         return f"no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})"
-    return "no picture matches" if glob.has_magic(text) else "there is no such file or folder"
+    return "no picture matches" if glob.has_magic(text) else absent(text)
 
 
 def names_of(paths: Sequence[Path]) -> list[str]:

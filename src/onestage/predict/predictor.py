@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol, Self, cast
+from typing import NoReturn, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,16 @@ def type_of_weights(device: torch.device) -> AbstractContextManager[object]:
     return torch.autocast(device.type, enabled=False) if on else nullcontext()
 
 
+def not_a_detector(given: object) -> ConfigError:
+    """The error for what should be exported and is no detector, such as the predictor of a file that is exported already."""
+    what = (
+        "this runs an exported file, which cannot be exported again" if isinstance(given, Predictor) else "this is no detector"
+    )
+    fix = 'model = onestage.load("runs/first"), the run folder or the file of the model'
+    got = repr(str(given)) if isinstance(given, str | Path) else f"a {type(given).__name__}"
+    return ConfigError(what, got=got, expected="a Detector", fix=fix)
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means."""
@@ -102,6 +112,10 @@ class Predictor:
         from onestage.predict.folded import folded  # timm takes a while to import
 
         return cls.of(folded(cast(Detector, in_evaluation_mode(detector)), bf16=bf16))
+
+    def export(self, *_: object, **__: object) -> NoReturn:
+        """Raise ConfigError: a predictor has no network that could be exported. It is there for those who call it."""
+        raise not_a_detector(self)
 
     @property
     def config(self) -> DetectorConfig:

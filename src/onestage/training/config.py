@@ -14,13 +14,30 @@ from onestage.data.memory import GIGABYTES
 from onestage.data.transforms import Augment
 from onestage.data.workers import TIMEOUT, Workers
 from onestage.errors import ConfigError, known_keywords, nearest
-from onestage.model.codec import decode_value
+from onestage.model.codec import Range, decode_value
 
 LEARNING_RATES = {"sgd": 0.02, "adamw": 1e-3}
 """For 32 pictures per step. For another number, in proportion to it (sgd) or to its square root (adamw)."""
 WEIGHT_DECAYS = {"sgd": 5e-4, "adamw": 0.05}
 MILESTONES = (0.67, 0.89)
 """RetinaNet's 60k and 80k of 90k steps (arXiv 1708.02002, section 4.1)."""
+RANGES = {
+    "epochs": Range(least=1),
+    "batch_size": Range(least=1),
+    "accumulate": Range(least=1),
+    "lr": Range(above=0, below=100),
+    "momentum": Range(least=0, below=1),
+    "weight_decay": Range(least=0, below=1),
+    "warmup": Range(least=0),
+    "clip_norm": Range(least=0),
+    "evaluate_every": Range(least=0),
+    "checkpoint_minutes": Range(least=0),
+    "workers": Range(least=0),
+    "worker_timeout": Range(above=0, below=1e6),
+    "picture_memory": Range(above=0, below=1e6),
+    "seed": Range(least=0),
+}
+"""The values that the settings of a training may have."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 
@@ -57,7 +74,8 @@ class TrainConfig:
     augment: Literal["ssd", "light", "none"] = "ssd"
     """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
     augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down."""
+    """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down. Others:
+    photometric, shuffle_channels, zoom_out, zoom_out_p, iou_crop, flip and min_size."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
     evaluate_every: int = 1
@@ -81,28 +99,17 @@ class TrainConfig:
         for name, declared in get_type_hints(TrainConfig).items():
             decode_value(getattr(self, name), declared, name)
         _ = self.augmentation  # raises now for a wrong change, not in the first epoch
-        rules = {
-            "epochs": (self.epochs >= 1, "1 or more"),
-            "batch_size": (self.batch_size >= 1, "1 or more"),
-            "accumulate": (1 <= self.accumulate <= max(1, self.batch_size), "1 up to the batch size"),
-            "lr": (self.lr is None or 0 < self.lr < 100, "above 0, usually 1e-5 to 1"),
-            "momentum": (0 <= self.momentum < 1, "0 or more, below 1"),
-            "weight_decay": (self.weight_decay is None or 0 <= self.weight_decay < 1, "0 or more, below 1"),
-            "milestones": (_rising(0, *self.milestones, 1), "rising parts of the training, such as 0.67 0.89"),
-            "warmup": (self.warmup >= 0, "0 or more steps"),
-            "clip_norm": (self.clip_norm >= 0, "above 0, or 0 for none"),
-            "evaluate_every": (self.evaluate_every >= 0, "0 or more epochs"),
-            "checkpoint_minutes": (self.checkpoint_minutes >= 0, "0 or more"),
-            "workers": (self.workers is None or self.workers >= 0, "0 or more"),
-            "worker_timeout": (0 < self.worker_timeout < 1e6, "a number of seconds above 0"),
-            "picture_memory": (0 < self.picture_memory < 1e6, "a number of gigabytes above 0"),
-            "seed": (self.seed >= 0, "0 or more"),
-        }
-        for name, (holds, expected) in rules.items():
-            if not holds:
-                raise ConfigError(f"{name} is out of range", got=getattr(self, name), expected=expected)
+        for name, bounds in RANGES.items():
+            bounds.check(getattr(self, name), name, fix=_usual(name))
+        if self.accumulate > self.batch_size:
+            what, expected = "a step cannot have more parts than pictures", f"1 to {self.batch_size}, the batch size"
+            raise ConfigError(what, where="accumulate", got=self.accumulate, expected=expected, fix=_usual("accumulate"))
+        if not _rising(0, *self.milestones, 1):
+            what, expected = "milestones are rising parts of the training", "rising numbers between 0 and 1"
+            raise ConfigError(what, where="milestones", got=self.milestones, expected=expected, fix=_usual("milestones"))
         if self.schedule != "steps" and self.milestones != MILESTONES:
-            raise ConfigError("milestones do nothing along a cosine", got=self.milestones, fix="--schedule steps")
+            what, fix = "milestones do nothing along a cosine", "schedule='steps', or leave milestones= out"
+            raise ConfigError(what, where="milestones", got=self.milestones, fix=fix)
 
     @property
     def augmentation(self) -> Augment:
@@ -151,6 +158,12 @@ class TrainConfig:
     def decay(self) -> float:
         """The weight decay, for those weights that have one."""
         return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+
+def _usual(name: str) -> str:
+    """What to do about a wrong value of a setting: give the usual one, or none."""
+    usual = next(field.default for field in fields(TrainConfig) if field.name == name)
+    return f"leave {name}= out" if usual is None else f"such as {name}={usual}"
 
 
 def _rising(*values: float) -> bool:

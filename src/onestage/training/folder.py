@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, absent
 from onestage.files import LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
@@ -58,7 +58,8 @@ class Plan:
             return decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
         except OSError as e:
             fix = "name a folder that train made"
-            raise ConfigError("this folder holds no run", where=folder, got=e.strerror, fix=fix) from e
+            what = absent(folder, "this folder holds no run")
+            raise ConfigError(what, where=folder, got=e.strerror, fix=fix) from e
         except ConfigError as e:
             raise ConfigError.because("the run's config cannot be read", e, where=path) from e
         except (ValueError, RecursionError) as e:

@@ -144,7 +144,7 @@ def _check_place(folder: Path, data: str | Path | Dataset | TrainData) -> None:
     path = data.path if isinstance(data, TrainData) else None if isinstance(data, Dataset) else data
     if path is not None and folder.resolve() == Path(path).resolve():
         what = "the run would be written among the pictures"
-        raise ConfigError(what, where=folder, got="the data set's folder", fix="give the run another one: out=, or --out")
+        raise ConfigError(what, where=folder, got="the data set's folder", fix="give the run another one: out=")
 
 
 class Training:

@@ -74,7 +74,7 @@ def _forward(run: Run, part: Batch) -> HeadOutput:
         if not _starves_batch_norm(run.model, images):
             raise
         what = "batch norm has no average over one picture alone, where a map has shrunk to one cell"
-        fix = "raise --batch-size, lower --accumulate, or train on more pictures"
+        fix = "raise batch_size=, lower accumulate=, or train on more pictures"
         raise ConfigError(what, where=run.model.config.name, fix=fix) from e
     return output
 
@@ -105,7 +105,7 @@ def _diverged(run: Run, state: RunState, batch: Batch, values: dict[str, float],
         "the loss is not a number any more; the checkpoints before this step are sound",
         where=f"step {state.step + 1}, epoch {state.epoch + 1}, pictures {paths}",
         got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
-        fix="lower --lr, or raise --warmup; and look at these pictures: onestage data check",
+        fix="lower lr=, or raise warmup=; and look at these pictures: onestage data check",
     )
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from torch import Tensor
 from torchvision.models import WeightsEnum, detection
 
-from onestage.errors import OnestageError, WeightsError, nearest
+from onestage.errors import OnestageError, WeightsError, absent, nearest
 from onestage.files import given_path
 from onestage.model.config import DetectorConfig
 from onestage.structures import ClassSet
@@ -270,7 +270,7 @@ def _unknown(tensors: Mapping[str, Tensor], path: Path) -> WeightsError:
         fix = "train a model of the zoo instead: onestage train DATA --model NAME"
         return WeightsError(what, where=path, got=got, expected=kin.TAKEN, fix=fix)
     expected = "a file of this project, or a detector of " + ", ".join(PROJECTS.values())
-    fix = "a classifier's weights go to --backbone-weights (backbone_weights=)"
+    fix = "a classifier's weights go to backbone_weights="
     return WeightsError("no known project's detector has such keys", where=path, got=got, expected=expected, fix=fix)
 
 
@@ -308,4 +308,5 @@ def _no_weights(given: str, model: str | None) -> WeightsError:
         return WeightsError(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)
     models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, for example
     fix = f"name the file: {' or '.join(models)}" if models else "check the path"
-    return WeightsError("no such weights" + nearest(given, known), got=given, expected=choices, fix=fix)
+    what = "no such weights" + (nearest(given, known) or absent(given, ""))
+    return WeightsError(what, got=given, expected=choices, fix=fix)

@@ -18,7 +18,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from onestage.errors import WeightsError, counted, first_ten
+from onestage.errors import WeightsError, absent, counted, first_ten
 from onestage.files import given_path
 from onestage.model.codec import Limit
 from onestage.model.config import DetectorConfig
@@ -59,6 +59,8 @@ KINDS = (
     FileKind("JSON text", b"{"),
 )
 """The first one that fits counts."""
+EXPORTED = (".onnx", ".xml", ".pt2", ".param")
+"""How the names of files end that ``export`` writes, and that are never imported."""
 IMPORTED = (TFLITE, TORCH_ZIP, PICKLE)
 """Kinds of files of other programs that may hold a detector."""
 
@@ -109,12 +111,21 @@ def open_file(path: Path | str) -> Iterator[OpenFile]:
             raise
         if stat.S_ISFIFO(found.st_mode):  # to open it would wait for a writer, for ever
             raise WeightsError("this is not a file", where=path, got="a pipe", expected="a weights file")
+        if Path(path).suffix.lower() in EXPORTED:
+            what, expected = (
+                "this is an exported file, not a model",
+                "the model that it was made from: a run folder or its file",
+            )
+            fix = "name that model; onestage predict, evaluate and benchmark take exported files, and so does onestage.load"
+            raise WeightsError(what, where=path, expected=expected, fix=fix)
         if found.st_size > WEIGHTS_FILE.most:
             refuse_large(WEIGHTS_FILE, found.st_size, path)
         with Path(path).open("rb") as stream:
             yield OpenFile(path, stream)
     except OSError as error:
         fix = "name the file in that folder" if isinstance(error, IsADirectoryError) else "check the path"
+        if isinstance(error, FileNotFoundError):
+            raise WeightsError(absent(path), where=path, fix=fix) from error
         raise WeightsError("the weights file cannot be read", where=path, got=error.strerror or error, fix=fix) from error
 
 

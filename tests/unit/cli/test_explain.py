@@ -73,7 +73,7 @@ def test_mistakes_are_told(run: Path, shapes: Path, picture: Path, capsys: Captu
         (["missing.jpg"], "missing.jpg"),
         (["text.jpg"], "not a picture"),
         ([str(picture), "--labels", "nowhere"], "no such file or folder"),
-        ([str(picture), "--score", "1.5"], "between 0 and 1"),
+        ([str(picture), "--score", "1.5"], "above 0, below 1"),
     ):
         assert main(["explain", str(run), *arguments]) == 2
         error = capsys.readouterr().err

@@ -118,7 +118,7 @@ def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch
     ("arguments", "message"),
     [
         (["RUN", "nowhere.jpg"], "no such file or folder"),
-        (["RUN"], "which pictures?"),
+        (["RUN"], "no picture is named"),
         (["RUN", "photos", "--classes", "bal"], "did you mean 'ball'?"),
         (["RUN", "photos", "--no-pictures"], "nothing would be written"),
         (["RUN", "photos", "--out", "photos"], "would replace pictures"),

@@ -182,8 +182,8 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "train on what?"),
-        (["DATA"], "which model?"),
+        ([], "no data set is named"),
+        (["DATA"], "no model is named"),
         (["nowhere"], "there is no such file or folder"),
         (["nowhere", "--model", "tinysd"], "did you mean 'tinyssd'?"),  # before a long look at the data
         (["nowhere", "--model", "tinyssd", "--set", "head=SharedHead"], "equal channels"),

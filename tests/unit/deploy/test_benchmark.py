@@ -60,7 +60,7 @@ def test_two_files_of_one_model_are_told_apart(tmp_path, monkeypatch, capsys):
     ("arguments", "says"),
     [
         (["nope"], "no such model"),
-        (["tinyssd", "--batch", "0"], "1 or more"),
+        (["tinyssd", "--batch", "0"], "at least 1"),
         (["tinyssd", "--picture", "big"], "--picture is not understood"),
         (["tinyssd", "--picture", "0x0"], "--picture has a side without pixels"),
         (["tinyssd", "--json", "/nowhere/x.json"], "no such folder"),

@@ -560,6 +560,39 @@ def test_a_file_that_cannot_take_its_place_is_an_error_that_names_it(model, copi
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"precision": "fp16"}, r"fix: +config=ExportConfig\(precision=...\)"),
+        ({"to": "onx"}, "did you mean 'onnx'"),
+        ({"config": {"precision": "fp16"}}, r"fix: +config=onestage.ExportConfig"),
+        ({"config": ExportConfig(precision="fp16"), "to": "torch"}, r"fix: +leave precision= out, or .* to=onnx or openvino"),
+        ({"to": "torch", "example": True}, "no example for files of the format torch"),
+    ],
+)
+def test_a_wrong_request_is_refused_before_the_work(wrong, said, model, tmp_path, monkeypatch):
+    monkeypatch.setattr("onestage.deploy.export.plan_export", None)
+    ends = {"torch": ".pt2"}
+    with pytest.raises(ConfigError, match=said):
+        export(model, tmp_path / f"m{ends.get(wrong.get('to'), '.onnx')}", **wrong)
+
+
+def test_what_is_no_detector_is_not_exported(model, folder, tmp_path):
+    predictor = Predictor.of(model)
+    for attempt in (lambda: predictor.export(tmp_path / "m.onnx", to="onnx"), lambda: export(predictor, tmp_path / "m.onnx")):
+        with pytest.raises(ConfigError, match="cannot be exported again"):
+            attempt()
+    with pytest.raises(ConfigError, match="this is no detector"):
+        export(str(folder), tmp_path / "m.onnx")
+
+
+def test_a_mistyped_runtime_gets_the_nearest_one(folder, tmp_path):
+    (tmp_path / "m.xml").write_bytes(b"x")
+    for path in (folder / "model.safetensors", tmp_path / "m.xml"):
+        with pytest.raises(ConfigError, match=r"no such runtime \(did you mean 'onnxruntime'\?\)(.|\n)*fix: +\w+"):
+            onestage.load(path, runtime="onnx")
+
+
 def test_a_name_does_not_become_a_part_of_the_example(model, tmp_path):
     with pytest.raises(ConfigError, match="a program cannot name"):
         export(model, tmp_path / '""";boom().onnx', example=True)
@@ -573,7 +606,7 @@ def test_the_command_line_names_files_after_runs_and_never_writes_over_one(folde
     assert main(["export", str(folder / "model.safetensors"), "-o", str(out), "--overwrite"]) == 2
     assert "did not export it" in capsys.readouterr().err and out.read_bytes() == b"mine"
     assert main(["export", str(folder / "model.safetensors"), "-o", str(tmp_path / "x.pb")]) == 2
-    assert "ends with .onnx" in capsys.readouterr().err
+    assert "must end with .onnx" in capsys.readouterr().err
     (tmp_path / "lr0.01").mkdir()
     shutil.copy(folder / "model.safetensors", tmp_path / "lr0.01" / "best.safetensors")
     form = replace(FORMATS["onnx"], write=lambda plan, path: shutil.copy(folder / "model.onnx", path))

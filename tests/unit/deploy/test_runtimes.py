@@ -482,7 +482,7 @@ def test_few_pictures_do_not_repay_a_trial(exported, home, monkeypatch):
     measured = stand_in(model, {"torch": 45, "a": 17}, monkeypatch)
     assert choose(model, total=3)[1].milliseconds == {} and measured == []
     _, choice = choose(model, total=100)
-    assert choice.runtime == "torch" and "do not repay a trial" in choice.reason and measured == ["torch"]
+    assert choice.runtime == "torch" and "too few for a trial" in choice.reason and measured == ["torch"]
     assert choose(model, total=100_000)[1].runtime == "a"
     assert choose(model, total=3)[1].runtime == "torch"  # known, but the file would have to be opened
     assert choose(model, total=10_000)[1].runtime == "a"

@@ -239,7 +239,7 @@ def test_sigterm_to_all_processes_of_a_run_saves_it(data: Path, tmp_path: Path) 
     os.killpg(process.pid, signal.SIGTERM)
     process.join(60)
     assert process.exitcode == 0, log.read_text()
-    assert "all is saved" in log.read_text()
+    assert "all is saved" in log.read_text() and "killed" not in log.read_text()
     state, damaged = CheckpointStore(out).latest()
     assert state is not None and state.step >= 5 and not damaged
 
@@ -444,7 +444,7 @@ def test_bad_pictures_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_one_picture_alone_is_too_few_for_batch_norm_on_one_cell(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="raise --batch-size"):
+    with pytest.raises(ConfigError, match="raise batch_size="):
         config = replace(CONFIG, batch_size=1)
         train(detector("ssdlite320_mobilenet_v3_large"), pictures(3), out=tmp_path / "run", config=config)
 

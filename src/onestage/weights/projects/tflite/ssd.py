@@ -73,7 +73,7 @@ def read(file: OpenFile) -> tuple[DetectorConfig, dict[str, Tensor]]:
                 "this TensorFlow Lite file holds no SSD of the TF object-detection API",
                 got=", ".join(sorted({o.kind for o in graph.operators})),
                 expected=f"an operator {POSTPROCESS}",
-                fix="a MobileNet classifier goes to --backbone-weights (backbone_weights=)",
+                fix="a MobileNet classifier goes to backbone_weights=",
             )
         config, tensors = _SSD(graph, last).detector()
         with without_memory(file.path):

@@ -252,7 +252,9 @@ def closest(name: str, names: Iterable[str], *, most: int = 1, cutoff: float = 0
     if len(name) > QUOTED:  # the search takes the square of the time
         return []
     known = {n.lower(): n for n in names}
-    return [known[close] for close in get_close_matches(name.lower(), known, n=most, cutoff=cutoff)]
+    close = get_close_matches(name.lower(), known, n=most, cutoff=cutoff)
+    begun = [n for n in known if len(name) >= 4 and n.startswith(name.lower())]  # onnx is short for onnxruntime
+    return [known[n] for n in (close or begun[:most])]
 
 
 def absent(path: Path | str, what: str = "there is no such file or folder") -> str:

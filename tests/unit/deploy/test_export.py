@@ -465,7 +465,7 @@ def test_one_name_serves_every_format(tmp_path):
     assert len(written) == len(set(written))
 
 
-@pytest.mark.parametrize(("name", "says"), [(".onnx", "ends with"), ("a" * 250 + ".onnx", "could not be written")])
+@pytest.mark.parametrize(("name", "says"), [(".onnx", "must end with"), ("a" * 250 + ".onnx", "could not be written")])
 def test_names_that_no_file_can_have_are_refused_before_the_work(model, tmp_path, name, says):
     with pytest.raises(OnestageError, match=says):
         export(model, tmp_path / name)

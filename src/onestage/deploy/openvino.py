@@ -9,6 +9,7 @@ from onestage.deploy.onnx import model_in_precision, save_onnx
 from onestage.deploy.plan import Plan
 from onestage.errors import ConfigError
 from onestage.files import temporary_folder
+from onestage.predict.engines.openvino import the_core
 
 if TYPE_CHECKING:
     import onnx
@@ -31,4 +32,4 @@ def save_openvino(model: onnx.ModelProto, path: Path) -> None:
     with temporary_folder(path) as folder:
         draft = folder / "model.onnx"
         save_onnx(model, draft)
-        openvino.save_model(openvino.Core().read_model(draft), path, compress_to_fp16=False)
+        openvino.save_model(the_core().read_model(draft), path, compress_to_fp16=False)

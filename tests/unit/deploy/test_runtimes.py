@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import signal
+import threading
 import tomllib
 import warnings
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -37,8 +39,10 @@ from onestage.errors import ConfigError, MismatchError, OnestageError, WeightsEr
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
+from onestage.predict.engines.openvino import open_openvino
 from onestage.predict.exported import OPENERS, open_exported
 from onestage.predict.predictor import TorchEngine
+from small_runs import signal_here, start
 
 pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
 pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
@@ -111,6 +115,27 @@ def test_a_run_folder_may_have_the_name_of_an_exported_file(exported, tmp_path, 
 def test_a_file_that_no_runtime_opens_is_named():
     with pytest.raises(ConfigError, match="no runtime opens a file of this name"):
         open_exported("model.foo")
+
+
+def ctrl_c_after_openvino(path, in_thread):
+    """Of two engines the elder goes first, the other one in another thread."""
+    engines = [open_openvino(path), open_openvino(path)]
+    del engines[0]
+    if in_thread:
+        another = threading.Thread(target=engines.clear)
+        another.start()
+        another.join()
+    engines.clear()
+    with pytest.raises(KeyboardInterrupt):
+        signal_here(signal.SIGINT)
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_ctrl_c_is_heard_after_openvino_s_engines_have_gone(exported, in_thread, tmp_path):
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    process = start(ctrl_c_after_openvino, exported[1], in_thread, log=tmp_path / "log")
+    process.join(60)
+    assert process.exitcode == 0, (tmp_path / "log").read_text()
 
 
 def test_torch_gives_the_detector(exported):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from threading import Lock, local
 from typing import TYPE_CHECKING
@@ -23,6 +24,26 @@ TYPES = {"u8": "uint8", "f32": "float32"}
 FIX = "export it again, or update openvino"
 PRECISION = "INFERENCE_PRECISION_HINT"
 
+_ONE_AT_A_TIME = Lock()
+
+
+def the_core() -> openvino.Core:
+    """OpenVINO's Core, the same one to the end of this process.
+
+    With its CPU plugin, each Core gives the thread that first compiles with it other memory for handling signals on Linux, and
+    unmaps that memory when it goes. If it goes in another thread, or before a later Core, the thread keeps the address: then
+    the next signal that Python handles, such as Ctrl-C, ends the process with a segmentation fault.
+    """
+    with _ONE_AT_A_TIME:
+        return _core()
+
+
+@cache
+def _core() -> openvino.Core:
+    import openvino
+
+    return openvino.Core()
+
 
 def open_openvino(path: Path) -> FileEngine:
     """The engine of a .xml file (with its .bin) or a .onnx file that ``export`` wrote. It computes in float32, and files
@@ -31,12 +52,12 @@ def open_openvino(path: Path) -> FileEngine:
     Raise ConfigError if OpenVINO is not installed, WeightsError if the file is damaged, or was not made by ``export``.
     """
     try:
-        import openvino
+        import openvino  # noqa: F401
     except ImportError as error:
         raise ConfigError("OpenVINO is not installed", where=path, fix="pip install 'onestage[openvino]'") from error
     text, graph, weights = _read(path)
     contract = Contract.from_json(text, where=path)
-    core = openvino.Core()
+    core = the_core()
     try:  # by its path, OpenVINO would map the file: if it got shorter later, the whole process would end
         model = core.read_model(graph, weights)
     except Exception as error:  # OpenVINO raises many types

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,16 +21,26 @@ from onestage.structures import Targets
 from onestage.zoo.table import ZOO
 
 ROUNDS, THREADS = 20, 8
-FEW = 5
-"""So many rounds where a round takes longest; a wider network of these families goes all rounds with ``make test-slow``."""
 FAMILIES = {
+    "tinyssd": {"size": (64, 96)},
+    "ssd": {"size": (32, 64), "backbone": "test_resnet"},
+    "dssd": {"size": (32, 64), "backbone": "test_resnet"},
+    "retinanet": {"size": (32, 64), "backbone": "test_resnet"},
+    "efficientdet": {"size": (32, 32), "backbone": "test_resnet"},
+}
+SMALL = {
+    "tinyssd": {"backbone.width": 16},
+    "dssd": {"neck.width": 16, "head.width": 16},
+    "retinanet": {"neck.width": 16, "head.layers": 1},
+    "efficientdet": {"neck.width": 16, "neck.layers": 1, "head.layers": 1},
+}
+"""What makes a network of a family quick; ``make test-slow`` runs networks as they are."""
+AS_THEY_ARE = {
     "tinyssd": {"size": (64, 96)},
     "ssd300_vgg16": {"size": (32, 32)},
     "ssdlite320_mobilenet_v3_large": {"size": (32, 32)},
     "ssd": {"size": (32, 64), "backbone": "resnet10t"},
     "dssd": {"size": (32, 64), "backbone": "resnet10t"},
-    "retinanet": {"size": (32, 64), "backbone": "test_resnet"},
-    "efficientdet": {"size": (32, 32), "backbone": "test_efficientnet"},
     "retinanet_r18_fpn": {"size": (32, 64)},
     "efficientdet_d0": {"size": (32, 32)},
 }
@@ -39,12 +50,18 @@ ANY_SIZE = ("tinyssd", "ssd", "dssd")
 PICTURES = SyntheticConfig(classes=("ball", "cube"), count=4, size=(64, 64), objects=(1, 2), empty=0)
 
 
-def build(name: str, **options: object) -> Detector:
+def build(name: str, changes: Mapping[str, object] | None = None, **options: object) -> Detector:
+    """The detector of a recipe, in evaluation mode. changes: of fields of its config."""
     torch.manual_seed(0)
-    config = onestage.recipe(name, PICTURES.classes, **options)
+    config = onestage.recipe(name, PICTURES.classes, **options).replace(changes or {})
     if name in ANY_SIZE:
         config = config.replace({"preprocess.mode": "shortest_edge"})
     return onestage.build(config).eval()
+
+
+def small(name: str) -> Detector:
+    """A quick network of a family."""
+    return build(name, SMALL.get(name, {}) | {"postprocess.detections": 20}, **FAMILIES[name])
 
 
 def fresh(model: Detector) -> Detector:
@@ -76,13 +93,13 @@ def columns(found: onestage.Detections) -> list[Tensor]:
     return [found.boxes, found.scores, found.labels]
 
 
-def check_rounds(model: Detector, rounds: int = ROUNDS) -> None:
+def check_rounds(model: Detector) -> None:
     generator = torch.Generator().manual_seed(1)
     images = [torch.randint(256, (3, 40 + 12 * i, 90 - 8 * i), generator=generator, dtype=torch.uint8) for i in range(4)]
     expected = [columns(copy.deepcopy(model).predict(image, score=0.0)[0]) for image in images]
     assert all(len(boxes) for boxes, *_ in expected)
     values = {name: value.clone() for name, value in model.state_dict().items()}
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         winograd.transforms.cache_clear()
         pair = [fresh(model), fresh(model).train()]
         before = [state(one) for one in pair]
@@ -93,17 +110,19 @@ def check_rounds(model: Detector, rounds: int = ROUNDS) -> None:
     assert all(value.equal(values[name]) for name, value in model.state_dict().items())
 
 
-SLOW = ("efficientdet_d0", "ssd300_vgg16", "retinanet_r18_fpn", "ssdlite320_mobilenet_v3_large")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in SLOW)) for n in FAMILIES])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_eight_threads_half_of_them_on_a_model_in_training_mode(name: str) -> None:
-    check_rounds(build(name, **FAMILIES[name]), FEW if name in ("retinanet", "efficientdet") else ROUNDS)
+    check_rounds(small(name))
 
 
 def test_a_model_of_every_family_is_always_shared() -> None:
-    always = {ZOO[name].build.__module__ for name in FAMILIES if name not in SLOW}
-    assert always == {entry.build.__module__ for entry in ZOO.values()}
+    assert {ZOO[name].build.__module__ for name in FAMILIES} == {entry.build.__module__ for entry in ZOO.values()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", AS_THEY_ARE)
+def test_eight_threads_on_networks_as_they_are(name: str) -> None:
+    check_rounds(build(name, **AS_THEY_ARE[name]))
 
 
 @pytest.mark.slow
@@ -115,7 +134,7 @@ def test_the_other_families_too(name: str) -> None:
 @pytest.mark.parametrize("training", [False, True])
 def test_everything_at_once_with_one_model(training: bool, tmp_path: Path) -> None:
     """Predict, measure, explain, save, ask for anchors and compute losses, each in a thread, on a model that was never used."""
-    model = build("tinyssd", **FAMILIES["tinyssd"]).train(training)
+    model = small("tinyssd").train(training)
     dataset = synthetic_dataset(PICTURES)
     sample = generate(3, PICTURES)
     inputs, _ = model.prepare([sample.image])

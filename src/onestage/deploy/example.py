@@ -73,8 +73,8 @@ def _cpp(contract: Contract, path: Path) -> str:
     resize, post, coder = config.preprocess, config.postprocess, config.coder
     assert contract.size is not None and isinstance(post.nms, HardNMS)
     scopes = {
-        "class": ("int(one - logit) - SOFTMAX", len(config.classes)),
-        "level": ("number", len(config.levels)),
+        "class": ("box.label", len(config.classes)),
+        "level": ("box.level", len(config.levels)),
         "image": ("0", 1),
     }
     constants = {

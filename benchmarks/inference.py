@@ -42,8 +42,9 @@ WARMUP_SIZE = (400, 640)
 
 @torch.inference_mode()
 def predict_torchvision(model: nn.Module, images: Sequence[Tensor]) -> object:
-    """torchvision wants floats in 0..1."""
-    return model([image / 255 for image in images])
+    """torchvision wants floats in 0..1, on its device."""
+    device = next(model.parameters()).device
+    return model([image.to(device) / 255 for image in images])
 
 
 def effdet_predictor(model: nn.Module) -> Callable[[Sequence[Tensor]], object]:
@@ -52,6 +53,7 @@ def effdet_predictor(model: nn.Module) -> Callable[[Sequence[Tensor]], object]:
 
     bench = DetBenchPredict(model).eval()
     height, width = model.config.image_size
+    device = next(model.parameters()).device
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     @torch.inference_mode()
@@ -65,7 +67,8 @@ def effdet_predictor(model: nn.Module) -> Callable[[Sequence[Tensor]], object]:
             inputs.append(canvas)
             scales.append(1 / factor)
         sizes = torch.tensor([[image.shape[2], image.shape[1]] for image in images])
-        return bench(torch.stack(inputs), {"img_scale": torch.tensor(scales), "img_size": sizes})
+        info = {"img_scale": torch.tensor(scales), "img_size": sizes}
+        return bench(torch.stack(inputs).to(device), {key: value.to(device) for key, value in info.items()})
 
     return predict
 

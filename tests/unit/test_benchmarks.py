@@ -4,6 +4,7 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -180,3 +181,37 @@ def test_the_stages_of_a_picture_are_timed(load, tmp_path):
     predictor = runtimes.open_engine(runtimes.Engine("tinyssd", "torch", "fp32"), model, tmp_path)
     found = stages.stages(predictor, files, repeats=2)
     assert set(found) == set(stages.STAGES) and min(found.values()) > 0
+
+
+def test_a_gpu_is_asked_for_and_the_program_can_be_tried_without(load, monkeypatch, tmp_path, capsys):
+    gpu = load("gpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="no GPU"):
+        gpu.main()
+    model, asked = onestage.create("tinyssd", 1, size=(64, 64)).eval(), []
+    peer = torch.nn.Linear(1, 1)
+    monkeypatch.setattr(gpu, "pair", lambda name: (model, peer))
+    monkeypatch.setattr(gpu, "predict_torchvision", lambda model, images: asked.append((model, len(images))))
+    path = tmp_path / "gpu.json"
+    found = gpu.main(models=("one",), forms=("fp32",), batches=(1, 3), device="cpu", repeats=2, json=path)
+    assert [row.what for row in found] == ["one, fp32, 1 at once", "one, fp32, 3 at once"]
+    assert asked == [(peer, batch) for batch in (1, 3) for _ in range(gpu.WARMUP + 2)]
+    assert len(json.loads(path.read_text())["seconds"]) == 2 and "predict() on cpu" in capsys.readouterr().out
+    monkeypatch.setattr(gpu, "compare", Mock(side_effect=torch.OutOfMemoryError))
+    assert gpu.main(models=("one",), forms=("fp32",), batches=(1,), device="cpu") == []
+    assert "not measured: one, fp32, 1 at once: the memory" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_compiled_network_finds_the_same(load):
+    gpu, common = load("gpu"), load("common")
+    torch.manual_seed(0)
+    model = onestage.create("tinyssd", 2, size=(64, 64)).eval()
+    compiled = gpu.predictor(model, bf16=False, compiled=True)
+    for images in (common.pictures(2, (80, 100)), common.pictures(3, (80, 100))):
+        for one, other in zip(model.predict(images), compiled.predict(images), strict=True):
+            assert len(one) > 10 and one.labels.equal(other.labels)
+            torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
+    assert model._compiled_call_impl is None and compiled.engine.detector._compiled_call_impl is not None

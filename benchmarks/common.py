@@ -23,15 +23,20 @@ import torch.nn.functional as F
 import torchvision
 from rich.console import Console
 from rich.table import Table
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as tv
 
 import onestage
+from onestage.data.synthetic import SyntheticConfig, generate
 
 CLASSES = 90
 PASSING = 1500
 """Scores above 0.01 in a picture; trained SSDs give a few hundred to a few thousand."""
 MODELS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 """torchvision's SSDs, for training; predict() is compared for all of PEERS."""
+DELTAS = 0.3
+"""The standard deviation of the boxes' offsets of RetinaNet and EfficientDet, in anchors."""
 PEERS = {
     "ssd300_vgg16": "ssd300_vgg16",
     "ssdlite320_mobilenet_v3_large": "ssdlite320_mobilenet_v3_large",
@@ -95,6 +100,12 @@ def compare(
     return Comparison(what, times[ours], times[theirs])
 
 
+def lively_pictures(count: int) -> list[Tensor]:
+    """``count`` pictures (3, H, W) uint8 by which ``enliven`` chooses: of both kinds that the benchmarks use."""
+    drawn = [generate(index, SyntheticConfig(seed=7, size=(480, 640))).image for index in range(count // 2)]
+    return [*drawn, *pictures(count - len(drawn))]
+
+
 def pictures(count: int = 4, size: tuple[int, int] = (480, 640)) -> list[Tensor]:
     """``count`` smooth, colourful pictures (3, *size) uint8; the same pictures at every call."""
     generator = torch.Generator().manual_seed(1)
@@ -118,13 +129,14 @@ def torchvision_model(name: str) -> nn.Module:
     build = getattr(torchvision.models.detection, name)
     model: nn.Module = build(weights=None, weights_backbone=None, num_classes=CLASSES + 1)
     (side,) = model.transform.min_size
-    images = model.transform([image / 255 for image in pictures(4 if side <= 320 else 1)])[0].tensors
+    images = model.transform([image / 255 for image in lively_pictures(4 if side <= 320 else 1)])[0].tensors
     softmax = name.startswith("ssd")
 
-    def logits() -> Tensor:
-        return model.head(list(model.backbone(images).values()))["cls_logits"]
+    def outputs() -> tuple[Tensor, Tensor]:
+        found = model.head(list(model.backbone(images).values()))
+        return found["cls_logits"], found["bbox_regression"]
 
-    enliven(model, logits, "classification_head", softmax=softmax)
+    enliven(model, outputs, ("classification_head", "bbox_reg."), softmax=softmax)
     return model
 
 
@@ -133,31 +145,36 @@ def effdet_model(name: str) -> nn.Module:
     import effdet
 
     model: nn.Module = effdet.create_model(name, pretrained=False, pretrained_backbone=False, num_classes=CLASSES)
-    images = torch.stack(pictures(size=tuple(model.config.image_size))) / 127.5 - 1
+    side = model.config.image_size[0]
+    resized = torch.stack([tv.resize(image, [3 * side // 4, side]) for image in lively_pictures(4)]) / 255
+    images = F.pad(tv.normalize(resized, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)), (0, 0, 0, side // 4))
 
-    def logits() -> Tensor:
-        return torch.cat([out.permute(0, 2, 3, 1).reshape(len(images), -1, CLASSES) for out in model(images)[0]], dim=1)
+    def outputs() -> tuple[Tensor, ...]:
+        sides = zip(model(images), (CLASSES, 4), strict=True)
+        return tuple(
+            torch.cat([map.permute(0, 2, 3, 1).reshape(len(images), -1, n) for map in maps], dim=1) for maps, n in sides
+        )
 
-    enliven(model, logits, "class_net.predict", softmax=False)
+    enliven(model, outputs, ("class_net.predict", "box_net.predict.conv_pw"), softmax=False)
     return model
 
 
 @torch.no_grad()
-def enliven(model: nn.Module, logits: Callable[[], Tensor], outputs: str, *, softmax: bool) -> None:
+def enliven(model: nn.Module, outputs: Callable[[], tuple[Tensor, ...]], names: tuple[str, str], *, softmax: bool) -> None:
     """Give random weights the outputs of a trained model: activations of unit size, class logits with a standard deviation of
-    2, shifted so that PASSING scores of a picture exceed 0.01.
+    2, shifted so that PASSING scores of a picture exceed 0.01, and boxes near their anchors.
 
-    logits: runs the model, (B, A, C). outputs: a part of the names of the parameters that give the logits. softmax: whether
-    the first logit is background.
+    outputs: runs the model, logits (B, A, C) and deltas (B, A, 4). names: parts of the names of the parameters of the last
+    layers of classes and boxes; SSD's boxes have no such name, and stay. softmax: whether the first logit is background.
     """
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 1.0  # one pass sets the statistics: without it the outputs would not depend on the picture
     model.train()
-    logits()
+    outputs()
     model.eval()
-    found = logits()
-    last = [p for key, p in model.named_parameters() if outputs in key and p.shape[0] % found.shape[2] == 0]
+    found, deltas = outputs()
+    last = [p for key, p in model.named_parameters() if names[0] in key and p.shape[0] % found.shape[2] == 0]
     scale = 2 / found.std()
     for p in last:
         p.mul_(scale)
@@ -167,11 +184,14 @@ def enliven(model: nn.Module, logits: Callable[[], Tensor], outputs: str, *, sof
             p.view(-1, CLASSES + 1)[:, 0] += shift
         elif p.ndim == 1:
             p -= shift
+    for key, p in model.named_parameters():
+        if names[1] in key:
+            p.mul_(DELTAS / deltas.std())
 
 
 def _shift(logits: Tensor, *, softmax: bool) -> float:
     """The number to add to the background's logits (B, A, C), or to subtract from all logits if there is no background, so that
-    PASSING scores of a picture exceed 0.01; 0 if fewer do already.
+    PASSING scores of a picture exceed 0.01; 0 if no number makes so many of them.
     """
     if softmax:  # e^l / (e^(background + shift) + the sum of e^others) > 0.01, solved for the shift
         objects = logits[:, :, 1:]
@@ -180,7 +200,7 @@ def _shift(logits: Tensor, *, softmax: bool) -> float:
     else:
         largest = logits + math.log(99)
     best = largest.nan_to_num(-math.inf).flatten().topk(PASSING * len(logits)).values
-    return max(0.0, float(best[-1]))
+    return float(best[-1]) if best[-1].isfinite() else 0.0
 
 
 def report(title: str, comparisons: Sequence[Comparison], *, path: Path | None) -> None:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,11 @@ from torchvision.io import ImageReadMode, decode_image
 
 import onestage
 from common import Clock, Comparison, compare, pair
+from onestage.data.reader import open_data
 from onestage.data.synthetic import SyntheticConfig, generate
+from onestage.data.writers import Split, write_coco
 from onestage.deploy.export import FORMATS, export
+from onestage.deploy.int8 import Int8Data, divided
 from onestage.deploy.plan import ExportConfig
 from onestage.errors import OnestageError
 from onestage.predict.predictor import Predictor
@@ -34,6 +37,8 @@ FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino", "ncnn": "ncnn"}
 """The runtimes besides torch, and the format of the files that they run."""
 SIZE = (480, 640)
 """(height, width) of the drawn pictures."""
+DRAWN: dict[Split, range] = {"train": range(2, 6), "val": range(2)}
+"""The drawn pictures that an int8 file is calibrated with, and those that it is measured with: ``enliven`` chose by these."""
 PAUSE = 0.1
 """Seconds before each turn."""
 
@@ -60,8 +65,22 @@ def jpegs(folder: Path, count: int = 8) -> list[Path]:
     return paths
 
 
+def drawn_data(model: onestage.Detector, folder: Path) -> Int8Data:
+    """Drawn pictures to make an int8 file of random weights with. These have no AP to lose, so any drop will do."""
+    config = SyntheticConfig(seed=7, size=SIZE)
+    for split, indices in DRAWN.items():
+        write_coco((generate(index, config) for index in indices), folder, classes=model.classes, split=split)
+    calibrate, measure = divided(open_data(folder), model.classes)
+    return Int8Data(calibrate.paths, measure, max_drop=1.0)
+
+
+def path_of(engine: Engine, folder: Path) -> Path:
+    """The file that a runtime besides torch runs."""
+    return folder / f"{engine.model}-{engine.precision}{FORMATS[FORMAT_OF[engine.runtime]].suffix}"
+
+
 def open_engine(engine: Engine, model: onestage.Detector, folder: Path) -> Predictor:
-    """The predictor. A file in fp32 is exported into the folder if it is not there.
+    """The predictor. A file is exported into the folder if it is not there.
 
     Raise OnestageError or LookupError with the reason if there is none.
     """
@@ -69,21 +88,16 @@ def open_engine(engine: Engine, model: onestage.Detector, folder: Path) -> Predi
         if engine.precision != "fp32":
             raise LookupError("torch runs in fp32 alone")
         return Predictor.folded(model)
-    to = FORMAT_OF[engine.runtime]
-    if to not in FORMATS:
-        raise LookupError(f"onestage exports no {to} files")
-    path = folder / f"{engine.model}-{engine.precision}{FORMATS[to].suffix}"
-    if not path.exists() and engine.precision != "fp32":
-        source = folder / f"{engine.model}.safetensors"
-        if not source.exists():
-            model.save(source)
-        command = f"onestage export {source} -o {path} --to {to} --precision {engine.precision} --data DATA"
-        raise LookupError(f"there is no {path}: {command}")
+    to, path = FORMAT_OF[engine.runtime], path_of(engine, folder)
     if not path.exists():
         follows = model.config.preprocess.mode == "shortest_edge"
         size = model.config.preprocess.place(SIZE).input if follows else None
-        nms = "none" if to == "ncnn" else "graph"
-        export(model, path, to=to, config=ExportConfig(size=size, nms=nms), check=False)
+        config = ExportConfig(size=size, nms="none" if to == "ncnn" else "graph")
+        if engine.precision == "int8":
+            with tempfile.TemporaryDirectory() as data:
+                export(model, path, to=to, config=replace(config, precision="int8"), labelled=drawn_data(model, Path(data)))
+        else:
+            export(model, path, to=to, config=config, check=False)
     return onestage.load(path, runtime=engine.runtime)
 
 

@@ -4,16 +4,15 @@ python benchmarks/stages.py --runtimes torch onnxruntime openvino --repeats 30
 
 Stages: decode the JPEG file; resize the picture into a batch; the engine, which normalises, runs the network and, in an
 exported file, decodes boxes and applies NMS; and boxes in pixels of the picture (for torch and ncnn with decoding and NMS).
-``--profile`` adds what onnxruntime itself measures for each kind of operator.
+``--profile`` adds what onnxruntime and OpenVINO themselves measure for each kind of operator (``operators.py``), and what a
+plain product of matrices reaches on this machine.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
@@ -25,13 +24,11 @@ from rich.table import Table
 from common import PEERS, Clock, environment, pair
 from onestage.errors import OnestageError
 from onestage.images import decode_image
-from onestage.predict.engines.exported import threads
 from onestage.predict.predictor import Predictor
-from runtimes import Engine, jpegs, open_engine
+from operators import PROFILERS, peak, profiled
+from runtimes import Engine, jpegs, open_engine, path_of
 
 STAGES = ("decode", "resize", "engine", "boxes", "whole")
-TAIL = ("TopK", "NonMaxSuppression", "Softmax", "ReduceMax", "GatherElements", "GatherND", "ScatterND", "Expand", "CumSum")
-"""Kinds of operators that stand behind the network alone, in these models."""
 
 
 def stages(predictor: Predictor, files: Sequence[Path], *, repeats: int, clock: Clock = "wall") -> dict[str, float]:
@@ -58,39 +55,6 @@ def stages(predictor: Predictor, files: Sequence[Path], *, repeats: int, clock: 
     return {stage: 1000 * statistics.median(values) for stage, values in times.items()}
 
 
-def operators(path: Path, predictor: Predictor, file: Path, *, repeats: int) -> dict[str, float]:
-    """The milliseconds that onnxruntime measures for each kind of operator: of each operator the least of all runs."""
-    import onnxruntime
-
-    images, metas = predictor.config.preprocess.batch([decode_image(file)])
-    with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling, options.profile_file_prefix = True, f"{folder}/profile"
-        options.intra_op_num_threads, options.log_severity_level = threads(), 4
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feed = {"images": predictor.engine.as_pixels(images).contiguous().numpy()}
-        if predictor.engine.contract.has_frames:
-            feed["frames"] = metas[0].frame[None].numpy()
-        for _ in range(repeats):
-            session.run(None, feed)
-        events = json.loads(Path(session.end_profiling()).read_text())
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for event in events:
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            times[event["name"], event["args"]["op_name"]].append(event["dur"] / 1000)
-    found: Counter[str] = Counter()
-    for (_, kind), values in times.items():
-        found[kind] += min(values)  # type: ignore[assignment]
-    return dict(found.most_common())
-
-
-def show_operators(engine: Engine, found: dict[str, float]) -> None:
-    """Print the kinds of operators that take the most, and the sum of the tail's."""
-    total, tail = sum(found.values()), sum(found.get(kind, 0.0) for kind in TAIL)
-    kinds = ", ".join(f"{kind} {value:.2f}" for kind, value in list(found.items())[:8])
-    print(f"{engine}: {total:.1f} ms, of it behind the network {tail:.1f} ({tail / total:.0%}); {kinds}")
-
-
 def main(
     *,
     models: tuple[str, ...] = tuple(PEERS),
@@ -112,7 +76,7 @@ def main(
         clock: wall time, or processor time on a busy machine.
         pictures: a folder of JPEG files; by default some are drawn.
         files: a folder in which exported files are kept; by default they are exported for this run.
-        profile: print what onnxruntime measures for each kind of operator.
+        profile: print what onnxruntime and OpenVINO measure for each kind of operator.
     """
     table = Table(title=f"milliseconds, {clock} time", caption=", ".join(f"{k} {v}" for k, v in environment().items()))
     table.add_column()
@@ -132,10 +96,12 @@ def main(
                     continue
                 found = stages(predictor, photos, repeats=repeats, clock=clock)
                 table.add_row(str(engine), *(f"{found[stage]:.2f}" for stage in STAGES))
-                path = folder / f"{name}-{engine.precision}.onnx"
-                if profile and engine.runtime == "onnxruntime":
-                    show_operators(engine, operators(path, predictor, photos[0], repeats=repeats))
+                if profile and engine.runtime in PROFILERS:
+                    place = path_of(engine, folder)
+                    print(f"{engine}: {profiled(place, model, predictor, photos[0], repeats=repeats)}", flush=True)
     Console(width=128).print(table)
+    if profile:
+        print(peak())
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import onestage
+from onestage.errors import ConfigError
 from onestage.model.output.postprocess import RawDetections
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -80,17 +81,19 @@ def test_random_weights_give_as_many_scores_as_a_trained_model(load, softmax):
     common = load("common")
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(8, 4 * (common.CLASSES + softmax), 1)
-    images, calls = torch.randn(2, 8, 40, 30), []
+    images, boxes, calls = torch.randn(2, 8, 40, 30), torch.nn.Conv2d(8, 16, 1), []
 
-    def logits():
+    def outputs():
         calls.append(len(images))
-        return layer(images).permute(0, 2, 3, 1).reshape(2, -1, common.CLASSES + softmax)
+        return layer(images).permute(0, 2, 3, 1).reshape(2, -1, common.CLASSES + softmax), boxes(images)
 
-    model = torch.nn.ModuleDict({"outputs": layer, "other": torch.nn.Conv2d(8, 8, 1)})
-    common.enliven(model, logits, "outputs", softmax=softmax)
+    model = torch.nn.ModuleDict({"outputs": layer, "boxes": boxes, "other": torch.nn.Conv2d(8, 8, 1)})
+    common.enliven(model, outputs, ("outputs", "boxes"), softmax=softmax)
     assert len(calls) == 2  # a pass of a RetinaNet takes seconds
     with torch.no_grad():
-        scores = logits().softmax(2)[:, :, 1:] if softmax else logits().sigmoid()
+        logits, deltas = outputs()
+        scores = logits.softmax(2)[:, :, 1:] if softmax else logits.sigmoid()
+    assert float(deltas.std()) == pytest.approx(common.DELTAS)
     assert int((scores > 0.01).sum()) == pytest.approx(2 * common.PASSING, abs=3)
 
 
@@ -166,11 +169,27 @@ def test_engines_are_compared_from_files_and_a_missing_one_has_a_reason(load, mo
 
 def test_an_engine_that_cannot_run_says_why(load, tmp_path):
     runtimes = load("runtimes")
-    model = onestage.create("tinyssd", 1, size=(64, 64)).eval()
-    for runtime, precision, reason in (("torch", "int8", "fp32 alone"), ("onnxruntime", "int8", "--precision int8")):
-        with pytest.raises(LookupError, match=reason):
-            runtimes.open_engine(runtimes.Engine("tinyssd", runtime, precision), model, tmp_path)
-    assert (tmp_path / "tinyssd.safetensors").exists()
+    model = onestage.create("tinyssd", 9, size=(64, 64)).eval()
+    with pytest.raises(LookupError, match="fp32 alone"):
+        runtimes.open_engine(runtimes.Engine("tinyssd", "torch", "int8"), model, tmp_path)
+    with pytest.raises(ConfigError, match="cannot be in int8"):
+        runtimes.open_engine(runtimes.Engine("tinyssd", "ncnn", "int8"), model, tmp_path)
+
+
+def test_int8_files_are_made_with_drawn_pictures(load, tmp_path):
+    runtimes = load("runtimes")
+    data = runtimes.drawn_data(onestage.create("tinyssd", 9, size=(64, 64)), tmp_path)
+    assert (len(data.pictures), len(data.measure), data.max_drop) == (4, 2, 1.0)
+
+
+def test_a_profile_tells_the_share_of_what_stands_behind_the_network(load):
+    operators = load("operators")
+    times = operators._least([("a", "Conv", 9.0), ("a", "Conv", 4.0), ("b", "TopK", 1.0), ("c", "Relu", 1.0)])
+    assert times == {("a", "Conv"): 4.0, ("b", "TopK"): 1.0, ("c", "Relu"): 1.0}
+    profile = operators.Profile({kind: value for (_, kind), value in times.items()}, operations=8e8)
+    assert (profile.total, profile.products, profile.tail) == (6.0, 4.0, 1.0)
+    assert "200 thousand million" in str(profile) and "20% of the network's time" in str(profile)
+    assert "float32" in operators.peak(side=64, repeats=1)
 
 
 def test_the_stages_of_a_picture_are_timed(load, tmp_path):

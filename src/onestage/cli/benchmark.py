@@ -47,6 +47,7 @@ def benchmark(
     classes: int = 80,
     device: str | None = None,
     runtime: tuple[Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"], ...] = (),
+    precision: Literal["fp32", "bf16"] = "fp32",
     trusted: bool = False,
     json: Path | None = None,
 ) -> int:
@@ -54,9 +55,7 @@ def benchmark(
 
     onestage benchmark ssd300_vgg16 efficientdet_d0
 
-    onestage benchmark runs/first --batch 8 --repeats 30 --json speed.json
-
-    onestage benchmark runs/first first.xml --runtime auto
+    onestage benchmark runs/first first.xml --runtime auto --batch 8 --repeats 30 --json speed.json
 
     A name of the zoo means that model with random weights. Its network takes as long as a trained one. But the time of the
     postprocessing depends on the number of detections, so measure your trained model for that.
@@ -69,6 +68,7 @@ def benchmark(
         classes: number of classes of the zoo's models; COCO has 80
         device: "cpu" or "cuda"; by default cuda if there is one
         runtime: what runs the models, by default torch or what is usual for the file; auto: all that are installed
+        precision: bf16: torch computes in bfloat16, if the processor can; an exported file has its precision
         trusted: open a .pt2 file, which could run code
         json: a file for all single times, with the names as you gave them and the models' names
     """
@@ -77,7 +77,7 @@ def benchmark(
     _check({"batch": batch, "repeats": repeats, "classes": classes}, json)
     images = _images(batch, picture)
     runs = [(name, program) for name in models or list_models() for program in _programs(name, runtime)]
-    make = partial(_model, classes=classes, device=device, trusted=trusted)
+    make = partial(_model, classes=classes, device=device, bf16=precision == "bf16", trusted=trusted)
     names, timings, measured_on = _time_all(runs, make, images, repeats=repeats, json=json, asked=runtime)
     _show(names, timings, batch)
     say((", ".join(f"{key} {value}" for key, value in measured_on.items()), "dim"))
@@ -104,16 +104,22 @@ def _programs(name: str, asked: Sequence[str]) -> list[str]:
     return [runtime for runtime in installed if not is_exported(name) or runtime in OPENERS[Path(name).suffix.lower()]]
 
 
-def _model(name: str, runtime: str, *, classes: int, device: str | None, trusted: bool) -> Detector | Predictor:
-    """The model that a user names, run by the runtime of that name; "" is the usual one. classes: of a recipe."""
-    from onestage.cli.common import find_any_model, find_or_create, is_recipe
+def _model(name: str, runtime: str, *, classes: int, device: str | None, bf16: bool, trusted: bool) -> Detector | Predictor:
+    """The model that a user names, run by the runtime of that name; "" is the usual one. classes: of a recipe. bf16: torch
+    computes in bfloat16. Raise ConfigError if torch does not run the model then.
+    """
+    from onestage.cli.common import Numbers, find_any_model, find_or_create, is_recipe, run_model
     from onestage.deploy.runtimes import TORCH, run_by, run_unchecked
     from onestage.predict.exported import is_exported
     from onestage.weights.tensor_file import numbered_classes
 
+    numbers: Numbers = "bf16" if bf16 else "exact"
+    run = partial(run_model, runtime=runtime or None, pictures=tuple, total=0, numbers=numbers)
     if is_exported(name):
-        return find_any_model(name, device=device, runtime=runtime or None, trusted=trusted)
+        return run(find_any_model(name, device=device, runtime=runtime or None, trusted=trusted))
     detector = find_or_create(name, numbered_classes(classes), device=device)
+    if bf16:
+        return run(detector)
     if runtime in ("", TORCH):
         return detector
     return run_unchecked(detector, runtime) if is_recipe(name) else run_by(detector, runtime)

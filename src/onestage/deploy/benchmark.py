@@ -75,8 +75,16 @@ def time_detector(
             if turn >= WARM_UP:
                 times[name].append(seconds)
         advance(len(images))
-    runtime = "torch" if isinstance(model, Detector) else getattr(model.engine, "runtime", "torch")
-    return Timing(model.config.name, len(images), size, tuple(times["predict"]), tuple(times["network"]), runtime)
+    return Timing(model.config.name, len(images), size, tuple(times["predict"]), tuple(times["network"]), _runtime(model))
+
+
+def _runtime(model: Detector | Predictor) -> str:
+    """The program that runs a model; with torch also the type of its numbers, if it is not float32."""
+    detector = model if isinstance(model, Detector) else getattr(model.engine, "detector", None)
+    if not isinstance(detector, Detector):
+        return getattr(model.engine, "runtime", "torch") if isinstance(model, Predictor) else "torch"
+    kind = next(detector.parameters()).dtype
+    return "torch" if kind == torch.float32 else f"torch, {str(kind).removeprefix('torch.')}"
 
 
 def _network(model: Detector | Predictor, images: Sequence[Tensor]) -> tuple[Callable[[], object], Size]:

@@ -64,11 +64,20 @@ def test_two_files_of_one_model_are_told_apart(tmp_path, monkeypatch, capsys):
         (["tinyssd", "--picture", "big"], "--picture is not understood"),
         (["tinyssd", "--picture", "0x0"], "--picture has a side without pixels"),
         (["tinyssd", "--json", "/nowhere/x.json"], "no such folder"),
+        (["tinyssd", "--precision", "bf16", "--runtime", "onnxruntime"], "torch alone computes in bfloat16"),
     ],
 )
 def test_mistakes(arguments, says, capsys):
     assert main(["benchmark", *arguments]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_torch_in_bfloat16(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("onestage.predict.folded.check_bfloat16", lambda device: None)
+    file, rest = tmp_path / "t.json", ["--repeats", "1", "--picture", "60x80"]
+    assert main(["benchmark", "tinyssd", "--precision", "bf16", *rest, "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["timings"][0]["runtime"] == "torch, bfloat16"
+    assert "bfloat16" in capsys.readouterr().out
 
 
 def test_auto_leaves_out_what_cannot_run_a_model(tmp_path, monkeypatch, capsys):

@@ -71,7 +71,8 @@ def words(*parts: Part, lines: bool = False) -> Text:
 class Outlet:
     """Standard output or error. What it cannot take any more is dropped, and ``lost`` says so: the work goes on. fault: why.
 
-    Reasons are a reader that has gone, such as head, and a full disk. Characters that its encoding lacks are escaped.
+    Reasons are a reader that has gone, such as head, and a full disk. Characters that its encoding lacks are escaped. In a file
+    or a pipe no line ends with the blanks by which tables fill it.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -84,11 +85,13 @@ class Outlet:
     def write(self, text: str) -> int:
         """Write the text. Return its length."""
         with self._dropping():
+            *lines, rest = text.split("\n")
+            shown = text if self.stream.isatty() else "\n".join([*(line.rstrip(" ") for line in lines), rest])
             try:
-                self.stream.write(text)
+                self.stream.write(shown)
             except UnicodeEncodeError:
                 encoding = self.stream.encoding
-                self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+                self.stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

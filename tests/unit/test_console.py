@@ -94,6 +94,15 @@ def test_an_outlet_that_is_gone_stops_no_work():
     outlet.flush()
 
 
+@pytest.mark.parametrize(("terminal", "ends"), [(False, ("a\n\n  b\n", "c ")), (True, ("a  \n  \n  b \n", "c "))])
+def test_lines_of_a_file_do_not_end_with_blanks(terminal, ends, monkeypatch):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal, raising=False)
+    outlet = Outlet(stream)
+    assert outlet.write("a  \n  \n  b \nc ") == 14
+    assert stream.getvalue() == "".join(ends)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
 def test_characters_that_an_encoding_lacks_are_escaped(encoding):
     bytes_ = io.BytesIO()

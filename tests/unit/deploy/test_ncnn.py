@@ -214,7 +214,7 @@ def test_what_ncnn_cannot_take_is_refused(model, tmp_path, capsys):
     for config in (ExportConfig(batch=2), ExportConfig(batch="any"), ExportConfig(pixels="uint8"), ExportConfig(size="any")):
         with pytest.raises(ConfigError):
             export(model, tmp_path / "x.ncnn.param", to="ncnn", config=config)
-    with pytest.raises(ConfigError, match=r"ends with \.ncnn\.param"):
+    with pytest.raises(ConfigError, match=r"must end with \.ncnn\.param"):
         export(model, tmp_path / "x.param", to="ncnn")
     assert list(tmp_path.iterdir()) == []
 

@@ -239,7 +239,7 @@ def test_what_cannot_be_is_refused_before_the_work(model, labelled, tmp_path, ca
         (["--max-drop", "0.005"], "--max-drop is for int8 alone"),
         (["--precision", "fp16", "--max-drop", "0.1"], "--max-drop is for int8 alone"),
         (["--data", "pictures", "--no-check"], "--data is what the file is checked with"),
-        (["--data", "pictures", "--no-check", "--precision", "int8"], "there is no such"),
+        (["--data", "pictures", "--no-check", "--precision", "int8"], "an int8 file is always measured"),
     ],
 )
 def test_no_option_is_taken_and_ignored(model, tmp_path, monkeypatch, capsys, options, says):

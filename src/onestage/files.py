@@ -144,6 +144,7 @@ def _machine() -> str:
 def temporary_folder(path: Path) -> Iterator[Path]:
     """A new folder beside ``path``, on the same disk, for what takes that name later. It is gone at the end of the block; what
     a killed process left there goes when the next one begins. Raise WriteError, which names ``path``, if none can be made.
+    An error of the block whose place is in the folder, which is gone by then, names ``path`` too.
     """
     remove_leftovers(path.parent)
     with writing(path):
@@ -151,6 +152,10 @@ def temporary_folder(path: Path) -> Iterator[Path]:
     try:
         with _claimed(folder):
             yield folder
+    except OnestageError as error:
+        if str(folder) in str(error.where):
+            error.where = path
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -182,7 +187,7 @@ def _is_claimed(path: Path) -> bool | None:
     if fcntl is None or path.name.removesuffix(TEMPORARY).split(".")[-2:-1] != [_machine()]:
         return None
     try:
-        descriptor = os.open(path, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would wait for a writer
     except OSError:
         return None
     try:
@@ -241,6 +246,15 @@ def write_atomically(path: Path | str, data: bytes) -> None:
             file.write(data)
     except WriteError as error:
         raise WeightsError.of(error, path) from error
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file, open to read its bytes: to look whether it may be replaced. Raise OSError for anything else, such as a
+    pipe, which would wait for a writer for ever.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "this is no regular file", str(path))
+    return path.open("rb")
 
 
 def given_path(path: Path | str, argument: str) -> Path:

@@ -9,10 +9,19 @@ ERRORS |= {"MismatchError"}
 
 
 def without_remedy(text):
-    """The lines of errors that have neither ``expected`` nor ``fix``."""
-    calls = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
-    made = [call for call in calls if call.func.id in ERRORS]
+    """The lines of errors that have neither ``expected`` nor ``fix``: calls of classes, and of variables that are raised."""
+    nodes = list(ast.walk(ast.parse(text)))
+    variables = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    variables |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    raised = [node.exc for node in nodes if isinstance(node, ast.Raise)]
+    calls = [node for node in nodes if isinstance(node, ast.Call)]
+    made = [call for call in calls if name_of(call) in ERRORS or (call in raised and name_of(call) in variables)]
     return [call.lineno for call in made if not {"expected", "fix", None} & {keyword.arg for keyword in call.keywords}]
+
+
+def name_of(call):
+    """The name of what is called, without what stands before a dot."""
+    return getattr(call.func, "id", getattr(call.func, "attr", ""))
 
 
 def test_every_error_says_what_is_expected_or_what_to_do():
@@ -22,7 +31,11 @@ def test_every_error_says_what_is_expected_or_what_to_do():
 
 
 def test_an_error_without_a_remedy_is_seen():
-    assert without_remedy("raise DataError('x', where=path, got=1)") == [1]
+    for fault in ("DataError('x', where=path, got=1)", "errors.DataError('x')"):
+        assert without_remedy(f"raise {fault}") == [1]
+    assert without_remedy("kind = DataError if a else WeightsError\nraise kind('x')") == [2]
+    assert without_remedy("def refuse(kind):\n    raise kind('x', got=1)") == [2]
+    assert without_remedy("def made():\n    pass\nraise made('x')") == []  # the function makes the error
     assert (
         without_remedy("raise DataError('x', fix='y')\nraise DataError('x', expected='y')\nraise DataError('x', **parts)") == []
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from onestage import files
-from onestage.errors import WeightsError, WriteError
+from onestage.errors import ConfigError, WeightsError, WriteError
 
 
 def names(folder: Path) -> list[str]:
@@ -294,6 +294,25 @@ def test_what_a_killed_writer_left_goes_with_the_next_and_not_before(tmp_path: P
     with files.temporary_folder(tmp_path / "y") as folder:
         assert list(tmp_path.iterdir()) == [folder]
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/x", "{}/inner/y, line 3"])
+def test_an_error_never_names_a_temporary_folder(tmp_path: Path, place: str) -> None:
+    """It is gone when the error is read."""
+    with (
+        pytest.raises(ConfigError) as caught,
+        files.temporary_folder(tmp_path / "x") as outer,
+        files.temporary_folder(outer / "x") as inner,
+    ):
+        raise ConfigError("no", where=place.format(inner))
+    assert caught.value.where == tmp_path / "x"
+
+
+@pytest.mark.skipif(files.fcntl is None, reason="needs a system with pipes")
+def test_a_pipe_with_the_name_of_a_temporary_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / f".x.{files._machine()}.1{files.TEMPORARY}")
+    with files.temporary_folder(tmp_path / "x"):
+        pass
 
 
 def test_where_the_system_does_not_tell_a_day_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

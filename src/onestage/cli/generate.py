@@ -15,7 +15,7 @@ from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
 from onestage.errors import ConfigError, DataError
-from onestage.files import TEMPORARY, make_folder, write_file
+from onestage.files import TEMPORARY, make_folder, open_regular, write_file
 from onestage.images import ImageLimits
 from onestage.structures import Size
 
@@ -158,8 +158,12 @@ def _write(out: Path, format: str, counts: dict[Split, int], config: SyntheticCo
 
 def is_data_set(folder: Path, counts: dict[Split, int], config: SyntheticConfig, *, format: str = "coco") -> bool:
     """Whether the folder holds the finished data set that ``write_data_set`` writes for the same arguments."""
-    mark = folder / FINISHED
-    return mark.exists() and _command(format, counts, config) in map(str.strip, mark.read_text().splitlines())
+    try:
+        with open_regular(folder / FINISHED) as mark:
+            lines = mark.read().decode(errors="replace").splitlines()
+    except OSError:  # there is none
+        return False
+    return _command(format, counts, config) in map(str.strip, lines)
 
 
 def _command(format: str, counts: dict[Split, int], config: SyntheticConfig) -> str:

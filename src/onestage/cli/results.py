@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from onestage.errors import ConfigError, DataError, WriteError
-from onestage.files import make_folder
+from onestage.files import make_folder, open_regular
 
 BEGINNINGS = {
     "predictions.json": re.compile(rb'\[\n(\{"image_id": |\n\])'),
@@ -39,7 +39,7 @@ def results_folder(folder: Path, names: Collection[str]) -> None:
     """
     here = [name for name in names if (folder / name).exists()]
     known = [name for name in here if name in BEGINNINGS and _begins(folder / name, BEGINNINGS[name])]
-    strange = [name for name in here if name not in known and (name in BEGINNINGS or not known)]
+    strange = [name for name in here if name not in known and (name in BEGINNINGS or not known or _is_odd(folder / name))]
     if strange:
         what, fix = "files are in the way that onestage did not write", "choose another folder with --out, or move them away"
         raise ConfigError(what, where=folder, got=", ".join(strange), fix=fix)
@@ -50,6 +50,11 @@ def results_folder(folder: Path, names: Collection[str]) -> None:
         got = error.got if isinstance(error, WriteError) else error.strerror
         fix = "choose another folder: --out"
         raise DataError("results cannot be written here", where=folder, got=got, fix=fix) from error
+
+
+def _is_odd(path: Path) -> bool:
+    """Whether this is neither a file nor a folder, such as a pipe, which would wait for another program."""
+    return not (path.is_file() or path.is_dir())
 
 
 def check_replaceable(file: Path | None, beginning: re.Pattern[bytes]) -> None:
@@ -67,7 +72,7 @@ def check_replaceable(file: Path | None, beginning: re.Pattern[bytes]) -> None:
 
 def _begins(file: Path, beginning: re.Pattern[bytes]) -> bool:
     try:
-        with file.open("rb") as opened:
+        with open_regular(file) as opened:
             return beginning.match(opened.read(HEAD)) is not None
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable
@@ -20,6 +21,10 @@ LEAST_SCORE = 0.5
 """The programs show detections of at least that score."""
 PLAIN_NAME = re.compile(r"[\w.() -]+")
 """Names of files that a program may contain: no quote, backslash or new line, which would become a part of the program."""
+BLANK = "DIGEST"
+"""Stands in the first line of a program until its text is known."""
+SIGNED = re.compile(r'.*\(onestage ([0-9a-f]{16})\)(?:""")?\n')
+"""The first line of a written program."""
 FAR = 1e9
 """A border in pixels that no anchor reaches."""
 
@@ -53,8 +58,24 @@ def example_place(path: Path, suffix: str) -> Path:
 def write_example(path: Path, contract: Contract, suffix: str) -> Path:
     """Write the program beside the exported file ``path``, and return its path."""
     place = example_place(path, suffix)
-    write_file(place, EXAMPLES[suffix].write(contract, path))
+    text = EXAMPLES[suffix].write(contract, path)
+    write_file(place, text.replace(BLANK, _digest(text), 1))
     return place
+
+
+def is_example(data: bytes) -> bool:
+    """Whether these are the bytes of an example as it was written. Other ends of lines are no change."""
+    try:
+        text = data.decode().replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return False
+    given = SIGNED.match(text)
+    return given is not None and given[1] == _digest(text[: given.start(1)] + BLANK + text[given.end(1) :])
+
+
+def _digest(text: str) -> str:
+    """The digits that stand in an example instead of BLANK."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _text(name: str) -> str:

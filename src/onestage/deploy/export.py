@@ -6,6 +6,7 @@ Shape letters: H and W of a picture.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -252,7 +253,8 @@ def _exporting(plan: Plan, to: str, path: Path) -> Iterator[None]:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno in UNWRITABLE:
-            with writing(Path(error.filename or path), "the system could not write a file for this export"):
+            named = error.filename if isinstance(error.filename, str | os.PathLike) else path  # it may be a number
+            with writing(Path(named), "the system could not write a file for this export"):
                 raise
         got = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         what = f"this detector cannot be exported to {to}"

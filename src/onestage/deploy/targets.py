@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from onestage.deploy.example import is_example
 from onestage.deploy.vectors import README
 from onestage.errors import ConfigError
-from onestage.files import writing
+from onestage.files import open_regular, writing
 
 MARK = b"source_sha256"
 """A key of the contract. It stands as it is in every kind of exported file."""
-PROGRAM = b"Find objects in "
-"""An example begins with a comment that begins so."""
+LONGEST = 2**24
+"""Bytes of a longest example, by far."""
 VECTORS = re.compile(r"README\.txt|picture_\d+\.png|input_\d+\.npy|boxes_\d+\.json")
 """Names in a folder of test vectors. A folder with other names is not replaced: no export wrote them."""
 
@@ -30,16 +31,15 @@ def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwr
         with writing(target):  # a name may be too long
             if target.is_symlink() or target.exists():
                 taken.append(target)
-    if not taken:
-        return
-    if not overwrite:
+    for target in taken:
+        if target.is_symlink():
+            raise ConfigError("a link is not replaced", where=target, fix="name the file at its end, or move the link away")
+    if taken and not overwrite:
         fix = (
             "name another one, move it away, or replace an earlier export: --overwrite, in Python ExportConfig(overwrite=True)"
         )
         raise ConfigError("the file to write exists already", where=taken[0], fix=fix)
     for target in taken:
-        if target.is_symlink():
-            raise ConfigError("a link is not replaced", where=target, fix="name the file at its end, or move the link away")
         if not any(map(is_exported, parts if target in parts else [target])):
             what, fix = "this is in the way, and onestage did not export it", "name another file, or move it away"
             raise ConfigError(what, where=target, fix=fix)
@@ -60,14 +60,15 @@ def put_in_place(drafts: Path, targets: Sequence[Path]) -> None:
 
 
 def is_exported(path: Path) -> bool:
-    """Whether an export wrote a file, an example, or a folder of test vectors."""
+    """Whether an export wrote a file, a folder of test vectors, or an example that was not edited since."""
     try:
         if path.is_dir():
             names = [inside.name for inside in path.iterdir()]
             if not all(map(VECTORS.fullmatch, names)):
                 return False
-            return (path / "README.txt").read_text(encoding="utf-8").startswith(README[: README.index("{")])
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(MARK) >= 0 or 0 <= content.find(PROGRAM) <= len('"""')
-    except (OSError, ValueError):  # there is no such file in the folder, it is empty, or no text
+            with open_regular(path / "README.txt") as file:
+                return file.read().startswith(README[: README.index("{")].encode())
+        with open_regular(path) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(MARK) >= 0 or is_example(content[:LONGEST])
+    except (OSError, ValueError):  # there is no such file in the folder, it is empty, no text, or no file
         return False

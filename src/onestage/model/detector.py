@@ -324,9 +324,6 @@ def resolve_anchors(config: DetectorConfig) -> DetectorConfig:
     return replace(config, anchors=config.anchors.levels(sizes_of(maps), size))
 
 
-# --- the sizes of maps -----------------------------------------------------------------------------------------------------
-
-
 def sizes_of(maps: Sequence[Tensor]) -> tuple[Size, ...]:
     """(height, width) of each of the feature maps (B, C_l, H_l, W_l)."""
     return tuple((m.shape[2], m.shape[3]) for m in maps)
@@ -378,8 +375,10 @@ def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tens
     Convolutions without padding (Inception) give fewer cells than promised: anchors would not be centred on what these see.
     """
     maps = _blank_maps(features, size, where=where)
-    promised = zip(features.strides, sizes_of(maps), strict=True) if features.strides else ()
-    for stride, cells in promised:
+    if len(features.strides) not in (0, len(maps)):
+        what, fix = "the backbone has other maps than it promises", f"promise {len(maps)} strides, one per map, or none"
+        raise ConfigError(what, where=where, got=features.strides, fix=fix)
+    for stride, cells in zip(features.strides, sizes_of(maps), strict=False):
         if not all(side // stride <= count <= -(-side // stride) for side, count in zip(size, cells, strict=True)):
             expected = tuple(-(-side // stride) for side in size)
             what = f"the backbone's map of stride {stride} does not cover an input of {size}: it is not padded"

@@ -1,5 +1,6 @@
 """Files of others are never replaced by results; results of earlier runs are."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,19 @@ def test_a_file_of_others_is_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=f"did not write\n.*\n  got: +{name}") as caught:
         results_folder(tmp_path, [*FILES, *PREDICTIONS, "objects.jpg"])
     assert caught.value.fix and (tmp_path / name).read_bytes() == STRANGE[name]
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_a_pipe_is_neither_read_nor_written(name: str, tmp_path: Path) -> None:
+    """To open it would wait for another program, for ever."""
+    os.mkfifo(tmp_path / name)
+    names = [*FILES, *PREDICTIONS, "objects.jpg"]
+    with pytest.raises(ConfigError, match=f"did not write\n.*\n  got: +{name}"):
+        results_folder(tmp_path, names)
+    if name != "metrics.json":
+        (tmp_path / "metrics.json").write_text('{\n  "model": "x",\n  "data": "y"\n}\n')  # not beside a result either
+        with pytest.raises(ConfigError, match=f"did not write\n.*\n  got: +{name}"):
+            results_folder(tmp_path, names)
 
 
 @pytest.mark.parametrize("format", FORMATS)

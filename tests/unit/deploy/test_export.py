@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,7 +38,7 @@ from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
 from onestage.deploy.vectors import README
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
-from onestage.files import UNWRITABLE
+from onestage.files import UNWRITABLE, writing
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
@@ -381,15 +382,15 @@ REPLACE = ExportConfig(overwrite=True)
 def test_an_earlier_export_is_replaced_by_those_who_ask(model, copied, tmp_path):
     """And its vectors go with it: they say nothing of another file. An example stays: a user may have edited it."""
     export(model, tmp_path / "m.onnx", example=True, pictures=drawn_pictures(2))
-    (tmp_path / "m_example.py").write_text((tmp_path / "m_example.py").read_text() + "# mine")
+    (tmp_path / "m_example.py").write_bytes((tmp_path / "m_example.py").read_bytes().replace(b"\n", b"\r\n"))  # by git
     (tmp_path / "m.onnx").write_bytes((tmp_path / "m.onnx").read_bytes()[::-1] + b"source_sha256")  # damaged
     export(model, tmp_path / "m.onnx", pictures=drawn_pictures(1), config=REPLACE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_example.py", "m_vectors"]
     assert onestage.load(tmp_path / "m.onnx").classes == model.classes
-    assert not (tmp_path / "m_vectors" / "picture_1.png").exists() and "# mine" in (tmp_path / "m_example.py").read_text()
+    assert not (tmp_path / "m_vectors" / "picture_1.png").exists() and b"\r\n" in (tmp_path / "m_example.py").read_bytes()
     export(model, tmp_path / "m.onnx", check=False, example=True, config=REPLACE)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["m.onnx", "m_example.py"]
-    assert "# mine" not in (tmp_path / "m_example.py").read_text()
+    assert b"\r\n" not in (tmp_path / "m_example.py").read_bytes()
 
 
 def test_a_folder_of_vectors_with_something_else_in_it_stays(model, copied, tmp_path):
@@ -475,7 +476,7 @@ def test_names_that_no_file_can_have_are_refused_before_the_work(model, tmp_path
 def test_a_link_to_nowhere_and_a_file_that_came_meanwhile_stay(model, folder, tmp_path, monkeypatch):
     path = tmp_path / "x.onnx"
     path.symlink_to("gone")
-    with pytest.raises(ConfigError, match="exists already"):
+    with pytest.raises(ConfigError, match="a link is not replaced"):
         export(model, path)
     path.unlink()
 
@@ -498,9 +499,16 @@ def copied(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("number", sorted(UNWRITABLE))
-def test_a_disk_that_takes_no_more_is_no_reason_for_another_format(model, tmp_path, monkeypatch, number):
+@pytest.mark.parametrize("named", ["nothing", "a descriptor", "the draft", "a file of ours"])
+def test_a_disk_that_takes_no_more_is_no_reason_for_another_format(model, tmp_path, monkeypatch, number, named):
+    """And the error names the file that was asked for, not one in a temporary folder."""
+
     def write(plan, draft):
-        raise OSError(number, os.strerror(number))
+        error = OSError(number, os.strerror(number))
+        if named != "nothing":
+            error.filename = 3 if named == "a descriptor" else str(draft)
+        with writing(draft) if named == "a file of ours" else nullcontext():
+            raise error
 
     monkeypatch.setitem(FORMATS, "onnx", replace(FORMATS["onnx"], write=write))
     with pytest.raises(WriteError, match=os.strerror(number)) as caught:

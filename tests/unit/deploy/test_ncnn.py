@@ -1,6 +1,7 @@
 """Files of ncnn: written, opened, shared by threads, and refused before ncnn sees them when a byte is not as it was."""
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -26,7 +27,8 @@ from onestage.deploy.export import ExportConfig, export
 from onestage.deploy.ncnn import in_known_operators, ncnn_config
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
+from onestage.files import writing
 from onestage.images import decode_image
 from onestage.model.output.suppress import SoftNMS
 from onestage.model.preprocess import Preprocess
@@ -145,6 +147,49 @@ def test_a_converter_that_cannot_be_started_is_named(model, tmp_path, monkeypatc
     with pytest.raises(ConfigError, match=r"pnnx cannot be started\n.*/nowhere/pnnx"):
         export(model, tmp_path / "m.ncnn.param", to="ncnn")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def pnnx_says(tmp_path, monkeypatch):
+    """Put a program in the place of pnnx that says something and fails."""
+    import pnnx
+
+    def put(text, *commands):
+        program = tmp_path / "pnnx"
+        program.write_text("\n".join(["#!/bin/sh", *commands, f"echo '{text}' >&2", "exit 1"]))
+        program.chmod(0o755)
+        monkeypatch.setattr(pnnx, "EXEC_PATH", str(program))
+        monkeypatch.setattr("onestage.deploy.ncnn._write_traced", lambda plan, path: path.touch())
+
+    return put
+
+
+def test_a_converter_that_fails_by_itself_is_a_reason_that_lasts(model, tmp_path, pnnx_says):
+    pnnx_says("layer x not supported")
+    with pytest.raises(UnfitError, match=r"cannot convert.*\n.*status 1: layer x not supported\n.*try another format"):
+        export(model, tmp_path / "m.ncnn.param", to="ncnn")
+
+
+@pytest.mark.parametrize("number", [errno.ENOMEM, errno.ENOSPC, errno.EDQUOT])
+def test_what_the_system_refused_to_the_converter_is_no_reason_that_lasts(model, tmp_path, pnnx_says, number):
+    pnnx_says(f"fwrite failed: {os.strerror(number)}")
+    with pytest.raises(OnestageError, match=os.strerror(number)) as caught:
+        export(model, tmp_path / "m.ncnn.param", to="ncnn")
+    assert not isinstance(caught.value, UnfitError) and isinstance(caught.value, WriteError) is (number != errno.ENOMEM)
+
+
+def test_a_full_disk_that_the_converter_does_not_notice_is_no_reason_that_lasts(model, tmp_path, pnnx_says, monkeypatch):
+    """pnnx leaves empty files then, and says that all went well."""
+    pnnx_says("done", "exit 0")
+
+    def full(path, data):
+        with writing(path):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("onestage.deploy.ncnn.write_file", full)
+    with pytest.raises(WriteError, match=r"No space left") as caught:
+        export(model, tmp_path / "m.ncnn.param", to="ncnn")
+    assert caught.value.where == tmp_path / "m.ncnn.param"
 
 
 @pytest.mark.parametrize("end", ["param", "json"])

@@ -18,6 +18,8 @@ MOST_BYTES = 2**28
 FIX = "export the detector again"
 OPERATORS = re.compile(r"opset\d{1,2}")
 """Names of OpenVINO's sets of operators. Others are extensions."""
+NOT_ONCE = {"Assign", "If", "Loop", "ReadValue", "TensorIterator"}
+"""Types of layers that repeat or choose a part of the graph, or keep numbers from one run to the next. No detector has them."""
 FLOATS = {name: np.dtype(kind) for name, kind in (("f16", "<f2"), ("f32", "<f4"), ("f64", "<f8"))}
 """OpenVINO's names of numbers that may be none."""
 PLACE = f"rt_info/framework/{KEY}"
@@ -27,8 +29,8 @@ PLACE = f"rt_info/framework/{KEY}"
 def read_contract(data: bytes, path: Path, *, weights: bytes) -> str:
     """The text of the contract in the bytes of a .xml file. weights: the bytes of its .bin.
 
-    Raise WeightsError if the bytes are no OpenVINO model, if it needs operators or weights that are not there, or if it has no
-    contract.
+    Raise WeightsError if the bytes are no OpenVINO model, if it needs operators or weights that are not there, if a layer does
+    not run once each time, or if it has no contract.
     """
     if len(data) > MOST_BYTES:
         expected = f"at most {MOST_BYTES:,} bytes"
@@ -48,6 +50,9 @@ def read_contract(data: bytes, path: Path, *, weights: bytes) -> str:
         if not OPERATORS.fullmatch(layer.get("version", "")):
             what, got = "this file needs foreign operators", f"{layer.get('type')} of {layer.get('version')}"
             raise WeightsError(what, where=path, got=got, expected="operators of OpenVINO alone", fix=FIX)
+        if layer.get("type") in NOT_ONCE:
+            what, expected = "this file holds loops, branches or a state", "layers that run once each"
+            raise WeightsError(what, where=path, got=f"{layer.get('type')} {layer.get('name')}", expected=expected, fix=FIX)
         if layer.get("type") == "Const":
             _check_constant(layer, weights, path)
     return text

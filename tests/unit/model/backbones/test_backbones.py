@@ -97,18 +97,21 @@ def test_maps_that_do_not_cover_the_input_are_refused():
         onestage.create("ssd", 2, backbone="inception_v3", size=(256, 256))
 
 
-def test_a_promise_for_some_of_the_maps_is_an_error(monkeypatch):
+@pytest.mark.parametrize("promised", [(8, 16), (8, 16, 32, 64)])
+def test_a_promise_for_other_maps_than_there_are_is_an_error(monkeypatch, promised):
     """The maps beyond it would go unchecked."""
     build = TimmBackbone.build
     backbone = TimmBackbone("resnet10t", strides=(8, 16, 32))
 
     def built(self):
         features = build(self)
-        features.strides = features.strides[:2]
+        features.strides = promised
         return features
 
     monkeypatch.setattr(TimmBackbone, "build", built)
-    with pytest.raises(ValueError, match="longer"):
+    with pytest.raises(
+        ConfigError, match=r"other maps than it promises\n.*resnet10t.*\n.*\n.*promise 3 strides, one per map, or none"
+    ):
         map_sizes.__wrapped__(backbone, (64, 64))
 
 

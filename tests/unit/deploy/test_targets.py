@@ -1,0 +1,50 @@
+"""What an export may replace: nothing that another program, or a person, wrote."""
+
+import os
+import shutil
+
+import pytest
+
+from onestage.deploy.example import EXAMPLES, example_place
+from onestage.deploy.export import FORMATS, check_place
+from onestage.deploy.targets import is_exported
+from onestage.deploy.vectors import vectors_place
+from onestage.errors import ConfigError
+
+
+def test_an_example_that_its_user_changed_is_not_replaced(folder, tmp_path):
+    shutil.copy(folder / "model_example.py", tmp_path / "m_example.py")
+    assert is_exported(tmp_path / "m_example.py")
+    for change in (("0.5", "0.4"), ("(onestage ", "(onestage 0"), ("onestage", "ours")):
+        text = (folder / "model_example.py").read_text().replace(*change, 1)
+        (tmp_path / "m_example.py").write_text(text)
+        with pytest.raises(ConfigError, match=r"did not export it.*\n.*m_example"):
+            check_place(tmp_path / "m.onnx", "onnx", check=False, example=True, overwrite=True)
+        assert (tmp_path / "m_example.py").read_text() == text
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_pipe_in_the_place_of_a_file_is_not_read(tmp_path, to):
+    """To open it would wait for a writer, for ever."""
+    path = tmp_path / f"m{FORMATS[to].suffix}"
+    form, flags = FORMATS[to], {"check": True, "example": True, "overwrite": True}
+    folder = vectors_place(path)
+    for pipe in (path, *(path.with_suffix(end) for end in form.parts), example_place(path, form.suffix), folder / "README.txt"):
+        if pipe.name.endswith("_example.py") and form.suffix not in EXAMPLES:
+            continue
+        pipe.parent.mkdir(exist_ok=True)
+        os.mkfifo(pipe)
+        with pytest.raises(ConfigError, match=r"did not export it"):
+            check_place(path, to, **flags)
+        pipe.unlink()
+        assert not is_exported(path) and not is_exported(folder)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("end", ["file", "nothing"])
+def test_no_advice_for_a_link_that_would_be_refused_too(tmp_path, overwrite, end):
+    (tmp_path / "file").touch()
+    (tmp_path / "m.onnx").symlink_to(tmp_path / end)
+    with pytest.raises(ConfigError, match="a link is not replaced") as error:
+        check_place(tmp_path / "m.onnx", "onnx", check=True, example=False, overwrite=overwrite)
+    assert "--overwrite" not in str(error.value) and "move the link away" in str(error.value)

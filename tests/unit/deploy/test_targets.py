@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from onestage.deploy.example import EXAMPLES, example_place
-from onestage.deploy.export import FORMATS, check_place
+from onestage.deploy.export import FORMATS, _targets
 from onestage.deploy.targets import is_exported
 from onestage.deploy.vectors import vectors_place
 from onestage.errors import ConfigError
@@ -19,7 +19,7 @@ def test_an_example_that_its_user_changed_is_not_replaced(folder, tmp_path):
         text = (folder / "model_example.py").read_text().replace(*change, 1)
         (tmp_path / "m_example.py").write_text(text)
         with pytest.raises(ConfigError, match=r"did not export it.*\n.*m_example"):
-            check_place(tmp_path / "m.onnx", "onnx", check=False, example=True, overwrite=True)
+            _targets(tmp_path / "m.onnx", FORMATS["onnx"], check=False, example=True, overwrite=True)
         assert (tmp_path / "m_example.py").read_text() == text
 
 
@@ -35,7 +35,7 @@ def test_a_pipe_in_the_place_of_a_file_is_not_read(tmp_path, to):
         pipe.parent.mkdir(exist_ok=True)
         os.mkfifo(pipe)
         with pytest.raises(ConfigError, match=r"did not export it"):
-            check_place(path, to, **flags)
+            _targets(path, form, **flags)
         pipe.unlink()
         assert not is_exported(path) and not is_exported(folder)
 
@@ -46,5 +46,5 @@ def test_no_advice_for_a_link_that_would_be_refused_too(tmp_path, overwrite, end
     (tmp_path / "file").touch()
     (tmp_path / "m.onnx").symlink_to(tmp_path / end)
     with pytest.raises(ConfigError, match="a link is not replaced") as error:
-        check_place(tmp_path / "m.onnx", "onnx", check=True, example=False, overwrite=overwrite)
+        _targets(tmp_path / "m.onnx", FORMATS["onnx"], check=True, example=False, overwrite=overwrite)
     assert "--overwrite" not in str(error.value) and "move the link away" in str(error.value)

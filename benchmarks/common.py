@@ -56,8 +56,8 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """How many times faster ours is: the peer's median divided by ours."""
-        return statistics.median(self.theirs) / statistics.median(self.ours)
+        """How many times faster ours is: the median of the ratios of neighbouring turns."""
+        return statistics.median(theirs / ours for theirs, ours in zip(self.theirs, self.ours, strict=True))
 
     @property
     def spread(self) -> tuple[float, float]:

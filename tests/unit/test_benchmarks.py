@@ -35,9 +35,10 @@ def test_turns_alternate(load):
 
 
 def test_ratio_and_quartiles(load):
-    c = load("common").Comparison("x", ours=[1.0, 2.0, 2.0, 4.0, 2.0], theirs=[4.0, 6.0, 8.0, 8.0, 7.0])
-    assert c.ratio == 3.5
-    assert c.spread == (3.0, 4.0)
+    """The ratio is one of neighbouring turns, so it lies between the quartiles. That of the medians, 3.25, does not."""
+    c = load("common").Comparison("x", ours=[1.0, 4.0, 2.0], theirs=[3.0, 12.0, 6.5])
+    assert c.ratio == 3.0
+    assert c.spread == (3.0, 3.125)
 
 
 def test_inference(load, tmp_path, capsys):

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import io
 import json
+import pkgutil
 import re
 import shlex
 import textwrap
@@ -284,6 +285,36 @@ def test_the_snippets_test_sees_mistakes(code, wrong):
     names = Names()
     names.visit(ast.parse(f"import onestage\n{code}"))
     assert wrong in "".join(names.wrong) and bool(names.wrong) == bool(wrong)
+
+
+# --- dotted names ----------------------------------------------------------------------------------------------------------
+
+GONE = {
+    "onestage.errors.explain",
+    "onestage.zoo.create",
+    "onestage.zoo.numbered_classes",
+    "onestage.images.BACKGROUND",
+    "onestage.model.storage",
+    "onestage.model.files",
+}
+"""Names of former versions, which the changelog says what became of."""
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module, or a part of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", [ROOT / "CHANGELOG.md", *PAGES], ids=name_of)
+def test_dotted_names_are_there(page):
+    names = set(re.findall(r"`(onestage(?:\.[A-Za-z_]\w*)+)", page.read_text(encoding="utf-8")))
+    gone = GONE if page.name == "CHANGELOG.md" else set()
+    assert {name for name in names if not is_there(name)} == gone
+    assert not is_there("onestage.weights.names") and is_there("onestage.weights.tensor_file.numbered_classes")
 
 
 # --- command lines ---------------------------------------------------------------------------------------------------------

@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """How the work is done. The figures do not depend on it."""
+    """How the work is done. The figures do not depend on it, but for the batch size where the input follows the picture."""
 
     batch_size: int = 16
-    """Pictures that the network takes at once."""
+    """Pictures that the network takes at once. 1 is exact for a model whose input follows the picture, such as a RetinaNet:
+    several are padded to the largest of them, which changes detections a little."""
     workers: int | None = None
     """Processes that read pictures; by default a number that suits this machine."""
     worker_timeout: float = 600.0

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Machine:
-    """How the work is done. The figures do not depend on it, but for the batch size where the input follows the picture."""
+    """How the work is done. The figures do not depend on it; see the batch size for the exception."""
 
     batch_size: int = 16
     """Pictures that the network takes at once. 1 is exact for a model whose input follows the picture, such as a RetinaNet:

@@ -1,5 +1,6 @@
 """What onnxruntime's and OpenVINO's profilers measure for each kind of operator, and how near the convolutions come to what the
-processor can do. ``stages.py --profile`` prints it. The package of ncnn has no profiler.
+processor can do. ``stages.py --profile`` prints it. Profilers have wall time alone, so their figures need a quiet machine. The package of ncnn has
+no profiler.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import onestage
+from common import Clock
 from onestage.images import decode_image
 from onestage.predict.engines.exported import FileEngine, threads
 from onestage.predict.predictor import Predictor
@@ -144,8 +146,11 @@ def _least(rows: Iterable[tuple[str, str, float]]) -> Times:
 
 
 @cache
-def peak(side: int = 1024, repeats: int = 40) -> str:
-    """The operations a second of a plain product of two square matrices, in words: what these threads can do at best."""
+def peak(clock: Clock = "wall", side: int = 1024, repeats: int = 40) -> str:
+    """The operations a second of a plain product of two square matrices, in words: what this processor can do at best. By
+    processor time it is that of one thread.
+    """
+    now = time.perf_counter if clock == "wall" else time.process_time
     floats = np.random.default_rng(0).standard_normal((2, side, side), dtype=np.float32)
     whole = torch.randint(-128, 127, (2, side, side), dtype=torch.int8)
     products: dict[str, Callable[[], object]] = {
@@ -156,8 +161,8 @@ def peak(side: int = 1024, repeats: int = 40) -> str:
     for name, product in products.items():
         seconds = []
         for _ in range(repeats):
-            start = time.perf_counter()
+            start = now()
             product()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(now() - start)
         found.append(f"{name} {2 * side**3 / min(seconds) / 1e9:.0f}")
-    return f"a product of two matrices, thousand million operations a second: {', '.join(found)}; {threads()} threads"
+    return f"a product of two matrices, thousand million operations a second by {clock} time: {', '.join(found)}"

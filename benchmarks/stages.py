@@ -101,7 +101,7 @@ def main(
                     print(f"{engine}: {profiled(place, model, predictor, photos[0], repeats=repeats)}", flush=True)
     Console(width=128).print(table)
     if profile:
-        print(peak())
+        print(peak(clock))
 
 
 if __name__ == "__main__":

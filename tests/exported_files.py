@@ -17,6 +17,7 @@ from lively import lively
 from onestage.deploy.export import ExportConfig, export
 from onestage.deploy.onnx import export_onnx
 from onestage.deploy.plan import Plan, plan_export
+from onestage.model.backbones.folded import IMAGE, FoldedBackbone, FoldedLayer
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.engines import exported, litert, ncnn, openvino, pt2
 from onestage.predict.predictor import Predictor
@@ -28,9 +29,12 @@ SIZE = (96, 128)
 
 @cache
 def model(*, ending: str = "detections", mode: str = "stretch") -> onestage.Detector:
-    """A lively TinySSD."""
+    """A lively TinySSD; for letterboxed pictures one of a single convolution, whose export takes half the time."""
     torch.manual_seed(0)
     recipe = onestage.recipe("tinyssd", CLASSES, size=SIZE).replace({"preprocess.mode": mode})
+    if mode == "letterbox":
+        single = FoldedBackbone((FoldedLayer(8, IMAGE, 3, 8),), (0,))
+        recipe = recipe.replace({"backbone": single, "anchors": recipe.anchors[:1]})
     if ending == "candidates":
         recipe = recipe.replace({"postprocess.nms": SoftNMS()})
     return lively(onestage.build(recipe))

@@ -22,7 +22,7 @@ pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
 slow = pytest.mark.slow
 KINDS = [
     ("detections", "stretch"),
-    pytest.param(("detections", "letterbox"), marks=slow),
+    ("detections", "letterbox"),  # which takes frames
     pytest.param(("detections", "shortest_edge"), marks=slow),
     pytest.param(("candidates", "stretch"), marks=slow),
     pytest.param(("candidates", "letterbox"), marks=slow),

@@ -9,6 +9,12 @@ from onestage.errors import ConfigError, WeightsError
 from onestage.zoo.table import ZOO, recipe
 
 
+@pytest.mark.parametrize("make", [onestage.create, onestage.recipe])
+def test_a_class_name_that_no_file_can_hold_is_refused(make):
+    with pytest.raises(ConfigError, match=r"half a character.*\n.*\n.*'b\\ud800'"):
+        make("tinyssd", classes=["a", "b\ud800"])
+
+
 def test_the_zoo():
     assert onestage.list_models() == list(ZOO)
     assert {"tinyssd", "ssd300_vgg16", "ssd512_vgg16", "ssd"} < set(ZOO)

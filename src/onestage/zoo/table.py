@@ -85,6 +85,10 @@ def recipe(
 
     Raise ConfigError for an unknown name or a value that does not fit.
     """
+    for named in classes:
+        if isinstance(named, str) and any("\ud800" <= character <= "\udfff" for character in named):  # no file can hold it
+            what, fix = "the name of a class holds half a character, a lone surrogate", "write the name in full characters"
+            raise ConfigError(what, where=name, got=ascii(named), fix=fix)
     return _recipe(name, classes, size=size, box_sizes=box_sizes, backbone=backbone)
 
 

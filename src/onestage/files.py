@@ -325,4 +325,6 @@ def writing(path: Path, what: str = "the file could not be written; what was the
     except (OSError, ValueError) as error:  # a ValueError is a path that no system takes
         number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
         fix = FIXES.get(number or 0, "choose a folder that you may write to")
+        if number == errno.ENOENT and path.parent.is_dir():  # as /proc, or a current folder that was deleted
+            fix = "choose another folder: this one takes no files"
         raise WriteError(what, where=path, got=reason or error, fix=fix) from error

@@ -308,6 +308,18 @@ def test_an_error_never_names_a_temporary_folder(tmp_path: Path, place: str) -> 
     assert caught.value.where == tmp_path / "x"
 
 
+@pytest.mark.skipif(files.fcntl is None, reason="needs a folder that can be deleted while it is the current one")
+def test_a_folder_that_is_there_and_takes_nothing_need_not_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for path, says in (("x", "takes no files"), (tmp_path / "gone" / "x", "make the folder first")):
+        with pytest.raises(WriteError, match=says):
+            files.write_file(path, "text")
+        with pytest.raises(WriteError, match=says), files.temporary_folder(Path(path)):
+            pass
+
+
 @pytest.mark.skipif(files.fcntl is None, reason="needs a system with pipes")
 def test_a_pipe_with_the_name_of_a_temporary_file_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / f".x.{files._machine()}.1{files.TEMPORARY}")

@@ -88,8 +88,14 @@ def _is_picture(name: str) -> bool:
 
 
 def absolute(path: Path) -> Path:
-    """The path from the root, without "..". Unlike ``resolve()`` it does not follow links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100
+    """The path from the root, without "..". Unlike ``resolve()`` it does not follow links.
+
+    Raise DataError if the current folder was deleted.
+    """
+    try:
+        return Path(os.path.abspath(path))  # noqa: PTH100
+    except FileNotFoundError as error:
+        raise DataError("the current folder was deleted", where=path, fix="go to a folder that is there: cd") from error
 
 
 def _why_none(text: str) -> str:

@@ -1,12 +1,13 @@
 """Which pictures are meant, and what they are called: nothing twice, nothing lost, nothing replaced."""
 
+import os
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from onestage.errors import DataError
-from onestage.predict.pictures import copies_of, find_pictures, ids_of, names_of
+from onestage.predict.pictures import absolute, copies_of, find_pictures, ids_of, names_of
 
 
 @pytest.fixture
@@ -127,3 +128,12 @@ def test_a_copy_replaces_no_other_file(name: str, held: bytes | None, tmp_path: 
         target.write_bytes(held)
     with pytest.raises(DataError, match="would replace"):
         copies_of([name], [Path("in") / name], tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a folder that can be deleted while it is the current one")
+def test_a_current_folder_that_was_deleted_is_named(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(DataError, match="current folder was deleted"):
+        absolute(Path("x.jpg"))

@@ -1,6 +1,6 @@
 """What onnxruntime's and OpenVINO's profilers measure for each kind of operator, and how near the convolutions come to what the
-processor can do. ``stages.py --profile`` prints it. Profilers have wall time alone, so their figures need a quiet machine. The package of ncnn has
-no profiler.
+processor can do. ``stages.py --profile`` prints it. Profilers have wall time alone, so their figures need a quiet machine. The
+package of ncnn has no profiler.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ class Machine:
 
     batch_size: int = 16
     """Pictures that the network takes at once. 1 is exact for a model whose input follows the picture, such as a RetinaNet:
-    several are padded to the largest of them, which changes detections a little."""
+    several are padded to the largest of them, which changes detections."""
     workers: int | None = None
     """Processes that read pictures; by default a number that suits this machine."""
     worker_timeout: float = 600.0

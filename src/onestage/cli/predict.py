@@ -42,7 +42,7 @@ class Choice:
     """At most so many detections in a picture, the best ones."""
     batch_size: int = 8
     """Pictures that go through the network together. 1 is exact for a model whose input follows the picture, such as a
-    RetinaNet: several are padded to the largest of them, which changes detections a little."""
+    RetinaNet: several are padded to the largest of them, which changes detections."""
     picture_memory: float = 2.0
     """Gigabytes for the pictures in memory at the same time; a larger one comes alone."""
     worker_timeout: float = 600.0

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from collections import Counter
+from contextlib import suppress
 from copy import deepcopy
 from pathlib import Path
 from random import Random
@@ -185,7 +186,20 @@ def whole(value: object) -> int | None:
     return value if abs(value) < 2**63 else None
 
 
-YES, NO = r"(\+?0*1(\.0*)?)|true|t|yes|y", r"[-+]?0+(\.0*)?|-0*1(\.0*)?|false|f|no|n|unspecified|"
+YES, NO = r"(\+?0*1(\.0*)?)|true|t|yes|y", r"[-+]?0+(\.0*)?|-0*1(\.0*)?|false|f|no|n|unspecified|na|n/a|<na>|nan|none|null|"
+SAID = re.compile("(?!(unspecified|na|n/a|<na>|nan|none|null|)$)", re.I)
+
+
+def are_flags(words: list[str]) -> bool:
+    """Whether these words, of all rows in a field, flag objects, although some may be odd."""
+    words = [word for word in words if SAID.match(word)]
+    odd = [word for word in words if not re.fullmatch(f"{YES}|{NO}", word, re.I)]
+    numbers = 0
+    for word in odd:
+        with suppress(ValueError):
+            number(word)
+            numbers += 1
+    return not odd or (len(odd) < len(words) and 10 * numbers < len(words))
 
 
 def known_difficulty(entry: object) -> bool:
@@ -215,7 +229,7 @@ def coco_reference(text: str, root: Path) -> list[Object]:
             raise DataError("a size that the reference does not follow")
     found, seen = [], set()
     words = [str(entry["difficult"]).strip() for entry in content["annotations"] if known_difficulty(entry)]
-    understood = all(re.fullmatch(f"{YES}|{NO}", word, re.I) for word in words)
+    understood = are_flags(words)
     for entry in content["annotations"]:
         if not isinstance(entry, dict):
             continue
@@ -248,7 +262,10 @@ def coco_reference(text: str, root: Path) -> list[Object]:
         left, top, width, height = (max(-1e15, min(value, 1e15)) for value in box)
         corners = cut((left, top, left + width, top + height))
         if category in names and corners:
-            hard = understood and known_difficulty(entry) and re.fullmatch(YES, str(entry["difficult"]).strip(), re.I)
+            word = str(entry["difficult"]).strip() if understood and known_difficulty(entry) else ""
+            hard = re.fullmatch(YES, word, re.I)
+            if not hard and not re.fullmatch(NO, word, re.I):
+                continue
             found.append((images[image], names[category], corners, any(flag in (1, "1") for flag in flags) or bool(hard)))
     return found
 
@@ -629,27 +646,48 @@ def csv_rows(text: str, separator: str, columns: list[int], folders: list[Path],
     except csv.Error:
         pass  # what stood before it counts
     boxes, labels = [], set()
-    for row in rows[bool(headed) :]:
-        if len(row) <= max(columns) or any(cell.strip() for cell in row[len(headed) or 6 :]):
-            continue
+    width = len(headed) or 6
+    rows = [row for row in rows[bool(headed) :] if len(row) > max(columns) and not any(cell.strip() for cell in row[width:])]
+    words = {column: [cell.strip() for row in rows for cell in row[column : column + 1]] for column in flag_columns(headed)}
+    flags = [column for column, said in words.items() if are_flags(said)]
+    for row in rows:
         image, label, *corners = (row[column].strip() for column in columns)
         try:
             box = [number(corner) for corner in corners] if any(corners) else None
         except ValueError:
             continue
         stem = picture_of(image, folders)
-        labels |= {label} if image and label and box else set()
-        if image and label and box and stem:
-            boxes.append((stem, label, box))
+        said = [cell.strip() for column in flags for cell in row[column : column + 1]]
+        hard = any(re.fullmatch(YES, word, re.I) for word in said)
+        good = image and label and box and all(re.fullmatch(f"{YES}|{NO}", word, re.I) for word in said)
+        labels |= {label} if good else set()
+        if good and stem:
+            boxes.append((stem, label, box, hard))
     if all(re.fullmatch(r"\+?[0-9]{1,18}(\.0*)?|-0+(\.0*)?", label) for label in labels):  # 1, 1.0 and 01 are one class
-        boxes = [(stem, str(int(label.split(".")[0])), box) for stem, label, box in boxes]
-    parts = [all(0 <= v <= 1 for v in box) and any(v != int(v) for v in box) for _, _, box in boxes]
-    pixels = [any(v > 1.5 for v in box) for _, _, box in boxes]
+        boxes = [(stem, str(int(label.split(".")[0])), *rest) for stem, label, *rest in boxes]
+    parts = [all(0 <= v <= 1 for v in box) and any(v != int(v) for v in box) for _, _, box, _ in boxes]
+    pixels = [any(v > 1.5 for v in box) for _, _, box, _ in boxes]
     if any(parts) and any(pixels):
         return None
     scale = (WIDTH, HEIGHT, WIDTH, HEIGHT) if any(parts) else (1, 1, 1, 1)
-    scaled = [(stem, label, cut(tuple(v * s for v, s in zip(box, scale, strict=True)))) for stem, label, box in boxes]
-    return [(stem, label, box, False) for stem, label, box in scaled if box]
+    return [
+        (stem, label, whole_box, hard)
+        for stem, label, box, hard in boxes
+        if (whole_box := cut(tuple(v * s for v, s in zip(box, scale, strict=True))))
+    ]
+
+
+def flag_columns(header: list[str]) -> list[int]:
+    known = ["ignore", "ignored", "difficult", "isdifficult", "iscrowd", "crowd", "isgroupof", "groupof"]
+    return [i for i, cell in enumerate(header) if re.sub("[ _-]", "", cell.strip().lower()) in known]
+
+
+def with_flags(random: Random, text: bytes) -> bytes:
+    """The file with a column of flags, of which some may be odd."""
+    words = random.choices((b"0", b"1", b"no", b"Yes", b"", b"NaN", b"2", b"hard"), (9, 9, 9, 9, 9, 3, 1, 1), k=99)
+    header, *lines = text.split()
+    rows = [words.pop() + b"," + line for line in lines]
+    return b"\n".join([random.choice((b"difficult,", b"is_crowd,")) + header, *rows]) + b"\n"
 
 
 def odd_csv(random: Random, text: bytes) -> bytes:
@@ -666,8 +704,9 @@ def test_csv(relative: bool, tmp_path: Path) -> None:
     good = trees.csv_text(relative).encode()
 
     def attempt(random: Random) -> str:
+        text = with_flags(random, good) if random.random() < 0.5 else good
         (root / "label.csv").write_bytes(
-            mutated(random, good, tokens=TOKENS) if random.random() < 0.4 else odd_csv(random, good)
+            mutated(random, text, tokens=TOKENS) if random.random() < 0.4 else odd_csv(random, text)
         )
         data = load_dataset(root / "label.csv", on_bad="skip")
         expected = csv_reference((root / "label.csv").read_bytes().decode("utf-8-sig"), [root / "images", root])

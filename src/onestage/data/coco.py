@@ -6,7 +6,7 @@ The format: https://cocodataset.org/#format-data. Policy:
   is missing, 0 or -1, which the picture then tells. The pictures keep the ids that the file has, so that results carry them.
 - A file with categories alone, as label tools put it beside the real one, is no data set.
 - ``iscrowd`` regions keep their box and are flagged; outlines and masks (polygons, RLE) are not read. ``ignore`` is kept too.
-  So is ``difficult``, if it says yes or no in all annotations of a file; a note says that it is not read if it does not.
+  So is ``difficult``, unless it has another meaning in a file: flags.py decides, and a note says so.
 - ``area`` is taken from the file (the outline's), or from the box where it is missing or not positive.
 - A picture without annotations is kept: it has no objects. A second id of one picture is a problem.
 - NaN, Infinity and a key given twice in one object spoil the whole file; a bad image or annotation is one problem each.
@@ -26,11 +26,12 @@ from typing import ClassVar, NoReturn
 from onestage import boxes as box_ops
 from onestage.data.dataset import Problem
 from onestage.data.files import FilePerSplit, Sources, head, one_per_split, pieces, read_text
+from onestage.data.flags import Flags, flagged
 from onestage.data.foreign import foreign_format
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import flag, is_number, listed, misspelt, no_scores, quoted, renaming, stated_size, whole_number
+from onestage.data.text import is_number, listed, misspelt, no_scores, quoted, renaming, stated_size, whole_number
 from onestage.data.tree import Tree
 from onestage.errors import DataError, shortened
 from onestage.files import Json
@@ -244,8 +245,9 @@ def _read_annotations(
     seen: set[Id] = set()
     if any(_field(entry, "score") is not None for entry in entries):
         table.notes.append(Problem(name, no_scores(["score"])))
-    difficult, notes = _difficult(name, entries)
-    table.notes.extend(notes)
+    no_flag = _no_flag(entries)
+    if no_flag:
+        table.notes.append(Problem(name, f"difficult {no_flag}"))
     for number, entry in enumerate(entries):
         stored_id = _id(_field(entry, "id"))
         where = f"{name}: annotations[{number}] (id {_shown(stored_id)})"
@@ -255,27 +257,26 @@ def _read_annotations(
                     raise DataError("this annotation id is given twice", fix=_UNIQUE)
                 seen.add(stored_id)
             row = _row(entry, rows, keys=keys, where=where)
+            difficult = not no_flag and flagged("difficult", _difficult(entry))
         except DataError as error:
             table.problem(where, error)
             continue
         if row is not None:
-            table.objects.append(row._replace(ignore=row.ignore or number in difficult))
+            table.objects.append(row._replace(ignore=row.ignore or difficult))
 
 
-def _difficult(name: str, entries: list[Json]) -> tuple[set[int], list[Problem]]:
-    """The numbers of the annotations that are ``difficult``. If the field is neither yes nor no in one of them, such as "hard",
-    it means something else: none, and a note. name: the file in messages.
-    """
-    found: set[int] = set()
+def _no_flag(entries: list[Json]) -> str | None:
+    """Why ``difficult`` has another meaning in a file than a flag, such as easy and hard; None if it has not."""
+    flags = Flags()
     for number, entry in enumerate(entries):
-        value = _field(entry, "difficult")
-        try:
-            if value is not None and flag(str(value)):
-                found.add(number)
-        except ValueError:
-            what = f"difficult flags no object: {quoted(value)} is neither yes nor no"
-            return set(), [Problem(f"{name}: annotations[{number}]", what)]
-    return found, []
+        flags.add("difficult", _difficult(entry), f"annotations[{number}]")
+    return flags.no_flags().get("difficult")
+
+
+def _difficult(entry: Json) -> str:
+    """What an annotation says in ``difficult``; nothing if it is null or missing."""
+    value = _field(entry, "difficult")
+    return "" if value is None else str(value)
 
 
 def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], where: str) -> Row | None:

@@ -7,8 +7,8 @@ Policy:
 - Columns width and height state the picture's size, or else, where all fit them, the sides of each box.
 - A row with an empty box is a picture without objects. Pictures that no row names are not part of the data set.
 - Files are splits. One with a column that divides it, or that contradicts the file's name, is an error: see ``_check_splits``.
-- Columns such as ``difficult`` and ``iscrowd`` flag their objects, if they say yes or no in all rows. A note names the columns
-  that are not read.
+- Columns such as ``difficult`` and ``iscrowd`` flag their objects, unless they have another meaning in the data set: flags.py
+  decides. A note names the columns that are not read.
 - Classes are all labels in the whole data set, for any split that is read: sorted, numbers by value. If all are numbers, they
   are the data set's ids, and 1, 1.0 and 01 are one. With ``classes=`` they then count the given names from 0. Numbers in one
   file and names in another are an error.
@@ -20,7 +20,7 @@ Shape letters: M objects.
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -31,13 +31,13 @@ from torch import Tensor
 
 from onestage.data.csv_header import (
     HELD_OUT_COLUMNS,
-    NAMED_SPLITS,
     NO_HEADER,
     SCORE_COLUMNS,
     SPLIT_COLUMNS,
     Dialect,
     dialect_of,
     has_header,
+    names_splits,
 )
 from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
@@ -51,10 +51,11 @@ from onestage.data.files import (
     split_above,
     split_name,
 )
+from onestage.data.flags import Flags, answer, flagged
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
-from onestage.data.text import decimal, flag, is_number, lines_of, listed, no_scores, quoted, whole
+from onestage.data.text import decimal, is_number, is_stated, lines_of, listed, no_scores, quoted, whole
 from onestage.data.tree import Tree
 from onestage.errors import DataError
 
@@ -106,7 +107,10 @@ class CsvSet(FilePerSplit):
     @cached_property
     def _contents(self) -> dict[Path, Content]:
         root = self.tree.root
-        return {file: _read_rows(file, split_name(file.stem) or split_above(file, root)) for file in self.sources[""]}
+        texts = {file: read_text(file) for file in self.sources[""]}
+        files = {file: (text, dialect_of(text, file)) for file, text in texts.items()}
+        notes = _no_flags(files, self.tree)
+        return {file: _read_rows(file, split_name(file.stem) or split_above(file, root), *files[file], notes) for file in files}
 
     @cached_property
     def _canonical(self) -> Mapping[str, str]:
@@ -201,12 +205,19 @@ def misread(tree: Tree, *, sure: bool = False) -> DataError | None:
     return None
 
 
-def _read_rows(file: Path, split: str | None) -> Content:
-    """The rows of a file of a split. Raise DataError if its columns are not understood, or divide it into splits."""
-    text = read_text(file)
-    dialect, doubts = _only_flags(text, dialect_of(text, file))
+def _read_rows(file: Path, split: str | None, text: str, dialect: Dialect, no_flags: Mapping[str, str]) -> Content:
+    """The rows of a file of a split. no_flags: why columns of these names flag nothing in this data set.
+
+    Raise DataError if some column divides the file into splits.
+    """
+    doubts = [
+        f"the column {quoted(dialect.names[column].strip())} {no_flags[dialect.plain_names[column]]}"
+        for column in dialect.among(no_flags)
+    ]
+    dialect = dialect.flagging(but=no_flags)
     content = Content([], {}, [*_notes(dialect), *doubts])
     stated: dict[int, set[str]] = {column: set() for column in dialect.unread}
+    named = {column for column in stated if names_splits(name := dialect.plain_names[column]) or name in HELD_OUT_COLUMNS}
     for line, row in _rows(text, dialect):
         try:
             if isinstance(row, DataError):
@@ -215,35 +226,35 @@ def _read_rows(file: Path, split: str | None) -> Content:
         except DataError as error:
             content.errors[line] = error
         if not isinstance(row, DataError) and not _wrong_width(row, dialect):
-            _add_words(stated, row, dialect)
-    content.notes.extend(_check_splits(file, split, stated, dialect))
+            _add_words(stated, row, named)
+    _check_splits(file, split, stated, dialect)
     return content
 
 
-def _add_words(stated: Mapping[int, set[str]], row: Sequence[str], dialect: Dialect) -> None:
-    """Add what a row says in columns that may name splits, with a bad box too. stated: the words in each column; one word above
-    ``MOST_WORDS`` is enough for a column that has no name of such.
+def _add_words(stated: Mapping[int, set[str]], row: Sequence[str], named: Container[int]) -> None:
+    """Add what a row says in columns that may name splits, with a bad box too; "" for nothing. stated: the words in each
+    column; one word above ``MOST_WORDS`` is enough for a column that is not ``named`` so.
     """
     for column, words in stated.items():
-        if len(words) <= MOST_WORDS or dialect.plain_names[column] in NAMED_SPLITS:
-            words.add("".join(row[column : column + 1]).strip())
+        if len(words) <= MOST_WORDS or column in named:
+            word = "".join(row[column : column + 1]).strip()
+            words.add(word if is_stated(word) else "")
 
 
-def _only_flags(text: str, dialect: Dialect) -> tuple[Dialect, list[str]]:
-    """The dialect without the columns of flags that say neither yes nor no in some row, such as easy and hard, and a note on
-    each: their words have another meaning. Rows with too few or too many values do not count.
+def _no_flags(files: Mapping[Path, tuple[str, Dialect]], tree: Tree) -> dict[str, str]:
+    """The names of columns whose words in these files have another meaning than a flag, such as easy and hard, and why. Rows
+    with too few or too many values do not count.
     """
-    notes: list[str] = []
-    for line, row in _rows(text, dialect) if dialect.ignore or dialect.crowd else ():
-        if isinstance(row, DataError) or _wrong_width(row, dialect):
-            continue
-        for column in (*dialect.ignore, *dialect.crowd):
-            word = "".join(row[column : column + 1])
-            if _yes(word) is None:
-                name = quoted(dialect.names[column].strip())
-                notes.append(f"the column {name} flags no object: {quoted(word.strip())} in line {line} is neither yes nor no")
-                dialect = dialect.without_flag(column)
-    return dialect, notes
+    flags = Flags()
+    for file, (text, dialect) in files.items():
+        place = tree.short(file)
+        names = {column: dialect.plain_names[column] for column in (*dialect.ignore, *dialect.crowd)}
+        for line, row in _rows(text, dialect) if names else ():
+            if isinstance(row, DataError) or _wrong_width(row, dialect):
+                continue
+            for column, name in names.items():
+                flags.add(name, "".join(row[column : column + 1]), f"{place}:{line}")
+    return flags.no_flags()
 
 
 def _wrong_width(row: Sequence[str], dialect: Dialect) -> DataError | None:
@@ -284,31 +295,27 @@ def _rows(text: str, dialect: Dialect) -> Iterator[tuple[int, list[str] | DataEr
         )
 
 
-def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> list[str]:
-    """A note for each column that may name several splits. Raise DataError if one surely does, or by its name should and has
-    several words that are not known; if it names a split for some rows only, or another one than that of the file.
+def _check_splits(file: Path, split: str | None, stated: Mapping[int, set[str]], dialect: Dialect) -> None:
+    """Raise DataError if a column names several splits, or by its name should and has several words that are not known; if it
+    names a split for some rows only, or another one than that of the file.
 
     stated: the words in each column that is not read.
     """
-    notes: list[str] = []
     for column, words in stated.items():
         name = dialect.plain_names[column]
         named, denied = _splits_in(words, name), _ruled_out(words, name)
         got = f"{dialect.names[column].strip()}: {listed(sorted(word or 'nothing' for word in words))}"
-        if named == {"train", "test"} and name not in SPLIT_COLUMNS:  # they are words for things, too
-            notes.append(f"a column may divide this file into splits, and only files do in CSV: {got}")
-        elif len(named) > 1 or len(denied) > 1:
+        if len(named) > 1 or len(denied) > 1:
             what = "a column of this file divides it into splits, and only files divide a CSV data set"
             fix = "write one file for each split, such as train.csv and val.csv, or remove the column"
             raise DataError(what, where=file, got=got, fix=fix)
-        elif _has_unknown_splits(words, name):
+        if _has_unknown_splits(words, name):
             what = "a column of this file may divide it into splits, in words that are not known"
             fix = "write one file for each split, such as train.csv and val.csv; if the column says something else, rename it"
             raise DataError(what, where=file, got=got, expected="only files that divide a CSV data set", fix=fix)
-        elif split and (named - {split, ""} or split in frozenset().union(*denied.values())):
+        if split and (named - {split, ""} or split in frozenset().union(*denied.values())):
             what = f"a column of this file names another split than the file or its folder, which is {split}"
             raise DataError(what, where=file, got=got, fix="rename the file or its folder, or remove the column")
-    return notes
 
 
 def _splits_in(words: set[str], column: str) -> set[str]:
@@ -317,7 +324,7 @@ def _splits_in(words: set[str], column: str) -> set[str]:
     """
     if words <= {""}:
         return set()
-    if column not in SPLIT_COLUMNS:
+    if not names_splits(column):
         if len(words) > MOST_WORDS:
             return set()
         found = {SPLIT_OF_WORD.get(word.lower(), "") for word in words}
@@ -330,30 +337,24 @@ def _ruled_out(words: set[str], column: str) -> Mapping[bool, frozenset[str]]:
     """The splits that rows cannot belong to, by the answers that the words of a column give, yes or no. No answers if some word
     is neither, if all rows lack a word, or if the column asks nothing.
     """
-    answers = {_yes(word) for word in words} if words - {""} else set()
+    answers = {answer(word) for word in words} if words - {""} else set()
     known = HELD_OUT_COLUMNS.get(column, {})
-    return {} if None in answers else {answer: ruled_out for answer, ruled_out in known.items() if answer in answers}
+    return {} if None in answers else {said: ruled_out for said, ruled_out in known.items() if said in answers}
 
 
 def _has_unknown_splits(words: set[str], column: str) -> bool:
     """Whether a column whose name says that it names splits, or divides the rows in two, has different words, and not only
-    known ones. With more words than ``MOST_WORDS``, and no split among them, a set or a subset may be of other things.
+    known ones. With more words than ``MOST_WORDS``, and no split among them, a set or a subset may be of other things; a
+    phase, a fold or a data set may be in any case, unless two splits are among them.
     """
     if len({word.lower() for word in words}) < 2:
         return False
     if column in HELD_OUT_COLUMNS:
-        return any(_yes(word) is None for word in words)
-    known = {word for word in words if split_name(word)}
+        return any(answer(word) is None for word in words)
+    known = {word: split for word in words if (split := split_name(word))}
     of_splits = column == "split" or (column in SPLIT_COLUMNS and (bool(known) or len(words) <= MOST_WORDS))
-    return of_splits and bool(words - known - {""})
-
-
-def _yes(word: str) -> bool | None:
-    """Whether a word says yes; None if it says neither yes nor no."""
-    try:
-        return flag(word)
-    except ValueError:
-        return None
+    of_splits = of_splits or (names_splits(column) and len({*known.values()}) > 1)
+    return of_splits and bool(words - known.keys() - {""})
 
 
 def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
@@ -369,13 +370,18 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         return Entry(line, image, label, None, size)
     if not label:
         raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
-    ignore, crowd = (any(flag("".join(row[c : c + 1])) for c in found) for found in (dialect.ignore, dialect.crowd))
+    ignore, crowd = (any([_flagged(row, column, dialect) for column in found]) for found in (dialect.ignore, dialect.crowd))
     try:
         return Entry(line, image, label, [decimal(corner) for corner in corners], size, ignore, crowd)
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
         raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
+
+
+def _flagged(row: Sequence[str], column: int, dialect: Dialect) -> bool:
+    """Whether a row says yes in a column of flags. Raise DataError if it says neither yes nor no."""
+    return flagged(dialect.names[column].strip(), "".join(row[column : column + 1]))
 
 
 def _fill(table: Table, file: Path, content: Content, pictures: Named, canonical: Mapping[str, str]) -> None:

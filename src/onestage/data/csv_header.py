@@ -38,7 +38,10 @@ _IGNORED = str.maketrans("", "", " _-#")
 _SEPARATOR = re.compile(r"\"?sep=(\t|[^\w\s\"'])\"?[,;\s]*", re.IGNORECASE)
 
 SPLIT_COLUMNS = frozenset("split set subset usage".split())  # noqa: SIM905  # as in ``ROLES``
-"""Names of a column that may say which split a row belongs to."""
+"""Names of a column that may say which split a row belongs to, perhaps in words that are not known."""
+
+_OF_SPLITS = re.compile("split|partition|phase|stage|fold(?!er)|set$|^usage$|^datatype$")
+"""What the name of a column has in it that says so, or else that it is a fold, or the data set that a row comes from."""
 
 _HELD_OUT = {True: frozenset({"train"}), False: frozenset({"val"})}
 HELD_OUT_COLUMNS = {
@@ -52,8 +55,11 @@ HELD_OUT_COLUMNS = {
 that is_valid holds out may be in a file for val or test.
 """
 
-NAMED_SPLITS = SPLIT_COLUMNS | HELD_OUT_COLUMNS.keys()
-"""Names of columns that say of each row where it belongs."""
+
+def names_splits(column: str) -> bool:
+    """Whether a column of this name, written as in ``ROLES``, may say which split a row belongs to."""
+    return bool(_OF_SPLITS.search(column))
+
 
 IGNORE_COLUMNS = frozenset("ignore ignored difficult isdifficult".split())  # noqa: SIM905
 CROWD_COLUMNS = frozenset("iscrowd crowd isgroupof groupof".split())  # noqa: SIM905
@@ -117,9 +123,10 @@ class Dialect(NamedTuple):
         read = {*self.columns, *(self.size or ()), *self.ignore, *self.crowd}
         return tuple(column for column in range(len(self.names)) if column not in read)
 
-    def without_flag(self, column: int) -> Dialect:
-        """The same, but this column flags nothing, so it is not read."""
-        ignore, crowd = (tuple(other for other in found if other != column) for found in (self.ignore, self.crowd))
+    def flagging(self, *, but: Container[str] = ()) -> Dialect:
+        """The same, but the columns of these names flag nothing, so they are not read."""
+        names = self.plain_names
+        ignore, crowd = (tuple(column for column in found if names[column] not in but) for found in (self.ignore, self.crowd))
         return self._replace(ignore=ignore, crowd=crowd)
 
     def among(self, known: Container[str]) -> tuple[int, ...]:

@@ -95,13 +95,21 @@ def whole(text: str) -> int:
 
 
 _FLAGS = dict.fromkeys(("1", "true", "t", "yes", "y"), True)
-_FLAGS |= dict.fromkeys(("", "0", "-1", "false", "f", "no", "n", "unspecified"), False)
+_FLAGS |= dict.fromkeys(("0", "-1", "false", "f", "no", "n"), False)
+_NOT_STATED = frozenset(("", "na", "n/a", "<na>", "nan", "none", "null", "unspecified"))
+
+
+def is_stated(text: str) -> bool:
+    """Whether a text says something: not nothing, nor NA, NaN, None or null, as tools write what they do not know."""
+    return text.strip().lower() not in _NOT_STATED
 
 
 def flag(text: str) -> bool:
-    """Whether a text says yes, as 1, 1.0, true, t, yes and y do. No words, unspecified, and -1, which Open Images writes for
-    unknown, are no. Raise ValueError if it says neither.
+    """Whether a text says yes, as 1, 1.0, true, t, yes and y do. What is not stated is no, and so is -1, which Open Images
+    writes for unknown. Raise ValueError if it says neither.
     """
+    if not is_stated(text):
+        return False
     word = text.strip().lower()
     with suppress(ValueError):
         word = str(whole(word))

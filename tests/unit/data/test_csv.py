@@ -313,6 +313,10 @@ def test_a_column_of_one_word_divides_nothing(column: str, words: tuple[str, ...
         ("is_test", ("0", "1"), "divides it into splits"),
         ("partition", ("train", "val"), "got:      partition: train, val"),
         ("phase", ("train", "test", "Valid"), "divides it into splits"),
+        ("phase", ("train", "test", "holdout"), "in words that are not known"),
+        ("dataset", ("train", "NA"), "got:      dataset: nothing, train"),
+        ("fold", ("test", "test"), "names another split than the file or its folder, which is train"),
+        ("kind", ("train", "trainval"), "divides it into splits"),
         ("set", ("val", "val"), "names another split than the file or its folder, which is train"),
         *((name, ("1", "1"), "which is train") for name in ("is_valid", "isval", "is_validation", "is_test")),
         ("is_train", ("0", "0"), "which is train"),
@@ -357,19 +361,33 @@ def test_a_column_that_holds_rows_out_agrees_with_the_file(
             load_dataset(root)
 
 
-@pytest.mark.parametrize("words", [("train", "test"), ("Test", "training", "Train")])
-@pytest.mark.parametrize("column", ["kind", "vehicle", "phase"])
-def test_nouns_that_are_also_splits_are_a_note(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
-    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
-    data = load_dataset(trees.csv(tmp_path, f"{column},{HEADER}{rows}"))
-    assert len(data.boxes) == len(words)
-    assert any(f"may divide this file into splits, and only files do in CSV: {column}: " in str(note) for note in data.notes)
+DIVIDING = "phase partition dataset image-set fold stage data_type split_name kind folder".split()  # noqa: SIM905
 
 
-@pytest.mark.parametrize("words", [("train", "car"), ("train", ""), ("train", "train"), ("train 1", "val 2")])
-def test_other_columns_with_such_a_word_divide_nothing(words: tuple[str, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("train", "test"), ("Testing", "training", "Train")])
+@pytest.mark.parametrize("column", DIVIDING)
+def test_a_column_of_any_name_that_divides_a_file_is_an_error(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
     rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
-    assert len(load_dataset(trees.csv(tmp_path, f"vehicle,{HEADER}{rows}")).boxes) == 2
+    root = trees.csv(tmp_path, f"{column},{HEADER}{rows}")
+    with pytest.raises(DataError, match="a column of this file divides it into splits") as caught:
+        load_dataset(root, on_bad="skip")
+    assert str(caught.value.got).startswith(f"{column}: ") and "remove the column" in str(caught.value.fix)
+
+
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [
+        *(("vehicle", words) for words in (("train", "car"), ("train", ""), ("train", "train"), ("train 1", "val 2"))),
+        ("label_type", ("train", "test", "NA")),
+        ("dataset", ("coco_train", "flickr")),
+        ("fold", ("0", "1")),
+        ("stage", ("early", "late")),
+        ("phase", ("val", "val")),
+    ],
+)
+def test_other_columns_divide_nothing(column: str, words: tuple[str, ...], tmp_path: Path) -> None:
+    rows = "".join(f"{word},a.png,cat,2,3,30,20\n" for word in words)
+    assert len(load_dataset(trees.csv(tmp_path, f"{column},{HEADER}{rows}")).boxes) == len(words)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +416,7 @@ def test_usual_columns_that_are_not_read_have_a_remedy(text: str, message: str, 
 
 
 @pytest.mark.parametrize("column", ["difficult", "ignore", "iscrowd", "IsGroupOf"])
-@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", ""), ("1.0", "-1")])
+@pytest.mark.parametrize(("yes", "no"), [("1", "0"), ("True", "False"), ("yes", ""), ("1.0", "-1"), ("1", "NA"), ("t", "nan")])
 def test_columns_that_flag_an_object(column: str, yes: str, no: str, tmp_path: Path) -> None:
     text = f"{column},{HEADER}{yes},a.png,cat,2,3,30,20\n{no},a.png,dog,1,1,9,9\n"
     data = load_dataset(trees.csv(tmp_path, text))
@@ -407,17 +425,43 @@ def test_columns_that_flag_an_object(column: str, yes: str, no: str, tmp_path: P
 
 
 @pytest.mark.parametrize("column", ["difficult", "is_difficult", "ignore", "iscrowd", "crowd", "IsGroupOf", "group_of"])
-@pytest.mark.parametrize("words", [("easy", "hard"), ("0", "3"), ("1", "2"), ("", "0.5"), ("yes", "perhaps")])
+@pytest.mark.parametrize("words", [("easy", "hard"), ("0", "3"), ("1", "2"), ("", "0.5"), ("None", "x")])
 @pytest.mark.parametrize("on_bad", ["stop", "skip"])
 def test_a_column_of_other_words_flags_nothing_aloud(column: str, words: tuple[str, str], on_bad: Any, tmp_path: Path) -> None:
     rows = "".join(f"a.png,cat,2,3,30,20,{word}\n" for word in words)
     data = load_dataset(trees.csv(tmp_path, f"{HEADER[:-1]},{column}\n{rows}"), on_bad=on_bad)
     assert len(data.boxes) == 2 and not (data.crowd | data.ignore).any() and not data.problems
     notes = "\n".join(map(str, data.notes))
-    assert f"not read: {column}\n" in notes and f"the column '{column}' flags no object: '{words[words[0] in FLAGS]}'" in notes
+    odd = words[words[0] in FLAGS]
+    assert f"not read: {column}\n" in notes and f"the column '{column}' flags no object: '{odd}' in label.csv:" in notes
 
 
-FLAGS = ("", "0", "1", "yes")
+FLAGS = ("", "0", "1", "None")
+
+
+@pytest.mark.parametrize("column", ["difficult", "IsCrowd"])
+@pytest.mark.parametrize("word", ["perhaps", "2", "0.5"])
+def test_an_odd_word_among_flags_is_a_problem_of_its_row(column: str, word: str, tmp_path: Path) -> None:
+    words = [*"01" * 5, word]
+    root = trees.csv(tmp_path, f"{HEADER[:-1]},{column}\n" + "".join(f"a.png,cat,2,3,30,20,{said}\n" for said in words))
+    with pytest.raises(DataError, match="1 problem in this data set") as caught:
+        load_dataset(root)
+    assert f"label.csv:12: {column} should say yes or no; got: '{word}'; expected: 1 or 0; fix: write" in str(caught.value)
+    data = load_dataset(root, on_bad="skip")
+    assert (data.ignore | data.crowd).tolist() == [False, True] * 5 and not data.notes
+
+
+@pytest.mark.parametrize(("train", "val"), [("01", "23"), ("01" * 9, "012"), ("01" * 9, ["easy", "0"])])
+def test_all_files_decide_together_about_flags(train: str, val: Any, tmp_path: Path) -> None:
+    for file, words in (("train", train), ("val", val)):
+        rows = "".join(f"a.png,cat,2,3,30,20,{word}\n" for word in words)
+        trees.csv(tmp_path, f"{HEADER[:-1]},difficult\n{rows}", file=f"{file}.csv")
+    read = [load_dataset(tmp_path, split=split, on_bad="skip") for split in ("train", "val")]
+    if len(train) == 2:
+        assert not any(data.ignore.any() or data.problems for data in read)
+        assert all("flags no object: '2' in val.csv:2 is" in "".join(map(str, data.notes)) for data in read)
+    else:
+        assert read[0].ignore.sum() == 9 and [len(data.problems) for data in read] == [0, 1] and not read[1].notes
 
 
 @pytest.mark.parametrize("bad", ["a.png,cat,2,3,30", "1,a.png,x,big, cat,2,3,30,20"])

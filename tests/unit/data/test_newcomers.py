@@ -234,7 +234,19 @@ def test_difficult_in_coco_is_read_as_in_voc(said: object, flagged: bool, tmp_pa
     (root / "all.json").write_text(text.replace('"bbox"', '"difficult": "hard", "bbox"'))
     assert load_dataset(root).ignore.tolist() == [False]
     (note,) = load_dataset(root).notes
-    assert "'hard' is neither yes nor no" in note.what and note.where == "all.json: annotations[0]"
+    assert note.what == "difficult flags no object: 'hard' in annotations[0] is neither yes nor no"
+
+
+def test_an_odd_word_among_coco_s_difficult_is_a_problem(tmp_path: Path) -> None:
+    root = build(tmp_path, "all.json    a.jpg\na.jpg")
+    content = json.loads((root / "all.json").read_text())
+    (thing,) = content["annotations"]
+    words = [1, "n/a", None, "hard"]
+    content["annotations"] = [{**thing, "id": number, "difficult": word} for number, word in enumerate(words)]
+    trees.write(root / "all.json", json.dumps(content))
+    with pytest.raises(OnestageError, match=r"annotations\[3\].*difficult should say yes or no; got: 'hard'"):
+        load_dataset(root)
+    assert load_dataset(root, on_bad="skip").ignore.tolist() == [True, False, False]
 
 
 def test_scores_and_deleted_objects_of_voc_are_no_secret(tmp_path: Path) -> None:

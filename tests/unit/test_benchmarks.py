@@ -235,3 +235,8 @@ def test_a_compiled_network_finds_the_same(load):
             torch.testing.assert_close(one.boxes, other.boxes, rtol=1e-4, atol=1e-3)
             torch.testing.assert_close(one.scores, other.scores, rtol=1e-4, atol=1e-5)
     assert model._compiled_call_impl is None and compiled.engine.detector._compiled_call_impl is not None
+
+
+def test_the_page_of_the_benchmarks_names_each():
+    page = (FOLDER / "README.md").read_text()
+    assert [path.name for path in FOLDER.glob("*.py") if path.name not in page] == ["common.py"]

@@ -68,7 +68,7 @@ benchmark: $(READY)
 	$(BIN)/python benchmarks/inference.py
 	$(BIN)/python benchmarks/training.py
 
-benchmark-runtimes: $(READY)  # int8: of the files in EXPORTED; a row that is left out says the command that makes its file
+benchmark-runtimes: $(READY)  # files, int8 too, are made once and kept in EXPORTED: take another folder after an update
 	$(BIN)/python benchmarks/inference.py --runtimes torch onnxruntime openvino ncnn --precision fp32 int8 \
 	    --repeats 12 --files $(EXPORTED) --json $(EXPORTED)/runtimes.json
 

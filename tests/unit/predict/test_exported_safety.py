@@ -260,6 +260,6 @@ def test_a_number_of_detections_that_cannot_be_is_an_error(number):
 
 @pytest.mark.parametrize("suffix", list(OPENERS))
 def test_a_file_that_is_not_there_is_said_to_be_so(suffix, tmp_path):
-    with pytest.raises(WeightsError, match="No such file") as caught:
+    with pytest.raises(WeightsError, match="no such file") as caught:
         onestage.load(tmp_path / f"absent{suffix}")
     assert "trusted" not in str(caught.value)

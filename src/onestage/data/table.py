@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
+from onestage.data.box_forms import Checks, are_per_cent, checked, other_form, too_large
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.labels import MODEL, SHOWN, ClassKey, Labels, StoredClasses, alike
 from onestage.data.text import listed, size_text
@@ -35,12 +36,6 @@ OnBad = Literal["stop", "skip"]
 
 WHOLE = 1.5
 """A box that is given in parts of its picture ends at 1; one that reaches beyond this is in pixels."""
-
-SLACK = 2.0
-"""Pixels by which a box may leave its picture: counting from 1 instead of 0 costs one, rounding up another."""
-
-MISTAKEN = 3
-"""Boxes that are impossible in a format, and not in another one: fewer are slips, and say nothing of the rest."""
 
 _ONE_NAME = "if they are one class, write one name in all annotations"
 
@@ -116,7 +111,7 @@ class Table:
         more than once, for other labels.
         """
         self._check_unit()
-        self._check_corners()
+        self._check_forms()
         column = self._labels(labels)
         known = column != UNKNOWN
         strangers = self.other_classes(labels, split)
@@ -168,38 +163,37 @@ class Table:
             fix="multiply x and widths by the picture's width, y and heights by its height",
         )
 
-    def _check_corners(self) -> None:
-        """Raise DataError if many boxes of a format with widths are impossible, and nearly all are two corners in their
-        pictures; so also for left, top, width and height in a format with corners.
-        """
-        widths = self.to_xyxy is box_ops.from_xywh
-        if not widths and self.to_xyxy is not torch.clone:
-            return
-        sizes, given = self._sizes.sizes[self._columns.picture], self._columns.box
-        limits = sizes[:, [1, 0, 1, 0]]
-        numbers = given * limits if self.relative else given
-        other = _checked(numbers if widths else box_ops.from_xywh(numbers), limits)
-        impossible = ~self._checks.within if widths else (given[:, 2:] < given[:, :2]).any(dim=1)
-        wrong = (impossible & self._checks.finite).nonzero().flatten().tolist()
-        if len(wrong) >= max(MISTAKEN, len(given) / 4) and int(other.good.sum()) >= 0.9 * len(given):
-            raise self._other_form(wrong, widths=widths)
+    def _check_forms(self) -> None:
+        """Raise DataError if the boxes look like another form, or another unit, than the format has: see ``box_forms``."""
+        columns = self._columns
+        limits = self._sizes.sizes[columns.picture][:, [1, 0, 1, 0]]
+        numbers = columns.box * limits if self.relative else columns.box
+        area = columns.area.double()
+        if found := other_form(numbers, limits, area, self.to_xyxy):
+            row = self.objects[found.first]
+            more = f", and {found.more:,} more that cannot be {found.meant}" if found.more else ""
+            raise DataError(
+                f"these boxes look like {found.written}; this format has {found.meant}",
+                where=self.root,
+                got=f"{row.where}: {_numbers(row.box)}{more}",
+                expected=found.meant,
+                fix=found.fix,
+            )
+        if larger := too_large(self._checks.given, area):
+            raise self._too_small(larger, per_cent=are_per_cent(self._checks.given, area, limits))
 
-    def _other_form(self, wrong: Sequence[int], *, widths: bool) -> DataError:
-        """The error for boxes that are two corners in place of left, top, width and height, or the other way round.
-
-        wrong: those that cannot be what the format has. widths: it has those.
-        """
-        corners, sides = "left, top, right, bottom", "left, top, width, height"
-        meant, written = (sides, corners) if widths else (corners, sides)
-        row = self.objects[wrong[0]]
-        more = f", and {len(wrong) - 1:,} more that cannot be {meant}"
-        last = "right - left and bottom - top" if widths else "left + width and top + height"
+    def _too_small(self, larger: Sequence[int], *, per_cent: bool) -> DataError:
+        """The error for boxes of which most are smaller than their stated area. larger: those. per_cent: of the picture."""
+        row = self.objects[larger[0]]
+        more = f", and {len(larger) - 1:,} more" if len(larger) > 1 else ""
+        pixels = "multiply x and widths by the picture's width, y and heights by its height, and divide them by 100"
         return DataError(
-            f"these boxes look like {written}; this format has {meant}",
+            "most boxes are smaller than the area that is stated for them"
+            + ("; they look like per cent of the picture, and this format has pixels" if per_cent else ""),
             where=self.root,
-            got=f"{row.where}: {_numbers(row.box)}{more}",
-            expected=meant,
-            fix=f"write {last} as the last two numbers",
+            got=f"{row.where}: box {_numbers(row.box)}, area {row.area:g}{more}",
+            expected="boxes in pixels, and areas that are not larger",
+            fix=pixels if per_cent else "write the boxes in pixels; if they are right, correct area, or leave it out",
         )
 
     def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
@@ -277,18 +271,18 @@ class Table:
         return (Problem.of(self.name(self.pictures[i].path), error) for i, error in self._sizes.errors.items())
 
     @cached_property
-    def _checks(self) -> _Checks:
+    def _checks(self) -> Checks:
         """Every box in pixels, cut to its picture, and what is right with it."""
         sizes = self._sizes.sizes[self._columns.picture]
         limits = sizes[:, [1, 0, 1, 0]]
         boxes = self.to_xyxy(self._columns.box)
-        return _checked(boxes * limits if self.relative else boxes, limits)
+        return checked(boxes * limits if self.relative else boxes, limits)
 
     def _bad_boxes(self, known: Tensor) -> Iterator[Problem]:
         """A problem for each bad box. known (M,) bool: objects of a known class; those in unreadable pictures do not count."""
         pictures = self._columns.picture
         for i in (~self._checks.good & known & self._sizes.readable[pictures]).nonzero().flatten().tolist():
-            what = self._checks.fault(i, self._sizes.sizes[pictures[i]])
+            what = _fault(self._checks, i, self._sizes.sizes[pictures[i]])
             given = f"{_numbers(self.objects[i].box)} as left, top, width, height"
             yield Problem(self.objects[i].where, what, given if self.to_xyxy is box_ops.from_xywh else None)
 
@@ -311,44 +305,19 @@ class _Sizes(NamedTuple):
     errors: dict[int, DataError]
 
 
-class _Checks(NamedTuple):
-    """given (M, 4) float64: the boxes in pixels. boxes (M, 4) float32: cut to their pictures. (M,) bool each: finite numbers,
-    solid (a positive size), within the picture.
-    """
-
-    given: Tensor
-    boxes: Tensor
-    finite: Tensor
-    solid: Tensor
-    within: Tensor
-
-    @property
-    def good(self) -> Tensor:
-        """(M,) bool: nothing is wrong with the box."""
-        return self.finite & self.solid & self.within
-
-    def fault(self, i: int, size: Tensor) -> str:
-        """What is wrong with box ``i`` of a picture of ``size`` (2,)."""
-        numbers = ", ".join(f"{number:.6g}" for number in self.given[i].tolist())
-        if not self.finite[i]:
-            return f"the box is not four finite numbers: {numbers}"
-        if not self.solid[i]:
-            return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
-        return f"a box outside its picture, {size_text((int(size[0]), int(size[1])))}: x1, y1, x2, y2 = {numbers}"
+def _fault(checks: Checks, i: int, size: Tensor) -> str:
+    """What is wrong with box ``i`` of a picture of ``size`` (2,)."""
+    numbers = ", ".join(f"{number:.6g}" for number in checks.given[i].tolist())
+    if not checks.finite[i]:
+        return f"the box is not four finite numbers: {numbers}"
+    if not checks.solid[i]:
+        return f"a box of zero or negative size: x1, y1, x2, y2 = {numbers}"
+    return f"a box outside its picture, {size_text((int(size[0]), int(size[1])))}: x1, y1, x2, y2 = {numbers}"
 
 
 def _numbers(box: Sequence[float]) -> str:
     """The numbers of a box as the file has them, for a message."""
     return ", ".join(f"{number:g}" for number in box)
-
-
-def _checked(boxes: Tensor, limits: Tensor) -> _Checks:
-    """What is right with boxes (M, 4), in pixels of pictures whose width and height are ``limits`` (M, 4), twice."""
-    cut = box_ops.clip(boxes, limits[:, [1, 0]].double()).float()
-    finite = boxes.isfinite().all(dim=1)
-    solid = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    within = ((boxes >= -SLACK) & (boxes <= limits + SLACK)).all(dim=1) & (cut[:, 2:] > cut[:, :2]).all(dim=1)
-    return _Checks(boxes, cut, finite, solid, within)
 
 
 def in_parts(boxes: Tensor) -> Tensor:

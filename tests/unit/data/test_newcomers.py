@@ -312,6 +312,57 @@ def test_boxes_in_another_form_than_the_format_has(tmp_path: Path) -> None:
             check_dataset(root, fast=True)
 
 
+SIDES = [(30 + 5 * i, 16 + 4 * i, 8 + i % 2, 7) for i in range(5)]
+"""Left, top, width, height in a picture of 60 x 40."""
+
+
+def test_centres_in_coco_and_corners_in_yolo(tmp_path: Path) -> None:
+    """Their numbers tell, though some of the boxes alone would be read as what they are not."""
+    coco = coco_of(tmp_path / "coco", [(52, 32, 14, 14), (48, 30, 20, 18), (50, 12, 18, 10), (30, 20, 9, 9), (12, 12, 9, 9)])
+    corners = "; ".join(f"0 {l / 60} {t / 40} {(l + w) / 60} {(t + h) / 40}" for l, t, w, h in SIDES)  # noqa: E741
+    yolo = build(tmp_path / "yolo", f"a.jpg\na.txt    {corners}\nclasses.txt    cat")
+    for root, written, fix in (
+        (coco, "centre x, centre y, width, height", "write centre x - width / 2"),
+        (yolo, "left, top, right, bottom", r"write \(left \+ right\) / 2"),
+    ):
+        with pytest.raises(OnestageError, match=f"look like {written}(.|\n)*fix: +{fix}"):
+            load_dataset(root, on_bad="skip")
+        with pytest.raises(OnestageError, match="look like"):
+            check_dataset(root, fast=True)
+
+
+def coco_with_areas(root: Path, boxes: list[tuple[float, ...]], areas: list[float]) -> Path:
+    file = coco_of(root, boxes) / "all.json"
+    content = json.loads(file.read_text())
+    content["annotations"] = [entry | {"area": area} for entry, area in zip(content["annotations"], areas, strict=True)]
+    file.write_text(json.dumps(content))
+    return root
+
+
+def test_areas_that_contradict_the_boxes(tmp_path: Path) -> None:
+    """Boxes in per cent, and small corners whose numbers alone can be widths and heights."""
+    corners = [(5, 5, 15 + i, 14) for i in range(5)]
+    areas = [(x2 - x1) * (y2 - y1) for x1, y1, x2, y2 in corners]
+    with pytest.raises(OnestageError, match="look like left, top, right, bottom"):
+        load_dataset(coco_with_areas(tmp_path / "corners", corners, areas))
+    sides = [(20 * i, 10 * i, 80 + 9 * i, 60) for i in range(5)]
+    file = coco_with_areas(tmp_path / "per_cent", [(1, 1, 40, 60)] * 5, [w * h for _, _, w, h in sides]) / "all.json"
+    with pytest.raises(OnestageError, match="smaller than the area that is stated for them\n"):
+        load_dataset(file.parent, on_bad="skip")
+    content = json.loads(file.read_text())
+    content["images"][0] |= {"width": 400, "height": 300}
+    boxes = [[left / 4, top / 3, width / 4, height / 3] for left, top, width, height in sides]
+    content["annotations"] = [entry | {"bbox": box} for entry, box in zip(content["annotations"], boxes, strict=True)]
+    file.write_text(json.dumps(content))
+    with pytest.raises(OnestageError, match=r"per cent of the picture(.|\n)*divide them by 100"):
+        load_dataset(file.parent, on_bad="skip")
+
+
+def test_areas_of_outlines_are_smaller(tmp_path: Path) -> None:
+    boxes = [(5, 5, 15 + i, 14) for i in range(5)]
+    assert len(load_dataset(coco_with_areas(tmp_path, boxes, [90, 80, 100, 0, 1])).boxes) == 5
+
+
 def test_a_slip_or_two_are_no_other_form(tmp_path: Path) -> None:
     coco = coco_of(tmp_path / "coco", [*CORNERS[:2], *[(1, 1, 9, 9)] * 2])
     assert [problem.got for problem in load_dataset(coco, on_bad="skip").problems] == [

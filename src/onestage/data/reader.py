@@ -323,8 +323,12 @@ def _named(path: str | Path) -> Path:
 
 
 def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
-    """The error if no data set was recognised. A CSV file that has most of the columns tells more."""
+    """The error if no data set was recognised. A CSV file that has most of the columns tells more, and
+    so do labels with the names of classes.
+    """
     if "csv" in wanted and (error := csv.misread(tree, sure=len(wanted) == 1)):
+        return error
+    if "yolo" in wanted and tree.chosen is None and (error := yolo.misread(tree)):
         return error
     if foreign := first_foreign(tree.offered):
         file, name = foreign

@@ -35,14 +35,14 @@ from onestage.data.files import (
     split_above,
     split_name,
 )
-from onestage.data.labels import StoredClasses
+from onestage.data.labels import SHOWN, StoredClasses
 from onestage.data.pairing import Pairs, pair, unread_picture
 from onestage.data.picture_lists import in_order, lists_of_splits, texts
 from onestage.data.plain_yaml import read_yaml
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted
 from onestage.data.tree import Parts, Tree
-from onestage.data.yolo_lines import Content, KeyPoints, fill, key_point_columns, read_file, stated_key_points
+from onestage.data.yolo_lines import Content, KeyPoints, fill, is_named, key_point_columns, read_file, stated_key_points
 from onestage.errors import DataError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
@@ -167,6 +167,25 @@ def find(tree: Tree) -> YoloSet | None:
 def holds_labels(file: Path) -> bool:
     """Whether a file looks like labels in this format: its first line, comments aside, is an object."""
     return file.suffix.lower() == ".txt" and bool(_LABELS.match(_start(file)))
+
+
+def misread(tree: Tree) -> DataError | None:
+    """Why the first file beside a picture whose lines have the names of classes is no data set; None if there is none."""
+    pairs = pair(tree, tree.pictures, texts(tree)).pictures
+    file = next((file for file in pairs if is_named(next(iter(_start(file).splitlines()), ""))), None)
+    if file is None:
+        return None
+    line, names = _start(file).splitlines()[0], None
+    with suppress(DataError):
+        names = _agreed_names(tree)
+    numbers = f": {', '.join(f'{number} for {name}' for number, name in enumerate(names[:SHOWN]))}" if names else ""
+    return DataError(
+        "the first column of these labels is a name; YOLO has the number of the class there",
+        where=file,
+        got=quoted(line),
+        expected="class, centre x, centre y, width, height",
+        fix=f"write the number of each class, its line in classes.txt, counted from 0{numbers}",
+    )
 
 
 def _may_hold_labels(file: Path) -> bool:

@@ -24,6 +24,7 @@ https://docs.ultralytics.com/datasets/ (detect, pose, segment, obb). Policy, for
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -45,6 +46,11 @@ _NEAR = 0.02
 _CROOKED = 0.01
 """A part of its longer diagonal by which the corner of an oriented box may be off: files have few digits."""
 
+_BOX_AND_SCORE = 6
+"""Columns of a line with a class, a box and a score, in some order."""
+
+_WORD = re.compile(r"[^\W\d_]|[\"']")
+"""How a name begins."""
 
 _BOX_AND_TRACK = 7
 """Columns of a line with a class, a box, a score and a track; a tracker may write one more number."""
@@ -78,6 +84,13 @@ class _Line(NamedTuple):
     track: int | None
 
 
+class _Scored(NamedTuple):
+    """A line of six columns: the numbers after the class, which are a box and, first or last, a score; and its place."""
+
+    numbers: list[float]
+    where: str
+
+
 def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | None:
     """``kpt_shape`` of a data.yaml, None if it has none. Raise DataError if it is not understood."""
     stated = content.get("kpt_shape")
@@ -94,9 +107,11 @@ def stated_key_points(content: dict[str, Plain], where: Path) -> KeyPoints | Non
 
 
 class Content(NamedTuple):
-    """What a label file states: its good lines, of picture 0, and the errors of its bad lines; number 0 is the whole file."""
+    """What a label file states: its good lines, of picture 0, and the errors of its bad lines; number 0 is the whole file.
+    Lines with six columns are bad too; all files together tell why.
+    """
 
-    lines: list[Row | _Line]
+    lines: list[Row | _Line | _Scored]
     errors: dict[int, DataError]
 
     @property
@@ -126,15 +141,22 @@ def fill(table: Table, files: Iterable[tuple[int, str, Content]], columns: int |
     """Put the objects of label files into the table. files: the row of each picture, its label file's name, and the content.
     columns: of each line of key points; None for outlines.
     """
+    files = [*files]
+    scored = [line for _, _, content in files for line in content.lines if isinstance(line, _Scored)]
     for picture, name, content in files:
         for number, error in content.errors.items():
             table.problem(f"{name}:{number}" if number else name, error)
         for line in content.lines:
+            if isinstance(line, _Scored):
+                continue
             try:
                 row = _decided(line, columns) if isinstance(line, _Line) else line
                 table.objects.append(row._replace(picture=picture))
             except DataError as error:
                 table.problem(line.row.where if isinstance(line, _Line) else line.where, error)
+    six_columns = _six_columns(scored, columns)
+    for found in scored:
+        table.problem(found.where, six_columns)
 
 
 def key_point_columns(splits: Mapping[str, Iterable[Content]]) -> int | None:
@@ -164,10 +186,14 @@ def _agreed(columns: Mapping[str, int | None], where: str) -> int | None:
     return next(iter(columns.values()))
 
 
-def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
+def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line | _Scored:
     """What a line states. Raise DataError with the reason if this is no object."""
     if any("," in column or ";" in column for column in columns):
         raise _wrong_commas(columns)
+    if named := _class_name(columns):
+        what, got = "the first column is a name; YOLO has the number of the class there", quoted(" ".join(columns))
+        fix = f"write the number of {quoted(named)}: its place in the list of names, counted from 0"
+        raise DataError(what, got=got, expected="a whole number and then decimals", fix=fix)
     if len(columns) < 5:
         raise _wrong_columns(len(columns))
     try:
@@ -181,12 +207,34 @@ def _line(columns: Sequence[str], picture: int, where: str) -> Row | _Line:
     if not all(map(math.isfinite, numbers)):
         fix = "correct the line, or remove it"
         raise DataError("these are not finite numbers", got=quoted(" ".join(columns)), fix=fix)
+    if len(columns) == _BOX_AND_SCORE:
+        return _Scored(numbers, where)
     points = list(zip(numbers[0::2], numbers[1::2], strict=False))
     paired = len(rest) >= 2 and len(rest) % 2 == 0
     outline = _box_around(points) if paired else None
     corners = _corners(points) if paired and len(points) == 4 else 0
     line = _Line(Row(picture, box, index, where), outline, len(columns), _can_be_points(box, rest), corners, None)
     return line._replace(track=_track(line, numbers))
+
+
+def _decimals(columns: Sequence[str]) -> list[float]:
+    """The numbers in these columns; none if some column is no number."""
+    with suppress(ValueError):
+        return [decimal(column) for column in columns]
+    return []
+
+
+def _class_name(columns: Sequence[str]) -> str:
+    """The name, of one word or more, that stands before the four numbers of a box; nothing if there is none."""
+    *words, x, y, width, height = ("", "", "", "", *columns)
+    name = " ".join(filter(None, words))
+    numbers = any(_decimals([word]) for word in words)
+    return name if _WORD.match(name) and not numbers and len(_decimals([x, y, width, height])) == 4 else ""
+
+
+def is_named(line: str) -> bool:
+    """Whether a line is a box whose class is a name and not a number."""
+    return bool(_class_name(line.split()))
 
 
 def _track(line: _Line, numbers: Sequence[float]) -> int | None:
@@ -282,15 +330,36 @@ def _decided(line: _Line, key_point_columns: int | None) -> Row:
         return line.row._replace(box=_parts(line.outline, max(x + width / 2, y + height / 2), tracked=line.track is not None))
     if key_point_columns == line.columns:
         return line.row._replace(box=_parts(line.row.box, max(line.row.box)))
-    raise _wrong_columns(
-        line.columns, f"{key_point_columns} columns with the key points" if key_point_columns else "an outline"
-    )
+    raise _wrong_columns(line.columns, _longer(key_point_columns))
 
 
-def _wrong_columns(columns: int, other: str = "an outline") -> DataError:
+def _longer(key_point_columns: int | None) -> str:
+    """What a line may be that is longer than a box."""
+    return f"{key_point_columns} columns with the key points" if key_point_columns else "an outline"
+
+
+def _wrong_columns(columns: int, other: str = "an outline", *, fix: str = "correct the line, or remove it") -> DataError:
     expected = f"class, centre x, centre y, width, height, or {other}"
-    fix = "remove the sixth column: labels have neither score nor track" if columns == 6 else "correct the line, or remove it"
     return DataError("the number of columns is wrong", got=f"{columns} columns", expected=expected, fix=fix)
+
+
+def _six_columns(lines: Sequence[_Scored], key_point_columns: int | None) -> DataError:
+    """The error for each of the lines with six columns. The boxes that they all leave without the sixth number, or without the
+    second one, tell which is the score.
+    """
+    last, second = (sum(_in_picture(line.numbers[part]) for line in lines) for part in (slice(4), slice(1, 5)))
+    of, neither = f"of {counted(len(lines), 'line')}", "labels have neither score nor track"
+    fix = f"remove the sixth column: {neither}"
+    if min(last, second) >= 0.9 * len(lines):
+        fix = (
+            f"remove the score: the sixth column if it is behind the box, the second if it is before the box; "
+            f"{last:,} {of} are boxes in their pictures without the sixth, {second:,} without the second"
+        )
+    elif second > last:
+        fix = (
+            f"remove the second column: {neither}; {second:,} {of} are then boxes in their pictures, {last:,} without the sixth"
+        )
+    return _wrong_columns(_BOX_AND_SCORE, _longer(key_point_columns), fix=fix)
 
 
 def _parts(box: Sequence[float], largest: float, *, tracked: bool = False) -> Sequence[float]:

@@ -373,6 +373,31 @@ def test_a_slip_or_two_are_no_other_form(tmp_path: Path) -> None:
     assert len(load_dataset(flat, on_bad="skip").boxes) == 1
 
 
+@pytest.mark.parametrize(
+    ("scores", "second", "advice"),
+    [
+        ((0.9, 0.95, 0.9), True, "remove the second column.*3 of 3 lines are then boxes"),
+        ((0.9, 0.95, 0.9), False, "remove the sixth column: labels"),
+        ((0.5, 0.5, 0.5), True, "remove the score: .*3 of 3 lines .* without the sixth, 3 without the second"),
+    ],
+)
+def test_where_a_score_stands(scores: tuple[float, ...], second: bool, advice: str, tmp_path: Path) -> None:
+    boxes = ["0.4 0.4 0.2 0.3", "0.3 0.4 0.2 0.3", "0.5 0.4 0.2 0.3"]
+    lines = "; ".join(f"0 {s} {box}" if second else f"0 {box} {s}" for s, box in zip(scores, boxes, strict=True))
+    data = load_dataset(build(tmp_path, f"a.jpg\na.txt    {lines}\nb.jpg\nb.txt\nclasses.txt    cat"), on_bad="skip")
+    assert len(data.problems) == 3 and re.search(advice, str(data.problems[0].fix))
+
+
+@pytest.mark.parametrize("line", ["rot 0.5 0.5 0.2 0.2", "'rot' 0.5 0.5 0.2 0.2", "traffic light 0.5 0.5 0.2 0.2"])
+def test_names_in_place_of_numbers(line: str, tmp_path: Path) -> None:
+    root = build(tmp_path / "all", f"images/a.jpg\nlabels/a.txt    {line}\nclasses.txt    rot; blau")
+    with pytest.raises(OnestageError, match=r"the first column of these labels is a name(.|\n)*: 0 for rot, 1 for blau"):
+        open_data(root)
+    root = build(tmp_path / "some", f"a.jpg\na.txt    0 0.5 0.5 0.2 0.2; {line}\nclasses.txt    rot; blau")
+    (problem,) = load_dataset(root, on_bad="skip").problems
+    assert "the first column is a name" in problem.what and "counted from 0" in str(problem.fix)
+
+
 def test_misspelt_names_of_coco_and_csv_are_shown(tmp_path: Path) -> None:
     root = build(tmp_path / "coco", "all.json    a.jpg\na.jpg")
     text = (root / "all.json").read_text()

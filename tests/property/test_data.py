@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 import trees
 from onestage.data import load_dataset
-from onestage.data.files import inside, split_name
+from onestage.data.files import inside
+from onestage.data.split_words import split_name
 from onestage.errors import DataError
 
 HEIGHT, WIDTH = trees.SIZE

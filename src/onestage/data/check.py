@@ -179,7 +179,7 @@ def _doubts(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> lis
         return [*opened.others]
     unmeasured = "val" not in (*opened.splits, *opened.missing) and {*opened.splits} != {"test"} and sum(map(len, sets)) > 1
     notes = [Problem(str(opened.path), NO_VALIDATION)] if unmeasured else []
-    return [*opened.others, *opened.left_out, *opened.passed_over, *notes, *_untaught(opened, sets)]
+    return [*opened.others, *opened.left_out, *opened.passed_over, *opened.undivided, *notes, *_untaught(opened, sets)]
 
 
 def _untaught(opened: OpenData, sets: Sequence[Dataset]) -> list[Problem]:

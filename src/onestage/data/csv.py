@@ -41,19 +41,11 @@ from onestage.data.csv_header import (
 )
 from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
-from onestage.data.files import (
-    SPLIT_OF_WORD,
-    FilePerSplit,
-    Sources,
-    head,
-    one_per_split,
-    read_text,
-    split_above,
-    split_name,
-)
+from onestage.data.files import FilePerSplit, Sources, head, one_per_split, read_text, split_above
 from onestage.data.flags import Flags, answer, flagged
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named
+from onestage.data.split_words import SPLIT_OF_WORD, split_name
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
 from onestage.data.text import decimal, is_number, is_stated, lines_of, listed, no_scores, quoted, whole
 from onestage.data.tree import Tree

@@ -14,10 +14,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from onestage.data.dataset import Problem
-from onestage.data.files import MAX_BYTES, SPLIT_OF_WORD, Sources, head, split_name
+from onestage.data.files import MAX_BYTES, Sources, head
 from onestage.data.pairing import Named
 from onestage.data.picture_lists import PictureList, in_order, read_pictures, texts
 from onestage.data.plain_yaml import Plain, read_yaml
+from onestage.data.split_words import SPLIT_OF_WORD, split_name
 from onestage.data.text import is_number, listed, quoted, repeated
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from onestage.data.split_words import SPLITS, split_name
 from onestage.data.text import lines_of
 from onestage.errors import DataError
 
@@ -16,10 +17,6 @@ UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", 
 
 CONVERT = "convert it to JPEG or PNG, upright, with the size that its labels were made for"
 """What to do about a picture in a format that is not read."""
-
-SPLITS = ("train", "val", "trainval", "test")
-SPLIT_OF_WORD = {"training": "train", "valid": "val", "validation": "val", "testing": "test"} | {s: s for s in SPLITS}
-"""The split that a word of a name of a file, folder or key stands for."""
 
 MAX_BYTES: Mapping[str, int] = {
     ".json": 2 * 1024**3,
@@ -42,13 +39,6 @@ _OVERLAP = 128
 
 _LEFT_BY_SYSTEMS = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 _PASSED_OVER = frozenset({"__macosx", "__pycache__"})
-
-
-def split_name(text: str) -> str | None:
-    """The split in the name of a file or folder: train2017 -> train, bananas_val -> val. None if there is none, or two."""
-    words = re.findall("[a-z]+", text.lower())
-    found = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
-    return found.pop() if len(found) == 1 else None
 
 
 def split_above(path: Path, root: Path) -> str | None:

@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from onestage.data.files import CONVERT, PICTURE_SUFFIXES, inside, split_name
+from onestage.data.files import CONVERT, PICTURE_SUFFIXES, inside
+from onestage.data.split_words import split_name
 from onestage.data.text import listed, quoted
 from onestage.data.tree import ByName, Located, Parts, Tree, folded, without_role
 from onestage.errors import DataError
@@ -29,7 +30,7 @@ from onestage.errors import DataError
 @lru_cache(maxsize=65_536)
 def _is_plain(folder: str) -> bool:
     """Whether the name of a folder says its role or its split, and nothing else."""
-    return not (rest := without_role(folder)) or bool(split_name(rest) and re.fullmatch(r"[a-z]+[\d-]*", rest))
+    return not (rest := without_role(folder)) or bool(split_name(rest) and re.fullmatch(r"[^\W\d_]+[\d-]*", rest))
 
 
 @lru_cache(maxsize=65_536)

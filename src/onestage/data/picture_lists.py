@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onestage.data.dataset import Problem
-from onestage.data.files import PICTURE_SUFFIXES, SPLITS, Sources, head, read_list, split_name
+from onestage.data.files import PICTURE_SUFFIXES, Sources, head, read_list
 from onestage.data.pairing import Named, is_outside
+from onestage.data.split_words import SPLITS, split_name
 from onestage.data.text import quoted, unquoted
 from onestage.data.tree import Tree
 from onestage.errors import DataError

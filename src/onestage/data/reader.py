@@ -11,23 +11,13 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import (
-    CONVERT,
-    READ_FIX,
-    SPLITS,
-    UNREAD_SUFFIXES,
-    Sources,
-    is_folder,
-    is_regular,
-    is_there,
-    split_above,
-    split_name,
-    walk,
-)
+from onestage.data.files import CONVERT, READ_FIX, UNREAD_SUFFIXES, Sources, is_folder, is_regular, is_there, split_above, walk
 from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
+from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import OnBad, Table
-from onestage.data.tree import Parts, Tree, surroundings
+from onestage.data.text import listed
+from onestage.data.tree import Parts, Tree, surroundings, without_role
 from onestage.errors import DataError, OnestageError, absent, counted, nearest, shortened
 
 
@@ -127,6 +117,26 @@ class OpenData:
             "rename it, for example to val, or name it in data.yaml",
         )
         return tuple(Problem(folder, what, expected=", ".join(SPLITS), fix=fix) for folder in others)
+
+    @property
+    def undivided(self) -> tuple[Problem, ...]:
+        """A note if all pictures that are read lie in several folders, each with labels, and no name of them says a split: they
+        may be splits.
+        """
+        unnamed = {*self.unnamed}
+        pictures = {self._top(file) for file in self.tree.pictures if file not in unnamed}
+        labelled = {self._top(file) for file in self.layout.label_files}
+        if self.splits or len(pictures) < 2 or None in pictures or not pictures <= labelled:
+            return ()
+        names = listed(sorted(filter(None, pictures)))
+        what = f"these folders do not divide the data set, because their names say no splits: {names}"
+        fix = "if they are splits, call them so; otherwise nothing is wrong"
+        return (Problem(str(self.path), what, expected=", ".join(SPLITS), fix=fix),)
+
+    def _top(self, file: Path) -> str | None:
+        """The first folder above a file whose name says more than a role; None if there is none."""
+        names = file.relative_to(self.root).parent.parts if file.is_relative_to(self.root) else ()
+        return next(filter(without_role, names), None)
 
     @cached_property
     def _lost(self) -> list[Path]:
@@ -245,8 +255,10 @@ class OpenData:
     def _classes(self, table: Table, wanted: Sequence[str] | None) -> StoredClasses:
         """The classes of the data set. If nothing names them, their numbers count the wanted ones."""
         if table.classes is None and not wanted:
+            near = yolo.misspelt_names(self.tree)
             fix = "write them, one on each line, into a file classes.txt there, or into a data.yaml"
-            raise DataError("nothing says the names of this data set's classes", where=self.root, fix=fix)
+            fix = f"rename {near} to classes.txt, if it has the names, one on each line" if near else fix
+            raise DataError("nothing says the names of this data set's classes", where=self.root, got=near, fix=fix)
         return table.classes or StoredClasses.by_number(wanted or ())
 
     def _key(self, split: str | None) -> str:

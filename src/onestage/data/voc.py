@@ -29,19 +29,10 @@ from xml.etree.ElementTree import Element, ParseError
 from defusedxml import DefusedXmlException, ElementTree
 
 from onestage.data.dataset import Problem
-from onestage.data.files import (
-    PICTURE_SUFFIXES,
-    SPLITS,
-    Sources,
-    by_split,
-    head,
-    read_bytes,
-    read_list,
-    split_above,
-    split_name,
-)
+from onestage.data.files import PICTURE_SUFFIXES, Sources, by_split, head, read_bytes, read_list, split_above
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
+from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import decimal, flag, listed, no_scores, quoted, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded

@@ -26,22 +26,15 @@ from typing import ClassVar
 from onestage import boxes as box_ops
 from onestage.data.data_yaml import YamlSplits, check_keys, class_names, describes_data
 from onestage.data.dataset import Problem
-from onestage.data.files import (
-    Sources,
-    by_split,
-    head,
-    read_bytes,
-    read_list,
-    split_above,
-    split_name,
-)
+from onestage.data.files import Sources, by_split, head, read_bytes, read_list, split_above
 from onestage.data.labels import SHOWN, StoredClasses
 from onestage.data.pairing import Pairs, pair, unread_picture
 from onestage.data.picture_lists import in_order, lists_of_splits, texts
 from onestage.data.plain_yaml import read_yaml
+from onestage.data.split_words import split_name
 from onestage.data.table import PictureFile, Table
-from onestage.data.text import listed, quoted
-from onestage.data.tree import Parts, Tree
+from onestage.data.text import listed, misspelt, quoted
+from onestage.data.tree import Parts, Tree, folded
 from onestage.data.yolo_lines import Content, KeyPoints, fill, is_named, key_point_columns, read_file, stated_key_points
 from onestage.errors import DataError
 
@@ -50,6 +43,14 @@ LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, 
 _LABELS = re.compile(r"\s*\d+(\.0*)?([\s,;]+[-+\d.eE]+){4}")  # commas and semicolons are wrong, and yolo_lines says so
 _COMMENTS = re.compile(r"\A(?:[^\S\r\n]*(?:#[^\r\n]*)?(?:[\r\n]|\Z))+")
 _NUMBERS = re.compile(r"\s*[-+]?\d\S*?([^\S\r\n]|[,;])+[-+.,]?\d")
+
+_OTHER_NAMES = frozenset(
+    """
+    class labels names categories clases clase categorias klassen klasse classi classe klasy klasser luokat kelas siniflar
+    sınıflar třídy tridy класс классы класи 类别 類別 クラス 클래스
+    """.split()  # noqa: SIM905  # as in ``ROLES`` of tree.py
+)
+"""Names of files that may be meant for classes.txt, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -268,6 +269,13 @@ def _around_split(folders: Parts) -> tuple[Parts, Parts] | None:
 def _name_files(tree: Tree) -> list[Path]:
     """The files that may list the names of the classes."""
     return [file for file in tree.files if file.name.lower() == "classes.txt" or file.suffix.lower() == ".names"]
+
+
+def misspelt_names(tree: Tree) -> str | None:
+    """The file that may be meant for classes.txt, in another spelling or language; None if there is none."""
+    found = {file.name: tree.short(file) for file in texts(tree)}
+    near = [name for name in found if folded(Path(name).stem) in _OTHER_NAMES] or [*misspelt(["classes.txt"], found).values()]
+    return found[near[0]] if near else None
 
 
 def _agreed_names(tree: Tree) -> tuple[str, ...] | None:

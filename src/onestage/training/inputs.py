@@ -62,7 +62,7 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     """What a user should know about the files of a data set before they are trained on."""
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
     lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
-    others = [str(problem) for problem in (*opened.absent, *opened.passed_over)]
+    others = [str(problem) for problem in (*opened.absent, *opened.passed_over, *opened.undivided)]
     both = {*parts[0].paths} & {*parts[1].paths} if parts[1].split == "val" else set()
     seen = [f"{counted(len(both), 'picture')} in both train and val, so AP tells nothing of other pictures"] if both else []
     return [*notes, *lost, *others, *seen, *(never_taught(*parts) if parts[1].split == "val" else ())]

@@ -10,7 +10,7 @@ import trees
 from layouts import build, voc
 from onestage.data import load_dataset
 from onestage.data.check import check_dataset
-from onestage.data.dataset import NO_VALIDATION
+from onestage.data.dataset import NO_VALIDATION, Problem
 from onestage.data.reader import open_data
 from onestage.errors import OnestageError
 from onestage.training.config import TrainConfig
@@ -193,7 +193,7 @@ def test_words_for_difficult(said: str, flagged: bool, tmp_path: Path) -> None:
     assert load_dataset(root).ignore.tolist() == [flagged]
 
 
-@pytest.mark.parametrize("folder", ["dev", "Validierung", "Prüfung"])
+@pytest.mark.parametrize("folder", ["dev", "Abnahme", "Prüfung"])
 @pytest.mark.parametrize(
     "tree",
     [
@@ -206,6 +206,59 @@ def test_a_folder_that_is_no_split_is_passed_over_aloud(folder: str, tree: str, 
     notes = [note for note in check_dataset(root, fast=True).notes if "passed over" in note.what]
     assert notes and all(folder in note.where and "rename it" in str(note.fix) for note in notes)
     with pytest.warns(UserWarning, match=f"{folder}/: this folder is passed over"):
+        read_data(root, TrainConfig())
+
+
+LANGUAGES = {
+    "Spanish": ("entrenamiento", "validacion", "prueba"),
+    "Spanish with accents": ("Entrenamiento", "Validacio\u0301n", "Pruebas"),
+    "French": ("entra\u00eenement", "validation", "test"),
+    "German": ("Trainingsdaten", "Validierung", "Testdaten"),
+    "Italian": ("addestramento", "validazione", "test"),
+    "Portuguese": ("treino", "valida\u00e7\u00e3o", "teste"),
+    "Polish": ("trening", "walidacja", "testowe"),
+    "Dutch": ("trainen", "validatie", "testen"),
+    "Russian": ("обучение", "валидация", "тест"),
+    "Japanese": ("学習", "検証データ", "テスト"),
+    "Chinese": ("训练集", "验证集", "测试集"),
+    "Korean": ("훈련용", "검증", "테스트"),
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_folders_of_splits_in_other_languages(language: str, tmp_path: Path) -> None:
+    names = dict(zip("abc", LANGUAGES[language], strict=True))
+    shapes = {
+        "voc": "{}/{}.jpg\n{}/{}.xml",
+        "yolo": "images/{}/{}.jpg\nlabels/{}/{}.txt",
+        "each": "{}/images/{}.jpg\n{}/labels/{}.txt",
+    }
+    for kind, shape in shapes.items():
+        tree = "\n".join(shape.format(folder, name, folder, name) for name, folder in names.items())
+        opened = open_data(build(tmp_path / kind, f"{tree}\nclasses.txt    cat"))
+        found = {split: [Path(path).stem for path in opened.load(split).paths] for split in opened.splits}
+        assert found == {"train": ["a"], "val": ["b"], "test": ["c"]}
+
+
+@pytest.mark.parametrize("tree", ["{0}/{0}.jpg\n{0}/{0}.xml\n", "images/{0}/{0}.jpg\nlabels/{0}/{0}.txt\n"])
+def test_folders_that_divide_nothing_are_named(tree: str, tmp_path: Path) -> None:
+    root = build(tmp_path / "two", "".join(map(tree.format, ("uno", "dos"))) + "classes.txt    cat")
+    assert any("these folders do not divide the data set" in note.what and "dos, uno" in note.what for note in notes_of(root))
+    with pytest.warns(UserWarning, match="do not divide the data set(.|\n)*dos, uno"):
+        read_data(root, TrainConfig())
+    for names in (["uno"], ["train", "uno"]):
+        other = build(tmp_path / names[0], "".join(map(tree.format, names)) + "classes.txt    cat")
+        assert not any("do not divide" in note.what for note in notes_of(other))
+
+
+def notes_of(root: Path) -> tuple[Problem, ...]:
+    return check_dataset(root, fast=True).notes
+
+
+@pytest.mark.parametrize("name", ["clases.txt", "Klassen.txt", "class.txt", "classses.txt", "クラス.txt"])
+def test_a_list_of_names_in_another_spelling(name: str, tmp_path: Path) -> None:
+    root = build(tmp_path, f"images/a.jpg\nlabels/a.txt\n{name}    cat")
+    with pytest.raises(OnestageError, match=f"rename {name} to classes.txt"):
         read_data(root, TrainConfig())
 
 

@@ -251,6 +251,28 @@ def test_the_example_needs_neither_torch_nor_this_package(model, folder):
         assert any(line.startswith(start) and [float(w) for w in line.split()[-5:]] == numbers for line in told), detection
 
 
+def test_the_example_runs_in_every_folder_and_says_what_is_wrong(model, folder, tmp_path):
+    program = folder / "model_example.py"
+
+    def told(*words):
+        done = subprocess.run([sys.executable, program, *words], cwd=tmp_path, capture_output=True, text=True)
+        return done.returncode, done.stdout, done.stderr
+
+    Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    code, out, _ = told("picture.png")
+    assert code == 0 and len(out.splitlines()) == len(model.predict(tmp_path / "picture.png", score=0.5)[0]) > 0
+    code, out, err = told()
+    assert (code, out) == (1, "") and "python model_example.py PICTURE..." in err and "Traceback" not in err
+    (tmp_path / "cut.png").write_bytes((tmp_path / "picture.png").read_bytes()[:200])
+    for name in ("missing.png", "cut.png"):
+        code, out, err = told(name)
+        assert (code, out) == (1, "") and err.startswith(f"{name}: this picture cannot be read") and err.count("\n") == 1
+    high = tmp_path / "model_example.py"
+    high.write_text(program.read_text().replace("LEAST = 0.5", "LEAST = 2.0").replace("__file__", repr(str(program))))
+    done = subprocess.run([sys.executable, high, "picture.png"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "picture.png: nothing reached a score of 2.0\n")
+
+
 def example_inputs(contract, path, monkeypatch):
     """What the example gives to a file with this contract for a picture, and what this package gives to it."""
     seen = []

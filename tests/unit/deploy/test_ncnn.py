@@ -345,10 +345,11 @@ def test_the_example_finds_what_the_file_finds(name, size, tmp_path):
     made = export(model, tmp_path / "m.ncnn.param", to="ncnn", config=ExportConfig(size=size), example=True)
     build = ["g++", "-O1", "-std=c++17", "-Wall", "-Wextra", "-Werror", made.example.name, "-o", "detect", "-lncnn", "-fopenmp"]
     subprocess.run(build, cwd=tmp_path, check=True)
-    file, total = onestage.load(made.path), 0
+    file, total, away = onestage.load(made.path), 0, tmp_path / "away"
+    away.mkdir()
     for picture in drawn_pictures():
-        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(tmp_path / "a.ppm")
-        done = subprocess.run(["./detect", "a.ppm"], cwd=tmp_path, capture_output=True, text=True, check=True)
+        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(away / "a.ppm")
+        done = subprocess.run([tmp_path / "detect", "a.ppm"], cwd=away, capture_output=True, text=True, check=True)
         told = [line.rsplit(maxsplit=5) for line in done.stdout.splitlines()]
         firm = [found for found in file.predict(picture, score=0.5)[0] if found.score > 0.501]  # rounding decides at the border
         total += len(firm)
@@ -357,7 +358,13 @@ def test_the_example_finds_what_the_file_finds(name, size, tmp_path):
             scored = [line for line in told if line[0] == f"a.ppm {found.name}" and abs(float(line[1]) - found.score) < 1e-3]
             assert any([float(side) for side in line[2:]] == pytest.approx(found.box, abs=0.2) for line in scored), found
     assert total > 10
-    assert subprocess.run(["./detect", "missing.ppm"], cwd=tmp_path, capture_output=True).returncode == 1
+    for words, said in (["missing.ppm"], "missing.ppm: no whole PPM picture"), ([], "./detect PICTURE.ppm"):
+        done = subprocess.run([tmp_path / "detect", *words], cwd=away, capture_output=True, text=True)
+        assert done.returncode == 1 and done.stdout.startswith(said)
+    made.example.write_text(made.example.read_text().replace("LEAST_SCORE = 0.5", "LEAST_SCORE = 2"))
+    subprocess.run(build, cwd=tmp_path, check=True)
+    done = subprocess.run([tmp_path / "detect", "a.ppm"], cwd=away, capture_output=True, text=True, check=True)
+    assert done.stdout == "a.ppm: nothing reached a score of 2\n"
 
 
 REAL = "the SSD of COCO"

@@ -70,6 +70,16 @@ _FORMATS: dict[type[ImageFile], re.Pattern[bytes]] = {
     TiffImageFile: re.compile(rb"II[*+]\0|MM\0[*+]"),
     GifImageFile: re.compile(rb"GIF8[79]a"),
 }
+_UNREAD = {
+    "a HEIC picture": re.compile(rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL),
+    "an AVIF picture": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "a JPEG XL picture": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    "a JPEG 2000 picture": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    "a PSD picture": re.compile(rb"8BPS"),
+    "a PDF document": re.compile(rb"%PDF-"),
+    "a page of HTML": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
+}
+"""What a file that is not read may be instead, by how it begins."""
 _GIT_LFS = b"version https://git-lfs.github.com/spec"
 
 # EXIF 2.3, tag 0x0112: what has to be done to the stored rows to see the picture upright.
@@ -272,7 +282,8 @@ def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
         if head.startswith(_GIT_LFS):
             fix = "fetch the real files with: git lfs pull"
             raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix)
-        got, fix = f"a file that begins with {head[:16]!r}", "convert the picture, or leave it out"
+        known = next((kind for kind, signature in _UNREAD.items() if signature.match(head)), None)
+        got, fix = known or f"a file that begins with {head[:16]!r}", "convert it to JPEG or PNG, upright, or leave it out"
         expected = "JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says"
         raise DataError("this is not a picture of a known format", where=where, got=got, expected=expected, fix=fix)
     file.most_bytes = _LONGEST_HEADER if plugin is JpegImageFile else sys.maxsize

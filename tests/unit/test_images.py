@@ -257,6 +257,14 @@ def test_what_is_no_picture_is_refused_by_name(kind: str, tmp_path: Path) -> Non
         image_size(path)
 
 
+def test_a_picture_of_another_format_is_named_by_it(tmp_path: Path) -> None:
+    (tmp_path / "picture.jpg").write_bytes(NOT_PICTURES["HEIC"])
+    message = refusal(tmp_path / "picture.jpg")
+    assert "got:      a HEIC picture\n" in message and "convert it to JPEG or PNG" in message
+    for kind in ("PSD", "PDF", "HTML"):
+        assert kind in refusal(NOT_PICTURES[kind]).split("got:")[1].splitlines()[0]
+
+
 def test_a_git_lfs_pointer_is_called_so(tmp_path: Path) -> None:
     path = tmp_path / "picture.jpg"
     path.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")

@@ -16,7 +16,8 @@ UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", 
 """Of pictures in formats that are not read."""
 
 CONVERT = "convert it to JPEG or PNG, upright, with the size that its labels were made for"
-"""What to do about a picture in a format that is not read."""
+CONVERT_ALL = "convert the pictures to JPEG or PNG, upright, with the sizes that their labels were made for"
+"""What to do about one picture, and about all pictures, in a format that is not read."""
 
 MAX_BYTES: Mapping[str, int] = {
     ".json": 2 * 1024**3,

@@ -11,7 +11,18 @@ from typing import Protocol
 
 from onestage.data import coco, csv, voc, yolo
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.files import CONVERT, READ_FIX, UNREAD_SUFFIXES, Sources, is_folder, is_regular, is_there, split_above, walk
+from onestage.data.files import (
+    CONVERT,
+    CONVERT_ALL,
+    READ_FIX,
+    UNREAD_SUFFIXES,
+    Sources,
+    is_folder,
+    is_regular,
+    is_there,
+    split_above,
+    walk,
+)
 from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
 from onestage.data.split_words import SPLITS, split_name
@@ -357,7 +368,7 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         return DataError(what, where=path, expected="a folder, or one .json, .csv or .yaml file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
-    fix = f"{CONVERT}, each of them" if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix
+    fix = CONVERT_ALL if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix
     return DataError("no labelled pictures were recognised here", where=path, got=_contents(tree), expected=known, fix=fix)
 
 

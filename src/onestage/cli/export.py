@@ -201,6 +201,8 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
     size = "any size" if contract.size is None else f"{contract.size[0]}x{contract.size[1]}"
     batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
     tell((str(made.path), "bold"), f": {made.size / 1e6:.1f} MB, {size}, {batch}")
+    if made.path.suffix == ".pt2":
+        tell(f"a .pt2 file could run code, so it is opened with --trusted: onestage predict {made.path} PICTURE --trusted")
     if contract.ending == "candidates":
         nms = type(contract.config.postprocess.nms).__name__
         tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")

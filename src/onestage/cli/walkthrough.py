@@ -12,7 +12,7 @@ from rich.table import Table
 
 from onestage.cli.generate import FINISHED, UNFINISHED, is_data_set, write_data_set
 from onestage.cli.output import progress, say, stdout, tell
-from onestage.cli.report import save_report
+from onestage.cli.report import SCORE, save_report
 from onestage.console import words
 from onestage.creation import create
 from onestage.data import load_dataset
@@ -29,6 +29,8 @@ from onestage.training.memory import keep_freed_memory
 from onestage.weights.detector_file import load_detector
 
 MODEL = "tinyssd"
+USUAL_SCORE = 0.4
+"""The least score that the demo proposes to show; less if no detection has it."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,9 @@ def walk(out: Path, scale: Scale) -> int:
         say(("or go on with the whole demo:", "bold"), f" onestage demo --out {out}" + " --fast" * (scale is FAST))
         return 130
     _step(3, "measuring on pictures that it has never seen")
-    report = _measured(result, data, out)
+    report, best = _measured(result, data, out)
     stdout().print(report.table())
-    stdout().print(_summary(report, result, out))
+    stdout().print(_summary(report, result, out, best))
     return 0
 
 
@@ -103,31 +105,37 @@ def _trained(folder: Path, data: Path, scale: Scale) -> TrainResult:
     return train(model, data, out=folder, config=scale.config)
 
 
-def _measured(result: TrainResult, data: Path, out: Path) -> Report:
-    """The figures of the best model on the test pictures. Write all results into ``out``."""
+def _measured(result: TrainResult, data: Path, out: Path) -> tuple[Report, float]:
+    """The figures of the best model on the test pictures, and the best score of a detection, 0 without one. Write all results
+    into ``out``.
+    """
     model = load_detector(result.best)
     dataset = load_dataset(data, split="test", classes=model.config.classes)
     with progress("measuring", len(dataset)) as bar:
         report, found = evaluate_dataset(model, dataset, advance=bar.advance)
     save_report(report, found, dataset, out)
     shutil.copyfile(result.folder / "curves.png", out / "training_curves.png")
-    return report
+    return report, max((detections.scores.max().item() for detections in found if len(detections)), default=0.0)
 
 
-def _summary(report: Report, result: TrainResult, out: Path) -> Panel:
-    """The most important figures, where to look, and what to do next."""
+def _summary(report: Report, result: TrainResult, out: Path, best: float) -> Panel:
+    """The most important figures, where to look, and what to do next. best: the best score of a detection."""
     coco, book, folder = report.coco, report.book, str(out)
+    score = USUAL_SCORE if best >= USUAL_SCORE else float(f"{best / 2:.1g}")
+    side_by_side = "labels on the left, detections on the right"
+    if best < SCORE:
+        side_by_side = f"labels alone: no detection has a score of {SCORE} or more after so short a training"
     rows = {
         "AP50": f"{coco.AP50:.3f}   AP {coco.AP:.3f}, on {coco.pictures} pictures",
         "class error": f"{book.class_error:.2e}   box MAE {book.box_mae:.2e}" if book else NOT_MEASURED,
-        "training": f"{result.seconds / 60:.1f} min",
+        "training": f"{result.seconds / 60:.1f} min" if result.seconds >= 60 else f"{result.seconds:.0f} s",
         "": "",
         "look at": f"{folder}/index.html",
-        "pictures": f"{folder}/pictures/   labels on the left, detections on the right",
+        "pictures": f"{folder}/pictures/   {side_by_side}",
         "curves": f"{folder}/training_curves.png, pr_curves.png",
         "the model": str(result.best),
         " ": "",
-        "try it": f"onestage predict {folder}/run {folder}/data/test --score 0.4",
+        "try it": f"onestage predict {folder}/run {folder}/data/test --score {score:g}",
         "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
     }
     table = Table.grid(padding=(0, 2))

@@ -147,10 +147,11 @@ class KeywordError(ConfigError, TypeError):
     """A function got a keyword that it does not know. Also a ``TypeError``, as Python itself raises it."""
 
 
-def known_keywords(thing: Function) -> Function:
+def known_keywords(thing: Function, other: str | None = None) -> Function:
     """Decorator of a function, or of a class for its ``__init__``: an unknown keyword is a KeywordError with the nearest name.
 
-    If it is a setting of one of the arguments, such as lr of ``config``, the error shows where it goes.
+    If it is a setting of one of the arguments, such as lr of ``config``, the error shows where it goes. other: what to do about
+    a name that is near to none, with {} for the name.
     The signature stays as it is for ``help()``, editors and type checkers.
     """
     if isinstance(thing, type):
@@ -171,8 +172,10 @@ def known_keywords(thing: Function) -> Function:
     def checked(*args: object, **keywords: object) -> object:
         for name in keywords:
             if name not in names:
-                what = f"unknown keyword '{name}'" + ("" if name in settings else nearest(name, [*names, *settings]))
-                raise KeywordError(what, where=place, expected=", ".join(names) or "no keywords", fix=settings.get(name))
+                meant = "" if name in settings else nearest(name, [*names, *settings])
+                fix = settings.get(name) or (other.format(name) if other and not meant else None)
+                expected = ", ".join(names) or "no keywords"
+                raise KeywordError(f"unknown keyword '{name}'{meant}", where=place, expected=expected, fix=fix)
         return thing(*args, **keywords)
 
     return cast(Function, checked)

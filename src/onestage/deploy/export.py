@@ -203,6 +203,13 @@ def _targets(path: Path, form: Format, *, check: bool, example: bool, overwrite:
     return targets
 
 
+def checked_config(config: object) -> ExportConfig:
+    """The same config. Raise ConfigError if it is something else."""
+    if not isinstance(config, ExportConfig):
+        raise ConfigError("config is an ExportConfig", got=repr(config), fix='config=onestage.ExportConfig(precision="fp16")')
+    return config
+
+
 def check_request(path: Path, to: str, config: ExportConfig, *, check: bool, example: bool) -> None:
     """Raise ConfigError if an export to this place would fail whatever the detector is: before the work begins.
 
@@ -211,8 +218,7 @@ def check_request(path: Path, to: str, config: ExportConfig, *, check: bool, exa
     if to not in FORMATS:
         what, fix = f"no such format{nearest(str(to), FORMATS)}", 'such as to="onnx"'
         raise ConfigError(what, where="to", got=to, expected=", ".join(FORMATS), fix=fix)
-    if not isinstance(config, ExportConfig):
-        raise ConfigError("config is an ExportConfig", got=repr(config), fix='config=onestage.ExportConfig(precision="fp16")')
+    checked_config(config)
     form, precision = FORMATS[to], config.precision
     if form.config is not None:
         form.config(config)  # raises for what this format does not hold
@@ -234,9 +240,8 @@ def _check_labelled(precision: Precision, labelled: Dataset | Int8Data | None, *
     """Raise ConfigError if int8 lacks what it is made with, or if pictures are given that nothing is measured on."""
     if (precision == "int8") != isinstance(labelled, Int8Data):
         what = "int8 is made with labelled pictures, and no other precision is"
-        raise ConfigError(
-            what, got=precision, fix="--precision int8 --data FOLDER; in Python export(..., labelled=Int8Data(...))"
-        )
+        fix = 'export(..., config=ExportConfig(precision="int8"), labelled=Int8Data(...))'
+        raise ConfigError(what, got=precision, fix=fix)
     if labelled is not None and not check:
         raise ConfigError("labelled pictures are what the file is measured on", got="check=False", fix="leave one of both out")
 

@@ -21,8 +21,8 @@ VECTORS = re.compile(r"README\.txt|picture_\d+\.png|input_\d+\.npy|boxes_\d+\.js
 
 
 def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwrite: bool) -> None:
-    """Raise ConfigError if one of the files and folders of an export exists. overwrite: only if no export wrote it. Of the
-    parts, which belong together, one is enough that shows it: weights do not.
+    """Raise ConfigError if one of the files and folders of an export exists. The last is the file that was asked for.
+    overwrite: only if no export wrote it. Of the parts, which belong together, one is enough that shows it: weights do not.
 
     Raise WriteError if the system does not take a name.
     """
@@ -35,10 +35,9 @@ def check_targets(targets: Sequence[Path], parts: Sequence[Path] = (), *, overwr
         if target.is_symlink():
             raise ConfigError("a link is not replaced", where=target, fix="name the file at its end, or move the link away")
     if taken and not overwrite:
-        fix = (
-            "name another one, move it away, or replace an earlier export: --overwrite, in Python ExportConfig(overwrite=True)"
-        )
-        raise ConfigError("the file to write exists already", where=taken[0], fix=fix)
+        fix = "name another one, move it away, or replace an earlier export: config=ExportConfig(overwrite=True)"
+        place = targets[-1] if targets[-1] in taken else taken[0]
+        raise ConfigError("the file to write exists already", where=place, fix=fix)
     for target in taken:
         if not any(map(is_exported, parts if target in parts else [target])):
             what, fix = "this is in the way, and onestage did not export it", "name another file, or move it away"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import get_ident
 from typing import TYPE_CHECKING, Literal, Self, TypeVar
@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.anchors.levels import Anchors
 from onestage.model.anchors.max_iou import Assignment, assign
-from onestage.model.codec import unusual
+from onestage.model.codec import Part, unusual
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
 from onestage.model.features import Backbone, Features
@@ -217,16 +217,16 @@ class Detector(nn.Module):
 
         save_detector(self, path)
 
-    @known_keywords
-    def export(self, path: str | Path, *, to: str = "onnx") -> Path:
+    @partial(known_keywords, other="if it is a setting of the file: config=onestage.ExportConfig({}=...)")
+    def export(self, path: str | Path, *, to: str = "onnx", config: Part | None = None) -> Path:
         """Write the detector to a file that other programs run. Return its path.
 
-        to: "onnx", "openvino", "torch", "ncnn" or "litert". The file appears only after it found what the detector finds. For
-        more options see ``onestage.export``.
+        to: "onnx", "openvino", "torch", "ncnn" or "litert". config: an ExportConfig. The file appears only after it found what
+        the detector finds. For more options see ``onestage.export``.
         """
-        from onestage.deploy.export import export
+        from onestage.deploy.export import USUAL, checked_config, export
 
-        return export(self, path, to=to).path
+        return export(self, path, to=to, config=USUAL if config is None else checked_config(config)).path
 
 
 @dataclass(frozen=True, eq=False)

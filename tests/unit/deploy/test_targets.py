@@ -6,10 +6,10 @@ import shutil
 import pytest
 
 from onestage.deploy.example import EXAMPLES, example_place
-from onestage.deploy.export import FORMATS, _targets
+from onestage.deploy.export import FORMATS, ExportConfig, _targets
 from onestage.deploy.targets import is_exported
 from onestage.deploy.vectors import vectors_place
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, KeywordError
 
 
 def test_an_example_that_its_user_changed_is_not_replaced(folder, tmp_path):
@@ -47,4 +47,28 @@ def test_no_advice_for_a_link_that_would_be_refused_too(tmp_path, overwrite, end
     (tmp_path / "m.onnx").symlink_to(tmp_path / end)
     with pytest.raises(ConfigError, match="a link is not replaced") as error:
         _targets(tmp_path / "m.onnx", FORMATS["onnx"], check=True, example=False, overwrite=overwrite)
-    assert "--overwrite" not in str(error.value) and "move the link away" in str(error.value)
+    assert "overwrite" not in str(error.value) and "move the link away" in str(error.value)
+
+
+def test_an_existing_file_is_named_as_it_was_asked_for(model, folder, tmp_path):
+    """And what the error says to do can be done with the method that was called."""
+    for path in (folder / "model.onnx", str(folder / "model.onnx")):
+        with pytest.raises(ConfigError, match="exists already") as error:
+            model.export(path)
+        assert error.value.where == folder / "model.onnx" and "config=ExportConfig(overwrite=True)" in error.value.fix
+    (tmp_path / "m.onnx").write_text("mine")
+    with pytest.raises(ConfigError, match="onestage did not export it"):
+        model.export(tmp_path / "m.onnx", config=ExportConfig(overwrite=True))
+    with pytest.raises(ConfigError, match="config is an ExportConfig"):
+        model.export(tmp_path / "n.onnx", config=model.config)
+    with pytest.raises(ConfigError, match=r"files of the format torch cannot be in fp16"):
+        model.export(tmp_path / "n.pt2", to="torch", config=ExportConfig(precision="fp16"))
+
+
+def test_a_setting_as_a_keyword_is_told_its_place(model, tmp_path):
+    with pytest.raises(KeywordError) as error:
+        model.export(tmp_path / "m.onnx", precision="fp16")
+    assert error.value.fix == "if it is a setting of the file: config=onestage.ExportConfig(precision=...)"
+    with pytest.raises(KeywordError, match="did you mean 'config'") as error:
+        model.export(tmp_path / "m.onnx", confg=None)
+    assert error.value.fix is None

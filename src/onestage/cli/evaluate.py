@@ -87,7 +87,7 @@ def evaluate(
     run = Path(model)
     dataset, was_held_out = data_to_measure(found, data, run=run, split=split, format=format, on_bad=on_bad)
     if out is not None:
-        report_folder(out)  # now: after an hour of measuring it would be too late to fail
+        report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
     report, detections = _measure(_run(found, dataset, machine), dataset, machine, on_bad)
     _show(report, dataset if was_held_out else None)
     if left_out := len(dataset.problems) + len(dataset) - len(detections):

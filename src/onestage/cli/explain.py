@@ -67,7 +67,7 @@ def explain_picture(
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
     _say_what_was_left_out(dataset, labels)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
-    results_folder(out, files_of(seen))
+    results_folder(out, files_of(seen), dataset)
     _summary(seen, save_explanation(seen, out))
     return 0
 

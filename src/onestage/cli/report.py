@@ -30,9 +30,9 @@ GAP = 8
 """Pixels between the labels' side and the detections' side."""
 
 
-def report_folder(folder: Path) -> None:
+def report_folder(folder: Path, dataset: Dataset) -> None:
     """Make the folder for a report. Raise DataError or ConfigError if that is not possible, or other files are in the way."""
-    results_folder(folder, FILES)
+    results_folder(folder, FILES, dataset)
 
 
 def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:

@@ -9,9 +9,13 @@ import re
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, DataError, WriteError
 from onestage.files import make_folder, open_regular
+
+if TYPE_CHECKING:
+    from onestage.data import Dataset
 
 BEGINNINGS = {
     "predictions.json": re.compile(rb'\[\n(\{"image_id": |\n\])'),
@@ -31,12 +35,15 @@ HEAD = 4096
 """Bytes of a file that are looked at."""
 
 
-def results_folder(folder: Path, names: Collection[str]) -> None:
-    """Make the folder for results, if it is not there. names: of the files and folders to write into it.
+def results_folder(folder: Path, names: Collection[str], dataset: Dataset | None = None) -> None:
+    """Make the folder for results, if it is not there. names: of the files and folders to write into it. dataset: what the
+    results are about.
 
-    Raise DataError if nothing can be written into it, ConfigError if files of these names are there that are no results. Those
-    that do not show it, such as pictures, are results if another one beside them is.
+    Raise DataError if nothing can be written into it, ConfigError if it belongs to the data set, or if files of these names are
+    there that are no results. Those that do not show it, such as pictures, are results if another one beside them is.
     """
+    if dataset is not None:
+        dataset.check_apart(folder)
     here = [name for name in names if (folder / name).exists()]
     known = [name for name in here if name in BEGINNINGS and _begins(folder / name, BEGINNINGS[name])]
     strange = [name for name in here if name not in known and (name in BEGINNINGS or not known or _is_odd(folder / name))]

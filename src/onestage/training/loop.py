@@ -111,7 +111,6 @@ def _train(
     begin: Callable[[Run, Monitor, FolderLock], RunState],
 ) -> TrainResult:
     """Train from the state that ``begin`` gives."""
-    _check_place(folder, data)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
         _reproducible(group.device),
@@ -121,6 +120,9 @@ def _train(
             data = read_data(data, config, format=format, classes=named_classes(model))
         adopt_classes(model, data.train)
         run = Run.of(model.to(group.device), data, config, folder, group)
+        if not run.store.checkpoints.exists():  # a new run
+            data.train.check_apart(folder)
+            data.val.check_apart(folder)
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
             return Training(run, begin(run, shown, lock), shown, stop).finish()
@@ -138,13 +140,6 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
     model = Detector(plan.model)
     begin = partial(start, resume=True, accept_changes=accept_changes)
     return _train(model, plan.data, folder=Path(folder), config=plan.train, format=plan.format, monitor=monitor, begin=begin)
-
-
-def _check_place(folder: Path, data: str | Path | Dataset | TrainData) -> None:
-    path = data.path if isinstance(data, TrainData) else None if isinstance(data, Dataset) else data
-    if path is not None and folder.resolve() == Path(path).resolve():
-        what = "the run would be written among the pictures"
-        raise ConfigError(what, where=folder, got="the data set's folder", fix="give the run another one: out=")
 
 
 class Training:

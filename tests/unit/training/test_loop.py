@@ -329,7 +329,7 @@ def test_a_folder_that_holds_a_run_is_refused(data: Path, finished: Path) -> Non
 def test_the_data_sets_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = write_pictures(tmp_path)
     before = sorted(data.rglob("*"))
-    with pytest.raises(ConfigError, match=f"the run would be written among the pictures\n  where:    {data}\n"):
+    with pytest.raises(ConfigError, match=f"would be written among the pictures of a data set\n  where:    {data}\n"):
         run(data, data)
     assert sorted(data.rglob("*")) == before
 

@@ -1,6 +1,7 @@
 """Every error says what is expected or what to do."""
 
 import ast
+import re
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
@@ -39,3 +40,23 @@ def test_an_error_without_a_remedy_is_seen():
     assert (
         without_remedy("raise DataError('x', fix='y')\nraise DataError('x', expected='y')\nraise DataError('x', **parts)") == []
     )
+
+
+def named_twice(text):
+    """The settings that one text of a program names as options, and as Python does too: the command line would reword these."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+        said = "".join(part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str))
+        options = re.findall(r"--([a-z][a-z-]*)", re.sub(r"\bonestage [a-z]+ .*", "", said))
+        found |= {option for option in options if re.search(rf"\b{option.replace('-', '_')}=", said)}
+    return sorted(found)
+
+
+def test_a_remedy_names_a_setting_once():
+    files = [path for path in SOURCE.rglob("*.py") if "cli" not in path.parts]
+    assert files and {path.name: found for path in files if (found := named_twice(path.read_text("utf-8")))} == {}
+    assert named_twice("x = f'{a}: --on-bad skip, in Python on_bad=1'") == ["on-bad"]
+    assert named_twice("x = '--on-bad skip: ' 'on_bad=1'") == ["on-bad"]
+    for right in ("--bad skip, on_bad=1", "leave size= out: onestage train DATA --size 3x4"):
+        assert named_twice(f"x = {right!r}") == []

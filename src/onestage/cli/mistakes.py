@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _SETTING = re.compile(r"(?<![\w.-])([a-z]\w*)=(\([\w.]+, [\w.]+\)|[\w.\"'-]*)")
 """A setting as Python takes it, with its value or without: ``size=(300, 400)``, ``epochs=``."""
+_CONFIG = re.compile(r"\bconfig=\w+\(([^()]*)\)")
+"""Settings of a config as Python takes them: ``config=ExportConfig(overwrite=True)``. Typed they are options."""
 _CALL = re.compile(r"\w\(")
 _PLAIN = (
     (re.compile(r"invalid literal for int\(\) with base 10: (.*)", re.DOTALL), "a whole number, such as 3"),
@@ -52,7 +54,8 @@ def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]
 
 def reword(error: OnestageError, options: Mapping[str, object], fix: str) -> None:
     """Put an error into the words of the command line. Errors name a setting as Python does, epochs or ``epochs=10``. Typed it
-    is --epochs or ``--epochs 10``. A remedy that is a call in Python stays as it is.
+    is --epochs or ``--epochs 10``. A remedy that is a call in Python stays as it is. So an error outside the command line
+    names a setting in Python's form alone.
 
     options: those of the verb, such as "--epochs", with their usual values. fix: what to do about an option if the error does
     not say it.
@@ -63,8 +66,9 @@ def reword(error: OnestageError, options: Mapping[str, object], fix: str) -> Non
         if error.where in options:
             usual = options[error.where]
             error.fix = error.fix or (f"such as {error.where} {usual}" if type(usual) in (int, float) else fix)
-    if error.fix is not None and not _CALL.search(error.fix):
-        error.fix = _SETTING.sub(lambda found: _typed(found, options), error.fix)
+    plain = _CONFIG.sub(r"\1", error.fix or "")
+    if error.fix is not None and not _CALL.search(plain):
+        error.fix = _SETTING.sub(lambda found: _typed(found, options), plain)
 
 
 def _typed(setting: re.Match[str], options: Collection[str]) -> str:

@@ -152,7 +152,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainC
 
 def _go_on(run: Path, *, accept_changes: bool = False) -> int:
     """The rest of an interrupted run."""
-    from onestage.data.dataset import LEAVE_OUT
+    from onestage.data.dataset import CORRECT
     from onestage.files import LAST
     from onestage.training.loop import resume
     from onestage.training.memory import keep_freed_memory
@@ -161,7 +161,7 @@ def _go_on(run: Path, *, accept_changes: bool = False) -> int:
     try:
         return _close(resume(run, accept_changes=accept_changes))
     except DataError as error:
-        if error.fix == LEAVE_OUT:
+        if error.fix is not None and error.fix.startswith(CORRECT):
             error.fix = (
                 "put the data set back as it was when this run began; or begin a new run on what is left, from this model:"
                 f" onestage train DATA --on-bad skip --weights {shlex.quote(str(run / LAST))}"

@@ -6,6 +6,7 @@ float32 pixels.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from onestage.data.text import size_text
-from onestage.errors import DataError, OnestageError, counted, first_ten
+from onestage.errors import ConfigError, DataError, OnestageError, counted, first_ten
 from onestage.images import decode_image, decoding_cost, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
@@ -151,6 +152,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             area=self.area[picked],
         )
 
+    def check_apart(self, folder: Path) -> None:
+        """Raise ConfigError if results in that folder would lie among the data set's files: it is the data set's folder, or one
+        that holds pictures of it. A folder around the whole data set is none of these.
+        """
+        root, place = os.path.realpath(self.root) + os.sep, os.path.realpath(folder) + os.sep
+        holders = {os.path.realpath(parent) + os.sep for parent in {path.rpartition(os.sep)[0] for path in self.paths}}
+        if place == root or (not root.startswith(place) and any(holder.startswith(place) for holder in holders)):
+            what, fix = "results would be written among the pictures of a data set", "choose another folder: out="
+            raise ConfigError(what, where=folder, got=f"a folder of the data set {self.root}", fix=fix)
+
     def hold_out(self, fraction: float, seed: int) -> tuple[Dataset, Dataset]:
         """Draw two disjoint parts by ``seed``: the larger one, and the held-out one with ``fraction`` of the pictures.
 
@@ -183,14 +194,18 @@ def never_taught(train: Dataset, val: Dataset) -> list[str]:
     )
 
 
-LEAVE_OUT = 'correct them, or go on without them: --on-bad skip, in Python on_bad="skip"'
+CORRECT = "correct them"
+"""What to do about problems of a data set where nothing would be left without them."""
+LEAVE_OUT = CORRECT + ', or go on without them: on_bad="skip"'
 """What to do about problems of a data set, where that is still to be chosen."""
 
 
-def complain(root: Path, problems: Sequence[Problem], *, more: str = "") -> DataError:
-    """The one error for all problems of a data set. It lists the first ten and counts the rest. more: what else one can do."""
-    what = f"{counted(len(problems), 'problem')} in this data set"
-    return DataError(what, where=root, got="\n" + first_ten([str(problem) for problem in problems]), fix=LEAVE_OUT + more)
+def complain(root: Path, problems: Sequence[Problem], *, empty: bool, more: str = "") -> DataError:
+    """The one error for all problems of a data set. It lists the first ten and counts the rest. empty: no object is without
+    problems, so leaving out the others is no remedy. more: what else one can do.
+    """
+    what, got = f"{counted(len(problems), 'problem')} in this data set", first_ten([str(problem) for problem in problems])
+    return DataError(what, where=root, got=f"\n{got}", fix=(CORRECT if empty else LEAVE_OUT) + more)
 
 
 def contradiction(path: str, found: Size, stated: Size) -> DataError:

@@ -23,7 +23,7 @@ def refuse_problems(opened: OpenData, splits: Sequence[str | None], *, names: Se
     """
     sets = [opened.look(split, names=names) for split in splits]
     if any(data.problems for data in sets):
-        raise complain(opened.root, problems_of(opened, sets), more=DOCTOR)
+        raise complain(opened.root, problems_of(opened, sets), empty=sets[0].is_empty, more=DOCTOR)
 
 
 DOCTOR = "; to look into every picture too: onestage data check"

@@ -117,16 +117,15 @@ class Table:
         strangers = self.other_classes(labels, split)
         if strangers is not None and on_bad == "stop":
             raise strangers
+        columns = self._columns
+        rows = (known & self._checks.good & self._sizes.readable[columns.picture]).nonzero().flatten()
         problems = [*self.problems, *self._strangers(column, labels), *self._unreadable, *self._bad_boxes(known)]
         if problems and on_bad == "stop":
-            raise complain(self.root, problems)
+            raise complain(self.root, problems, empty=not len(rows))
         kept = self._sizes.readable.nonzero().flatten().tolist()
         if not kept and not may_be_empty:
             what, fix = "no usable picture in this data set", "onestage data check lists all that is wrong"
             raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
-        columns = self._columns
-        good = known & self._checks.good & self._sizes.readable[columns.picture]
-        rows = good.nonzero().flatten()
         rows = rows[columns.picture[rows].argsort(stable=True)]
         counts = columns.picture[rows].bincount(minlength=len(self.pictures))[kept]
         boxes, area = self._checks.boxes[rows], columns.area[rows]

@@ -15,6 +15,7 @@ from onestage.cli import main as command
 from onestage.cli.main import VERBS, Verb, main
 from onestage.cli.mistakes import reword
 from onestage.creation import create
+from onestage.data.dataset import LEAVE_OUT
 from onestage.errors import DataError
 from onestage.files import BEST, temporary_folder
 from small_runs import signal_here, start
@@ -149,10 +150,12 @@ def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, ca
         ("anchors=OctaveAnchors", "anchors=OctaveAnchors"),
         ('onestage.create("ssd", size=(3, 4))', 'onestage.create("ssd", size=(3, 4))'),
         ("--set loss.size=2", "--set loss.size=2"),
+        ('config=ExportConfig(trusted=True, precision="fp16")', "--trusted, --precision fp16"),
+        (f"{LEAVE_OUT}; or so", "correct them, or go on without them: --on-bad skip; or so"),
     ],
 )
 def test_a_remedy_names_settings_as_they_are_typed(fix: str, typed: str) -> None:
-    names = ["--lr", "--batch-size", "--size", "--precision", "--trusted", "--check"]
+    names = ["--lr", "--batch-size", "--size", "--precision", "--trusted", "--check", "--on-bad"]
     error = DataError("wrong", where="batch_size", fix=fix)
     reword(error, dict.fromkeys(names), "onestage train --help")
     assert (error.where, error.fix) == ("--batch-size", typed)

@@ -11,6 +11,7 @@ from onestage.cli.main import main
 from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
 from onestage.data.dataset import Problem, complain
+from onestage.data.problems import DOCTOR
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.loop import TrainResult
@@ -123,7 +124,7 @@ def test_a_data_set_that_lost_a_picture_cannot_be_skipped_by_a_run_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
-        raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")])
+        raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")], empty=False, more=DOCTOR)
 
     monkeypatch.setattr("onestage.training.loop.resume", resume)
     assert main(["train", "--resume", "runs/x"]) == 2
@@ -199,7 +200,7 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
         (["--resume", "nowhere"], "this folder holds no run"),
         (["--resume", "nowhere", "--epochs", "3"], "this folder holds no run"),
         (["DATA", "--resume", "nowhere"], "this folder holds no run"),
-        (["DATA", "--model", "tinyssd", "--out", "DATA"], "the run would be written among the pictures"),
+        (["DATA", "--model", "tinyssd", "--out", "DATA"], "results would be written among the pictures"),
     ],
 )
 def test_what_train_refuses(arguments: list[str], message: str, shapes: Path, capsys: Captured) -> None:
@@ -236,3 +237,42 @@ def test_evaluate_says_what_it_left_out(shapes: Path, run: Path, tmp_path: Path,
     assert main(["evaluate", str(run), str(tmp_path), "--workers", "0", "--on-bad", "skip"]) == 0
     captured = capsys.readouterr()
     assert "3 pictures" in captured.out and "left out: 2 bad labels or pictures" in captured.err
+
+
+VERBS = {
+    "evaluate": ["evaluate", "RUN", "DATA"],
+    "explain": ["explain", "RUN", "DATA/test/PICTURE", "--labels", "DATA"],
+    "train": ["train", "DATA", "--model", "tinyssd", "--size", "64x64", "--epochs", "1", "--workers", "0"],
+}
+
+
+@pytest.mark.parametrize("out", ["DATA", "DATA/test", "DATA/train", "link"])
+@pytest.mark.parametrize("verb", VERBS)
+def test_results_never_mix_with_a_data_set(verb: str, out: str, shapes: Path, run: Path, capsys: Captured) -> None:
+    if (verb, out) in (("evaluate", "DATA/train"), ("train", "DATA/test"), ("explain", "DATA/test")):
+        pytest.skip("this verb does not read that split")
+    before = sorted(shapes.rglob("*"))
+    Path("link").symlink_to(shapes)
+    picture = min((shapes / "test").iterdir()).name
+    places = {"RUN": str(run), "DATA": str(shapes), "PICTURE": picture}
+    arguments = [*VERBS[verb], "--out", out]
+    for name, place in places.items():
+        arguments = [word.replace(name, place) for word in arguments]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "would be written among the pictures of a data set" in said and "choose another folder: --out" in said
+    assert sorted(shapes.rglob("*")) == before
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "train"])
+def test_leaving_out_all_objects_is_no_remedy(verb: str, shapes: Path, run: Path, tmp_path: Path, capsys: Captured) -> None:
+    names = [f"x{number}.jpg" for number in range(2)]
+    for name, picture in zip(names, sorted((shapes / "test").iterdir()), strict=False):
+        (tmp_path / name).write_bytes(picture.read_bytes())
+    arguments = {"evaluate": ["evaluate", str(run), "."], "train": ["train", ".", "--model", "tinyssd"]}[verb]
+    for last, fix in ((0, "correct them"), (20, "correct them, or go on without them: --on-bad skip")):
+        rows = ["image,label,xmin,ymin,xmax,ymax", f"{names[0]},ball,1,1,20,0", f"{names[1]},ball,1,1,20,{last}"]
+        (tmp_path / "label.csv").write_text("\n".join(rows))
+        assert main(arguments) == 2
+        said = capsys.readouterr().err.split("fix:")[1].strip()
+        assert said.split(";")[0] == fix

@@ -186,7 +186,7 @@ def test_the_error_lists_ten_and_counts_the_rest(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         load_dataset(tmp_path)
     message = str(caught.value)
-    assert "14 problems" in message and "... and 4 more" in message and "--on-bad skip" in message
+    assert "14 problems" in message and "... and 4 more" in message and 'on_bad="skip"' in message
     assert message.count("label.csv:") == 10
 
 

@@ -368,7 +368,8 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
     except ValueError:
         comma = any("," in corner for corner in corners)
         what = "numbers need a decimal point, not a comma" if comma else "the box is not four numbers"
-        raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax") from None
+        fix = "replace the commas in the numbers of all rows by points" if comma else "correct them, or remove the line"
+        raise DataError(what, got=", ".join(map(quoted, corners)), expected="xmin, ymin, xmax, ymax", fix=fix) from None
 
 
 def _flagged(row: Sequence[str], column: int, dialect: Dialect) -> bool:

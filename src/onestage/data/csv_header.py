@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from onestage.data.csv_sizes import size_columns
+from onestage.data.csv_words import foreign_columns, foreign_sides, from_sides
 from onestage.data.files import PICTURE_SUFFIXES, head
 from onestage.data.text import lines_of, listed, misspelt, renaming
 from onestage.errors import DataError, shortened
@@ -32,6 +33,15 @@ ROLES = {
 
 _TITLES = {"image": "the picture", "label": "the class", "x1": "xmin", "y1": "ymin", "x2": "xmax", "y2": "ymax"}
 """The roles in messages."""
+
+_USUAL = _TITLES | {"image": "filename", "label": "label"}
+"""The name of a column that messages advise, for each role."""
+
+_CONTENTS = {"x1": "the left edges", "y1": "the top edges", "x2": "the right edges", "y2": "the bottom edges"}
+"""What the columns of the corners hold, in messages."""
+
+_COMMAS = re.compile(r"(?:^|[;\t])\s*-?\d+,\d+\s*(?=[;\t]|$)")
+"""A number with a decimal comma, in a file with other separators."""
 
 _NAMES = [frozenset(names.split()) for names in ROLES.values()]
 _IGNORED = str.maketrans("", "", " _-#")
@@ -148,7 +158,11 @@ def dialect_of(text: str, file: Path) -> Dialect:
         separators = stated[1] if stated else separators
         if line.strip() and not stated and not line.lstrip().startswith("#"):
             break
-    raise _not_understood(file, line, separators)
+    error = _not_understood(file, line, separators)
+    if error.fix != NO_HEADER and any(len(_COMMAS.findall(row)) > 1 for row in lines_of(text[:HEADER])):
+        fix = f"{error.fix}; and write the numbers with decimal points: 5.5, not 5,5"
+        error = DataError(error.what, where=file, got=error.got, expected=error.expected, fix=fix)
+    raise error
 
 
 def _not_understood(file: Path, line: str, separators: str) -> DataError:
@@ -156,7 +170,7 @@ def _not_understood(file: Path, line: str, separators: str) -> DataError:
     ``NO_HEADER`` if the line has little of a header.
     """
     rows = [next(csv.reader([line[:HEADER]], delimiter=separator), []) for separator in separators]
-    row = max(rows, key=lambda row: sum(map(len, _columns_of(row))))
+    row = max(rows, key=lambda row: sum(map(len, _columns_of(row))) + len(foreign_columns(row, [*ROLES])))
     expected = "a header with one column each for the picture, the label, xmin, ymin, xmax and ymax (also x1, left, class, ...)"
     what, got, fix = "the columns of this CSV file are not understood", listed((cell.strip() for cell in row), 12), NO_HEADER
     if MORE_CORNERS & {*_plain(row)}:
@@ -173,17 +187,19 @@ def _not_understood(file: Path, line: str, separators: str) -> DataError:
 
 
 def _wrong_roles(row: Sequence[str]) -> tuple[str, str] | None:
-    """Which roles have no column of a header, or else several, and what to do about it. None if only one role has a column,
-    unless it is the picture and boxes are stated in another way than by corners.
+    """Which roles have no column of a header, or else several, and what to do about it. None if only one role has a column, or
+    two in another language, unless it is the picture and boxes are stated in another way than by corners.
     """
     found = dict(zip(ROLES, _columns_of(row), strict=True))
     missing = [role for role, columns in found.items() if not columns]
     wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
+    foreign = foreign_columns(row, missing)
     other = bool({*missing} & {*CORNERS} and OTHER_BOXES & {*_plain(row)} and found["image"])
-    if not wrong or (len(missing) >= len(ROLES) - 1 and not other):
+    known = len(ROLES) - len(missing)
+    if not wrong or (known <= 1 and known + len(foreign) <= 2 and not other):
         return None
     told = f"{'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
-    return told, _renamed(missing, row) or _right_columns(wrong, other=other)
+    return told, _renamed(missing, row) or _right_columns([role for role in wrong if role not in foreign], foreign, row)
 
 
 def _renamed(missing: Sequence[str], row: Sequence[str]) -> str:
@@ -193,11 +209,17 @@ def _renamed(missing: Sequence[str], row: Sequence[str]) -> str:
     return renaming({name: cell for found in near for name, cell in [*found.items()][:1]}) if all(near) else ""
 
 
-def _right_columns(roles: Sequence[str], *, other: bool) -> str:
-    """What to do about columns that are missing, or of which there are several. other: the boxes are not stated by corners."""
-    named = [role for role in roles if not other or role not in CORNERS]
-    texts = [f"call one column {ROLES[role].split()[0]}, that of {_TITLES[role]}" for role in named]
-    return "; ".join([*texts, *([_AS_CORNERS] if other else [])])
+def _right_columns(roles: Sequence[str], foreign: Mapping[str, str], row: Sequence[str]) -> str:
+    """What to do about columns that are missing, or of which there are several. foreign: those of other roles, in another
+    language.
+    """
+    texts = [renaming({_USUAL[role]: name for role, name in foreign.items()})] if foreign else []
+    corners, sides = [role for role in roles if role in CORNERS], foreign_sides(row)
+    as_sides = bool(corners and sides) and {*corners} <= {*sides} and OTHER_BOXES.isdisjoint(_plain(row))
+    other = bool(corners) and not as_sides and bool(sides or OTHER_BOXES & {*_plain(row)})
+    named = [role for role in roles if role not in CORNERS or not (as_sides or other)]
+    texts += [f"call one column {_USUAL[role]}, that of {_CONTENTS.get(role, _TITLES[role])}" for role in named]
+    return "; ".join([*texts, *([from_sides(sides)] if as_sides else []), *([_AS_CORNERS] if other else [])])
 
 
 def _told_by(line: str, number: int, separators: str) -> Dialect | None:

@@ -36,14 +36,14 @@ _SCRIPTS = {
 """Words of Chinese, Japanese and Korean, which stand without blanks beside others: 训练集."""
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """A text without capitals and accents, so that ``Validación`` and ``validacion`` are equal."""
     parts = unicodedata.normalize("NFKD", text).casefold()
     return "".join(letter for letter in parts if not unicodedata.combining(letter))
 
 
-_SPLIT_OF_BARE = {_bare(word): split for split, words in _WORDS.items() for word in words.split()} | SPLIT_OF_WORD
-_SPLIT_OF_PART = {_bare(word): split for split, words in _SCRIPTS.items() for word in words.split()}
+_SPLIT_OF_BARE = {bare(word): split for split, words in _WORDS.items() for word in words.split()} | SPLIT_OF_WORD
+_SPLIT_OF_PART = {bare(word): split for split, words in _SCRIPTS.items() for word in words.split()}
 
 
 @lru_cache(maxsize=65_536)
@@ -51,9 +51,9 @@ def split_name(text: str) -> str | None:
     """The split in the name of a file or folder: train2017 -> train, bananas_val -> val, prueba -> test. None if there is none,
     or two.
     """
-    bare = _bare(text)
-    words = {*re.findall("[a-z]+", text.lower()), *re.findall(r"[^\W\d_]+", bare)}
+    plain = bare(text)
+    words = {*re.findall("[a-z]+", text.lower()), *re.findall(r"[^\W\d_]+", plain)}
     found = {_SPLIT_OF_BARE[word] for word in words if word in _SPLIT_OF_BARE}
-    if not bare.isascii():
-        found |= {split for part, split in _SPLIT_OF_PART.items() if part in bare}
+    if not plain.isascii():
+        found |= {split for part, split in _SPLIT_OF_PART.items() if part in plain}
     return found.pop() if len(found) == 1 else None

@@ -38,7 +38,7 @@ _SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = SHOWN_CHARACTERS
 
 def quoted(value: Quotable) -> str:
     """A value of a file as a message shows it: in quotes if it is text, without control characters, and short."""
-    return _SHORT.repr(value)
+    return "nothing" if value is None else _SHORT.repr(value)
 
 
 def listed(names: Iterable[str], most: int = 10) -> str:

@@ -18,7 +18,7 @@ The format: http://host.robots.ox.ac.uk/pascal/VOC/voc2012/htmldoc/devkit_doc.ht
 
 import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -34,7 +34,7 @@ from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import PictureFile, Row, Table
-from onestage.data.text import decimal, flag, listed, no_scores, quoted, stated_size, unquoted
+from onestage.data.text import decimal, flag, listed, misspelt, no_scores, quoted, renaming, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, counted, shortened
 from onestage.structures import Size
@@ -323,15 +323,40 @@ def _object(number: int, element: Element) -> _Object:
     if not name:
         raise DataError("an object needs a <name>", fix="write its class there, or remove the object")
     if _only(element, "bndbox") is None:
-        got, fix = listed(f"<{child.tag}>" for child in element), "correct the name of the box, or remove the object"
-        raise DataError("an object has no <bndbox>", got=got, fix=fix)
+        tags = [child.tag for child in element]
+        near = next(iter(misspelt(["bndbox"], tags).values()), None)
+        fix = f"rename <{shortened(near)}> to <bndbox>" if near else "correct the name of the box, or remove the object"
+        raise DataError("an object has no <bndbox>", got=_shown(tags), fix=fix)
     texts = [_only(element, f"bndbox/{corner}") for corner in _CORNERS]
+    if None in texts:
+        raise _corners_missing([child.tag for child in element.iterfind("bndbox/*")])
     try:
         box = [decimal(text or "") for text in texts]
     except ValueError:
         got = ", ".join(f"{corner} {quoted(text)}" for corner, text in zip(_CORNERS, texts, strict=True))
         raise DataError("<bndbox> should hold four numbers", got=got, fix="correct them, or remove the object") from None
     return _Object(number, name, box, _flag(element, "difficult", "the object counts neither for nor against a detector"))
+
+
+def _corners_missing(tags: Sequence[str]) -> DataError:
+    """The error for a <bndbox> without some corner. tags: those in it."""
+    absent = [corner for corner in _CORNERS if corner not in tags]
+    sides = next((pair for pair in (("w", "h"), ("width", "height")) if {*pair} <= {*tags}), None)
+    if sides and {"x", "y"} <= {*tags}:
+        width, height = sides
+        fix = f"if x and y are the left top corner: xmin is x, ymin is y, xmax is x + {width}, and ymax is y + {height}"
+    elif sides and absent == ["xmax", "ymax"]:
+        fix = f"xmax is xmin + {sides[0]}, and ymax is ymin + {sides[1]}"
+    else:
+        near = misspelt(absent, [tag for tag in tags if tag not in _CORNERS])
+        fix = renaming(near) or "write what is missing, or remove the object"
+    what = f"<bndbox> has no {_shown(absent)}"
+    return DataError(what, got=_shown(tags) or "nothing in it", expected=_shown(_CORNERS), fix=fix)
+
+
+def _shown(tags: Iterable[str]) -> str:
+    """Tags for a message."""
+    return listed(f"<{tag}>" for tag in tags)
 
 
 def _flag(element: Element, tag: str, meaning: str) -> bool:

@@ -504,6 +504,60 @@ def test_what_lies_in_a_folder_that_is_no_data_set(name: str, tmp_path: Path) ->
         assert got in str(caught.value.got) and fix in str(caught.value.fix)
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (
+            "Datei;Klasse;links;oben;rechts;unten; a.jpg;cat;5,5;6,5;20,5;20,5",
+            "^rename 'Datei' to filename; rename 'Klasse' to label; .*'unten' to ymax; and write .* decimal points",
+        ),
+        (
+            "Dateiname;Klasse;xmin;ymin;Breite;H\u00f6he; a.jpg;cat;5;6;15;15",
+            "^rename 'Dateiname' to filename; 'Klasse' to label; in place of 'Breite' and 'H\u00f6he', .* is xmin \\+ 'Breite'",
+        ),
+        ("archivo,clase,izquierda,arriba,derecha,abajo; a.jpg,cat,5,6,20,20", "'clase' to label; rename 'izquierda' to xmin"),
+        ("fichier,classe,gauche,haut,droite,bas; a.jpg,cat,5,6,20,20", "'haut' to ymin; rename 'droite' to xmax"),
+        ("filename,label,x,y,Breite,Hoehe; a.jpg,cat,5,6,15,15", "xmax is left \\+ width and ymax is top \\+ height$"),
+        ("filename,label,xmin,ymin,foo,ymax; a.jpg,cat,5,6,20,20", "^call one column xmax, that of the right edges$"),
+    ],
+)
+def test_columns_in_other_languages(text: str, advice: str, tmp_path: Path) -> None:
+    header, row = text.split("; ")
+    root = build(tmp_path, "a.jpg")
+    (root / "all.csv").write_text(f"{header}\n{row}\n", encoding="utf-8")
+    with pytest.raises(OnestageError, match="columns of this CSV file are not understood") as caught:
+        load_dataset(root)
+    assert re.search(advice, str(caught.value.fix)) and header[:5] in str(caught.value.got)
+
+
+@pytest.mark.parametrize(
+    ("change", "what", "fix"),
+    [
+        (("bndbox>", "bbox>"), "an object has no <bndbox>", "rename <bbox> to <bndbox>"),
+        (("xmax>", "xmx>"), "<bndbox> has no <xmax>", "rename 'xmx' to xmax"),
+        (
+            ("xmax>", "width>", "ymax>", "height>"),
+            "<bndbox> has no <xmax>, <ymax>",
+            "xmax is xmin + width, and ymax is ymin + h",
+        ),
+        (
+            ("xmin>", "x>", "ymin>", "y>", "xmax>", "w>", "ymax>", "h>"),
+            "<bndbox> has no <xmin>",
+            "xmax is x + w, and ymax is y + h",
+        ),
+    ],
+)
+def test_other_elements_of_a_box_in_voc(change: tuple[str, ...], what: str, fix: str, tmp_path: Path) -> None:
+    root = build(tmp_path, "a.jpg\na.xml\nb.jpg\nb.xml")
+    text = (root / "a.xml").read_text()
+    for old, new in zip(change[::2], change[1::2], strict=True):
+        text = text.replace(old, new)
+    (root / "a.xml").write_text(text)
+    (problem,) = load_dataset(root, on_bad="skip").problems
+    assert problem.what.startswith(what) and fix in str(problem.fix)
+    assert "None" not in str(problem) and f"<{change[-1]}" in str(problem.got)
+
+
 def test_a_csv_file_that_is_meant_says_its_columns(tmp_path: Path) -> None:
     root = build(tmp_path, "a.jpg\nx.csv    Datei;Klasse;x")
     for path, format in ((root / "x.csv", None), (root, "csv")):

@@ -223,7 +223,7 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
     return {form: row for image_id, row in rows.items() if others[form := _other_form(image_id)] == 1} | rows
 
 
-def _shown(stored_id: Id | None) -> str:
+def _shown(stored_id: Id) -> str:
     """An id in the place of a message."""
     return shortened(str(stored_id), 40)
 
@@ -250,7 +250,7 @@ def _read_annotations(
         table.notes.append(Problem(name, f"difficult {no_flag}"))
     for number, entry in enumerate(entries):
         stored_id = _id(_field(entry, "id"))
-        where = f"{name}: annotations[{number}] (id {_shown(stored_id)})"
+        where = f"{name}: annotations[{number}]" + ("" if stored_id is None else f" (id {_shown(stored_id)})")
         try:
             if stored_id is not None:
                 if stored_id in seen:

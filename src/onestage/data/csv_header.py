@@ -194,12 +194,17 @@ def _wrong_roles(row: Sequence[str]) -> tuple[str, str] | None:
     missing = [role for role, columns in found.items() if not columns]
     wrong = missing or [role for role, columns in found.items() if len(columns) > 1]
     foreign = foreign_columns(row, missing)
-    other = bool({*missing} & {*CORNERS} and OTHER_BOXES & {*_plain(row)} and found["image"])
-    known = len(ROLES) - len(missing)
-    if not wrong or (known <= 1 and known + len(foreign) <= 2 and not other):
+    if not wrong or _says_little(found, len(foreign), row):
         return None
     told = f"{'none' if missing else 'several'} for {' and '.join(_TITLES[role] for role in wrong)}"
     return told, _renamed(missing, row) or _right_columns([role for role in wrong if role not in foreign], foreign, row)
+
+
+def _says_little(found: Mapping[str, Sequence[int]], foreign: int, row: Sequence[str]) -> bool:
+    """Whether a row is hardly a header. found: the columns of each role. foreign: how many have one in another language."""
+    known = sum(map(bool, found.values()))
+    other = bool(found["image"]) and not all(map(found.get, CORNERS)) and not OTHER_BOXES.isdisjoint(_plain(row))
+    return known <= 1 and known + foreign <= 2 and not other
 
 
 def _renamed(missing: Sequence[str], row: Sequence[str]) -> str:
@@ -213,13 +218,20 @@ def _right_columns(roles: Sequence[str], foreign: Mapping[str, str], row: Sequen
     """What to do about columns that are missing, or of which there are several. foreign: those of other roles, in another
     language.
     """
-    texts = [renaming({_USUAL[role]: name for role, name in foreign.items()})] if foreign else []
-    corners, sides = [role for role in roles if role in CORNERS], foreign_sides(row)
-    as_sides = bool(corners and sides) and {*corners} <= {*sides} and OTHER_BOXES.isdisjoint(_plain(row))
-    other = bool(corners) and not as_sides and bool(sides or OTHER_BOXES & {*_plain(row)})
-    named = [role for role in roles if role not in CORNERS or not (as_sides or other)]
-    texts += [f"call one column {_USUAL[role]}, that of {_CONTENTS.get(role, _TITLES[role])}" for role in named]
-    return "; ".join([*texts, *([from_sides(sides)] if as_sides else []), *([_AS_CORNERS] if other else [])])
+    corners = [role for role in roles if role in CORNERS]
+    boxes = _right_boxes(corners, row) if corners else ""
+    named = [role for role in roles if not boxes or role not in CORNERS]
+    texts = [f"call one column {_USUAL[role]}, that of {_CONTENTS.get(role, _TITLES[role])}" for role in named]
+    renamed = renaming({_USUAL[role]: name for role, name in foreign.items()})
+    return "; ".join(filter(None, [renamed, *texts, boxes]))
+
+
+def _right_boxes(corners: Sequence[str], row: Sequence[str]) -> str:
+    """What to do about these corners, which have no column, if boxes are stated in another way; nothing if they are not."""
+    sides, other = foreign_sides(row), not OTHER_BOXES.isdisjoint(_plain(row))
+    if sides and not other and {*corners} <= {*sides}:
+        return from_sides(sides)
+    return _AS_CORNERS if sides or other else ""
 
 
 def _told_by(line: str, number: int, separators: str) -> Dialect | None:

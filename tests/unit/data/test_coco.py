@@ -79,7 +79,7 @@ def test_a_size_that_contradicts_the_pixels_is_an_error_when_the_picture_is_open
         (lambda c: c["annotations"][0].update(image_id=[100]), "there is no image with id [100]"),
         (lambda c: c["annotations"][0].update(iscrowd="yes"), "should be 0 or 1"),
         (lambda c: c["annotations"][0].update(id=2), "this annotation id is given twice"),
-        (lambda c: c["annotations"].append(5), "annotations[3] (id None): an annotation should be an object"),
+        (lambda c: c["annotations"].append(5), "annotations[3]: an annotation should be an object"),
         (lambda c: c["images"].append(5), "images[3]: an image needs"),
         (lambda c: c["images"].append(dict(c["images"][0])), "images[3]: the image id 100 is given twice"),
         (lambda c: c["images"].append(c["images"][1] | {"id": 7}), "images[3] (id 7): this picture is listed under two ids"),

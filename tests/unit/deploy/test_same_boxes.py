@@ -4,8 +4,6 @@ The networks are random but lively: batch norms have the statistics of the first
 ``lively``). The SSD that was trained on COCO is the real one. ``make test-export`` runs this and prints the figures.
 """
 
-import os
-
 import pytest
 import torch
 
@@ -13,7 +11,6 @@ import onestage
 from lively import lively
 from onestage.deploy.check import BATCHES, LEAST, TOLERANCE, Agreement, compare
 from onestage.deploy.export import ExportConfig, export
-from onestage.images import decode_image
 from onestage.predict.predictor import Predictor
 
 pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
@@ -21,7 +18,6 @@ pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-PICTURES = int(os.environ.get("EXPORT_PICTURES", "50"))
 REAL = "the SSD of COCO"
 RANDOM = {
     "tinyssd": {},
@@ -39,17 +35,6 @@ BELOW = {"retinanet_r50_fpn": 4.5}
 LARGE = "retinanet_r50_fpn in its usual size"
 MOST_LARGE = 10
 """Pictures for it: each takes seconds, eight times."""
-
-
-@pytest.fixture(scope="module")
-def photos(shared_data):
-    """Things of all kinds, blood cells, and a few portraits and animals: (3, H, W) uint8 each."""
-    paths = [
-        *sorted((shared_data / "photos").glob("*.*g")),
-        *sorted((shared_data / "coco_tiny").rglob("*.jpg"))[:35],
-        *sorted((shared_data / "bccd").rglob("*.jpg")),
-    ]
-    return [decode_image(path) for path in paths[:PICTURES]]
 
 
 def detector(name, shared_data, photos):

@@ -50,10 +50,14 @@ def picture(mode: str, width: int, height: int) -> Image.Image:
 
 @cache
 def whole(format: str, mode: str, options: int, size: tuple[int, int]) -> bytes:
-    """A picture as a file; without its options if they do not suit its mode."""
-    file = io.BytesIO()
+    """A picture as a file; without its options if they do not suit its mode.
+
+    Pillow 12.3 may crash when it writes a TIFF compressed as JPEG in another mode than those of JPEG.
+    """
+    file, chosen = io.BytesIO(), FORMATS[format][options]
+    chosen = {} if format == "TIFF" and chosen.get("compression") == "jpeg" and mode not in MODES["JPEG"] else chosen
     try:
-        picture(mode, *size).save(file, format, **FORMATS[format][options])
+        picture(mode, *size).save(file, format, **chosen)
     except (OSError, ValueError, TypeError, RuntimeError):
         file = io.BytesIO()
         picture("L", *size).save(file, format)

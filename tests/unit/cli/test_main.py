@@ -333,6 +333,7 @@ def ended_by(number: int, place: Path) -> None:
             time.sleep(10)
         return 0
 
+    signal.signal(number, signal.SIG_DFL)  # under nohup it is ignored
     with patch.object(command, "_run", verb):
         code = main([])
     assert signal.getsignal(number) == signal.SIG_DFL

@@ -190,6 +190,9 @@ def _read(folder: Path) -> Checkpoint:
     """One checkpoint, every byte of it verified. Raise WeightsError if it is damaged."""
     if not (folder / STATE).is_file():
         raise WeightsError("it was never finished", where=folder, fix=EARLIER)
+    for name in (MODEL, TRAINING):
+        if not (folder / name).is_file():
+            raise WeightsError(f"{name} is missing", where=folder, fix=EARLIER)
     content = _unsealed(read_bytes(folder / STATE), folder)
     packed = {name: read_bytes(folder / name) for name in (MODEL, TRAINING)}
     for name, data in packed.items():

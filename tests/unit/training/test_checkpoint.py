@@ -210,7 +210,7 @@ def test_a_damaged_newest_falls_back_and_says_so(store: CheckpointStore, name: s
     found, skipped = store.latest()
     assert_is(found, 1)
     assert len(skipped) == 1 and skipped[0].startswith("step-00000002: ")
-    reason = {"missing": "never finished" if name == STATE else "cannot be read"}.get(how, f"{name} is damaged")
+    reason = {"missing": "never finished" if name == STATE else f"{name} is missing"}.get(how, f"{name} is damaged")
     assert reason in skipped[0]
 
 

@@ -23,6 +23,10 @@ PLAN = json.loads((HERE / "run" / "config.json").read_text())
 NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "worker_timeout"): 600.0,  # c0fbafc had no limits; neither of these changes the bits of a run
     ("TrainConfig", "picture_memory"): 2.0,
+    ("TrainConfig", "steps"): None,  # epochs alone said how long a training was
+    ("TrainConfig", "minutes"): None,
+    ("TrainConfig", "evaluate_steps"): None,
+    ("Plan", "history"): [],  # nothing could be changed
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

@@ -36,8 +36,16 @@ RANGES = {
     "worker_timeout": Range(above=0, below=1e6),
     "picture_memory": Range(above=0, below=1e6),
     "seed": Range(least=0),
+    # by the clock
+    "steps": Range(least=1),
+    "minutes": Range(above=0, below=1e6),
+    "evaluate_steps": Range(least=1),
 }
 """The values that the settings of a training may have."""
+EPOCHS = 100
+"""The usual number. Steps and minutes come in its place."""
+LENGTHS = ("steps", "minutes")
+"""The other settings that say how long to train."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 
@@ -49,7 +57,7 @@ class TrainConfig:
     A run that an earlier version began may lack newer settings. Each default is the value by which that version acted.
     """
 
-    epochs: int = 100
+    epochs: int = EPOCHS
     """The number of times that every picture is used."""
     batch_size: int = 16
     """Pictures per optimiser step, over all processes together."""
@@ -94,6 +102,13 @@ class TrainConfig:
     """What to do if an annotation is bad or a picture unreadable."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
+    # by the clock
+    steps: int | None = None
+    """Optimiser steps in all, in place of epochs; the last epoch may be a part of one."""
+    minutes: float | None = None
+    """Time for the whole training, in place of epochs; the speed of the first steps tells how many steps fit."""
+    evaluate_steps: int | None = None
+    """Steps between two measurements, in place of evaluate_every. Rows of results and checkpoints then come with these."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
@@ -107,6 +122,9 @@ class TrainConfig:
         if not _rising(0, *self.milestones, 1):
             what, expected = "milestones are rising parts of the training", "rising numbers between 0 and 1"
             raise ConfigError(what, where="milestones", got=self.milestones, expected=expected, fix=_usual("milestones"))
+        if self.epochs != EPOCHS and (length := next((name for name in LENGTHS if getattr(self, name) is not None), None)):
+            what, got = "two settings say how long to train", f"epochs {self.epochs}, {length} {getattr(self, length):g}"
+            raise ConfigError(what, where=length, got=got, fix=f"give one of epochs=, steps= and minutes=; leave {length}= out")
         if self.schedule != "steps" and self.milestones != MILESTONES:
             what, fix = "milestones do nothing along a cosine", "schedule='steps', or leave milestones= out"
             raise ConfigError(what, where="milestones", got=self.milestones, fix=fix)
@@ -136,9 +154,10 @@ class TrainConfig:
     def options(self) -> list[str]:
         """The options of the command line that give these settings."""
         found = []
+        derived = ("steps", "evaluate_steps") if self.minutes is not None else ()
         for field in fields(self):
             value = getattr(self, field.name)
-            if value != field.default:
+            if field.name not in derived and value != field.default:
                 name = f"--{field.name.replace('_', '-')}"
                 many = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
                 found += (

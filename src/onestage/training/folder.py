@@ -26,6 +26,7 @@ from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
 from onestage.training.config import TrainConfig
+from onestage.training.history import Change
 
 CONFIG = "config.json"
 FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad")
@@ -38,13 +39,15 @@ result, but the device changes its rounding.
 class Plan:
     """The settings of a run.
 
-    data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it.
+    data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it. history:
+    what was changed since the run began; ``train`` has the settings as they are now.
     """
 
     model: DetectorConfig
     train: TrainConfig
     data: str | None
     format: str | None = None
+    history: tuple[Change, ...] = ()
 
     def save(self, folder: Path) -> None:
         """Write the plan into the folder. Raise WeightsError if that is not possible."""

@@ -31,7 +31,7 @@ from onestage.training.inputs import TrainData, adopt_classes, named_classes, re
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.pictures import forget
-from onestage.training.run import Run, start
+from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
 from onestage.training.step import DivergedError as DivergedError
@@ -143,7 +143,8 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
 
 
 class Training:
-    """The loop: it takes a run from its state to the last epoch, or to a signal.
+    """The loop: it takes a run from its state to the last step, or to a signal. A lap is the part between two records: an
+    epoch, or the steps between two measurements (``evaluate_steps``).
 
     Nothing here but ``state`` outlives the process. stopping: some process was asked to stop; all know it since the same step.
     rate: pictures per second, NaN before the first step. skipped: pictures that could not be read, as last said.
@@ -156,6 +157,7 @@ class Training:
         self.skipped = 0
         self.saved = time.monotonic()
         self._began = time.monotonic() - state.seconds
+        self._batches = self._rest()
 
     @property
     def model(self) -> Detector:
@@ -168,28 +170,42 @@ class Training:
         return self.state.step
 
     def finish(self) -> TrainResult:
-        """Train to the last epoch, or until a signal."""
+        """Train to the last step, or until a signal."""
         run, state = self.run, self.state
         report: Report | None = None
-        self.monitor.start(epochs=run.config.epochs, steps=run.steps, done=state.step)
-        if state.epoch == run.config.epochs:
-            self.monitor.say(f"this run was complete already, after {counted(state.epoch, 'epoch')}")
+        self.monitor.start(epochs=run.epochs, steps=run.steps, done=state.step)
+        if self._is_complete:
+            done = counted(state.epoch, "epoch") if run.config.steps is None else counted(state.step, "step")
+            self.monitor.say(f"this run was complete already, after {done}")
         else:
             self._introduce()
-        while state.epoch < run.config.epochs and not self.stopping:
-            self._train_epoch()
+        while not self._is_complete and not self.stopping:
+            self._train_lap()
             if not self.stopping:
-                report = self._finish_epoch() or report
+                report = self._finish_lap() or report
         if self.stopping:
             self._save()
             self.monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
         return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
 
-    def _train_epoch(self) -> None:
-        """Train on the rest of the epoch, or until a signal."""
+    @property
+    def _is_complete(self) -> bool:
+        return self.state.step >= self.run.steps and not self.state.taken
+
+    @property
+    def _end_of_lap(self) -> int:
+        """The step after which the next record comes."""
+        run, state = self.run, self.state
+        every = run.config.evaluate_steps
+        end = state.step + len(run.loader) - state.batch if every is None else ((state.step - state.taken) // every + 1) * every
+        return min(end, run.steps)
+
+    def _train_lap(self) -> None:
+        """Train on the rest of the lap, or until a signal."""
         run, state, seen, begun = self.run, self.state, 0, time.monotonic()
         self.model.train()
-        for batch in self._batches():
+        while state.step < self._end_of_lap:
+            batch = next(self._batches)
             with run.group.patience():
                 state.add(self._step(batch))
             seen += len(batch.metas) * run.group.world
@@ -200,10 +216,15 @@ class Training:
             if time.monotonic() - self.saved > 60 * run.config.checkpoint_minutes:
                 self._save()
 
-    def _batches(self) -> Iterator[Batch]:
-        """The rest of the epoch. If no more pictures come, all is saved: between two steps the state is whole."""
+    def _rest(self) -> Iterator[Batch]:
+        """The batches from here on, epoch after epoch. If no more pictures come, all is saved: between two steps the state is
+        whole.
+        """
+        state, loader = self.state, self.run.loader
         try:
-            yield from self.run.loader.epoch(self.state.epoch, start=self.state.batch)
+            while True:
+                state.turn(len(loader))
+                yield from loader.epoch(state.epoch, start=state.batch)
         except LostError:
             self._save()
             raise
@@ -223,11 +244,11 @@ class Training:
         losses, self.stopping = take_step(self.run, self.state, batch, self.stop)
         return losses
 
-    def _finish_epoch(self) -> Report | None:
-        """Measure if it is time, write the history, save. The epoch counts as done from here on."""
+    def _finish_lap(self) -> Report | None:
+        """Measure if it is time, write the history, save. The lap counts as done from here on."""
         run, state = self.run, self.state
         lr = run.optimizer.param_groups[0]["lr"]
-        record: Record = {"epoch": state.epoch + 1, "step": state.step, "loss": sum(state.means.values())}
+        record: Record = {"epoch": self._epochs, "step": state.step, "loss": sum(state.means.values())}
         record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr, "images_per_s": self.rate}
         report = self._measured() if self._is_time_to_validate() else None
         best = False
@@ -238,7 +259,7 @@ class Training:
             best = ap > state.best_ap or unmeasured
             state.best_ap = max(ap, state.best_ap)
         record["seconds"] = self._seconds()
-        state.end_epoch(record)
+        state.record(record, batches=len(run.loader))
         self.monitor.epoch(record)
         self._say_skipped()
         self._save(best=best)
@@ -257,8 +278,15 @@ class Training:
             self.skipped = len(skipped)
 
     def _is_time_to_validate(self) -> bool:
-        every, done = self.run.config.evaluate_every, self.state.epoch + 1
-        return done == self.run.config.epochs or (every > 0 and done % every == 0)
+        config = self.run.config
+        if config.evaluate_steps is not None or self.step >= self.run.steps:
+            return True
+        return config.evaluate_every > 0 and self._epochs % config.evaluate_every == 0
+
+    @property
+    def _epochs(self) -> float:
+        """Epochs done."""
+        return round_epochs(self.state.epoch + self.state.batch / len(self.run.loader))
 
     def _measured(self) -> Report:
         """The measurement of the model. Whatever ends it early, the training until now is saved: it is whole by then."""
@@ -298,6 +326,14 @@ class Training:
     def _seconds(self) -> float:
         return time.monotonic() - self._began
 
+    @property
+    def _length(self) -> str:
+        """How long the training is, for people."""
+        run = self.run
+        if run.config.steps is None:
+            return f"{counted(run.config.epochs, 'epoch')} of {counted(len(run.loader), 'step')}"
+        return f"{counted(run.steps, 'step')} ({run.epochs:g} epochs)"
+
     def _introduce(self) -> None:
         run, (train_set, val_set) = self.run, (self.run.data.train, self.run.data.val)
         config, device = run.config, f"{run.group.world} x {run.group.device.type}"
@@ -307,8 +343,8 @@ class Training:
             self.monitor.say(f"there are fewer pictures than a batch of {config.batch_size}: each step has all {batch}")
         self.monitor.say(
             f"{self.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
-            f" ({val_set.split or 'the same'}) to measure it: {counted(config.epochs, 'epoch')}"
-            f" of {counted(len(run.loader), 'step')}, {counted(batch, 'picture')} each, on {device}{again}"
+            f" ({val_set.split or 'the same'}) to measure it: {self._length}, {counted(batch, 'picture')} each,"
+            f" on {device}{again}"
         )
         if val_set.is_empty:
             self.monitor.say(NOTHING_TO_MEASURE)

@@ -16,8 +16,10 @@ class Monitor:
     Of several processes, only the first one reports to the monitor that ``train`` was given.
     """
 
-    def start(self, *, epochs: int, steps: int, done: int) -> None:
-        """The training begins: of so many epochs and steps in all. done: steps that an earlier process has taken."""
+    def start(self, *, epochs: float, steps: int, done: int) -> None:
+        """The training begins: of so many epochs and steps in all; the last epoch may be a part of one. done: steps that an
+        earlier process has taken.
+        """
 
     def say(self, text: str) -> None:
         """A line for people, such as a summary of the training, or the command that resumes it. It may come before
@@ -51,10 +53,10 @@ class TerminalMonitor(Monitor):
         live = self.console.is_terminal
         self._bar = Progress(*columns, console=self.console, transient=True, disable=not live, speed_estimate_period=120)
         self._task = self._bar.add_task("train", total=None, text="")
-        self._epochs = 0
+        self._epochs = 0.0
         self._ap = ""
 
-    def start(self, *, epochs: int, steps: int, done: int) -> None:
+    def start(self, *, epochs: float, steps: int, done: int) -> None:
         """Show the bar on a terminal."""
         self._epochs = epochs
         self._bar.update(self._task, total=steps)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from onestage.training.config import TrainConfig
+from onestage.training.history import Change, place_on_curve
 
 FLOOR = 0.01
 """The cosine ends at this part of the peak, so the last epoch still learns a little."""
@@ -25,12 +27,13 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.momentum, 0.999))
 
 
-def learning_rate(step: int, steps: int, config: TrainConfig) -> float:
-    """The learning rate of step ``step`` (from 0) of ``steps``."""
-    warmup = min(config.warmup, steps // 10)
-    if step < warmup:
-        return config.peak_lr * (step + 1) / (warmup + 1)
-    done = (step - warmup) / max(1, steps - warmup)
+def learning_rate(step: int, steps: int, config: TrainConfig, changes: Sequence[Change] = ()) -> float:
+    """The learning rate of step ``step`` (from 0) of ``steps``. changes: of the plan since the run began."""
+    place, length = place_on_curve(step, steps, changes)
+    warmup = min(config.warmup, length // 10)
+    if place < warmup:
+        return config.peak_lr * (place + 1) / (warmup + 1)
+    done = (place - warmup) / max(1, length - warmup)
     if config.schedule == "steps":
-        return config.peak_lr * 0.1 ** sum(step >= m * steps for m in config.milestones)
+        return config.peak_lr * 0.1 ** sum(place >= m * length for m in config.milestones)
     return config.peak_lr * (FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * done)) / 2)

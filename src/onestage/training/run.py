@@ -22,6 +22,7 @@ from onestage.processes import Distributed
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint, write_history
+from onestage.training.history import Change
 from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor
@@ -38,7 +39,8 @@ from onestage.weights.detector_file import load_detector
 class Run:
     """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
-    network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch.
+    network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch. changes:
+    of the plan since the run began.
     """
 
     model: Detector
@@ -51,6 +53,7 @@ class Run:
     network: nn.Module
     autocast: torch.autocast
     store: CheckpointStore
+    changes: tuple[Change, ...] = ()
 
     @staticmethod
     def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
@@ -82,17 +85,27 @@ class Run:
     @property
     def plan(self) -> Plan:
         """The plan of the run: model, training and data."""
-        return Plan(self.model.config, self.config, self.data.path, self.data.format)
+        return Plan(self.model.config, self.config, self.data.path, self.data.format, self.changes)
 
     @property
     def steps(self) -> int:
-        """Optimiser steps from the first epoch to the last."""
-        return self.config.epochs * len(self.loader)
+        """Optimiser steps from the beginning to the end."""
+        return self.config.steps or self.config.epochs * len(self.loader)
+
+    @property
+    def epochs(self) -> float:
+        """Epochs from the beginning to the end; a whole number, or one with two digits after the point."""
+        return self.config.epochs if self.config.steps is None else round_epochs(self.config.steps / len(self.loader))
 
     @property
     def go_on(self) -> str:
         """The command that resumes this run."""
         return f"onestage train --resume {shlex.quote(str(self.folder))}"
+
+
+def round_epochs(epochs: float) -> float:
+    """A number of epochs for people: a whole number, or one with two digits after the point."""
+    return int(epochs) if epochs == int(epochs) else round(epochs, 2)
 
 
 def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool, accept_changes: bool = False) -> RunState:

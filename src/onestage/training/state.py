@@ -20,7 +20,8 @@ class RunState:
     """Changes with every step. Each field is in every checkpoint; nothing else decides how a run goes on.
 
     data: fingerprint of the training pictures. step: optimiser steps done. epoch: epochs done. batch: batches done of the
-    current epoch. sums: losses summed over these batches. history: one record per epoch. best_ap: the best validation AP so
+    current epoch. taken: steps since the last record. sums: losses summed over these steps. history: one record per epoch or
+    measurement. best_ap: the best validation AP so
     far, -1 before the first. seconds: how long the run has worked.
     """
 
@@ -32,23 +33,31 @@ class RunState:
     history: list[Record] = field(default_factory=list)
     best_ap: float = -1.0
     seconds: float = 0.0
+    taken: int = 0
 
     @property
     def means(self) -> dict[str, float]:
-        """The mean losses over the batches of the current epoch."""
-        return {name: total / self.batch for name, total in self.sums.items()}
+        """The mean losses over the steps since the last record."""
+        return {name: total / self.taken for name, total in self.sums.items()}
 
     def add(self, losses: dict[str, float]) -> None:
         """Count one more optimiser step with these losses."""
         self.step += 1
         self.batch += 1
+        self.taken += 1
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 
-    def end_epoch(self, record: Record) -> None:
-        """Count one more epoch."""
+    def record(self, record: Record, *, batches: int) -> None:
+        """Add a record for the steps since the last one. batches: of an epoch."""
         self.history.append(record)
-        self.epoch, self.batch, self.sums = self.epoch + 1, 0, {}
+        self.taken, self.sums = 0, {}
+        self.turn(batches)
+
+    def turn(self, batches: int) -> None:
+        """Go on to the next epoch, if all ``batches`` of this one are done."""
+        if self.batch >= batches:
+            self.epoch, self.batch = self.epoch + 1, 0
 
     def checkpoint(self, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
         """The run at this moment."""
@@ -63,6 +72,8 @@ class RunState:
         Raise WeightsError if the checkpoint lacks a field.
         """
         stored = {**checkpoint.extra, "step": checkpoint.step, "epoch": checkpoint.epoch}
+        if "batch" in stored:
+            stored.setdefault("taken", stored["batch"])  # an earlier version wrote one record per epoch
         names = [field.name for field in fields(RunState)]
         missing = [name for name in names if name not in stored]
         if missing:

@@ -39,7 +39,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tupl
     """
     config, group = run.config, run.group
     torch.manual_seed(seed_of(config.seed, state.step, group.rank))  # dropout too is the same after a resume
-    lr = learning_rate(state.step, run.steps, config)
+    lr = learning_rate(state.step, run.steps, config, run.changes)
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = lr
     batch = batch.to(group.device)

@@ -1,0 +1,49 @@
+"""What was changed in the plan of a run after it had begun, and the place on the learning rate's curve that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+STEPS = "steps"
+"""The name of a change of the number of steps."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One setting got another value.
+
+    step: optimiser steps done until then. what: the setting. before, after: its values. why: the reason, for people.
+    """
+
+    step: int
+    what: str
+    before: int | float | str | None
+    after: int | float | str | None
+    why: str = ""
+
+    def __str__(self) -> str:
+        """As a line for people: at step 120: steps 800 -> 640 (other work on this machine)."""
+        return f"at step {self.step}: {self.what} {self.before} -> {self.after}" + (f" ({self.why})" if self.why else "")
+
+
+def place_on_curve(step: int, steps: int, changes: Sequence[Change] = ()) -> tuple[float, int]:
+    """The place of step ``step`` (from 0) on the curve of the learning rate, and the length of that curve in steps.
+
+    Without changes these are ``step`` and ``steps``. Where the number of steps was changed, the rest of the curve is
+    compressed or stretched to the steps that remain. If the run was complete by then, a new curve begins.
+    """
+    lengths = [(change.step, change.before, change.after) for change in changes if change.what == STEPS]
+    length = int(lengths[0][1] or 0) if lengths else steps
+    place, since, pace = 0.0, 0, 1.0
+    for at, before, after in lengths:
+        if step < at:
+            break
+        left = int(after or 0) - at
+        if at >= int(before or 0):
+            place, pace, length = 0.0, 1.0, left
+        else:
+            place += (at - since) * pace
+            pace = (length - place) / max(left, 1)
+        since = at
+    return place + (step - since) * pace, length

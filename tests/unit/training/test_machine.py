@@ -1,0 +1,41 @@
+"""What a machine is fast at: the choices follow from the written numbers alone."""
+
+import pytest
+import torch
+
+from onestage.model.codec import decode, encode
+from onestage.training import machine as measuring
+from onestage.training.machine import Machine, StepTimes, measure_machine
+from small_runs import detector
+
+FAST_BF16 = StepTimes(fp32=20.0, bf16=10.0, contiguous=22.0)
+SLOW_BF16 = StepTimes(fp32=20.0, bf16=19.0, contiguous=15.0)
+MACHINE = Machine("cpu", cores=4, share=0.6, dense=FAST_BF16, depthwise=SLOW_BF16)
+
+
+def test_the_machine_is_measured_and_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_TURNS", 1)
+    monkeypatch.setattr(measuring, "_SPIN", 0.01)
+    before = torch.random.get_rng_state()
+    found = measure_machine()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert found.device == "cpu" and found.gpu is None and found.cores >= 1 and 0 < found.share <= 1
+    assert min(found.dense.fp32, found.dense.contiguous, found.dense.gain, found.depthwise.fp32) > 0
+    assert decode(encode(found), Machine, "machine") == found
+
+
+def test_the_choices_follow_from_the_numbers() -> None:
+    plain = detector("tinyssd")
+    assert MACHINE.precision(plain) == "bf16" and MACHINE.channels_last(plain)
+    mobile = torch.nn.Sequential(
+        torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 4, 1), torch.nn.Conv2d(4, 4, 5, groups=4)
+    )
+    assert MACHINE.precision(mobile) == "fp32" and not MACHINE.channels_last(mobile)
+    assert SLOW_BF16.precision == "fp32", "a gain that may be chance is none"
+    assert StepTimes(20.0, None, 20.0).precision == "fp32" and StepTimes(20.0, None, 20.0).gain == 0
+
+
+def test_a_shared_machine() -> None:
+    assert MACHINE.is_shared and MACHINE.free_cores == 2
+    assert not Machine("cpu", 4, 0.98, FAST_BF16, FAST_BF16).is_shared
+    assert Machine("cpu", 64, 0.001, FAST_BF16, FAST_BF16).free_cores == 1

@@ -1,8 +1,9 @@
 """Batches. Their order and their augmentation depend on the seed, the epoch and the picture alone.
 
 They do not depend on the number of workers or processes, nor on interruptions. The order of an epoch is
-permutation(seed, epoch), and what is random about a picture comes from a generator made of (seed, epoch, index). The global
-generators stay untouched. So an epoch that resumes at batch k goes on to the same bits as one without interruption.
+permutation(seed, epoch), and what is random about a picture comes from a generator made of (seed, epoch, index). For a picture
+that an epoch shows again, the number of the repetition is a part of it too. The global generators stay untouched. So an
+epoch that resumes at batch k goes on to the same bits as one without interruption.
 
 Shape letters: B images, N objects of one picture, M objects of a batch; h, w the input.
 """
@@ -13,26 +14,43 @@ import contextlib
 import hashlib
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from functools import partial
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from onestage.data.balance import repeat_factors, repeated
 from onestage.data.dataset import Dataset
 from onestage.data.memory import Admit, Share
+from onestage.data.mosaic import PICTURES, Mosaic
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
 from onestage.data.workers import Parcel, WorkerPool, Workers
 from onestage.errors import ConfigError, DataError, OnestageError
-from onestage.structures import Batch, ImageMeta, Size, Targets
+from onestage.structures import Batch, ImageMeta, Sample, Size, Targets
 
-EpochIndex = tuple[int, int]
-"""(epoch, index): what a worker needs to make a picture."""
-Keys = Sequence[EpochIndex]
+Made = TypeVar("Made")
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a worker needs to make a picture. repetition: how often this epoch has shown it before. clean: without mosaic and
+    scale jitter.
+    """
+
+    epoch: int
+    index: int
+    repetition: int = 0
+    clean: bool = False
+
+
+Keys = Sequence[Key]
 """Of the pictures of a batch."""
 
 _SPARE = 10
@@ -45,6 +63,18 @@ class Shard:
 
     rank: int = 0
     world: int = 1
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Which pictures a training gets, and how they are brought.
+
+    balance: the share of pictures below which a class is shown more often (``data.balance``); 0: an epoch shows each picture
+    once. pin_memory: put batches into pinned memory, from which a GPU copies faster.
+    """
+
+    balance: float = 0.0
+    pin_memory: bool = False
 
 
 class Failure(NamedTuple):
@@ -75,15 +105,17 @@ class TrainLoader:
         shard: Shard = Shard(),
         workers: int | Workers = 0,
         on_bad: OnBad = "stop",
-        pin_memory: bool = False,
+        feed: Feed = Feed(),
     ) -> None:
         _check_batch_size(batch_size, shard, count=len(dataset))
         self.batch_size = batch_size
         self.seed = seed
         self.shard = shard
         self._count = len(dataset)
-        pictures = _Pictures(dataset, transform, seed=seed, spare=_SPARE if on_bad == "skip" else 0)
-        self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
+        self._factors = repeat_factors(dataset, feed.balance) if feed.balance else None
+        spare = _SPARE if on_bad == "skip" else 0
+        pictures = _Pictures(dataset, transform, clean=transform.clean, seed=seed, spare=spare)
+        self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=feed.pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -94,13 +126,15 @@ class TrainLoader:
         """Why a picture was skipped, by its path."""
         return self._reader.skipped
 
-    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, *, start: int = 0, clean_from: int | None = None) -> Iterator[Batch]:
         """This process's share of each batch of an epoch, images (B, 3, h, w), from batch ``start`` on. Earlier
-        pictures are not decoded.
+        pictures are not decoded. From batch ``clean_from`` on, there is no mosaic and no scale jitter; None: all may have them.
         """
-        order = epoch_order(self._count, seed=self.seed, epoch=epoch)
-        batches = [order[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
-        for batch in self._reader.read([[(epoch, i) for i in b[self.shard.rank :: self.shard.world]] for b in batches]):
+        order = epoch_order(self._count, seed=self.seed, epoch=epoch, factors=self._factors)
+        clean = len(order) if clean_from is None else clean_from * self.batch_size
+        keys = [Key(epoch, i, again, n >= clean) for n, (i, again) in enumerate(zip(order, _repetitions(order), strict=True))]
+        batches = [keys[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
+        for batch in self._reader.read([b[self.shard.rank :: self.shard.world] for b in batches]):
             if batch is None:
                 raise DataError(
                     f"more than {_SPARE} pictures in a row cannot be read",
@@ -131,7 +165,7 @@ class EvalLoader:
         _check_batch_size(batch_size, Shard(), count=None)
         self.batch_size = batch_size
         self.indices = range(shard.rank, len(dataset), shard.world)
-        pictures = _Pictures(dataset, transform, seed=0, spare=0)
+        pictures = _Pictures(dataset, transform, clean=transform, seed=0, spare=0)
         self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -145,14 +179,28 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches in order, images (B, 3, h, w)."""
-        keys = [(0, i) for i in self.indices]
+        keys = [Key(0, i) for i in self.indices]
         batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
         return (batch for batch in self._reader.read(batches) if batch is not None)
 
 
-def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
-    """The order in which an epoch shows ``count`` pictures."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(seed, epoch))).tolist()
+def epoch_order(count: int, *, seed: int, epoch: int, factors: Tensor | None = None) -> list[int]:
+    """The order in which an epoch shows ``count`` pictures, factors (count,) many times each; None: once."""
+    generator = torch.Generator().manual_seed(seed_of(seed, epoch))
+    if factors is None:
+        return torch.randperm(count, generator=generator).tolist()
+    shown = repeated(factors, generator)
+    return shown[torch.randperm(len(shown), generator=generator)[:count]].tolist()
+
+
+def _repetitions(order: Sequence[int]) -> list[int]:
+    """How often each picture of an order was there before."""
+    before: Counter[int] = Counter()
+    found = []
+    for index in order:
+        found.append(before[index])
+        before[index] += 1
+    return found
 
 
 def seed_of(*parts: int) -> int:
@@ -185,11 +233,12 @@ def _check_batch_size(batch_size: int, shard: Shard, *, count: int | None) -> No
 class _Pictures:
     """Run in a worker: decode and transform pictures. In place of one that fails comes one of the ``spare`` pictures after it.
 
-    Errors that a user can mend come back as values.
+    clean: the transform for the last part of a training. Errors that a user can mend come back as values.
     """
 
     dataset: Dataset
     transform: TrainTransform | EvalTransform
+    clean: TrainTransform | EvalTransform
     seed: int
     spare: int
 
@@ -199,21 +248,54 @@ class _Pictures:
 
     def names(self, keys: Keys) -> str:
         """The pictures of a batch, for messages."""
-        paths = [self.dataset.paths[index] for _, index in keys]
+        paths = [self.dataset.paths[key.index] for key in keys]
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
 
-    def _load_one(self, key: EpochIndex, share: Share) -> _Item:
-        epoch, wanted = key
+    def _load_one(self, key: Key, share: Share) -> _Item:
         failures: list[Failure] = []
+        use = partial(self._use, key, share, failures)
+        mosaic = self._mosaic(key)
+        if mosaic is None:
+            prepared = use(key.index, self.clean if key.clean else self.transform)
+        else:
+            cells = [use(index, mosaic.add, cell) for cell, index in enumerate(mosaic.pictures)]
+            prepared = None if None in cells else mosaic.prepared()
+        return _Item(prepared, tuple(failures))
+
+    def _mosaic(self, key: Key) -> Mosaic | None:
+        """The mosaic that begins with a picture; None if the picture is shown alone, and then it is as without mosaics."""
+        transform = self.transform
+        if key.clean or not isinstance(transform, TrainTransform) or not transform.augment.mosaic:
+            return None
+        generator = torch.Generator().manual_seed(seed_of(self.seed, key.epoch, key.index, key.repetition, PICTURES))
+        if float(torch.rand((), generator=generator)) >= transform.augment.mosaic:
+            return None
+        return Mosaic(transform, first=key.index, count=len(self.dataset), generator=generator)
+
+    def _use(
+        self,
+        key: Key,
+        share: Share,
+        failures: list[Failure],
+        wanted: int,
+        make: Callable[[Sample, torch.Generator], Made],
+        cell: int | None = None,
+    ) -> Made | None:
+        """What ``make`` gives for a picture, or for the first spare one after it that can be read; None if none can.
+
+        At most one picture is decoded at a time. cell: of the mosaic of ``key`` that it is for.
+        """
+        repetition = (key.repetition,) if key.repetition else ()
+        purpose = repetition if cell is None else (key.repetition, key.index, cell)
         for index in (i % len(self.dataset) for i in range(wanted, wanted + 1 + self.spare)):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, index))
+            generator = torch.Generator().manual_seed(seed_of(self.seed, key.epoch, index, *purpose))
             try:
                 with share() as admit:
                     admit(self.dataset.decoding_cost(index))
-                    return _Item(self.transform(self.dataset[index], generator), tuple(failures))
+                    return make(self.dataset[index], generator)
             except OnestageError as error:
                 failures.append(Failure(self.dataset.paths[index], error))
-        return _Item(None, tuple(failures))
+        return None
 
 
 class _Item(NamedTuple):

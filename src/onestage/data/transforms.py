@@ -61,6 +61,9 @@ class Augment:
     iou_crop: probability of a crop that keeps an object; 1 is SSD's (one in seven crops is then the whole picture).
     flip: probability of a mirror image, left to right.
     flip_vertical: probability of turning the picture upside down: for cells, aerial pictures and the like.
+    mosaic: probability that four pictures share the input (``data.mosaic``). In it, zoom-out and IoU crop are off.
+    scale_jitter: pictures, and those of a mosaic, are shown 1 - scale_jitter to 1 + scale_jitter times as large; at most 0.9.
+        Zoom-out takes its place where that is drawn.
     min_size: objects of a smaller width or height, in input pixels, are dropped.
     """
 
@@ -72,9 +75,11 @@ class Augment:
     flip: float = 0.0
     flip_vertical: float = 0.0
     min_size: float = 1.0
+    mosaic: float = 0.0
+    scale_jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        limits = {"photometric": (0.0, 2.0), "zoom_out": (1.0, 16.0), "min_size": (0.0, math.inf)}
+        limits = {"photometric": (0.0, 2.0), "zoom_out": (1.0, 16.0), "min_size": (0.0, math.inf), "scale_jitter": (0.0, 0.9)}
         for name, value in vars(self).items():
             low, high = limits.get(name, (0.0, 1.0))
             if not low <= value <= high:
@@ -94,6 +99,14 @@ class Augment:
     def none(cls) -> Augment:
         """The picture as it is."""
         return cls()
+
+    @property
+    def clean(self) -> Augment:
+        """The same without mosaic and scale jitter, for the last part of a training: no picture to detect has seams.
+
+        Colours, zoom-out, IoU crop and mirror images stay: the published recipes use them to the end.
+        """
+        return replace(self, mosaic=0.0, scale_jitter=0.0)
 
 
 @dataclass(frozen=True)
@@ -119,9 +132,29 @@ def draw_region(size: Size, boxes: Tensor, augment: Augment, *, generator: torch
     region = Region(0, 0, width, height)
     if augment.zoom_out > 1 and _chance(augment.zoom_out_p, generator):
         region = _zoom_out(size, augment.zoom_out, generator)
+    elif augment.scale_jitter:
+        zoom = draw_zoom(augment.scale_jitter, generator)
+        region = place_region(size, (round(height / zoom), round(width / zoom)), generator)
     if augment.iou_crop and len(boxes) and _chance(augment.iou_crop, generator):
         region = _iou_crop(region, boxes, generator)
+    return draw_mirrors(region, augment, generator)
+
+
+def draw_mirrors(region: Region, augment: Augment, generator: torch.Generator) -> Region:
+    """The region, mirrored with the probabilities of ``augment``."""
     return replace(region, mirrored=_chance(augment.flip, generator), upside_down=_chance(augment.flip_vertical, generator))
+
+
+def draw_zoom(jitter: float, generator: torch.Generator) -> float:
+    """How many times as large a picture is shown: a number in 1 - jitter..1 + jitter."""
+    return 1 + jitter * (2 * float(torch.rand((), generator=generator)) - 1)
+
+
+def place_region(size: Size, region: Size, generator: torch.Generator) -> Region:
+    """A region of a given (height, width), anywhere in a picture of ``size``. A longer side holds that of the picture."""
+    (height, width), (rows, columns) = size, (max(side, 1) for side in region)
+    down, across = torch.rand(2, generator=generator).tolist()
+    return Region(int((width - columns) * across), int((height - rows) * down), columns, rows)
 
 
 def _chance(probability: float, generator: torch.Generator) -> bool:
@@ -275,15 +308,24 @@ class TrainTransform:
         height, width = sample.image.shape[1:]
         region = draw_region((height, width), sample.boxes[~sample.ignore], self.augment, generator=generator)
         view = View.of(region, (height, width), self.place)
+        image = self.pixels(sample, view, generator)
+        meta = replace(view.meta, image_id=sample.image_id, path=sample.path)
+        return image, self._targets(sample, view), meta
+
+    @property
+    def clean(self) -> TrainTransform:
+        """The same without mosaic and scale jitter."""
+        return replace(self, augment=self.augment.clean)
+
+    def pixels(self, sample: Sample, view: View, generator: torch.Generator) -> Tensor:
+        """The view (3, h, w) of a picture (3, H, W), with its colours changed at random."""
 
         def recolour(part: Tensor) -> Tensor:
             return distort_colours(
                 part, self.augment.photometric, shuffle_channels=self.augment.shuffle_channels, generator=generator
             )
 
-        image = view.pixels(sample.image, self.fill, recolour, antialias=self.antialias)
-        meta = replace(view.meta, image_id=sample.image_id, path=sample.path)
-        return image, self._targets(sample, view), meta
+        return view.pixels(sample.image, self.fill, recolour, antialias=self.antialias)
 
     def _targets(self, sample: Sample, view: View) -> Targets:
         """The objects with their centre inside the region (SSD section 2.2) that are large enough to learn from.

@@ -40,6 +40,9 @@ RANGES = {
     "steps": Range(least=1),
     "minutes": Range(above=0, below=1e6),
     "evaluate_steps": Range(least=1),
+    # data
+    "clean": Range(least=0, most=1),
+    "balance": Range(least=0, most=1),
 }
 """The values that the settings of a training may have."""
 EPOCHS = 100
@@ -83,7 +86,7 @@ class TrainConfig:
     """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
     augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
     """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down. Others:
-    photometric, shuffle_channels, zoom_out, zoom_out_p, iou_crop, flip and min_size."""
+    photometric, shuffle_channels, zoom_out, zoom_out_p, iou_crop, flip, mosaic, scale_jitter and min_size."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
     evaluate_every: int = 1
@@ -109,6 +112,11 @@ class TrainConfig:
     """Time for the whole training, in place of epochs; the speed of the first steps tells how many steps fit."""
     evaluate_steps: int | None = None
     """Steps between two measurements, in place of evaluate_every. Rows of results and checkpoints then come with these."""
+    # data
+    clean: float = 0.0
+    """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
+    balance: float = 0.0
+    """The share of the pictures, 0 to 1, below which a class is shown more often, by repeat factors; 0: all equally often."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():

@@ -224,7 +224,8 @@ class Training:
         try:
             while True:
                 state.turn(len(loader))
-                yield from loader.epoch(state.epoch, start=state.batch)
+                clean_from = max(self.run.clean_step - (state.step - state.batch), 0)
+                yield from loader.epoch(state.epoch, start=state.batch, clean_from=clean_from)
         except LostError:
             self._save()
             raise

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from onestage.data.loader import Shard, TrainLoader
+from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, WeightsError, first_ten
 from onestage.files import BEST, LAST
@@ -67,7 +67,7 @@ class Run:
             shard=Shard(group.rank, group.world),
             workers=config.workers_of(group.world),
             on_bad=config.on_bad,
-            pin_memory=group.device.type == "cuda",
+            feed=Feed(balance=config.balance, pin_memory=group.device.type == "cuda"),
         )
         return Run(
             model=model,
@@ -96,6 +96,11 @@ class Run:
     def epochs(self) -> float:
         """Epochs from the beginning to the end; a whole number, or one with two digits after the point."""
         return self.config.epochs if self.config.steps is None else round_epochs(self.config.steps / len(self.loader))
+
+    @property
+    def clean_step(self) -> int:
+        """The step from which on mosaic and scale jitter are off. It follows from ``steps``, so it moves with them."""
+        return self.steps - round(self.config.clean * self.steps)
 
     @property
     def go_on(self) -> str:

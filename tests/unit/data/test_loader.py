@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
+from batches import assert_same, eleven_pictures, ids, spoil
 from onestage.data.dataset import Dataset
 from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
 from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
 from onestage.errors import ConfigError, DataError, LostError, OnestageError
 from onestage.model.preprocess import Preprocess
-from onestage.structures import Batch, ImageMeta, Sample
+from onestage.structures import ImageMeta, Sample
 from small_runs import signal_here
 
 AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
@@ -24,52 +24,7 @@ AUGMENTED = TrainTransform(stretch((20, 24)), Augment.ssd())
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """Eleven small pictures with two objects each, the second one ignored; picture 3 has none."""
-    generator = torch.Generator().manual_seed(0)
-    paths, boxes, lengths = [], [], [0]
-    for i in range(11):
-        size = (30 + i, 40)
-        pixels = torch.randint(0, 256, (*size, 3), dtype=torch.uint8, generator=generator)
-        paths.append(str(tmp_path / f"{i}.png"))
-        Image.fromarray(pixels.numpy()).save(paths[-1])
-        boxes += [] if i == 3 else [[2.0, 3.0, 30.0, 25.0], [5.0, 5.0, 15.0, 20.0]]
-        lengths.append(0 if i == 3 else 2)
-    count = len(boxes)
-    ignore = torch.arange(count) % 2 == 1
-    return Dataset(
-        root=tmp_path,
-        format="test",
-        split=None,
-        paths=tuple(paths),
-        image_ids=tuple(range(100, 111)),
-        sizes=(None,) * 11,
-        offsets=torch.tensor(lengths).cumsum(0),
-        boxes=torch.tensor(boxes),
-        labels=torch.arange(count) % 3,
-        ignore=ignore,
-        crowd=torch.zeros(count, dtype=torch.bool),
-        area=torch.ones(count),
-        classes=("a", "b", "c"),
-        category_ids=(1, 2, 3),
-    )
-
-
-def spoil(dataset: Dataset, *indices: int) -> None:
-    for i in indices:
-        Path(dataset.paths[i]).write_bytes(b"not a picture")
-
-
-def ids(batch: Batch) -> list[int | str]:
-    return [meta.image_id for meta in batch.metas]
-
-
-def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
-    """To the last bit."""
-    assert len(ours) == len(theirs)
-    for a, b in zip(ours, theirs, strict=True):
-        assert a.images.equal(b.images) and a.metas == b.metas
-        for x, y in zip(a.targets, b.targets, strict=True):
-            assert x.boxes.equal(y.boxes) and x.labels.equal(y.labels) and x.ignore.equal(y.ignore)
+    return eleven_pictures(tmp_path)
 
 
 def test_workers_change_no_bit_and_live_through_epochs_begun_and_left(dataset: Dataset) -> None:

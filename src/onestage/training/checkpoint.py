@@ -4,8 +4,8 @@ A run folder holds
 
     last.safetensors, best.safetensors    whole models: onestage.load() takes them
     checkpoints/step-00001234/            all that is needed to resume after optimiser step 1234 with the same bits:
-        model.safetensors                     the weights; the metadata hold config, class names and ids
-        training.safetensors                  every other tensor: momenta, averages
+        model.safetensors                     last.safetensors of that step, with config, class names and ids in its metadata
+        training.safetensors                  every other tensor: momenta, and with averages the weights that learn
         state.json                            the numbers, and the SHA-256 of all files; written last, it makes them valid
 
 The order of the writes makes this safe: first both tensor files, then last and best, then state.json. Only then are older

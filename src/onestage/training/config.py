@@ -43,6 +43,8 @@ RANGES = {
     # data
     "clean": Range(least=0, most=1),
     "balance": Range(least=0, most=1),
+    # averages, freezing, stopping early
+    "ema": Range(least=0, below=1),
 }
 """The values that the settings of a training may have."""
 EPOCHS = 100
@@ -117,6 +119,10 @@ class TrainConfig:
     """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
     balance: float = 0.0
     """The share of the pictures, 0 to 1, below which a class is shown more often, by repeat factors; 0: all equally often."""
+    # averages, freezing, stopping early
+    ema: float = 0.0
+    """Measure and save a moving average of the weights, with this decay per step, such as 0.999; the first steps have a
+    smaller one. 0: the weights themselves."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():

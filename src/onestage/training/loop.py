@@ -73,7 +73,8 @@ def train(
     resume: bool = False,
     monitor: Monitor | None = None,
 ) -> TrainResult:
-    """Train the detector in place on a data set. The run folder ``out`` keeps everything.
+    """Train the detector in place on a data set. The run folder ``out`` keeps everything. In the end the detector holds what
+    ``last.safetensors`` holds: with ``ema`` the averages.
 
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
@@ -186,6 +187,8 @@ class Training:
         if self.stopping:
             self._save()
             self.monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
+        if run.result is not self.model:
+            self.model.load_state_dict(run.result.state_dict())
         return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
 
     @property
@@ -307,9 +310,9 @@ class Training:
             done += count * run.group.world
             self.monitor.validating(min(done, total), total)
 
-        run.group.share(self.model.buffers())  # batch norm's averages: each process has gathered different ones
+        run.group.share(run.result.buffers())  # batch norm's averages: each process has gathered different ones
         return evaluate_dataset(
-            self.model,
+            run.result,
             run.data.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
             workers=run.config.workers_of(run.group.world),
@@ -322,7 +325,7 @@ class Training:
         self.saved = time.monotonic()
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
-            self.run.store.save(self.state.checkpoint(self.model, self.run.optimizer), best=best)
+            self.run.store.save(self.state.checkpoint(self.run.result, self.model, self.run.optimizer), best=best)
 
     def _seconds(self) -> float:
         return time.monotonic() - self._began

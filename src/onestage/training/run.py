@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 
 import torch
+from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
 from onestage.data.loader import Feed, Shard, TrainLoader
@@ -31,7 +32,7 @@ from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
-from onestage.training.state import RunState
+from onestage.training.state import LEARNING, RunState
 from onestage.weights.detector_file import load_detector
 
 
@@ -41,6 +42,9 @@ class Run:
 
     network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch. changes:
     of the plan since the run began.
+
+    averages: of the model's weights, and of its batch norm's, which are a part of what the averaged weights compute; None
+    without ``ema``. Their decay at step t is at most 1 - t ** (-2/3), so that a short training forgets how it began.
     """
 
     model: Detector
@@ -54,6 +58,7 @@ class Run:
     autocast: torch.autocast
     store: CheckpointStore
     changes: tuple[Change, ...] = ()
+    averages: ModelEmaV3 | None = None
 
     @staticmethod
     def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
@@ -80,7 +85,16 @@ class Run:
             network=group.parallel(model, spare_parts=isinstance(model.config.backbone, TimmBackbone)),
             autocast=_autocast(config.precision, group.device),
             store=CheckpointStore(folder),
+            averages=ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None,
         )
+
+    @property
+    def result(self) -> Detector:
+        """The detector that is measured and saved: the averages, or without them the model that learns."""
+        if self.averages is None:
+            return self.model
+        averaged: Detector = self.averages.module
+        return averaged
 
     @property
     def plan(self) -> Plan:
@@ -199,7 +213,9 @@ def _restored(run: Run, checkpoint: Checkpoint) -> RunState:
         changed = come_and_gone(run.folder, run.data.train, run.data.val)
         got = "\n" + first_ten(changed) if changed else f"{len(run.data.train)} pictures, and other labels"
         raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
-    run.model.load_state_dict(dict(checkpoint.model))
+    run.model.load_state_dict(dict(checkpoint.extra.get(LEARNING, checkpoint.model)))
+    if run.averages is not None:
+        run.result.load_state_dict(dict(checkpoint.model))
     run.optimizer.load_state_dict(dict(checkpoint.optimizer))
     return state
 

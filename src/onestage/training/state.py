@@ -11,6 +11,8 @@ from onestage.model.detector import Detector
 from onestage.training.checkpoint import Checkpoint
 from onestage.weights.detector_file import metadata
 
+LEARNING = "learning"
+"""Where a checkpoint of a run with averages holds the weights that learn."""
 Record = dict[str, float]
 """One row of the history: an epoch's losses, rates and figures by name. NaN if a figure has no value."""
 
@@ -59,11 +61,13 @@ class RunState:
         if self.batch >= batches:
             self.epoch, self.batch = self.epoch + 1, 0
 
-    def checkpoint(self, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        """The run at this moment."""
+    def checkpoint(self, result: Detector, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        """The run at this moment. result: the model that is measured. model: the one that learns, the same without averages."""
         extra = asdict(self)
+        if result is not model:
+            extra[LEARNING] = model.state_dict()
         step, epoch = extra.pop("step"), extra.pop("epoch")
-        return Checkpoint(step, epoch, model.state_dict(), metadata(model), optimizer.state_dict(), extra)
+        return Checkpoint(step, epoch, result.state_dict(), metadata(result), optimizer.state_dict(), extra)
 
     @staticmethod
     def of(checkpoint: Checkpoint) -> RunState:

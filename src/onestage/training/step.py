@@ -62,6 +62,8 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tupl
     if not all(math.isfinite(v) for v in values):
         raise _diverged(run, state, batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr=lr)
     run.optimizer.step()
+    if run.averages is not None:
+        run.averages.update(run.model, step=state.step + 1)
     return dict(zip(total, values, strict=False)), values[-1] > 0
 
 

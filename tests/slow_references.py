@@ -220,3 +220,8 @@ def detections(
     groups = [0 if class_agnostic else c[1] for c in candidates]
     kept = nms(boxes, [c[0] for c in candidates], groups, least=score_threshold)
     return [(score, *candidates[i][1:], boxes[i]) for i, score in kept[:detections]]
+
+
+def best_iou(anchors, box):
+    """The largest IoU of a box with any anchor."""
+    return max(iou(anchor, box) for anchor in anchors)

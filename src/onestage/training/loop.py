@@ -26,6 +26,7 @@ from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Batch
 from onestage.training.config import TrainConfig
+from onestage.training.coverage import coverage_of, told
 from onestage.training.folder import Plan, write_history
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.lock import FolderLock
@@ -355,6 +356,8 @@ class Training:
         problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them
         if problems:
             self.monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
+        if run.group.is_main:  # the others say nothing
+            self.monitor.say(told(coverage_of(self.model, train_set)))
 
 
 def _figures(report: Report) -> Record:

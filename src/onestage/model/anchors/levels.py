@@ -55,21 +55,25 @@ class AnchorLevel(Part):
         y, x = (side / cells for side, cells in zip(input_size, level_size, strict=True))
         return (float(int(y)), float(int(x))) if self.stride == "floor" else (y, x)
 
+    def centres(self, level_size: Size, input_size: Size) -> tuple[Tensor, Tensor]:
+        """y of the centres of the H_l rows and x of those of the W_l columns, (H_l,) and (W_l,) float64 input pixels, rising.
+
+        Centres lie at (i + offset) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
+        """
+        steps = self.steps(level_size, input_size)
+        y, x = (
+            (torch.arange(cells, dtype=torch.float64, device="cpu") + self.offset) * step
+            for cells, step in zip(level_size, steps, strict=True)
+        )
+        return (y.clamp(0, input_size[0]), x.clamp(0, input_size[1])) if self.inside else (y, x)
+
 
 def grid(level: AnchorLevel, level_size: Size, input_size: Size) -> Tensor:
-    """Every shape of the level, centred at every cell of its map: (A_l, 4) xyxy input pixels, with A_l = H_l * W_l * S.
-
-    Centres lie at (i + offset) * stride (SSD, section 2.2: (i + 0.5) / f_k of the input).
-    """
-    rows, columns = level_size
-    step_y, step_x = level.steps(level_size, input_size)
-    y = (torch.arange(rows, dtype=torch.float64, device="cpu") + level.offset) * step_y
-    x = (torch.arange(columns, dtype=torch.float64, device="cpu") + level.offset) * step_x
-    if level.inside:
-        y, x = y.clamp(0, input_size[0]), x.clamp(0, input_size[1])
+    """Every shape of the level, centred at every cell of its map: (A_l, 4) xyxy input pixels, with A_l = H_l * W_l * S."""
+    y, x = level.centres(level_size, input_size)
     shapes = torch.tensor(level.shapes, dtype=torch.float64, device="cpu")
     centres = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[:, :, None].expand(-1, -1, len(shapes), -1)
-    extents = shapes.expand(rows, columns, -1, -1)
+    extents = shapes.expand(*level_size, -1, -1)
     return box_ops.from_cxcywh(torch.cat([centres, extents], dim=-1)).reshape(-1, 4).float()
 
 

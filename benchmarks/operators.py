@@ -22,6 +22,7 @@ import onestage
 from common import Clock
 from onestage.images import decode_image
 from onestage.predict.engines.exported import FileEngine, threads
+from onestage.predict.engines.onnxruntime import import_onnxruntime
 from onestage.predict.predictor import Predictor
 
 PRODUCTS = (
@@ -99,7 +100,7 @@ def profiled(path: Path, model: onestage.Detector, predictor: Predictor, file: P
 
 
 def _by_onnxruntime(path: Path, inputs: Inputs, repeats: int) -> Times:
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()

@@ -24,6 +24,7 @@ from onestage.deploy.export import export
 from onestage.deploy.plan import ExportConfig
 from onestage.deploy.winograd import GraphConv3x3
 from onestage.predict.engines.exported import threads
+from onestage.predict.engines.onnxruntime import import_onnxruntime
 from onestage.predict.exported import open_exported
 from runtimes import SIZE, jpegs
 
@@ -52,7 +53,7 @@ def _runner(path: Path, runtime: str) -> Callable[[NDArray[np.float32]], object]
         settings = {"INFERENCE_NUM_THREADS": threads(), "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
         request = openvino.Core().compile_model(path, "CPU", settings).create_infer_request()
         return lambda images: request.infer([images])
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads()

@@ -49,6 +49,24 @@ def imported(node):
     return [f"{node.module}.{alias.name}" for alias in node.names] if isinstance(node, ast.ImportFrom) else []
 
 
+def quietly_imported(text):
+    """Whether a file imports onnxruntime nowhere but for its types and in the function that switches its reports off."""
+    tree = ast.parse(text)
+    allowed = [node for node in ast.walk(tree) if getattr(node, "name", "") == "import_onnxruntime"]
+    allowed += [node for node in ast.walk(tree) if isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING"]
+    inside = {id(inner) for node in allowed for inner in ast.walk(node)}
+    return all("onnxruntime" not in imported(node) for node in ast.walk(tree) if id(node) not in inside)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
+def test_onnxruntime_is_imported_without_its_reports(path):
+    assert quietly_imported(path.read_text(encoding="utf-8"))
+
+
+def test_the_rule_sees_an_import_of_onnxruntime():
+    assert not quietly_imported("def f():\n    import onnxruntime\n")
+
+
 def call_violations(call, name):
     called = dotted(call.func)
     options = {k.arg: k.value.value if isinstance(k.value, ast.Constant) else ... for k in call.keywords}

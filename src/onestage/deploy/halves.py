@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError
+from onestage.predict.engines.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
@@ -90,6 +91,7 @@ def _before_convolutions(graph: onnx.GraphProto) -> set[str]:
 def in_half(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model with its network in float16. Inputs, outputs and tail keep their types."""
     try:
+        import_onnxruntime()
         from onnxruntime.transformers.float16 import convert_float_to_float16
     except ImportError as error:
         raise ConfigError("to write float16, onnxruntime is needed", got=error, fix="pip install 'onestage[onnx]'") from error

@@ -15,6 +15,7 @@ import numpy as np
 from onestage.deploy.onnx import quietly
 from onestage.errors import ConfigError
 from onestage.predict.engines.exported import threads
+from onestage.predict.engines.onnxruntime import import_onnxruntime
 
 if TYPE_CHECKING:
     import onnx
@@ -103,8 +104,7 @@ def most_sensitive(network: onnx.ModelProto, source: onnx.ModelProto, inputs: Se
 
 def _outputs(network: onnx.ModelProto, inputs: Sequence[Inputs]) -> list[np.ndarray]:
     """All outputs of a network for these inputs."""
-    import onnxruntime
-
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads()

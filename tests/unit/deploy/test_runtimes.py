@@ -39,6 +39,7 @@ from onestage.errors import ConfigError, MismatchError, OnestageError, WeightsEr
 from onestage.model.output.postprocess import RawDetections
 from onestage.predict.contract import PRECISIONS
 from onestage.predict.engines.exported import FileEngine, threads
+from onestage.predict.engines.onnxruntime import open_onnx
 from onestage.predict.engines.openvino import open_openvino
 from onestage.predict.exported import OPENERS, open_exported
 from onestage.predict.predictor import TorchEngine
@@ -137,6 +138,15 @@ def test_ctrl_c_is_heard_after_openvino_s_engines_have_gone(exported, tmp_path):
     process = start(ctrl_c_after_openvino, exported[1], log=tmp_path / "log")
     process.join(60)
     assert process.exitcode == 0, (tmp_path / "log").read_text()
+
+
+def test_onnxruntime_is_told_to_report_nothing_unless_the_user_says_otherwise(exported, monkeypatch):
+    for given, then in (None, "1"), ("0", "0"):
+        monkeypatch.setenv("ORT_DISABLE_TELEMETRY", given or "")
+        if given is None:
+            monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+        open_onnx(exported[1])
+        assert os.environ["ORT_DISABLE_TELEMETRY"] == then
 
 
 def test_torch_gives_the_detector(exported):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from onestage.errors import ConfigError, WeightsError
@@ -22,6 +24,17 @@ TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}
 """onnxruntime's names of types, and ours."""
 
 
+def import_onnxruntime() -> ModuleType:
+    """The package, imported so that it sends no reports about its use over the network and leaves no identifier on the disk.
+
+    A value that the user gave to ``ORT_DISABLE_TELEMETRY`` stays. Raise ImportError if it is not installed.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, at the first session
+    import onnxruntime
+
+    return onnxruntime
+
+
 def open_onnx(path: Path) -> FileEngine:
     """The engine of an ONNX file that ``export`` wrote.
 
@@ -38,7 +51,7 @@ def open_onnx(path: Path) -> FileEngine:
 
 def _session(data: bytes, path: Path) -> onnxruntime.InferenceSession:
     try:
-        import onnxruntime
+        onnxruntime = import_onnxruntime()
     except ImportError as error:
         raise ConfigError("onnxruntime is not installed", where=path, fix="pip install 'onestage[onnx]'") from error
     options = onnxruntime.SessionOptions()

@@ -28,6 +28,7 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "evaluate_steps"): None,
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves
+    ("Plan", "decisions"): [],  # no rules decided anything
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

@@ -4,87 +4,27 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
+from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector
 from onestage.cli.output import say, stdout, tell
+from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, absent
-from onestage.training.config import TrainConfig
+from onestage.training.config import Setting, make_config, option
 
 if TYPE_CHECKING:
-    from onestage.model.config import DetectorConfig
     from onestage.model.detector import Detector
+    from onestage.training.inputs import TrainData
     from onestage.training.loop import TrainResult
+    from onestage.training.rules import Chosen, Decision
     from onestage.weights.source import Source
 
 RUNS = Path("runs")
-
-
-@dataclass(frozen=True)
-class ModelChoice:
-    """Which detector, and what it starts from."""
-
-    model: str | None = None
-    """A recipe of the zoo: see onestage models; by default that of the weights."""
-    size: str | None = None
-    """Input size in pixels, 300 or 240x320 (height x width); by default that of your model in --weights, or the recipe's."""
-    backbone: str | None = None
-    """For --model ssd, dssd, retinanet or efficientdet: any timm backbone, such as timm/resnet34."""
-    box_sizes: tuple[float, ...] | None = None
-    """Sizes of the default boxes in input pixels, one per level and one more; by default those of the recipe."""
-    weights: str | None = None
-    """Start from a detector: a file, ours or of another project, or "coco" if such weights are published. A model that you have
-    trained keeps the settings that differ from its recipe."""
-    background: Literal["first", "none"] | None = None
-    """Whether the first output in --weights stands for background, if they are of a RetinaNet of torchvision; by default what
-    the number of the data's classes says."""
-    backbone_weights: str | None = None
-    """Start from a classifier: a file, or "imagenet" for published weights."""
-    changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
-    """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
-
-    def source(self) -> Source | None:
-        """Read the weights of a detector to start from. Return None for a tag if no model is named."""
-        from onestage.creation import find_source
-
-        if self.model is None and (self.weights is None or self.weights.isidentifier()):
-            return None
-        source = find_source(self.model or "", self.weights, self.backbone_weights)
-        return source if source is None or self.background is None else source.settled(None, self.background)
-
-    def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
-        """The recipe for these classes, with its changes. The weights decide the settings that the user does not give."""
-        from onestage.cli.generate import parse_size
-        from onestage.creation import as_in_weights
-        from onestage.zoo.table import ZOO, recipe
-
-        name = self.model or (None if source is None else source.model)
-        if name is None:
-            expected = f"--model and a name, such as {', '.join([*ZOO][:3])}"
-            raise ConfigError("no model is named", expected=expected, fix="see all names: onestage models")
-        asked = None if self.size is None else parse_size(self.size)
-        size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
-        config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
-        for change in self.changes:
-            if "=" not in change:
-                raise ConfigError("--set takes KEY=VALUE", got=change, fix="write it as in --set loss.negative_ratio=2")
-        changes = dict(change.split("=", 1) for change in self.changes)
-        if "preprocess.size" in changes:
-            what = "the recipe's levels and boxes follow from its size, so it is given to the recipe"
-            raise ConfigError(what, where="--set preprocess.size", fix="--size HEIGHTxWIDTH")
-        try:
-            return config.replace(changes)
-        except ConfigError as error:
-            error.got = error.got or ", ".join(f"--set {change}" for change in self.changes)
-            error.fix = error.fix or "docs/parts.md has all settings: --set KEY=VALUE"
-            raise
-
-
-NO_CHOICE, USUAL = ModelChoice(), TrainConfig()
 
 
 def train(
@@ -96,13 +36,14 @@ def train(
     accept_changes: bool = False,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     detector: ModelChoice = NO_CHOICE,
-    training: TrainConfig = USUAL,
+    plan_only: bool = False,
+    training: Settings = NOTHING_GIVEN,
 ) -> int:
-    """Learn to detect the objects of a labelled data set.
+    """Learn to detect the objects of a labelled data set. What you leave out is decided by rules, and told with the reason.
 
-    onestage train shapes/ --model tinyssd --epochs 20
+    onestage train pictures/
 
-    onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --backbone-weights imagenet --out runs/x
+    onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --epochs 20 --out runs/x
 
     onestage train --resume runs/x
 
@@ -114,40 +55,76 @@ def train(
         resume: go on with the interrupted run in this folder; the folder knows the data and the settings
         accept_changes: with --resume: go on though pictures have changed since the run began
         format: the data set's format, if it is not recognised
+        plan_only: say what would be decided, and end
     """
     if resume is not None:
-        if (data, out, format, detector, training) != (None, None, None, NO_CHOICE, USUAL):
-            given = {"DATA": data, "--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
-            raise _no_other_settings(resume, [*training.options, *(name for name, value in given.items() if value is not None)])
+        if (data, out, format, detector, plan_only, training) != (None, None, None, NO_CHOICE, False, NOTHING_GIVEN):
+            other = {"DATA": data, "--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
+            named = [name for name, value in other.items() if value is not None] + ["--plan-only"] * plan_only
+            raise _no_other_settings(resume, [*map(option, given_settings(training)), *named])
         return _go_on(resume, accept_changes=accept_changes)
     if accept_changes:
         raise ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
     if data is None:
-        raise ConfigError("no data set is named", fix="onestage train DATA --model NAME, or --resume RUN")
-    return _start(data, out, detector, training, format)
+        raise ConfigError("no data set is named", fix="onestage train DATA, or --resume RUN")
+    given = given_settings(training)
+    if plan_only:
+        return _tell_plan(_prepared(data, detector, given, format))
+    return _start(data, out, detector, given, format)
 
 
-def _start(data: Path, out: Path | None, detector: ModelChoice, training: TrainConfig, format: str | None) -> int:
+class Prepared(NamedTuple):
+    """All that a training needs: the pictures, the detector that starts, and the settings."""
+
+    pictures: TrainData
+    model: Detector
+    chosen: Chosen
+
+
+def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], format: str | None) -> Prepared:
+    """Read the data, decide what was left open, and make the detector."""
+    from onestage.training.inputs import read_data
+    from onestage.training.rules import decide
+
+    if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
+        raise DataError(absent(data), where=data, fix="correct the path of the data set")
+    source = detector.source()
+    if detector.model is not None or source is not None:
+        _check_recipe(detector, source)
+    config = make_config(given)
+    pictures = read_data(data, config, format=format)
+    decisions: tuple[Decision, ...] = ()
+    if detector.model is None and source is None:
+        detector, decisions = choose_detector(detector, pictures.train)
+    model = make_model(pictures.train.classes, detector, source, seed=config.seed)
+    chosen = decide(model.config, pictures.train, measured=pictures.val, given=given)
+    return Prepared(pictures, model, replace(chosen, decisions=decisions + chosen.decisions))
+
+
+def _tell_plan(prepared: Prepared) -> int:
+    """Print what was decided."""
+    from onestage.training.monitor import TerminalMonitor
+
+    tell(f"{len(prepared.pictures.train)} pictures to learn from, {len(prepared.pictures.val)} to measure on")
+    TerminalMonitor().decided(prepared.chosen.decisions)
+    return 0
+
+
+def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[str, Setting], format: str | None) -> int:
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
     from onestage.training.checkpoint import CheckpointStore
-    from onestage.training.inputs import read_data
     from onestage.training.loop import train as run_training
     from onestage.training.memory import keep_freed_memory
 
-    if detector == NO_CHOICE and not data.exists():  # the model that is missing too is asked for later
-        raise DataError(absent(data), where=data, fix="correct the path of the data set")
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
     if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
         return _go_on(out)
     keep_freed_memory()
-    source = detector.source()
-    _check_recipe(detector, source)
-    pictures = read_data(data, training, format=format)
-    model = make_model(pictures.train.classes, detector, source, seed=training.seed)
-    return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=training))
+    pictures, model, chosen = _prepared(data, detector, given, format)
+    return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 
 
 def _go_on(run: Path, *, accept_changes: bool = False) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from typing import Annotated, Literal, get_type_hints
@@ -51,6 +52,8 @@ EPOCHS = 100
 """The usual number. Steps and minutes come in its place."""
 LENGTHS = ("steps", "minutes")
 """The other settings that say how long to train."""
+Setting = bool | int | float | str | tuple[str, ...] | tuple[float, ...] | None
+"""A value of a field of ``TrainConfig``."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 
@@ -172,7 +175,7 @@ class TrainConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in derived and value != field.default:
-                name = f"--{field.name.replace('_', '-')}"
+                name = option(field.name)
                 many = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
                 found += (
                     [f"{name} {shlex.quote(part)}" for part in many] if name == "--augment-with" else [" ".join((name, *many))]
@@ -191,6 +194,16 @@ class TrainConfig:
     def decay(self) -> float:
         """The weight decay, for those weights that have one."""
         return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+
+def make_config(settings: Mapping[str, Setting]) -> TrainConfig:
+    """The config with these settings, and the defaults for the others. Raise ConfigError for a value that is not possible."""
+    return TrainConfig(**settings)  # type: ignore[arg-type]  # it checks every value itself
+
+
+def option(setting: str) -> str:
+    """The option of the command line for a setting."""
+    return f"--{setting.replace('_', '-')}"
 
 
 def _usual(name: str) -> str:

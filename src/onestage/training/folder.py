@@ -27,6 +27,7 @@ from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
 from onestage.training.config import TrainConfig
 from onestage.training.history import Change
+from onestage.training.rules import Chosen, Decision
 
 CONFIG = "config.json"
 FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad")
@@ -40,7 +41,8 @@ class Plan:
     """The settings of a run.
 
     data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it. history:
-    what was changed since the run began; ``train`` has the settings as they are now.
+    what was changed since the run began; ``train`` has the settings as they are now. decisions: what the rules decided when the
+    run began, with the reasons.
     """
 
     model: DetectorConfig
@@ -48,6 +50,12 @@ class Plan:
     data: str | None
     format: str | None = None
     history: tuple[Change, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def chosen(self) -> Chosen:
+        """The settings of the training, and how they were decided."""
+        return Chosen(self.train, self.decisions)
 
     def save(self, folder: Path) -> None:
         """Write the plan into the folder. Raise WeightsError if that is not possible."""

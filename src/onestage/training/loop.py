@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,20 +25,19 @@ from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Batch
-from onestage.training.config import TrainConfig
+from onestage.training.config import Setting, TrainConfig, make_config
 from onestage.training.coverage import coverage_of, told
 from onestage.training.folder import Plan, write_history
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.pictures import forget
+from onestage.training.rules import Chosen, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import Record, RunState
 from onestage.training.step import DivergedError as DivergedError
 from onestage.training.step import take_step
-
-DEFAULTS = TrainConfig()
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def train(
     *,
     out: str | Path = "runs/train",
     epochs: int | None = None,
-    config: TrainConfig = DEFAULTS,
+    config: TrainConfig | Chosen | None = None,
     format: str | None = None,
     resume: bool = False,
     monitor: Monitor | None = None,
@@ -79,27 +78,36 @@ def train(
 
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
-    classes takes their names from the data. epochs: replaces the config's. resume: goes on with an interrupted run, to the
-    same bits as without the interruption. monitor: shows the progress; by default on the terminal. Ctrl-C saves and returns;
-    a second one stops at once.
+    classes takes their names from the data. config: is taken as it is; without one, rules decide from the model, the data and
+    the machine, and say so (docs/training.md). epochs: replaces the config's. resume: goes on with an interrupted run, to the
+    same bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by
+    default on the terminal. Ctrl-C saves and returns; a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
     """
-    if epochs is not None and isinstance(config, TrainConfig):
-        config = replace(config, epochs=epochs)
     if not isinstance(model, Detector):
         raise ConfigError("train takes a detector", got=type(model).__name__, fix="model = onestage.create(NAME, ...)")
     if format is not None and not isinstance(data, str | Path):
         what, fix = "a format is for a path; these pictures are read already", "leave it out"
         raise ConfigError(what, where="format", got=format, fix=fix)
-    if not isinstance(config, TrainConfig):
+    if not isinstance(config, TrainConfig | Chosen | None):
         raise ConfigError("config is a TrainConfig", got=repr(config), fix="config=onestage.TrainConfig(epochs=10)")
     if not isinstance(monitor, Monitor | None):
         raise ConfigError("monitor is a Monitor", got=repr(monitor), fix="subclass onestage.training.monitor.Monitor")
     data = data if isinstance(data, Dataset | TrainData) else given_path(data, "data")
+    folder = given_path(out, "out")
+    settings = _settings(Plan.load(folder).chosen if config is None and resume else config, epochs)
     begin = partial(start, resume=resume)
-    return _train(model, data, folder=given_path(out, "out"), config=config, format=format, monitor=monitor, begin=begin)
+    return _train(model, data, folder=folder, settings=settings, format=format, monitor=monitor, begin=begin)
+
+
+def _settings(config: TrainConfig | Chosen | None, epochs: int | None) -> Chosen | Mapping[str, Setting]:
+    """All settings, with that number of epochs; without a config the few that are given, and rules decide the others."""
+    if config is None:
+        return {} if epochs is None else {"epochs": epochs}
+    chosen = config if isinstance(config, Chosen) else Chosen(config)
+    return chosen if epochs is None else replace(chosen, train=replace(chosen.train, epochs=epochs))
 
 
 def _train(
@@ -107,12 +115,13 @@ def _train(
     data: str | Path | Dataset | TrainData,
     *,
     folder: Path,
-    config: TrainConfig,
+    settings: Chosen | Mapping[str, Setting],
     format: str | None,
     monitor: Monitor | None,
     begin: Callable[[Run, Monitor, FolderLock], RunState],
 ) -> TrainResult:
-    """Train from the state that ``begin`` gives."""
+    """Train from the state that ``begin`` gives. settings: all of them, or some, and the rules decide the others."""
+    config = settings.train if isinstance(settings, Chosen) else make_config(settings)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
         _reproducible(group.device),
@@ -121,7 +130,9 @@ def _train(
         if not isinstance(data, TrainData):
             data = read_data(data, config, format=format, classes=named_classes(model))
         adopt_classes(model, data.train)
-        run = Run.of(model.to(group.device), data, config, folder, group)
+        if not isinstance(settings, Chosen):
+            settings = group.on_main(partial(decide, model.config, data.train, measured=data.val, given=settings))
+        run = Run.of(model.to(group.device), data, settings, folder, group)
         if not run.store.checkpoints.exists():  # a new run
             data.train.check_apart(folder)
             data.val.check_apart(folder)
@@ -141,7 +152,7 @@ def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
     begin = partial(start, resume=True, accept_changes=accept_changes)
-    return _train(model, plan.data, folder=Path(folder), config=plan.train, format=plan.format, monitor=monitor, begin=begin)
+    return _train(model, plan.data, folder=Path(folder), settings=plan.chosen, format=plan.format, monitor=monitor, begin=begin)
 
 
 class Training:
@@ -351,6 +362,8 @@ class Training:
             f" ({val_set.split or 'the same'}) to measure it: {self._length}, {counted(batch, 'picture')} each,"
             f" on {device}{again}"
         )
+        if run.decisions and not self.step:
+            self.monitor.decided(run.decisions)
         if val_set.is_empty:
             self.monitor.say(NOTHING_TO_MEASURE)
         problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them

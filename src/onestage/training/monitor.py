@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 from onestage.console import Terminal, words
+from onestage.training.rules import Decision
+
+WIDTH = 100
+"""Characters per line of the table of decisions, at most."""
+STYLES = ("bold", "", "", "cyan")
+"""Of its columns: the setting, its value, the reason and the option."""
 
 
 class Monitor:
@@ -25,6 +33,9 @@ class Monitor:
         """A line for people, such as a summary of the training, or the command that resumes it. It may come before
         ``start``.
         """
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """What the rules decided for a new run, and why."""
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """An optimiser step is done. step: counts from 1 over the whole training. epoch: counts from 0. losses: their means in
@@ -66,6 +77,13 @@ class TerminalMonitor(Monitor):
     def say(self, text: str) -> None:
         """Print a line that stays and is never broken: people copy commands from it."""
         self.console.print(words(text, lines=True), soft_wrap=True)
+
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """Print a row for each setting: its value, the reason, and the option that changes it."""
+        table = Table.grid(padding=(0, 2))
+        for decision in decisions:
+            table.add_row(*(words((text, style)) for text, style in zip(astuple(decision), STYLES, strict=True)))
+        self.console.print(table, width=min(self.console.width, WIDTH))
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """Move the bar."""

@@ -32,6 +32,7 @@ from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
+from onestage.training.rules import Chosen, Decision
 from onestage.training.state import LEARNING, RunState
 from onestage.weights.detector_file import load_detector
 
@@ -41,7 +42,7 @@ class Run:
     """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
     network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch. changes:
-    of the plan since the run began.
+    of the plan since the run began. decisions: how the settings that the user left open were decided.
 
     averages: of the model's weights, and of its batch norm's, which are a part of what the averaged weights compute; None
     without ``ema``. Their decay at step t is at most 1 - t ** (-2/3), so that a short training forgets how it began.
@@ -59,11 +60,12 @@ class Run:
     store: CheckpointStore
     changes: tuple[Change, ...] = ()
     averages: ModelEmaV3 | None = None
+    decisions: tuple[Decision, ...] = ()
 
     @staticmethod
-    def of(model: Detector, data: TrainData, config: TrainConfig, folder: Path, group: Distributed) -> Run:
+    def of(model: Detector, data: TrainData, chosen: Chosen, folder: Path, group: Distributed) -> Run:
         """Build the parts for a model that is on its device. Raise ConfigError or DataError for an impossible batch size."""
-        preprocess = model.config.preprocess
+        preprocess, config = model.config.preprocess, chosen.train
         loader = TrainLoader(
             data.train,
             TrainTransform(preprocess.place, config.augmentation, fill=preprocess.colour, antialias=preprocess.antialias),
@@ -86,6 +88,7 @@ class Run:
             autocast=_autocast(config.precision, group.device),
             store=CheckpointStore(folder),
             averages=ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None,
+            decisions=chosen.decisions,
         )
 
     @property
@@ -99,7 +102,9 @@ class Run:
     @property
     def plan(self) -> Plan:
         """The plan of the run: model, training and data."""
-        return Plan(self.model.config, self.config, self.data.path, self.data.format, self.changes)
+        return Plan(
+            self.model.config, self.config, self.data.path, self.data.format, history=self.changes, decisions=self.decisions
+        )
 
     @property
     def steps(self) -> int:

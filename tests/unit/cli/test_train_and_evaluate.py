@@ -184,7 +184,6 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
     ("arguments", "message"),
     [
         ([], "no data set is named"),
-        (["DATA"], "no model is named"),
         (["nowhere"], "there is no such file or folder"),
         (["nowhere", "--model", "tinysd"], "did you mean 'tinyssd'?"),  # before a long look at the data
         (["nowhere", "--model", "tinyssd", "--set", "head=SharedHead"], "equal channels"),

@@ -23,6 +23,7 @@ from onestage.training import folder as run_folder
 from onestage.training import loop
 from onestage.training.checkpoint import STATE, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
+from onestage.training.config import TrainConfig
 from onestage.training.loop import DivergedError, Training, resume, train
 from onestage.weights.detector_file import load_detector
 from small_runs import (
@@ -524,4 +525,4 @@ def test_bfloat16_trains_too(data: Path, finished: Path, tmp_path: Path) -> None
     assert rows[-1]["loss"] < rows[0]["loss"]
     assert rows[0]["loss"] != metrics(finished)[0]["loss"]
     assert rows[0]["loss"] == pytest.approx(metrics(finished)[0]["loss"], rel=0.05)
-    assert loop.DEFAULTS.precision == "auto" and weights(tmp_path / "run")["head.cls.0.weight"].dtype == torch.float32
+    assert TrainConfig().precision == "auto" and weights(tmp_path / "run")["head.cls.0.weight"].dtype == torch.float32

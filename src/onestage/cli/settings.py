@@ -1,0 +1,47 @@
+"""The settings of a training as options that may be left out: what is left out, the rules decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Annotated, get_type_hints
+
+import docstring_parser
+import tyro
+
+from onestage.training.config import Setting, TrainConfig, make_config
+
+if TYPE_CHECKING:
+
+    @dataclass(frozen=True)
+    class Settings:
+        """Every field of ``TrainConfig``, with None, or an empty tuple of words, where it is left out."""
+
+else:
+
+    def _help(text: str | None, default: object) -> str:
+        """The help text of a field, with its value where no rule decides it."""
+        shown = "" if default in (None, ()) else f" (default: {default})"
+        return " ".join((text or "").split()) + shown
+
+    def _options() -> list[tuple[str, object, object]]:
+        """The name, the type and the default of every option."""
+        texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(TrainConfig).params}
+        hints, found = get_type_hints(TrainConfig, include_extras=True), []
+        for field in fields(TrainConfig):
+            told = tyro.conf.arg(help=_help(texts.get(field.name), field.default), help_behavior_hint="")
+            many = tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ())
+            hint = hints[field.name] if many else hints[field.name] | None
+            found.append((field.name, Annotated[hint, told], () if many else None))
+        return found
+
+    Settings = make_dataclass("Settings", _options(), frozen=True, namespace={"__module__": __name__})
+    Settings.__doc__ = "How to train. What you leave out is decided by the rules in docs/training.md, and told with the reason."
+
+NOTHING_GIVEN = Settings()
+
+
+def given_settings(settings: Settings) -> dict[str, Setting]:
+    """The settings that the user gave, by their names in ``TrainConfig``. Raise ConfigError for a value out of its range."""
+    given = {name: value for name, value in vars(settings).items() if value not in (None, ())}
+    make_config(given)
+    return given

@@ -51,8 +51,8 @@ def _length(*parts: Floats) -> Floats:
     """(n,) lengths of vectors with these coordinates, (n,) each."""
     total = parts[0] * parts[0]
     for part in parts[1:]:
-        total = total + part * part
-    length: Floats = np.sqrt(total)
+        total += part * part
+    length: Floats = np.sqrt(total, out=total)
     return length
 
 
@@ -161,7 +161,8 @@ def _normals(distance: Distance, points: Floats) -> Floats:
     corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)
     values = np.stack([distance(points + corner[:, None] * np.float32(0.004)) for corner in corners])
     gradient = _rotate(corners.T[:, :3], values[:3]) + corners[3][:, None] * values[3]
-    return gradient / np.maximum(_length(*gradient), np.float32(1e-6))
+    gradient /= np.maximum(_length(*gradient), np.float32(1e-6))
+    return gradient
 
 
 def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, clearance: float) -> Floats:
@@ -180,8 +181,8 @@ def _march(distance: Distance, entry: Floats, aim: Floats, ahead: Floats, cleara
             points += aim * step
         arrived = step <= NEAR
         way[rays[arrived]] = gone[arrived]
-        going = ~arrived & (gone < 2)
-        rays, points, gone = rays[going], points[:, going], gone[going]
+        going = np.flatnonzero(~arrived & (gone < 2))
+        rays, points, gone = rays[going], points.take(going, axis=1), gone[going]
     way[rays] = gone
     return way
 
@@ -207,8 +208,8 @@ def trace(distance: Distance, rotation: Floats, x: Floats, y: Floats) -> Surface
     rays = entry(x[columns], y[rows])
     points = rays - towards * np.minimum(_march(distance, rays, -towards, ahead[rows, columns], 0.0), 2)
     met = distance(points) < 2 * NEAR
-    hit, points = np.zeros(ahead.shape, bool), points[:, met]
-    hit[rows[met], columns[met]] = True
+    hit, points = np.zeros(ahead.shape, bool), points.take(np.flatnonzero(met), axis=1)
+    hit[rows, columns] = met
     normals = _normals(distance, points)
     openness = np.clip(distance(points + normals * np.float32(REACH)) / np.float32(REACH), 0, 1)
     seen = _rotate(rotation, normals) * np.array([[1], [-1], [1]], np.float32)

@@ -34,6 +34,7 @@ from onestage.structures import Sample, Size
 
 TRIES = 20  # places to try for an object before it is left out
 FINE = 2  # rays for each pixel, along either axis
+OFFSETS = [(i, j) for i in range(FINE) for j in range(FINE)]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Light(NamedTuple):
 
 
 class _Sprite(NamedTuple):
-    """One rendered object. colour (h, w, 3) is multiplied by alpha (h, w); box: xyxy in the patch; radius: of its ball."""
+    """One rendered object. colour (3, h, w) is multiplied by alpha (h, w); box: xyxy in the patch; radius: of its ball."""
 
     colour: Floats
     alpha: Floats
@@ -113,10 +114,10 @@ def generate(index: int, config: SyntheticConfig) -> Sample:
     placed = [] if is_empty else _compose(rng, config, light)
     for item in placed:
         _draw(canvas, item, light)
-    pixels = _photograph(rng, canvas, config.noise)
+    image = torch.from_numpy(_photograph(rng, canvas, config.noise))
     corners = [[x1 + p.left, y1 + p.top, x2 + p.left, y2 + p.top] for p in placed for x1, y1, x2, y2 in [p.sprite.box]]
     return Sample(
-        image=torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1))),
+        image=image,
         boxes=box_ops.clip(torch.tensor(corners, dtype=torch.float32).reshape(-1, 4), config.size),
         labels=torch.tensor([p.label for p in placed], dtype=torch.int64),
         ignore=torch.zeros(len(placed), dtype=torch.bool),
@@ -183,16 +184,20 @@ def _render(rng: Generator, config: SyntheticConfig, name: str, light: _Light) -
     x, y = (((rays - c) / radius).astype(np.float32) for c in centre)
     surface = trace(solid.distance, rotation, x, y)
     shaded = _shade(surface, textures.paint(rng, surface.points), light, gloss=rng.uniform(0, 0.6))
-    fine = np.zeros((*surface.hit.shape, 4), np.float32)
-    fine[surface.hit] = np.concatenate([shaded, np.ones((len(shaded), 1), np.float32)], axis=1)
-    pixels = np.add.reduce([fine[i::FINE, j::FINE] for i in range(FINE) for j in range(FINE)]) / np.float32(FINE * FINE)
+    fine = np.zeros((4, *surface.hit.shape), np.float32)
+    for channel, values in zip(fine, (*shaded, np.float32(1)), strict=True):
+        channel[surface.hit] = values
+    pixels = fine[:, 0::FINE, 0::FINE].copy()
+    for i, j in OFFSETS[1:]:
+        pixels += fine[:, i::FINE, j::FINE]
+    pixels /= np.float32(FINE * FINE)
     rows, columns = np.flatnonzero(surface.hit.any(1)), np.flatnonzero(surface.hit.any(0))
     box = (columns[0] / FINE, rows[0] / FINE, (columns[-1] + 1) / FINE, (rows[-1] + 1) / FINE)
-    return _Sprite(pixels[..., :3], pixels[..., 3], box, radius)
+    return _Sprite(pixels[:3], pixels[3], box, radius)
 
 
 def _shade(surface: Surface, base: Floats, light: _Light, gloss: float) -> Floats:
-    """Base colours (n, 3) -> lit colours (n, 3): light of the sky, diffuse light and a highlight."""
+    """Base colours (3, n) -> lit colours (3, n): light of the sky, diffuse light and a highlight."""
     half = light.direction + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
     nx, ny, nz = surface.normals
@@ -201,32 +206,37 @@ def _shade(surface: Surface, base: Floats, light: _Light, gloss: float) -> Float
     for _ in range(5):  # to the 32nd power
         shine = shine * shine
     body = light.sky * surface.openness + light.strength * facing * (0.4 + 0.6 * surface.openness)
-    lit: Floats = base * body[:, None] + np.float32(gloss) * shine[:, None]
+    lit: Floats = base * body
+    lit += np.float32(gloss) * shine
     return lit
 
 
 def _draw(canvas: Floats, item: _Placed, light: _Light) -> None:
-    """Lay the object and its shadow over the canvas (H, W, 3), in place."""
-    sprite, size = item.sprite, (canvas.shape[0], canvas.shape[1])
-    margin = int(sprite.radius)
+    """Lay the object and its shadow over the canvas (3, H, W), in place."""
+    sprite, size = item.sprite, (canvas.shape[1], canvas.shape[2])
+    margin = int(0.4 * sprite.radius) + 4  # the blur of Pillow, three boxes, reaches less far
     mask = Image.fromarray((np.pad(sprite.alpha, margin) * 255).astype(np.uint8))
     blurred = np.asarray(mask.filter(ImageFilter.GaussianBlur(0.1 * sprite.radius)), np.float32) / 255
     right, down = np.round(light.direction[:2] / light.direction[2] * -0.22 * sprite.radius).astype(int).tolist()
     shadow = _Placed(sprite._replace(alpha=blurred), item.label, item.left - margin + right, item.top - margin + down)
     rows, columns, inner_rows, inner_columns = _window(shadow, size)
-    canvas[rows, columns] *= 1 - 0.6 * blurred[inner_rows, inner_columns, None]
+    canvas[:, rows, columns] *= 1 - 0.6 * blurred[inner_rows, inner_columns]
     rows, columns, inner_rows, inner_columns = _window(item, size)
-    canvas[rows, columns] *= 1 - sprite.alpha[inner_rows, inner_columns, None]
-    canvas[rows, columns] += sprite.colour[inner_rows, inner_columns]
+    canvas[:, rows, columns] *= 1 - sprite.alpha[inner_rows, inner_columns]
+    canvas[:, rows, columns] += sprite.colour[:, inner_rows, inner_columns]
 
 
 def _photograph(rng: Generator, canvas: Floats, noise: float) -> NDArray[np.uint8]:
-    """(H, W, 3) of light -> (H, W, 3) of bytes: uneven lighting, exposure and grain."""
-    size = canvas.shape[0], canvas.shape[1]
-    lighting = rng.uniform(0.85, 1.1) + 0.25 * (textures.noise(rng, size, 1.0) - 0.5)
-    grain = rng.standard_normal(canvas.shape, dtype=np.float32) * np.float32(rng.uniform(0, noise))
-    pixels: NDArray[np.uint8] = (np.clip(canvas * lighting[..., None] + grain, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return pixels
+    """(3, H, W) of light, which is used up -> (3, H, W) of bytes: uneven lighting, exposure and grain."""
+    size = canvas.shape[1], canvas.shape[2]
+    canvas *= rng.uniform(0.85, 1.1) + 0.25 * (textures.noise(rng, size, 1.0) - 0.5)
+    grain = rng.standard_normal((*size, 3), dtype=np.float32)
+    grain *= np.float32(rng.uniform(0, noise))
+    canvas += grain.transpose(2, 0, 1)
+    np.clip(canvas, 0, 1, out=canvas)
+    canvas *= 255
+    canvas += 0.5
+    return canvas.astype(np.uint8)
 
 
 def generate_encoded(indices: Sequence[int], config: SyntheticConfig, *, workers: int | None = None) -> Iterator[Encoded]:
@@ -236,7 +246,7 @@ def generate_encoded(indices: Sequence[int], config: SyntheticConfig, *, workers
     if workers == 1:
         yield from map(draw, indices)
         return
-    with ProcessPoolExecutor(workers, initializer=_leave_interrupts_to_parent) as pool:
+    with ProcessPoolExecutor(workers, initializer=_become_worker) as pool:
         yield from pool.map(draw, indices, chunksize=8)
 
 
@@ -244,7 +254,9 @@ def _encoded(index: int, config: SyntheticConfig) -> Encoded:
     return encode(generate(index, config))
 
 
-def _leave_interrupts_to_parent() -> None:
+def _become_worker() -> None:
+    """Leave interrupts to the parent, and use one core: with a process per core, more threads would wait for each other."""
+    torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

@@ -120,16 +120,17 @@ GROUNDS: tuple[Callable[[Generator, Size], Floats], ...] = (_plaster, _marble, _
 
 
 def ground(rng: Generator, size: Size) -> Floats:
-    """(H, W, 3): one of the grounds, upright or on its side, in two muted colours, with a few faint strokes."""
+    """(3, H, W): one of the grounds, upright or on its side, in two muted colours, with a few faint strokes."""
     kind = GROUNDS[rng.integers(len(GROUNDS))]
     pattern = kind(rng, size) if rng.random() < 0.5 else kind(rng, (size[1], size[0])).T
     hue = (0.2, 1.0) if rng.random() < 0.6 else (0.0, 6.0)  # wood, stone, sand and linen first of all
     first = colour(rng, hue=hue, saturation=(0.0, 0.45), value=(0.5, 1.0))
     second = colour(rng, hue=hue, saturation=(0.0, 0.45), value=(0.2, 0.8)) * np.float32(0.6) + first * np.float32(0.4)
-    picture = second + (first - second) * np.clip(pattern, 0, 1)[..., None]
+    picture = (first - second)[:, None, None] * np.clip(pattern, 0, 1)
+    picture += second[:, None, None]
     ink = np.float32(rng.uniform(0.04, 0.1) * rng.choice([-1, 1]))
-    painted: Floats = picture + ink * _strokes(rng, size, int(rng.integers(0, 5)))[..., None]
-    return painted
+    picture += ink * _strokes(rng, size, int(rng.integers(0, 5)))
+    return picture
 
 
 def _strokes(rng: Generator, size: Size, count: int) -> Floats:
@@ -173,11 +174,12 @@ PATTERNS = (_bands, _spots, _checks, _streaks)
 
 
 def paint(rng: Generator, points: Floats) -> Floats:
-    """Surface points (3, n) -> their colours (n, 3): one colour with probability 1/2, or two colours in one of the patterns."""
+    """Surface points (3, n) -> their colours (3, n): one colour with probability 1/2, or two colours in one of the patterns."""
     base = colour(rng, saturation=(0.3, 0.95), value=(0.55, 1.0))
     other = colour(rng, saturation=(0.0, 0.9), value=(0.2, 1.0))
     pattern = PATTERNS[rng.integers(len(PATTERNS))]
     if rng.random() < 0.5:
-        return np.broadcast_to(base, (points.shape[1], 3))
-    mix: Floats = base + (other - base) * pattern(rng, points)[:, None].astype(np.float32)
+        return np.broadcast_to(base[:, None], points.shape)
+    mix: Floats = (other - base)[:, None] * pattern(rng, points).astype(np.float32, copy=False)
+    mix += base[:, None]
     return mix

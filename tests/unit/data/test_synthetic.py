@@ -1,8 +1,10 @@
 """The built-in pictures: pure functions of seed and index, with boxes that are right."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -38,6 +40,26 @@ def test_a_picture_depends_on_seed_and_index_alone() -> None:
     assert torch.equal(first[0].image, first[2].image) and torch.equal(first[0].boxes, first[2].boxes)
     assert not torch.equal(first[0].image, first[1].image)
     assert not torch.equal(first[0].image, generate(4, dataclasses.replace(SMALL, seed=1)).image)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, "5a18b5981ee3ac6d"),
+        ({"size": (72, 96)}, "bb3fc6f3c61fa6db"),
+        ({"size": (96, 64), "seed": 3, "objects": (4, 4), "min_visible": 0.6}, "a7bfd03bbcce37ac"),
+    ],
+)
+def test_the_pictures_stay_the_same_to_the_bit(change: dict[str, object], expected: str) -> None:
+    """The checksums are those of the first version of this code. Another version of numpy or Pillow may change them."""
+    if (np.__version__, PIL.__version__) != ("2.4.6", "13.0.0"):
+        pytest.skip("made with numpy 2.4.6 and Pillow 13.0.0")
+    digests = ""
+    for index in range(6):
+        sample = generate(index, SyntheticConfig(**change))  # type: ignore[arg-type]
+        parts = (sample.image, sample.boxes, sample.labels)
+        digests += hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()
+    assert hashlib.sha256(digests.encode()).hexdigest().startswith(expected)
 
 
 def test_global_random_numbers_are_neither_used_nor_changed() -> None:

@@ -5,12 +5,14 @@ BIN = .venv/bin
 READY = .venv/.ready
 OLDEST = .venv-oldest
 PROCESSES ?= 3
+MINUTES ?= 10
+ULTRALYTICS ?= .venv-ultralytics
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 EXPORTED ?= exported
 TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each (tests/conftest.py); a third process works while others wait
 
-.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark benchmark-runtimes clean
+.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark benchmark-runtimes benchmark-minutes clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
@@ -21,6 +23,7 @@ help:
 	@echo "make kill       kill workers, runs and ranks at random moments"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
 	@echo "make benchmark-runtimes  the same with every runtime, files kept in EXPORTED=exported (15 minutes, and the exports)"
+	@echo "make benchmark-minutes DATA=FOLDER  compare what is trained in MINUTES=10 minutes with YOLO and torchvision (45 minutes)"
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "onestage needs Python 3.11 or later: make PYTHON=...")'
@@ -72,5 +75,12 @@ benchmark-runtimes: $(READY)  # files, int8 too, are made once and kept in EXPOR
 	$(BIN)/python benchmarks/inference.py --runtimes torch onnxruntime openvino ncnn --precision fp32 int8 \
 	    --repeats 12 --files $(EXPORTED) --json $(EXPORTED)/runtimes.json
 
+$(ULTRALYTICS)/bin/yolo:  # a separate program under the AGPL, in an environment of its own
+	$(PYTHON) -m venv $(ULTRALYTICS)
+	$(ULTRALYTICS)/bin/python -m pip install --quiet --disable-pip-version-check ultralytics
+
+benchmark-minutes: $(READY) $(ULTRALYTICS)/bin/yolo
+	$(BIN)/python benchmarks/time_to_accuracy.py $(DATA) --minutes $(MINUTES) --ultralytics $(ULTRALYTICS)/bin/python --json minutes.json
+
 clean:
-	rm -rf .venv $(OLDEST) demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info
+	rm -rf .venv $(OLDEST) .venv-ultralytics demo runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/onestage.egg-info

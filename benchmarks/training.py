@@ -67,21 +67,10 @@ class TheirStep:
         self.model = model.train()
         self.optimizer = sgd(model)
         self.transform = model.transform
-        mean = {tv_tensors.Image: (123.0, 117.0, 104.0), "others": 0}
-        self.augment = v2.Compose(
-            [
-                v2.RandomPhotometricDistort(),
-                v2.RandomZoomOut(fill=mean),
-                v2.RandomIoUCrop(),
-                v2.RandomHorizontalFlip(p=0.5),
-                v2.ToDtype(torch.float, scale=True),
-                v2.SanitizeBoundingBoxes(),
-                v2.ToPureTensor(),
-            ]
-        )
+        self.augment = reference_augmentation()
 
     def from_samples(self, batch: Sequence[Sample]) -> None:
-        pairs = [self.augment(tv_tensors.Image(s.image), _their_target(s)) for s in batch]
+        pairs = [self.augment(*their_sample(sample)) for sample in batch]
         self.model.transform = self.transform
         self._step(*zip(*pairs, strict=True))
 
@@ -102,10 +91,27 @@ class _Ready(nn.Module):
         return ImageList(images, [tuple(images.shape[2:])] * len(images)), targets
 
 
-def _their_target(sample: Sample) -> dict[str, Tensor]:
-    size = sample.image.shape[1:]
+def reference_augmentation() -> v2.Compose:
+    """What torchvision's references do to a picture and its target before an SSD learns from them."""
+    mean = {tv_tensors.Image: (123.0, 117.0, 104.0), "others": 0}
+    return v2.Compose(
+        [
+            v2.RandomPhotometricDistort(),
+            v2.RandomZoomOut(fill=mean),
+            v2.RandomIoUCrop(),
+            v2.RandomHorizontalFlip(p=0.5),
+            v2.ToDtype(torch.float, scale=True),
+            v2.SanitizeBoundingBoxes(),
+            v2.ToPureTensor(),
+        ]
+    )
+
+
+def their_sample(sample: Sample) -> tuple[Tensor, dict[str, Tensor]]:
+    """A picture and its objects in torchvision's form; its labels start at 1."""
+    size = (sample.image.shape[1], sample.image.shape[2])
     boxes = tv_tensors.BoundingBoxes(sample.boxes.clone(), format="XYXY", canvas_size=size)
-    return {"boxes": boxes, "labels": sample.labels + 1}
+    return tv_tensors.Image(sample.image), {"boxes": boxes, "labels": sample.labels + 1}
 
 
 def sgd(model: nn.Module) -> torch.optim.SGD:

@@ -10,6 +10,10 @@ import pytest
 import torch
 
 import onestage
+from onestage.data import load_dataset
+from onestage.data.solids import SOLIDS
+from onestage.data.synthetic import SyntheticConfig, generate
+from onestage.data.writers import write_coco
 from onestage.errors import ConfigError
 from onestage.model.output.postprocess import RawDetections
 
@@ -241,3 +245,98 @@ def test_the_page_of_the_benchmarks_names_each():
     page = (FOLDER / "README.md").read_text()
     programs = [path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text()]
     assert len(programs) > 5 and [name for name in programs if f"python benchmarks/{name}" not in page] == []
+
+
+@pytest.fixture
+def divided(load, tmp_path):
+    """A drawn data set without splits, divided for a comparison."""
+    write_coco(
+        [generate(index, SyntheticConfig(size=(48, 64), objects=(1, 1))) for index in range(20)],
+        tmp_path / "data",
+        classes=[*SOLIDS],
+    )
+    return load("split_pictures").split_pictures(tmp_path / "data", tmp_path / "pictures")
+
+
+def test_an_undivided_set_is_divided_and_all_programs_get_the_same_pictures(divided):
+    parts = {"train": divided.train, "val": divided.val, "test": divided.test}
+    assert [len(part) for part in parts.values()] == [14, 2, 4]
+    original = {path.read_bytes() for path in (divided.ours.parents[1] / "data" / "train").glob("*.jpg")}
+    copies = [Path(path).read_bytes() for part in parts.values() for path in part.paths]
+    assert {*copies} == original and len(copies) == len(original)  # as they are, none in two splits
+    for name, part in parts.items():
+        theirs = load_dataset(divided.yolo, split=name)
+        assert [Path(path).read_bytes() for path in theirs.paths] == [Path(path).read_bytes() for path in part.paths]
+        assert [int(Path(path).stem) for path in theirs.paths] == [*range(len(part))]
+        assert theirs.classes == part.classes and theirs.labels.equal(part.labels)
+        torch.testing.assert_close(theirs.boxes, part.boxes, atol=1e-2, rtol=0)
+
+
+def test_a_divided_set_stays_as_it_is(load, tmp_path):
+    """Ours is given the data set itself, as a user gives it."""
+    for split, first in (("train", 0), ("val", 3), ("test", 5)):
+        pictures = [generate(index, SyntheticConfig(size=(48, 64))) for index in range(first, first + 2)]
+        write_coco(pictures, tmp_path / "data", classes=[*SOLIDS], split=split)
+    found = load("split_pictures").split_pictures(tmp_path / "data", tmp_path / "pictures", split="val")
+    assert found.ours == tmp_path / "data" and not (tmp_path / "pictures" / "coco").exists()
+    assert found.measured is found.val and [len(found.train), len(found.val), len(found.test)] == [2, 2, 2]
+
+
+def perfect(load, dataset):
+    """Each object, found with the highest score."""
+    found = []
+    for row in range(len(dataset)):
+        truth = dataset.truth(row)
+        for (x1, y1, x2, y2), label in zip(truth.boxes.tolist(), truth.labels.tolist(), strict=True):
+            found.append(load("split_pictures").Found(row, label, (x1, y1, x2 - x1, y2 - y1), 0.9))
+    return found
+
+
+def test_trainings_are_measured_by_one_evaluator_and_compared(load, divided, tmp_path, monkeypatch, capsys):
+    minutes, trainings, pictures = load("time_to_accuracy"), load("trainings"), load("split_pictures")
+    truth = perfect(load, divided.test)
+
+    def trained(name, found):
+        return trainings.Trained(name, "1", "x", 30.0, 2, pictures.detections(found, divided.test))
+
+    programs = [trained("onestage default", truth), trained("Ultralytics yolo26n", truth[:2])]
+    todo = [lambda *_, one=one: one for one in programs]
+    monkeypatch.setattr(minutes, "trainings", lambda *_, **__: todo)
+    monkeypatch.setattr(minutes, "split_pictures", lambda *_, **__: divided)
+    path = tmp_path / "minutes.json"
+    ours, peer = minutes.main(tmp_path / "data", minutes=0.5, json=path)
+    assert ours.AP == pytest.approx(1) and 0 < peer.AP < ours.AP
+    content = json.loads(path.read_text())
+    assert len(content["rows"]) == 2 and content["environment"]["threads"] == torch.get_num_threads()
+    table = minutes.table(content)
+    assert table in capsys.readouterr().out
+    assert f"| {1 / peer.AP:.2f} | {1 / peer.AP50:.2f} |" in table.splitlines()[2]
+
+
+def test_what_is_to_be_trained(load, tmp_path):
+    minutes = load("time_to_accuracy")
+    python = tmp_path / "python"
+    with pytest.raises(SystemExit, match="pip install ultralytics"):
+        minutes.trainings(["default"], [], ["ultralytics"], ["yolo26n"], ultralytics=python)
+    (tmp_path / "yolo").touch()
+    todo = minutes.trainings(["default", "dssd --size 64"], [python], ["ultralytics"], ["yolo26n"], ultralytics=python)
+    start = f" --weights {python}"
+    names = [one.args[0] for one in todo]
+    assert names == ["default", f"default{start}", "dssd --size 64", f"dssd --size 64{start}", "yolo26n"]
+    assert len(minutes.trainings(["default"], [], ["torchvision"], [], ultralytics=python)) == 2
+
+
+def test_a_program_that_fails_is_quoted(load, tmp_path):
+    run = load("trainings").run
+    log = tmp_path / "logs" / "log"
+    assert run([sys.executable, "-c", "print('fine')"], log) > 0 and log.read_text().endswith("fine\n")
+    with pytest.raises(SystemExit, match="ZeroDivisionError"):
+        run([sys.executable, "-c", "1 / 0"], log)
+
+
+def test_torchvisions_recipe_ends_in_time_and_names_what_it_finds(load, divided, tmp_path, monkeypatch):
+    program = load("torchvision_ssdlite")
+    monkeypatch.setattr(program, "BATCH", 4)
+    program.main(divided.yolo, minutes=1e-3, out=tmp_path / "found.json", split="val")
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["seconds"] < 60 and {one["row"] for one in content["found"]} <= {0, 1}

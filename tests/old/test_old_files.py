@@ -29,6 +29,10 @@ NEW: dict[tuple[str, str], Any] = {
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves
     ("Plan", "decisions"): [],  # no rules decided anything
+    ("TrainConfig", "freeze"): 0,  # all parts learned, at one rate, to the end
+    ("TrainConfig", "backbone_lr"): 1.0,
+    ("TrainConfig", "layer_decay"): 1.0,
+    ("TrainConfig", "patience"): 0,
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

@@ -46,6 +46,10 @@ RANGES = {
     "balance": Range(least=0, most=1),
     # averages, freezing, stopping early
     "ema": Range(least=0, below=1),
+    "freeze": Range(least=0),
+    "backbone_lr": Range(above=0, most=1),
+    "layer_decay": Range(above=0, most=1),
+    "patience": Range(least=0),
 }
 """The values that the settings of a training may have."""
 EPOCHS = 100
@@ -126,6 +130,16 @@ class TrainConfig:
     ema: float = 0.0
     """Measure and save a moving average of the weights, with this decay per step, such as 0.999; the first steps have a
     smaller one. 0: the weights themselves."""
+    freeze: int | Literal["backbone"] = 0
+    """Stages of the backbone, from the image on, that do not learn, nor their batch norm's statistics; each ends with a feature
+    map. backbone: all of them."""
+    backbone_lr: float = 1.0
+    """The learning rate of the backbone, as a part of that of the other layers."""
+    layer_decay: float = 1.0
+    """Each stage of the backbone learns at this part of the rate of the stage behind it; the last one, of that of neck and
+    head."""
+    patience: int = 0
+    """Stop if the validation AP has not risen by more than 0.001 in so many measurements in a row; 0: never."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
@@ -142,9 +156,23 @@ class TrainConfig:
         if self.epochs != EPOCHS and (length := next((name for name in LENGTHS if getattr(self, name) is not None), None)):
             what, got = "two settings say how long to train", f"epochs {self.epochs}, {length} {getattr(self, length):g}"
             raise ConfigError(what, where=length, got=got, fix=f"give one of epochs=, steps= and minutes=; leave {length}= out")
+        self._check_useful()
         if self.schedule != "steps" and self.milestones != MILESTONES:
             what, fix = "milestones do nothing along a cosine", "schedule='steps', or leave milestones= out"
             raise ConfigError(what, where="milestones", got=self.milestones, fix=fix)
+
+    def _check_useful(self) -> None:
+        """Raise ConfigError for a setting that another one makes useless."""
+        if self.freeze == "backbone" and (self.backbone_lr, self.layer_decay) != (1, 1):
+            what, fix = (
+                "a frozen backbone has no learning rate",
+                "leave backbone_lr= and layer_decay= out, or leave freeze= out",
+            )
+            got = f"freeze {self.freeze}, backbone_lr {self.backbone_lr:g}, layer_decay {self.layer_decay:g}"
+            raise ConfigError(what, where="freeze", got=got, fix=fix)
+        if self.patience and not self.evaluate_every and self.evaluate_steps is None:
+            what, fix = "patience counts measurements, and only the last epoch is measured", "evaluate_every=1"
+            raise ConfigError(what, where="patience", got=f"evaluate_every {self.evaluate_every}", fix=fix)
 
     @property
     def augmentation(self) -> Augment:

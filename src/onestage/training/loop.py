@@ -28,6 +28,7 @@ from onestage.structures import Batch
 from onestage.training.config import Setting, TrainConfig, make_config
 from onestage.training.coverage import coverage_of, told
 from onestage.training.folder import Plan, write_history
+from onestage.training.freezing import frozen, training_mode
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
@@ -35,20 +36,23 @@ from onestage.training.pictures import forget
 from onestage.training.rules import Chosen, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
-from onestage.training.state import Record, RunState
+from onestage.training.state import RISE, Record, RunState
 from onestage.training.step import DivergedError as DivergedError
 from onestage.training.step import take_step
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What came out of a training. report: the last measurement, if any. interrupted: stopped early, to be resumed."""
+    """What came out of a training. report: the last measurement, if any. interrupted: stopped by a signal, to be resumed.
+    stopped_early: complete before its last step, because AP rose no more (``patience``).
+    """
 
     folder: Path
     best_ap: float
     report: Report | None
     interrupted: bool
     seconds: float
+    stopped_early: bool = False
 
     @property
     def best(self) -> Path:
@@ -126,6 +130,7 @@ def _train(
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
         _reproducible(group.device),
         StopSignal(told=group.is_main, insists=group.world > 1) as stop,
+        frozen(model, config.freeze),
     ):
         if not isinstance(data, TrainData):
             data = read_data(data, config, format=format, classes=named_classes(model))
@@ -199,13 +204,21 @@ class Training:
         if self.stopping:
             self._save()
             self.monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
+        if self._is_early:
+            rise = f"the validation AP has not risen by more than {RISE} in {counted(state.stale, 'measurement')}"
+            self.monitor.say(f"stopped early, after {counted(state.step, 'step')} of {run.steps}: {rise}")
         if run.result is not self.model:
             self.model.load_state_dict(run.result.state_dict())
-        return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds())
+        return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds(), self._is_early)
 
     @property
     def _is_complete(self) -> bool:
-        return self.state.step >= self.run.steps and not self.state.taken
+        return (self.state.step >= self.run.steps and not self.state.taken) or self._is_early
+
+    @property
+    def _is_early(self) -> bool:
+        """Whether the training is over before its last step: the AP rises no more."""
+        return 0 < self.run.config.patience <= self.state.stale and self.step < self.run.steps
 
     @property
     def _end_of_lap(self) -> int:
@@ -218,7 +231,7 @@ class Training:
     def _train_lap(self) -> None:
         """Train on the rest of the lap, or until a signal."""
         run, state, seen, begun = self.run, self.state, 0, time.monotonic()
-        self.model.train()
+        training_mode(self.model, run.config.freeze)
         while state.step < self._end_of_lap:
             batch = next(self._batches)
             with run.group.patience():

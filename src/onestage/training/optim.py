@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
+from onestage.model.detector import Detector
+from onestage.model.stages import stages_of
 from onestage.training.config import TrainConfig
 from onestage.training.history import Change, place_on_curve
 
@@ -15,16 +16,35 @@ FLOOR = 0.01
 """The cosine ends at this part of the peak, so the last epoch still learns a little."""
 
 
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not.
+
+    Layers that learn more slowly come in further pairs of groups; "lr_scale" is their part of the learning rate, as in timm.
+    """
+    slower = lr_scales(model, config)
+    groups: list[dict[str, object]] = []
+    for scale in sorted({1.0, *slower.values()}, reverse=True):
+        trained = [p for name, p in model.named_parameters() if p.requires_grad and slower.get(name, 1.0) == scale]
+        scaled: dict[str, object] = {} if scale == 1 else {"lr_scale": scale}
+        groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay} | scaled)
+        groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0} | scaled)
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
     return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.momentum, 0.999))
+
+
+def lr_scales(model: Detector, config: TrainConfig) -> dict[str, float]:
+    """The part of the learning rate that each parameter of the backbone has, by name; empty if all have the whole.
+
+    The last of the backbone's stages has ``layer_decay``, the one before it the square, and so on (BEiT, arXiv 2106.08254; by
+    stages as in mmdetection's "stage_wise"). ``backbone_lr`` scales them all. Neck and head have the whole rate.
+    """
+    if config.backbone_lr == config.layer_decay == 1:
+        return {}
+    scales = {f"backbone.{name}": config.backbone_lr for name, _ in model.backbone.named_parameters()}
+    for depth, stage in enumerate(reversed(stages_of(model) if config.layer_decay != 1 else []), 1):
+        scales |= {f"backbone.{name}": config.backbone_lr * config.layer_decay**depth for name in stage}
+    return scales
 
 
 def learning_rate(step: int, steps: int, config: TrainConfig, changes: Sequence[Change] = ()) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field, fields
 
 import torch
@@ -13,6 +14,8 @@ from onestage.weights.detector_file import metadata
 
 LEARNING = "learning"
 """Where a checkpoint of a run with averages holds the weights that learn."""
+RISE = 0.001
+"""A smaller rise of the validation AP does not count for ``patience``."""
 Record = dict[str, float]
 """One row of the history: an epoch's losses, rates and figures by name. NaN if a figure has no value."""
 
@@ -60,6 +63,15 @@ class RunState:
         """Go on to the next epoch, if all ``batches`` of this one are done."""
         if self.batch >= batches:
             self.epoch, self.batch = self.epoch + 1, 0
+
+    @property
+    def stale(self) -> int:
+        """Measurements since the validation AP has last risen by more than RISE; 0 until it has done so for the first time."""
+        best, since = 0.0, 0
+        for ap in (record["val/AP"] for record in self.history if not math.isnan(record.get("val/AP", math.nan))):
+            since = 0 if ap > best + RISE else since + (best > 0)
+            best = ap if since == 0 else best
+        return since
 
     def checkpoint(self, result: Detector, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
         """The run at this moment. result: the model that is measured. model: the one that learns, the same without averages."""

@@ -41,7 +41,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tupl
     torch.manual_seed(seed_of(config.seed, state.step, group.rank))  # dropout too is the same after a resume
     lr = learning_rate(state.step, run.steps, config, run.changes)
     for parameters in run.optimizer.param_groups:
-        parameters["lr"] = lr
+        parameters["lr"] = lr * parameters.get("lr_scale", 1.0)
     batch = batch.to(group.device)
     parts = _cut(batch, config.accumulate)
 

@@ -129,7 +129,7 @@ def same_bits(a: Path, b: Path) -> bool:
 def metrics(folder: Path) -> list[dict[str, float]]:
     """A run's rows, without what depends on the clock."""
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s")} for row in rows]
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s", "waiting")} for row in rows]
 
 
 def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:

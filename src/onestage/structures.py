@@ -83,6 +83,11 @@ class Sample:
     def __post_init__(self) -> None:
         box_ops.check_rows(f"Sample {self.image_id}", self.boxes, self.labels, self.ignore)
 
+    @property
+    def size(self) -> Size:
+        """(H, W) of the picture."""
+        return self.image.shape[1], self.image.shape[2]
+
 
 @dataclass(frozen=True)
 class ImageMeta:

@@ -10,6 +10,7 @@ import torch
 
 import onestage
 from old.plans import defaults, left_out, parts
+from onestage.data.transforms import Augment
 from onestage.model.config import encode
 from onestage.training.config import AUGMENTS
 from onestage.training.folder import Plan
@@ -26,6 +27,12 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "steps"): None,  # epochs alone said how long a training was
     ("TrainConfig", "minutes"): None,
     ("TrainConfig", "evaluate_steps"): None,
+    ("TrainConfig", "clean"): 0.0,  # there was neither mosaic nor scale jitter
+    ("Augment", "mosaic"): 0.0,
+    ("Augment", "scale_jitter"): 0.0,
+    ("TrainConfig", "balance"): 0.0,
+    ("TrainConfig", "decoder"): "pillow",
+    ("TrainConfig", "cache"): 0.0,
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves
     ("Plan", "decisions"): [],  # no rules decided anything
@@ -78,8 +85,9 @@ def test_no_part_has_other_defaults_than_it_had(name: str) -> None:
 
 
 def test_new_fields_act_as_before_where_they_are_missing() -> None:
-    known = {part for part in parts(Plan) if part.__name__ in DEFAULTS}
-    new = {(part.__name__, name) for part in known for name in defaults(part).keys() - DEFAULTS[part.__name__].keys()}
+    old = DEFAULTS | {"Augment": DEFAULTS["augment=none"]}  # a plan holds the name of a preset
+    known = {Augment, *(part for part in parts(Plan) if part.__name__ in DEFAULTS)}
+    new = {(part.__name__, name) for part in known for name in defaults(part).keys() - old[part.__name__].keys()}
     assert new == NEW.keys(), "what did c0fbafc do? write it into NEW"
     assert {(part.__name__, name): defaults(part)[name] for part in known for p, name in NEW if p == part.__name__} == NEW
 

@@ -26,11 +26,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from onestage.data.balance import repeat_factors, repeated
+from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.memory import Admit, Share
 from onestage.data.mosaic import PICTURES, Mosaic
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
+from onestage.data.undecoded import Decoder, PictureSource, Undecoded
 from onestage.data.workers import Parcel, WorkerPool, Workers
 from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.structures import Batch, ImageMeta, Sample, Size, Targets
@@ -70,10 +72,13 @@ class Feed:
     """Which pictures a training gets, and how they are brought.
 
     balance: the share of pictures below which a class is shown more often (``data.balance``); 0: an epoch shows each picture
-    once. pin_memory: put batches into pinned memory, from which a GPU copies faster.
+    once. decoder: who decodes JPEGs. cache: gigabytes of decoded pictures that this process and its workers keep in memory.
+    pin_memory: put batches into pinned memory, from which a GPU copies faster.
     """
 
     balance: float = 0.0
+    decoder: Decoder = "pillow"
+    cache: float = 0.0
     pin_memory: bool = False
 
 
@@ -114,8 +119,12 @@ class TrainLoader:
         self._count = len(dataset)
         self._factors = repeat_factors(dataset, feed.balance) if feed.balance else None
         spare = _SPARE if on_bad == "skip" else 0
-        pictures = _Pictures(dataset, transform, clean=transform.clean, seed=seed, spare=spare)
-        self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=feed.pin_memory)
+        workers = _as_workers(workers)
+        size = int(feed.cache * 1e9)
+        cache = PictureCache(size, count=len(dataset), processes=max(workers.count, 1)) if size else None
+        source = PictureSource(dataset, feed.decoder, cache)
+        pictures = _Pictures(source, transform, clean=transform.clean, seed=seed, spare=spare)
+        self._reader = _Reader(pictures, workers=workers, on_bad=on_bad, pin_memory=feed.pin_memory)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -165,7 +174,7 @@ class EvalLoader:
         _check_batch_size(batch_size, Shard(), count=None)
         self.batch_size = batch_size
         self.indices = range(shard.rank, len(dataset), shard.world)
-        pictures = _Pictures(dataset, transform, clean=transform, seed=0, spare=0)
+        pictures = _Pictures(PictureSource(dataset), transform, clean=transform, seed=0, spare=0)
         self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -236,7 +245,7 @@ class _Pictures:
     clean: the transform for the last part of a training. Errors that a user can mend come back as values.
     """
 
-    dataset: Dataset
+    source: PictureSource
     transform: TrainTransform | EvalTransform
     clean: TrainTransform | EvalTransform
     seed: int
@@ -250,6 +259,10 @@ class _Pictures:
         """The pictures of a batch, for messages."""
         paths = [self.dataset.paths[key.index] for key in keys]
         return ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.source.dataset
 
     def _load_one(self, key: Key, share: Share) -> _Item:
         failures: list[Failure] = []
@@ -278,7 +291,7 @@ class _Pictures:
         share: Share,
         failures: list[Failure],
         wanted: int,
-        make: Callable[[Sample, torch.Generator], Made],
+        make: Callable[[Sample | Undecoded, torch.Generator], Made],
         cell: int | None = None,
     ) -> Made | None:
         """What ``make`` gives for a picture, or for the first spare one after it that can be read; None if none can.
@@ -291,8 +304,7 @@ class _Pictures:
             generator = torch.Generator().manual_seed(seed_of(self.seed, key.epoch, index, *purpose))
             try:
                 with share() as admit:
-                    admit(self.dataset.decoding_cost(index))
-                    return make(self.dataset[index], generator)
+                    return make(self.source.open(index, admit), generator)
             except OnestageError as error:
                 failures.append(Failure(self.dataset.paths[index], error))
         return None

@@ -25,6 +25,7 @@ from onestage.data.transforms import (
     place_region,
     stretch,
 )
+from onestage.data.undecoded import Undecoded
 from onestage.structures import ImageMeta, Sample, Size, Targets
 
 PICTURES = 4
@@ -50,19 +51,18 @@ class Mosaic:
         self._meta = ImageMeta((0, 0), (0, 0), (1, 1), (0, 0))
         self._targets: list[Targets] = []
 
-    def add(self, sample: Sample, generator: torch.Generator) -> Targets:
+    def add(self, sample: Sample | Undecoded, generator: torch.Generator) -> Targets:
         """Show a region of a picture (3, H, W) with boxes (N, 4) in the next cell. Return the objects in it."""
         place, augment = self._transform.place, self._transform.augment
-        size = (sample.image.shape[1], sample.image.shape[2])
-        meta = place(size)
+        meta = place(sample.size)
         if not self._targets:
             self._meta = replace(ImageMeta.stretched(meta.input, meta.input), image_id=sample.image_id, path=sample.path)
-            self._canvas = canvas_of(self._transform.fill, meta.input, like=sample.image)
+            self._canvas = canvas_of(self._transform.fill, meta.input, like=torch.empty(0, dtype=torch.uint8))
         (top, left), cell = self._cell(len(self._targets))
         zoom = draw_zoom(augment.scale_jitter, generator)
         shown = (round(cell[0] / (zoom * meta.scale[0])), round(cell[1] / (zoom * meta.scale[1])))
-        region = draw_mirrors(place_region(size, shown, generator), augment, generator)
-        view = View.of(region, size, stretch(cell))
+        region = draw_mirrors(place_region(sample.size, shown, generator), augment, generator)
+        view = self._transform.view(sample, region, stretch(cell))
         self._canvas[:, top : top + cell[0], left : left + cell[1]] = self._transform.pixels(sample, view, generator)
         self._targets.append(_seen(sample, view, torch.tensor([left, top, left, top]), augment.min_size))
         return self._targets[-1]
@@ -81,7 +81,7 @@ class Mosaic:
         return (y * lower, x * right), (height - y if lower else y, width - x if right else x)
 
 
-def _seen(sample: Sample, view: View, corner: Tensor, min_size: float) -> Targets:
+def _seen(sample: Sample | Undecoded, view: View, corner: Tensor, min_size: float) -> Targets:
     """The objects of which a view shows enough, in pixels of the input. corner (4,): left, top, left, top of its cell.
 
     An ignored object stays if any part of it is visible: that part is no background either.

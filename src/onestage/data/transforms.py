@@ -13,7 +13,7 @@ that letterboxes or keeps the shortest edge passes a different one, and nothing 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.colour import distort_colours, mean_colour
+from onestage.data.undecoded import Undecoded
 from onestage.errors import ConfigError
 from onestage.structures import ImageMeta, Sample, Size, Targets
 
@@ -124,6 +125,12 @@ class Region:
     def box(self) -> tuple[int, int, int, int]:
         """x1, y1, x2, y2."""
         return self.left, self.top, self.left + self.width, self.top + self.height
+
+    def snapped(self, step: int) -> Region:
+        """The region with its corner and sides at the nearest multiples of ``step`` pixels."""
+        left, top = (step * round(value / step) for value in (self.left, self.top))
+        width, height = (step * max(round(side / step), 1) for side in (self.width, self.height))
+        return replace(self, left=left, top=top, width=width, height=height)
 
 
 def draw_region(size: Size, boxes: Tensor, augment: Augment, *, generator: torch.Generator) -> Region:
@@ -235,22 +242,33 @@ class Axis:
 
 @dataclass(frozen=True)
 class View:
-    """A region of a picture as it lies in the input. meta describes the region as if it were the whole picture."""
+    """A region of a picture as it lies in the input. meta describes the region as if it were the whole picture.
+
+    reduction: the picture can be decoded with its sides divided by this, and the region still has the pixels of the input.
+    """
 
     region: Region
     across: Axis
     down: Axis
     meta: ImageMeta
+    reduction: int = 1
 
     @classmethod
-    def of(cls, region: Region, size: Size, place: Place) -> View:
-        """The view that shows ``region`` of a picture of ``size`` (height, width) where ``place`` says."""
-        left, top, right, bottom = region.box
+    def of(cls, region: Region, size: Size, place: Place, reductions: Sequence[int] = (1,)) -> View:
+        """The view that shows ``region`` of a picture of ``size`` (height, width) where ``place`` says.
+
+        reductions: those that can be chosen. The region then begins and ends at whole pixels of the smaller picture.
+        """
         meta = place((region.height, region.width))
+        reduction = max(r for r in reductions if r == 1 or r * max(meta.scale) <= 1)
+        if reduction > 1:
+            region = region.snapped(reduction)
+            meta = place((region.height, region.width))
+        left, top, right, bottom = region.box
         (scale_y, scale_x), (pad_y, pad_x) = meta.scale, meta.pad
         across = Axis.of(left, right, size[1], scale=scale_x, pad=pad_x, mirrored=region.mirrored)
         down = Axis.of(top, bottom, size[0], scale=scale_y, pad=pad_y, mirrored=region.upside_down)
-        return cls(region, across, down, meta)
+        return cls(region, across, down, meta, reduction)
 
     def boxes(self, boxes: Tensor) -> Tensor:
         """(N, 4) picture pixels -> (N, 4) input pixels, cut to the visible part of the picture."""
@@ -259,8 +277,13 @@ class View:
         return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
 
     def pixels(self, image: Tensor, fill: Colour, recolour: Callable[[Tensor], Tensor], *, antialias: bool = True) -> Tensor:
-        """(3, H, W) uint8 -> (3, h, w) uint8. Resize and recolour the visible part; ``fill`` is the colour around it."""
-        (left, right), (top, bottom) = self.across.source, self.down.source
+        """(3, H, W) uint8 -> (3, h, w) uint8. Resize and recolour the visible part; ``fill`` is the colour around it.
+
+        The sides of the image are those of the picture, divided by ``reduction`` and rounded up.
+        """
+        (left, right), (top, bottom) = (
+            (start // self.reduction, -(-stop // self.reduction)) for start, stop in (self.across.source, self.down.source)
+        )
         (x1, x2), (y1, y2) = self.across.target, self.down.target
         part = image[:, top:bottom, left:right]
         if part.shape[1:] != (y2 - y1, x2 - x1):
@@ -303,11 +326,10 @@ class TrainTransform:
     fill: Colour = MEAN_COLOUR
     antialias: bool = True
 
-    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+    def __call__(self, sample: Sample | Undecoded, generator: torch.Generator) -> Prepared:
         """image (3, H, W) and boxes (N, 4) -> image (3, h, w), targets, meta."""
-        height, width = sample.image.shape[1:]
-        region = draw_region((height, width), sample.boxes[~sample.ignore], self.augment, generator=generator)
-        view = View.of(region, (height, width), self.place)
+        region = draw_region(sample.size, sample.boxes[~sample.ignore], self.augment, generator=generator)
+        view = self.view(sample, region, self.place)
         image = self.pixels(sample, view, generator)
         meta = replace(view.meta, image_id=sample.image_id, path=sample.path)
         return image, self._targets(sample, view), meta
@@ -317,17 +339,23 @@ class TrainTransform:
         """The same without mosaic and scale jitter."""
         return replace(self, augment=self.augment.clean)
 
-    def pixels(self, sample: Sample, view: View, generator: torch.Generator) -> Tensor:
+    @staticmethod
+    def view(sample: Sample | Undecoded, region: Region, place: Place) -> View:
+        """The view of a region (3, H, W) of a picture, for which as few pixels are decoded as possible."""
+        return View.of(region, sample.size, place, (1,) if isinstance(sample, Sample) else sample.reductions)
+
+    def pixels(self, sample: Sample | Undecoded, view: View, generator: torch.Generator) -> Tensor:
         """The view (3, h, w) of a picture (3, H, W), with its colours changed at random."""
+        image = sample.image if isinstance(sample, Sample) else sample.decode(view.reduction)
 
         def recolour(part: Tensor) -> Tensor:
             return distort_colours(
                 part, self.augment.photometric, shuffle_channels=self.augment.shuffle_channels, generator=generator
             )
 
-        return view.pixels(sample.image, self.fill, recolour, antialias=self.antialias)
+        return view.pixels(image, self.fill, recolour, antialias=self.antialias)
 
-    def _targets(self, sample: Sample, view: View) -> Targets:
+    def _targets(self, sample: Sample | Undecoded, view: View) -> Targets:
         """The objects with their centre inside the region (SSD section 2.2) that are large enough to learn from.
 
         Ignored objects stay if a part of them is visible: that part is no background either.
@@ -349,7 +377,7 @@ class EvalTransform:
     resize: Callable[[Tensor], tuple[Tensor, ImageMeta]]
     fill: Colour = MEAN_COLOUR
 
-    def __call__(self, sample: Sample, generator: torch.Generator) -> Prepared:
+    def __call__(self, sample: Sample | Undecoded, generator: torch.Generator) -> Prepared:
         """image (3, H, W) and boxes (N, 4) -> image (3, h, w), targets, meta."""
         image, meta = self.resize(sample.image)
         targets = Targets(meta.apply(sample.boxes), sample.labels, sample.ignore)

@@ -44,6 +44,7 @@ RANGES = {
     # data
     "clean": Range(least=0, most=1),
     "balance": Range(least=0, most=1),
+    "cache": Range(least=0, below=1e6),
     # averages, freezing, stopping early
     "ema": Range(least=0, below=1),
     "freeze": Range(least=0),
@@ -126,6 +127,10 @@ class TrainConfig:
     """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
     balance: float = 0.0
     """The share of the pictures, 0 to 1, below which a class is shown more often, by repeat factors; 0: all equally often."""
+    decoder: Literal["pillow", "fast"] = "pillow"
+    """Who decodes JPEGs for training. fast: torchvision, and large ones no larger than the input needs."""
+    cache: float = 0.0
+    """Gigabytes of decoded training pictures that all processes together keep in memory; they never change the result."""
     # averages, freezing, stopping early
     ema: float = 0.0
     """Measure and save a moving average of the weights, with this decay per step, such as 0.999; the first steps have a

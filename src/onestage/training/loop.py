@@ -171,7 +171,7 @@ class Training:
     def __init__(self, run: Run, state: RunState, monitor: Monitor, stop: StopSignal) -> None:
         self.run, self.state, self.monitor, self.stop = run, state, monitor, stop
         self.stopping = False
-        self.rate = math.nan
+        self.rate = self.waiting = math.nan
         self.skipped = 0
         self.saved = time.monotonic()
         self._began = time.monotonic() - state.seconds
@@ -230,14 +230,16 @@ class Training:
 
     def _train_lap(self) -> None:
         """Train on the rest of the lap, or until a signal."""
-        run, state, seen, begun = self.run, self.state, 0, time.monotonic()
+        run, state, seen, begun, waited = self.run, self.state, 0, time.monotonic(), 0.0
         training_mode(self.model, run.config.freeze)
         while state.step < self._end_of_lap:
+            asked = time.monotonic()
             batch = next(self._batches)
+            waited += time.monotonic() - asked
             with run.group.patience():
                 state.add(self._step(batch))
             seen += len(batch.metas) * run.group.world
-            self.rate = seen / (time.monotonic() - begun)
+            self.rate, self.waiting = (part / (time.monotonic() - begun) for part in (seen, waited))
             self.monitor.step(state.step, state.epoch, state.means, self.rate)
             if self.stopping:
                 return
@@ -278,7 +280,8 @@ class Training:
         run, state = self.run, self.state
         lr = run.optimizer.param_groups[0]["lr"]
         record: Record = {"epoch": self._epochs, "step": state.step, "loss": sum(state.means.values())}
-        record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr, "images_per_s": self.rate}
+        record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr}
+        record |= {"images_per_s": self.rate, "waiting": self.waiting}
         report = self._measured() if self._is_time_to_validate() else None
         best = False
         if report is not None:

@@ -17,6 +17,9 @@ WIDTH = 100
 STYLES = ("bold", "", "", "cyan")
 """Of its columns: the setting, its value, the reason and the option."""
 
+WAITING = 0.05
+"""The share of the time spent waiting for pictures from which it is said."""
+
 
 class Monitor:
     """The receiver of the training loop's reports. This class shows nothing: override the methods that you need.
@@ -108,8 +111,10 @@ class TerminalMonitor(Monitor):
             "val/AP50": "AP50",
         }
         shown = "  ".join(f"{label} {record[name]:.3f}" for name, label in labels.items() if name in record)
-        rate = record["images_per_s"]
+        rate, waiting = record["images_per_s"], record.get("waiting", 0.0)
         speed = "" if math.isnan(rate) else f"  {rate:.1f} img/s"  # a resumed run may have had no step left in the epoch
+        if waiting > WAITING:
+            speed += f"  {waiting:.0%} of the time waiting for pictures"
         self.say(f"epoch {record['epoch']:>3}/{self._epochs}  {shown}{speed}  {record['seconds']:.0f} s")
 
     def close(self) -> None:

@@ -74,7 +74,7 @@ class Run:
             shard=Shard(group.rank, group.world),
             workers=config.workers_of(group.world),
             on_bad=config.on_bad,
-            feed=Feed(balance=config.balance, pin_memory=group.device.type == "cuda"),
+            feed=Feed(config.balance, config.decoder, config.cache / group.world, pin_memory=group.device.type == "cuda"),
         )
         return Run(
             model=model,

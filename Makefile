@@ -75,7 +75,7 @@ benchmark-runtimes: $(READY)  # files, int8 too, are made once and kept in EXPOR
 	$(BIN)/python benchmarks/inference.py --runtimes torch onnxruntime openvino ncnn --precision fp32 int8 \
 	    --repeats 12 --files $(EXPORTED) --json $(EXPORTED)/runtimes.json
 
-$(ULTRALYTICS)/bin/yolo:  # a separate program under the AGPL, in an environment of its own
+$(ULTRALYTICS)/bin/yolo:  # a separate program under the AGPL, in a separate environment
 	$(PYTHON) -m venv $(ULTRALYTICS)
 	$(ULTRALYTICS)/bin/python -m pip install --quiet --disable-pip-version-check ultralytics
 

@@ -4,7 +4,7 @@
     python benchmarks/time_to_accuracy.py DATA --minutes 10 --models default "ssdlite320_mobilenet_v3_large --lr 2e-3" --peers
     python benchmarks/time_to_accuracy.py DATA --minutes 10 --families --peers --split val
 
-Each program is a separate process. They train one after another, from scratch and with all cores: let nothing else run. It
+Each program is a separate process. They train one after another, from scratch and with all cores: let nothing else run. Each
 learns from the train split and chooses its best model by the val split. Then it looks once at the test split, and one
 evaluator, ours (pycocotools' definition), measures the detections of all. While you tune, measure with ``--split val``: then
 nothing looks at the test pictures.

@@ -27,7 +27,7 @@ import tyro
 from common import environment
 from onestage.metrics.report import Report, measure
 from split_pictures import Measured, SplitPictures, split_pictures
-from trainings import INSTALL, Trained, train_ours, train_torchvision, train_ultralytics
+from trainings import INSTALL, FailedTraining, Trained, train_ours, train_torchvision, train_ultralytics
 
 Peer = Literal["ultralytics", "torchvision"]
 FAMILIES = (
@@ -74,11 +74,15 @@ def trainings(
 
 
 def rows(todo: Sequence[Training], pictures: SplitPictures, minutes: float, folder: Path) -> Iterator[Row]:
-    """Train one after another, and measure each."""
+    """Train one after another, and measure each. A program that fails is quoted and left out."""
     dataset = pictures.measured
     truths = [dataset.truth(row) for row in range(len(dataset))]
     for number, training in enumerate(todo):
-        trained = training(pictures, minutes, folder / f"training-{number}")
+        try:
+            trained = training(pictures, minutes, folder / f"training-{number}")
+        except FailedTraining as error:
+            print(f"not measured: {error}", flush=True)
+            continue
         yield _row(trained, measure(trained.found, truths, dataset.classes))
 
 

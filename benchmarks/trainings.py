@@ -31,6 +31,10 @@ YOLO = {"imgsz": 320, "batch": 16, "workers": 1, "plots": False, "exist_ok": Tru
 """Its picture size and batch, those of ours; all other settings of a training are its usual ones."""
 
 
+class FailedTraining(Exception):
+    """A program ended with an error. The message quotes the end of what it printed."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a program did. command: as a user types it. seconds: of wall clock from its start to its end. epochs: as far as it
@@ -109,7 +113,7 @@ def _settings(settings: Mapping[str, object]) -> list[str]:
 def run(command: Sequence[str], log: Path, *, where: Path | None = None) -> float:
     """Run a program to its end, in the folder ``where``, with all that it prints in the file ``log``. Return its seconds.
 
-    Raise SystemExit with the end of the file if the program fails.
+    Raise FailedTraining if the program fails.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     begun = time.monotonic()
@@ -118,5 +122,5 @@ def run(command: Sequence[str], log: Path, *, where: Path | None = None) -> floa
         file.flush()
         code = subprocess.run(command, stdout=file, stderr=file, env=os.environ | QUIET, cwd=where, check=False).returncode
     if code != 0:
-        raise SystemExit(f"{shlex.join(command)} failed with code {code}; the end of {log}:\n{log.read_text()[-2000:]}")
+        raise FailedTraining(f"{shlex.join(command)} failed with code {code}; the end of {log}:\n{log.read_text()[-2000:]}")
     return time.monotonic() - begun

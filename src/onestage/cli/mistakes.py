@@ -29,6 +29,9 @@ _PLAIN = (
 )
 """What Python says of a value, with the value, and what is expected in plain words."""
 
+_WORDS = re.compile(r"does not match choices \('(.*?)',?\)")
+"""What tyro adds if the option takes certain words as well, with these."""
+
 
 @contextmanager
 def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]:
@@ -122,5 +125,8 @@ def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:
     where = _name(event.argument) if event.argument else event.prog
     for pattern, expected in _PLAIN:
         if found := pattern.search(event.message):
-            return ConfigError("the value is not understood", where=where, got=found[1], expected=expected, fix=fix)
+            words = _WORDS.search(event.message)
+            expected = f"{expected}, or {words[1]}" if words else expected
+            got = found[1].partition("\n- ")[0]  # what follows is about the words
+            return ConfigError("the value is not understood", where=where, got=got, expected=expected, fix=fix)
     return ConfigError("the value is not understood", where=where, got=event.message, fix=fix)

@@ -14,7 +14,7 @@ import tyro
 from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector
 from onestage.cli.output import say, stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
-from onestage.errors import ConfigError, DataError, absent
+from onestage.errors import ConfigError, DataError, absent, warn_outside
 from onestage.training.config import Setting, make_config, option
 
 if TYPE_CHECKING:
@@ -97,6 +97,8 @@ def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], f
     if detector.model is None and source is None:
         detector, decisions = choose_detector(detector, pictures.train)
     model = make_model(pictures.train.classes, detector, source, seed=config.seed)
+    if config.freeze and source is None and detector.backbone_weights is None:
+        warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
     chosen = decide(model.config, pictures.train, measured=pictures.val, given=given)
     return Prepared(pictures, model, replace(chosen, decisions=decisions + chosen.decisions))
 

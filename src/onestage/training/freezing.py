@@ -39,10 +39,8 @@ def _names(model: Detector, freeze: Freeze) -> set[str]:
         return set()
     stages = stages_of(model)
     if freeze > len(stages):
-        what, expected = "the backbone has fewer stages", f'0 to {len(stages)}, or "backbone" for all of them'
-        raise ConfigError(
-            what, where=f"freeze, {model.config.name}", got=freeze, expected=expected, fix=f"freeze={len(stages)}"
-        )
+        what, expected = f"the backbone of {model.config.name} has fewer stages", f"0 to {len(stages)}, or backbone for all"
+        raise ConfigError(what, where="freeze", got=freeze, expected=expected, fix=f"freeze={len(stages)}")
     return set[str]().union(*stages[:freeze])
 
 

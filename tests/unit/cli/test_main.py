@@ -88,6 +88,7 @@ MISTAKES = {
     "demo more": ["one argument too many", "got:      more"],
     "demo --out": ["the option needs a value", "where:    --out"],
     "evaluate m d --on-bad stopp": ["there is no such choice (did you mean 'stop'?)", "expected: stop, skip"],
+    "train data --freeze neck": ["the value is not understood", "expected: a whole number, such as 3, or backbone"],
     "models --classes x": ["the value is not understood", "where:    --classes"],
     "predict m p --score 2": ["a number out of its range", "where:    --score"],
     "evaluate m d --batch-size 0": ["a number out of its range", "fix:      such as --batch-size 16"],

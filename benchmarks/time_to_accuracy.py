@@ -60,14 +60,14 @@ Training = Callable[[SplitPictures, float, Path], Trained]
 def trainings(
     models: Sequence[str], weights: Sequence[Path], peers: Sequence[Peer], yolo: Sequence[str], *, ultralytics: Path
 ) -> list[Training]:
-    """Everything that is to be trained, in this order: each of our models from scratch and from each of the weights, the peers.
+    """Everything that is to be trained, in this order: our models, what ours makes of each of the weights, the peers.
 
     Raise SystemExit if Ultralytics is asked for and is not there.
     """
     if "ultralytics" in peers and not ultralytics.with_name("yolo").exists():
         raise SystemExit(f"no Ultralytics beside {ultralytics}\n{INSTALL}\nthen --ultralytics ultralytics/bin/python")
-    starts = ["", *(f" --weights {shlex.quote(str(path.resolve()))}" for path in weights)]
-    found: list[Training] = [partial(train_ours, model + start) for model in models for start in starts]
+    starts = [f"default --weights {shlex.quote(str(path.resolve()))}" for path in weights]
+    found: list[Training] = [partial(train_ours, model) for model in (*models, *starts)]
     if "ultralytics" in peers:
         found += [partial(train_ultralytics, model, python=ultralytics) for model in yolo]
     return [*found, train_torchvision] if "torchvision" in peers else found
@@ -141,7 +141,7 @@ def main(
         models: "default", which leaves the model to onestage train; or a model's name, and after it, in the same
             quotation marks, options of onestage train.
         families: also a light model of each family.
-        weights: files from which each of our models is trained once more.
+        weights: files to start from; each makes one more training of ours, with the model of the file.
         peers: the other programs; none at all with --peers alone.
         yolo: models of Ultralytics.
         ultralytics: the Python of an environment with Ultralytics, a separate program.

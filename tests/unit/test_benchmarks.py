@@ -327,9 +327,8 @@ def test_what_is_to_be_trained(load, tmp_path):
         minutes.trainings(["default"], [], ["ultralytics"], ["yolo26n"], ultralytics=python)
     (tmp_path / "yolo").touch()
     todo = minutes.trainings(["default", "dssd --size 64"], [python], ["ultralytics"], ["yolo26n"], ultralytics=python)
-    start = f" --weights {python}"
     names = [one.args[0] for one in todo]
-    assert names == ["default", f"default{start}", "dssd --size 64", f"dssd --size 64{start}", "yolo26n"]
+    assert names == ["default", "dssd --size 64", f"default --weights {python}", "yolo26n"]
     assert len(minutes.trainings(["default"], [], ["torchvision"], [], ultralytics=python)) == 2
 
 

@@ -33,6 +33,7 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "balance"): 0.0,
     ("TrainConfig", "decoder"): "pillow",
     ("TrainConfig", "cache"): 0.0,
+    ("TrainConfig", "evaluate_pictures"): None,
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves
     ("Plan", "decisions"): [],  # no rules decided anything

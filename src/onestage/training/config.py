@@ -41,6 +41,7 @@ RANGES = {
     "steps": Range(least=1),
     "minutes": Range(above=0, below=1e6),
     "evaluate_steps": Range(least=1),
+    "evaluate_pictures": Range(least=1),
     # data
     "clean": Range(least=0, most=1),
     "balance": Range(least=0, most=1),
@@ -55,6 +56,8 @@ RANGES = {
 """The values that the settings of a training may have."""
 EPOCHS = 100
 """The usual number. Steps and minutes come in its place."""
+FITTED = ("steps", "evaluate_steps", "evaluate_pictures")
+"""The settings that a training of a number of minutes finds by itself."""
 LENGTHS = ("steps", "minutes")
 """The other settings that say how long to train."""
 Setting = bool | int | float | str | tuple[str, ...] | tuple[float, ...] | None
@@ -122,6 +125,8 @@ class TrainConfig:
     """Time for the whole training, in place of epochs; the speed of the first steps tells how many steps fit."""
     evaluate_steps: int | None = None
     """Steps between two measurements, in place of evaluate_every. Rows of results and checkpoints then come with these."""
+    evaluate_pictures: int | None = None
+    """Measure on so many of the validation pictures, spread evenly; by default on all."""
     # data
     clean: float = 0.0
     """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
@@ -204,7 +209,7 @@ class TrainConfig:
     def options(self) -> list[str]:
         """The options of the command line that give these settings."""
         found = []
-        derived = ("steps", "evaluate_steps") if self.minutes is not None else ()
+        derived = FITTED if self.minutes is not None else ()
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in derived and value != field.default:

@@ -16,7 +16,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
@@ -25,7 +25,7 @@ from onestage.files import LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
-from onestage.training.config import TrainConfig
+from onestage.training.config import FITTED, TrainConfig
 from onestage.training.history import Change
 from onestage.training.rules import Chosen, Decision
 
@@ -77,6 +77,17 @@ class Plan:
             raise ConfigError(
                 "the run's config cannot be read", where=path, got=e, fix="put the file back, or begin another run"
             ) from e
+
+    @property
+    def is_unfitted(self) -> bool:
+        """Whether the steps that fit into the minutes of the run are not known yet."""
+        return self.train.minutes is not None and self.train.steps is None
+
+    def fitted(self, config: TrainConfig) -> TrainConfig:
+        """The config of a run of the same minutes, with the length that this run has found for them."""
+        if config.minutes is None or config.steps is not None or config.minutes != self.train.minutes:
+            return config
+        return replace(config, **{name: getattr(self.train, name) for name in FITTED})
 
     def check_same(self, other: Plan, folder: Path) -> None:
         """Raise ConfigError if ``other`` would give another result than this plan, which is that of the run in ``folder``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,3 +48,12 @@ def place_on_curve(step: int, steps: int, changes: Sequence[Change] = ()) -> tup
             pace = (length - place) / max(left, 1)
         since = at
     return place + (step - since) * pace, length
+
+
+def last_part(share: float, steps: int, changes: Sequence[Change] = ()) -> int:
+    """The first step of the last ``share`` (0 to 1) of the curve. A change does not move the steps before it."""
+    complete = [c.step for c in changes if c.what == STEPS and c.step >= int(c.before or 0)]
+    begin = max(complete, default=0)
+    length = place_on_curve(begin, steps, changes)[1]
+    bound = length - round(share * length)
+    return begin + bisect_left(range(begin, steps), True, key=lambda step: place_on_curve(step, steps, changes)[0] >= bound)

@@ -15,6 +15,7 @@ from onestage.errors import ConfigError, DataError, counted, first_ten, warn_out
 from onestage.model.detector import Detector
 from onestage.predict.predictor import Predictor
 from onestage.processes import Launch
+from onestage.training import clock
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint
@@ -29,13 +30,14 @@ class TrainData:
     """The pictures of a run. They are read once.
 
     path: where they were read, absolute, and format: its format, if the user named it; both None for a data set that was made
-    in Python.
+    in Python. seconds: how long it took to read them.
     """
 
     train: Dataset
     val: Dataset
     path: str | None = None
     format: str | None = None
+    seconds: float = 0.0
 
 
 def read_data(
@@ -46,16 +48,17 @@ def read_data(
     classes: the names that labels stand for; the data's names if left out. Raise DataError if the data cannot be read, has
     nothing to train on, or has some classes that are not among ``classes``; ConfigError if it has none of them.
     """
+    began = clock.now()
     if isinstance(data, Dataset):
         parts = _hold_out(data, config)
         _check_teaches(parts[0])
-        return TrainData(*parts)
+        return TrainData(*parts, seconds=clock.now() - began)
     opened = open_data(data, format)
     parts = _read(opened, config, classes)
     if Launch.from_environment().is_main:
         warn_outside(_doubts(opened, parts))
     _check_teaches(parts[0])
-    return TrainData(*parts, str(Path(data).resolve()), format)
+    return TrainData(*parts, str(Path(data).resolve()), format, clock.now() - began)
 
 
 def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:

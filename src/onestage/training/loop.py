@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,7 +16,6 @@ from pathlib import Path
 import torch
 
 from onestage.data import Dataset
-from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
@@ -25,20 +23,28 @@ from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Batch
+from onestage.training import clock
+from onestage.training.clock import Pace
 from onestage.training.config import Setting, TrainConfig, make_config
-from onestage.training.coverage import coverage_of, told
 from onestage.training.folder import Plan, write_history
 from onestage.training.freezing import frozen, training_mode
+from onestage.training.going_on import NOTHING_NEW, NewSettings
+from onestage.training.header import introduce
+from onestage.training.history import STEPS, Change
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.pictures import forget
+from onestage.training.rehearsal import rehearse
 from onestage.training.rules import Chosen, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState
 from onestage.training.step import DivergedError as DivergedError
 from onestage.training.step import take_step
+
+CHECKS = 200
+"""How often a training looks at the clock, if it has a number of minutes."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +89,9 @@ def train(
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
     classes takes their names from the data. config: is taken as it is; without one, rules decide from the model, the data and
-    the machine, and say so (docs/training.md). epochs: replaces the config's. resume: goes on with an interrupted run, to the
-    same bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by
-    default on the terminal. Ctrl-C saves and returns; a second one stops at once.
+    the machine, and say so (docs/training.md). epochs: replaces its length. resume: goes on with an interrupted run, to the same
+    bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by default on
+    the terminal. Ctrl-C saves and returns; a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
@@ -101,17 +107,30 @@ def train(
         raise ConfigError("monitor is a Monitor", got=repr(monitor), fix="subclass onestage.training.monitor.Monitor")
     data = data if isinstance(data, Dataset | TrainData) else given_path(data, "data")
     folder = given_path(out, "out")
-    settings = _settings(Plan.load(folder).chosen if config is None and resume else config, epochs)
-    begin = partial(start, resume=resume)
+    planned = Plan.load(folder) if resume else None
+    if planned is not None and config is None:
+        settings = _settings(planned.chosen, epochs)
+    else:
+        settings = _settings(config, epochs, planned)
+    begin = partial(start, planned=planned)
     return _train(model, data, folder=folder, settings=settings, format=format, monitor=monitor, begin=begin)
 
 
-def _settings(config: TrainConfig | Chosen | None, epochs: int | None) -> Chosen | Mapping[str, Setting]:
-    """All settings, with that number of epochs; without a config the few that are given, and rules decide the others."""
+def _settings(
+    config: TrainConfig | Chosen | None, epochs: int | None, planned: Plan | None = None
+) -> Chosen | Mapping[str, Setting]:
+    """All settings, with that number of epochs; without a config the few that are given, and rules decide the others.
+
+    planned: the plan of a run that goes on. If it has the minutes of the config, it has found the length that fits into them.
+    """
     if config is None:
         return {} if epochs is None else {"epochs": epochs}
     chosen = config if isinstance(config, Chosen) else Chosen(config)
-    return chosen if epochs is None else replace(chosen, train=replace(chosen.train, epochs=epochs))
+    if planned is not None:
+        chosen = replace(chosen, train=planned.fitted(chosen.train))
+    if epochs is None:
+        return chosen
+    return replace(chosen, train=replace(chosen.train, epochs=epochs, steps=None, minutes=None))
 
 
 def _train(
@@ -122,9 +141,10 @@ def _train(
     settings: Chosen | Mapping[str, Setting],
     format: str | None,
     monitor: Monitor | None,
-    begin: Callable[[Run, Monitor, FolderLock], RunState],
+    begin: Callable[[Run, Monitor, FolderLock], tuple[Run, RunState]],
 ) -> TrainResult:
     """Train from the state that ``begin`` gives. settings: all of them, or some, and the rules decide the others."""
+    began = clock.now() - (data.seconds if isinstance(data, TrainData) else 0.0)
     config = settings.train if isinstance(settings, Chosen) else make_config(settings)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
@@ -143,21 +163,38 @@ def _train(
             data.val.check_apart(folder)
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
-            return Training(run, begin(run, shown, lock), shown, stop).finish()
+            run, state = begin(run, shown, lock)
+            began -= state.seconds if state.step else 0.0
+            if run.plan.is_unfitted:
+                fitted = rehearse(run, state, shown, stop, began=began)
+                if fitted is None:
+                    shown.say(f"stopped before the number of steps was known; it is looked for again with: {run.go_on}")
+                    return TrainResult(folder, state.best_ap, None, True, clock.now() - began)
+                run, state = fitted
+            return Training(run, state, shown, stop, began=began).finish()
 
 
 @known_keywords
-def resume(folder: str | Path, *, monitor: Monitor | None = None, accept_changes: bool = False) -> TrainResult:
+def resume(
+    folder: str | Path,
+    *,
+    monitor: Monitor | None = None,
+    accept_changes: bool = False,
+    settings: NewSettings = NOTHING_NEW,
+) -> TrainResult:
     """Go on with an interrupted run. Its folder alone is enough: it names the data and the settings.
 
-    accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError.
+    accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError. settings: that get
+    another value from here on, or the place to which the data has moved. The plan keeps the old and the new values.
     """
     plan = Plan.load(given_path(folder, "folder"))
-    if plan.data is None:
+    data = settings.data or plan.data
+    if data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
-    begin = partial(start, resume=True, accept_changes=accept_changes)
-    return _train(model, plan.data, folder=Path(folder), settings=plan.chosen, format=plan.format, monitor=monitor, begin=begin)
+    chosen = replace(plan.chosen, train=settings.of(plan.train))
+    begin = partial(start, planned=plan, settings=settings, accept_changes=accept_changes)
+    return _train(model, data, folder=Path(folder), settings=chosen, format=plan.format, monitor=monitor, begin=begin)
 
 
 class Training:
@@ -168,13 +205,14 @@ class Training:
     rate: pictures per second, NaN before the first step. skipped: pictures that could not be read, as last said.
     """
 
-    def __init__(self, run: Run, state: RunState, monitor: Monitor, stop: StopSignal) -> None:
+    def __init__(self, run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, began: float) -> None:
         self.run, self.state, self.monitor, self.stop = run, state, monitor, stop
         self.stopping = False
         self.rate = self.waiting = math.nan
         self.skipped = 0
-        self.saved = time.monotonic()
-        self._began = time.monotonic() - state.seconds
+        self.saved = clock.now()
+        self._began = began
+        self._pace = Pace(60 * (run.config.minutes or 0.0))
         self._batches = self._rest()
 
     @property
@@ -196,7 +234,7 @@ class Training:
             done = counted(state.epoch, "epoch") if run.config.steps is None else counted(state.step, "step")
             self.monitor.say(f"this run was complete already, after {done}")
         else:
-            self._introduce()
+            introduce(run, state, self.monitor)
         while not self._is_complete and not self.stopping:
             self._train_lap()
             if not self.stopping:
@@ -230,21 +268,45 @@ class Training:
 
     def _train_lap(self) -> None:
         """Train on the rest of the lap, or until a signal."""
-        run, state, seen, begun, waited = self.run, self.state, 0, time.monotonic(), 0.0
-        training_mode(self.model, run.config.freeze)
+        state, seen, waited = self.state, 0, 0.0
+        at = begun = clock.now()
+        training_mode(self.model, self.run.config.freeze)
         while state.step < self._end_of_lap:
-            asked = time.monotonic()
+            asked = clock.now()
             batch = next(self._batches)
-            waited += time.monotonic() - asked
-            with run.group.patience():
+            waited += clock.now() - asked
+            with self.run.group.patience():
                 state.add(self._step(batch))
-            seen += len(batch.metas) * run.group.world
-            self.rate, self.waiting = (part / (time.monotonic() - begun) for part in (seen, waited))
+            seen += len(batch.metas) * self.run.group.world
+            at, before = clock.now(), at
+            self.rate, self.waiting = (part / (at - begun) for part in (seen, waited))
             self.monitor.step(state.step, state.epoch, state.means, self.rate)
             if self.stopping:
                 return
-            if time.monotonic() - self.saved > 60 * run.config.checkpoint_minutes:
+            if at - self.saved > 60 * self.run.config.checkpoint_minutes:
                 self._save()
+            if self.run.config.minutes is not None:
+                self._keep_to_time(at - before)
+
+    def _keep_to_time(self, seconds: float) -> None:
+        """Cut the rest of the training if it does not fit into its minutes any more. The plan says so before the next step.
+
+        seconds: that the last step took.
+        """
+        run, state = self.run, self.state
+        self._pace.add(seconds)
+        if state.step % max(1, run.steps // CHECKS) or state.step >= run.steps:
+            return
+        lap, elapsed = run.config.evaluate_steps or len(run.loader), self._seconds()
+        fit = partial(self._pace.fitting, state.step, run.steps, elapsed=elapsed, lap=lap, overhead=state.overhead)
+        steps = run.group.on_main(fit)
+        if steps < run.steps:
+            change = Change(state.step, STEPS, run.steps, steps, "the time nears its end, and the machine became slower")
+            self.run = run = replace(run, config=replace(run.config, steps=steps), changes=(*run.changes, change))
+            run.group.on_main(partial(run.plan.save, run.folder))
+            self.monitor.say(str(change))
+            self.monitor.start(epochs=run.epochs, steps=run.steps, done=state.step)
+            self._batches = self._rest()
 
     def _rest(self) -> Iterator[Batch]:
         """The batches from here on, epoch after epoch. If no more pictures come, all is saved: between two steps the state is
@@ -277,7 +339,7 @@ class Training:
 
     def _finish_lap(self) -> Report | None:
         """Measure if it is time, write the history, save. The lap counts as done from here on."""
-        run, state = self.run, self.state
+        run, state, begun = self.run, self.state, clock.now()
         lr = run.optimizer.param_groups[0]["lr"]
         record: Record = {"epoch": self._epochs, "step": state.step, "loss": sum(state.means.values())}
         record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr}
@@ -297,6 +359,7 @@ class Training:
         self._save(best=best)
         if run.group.is_main:
             write_history(run.folder, state.history)
+        state.overhead = max(clock.now() - begun, state.overhead if report is None else 0.0)
         return report
 
     def _say_skipped(self) -> None:
@@ -331,7 +394,7 @@ class Training:
             raise
 
     def _validate(self) -> Report:
-        run, done, total = self.run, 0, len(self.run.data.val)
+        run, done, total = self.run, 0, len(self.run.val)
 
         def advance(count: int) -> None:
             nonlocal done
@@ -341,7 +404,7 @@ class Training:
         run.group.share(run.result.buffers())  # batch norm's averages: each process has gathered different ones
         return evaluate_dataset(
             run.result,
-            run.data.val,
+            run.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
             workers=run.config.workers_of(run.group.world),
             on_bad=run.config.on_bad,
@@ -350,43 +413,13 @@ class Training:
         )[0]
 
     def _save(self, *, best: bool = False) -> None:
-        self.saved = time.monotonic()
+        self.saved = clock.now()
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
             self.run.store.save(self.state.checkpoint(self.run.result, self.model, self.run.optimizer), best=best)
 
     def _seconds(self) -> float:
-        return time.monotonic() - self._began
-
-    @property
-    def _length(self) -> str:
-        """How long the training is, for people."""
-        run = self.run
-        if run.config.steps is None:
-            return f"{counted(run.config.epochs, 'epoch')} of {counted(len(run.loader), 'step')}"
-        return f"{counted(run.steps, 'step')} ({run.epochs:g} epochs)"
-
-    def _introduce(self) -> None:
-        run, (train_set, val_set) = self.run, (self.run.data.train, self.run.data.val)
-        config, device = run.config, f"{run.group.world} x {run.group.device.type}"
-        batch = min(config.batch_size, len(train_set))
-        again = f", going on after step {self.step}" if self.step else ""
-        if batch < config.batch_size:
-            self.monitor.say(f"there are fewer pictures than a batch of {config.batch_size}: each step has all {batch}")
-        self.monitor.say(
-            f"{self.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
-            f" ({val_set.split or 'the same'}) to measure it: {self._length}, {counted(batch, 'picture')} each,"
-            f" on {device}{again}"
-        )
-        if run.decisions and not self.step:
-            self.monitor.decided(run.decisions)
-        if val_set.is_empty:
-            self.monitor.say(NOTHING_TO_MEASURE)
-        problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them
-        if problems:
-            self.monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
-        if run.group.is_main:  # the others say nothing
-            self.monitor.say(told(coverage_of(self.model, train_set)))
+        return clock.now() - self._began
 
 
 def _figures(report: Report) -> Record:

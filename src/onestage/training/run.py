@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from itertools import count
 from pathlib import Path
 
@@ -13,6 +13,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from onestage.data import Dataset
 from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, WeightsError, first_ten
@@ -23,7 +24,8 @@ from onestage.processes import Distributed
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint, write_history
-from onestage.training.history import Change
+from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
+from onestage.training.history import Change, last_part
 from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor
@@ -116,10 +118,18 @@ class Run:
         """Epochs from the beginning to the end; a whole number, or one with two digits after the point."""
         return self.config.epochs if self.config.steps is None else round_epochs(self.config.steps / len(self.loader))
 
+    @cached_property
+    def val(self) -> Dataset:
+        """The pictures that measure the model."""
+        every, count = self.data.val, self.config.evaluate_pictures
+        if count is None or count >= len(every):
+            return every
+        return every.subset([i * len(every) // count for i in range(count)])
+
     @property
     def clean_step(self) -> int:
-        """The step from which on mosaic and scale jitter are off. It follows from ``steps``, so it moves with them."""
-        return self.steps - round(self.config.clean * self.steps)
+        """The step from which on mosaic and scale jitter are off. It follows from ``steps`` and their changes."""
+        return last_part(self.config.clean, self.steps, self.changes)
 
     @property
     def go_on(self) -> str:
@@ -132,23 +142,38 @@ def round_epochs(epochs: float) -> float:
     return int(epochs) if epochs == int(epochs) else round(epochs, 2)
 
 
-def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool, accept_changes: bool = False) -> RunState:
-    """The state in which training begins: that of a new run, or that of the newest whole checkpoint.
+def start(
+    run: Run,
+    monitor: Monitor,
+    lock: FolderLock,
+    *,
+    planned: Plan | None,
+    settings: NewSettings = NOTHING_NEW,
+    accept_changes: bool = False,
+) -> tuple[Run, RunState]:
+    """The run as it begins: new, or in the state of the newest whole checkpoint. planned: of a run that goes on, before its
+    new ``settings``.
 
     Check that the folder can be written, and sign its lock, which this process has. Raise ConfigError if the folder already
-    holds a run and ``resume`` is False, or if ``resume`` is True and the folder holds none that these parts can take up.
+    holds a run and none is ``planned``, or if one is and the folder holds none that these parts can take up.
     So it does if pictures have changed since the run began, unless it is to ``accept_changes``.
     """
     checkpoint, damaged = run.store.latest()
-    if resume:
-        Plan.load(run.folder).check_same(run.plan, run.folder)
+    if planned is None and checkpoint is not None and checkpoint.step == 0 and Plan.load(run.folder).is_unfitted:
+        monitor.say("the run in this folder had not begun: it begins again")
+        checkpoint = None
+    if planned is not None:
+        replace(planned, train=settings.of(planned.train)).check_same(run.plan, run.folder)
         for line in damaged:
             monitor.say(f"skipped a damaged checkpoint: {line}")
         if checkpoint is None:
             raise _beyond_repair(run, damaged)
-        state = _restored(run, checkpoint)
+        state = restored(run, checkpoint)
+        run = _with_new_settings(run, state, planned, settings)
+        if settings.given:
+            monitor.say(told(settings, state.step))
     elif checkpoint is None and not damaged:
-        state = RunState(data=fingerprint(run.data.train))
+        state = RunState(data=fingerprint(run.data.train), batch_size=run.config.batch_size)
     else:
         fix = f"go on with it ({run.go_on}), or choose another folder"
         raise ConfigError("this folder already holds a run", where=run.folder, fix=fix)
@@ -156,8 +181,19 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, *, resume: bool, accept_
     work = stamping(stamps, run.data.train, run.data.val, timeout=run.config.worker_timeout)
     while run.group.on_main(lambda: next(work, None)) is not None:  # the others hear of every part, so none takes too long
         pass
-    run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, checked=resume and not accept_changes))
-    return state
+    run.group.on_main(
+        partial(_open_folder, run, state, monitor, lock, stamps, checked=planned is not None and not accept_changes)
+    )
+    return run, state
+
+
+def _with_new_settings(run: Run, state: RunState, planned: Plan, settings: NewSettings) -> Run:
+    """The run with the length and the history that follow from its new settings."""
+    pictures = len(run.data.train)
+    old_epoch = max(1, pictures // (state.batch_size or planned.train.batch_size))
+    config, changes = went_on(settings, planned, run.config, state, loader=run.loader, old_epoch=old_epoch)
+    state.batch_size = config.batch_size
+    return replace(run, config=config, changes=changes)
 
 
 def _open_folder(run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: Stamps, *, checked: bool) -> None:
@@ -203,7 +239,7 @@ def _is_whole(model: Path) -> bool:
     return True
 
 
-def _restored(run: Run, checkpoint: Checkpoint) -> RunState:
+def restored(run: Run, checkpoint: Checkpoint) -> RunState:
     """The checkpoint's weights and momenta are loaded; the rest is returned."""
     fix = f"train into another folder, from this model: {run.folder / LAST}"
     if "data" not in checkpoint.extra:

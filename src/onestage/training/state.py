@@ -26,8 +26,9 @@ class RunState:
 
     data: fingerprint of the training pictures. step: optimiser steps done. epoch: epochs done. batch: batches done of the
     current epoch. taken: steps since the last record. sums: losses summed over these steps. history: one record per epoch or
-    measurement. best_ap: the best validation AP so
-    far, -1 before the first. seconds: how long the run has worked.
+    measurement. best_ap: the best validation AP so far, -1 before the first. seconds: how long the run has worked. overhead:
+    seconds of the last measurement with its checkpoint. batch_size: pictures of the batches that ``batch`` counts; 0 in
+    checkpoints of earlier versions, where it never changes.
     """
 
     data: str
@@ -39,6 +40,8 @@ class RunState:
     best_ap: float = -1.0
     seconds: float = 0.0
     taken: int = 0
+    overhead: float = 0.0
+    batch_size: int = 0
 
     @property
     def means(self) -> dict[str, float]:
@@ -90,6 +93,7 @@ class RunState:
         stored = {**checkpoint.extra, "step": checkpoint.step, "epoch": checkpoint.epoch}
         if "batch" in stored:
             stored.setdefault("taken", stored["batch"])  # an earlier version wrote one record per epoch
+        stored = {"overhead": 0.0, "batch_size": 0, **stored}
         names = [field.name for field in fields(RunState)]
         missing = [name for name in names if name not in stored]
         if missing:

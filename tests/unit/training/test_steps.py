@@ -9,7 +9,7 @@ import pytest
 from onestage.errors import ConfigError
 from onestage.training import folder as run_folder
 from onestage.training.config import TrainConfig
-from onestage.training.history import STEPS, Change, place_on_curve
+from onestage.training.history import STEPS, Change, last_part, place_on_curve
 from onestage.training.loop import Training, resume
 from small_runs import CONFIG, metrics, run, same_bits, write_pictures
 
@@ -77,8 +77,10 @@ def test_the_rest_of_the_curve_fits_the_steps_that_are_left() -> None:
     again = [*cut, Change(55, STEPS, 70, 60)]
     assert [place_on_curve(step, 60, again) for step in (40, 55, 60)] == [(40, 100), (70, 100), (100, 100)]
     assert place_on_curve(50, 100, [Change(10, "lr", 0.1, 0.2)]) == (50, 100)
+    assert [last_part(0.4, 70, cut), last_part(0.7, 70, cut), last_part(0.0, 70, cut)] == [50, 30, 70]
 
 
 def test_a_complete_run_that_goes_on_gets_a_new_curve() -> None:
     longer = [Change(100, STEPS, 100, 150)]
     assert [place_on_curve(step, 150, longer) for step in (99, 100, 125)] == [(99, 100), (0, 50), (25, 50)]
+    assert [last_part(0.1, 150, longer), last_part(0.1, 100)] == [145, 90]

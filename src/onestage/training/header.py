@@ -1,0 +1,40 @@
+"""What a training says of itself before its first step."""
+
+from __future__ import annotations
+
+from onestage.data.dataset import NOTHING_TO_MEASURE
+from onestage.errors import counted
+from onestage.training.coverage import coverage_of, told
+from onestage.training.monitor import Monitor
+from onestage.training.run import Run
+from onestage.training.state import RunState
+
+
+def introduce(run: Run, state: RunState, monitor: Monitor) -> None:
+    """Say what trains, on which pictures, for how long, and how well the anchors fit."""
+    config, train_set, val_set = run.config, run.data.train, run.val
+    batch = min(config.batch_size, len(train_set))
+    again = f", going on after step {state.step}" if state.step else ""
+    if batch < config.batch_size:
+        monitor.say(f"there are fewer pictures than a batch of {config.batch_size}: each step has all {batch}")
+    monitor.say(
+        f"{run.model.config.name} on {counted(len(train_set), 'picture')} of {train_set.root.name}, {len(val_set)}"
+        f" ({val_set.split or 'the same'}) to measure it: {_length(run)}, {counted(batch, 'picture')} each,"
+        f" on {run.group.world} x {run.group.device.type}{again}"
+    )
+    if run.decisions and not state.step:
+        monitor.decided(run.decisions)
+    if val_set.is_empty:
+        monitor.say(NOTHING_TO_MEASURE)
+    problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them
+    if problems:
+        monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
+    if run.group.is_main:  # the others say nothing
+        monitor.say(told(coverage_of(run.model, train_set)))
+
+
+def _length(run: Run) -> str:
+    """How long the training is, for people."""
+    if run.config.steps is None:
+        return f"{counted(run.config.epochs, 'epoch')} of {counted(len(run.loader), 'step')}"
+    return f"{counted(run.steps, 'step')} ({run.epochs:g} epochs)"

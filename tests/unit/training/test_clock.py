@@ -1,0 +1,126 @@
+"""A training of a number of minutes keeps to them, whatever the machine does, and its plan says how. The clock is not real."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onestage.errors import ConfigError
+from onestage.training import clock, loop, rehearsal
+from onestage.training import folder as run_folder
+from onestage.training.checkpoint import CheckpointStore
+from onestage.training.clock import Costs, Length, length_for
+from onestage.training.folder import Plan
+from onestage.training.loop import TrainResult, resume, train
+from small_runs import CONFIG, detector, metrics, pictures, same_bits, write_pictures
+
+SLOW = 3.0
+"""How much slower the machine becomes in some tests."""
+
+
+class Machine:
+    """A machine on a clock that only moves with its work: a step takes ``step`` seconds, a validation picture 0.1, a save 0.2.
+
+    slower_at: the time from which on everything takes SLOW times as long. real: steps train, and do not only take time.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, slower_at: float = 1e9, real: bool = False) -> None:
+        self.time, self.slower_at = 0.0, slower_at
+        self.reports: list[Any] = []
+        inner, save, measure = loop.take_step, CheckpointStore.save, loop.evaluate_dataset
+
+        def take_step(*arguments: Any) -> tuple[dict[str, float], bool]:
+            self.work(step)
+            return inner(*arguments) if real else ({"cls": 1.0, "box": 1.0}, False)
+
+        def saved(*arguments: Any, **options: Any) -> Path:
+            self.work(0.2)
+            return save(*arguments, **options)
+
+        def measured(model: Any, data: Any, **options: Any) -> Any:
+            self.work(0.1 * len(data))
+            self.reports = self.reports or [measure(model, data.subset(range(1)), **options)]
+            return self.reports[0]
+
+        monkeypatch.setattr(clock, "now", lambda: self.time)
+        monkeypatch.setattr(CheckpointStore, "save", saved)
+        for module in (loop, rehearsal):
+            monkeypatch.setattr(module, "take_step", take_step)
+            monkeypatch.setattr(module, "evaluate_dataset", measured)
+        monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+
+    def work(self, seconds: float) -> None:
+        """Let time pass."""
+        self.time += seconds * (SLOW if self.time >= self.slower_at else 1)
+
+
+def went(out: Path, minutes: float, count: int = 12) -> TrainResult:
+    config = replace(CONFIG, epochs=100, minutes=minutes, augment="none")
+    return train(detector(), pictures(count), out=out, config=config)
+
+
+@pytest.mark.parametrize(
+    ("step", "minutes", "count", "epochs", "measured"),
+    [(0.5, 1, 12, 55, 20), (20.0, 3, 100, 0.3, 8)],  # many epochs; less than one
+)
+def test_it_ends_in_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: float, minutes: float, count: int, epochs: float, measured: int
+) -> None:
+    machine = Machine(monkeypatch, step=step)
+    went(tmp_path, minutes, count)
+    assert 0.9 * 60 * minutes <= machine.time <= 60 * minutes
+    plan, rows = Plan.load(tmp_path), metrics(tmp_path)
+    assert plan.history == () and plan.train.minutes == minutes and plan.train.steps == rows[-1]["step"]
+    assert rows[-1]["epoch"] == pytest.approx(epochs, rel=0.5) and 1 <= len(rows) <= measured and "val/AP" in rows[-1]
+
+
+@pytest.mark.parametrize("slower_at", [10.0, 52.0])
+def test_a_machine_that_becomes_slower_cuts_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slower_at: float) -> None:
+    machine = Machine(monkeypatch, step=0.5, slower_at=slower_at)
+    went(tmp_path, 1)
+    assert 54 <= machine.time <= 66
+    plan = Plan.load(tmp_path)
+    assert [change.what for change in plan.history] == ["steps"] and plan.history[0].after == plan.train.steps
+    assert plan.history[0].before > plan.history[0].after > plan.history[0].step  # type: ignore[operator]
+    last = metrics(tmp_path)[-1]
+    assert last["step"] == plan.train.steps and "val/AP" in last
+
+
+def test_the_rehearsal_leaves_no_trace_and_a_cut_is_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = write_pictures(tmp_path / "data")
+    Machine(monkeypatch, step=0.5, slower_at=5.0, real=True)
+    config = replace(CONFIG, epochs=100, minutes=0.25, clean=0.3, augment_with=("mosaic=0.5",))
+    train(detector(), data, out=tmp_path / "run", config=config)
+    assert len(Plan.load(tmp_path / "run").history) == 1
+    with monkeypatch.context() as patch:  # the same plan with time in plenty, from before the first step on
+        patch.setattr(rehearsal, "take_step", lambda *_: ({}, True))
+        assert train(detector(), data, out=tmp_path / "again", config=config).interrupted
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    (tmp_path / "again" / "config.json").write_text(json.dumps(content))
+    Machine(monkeypatch, step=0.01, real=True)
+    resume(tmp_path / "again")
+    assert same_bits(tmp_path / "run", tmp_path / "again")
+
+
+def test_a_run_that_ends_before_its_length_is_known_begins_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Machine(monkeypatch, step=1.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearsal, "take_step", lambda *_: ({}, True))
+        assert went(tmp_path, 0.5).interrupted
+    assert "stopped before the number of steps was known" in capsys.readouterr().out
+    assert Plan.load(tmp_path).is_unfitted
+    assert not went(tmp_path, 0.5).interrupted and "it begins again" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="already holds a run"):
+        went(tmp_path, 0.5)
+
+
+def test_measurements_take_a_tenth_of_the_time() -> None:
+    costs = Costs(step=1.0, picture=0.1, save=1.0)
+    assert length_for(600, costs, epoch=10, pictures=10) == Length(543, 20, 10)  # 27 of them, 2 s each
+    assert length_for(600, costs, epoch=1000, pictures=10) == Length(578, 60, 10)  # ten in less than an epoch
+    assert length_for(600, costs, epoch=10, pictures=100_000).evaluate_pictures == 600  # more would take longer
+    assert length_for(1, costs, epoch=10, pictures=10) == Length(1, 1, 1)

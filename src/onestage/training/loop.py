@@ -89,9 +89,9 @@ def train(
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
     classes takes their names from the data. config: is taken as it is; without one, rules decide from the model, the data and
-    the machine, and say so (docs/training.md). epochs: replaces its length. resume: goes on with an interrupted run, to the same
-    bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by default on
-    the terminal. Ctrl-C saves and returns; a second one stops at once.
+    the machine, and say so (docs/training.md). epochs: replaces its length. resume: goes on with an interrupted run, to the
+    same bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by
+    default on the terminal. Ctrl-C saves and returns; a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.

@@ -103,6 +103,7 @@ def test_what_is_measured_is_the_average(data: Path, finished: Path) -> None:
         assert any(report.losses["total"] == pytest.approx(loss, rel=1e-6) for loss in rows)
 
 
+@pytest.mark.slow
 def test_the_average_changes_nothing_in_what_is_learned(data: Path, finished: Path, tmp_path: Path) -> None:
     run(data, tmp_path / "plain")
     checkpoint, _ = CheckpointStore(finished).latest()
@@ -113,11 +114,11 @@ def test_the_average_changes_nothing_in_what_is_learned(data: Path, finished: Pa
     assert before is not None and LEARNING not in before.extra
 
 
-@pytest.mark.parametrize("step", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(6, marks=pytest.mark.slow), 9])
+@pytest.mark.parametrize("step", [4, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 6, 9))])
 def test_an_interruption_changes_no_bit(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
-    """In the first step, in mid-epoch, at the end of an epoch, in the last step."""
+    """In mid-epoch; slow: in the first step, at the end of an epoch, in the last step."""
     inner = Training._step
 
     def stopped(self: Training, batch: Any) -> dict[str, float]:

@@ -79,6 +79,26 @@ def plot_training_curves(history: History, path: str | Path) -> None:
     save(figure, path)
 
 
+def class_curves(history: History, classes: Mapping[str, str]) -> bytes:
+    """The AP of each class over the epochs, as a PNG. classes: the names, by the key of the class in ``history``.
+
+    Of more than ten classes, the five that end best and the five that end worst have a colour and a name; the rest are grey.
+    """
+    last = {key: next((v for v in reversed(_values(history, key)) if math.isfinite(v)), -1.0) for key in classes}
+    order = sorted(classes, key=lambda key: -last[key])
+    half = len(COLOURS) // 2
+    named = order if len(order) <= len(COLOURS) else [*order[:half], *order[-half:]]
+    figure, (axes,) = panels(["Average precision of each class, validation"], height=HEIGHT + 0.2 * len(named), width=9.2)
+    for key in order:
+        if key in named:
+            _draw_curve(axes, history, key, label=f"{_short(classes[key])}   last {max(last[key], 0):.3f}")
+        else:
+            _draw_curve(axes, history, key, label=UNNAMED, color=GRID)
+    axes.set(xlabel="epoch", ylim=(0, 1.02))
+    _legend(axes, empty="no values", below=True)
+    return _png(figure)
+
+
 def _draw_losses(axes: Axes, history: History, keys: Sequence[str]) -> None:
     """The whole loss first, then its parts; in training and validation."""
     names = dict.fromkeys(key.removeprefix("val/") for key in keys)
@@ -131,9 +151,9 @@ def _short(name: str, most: int = 28) -> str:
     return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
-def panels(titles: Sequence[str], *, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, ``height`` inches high, in the project's plain style, and its panels."""
-    figure = Figure(figsize=(4.6 * len(titles), height), dpi=120, layout="constrained", facecolor="white")
+def panels(titles: Sequence[str], *, height: float = HEIGHT, width: float = 4.6) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, each of ``width`` x ``height`` inches, in the project's plain style, and its panels."""
+    figure = Figure(figsize=(width * len(titles), height), dpi=120, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     row = [figure.add_subplot(1, len(titles), number + 1) for number in range(len(titles))]
     for axes, title in zip(row, titles, strict=True):
@@ -175,7 +195,11 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG. Raise WriteError if the file cannot be written."""
+    write_file(path, _png(figure))
+
+
+def _png(figure: Figure) -> bytes:
     drawn = io.BytesIO()  # Pillow, which encodes it, does not notice when a file on a full disk takes only a part of its bytes
     with without_warnings("Glyph .* missing"):  # a script that the font lacks shows as boxes
         figure.savefig(drawn, format="png")
-    write_file(path, drawn.getvalue())
+    return drawn.getvalue()

@@ -38,7 +38,7 @@ def save_report_files(results: Results, folder: Path, examples: Mapping[str, Ima
     write_file(folder / "per_class.csv", table.getvalue().encode("utf-8", "replace"))
     curves = folder / "pr_curves.png"
     plot_pr_curves(results.coco, curves)
-    small = {caption: _jpeg(picture) for caption, picture in examples.items()}
+    small = {caption: as_jpeg(picture, side=EXAMPLE_SIDE) for caption, picture in examples.items()}
     page = folder / "index.html"
     write_file(page, report_page(results, curves=curves.read_bytes(), examples=small).encode("utf-8", "replace"))
     return page
@@ -52,9 +52,10 @@ def _cell(value: Json) -> Json:
     return f"'{shown}" if shown.startswith(FORMULA) else shown
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def as_jpeg(picture: Image.Image, *, side: int) -> bytes:
+    """The picture as a JPEG, its longer side at most ``side`` pixels."""
     small = picture.convert("RGB")
-    small.thumbnail((EXAMPLE_SIDE, EXAMPLE_SIDE))
+    small.thumbnail((side, side))
     file = io.BytesIO()
     small.save(file, format="JPEG", quality=88)
     return file.getvalue()

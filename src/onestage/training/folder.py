@@ -2,7 +2,8 @@
 
 config.json                 the plan: model, training and data
 metrics.jsonl, metrics.csv  one row per epoch
-curves.png                  the same as a picture
+per_class.csv               the AP of each class, a row per measurement
+curves.png, index.html      the same as a picture, and the page of the run (training/page.py)
 last.safetensors, best.safetensors, checkpoints/     (training/checkpoint.py)
 
 A plan of an earlier version may lack newer settings. Each of these has the default that gives the behaviour of that version.
@@ -28,12 +29,16 @@ from onestage.model.config import DetectorConfig
 from onestage.training.config import FITTED, TrainConfig
 from onestage.training.history import Change
 from onestage.training.rules import Chosen, Decision
+from onestage.training.state import CLASS
 
 CONFIG = "config.json"
 FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
 """
+
+KEYS = ("epoch", "step")
+"""What says which row of the history this is."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +118,26 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Write all epochs so far as JSON lines, CSV and curves. NaN becomes null in JSON and an empty cell in CSV."""
+    """Write all epochs so far as JSON lines and CSV. NaN becomes null in JSON and an empty cell in CSV."""
     rows = [{name: None if math.isnan(value) else value for name, value in record.items()} for record in history]
-    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    whole = [{name: value for name, value in row.items() if not name.startswith(CLASS)} for row in rows]
+    lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in whole)
     write_atomically(folder / "metrics.jsonl", lines.encode())
+    write_atomically(folder / "metrics.csv", _table(whole))
+    classes = [{name.removeprefix(CLASS): row[name] for name in row if name in KEYS or name.startswith(CLASS)} for row in rows]
+    if measured := [row for row in classes if len(row) > len(KEYS)]:
+        write_atomically(folder / "per_class.csv", _table(measured))
+
+
+def _table(rows: Sequence[Mapping[str, float | None]]) -> bytes:
+    """Rows as CSV, with a column for every name."""
     text = io.StringIO()
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns)
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
     writer.writeheader()
     writer.writerows(rows)
-    write_atomically(folder / "metrics.csv", text.getvalue().encode())
-    if history:
-        plot_training_curves(history, folder / "curves.png")
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def draw_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Draw all epochs so far as curves.png. It takes a quarter of a second, so not every epoch does it."""
+    plot_training_curves(history, folder / "curves.png")

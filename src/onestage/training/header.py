@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.errors import counted
-from onestage.training.coverage import coverage_of, told
-from onestage.training.monitor import Monitor
+from onestage.training.coverage import told
+from onestage.training.journal import Journal
 from onestage.training.run import Run
 from onestage.training.state import RunState
 
 
-def introduce(run: Run, state: RunState, monitor: Monitor) -> None:
+def introduce(run: Run, state: RunState, journal: Journal) -> None:
     """Say what trains, on which pictures, for how long, and how well the anchors fit."""
+    monitor = journal.monitor
     config, train_set, val_set = run.config, run.data.train, run.val
     batch = min(config.batch_size, len(train_set))
     again = f", going on after step {state.step}" if state.step else ""
@@ -30,7 +31,7 @@ def introduce(run: Run, state: RunState, monitor: Monitor) -> None:
     if problems:
         monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
     if run.group.is_main:  # the others say nothing
-        monitor.say(told(coverage_of(run.model, train_set)))
+        monitor.say(told(journal.coverage))
 
 
 def _length(run: Run) -> str:

@@ -32,6 +32,7 @@ from onestage.training.going_on import NOTHING_NEW, NewSettings
 from onestage.training.header import introduce
 from onestage.training.history import STEPS, Change
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
+from onestage.training.journal import Journal
 from onestage.training.lock import FolderLock
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.pictures import forget
@@ -39,7 +40,7 @@ from onestage.training.rehearsal import rehearse
 from onestage.training.rules import Chosen, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
-from onestage.training.state import RISE, Record, RunState
+from onestage.training.state import RISE, Record, RunState, figures_of
 from onestage.training.step import DivergedError as DivergedError
 from onestage.training.step import take_step
 
@@ -171,7 +172,8 @@ def _train(
                     shown.say(f"stopped before the number of steps was known; it is looked for again with: {run.go_on}")
                     return TrainResult(folder, state.best_ap, None, True, clock.now() - began)
                 run, state = fitted
-            return Training(run, state, shown, stop, began=began).finish()
+            with contextlib.closing(Journal(run, state, shown)) as journal:
+                return Training(run, state, journal, stop, began=began).finish()
 
 
 @known_keywords
@@ -205,8 +207,9 @@ class Training:
     rate: pictures per second, NaN before the first step. skipped: pictures that could not be read, as last said.
     """
 
-    def __init__(self, run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, began: float) -> None:
-        self.run, self.state, self.monitor, self.stop = run, state, monitor, stop
+    def __init__(self, run: Run, state: RunState, journal: Journal, stop: StopSignal, *, began: float) -> None:
+        self.run, self.state, self.journal, self.stop = run, state, journal, stop
+        self.monitor = journal.monitor
         self.stopping = False
         self.rate = self.waiting = math.nan
         self.skipped = 0
@@ -234,7 +237,8 @@ class Training:
             done = counted(state.epoch, "epoch") if run.config.steps is None else counted(state.step, "step")
             self.monitor.say(f"this run was complete already, after {done}")
         else:
-            introduce(run, state, self.monitor)
+            introduce(run, state, self.journal)
+        self.journal.start()
         while not self._is_complete and not self.stopping:
             self._train_lap()
             if not self.stopping:
@@ -347,7 +351,7 @@ class Training:
         report = self._measured() if self._is_time_to_validate() else None
         best = False
         if report is not None:
-            record |= _figures(report)
+            record |= figures_of(report)
             ap = max(0.0, report.coco.AP)  # 0 where it is NaN
             unmeasured = math.isnan(report.coco.AP) and state.best_ap <= 0  # then the best model is the last one
             best = ap > state.best_ap or unmeasured
@@ -359,6 +363,7 @@ class Training:
         self._save(best=best)
         if run.group.is_main:
             write_history(run.folder, state.history)
+        self.journal.epoch(run)
         state.overhead = max(clock.now() - begun, state.overhead if report is None else 0.0)
         return report
 
@@ -402,7 +407,7 @@ class Training:
             self.monitor.validating(min(done, total), total)
 
         run.group.share(run.result.buffers())  # batch norm's averages: each process has gathered different ones
-        return evaluate_dataset(
+        report, found = evaluate_dataset(
             run.result,
             run.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
@@ -410,7 +415,9 @@ class Training:
             on_bad=run.config.on_bad,
             advance=advance,
             distributed=run.group,
-        )[0]
+        )
+        self.journal.measured(report, found)
+        return report
 
     def _save(self, *, best: bool = False) -> None:
         self.saved = clock.now()
@@ -420,13 +427,6 @@ class Training:
 
     def _seconds(self) -> float:
         return clock.now() - self._began
-
-
-def _figures(report: Report) -> Record:
-    """The figures of a measurement for the record of an epoch."""
-    parts = report.losses or {}
-    losses = {"val/loss" if name == "total" else f"val/loss/{name}": value for name, value in parts.items()}
-    return {"val/AP": report.coco.AP, "val/AP50": report.coco.AP50, **losses}
 
 
 @contextlib.contextmanager

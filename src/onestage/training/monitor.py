@@ -49,7 +49,7 @@ class Monitor:
         """``done`` of ``total`` validation pictures are measured."""
 
     def epoch(self, record: Mapping[str, float]) -> None:
-        """An epoch is done. record: its row of metrics.jsonl."""
+        """An epoch is done. record: its row of metrics.jsonl, and class/NAME: the AP of each class."""
 
     def close(self) -> None:
         """The training has ended, or an error has stopped it."""

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 import torch
 
 from onestage.errors import WeightsError
+from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.training.checkpoint import Checkpoint
 from onestage.weights.detector_file import metadata
@@ -18,6 +19,20 @@ RISE = 0.001
 """A smaller rise of the validation AP does not count for ``patience``."""
 Record = dict[str, float]
 """One row of the history: an epoch's losses, rates and figures by name. NaN if a figure has no value."""
+
+CLASS = "class/"
+"""How the name of a figure begins that is the AP of one class; the name of the class follows."""
+MOST_CLASSES = 100
+"""With more classes, the history has no AP of each: every checkpoint holds the whole history."""
+
+
+def figures_of(report: Report) -> Record:
+    """The figures of a measurement for the record of an epoch."""
+    parts = report.losses or {}
+    losses = {"val/loss" if name == "total" else f"val/loss/{name}": value for name, value in parts.items()}
+    rows = report.coco.per_class
+    classes = {CLASS + row.name: row.AP for row in rows if row.objects} if len(rows) <= MOST_CLASSES else {}
+    return {"val/AP": report.coco.AP, "val/AP50": report.coco.AP50, **losses, **classes}
 
 
 @dataclass

@@ -1,0 +1,215 @@
+"""The page of a run: index.html in its folder, one file that holds everything. It is written while the run trains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from onestage.data import Dataset
+from onestage.errors import counted
+from onestage.files import write_file
+from onestage.metrics.page import as_base64, fill
+from onestage.metrics.plots import class_curves
+from onestage.metrics.wording import figure
+from onestage.training.advice import FEW, Advice, ClassCount, Facts
+from onestage.training.examples import SCORE, Examples
+from onestage.training.run import Run
+from onestage.training.state import CLASS, Record, RunState
+
+NAME = "index.html"
+SMALL, MEDIUM = 32**2, 96**2
+"""Areas in pixels below which COCO calls an object small or medium."""
+CLASS_TITLES = ("class", "to train", "to measure", "small", "medium", "large", "AP", "what to expect")
+MOST_ROWS = 200
+"""Classes in the table; of more, those with the most objects."""
+MOST_PROBLEMS = 20
+
+STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: #fff8e6; }
+  .note { color: var(--ink); }
+  .through td, .through th { padding: .2rem; border: 0; text-align: center; font-size: .85rem; }
+  .through img { display: block; width: 15rem; max-width: none; border-radius: .3rem; }
+  td.words, th.words { text-align: left; }
+  code { font-size: .9em; overflow-wrap: anywhere; }
+"""
+
+BODY = """<h1>{{ title }}</h1>
+<p>{{ subtitle }}</p>
+<div class="tiles">
+{% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
+{% endfor %}</div>
+{% if advice %}<h2>Advice</h2>
+{% for when, text in advice %}<p class="note">{{ when }}: {{ text }}</p>
+{% endfor %}{% endif %}
+<h2>Curves</h2>
+{% for data in curves %}<figure><img src="data:image/png;base64,{{ data }}" alt="Curves of the training"></figure>
+{% else %}<p>They come with the first measurement.</p>
+{% endfor %}
+<h2>The same pictures through the training</h2>
+{% if columns %}<div class="wide"><table class="through">
+<thead><tr>{% for name in columns %}<th>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in pictures %}<tr>{% for data in row %}<td>{% if data %}\
+<img src="data:image/jpeg;base64,{{ data }}" alt="A validation picture with boxes">{% endif %}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<p>Validation pictures, which the model does not learn from. Detections of a score of {{ score }} or more are drawn.</p>
+{% else %}<p>They come with the first measurement.</p>
+{% endif %}
+<h2>Data</h2>
+<p>{{ data_words }}</p>
+<div class="wide"><table>
+<thead><tr>{% for name in class_titles %}<th{% if loop.last %} class="words"{% endif %}>{{ name }}</th>{% endfor %}</tr></thead>
+<tbody>
+{% for row in classes %}<tr>{% for cell in row %}<td{% if loop.last %} class="words"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div>
+<p>Small: an area below 32 × 32 pixels of the picture, medium: below 96 × 96. AP: of the last measurement.</p>
+{% if left_out %}<h2>Left out</h2>
+<p>{{ left_out_words }}</p>
+{% for line in left_out %}<p><code>{{ line }}</code></p>
+{% endfor %}{% endif %}
+<h2>Settings</h2>
+<div class="wide"><table>
+<thead><tr><th>setting</th><th class="words">value</th></tr></thead>
+<tbody>
+{% for name, value in settings %}<tr><td>{{ name }}</td><td class="words"><code>{{ value }}</code></td></tr>
+{% endfor %}</tbody></table></div>
+{% for line in changes %}<p>{{ line }}</p>
+{% endfor %}
+<h2>Next</h2>
+{% for what, command in commands %}<p>{{ what }}: <code>{{ command }}</code></p>
+{% endfor %}</body>
+</html>
+"""
+
+
+def save_page(run: Run, state: RunState, *, advice: Sequence[Advice], facts: Facts, examples: Examples) -> None:
+    """Write the page of the run as it is now. Raise WriteError if the file cannot be written."""
+    history = state.history
+    steps = examples.steps
+    pictures = zip(*(examples.drawings(step) for step in steps), strict=True)
+    left_out = [str(problem) for problem in dict.fromkeys((*run.data.train.problems, *run.data.val.problems))]
+    page = fill(
+        BODY,
+        style=STYLE,
+        title=f"{run.model.config.name} on {run.data.train.root.name}",
+        subtitle=_subtitle(run, state),
+        tiles=list(_tiles(history)),
+        advice=[(f"after epoch {a.epoch:g}" if a.epoch else "at the start", a.text) for a in advice],
+        curves=[as_base64(data) for data in _curves(run, history)],
+        columns=[_column(step, history) for step in steps],
+        pictures=[[data and as_base64(data) for data in row] for row in pictures],
+        score=SCORE,
+        data_words=_data_words(run),
+        class_titles=CLASS_TITLES,
+        classes=_class_rows(run.data.train, facts, history),
+        left_out=left_out[:MOST_PROBLEMS],
+        left_out_words=f"{counted(len(left_out), 'problem')}; all of them: onestage data check",
+        settings=[(name, _value(value)) for name, value in vars(run.config).items()],
+        changes=[f"Changed {change}" for change in run.changes],
+        commands=list(_commands(run, state)),
+    )
+    write_file(run.folder / NAME, page.encode("utf-8", "replace"))
+
+
+def _subtitle(run: Run, state: RunState) -> str:
+    """How far the run is."""
+    done = f"step {state.step:,} of {run.steps:,}"
+    minutes = f"{state.seconds / 60:.1f} minutes" if state.seconds else "no time yet"
+    return f"{done} · {minutes} · {counted(len(run.data.train), 'picture')} to train, {len(run.data.val):,} to measure"
+
+
+def _tiles(history: Sequence[Record]) -> Iterator[tuple[str, str]]:
+    """The figures at the top of the page: name and value."""
+    if not history:
+        return
+    last = history[-1]
+    aps = [row["val/AP"] for row in history if math.isfinite(row.get("val/AP", math.nan))]
+    yield "epochs done", f"{last['epoch']:g}"
+    if aps:
+        yield "best AP, IoU .50:.95", figure(max(aps))
+        yield "last AP", figure(aps[-1])
+    for key, name in (("val/AP50", "last AP50"), ("loss", "training loss"), ("val/loss", "validation loss")):
+        if math.isfinite(value := last.get(key, math.nan)):
+            yield name, f"{value:.3f}"
+    if math.isfinite(rate := last.get("images_per_s", math.nan)):
+        yield "pictures a second", f"{rate:.1f}"
+
+
+def _curves(run: Run, history: Sequence[Record]) -> Iterator[bytes]:
+    """The curves of the run, which lie in its folder, and the curves of its classes."""
+    if not history:
+        return
+    yield (run.folder / "curves.png").read_bytes()
+    names = {CLASS + name: name for name in run.data.train.classes}
+    known = {key: name for key, name in names.items() if any(key in row for row in history)}
+    if len(known) > 1:
+        yield class_curves(history, known)
+
+
+def _column(step: int, history: Sequence[Record]) -> str:
+    """What stands above the drawings of a step."""
+    epoch = next((row["epoch"] for row in history if row["step"] == step), None)
+    return "labels" if step == 0 else f"step {step}" if epoch is None else f"epoch {epoch:g}"
+
+
+def _data_words(run: Run) -> str:
+    """Where the pictures are, and how many have nothing to find."""
+    train, val = run.data.train, run.data.val
+    empty = int((train.offsets.diff() == 0).sum())
+    where = run.data.path or f"made in Python: {train.root}"
+    return (
+        f"{where} · {counted(len(train), 'picture')} to train, {empty:,} of them without objects · {len(val):,} to measure"
+        + (f" ({val.split})" if val.split else "")
+    )
+
+
+def _class_rows(train: Dataset, facts: Facts, history: Sequence[Record]) -> list[tuple[str, ...]]:
+    """The table of classes, those with the most objects first."""
+    counts = ~(train.ignore | train.crowd)
+    band = torch.bucketize(train.area, torch.tensor([SMALL, MEDIUM], dtype=train.area.dtype), right=True)
+    cells = torch.bincount(train.labels[counts] * 3 + band[counts], minlength=3 * len(train.classes)).view(-1, 3).tolist()
+    last = next((row for row in reversed(history) if any(key.startswith(CLASS) for key in row)), {})
+    rows = [
+        (
+            c.name,
+            f"{c.train:,}",
+            f"{c.val:,}",
+            *(f"{n:,}" for n in sizes),
+            figure(last.get(CLASS + c.name, math.nan)),
+            _expect(c),
+        )
+        for c, sizes in zip(facts.classes, cells, strict=True)
+    ]
+    order = sorted(range(len(rows)), key=lambda k: -facts.classes[k].train)
+    return [rows[k] for k in order[:MOST_ROWS]]
+
+
+def _expect(count: ClassCount) -> str:
+    """What the number of objects of a class lets one expect; empty if there are enough."""
+    said = []
+    if count.train < FEW:
+        said.append(
+            "few to learn from: it finds what looks like them" if count.train else "none to learn from: it cannot be found"
+        )
+    if not count.val:
+        said.append("none to measure: AP says nothing of it")
+    elif count.val < FEW:
+        said.append(f"one object more or less found moves recall by {100 / count.val:.0f} points")
+    return "; ".join(said)
+
+
+def _value(value: object) -> str:
+    """A setting for people."""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "none"
+    return "by default" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _commands(run: Run, state: RunState) -> Iterator[tuple[str, str]]:
+    """What to do with the run: what for, and the command."""
+    folder = run.go_on.removeprefix("onestage train --resume ")
+    if state.step < run.steps:
+        yield "go on after an interruption", run.go_on
+    yield "measure it", f"onestage evaluate {folder} DATA"
+    yield "use it", f"onestage predict {folder} PICTURES"

@@ -102,9 +102,9 @@ def _few_examples(history: History, facts: Facts) -> Finding | None:
     if history or not few:
         return None
     named = _named([f"{c.name} ({c.train:,} to train, {c.val:,} to measure)" for c in few])
-    least = min((c.val for c in few if c.val), default=0)
+    least = min((c.val for c in few if c.val), default=FEW)
     chance = f": with {least}, one object more or less moves its recall by {100 / least:.0f} points" if least < FEW else ""
-    text = f"few examples of {named}; below about {FEW} objects to measure, AP is mostly chance{chance if least else ''}"
+    text = f"few examples of {named}; below about {FEW} objects to measure, AP is mostly chance{chance}"
     return Finding(1, f"{text}. With few to train, only what looks like them is found: label more")
 
 

@@ -8,23 +8,25 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from onestage.data import Dataset
+from onestage.data.check import MEDIUM, SMALL
 from onestage.errors import counted
 from onestage.files import write_file
 from onestage.metrics.page import as_base64, fill
 from onestage.metrics.plots import class_curves
 from onestage.metrics.wording import figure
 from onestage.training.advice import FEW, Advice, ClassCount, Facts
+from onestage.training.coverage import Coverage, told
 from onestage.training.examples import SCORE, Examples
 from onestage.training.run import Run
 from onestage.training.state import CLASS, Record, RunState
 
 NAME = "index.html"
-SMALL, MEDIUM = 32**2, 96**2
-"""Areas in pixels below which COCO calls an object small or medium."""
-CLASS_TITLES = ("class", "to train", "to measure", "small", "medium", "large", "AP", "what to expect")
+CLASS_TITLES = ("class", "to train", "to measure", "small", "medium", "large", "reached", "AP", "what to expect")
+SETTING_TITLES = ("setting", "value", "reason", "changed by")
 MOST_ROWS = 200
 """Classes in the table; of more, those with the most objects."""
 MOST_PROBLEMS = 20
+"""Problems of the data that are listed."""
 
 STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: #fff8e6; }
   .note { color: var(--ink); }
@@ -63,16 +65,17 @@ BODY = """<h1>{{ title }}</h1>
 <tbody>
 {% for row in classes %}<tr>{% for cell in row %}<td{% if loop.last %} class="words"{% endif %}>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
-<p>Small: an area below 32 × 32 pixels of the picture, medium: below 96 × 96. AP: of the last measurement.</p>
+<p>Small: an area below 32 × 32 pixels of the picture, medium: below 96 × 96. AP: of the last measurement.
+Reached: objects that an anchor of the model reaches. {{ coverage_words }}</p>
 {% if left_out %}<h2>Left out</h2>
 <p>{{ left_out_words }}</p>
 {% for line in left_out %}<p><code>{{ line }}</code></p>
 {% endfor %}{% endif %}
 <h2>Settings</h2>
 <div class="wide"><table>
-<thead><tr><th>setting</th><th class="words">value</th></tr></thead>
+<thead><tr>{% for name in setting_titles %}<th class="words">{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
-{% for name, value in settings %}<tr><td>{{ name }}</td><td class="words"><code>{{ value }}</code></td></tr>
+{% for row in settings %}<tr>{% for cell in row %}<td class="words">{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
 {% for line in changes %}<p>{{ line }}</p>
 {% endfor %}
@@ -83,7 +86,9 @@ BODY = """<h1>{{ title }}</h1>
 """
 
 
-def save_page(run: Run, state: RunState, *, advice: Sequence[Advice], facts: Facts, examples: Examples) -> None:
+def save_page(
+    run: Run, state: RunState, *, advice: Sequence[Advice], facts: Facts, examples: Examples, coverage: Coverage
+) -> None:
     """Write the page of the run as it is now. Raise WriteError if the file cannot be written."""
     history = state.history
     steps = examples.steps
@@ -102,10 +107,12 @@ def save_page(run: Run, state: RunState, *, advice: Sequence[Advice], facts: Fac
         score=SCORE,
         data_words=_data_words(run),
         class_titles=CLASS_TITLES,
-        classes=_class_rows(run.data.train, facts, history),
+        coverage_words=told(coverage),
+        classes=_class_rows(run.data.train, facts, history, coverage),
         left_out=left_out[:MOST_PROBLEMS],
         left_out_words=f"{counted(len(left_out), 'problem')}; all of them: onestage data check",
-        settings=[(name, _value(value)) for name, value in vars(run.config).items()],
+        settings=list(_settings(run)),
+        setting_titles=SETTING_TITLES,
         changes=[f"Changed {change}" for change in run.changes],
         commands=list(_commands(run, state)),
     )
@@ -164,7 +171,7 @@ def _data_words(run: Run) -> str:
     )
 
 
-def _class_rows(train: Dataset, facts: Facts, history: Sequence[Record]) -> list[tuple[str, ...]]:
+def _class_rows(train: Dataset, facts: Facts, history: Sequence[Record], coverage: Coverage) -> list[tuple[str, ...]]:
     """The table of classes, those with the most objects first."""
     counts = ~(train.ignore | train.crowd)
     band = torch.bucketize(train.area, torch.tensor([SMALL, MEDIUM], dtype=train.area.dtype), right=True)
@@ -173,13 +180,12 @@ def _class_rows(train: Dataset, facts: Facts, history: Sequence[Record]) -> list
     rows = [
         (
             c.name,
-            f"{c.train:,}",
-            f"{c.val:,}",
-            *(f"{n:,}" for n in sizes),
+            *(f"{number:,}" for number in (c.train, c.val, *sizes)),
+            f"{int(100 * reached.share)} %" if reached.objects else "-",
             figure(last.get(CLASS + c.name, math.nan)),
             _expect(c),
         )
-        for c, sizes in zip(facts.classes, cells, strict=True)
+        for c, sizes, reached in zip(facts.classes, cells, coverage.classes, strict=True)
     ]
     order = sorted(range(len(rows)), key=lambda k: -facts.classes[k].train)
     return [rows[k] for k in order[:MOST_ROWS]]
@@ -197,6 +203,16 @@ def _expect(count: ClassCount) -> str:
     elif count.val < FEW:
         said.append(f"one object more or less found moves recall by {100 / count.val:.0f} points")
     return "; ".join(said)
+
+
+def _settings(run: Run) -> Iterator[tuple[str, str, str, str]]:
+    """The table of settings: first those that rules decided, with the reason and the option; then the others."""
+    decided = {decision.setting for decision in run.decisions}
+    for one in run.decisions:
+        yield one.setting, one.value, one.reason, one.option
+    for name, value in vars(run.config).items():
+        if name not in decided:
+            yield name, _value(value), "", ""
 
 
 def _value(value: object) -> str:

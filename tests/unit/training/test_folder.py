@@ -10,7 +10,7 @@ from PIL import Image
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.training.config import TrainConfig
-from onestage.training.folder import CONFIG, Plan, fingerprint, write_history
+from onestage.training.folder import CONFIG, Plan, draw_history, fingerprint, write_history
 from small_runs import detector, pictures
 
 PLAN = Plan(
@@ -99,6 +99,7 @@ HISTORY = [
 
 def test_a_history_as_json_lines_csv_and_curves(tmp_path: Path) -> None:
     write_history(tmp_path, HISTORY)
+    draw_history(tmp_path, HISTORY)
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [HISTORY[0], HISTORY[1] | {"val/AP": None}]
     with (tmp_path / "metrics.csv").open(newline="") as file:
@@ -115,4 +116,11 @@ def test_a_longer_history_replaces_the_shorter(tmp_path: Path) -> None:
     write_history(tmp_path, HISTORY[:1])
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 1
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.csv", "metrics.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["metrics.csv", "metrics.jsonl"]
+
+
+def test_the_figures_of_classes_have_a_table_of_their_own(tmp_path: Path) -> None:
+    rows = [HISTORY[0], HISTORY[1] | {"class/a": 0.5, "class/b": 0.25}]
+    write_history(tmp_path, rows)
+    assert (tmp_path / "per_class.csv").read_text().split() == ["epoch,step,a,b", "2,6,0.5,0.25"]
+    assert "class/" not in (tmp_path / "metrics.jsonl").read_text() + (tmp_path / "metrics.csv").read_text()

@@ -83,7 +83,8 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
 
 def test_a_run_folder_is_complete(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "metrics.csv", "curves.png", LAST, BEST, "checkpoints"}
+    tables = {"metrics.jsonl", "metrics.csv", "per_class.csv"}
+    assert names == {"config.json", *tables, "curves.png", "index.html", "pictures", LAST, BEST, "checkpoints"}
     rows = metrics(finished)
     assert [(row["epoch"], row["step"]) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     keys = {

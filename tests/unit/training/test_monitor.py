@@ -112,7 +112,16 @@ def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(tmp_path: Path, c
     notes, config = Notes(), replace(CONFIG, epochs=1)
     train(detector(), data, out=tmp_path / "run", config=config, monitor=notes)
     steps = ["step 1 0", "step 2 0", "step 3 0"]
-    assert notes.seen == ["start 1 3 0", "say tinyssd", *steps, "validating 3 3", "epoch 1", "close"]
+    assert notes.seen == [
+        "start 1 3 0",
+        "say tinyssd",
+        "say anchors",
+        "say advice:",
+        *steps,
+        "validating 3 3",
+        "epoch 1",
+        "close",
+    ]
     again = Notes()
     resume(tmp_path / "run", monitor=again)
     assert again.seen == ["start 1 3 3", "say this", "close"]

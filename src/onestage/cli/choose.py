@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import sqrt
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
+from onestage.cli.generate import parse_size
 from onestage.errors import ConfigError
 
 if TYPE_CHECKING:
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
+    from onestage.training.machine import Machine
     from onestage.training.rules import Decision
     from onestage.weights.source import Source
+
+
+AUTO, NONE = "auto", "none"
+"""Values of --weights: the best published ones, fetched if need be; and fresh ones."""
+FITS = 0.7
+"""Objects are smaller than the default boxes if their sides are less than this part of the smallest one's."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +40,8 @@ class ModelChoice:
     """Sizes of the default boxes in input pixels, one per level and one more; by default those of the recipe."""
     weights: str | None = None
     """Start from a detector: a file, ours or of another project, or "coco" if such weights are published. A model that you have
-    trained keeps the settings that differ from its recipe."""
+    trained keeps the settings that differ from its recipe. By default the best published weights that are on this machine, of
+    the detector or of its backbone; "auto" fetches them if need be, and "none" starts from fresh ones."""
     background: Literal["first", "none"] | None = None
     """Whether the first output in --weights stands for background, if they are of a RetinaNet of torchvision; by default what
     the number of the data's classes says."""
@@ -44,6 +54,12 @@ class ModelChoice:
         """Read the weights of a detector to start from. Return None for a tag if no model is named."""
         from onestage.creation import find_source
 
+        if self.weights in (AUTO, NONE):
+            if self.backbone_weights is not None:
+                raise ConfigError(
+                    "these weights say what to start from", got="weights and backbone_weights", fix="give one of them"
+                )
+            return None
         if self.model is None and (self.weights is None or self.weights.isidentifier()):
             return None
         source = find_source(self.model or "", self.weights, self.backbone_weights)
@@ -51,7 +67,6 @@ class ModelChoice:
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
         """The recipe for these classes, with its changes. The weights decide the settings that the user does not give."""
-        from onestage.cli.generate import parse_size
         from onestage.creation import as_in_weights
         from onestage.zoo.table import ZOO, recipe
 
@@ -80,10 +95,42 @@ class ModelChoice:
 NO_CHOICE = ModelChoice()
 
 
-def choose_detector(asked: ModelChoice, data: Dataset) -> tuple[ModelChoice, tuple[Decision, ...]]:
-    """The choice completed by a model and its input size, and how they were decided. data: the pictures to learn from."""
+def choose_detector(
+    asked: ModelChoice, data: Dataset, machine: Machine | None, *, gpu: bool, minutes: float | None
+) -> tuple[ModelChoice, list[Decision], int | None]:
+    """The choice completed by a model and its input, how they were decided, and the pictures that it should see in the time.
+
+    data: the pictures to learn from. minutes: the time for the training, if the user set it.
+    """
+    from onestage.cli.candidates import CANDIDATES, HOUR, DataFacts, choose, sizes_for
     from onestage.training.rules import Decision
 
-    decision = Decision("model", "dssd on resnet18", "a map of stride 8, and features of every level in it", "--model")
-    chosen = replace(asked, model="dssd", backbone=asked.backbone or "timm/resnet18", size=asked.size or "320")
-    return chosen, (decision,)
+    facts = DataFacts.of(data)
+    candidates = [each for each in CANDIDATES if gpu >= each.gpu and (asked.backbone is None or each.backbone is not None)]
+    sizes = sizes_for(facts, gpu=gpu) if asked.size is None else [parse_size(asked.size)]
+    found = choose(candidates, sizes, machine, seconds=HOUR if minutes is None else 60 * minutes)
+    candidate, (height, width) = found.candidate, found.size
+    chosen = replace(asked, model=candidate.model, size=f"{height}x{width}", backbone=asked.backbone or candidate.backbone)
+    title = candidate.model if chosen.backbone is None else f"{candidate.model} on {chosen.backbone}"
+    time = "an hour" if minutes is None else f"{minutes:g} min"
+    seen = "" if found.seen is None else f"sees {found.seen:,} pictures in {time}, "
+    decisions = [Decision("model", title, f"{seen}needs {candidate.needs:,}", "--model")]
+    side = facts.small * sqrt(height * width)
+    if asked.size is None:
+        decisions.append(Decision("size", f"{height}x{width}", f"small objects have {side:.0f} pixels there", "--size"))
+    boxes = None if asked.box_sizes is not None else _smaller_boxes(chosen.config(data.classes), max(side, candidate.stride))
+    if boxes is not None:
+        chosen, text = replace(chosen, box_sizes=boxes), " ".join(f"{size:g}" for size in boxes)
+        decisions.append(Decision("box_sizes", text, "those of the recipe are too large for them", "--box-sizes"))
+    return chosen, decisions, found.seen
+
+
+def _smaller_boxes(config: DetectorConfig, side: float) -> tuple[float, ...] | None:
+    """Sizes of default boxes that begin with objects of that side, in pixels, evenly spread in octaves; None if the recipe's
+    begin small enough.
+    """
+    shapes = [sqrt(w * h) for level in config.levels for w, h in level.shapes]
+    if side >= FITS * min(shapes):
+        return None
+    count, ratio = len(config.levels), max(shapes) / side
+    return tuple(float(round(side * ratio ** (place / count))) for place in range(count + 1))

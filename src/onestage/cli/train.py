@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onestage.model.detector import Detector
     from onestage.training.inputs import TrainData
     from onestage.training.loop import TrainResult
-    from onestage.training.rules import Chosen, Decision
+    from onestage.training.rules import Chosen
     from onestage.weights.source import Source
 
 RUNS = Path("runs")
@@ -83,8 +83,11 @@ class Prepared(NamedTuple):
 
 def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], format: str | None) -> Prepared:
     """Read the data, decide what was left open, and make the detector."""
+    from onestage.cli.start import best_start
+    from onestage.processes import Launch, choose_device
     from onestage.training.inputs import read_data
-    from onestage.training.rules import decide
+    from onestage.training.machine import measure_machine
+    from onestage.training.rules import Decision, Facts, decide
 
     if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
         raise DataError(absent(data), where=data, fix="correct the path of the data set")
@@ -92,15 +95,23 @@ def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], f
     if detector.model is not None or source is not None:
         _check_recipe(detector, source)
     config = make_config(given)
-    pictures = read_data(data, config, format=format)
-    decisions: tuple[Decision, ...] = ()
+    pictures, device = read_data(data, config, format=format), choose_device(config.device)
+    machine = measure_machine(device) if Launch.from_environment().world == 1 else None  # several must decide the same
+    decisions, seen = list[Decision](), None
     if detector.model is None and source is None:
-        detector, decisions = choose_detector(detector, pictures.train)
+        detector, decisions, seen = choose_detector(
+            detector, pictures.train, machine, gpu=device.type == "cuda", minutes=config.minutes
+        )
+    if source is None and detector.backbone_weights is None:
+        detector, start = best_start(detector, detector.config(pictures.train.classes))
+        source = detector.source()
+        decisions.append(start)
     model = make_model(pictures.train.classes, detector, source, seed=config.seed)
     if config.freeze and source is None and detector.backbone_weights is None:
         warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
-    chosen = decide(model.config, pictures.train, measured=pictures.val, given=given)
-    return Prepared(pictures, model, replace(chosen, decisions=decisions + chosen.decisions))
+    facts = Facts(len(pictures.train), len(pictures.val), None if config.minutes is None else seen, machine)
+    chosen = decide(model, facts, given=given)
+    return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)))
 
 
 def _tell_plan(prepared: Prepared) -> int:

@@ -28,6 +28,7 @@ from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
 from onestage.training.config import FITTED, TrainConfig
 from onestage.training.history import Change
+from onestage.training.machine import Machine
 from onestage.training.rules import Chosen, Decision
 from onestage.training.state import CLASS
 
@@ -47,7 +48,7 @@ class Plan:
 
     data: the path of the data set; None if it was handed over in Python. format: its format, if the user named it. history:
     what was changed since the run began; ``train`` has the settings as they are now. decisions: what the rules decided when the
-    run began, with the reasons.
+    run began, with the reasons, and the machine by which.
     """
 
     model: DetectorConfig
@@ -56,11 +57,12 @@ class Plan:
     format: str | None = None
     history: tuple[Change, ...] = ()
     decisions: tuple[Decision, ...] = ()
+    machine: Machine | None = None
 
     @property
     def chosen(self) -> Chosen:
         """The settings of the training, and how they were decided."""
-        return Chosen(self.train, self.decisions)
+        return Chosen(self.train, self.decisions, self.machine)
 
     def save(self, folder: Path) -> None:
         """Write the plan into the folder. Raise WeightsError if that is not possible."""

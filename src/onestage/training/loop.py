@@ -34,10 +34,11 @@ from onestage.training.history import STEPS, Change
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.journal import Journal
 from onestage.training.lock import FolderLock
+from onestage.training.machine import measure_machine
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.pictures import forget
 from onestage.training.rehearsal import rehearse
-from onestage.training.rules import Chosen, decide
+from onestage.training.rules import Chosen, Facts, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState, figures_of
@@ -134,6 +135,11 @@ def _settings(
     return replace(chosen, train=replace(chosen.train, epochs=epochs, steps=None, minutes=None))
 
 
+def _decided(model: Detector, data: TrainData, given: Mapping[str, Setting], device: torch.device) -> Chosen:
+    """The settings that are given, and those that rules decide."""
+    return decide(model, Facts(len(data.train), len(data.val), machine=measure_machine(device)), given=given)
+
+
 def _train(
     model: Detector,
     data: str | Path | Dataset | TrainData,
@@ -157,7 +163,7 @@ def _train(
             data = read_data(data, config, format=format, classes=named_classes(model))
         adopt_classes(model, data.train)
         if not isinstance(settings, Chosen):
-            settings = group.on_main(partial(decide, model.config, data.train, measured=data.val, given=settings))
+            settings = group.on_main(partial(_decided, model, data, settings, group.device))
         run = Run.of(model.to(group.device), data, settings, folder, group)
         if not run.store.checkpoints.exists():  # a new run
             data.train.check_apart(folder)

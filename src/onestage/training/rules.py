@@ -8,26 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from onestage.data import Dataset
-from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
 from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, option
+from onestage.training.machine import Machine
 from onestage.training.recipes import EVERY, Recipe, recipe_for
 
 PICTURES_SEEN = 12_000
-"""Pictures that a training from fresh weights sees at least, each as often as it comes."""
+"""Pictures that a training from fresh weights sees in all, each as often as it comes."""
 EPOCHS = (12, 200)
 """The fewest and the most epochs."""
 BATCHES = (16, 8)
 """Batch sizes, the best first."""
 ENOUGH_STEPS = 1_000
 """Optimiser steps of a training. With fewer, smaller batches teach more."""
+FEW_PASSES = 8
+"""With fewer passes over the data, the network has no time to learn from zoomed and cropped pictures."""
 MEASURING = 0.1
-"""The largest part of the time for measuring on the validation pictures, where one epoch has more."""
+"""The largest part of the time for measuring on the validation pictures."""
 FORWARD = 1 / 3
-"""Of the time that a picture takes in training: the forward pass, which is all that measuring needs."""
-TOGETHER = {"optimizer": ("lr", "weight_decay", "momentum"), "augment": ("augment_with",), "schedule": ("milestones",)}
-"""Settings that are of no use without another one: if the user gives that one, a recipe's values for them are left out."""
+"""The part of the time of a training step that is its forward pass, which is all that measuring needs."""
+TOGETHER = {
+    "optimizer": ("lr", "weight_decay", "momentum"),
+    "augment": ("augment_with", "clean"),
+    "schedule": ("milestones",),
+}
+"""Settings that belong to another one: if the user gives that one, the values of a recipe for them are left out."""
 
 
 @dataclass(frozen=True)
@@ -42,29 +49,81 @@ class Decision:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The settings of a run, and how those that were left open were decided."""
+    """The settings of a run, how those that were left open were decided, and the machine by which."""
 
     train: TrainConfig
     decisions: tuple[Decision, ...] = ()
+    machine: Machine | None = None
 
 
-def decide(model: DetectorConfig, data: Dataset, *, measured: Dataset, given: Mapping[str, Setting]) -> Chosen:
-    """Decide all settings that are not ``given`` for training a detector on ``data``.
-
-    measured: the pictures that measure it. Raise ConfigError if a given value is not possible.
+@dataclass(frozen=True)
+class Facts:
+    """What the rules know. pictures: to learn from. measured: to measure on. seen: pictures that the time is enough for; None
+    if no time was set. machine: None where it was not measured.
     """
-    recipe = recipe_for(model)
-    decided = {name: value for name, value in {**EVERY, **recipe.settings}.items() if _is_open(name, given)}
-    decisions = list[Decision]()
-    for name, value, reason in _ruled(len(data), len(measured), given):
-        decided[name] = value
-        decisions.append(Decision(name, f"{value:g}" if isinstance(value, float) else str(value), reason, option(name)))
-    settings = {**decided, **given}
+
+    pictures: int
+    measured: int
+    seen: int | None = None
+    machine: Machine | None = None
+
+
+def decide(model: Detector, facts: Facts, *, given: Mapping[str, Setting]) -> Chosen:
+    """Decide all settings that are not ``given`` for the training of a detector.
+
+    Raise ConfigError if a given value is not possible.
+    """
+    recipe = recipe_for(model.config)
+    settings = {name: value for name, value in {**EVERY, **recipe.settings}.items() if _is_open(name, given)}
+    ruled = [rule for rule in _ruled(model, facts, given) if rule.setting not in given]
+    settings |= {**{rule.setting: rule.value for rule in ruled}, **given}
     if recipe.lr is not None and _is_open("lr", given):
-        settings["lr"] = recipe.lr * (make_config(settings).batch_size / 32) ** 0.5
-    if "augment_with" in decided and "augment_with" in given:
-        settings["augment_with"] = (*_words(decided["augment_with"]), *_words(given["augment_with"]))
-    return Chosen(make_config(settings), (*decisions, *_of_recipe(recipe, settings, given)))
+        settings["lr"] = round(recipe.lr * (make_config(settings).batch_size / 32) ** 0.5, 6)
+    if "augment" not in given:
+        words = (*_words(recipe.settings.get("augment_with", ())), *_words(given.get("augment_with", ())))
+        settings["augment_with"] = words
+    told = [Decision(rule.setting, _text(rule.value), rule.reason, option(rule.setting)) for rule in ruled if rule.reason]
+    return Chosen(make_config(settings), (*told, *_of_recipe(recipe, settings, given)), facts.machine)
+
+
+class Rule(NamedTuple):
+    """A setting that follows from numbers. reason: empty where the value is the usual one, which need not be told."""
+
+    setting: str
+    value: Setting
+    reason: str
+
+
+def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Iterator[Rule]:
+    """Each setting that follows from the numbers of pictures and from the machine."""
+    count = facts.pictures
+    epochs = int(_number(given.get("epochs")) or min(max(-(-PICTURES_SEEN // count), EPOCHS[0]), EPOCHS[1]))
+    seen = facts.seen or epochs * count
+    if not any(name in given for name in LENGTHS):
+        yield Rule("epochs", epochs, f"{count:,} pictures, seen {epochs * count:,} times in all")
+    batch = next((size for size in BATCHES if seen >= ENOUGH_STEPS * size), BATCHES[-1])
+    batch = max(batch, int(_number(given.get("accumulate")) or 1))
+    small = f"makes {seen // batch:,} steps; fewer of them teach less"
+    yield Rule("batch_size", batch, small if batch < BATCHES[0] else "")
+    if seen < FEW_PASSES * count:
+        passes = f"{seen / count:.1f} passes: too few for zoomed and cropped pictures"
+        yield Rule("augment", "light", passes)
+    if "minutes" not in given and "evaluate_steps" not in given:
+        every = min(max(1, round(facts.measured * FORWARD / (MEASURING * count))), epochs)
+        yield Rule("evaluate_every", every, f"to measure {facts.measured:,} pictures takes long" if every > 1 else "")
+    if facts.machine is not None:
+        yield from _of_machine(model, facts.machine)
+
+
+def _of_machine(model: Detector, machine: Machine) -> Iterator[Rule]:
+    """How to compute here. On a GPU, ``precision`` is auto, which knows it."""
+    times = machine.times(model)
+    if machine.device == "cpu" and times.precision == "bf16":
+        yield Rule("precision", "bf16", f"{times.gain:.1f} times as fast as fp32 here")
+
+
+def _number(value: Setting) -> float | None:
+    return value if isinstance(value, int | float) else None
 
 
 def _words(value: Setting) -> tuple[str, ...]:
@@ -76,29 +135,13 @@ def _is_open(name: str, given: Mapping[str, Setting]) -> bool:
     return name == "augment_with" or (name not in given and not any(name in TOGETHER.get(other, ()) for other in given))
 
 
-def _ruled(count: int, measured: int, given: Mapping[str, Setting]) -> Iterator[tuple[str, Setting, str]]:
-    """Each setting that follows from the numbers of pictures: its name, its value and the reason."""
-    epochs = min(max(-(-PICTURES_SEEN // count), EPOCHS[0]), EPOCHS[1])
-    if "epochs" in given:
-        epochs = int(given["epochs"])  # type: ignore[arg-type]
-    elif not any(name in given for name in LENGTHS):
-        yield "epochs", epochs, f"{count:,} pictures, each seen {epochs} times, make {count * epochs:,}"
-    if "batch_size" not in given:
-        least = int(given.get("accumulate", 1))  # type: ignore[arg-type]
-        batch = next((size for size in BATCHES if count * epochs >= ENOUGH_STEPS * size), BATCHES[-1])
-        yield "batch_size", max(batch, least), f"{count * epochs // batch:,} steps: more of them than of pictures in each"
-    if "evaluate_every" not in given:
-        every = max(1, round(measured * FORWARD / (MEASURING * count)))
-        if every > 1:
-            yield "evaluate_every", min(every, epochs), f"to measure {measured} pictures more often would take long"
-
-
 def _of_recipe(recipe: Recipe, settings: Mapping[str, Setting], given: Mapping[str, Setting]) -> Iterator[Decision]:
     """The recipe of the family, as one decision."""
-    names = [name for name in ("lr", *EVERY, *recipe.settings) if name in settings and name not in given]
+    asked = dict.fromkeys(("lr", *EVERY, *recipe.settings))
+    names = [name for name in asked if name in settings and name not in given]
     if names:
-        values = ", ".join(f"{name} {_text(settings[name])}" for name in dict.fromkeys(names))
-        yield Decision("recipe", values, f"of {recipe.family}", ", ".join(option(name) for name in dict.fromkeys(names)))
+        values = ", ".join(f"{name} {_text(settings[name])}" for name in names)
+        yield Decision("recipe", values, f"suits {recipe.family}", " ".join(option(name) for name in names))
 
 
 def _text(value: Setting) -> str:

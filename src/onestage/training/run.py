@@ -28,6 +28,7 @@ from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
 from onestage.training.history import Change, last_part
 from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
+from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
 from onestage.training.optim import make_optimizer
 from onestage.training.pictures import Stamps, come_and_gone, stamping
@@ -44,7 +45,8 @@ class Run:
     """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
     network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch. changes:
-    of the plan since the run began. decisions: how the settings that the user left open were decided.
+    of the plan since the run began. decisions: how the settings that the user left open were decided, and the
+    machine by which.
 
     averages: of the model's weights, and of its batch norm's, which are a part of what the averaged weights compute; None
     without ``ema``. Their decay at step t is at most 1 - t ** (-2/3), so that a short training forgets how it began.
@@ -63,6 +65,7 @@ class Run:
     changes: tuple[Change, ...] = ()
     averages: ModelEmaV3 | None = None
     decisions: tuple[Decision, ...] = ()
+    machine: Machine | None = None
 
     @staticmethod
     def of(model: Detector, data: TrainData, chosen: Chosen, folder: Path, group: Distributed) -> Run:
@@ -91,6 +94,7 @@ class Run:
             store=CheckpointStore(folder),
             averages=ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None,
             decisions=chosen.decisions,
+            machine=chosen.machine,
         )
 
     @property
@@ -105,7 +109,13 @@ class Run:
     def plan(self) -> Plan:
         """The plan of the run: model, training and data."""
         return Plan(
-            self.model.config, self.config, self.data.path, self.data.format, history=self.changes, decisions=self.decisions
+            self.model.config,
+            self.config,
+            self.data.path,
+            self.data.format,
+            history=self.changes,
+            decisions=self.decisions,
+            machine=self.machine,
         )
 
     @property

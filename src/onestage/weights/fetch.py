@@ -9,9 +9,12 @@ between programs.
 
 import hashlib
 import re
+import socket
+import threading
 import urllib.request
 from http.client import HTTPException, HTTPMessage, HTTPResponse
 from pathlib import Path, PurePosixPath
+from queue import Empty, SimpleQueue
 from typing import IO
 from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
@@ -26,6 +29,7 @@ from onestage.files import commit
 
 SCHEMES = ("https",)
 TIMEOUT = 30.0  # seconds without a byte
+CONNECTING = 5.0  # seconds until a server answers
 CHUNK = 2**18  # bytes
 
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
@@ -96,15 +100,63 @@ def fetch_hub(
         url = hf_hub_url(repo_id, filename, revision=revision)
     except HFValidationError as error:
         raise WeightsError("not a Hugging Face repository", got=repo_id, expected="owner/name") from error
-    folder = (cache or cache_folder()) / "hub" / f"{repo_id}@{revision or 'main'}".replace("/", "--")
-    path = folder / filename.replace("/", "--")
+    path = _hub_path(repo_id, filename, revision, cache)
     if not path.is_file():
         if constants.HF_HUB_OFFLINE:
             raise _cannot_fetch(url, path, sha256 or "", "HF_HUB_OFFLINE is set")
         if sha256 is None:
             commit_hash, sha256 = _stated_by_hub(url, path)
             url = hf_hub_url(repo_id, filename, revision=commit_hash or revision)  # the very version that the checksum is of
-    return fetch(url, sha256=sha256, filename=path.name, cache=folder, progress=progress)
+    return fetch(url, sha256=sha256, filename=path.name, cache=path.parent, progress=progress)
+
+
+def cached(url: str, sha256: str | None = None, *, folder: Path | None = None) -> Path | None:
+    """The file of an address, if it lies in the cache, or in another ``folder``, and is right. No connection is opened."""
+    path = (folder or cache_folder()) / _file_name(url, None)
+    return path if _is_right(path, (sha256 or _hash_in_name(path.name)).lower()) else None
+
+
+def cached_hub(repo_id: str, filename: str) -> Path | None:
+    """The file of a Hugging Face repository, if it lies in the cache, or in that of the library. No connection is opened."""
+    from huggingface_hub import try_to_load_from_cache
+
+    path = _hub_path(repo_id, filename)
+    found = path if path.is_file() else try_to_load_from_cache(repo_id, filename)
+    return Path(found) if isinstance(found, str | Path) else None
+
+
+def check_connection(url: str) -> None:
+    """Raise OSError if no server, or no proxy in its place, answers within CONNECTING seconds.
+
+    A thread waits for it, since looking a name up has no time limit that could be set.
+    """
+    place = urlsplit(url)
+    proxy = urllib.request.getproxies().get(place.scheme)
+    if proxy and not urllib.request.proxy_bypass(place.hostname or ""):
+        place = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    port = place.port or (443 if place.scheme == "https" else 80)
+    answers: SimpleQueue[OSError | None] = SimpleQueue()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((place.hostname or "", port), timeout=CONNECTING).close()
+            answers.put(None)
+        except OSError as error:
+            answers.put(error)
+
+    threading.Thread(target=connect, daemon=True).start()
+    try:
+        error = answers.get(timeout=CONNECTING)
+    except Empty:
+        raise OSError(f"no connection within {CONNECTING:g} seconds") from None
+    if error is not None:
+        raise URLError(error)
+
+
+def _hub_path(repo_id: str, filename: str, revision: str | None = None, cache: Path | None = None) -> Path:
+    """The place of a file of the hub in the cache."""
+    folder = (cache or cache_folder()) / "hub" / f"{repo_id}@{revision or 'main'}".replace("/", "--")
+    return folder / filename.replace("/", "--")
 
 
 def _stated_by_hub(url: str, path: Path) -> tuple[str | None, str | None]:
@@ -112,7 +164,10 @@ def _stated_by_hub(url: str, path: Path) -> tuple[str | None, str | None]:
     from huggingface_hub import get_hf_file_metadata
 
     try:
+        check_connection(url)
         stated = get_hf_file_metadata(url, token=False, timeout=TIMEOUT)
+    except OSError as error:
+        raise _cannot_fetch(url, path, "", _reason(error)) from error
     except Exception as error:  # the library lets those of its HTTP client through
         raise _cannot_fetch(url, path, "", f"{type(error).__name__}: {error}") from error
     return stated.commit_hash, stated.etag if stated.etag and SHA256.fullmatch(stated.etag) else None
@@ -168,6 +223,7 @@ def _receive(url: str, partial: Path, *, resume: bool, progress: bool) -> None:
     start = partial.stat().st_size if resume else 0
     headers = {"User-Agent": "onestage"} | ({"Range": f"bytes={start}-"} if start else {})
     opener = urllib.request.build_opener(_SafeRedirects)
+    check_connection(url)
     try:
         response = opener.open(urllib.request.Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:

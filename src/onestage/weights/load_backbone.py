@@ -25,7 +25,7 @@ def load_backbone(config: DetectorConfig, weights: str | Path) -> Loaded:
 
     Raise WeightsError if the file is not of this backbone.
     """
-    path = _published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
+    path = published_backbone(config) if str(weights) == "imagenet" else find_file(weights)
     with open_file(path) as file:
         names, tensors, config, taken_off = _read_backbone(config, file)
     detector = Detector.on("cpu", config)
@@ -72,7 +72,8 @@ def _of_another_backbone(config: DetectorConfig, got: Collection[str], expected:
     return WeightsError(what, where=path, got=", ".join(list(got)[:5]), expected=", ".join(expected[:5]), fix=fix)
 
 
-def _published_backbone(config: DetectorConfig) -> Path:
+def published_backbone(config: DetectorConfig) -> Path:
+    """The file of the published classifier of a backbone, fetched if need be. Raise WeightsError if there is none."""
     if isinstance(config.backbone, TimmBackbone):
         return fetch_hub(*timm.published(config.backbone.name))
     source = torchvision.published_backbone(config)

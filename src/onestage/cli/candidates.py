@@ -1,0 +1,159 @@
+"""The detectors among which ``onestage train`` chooses if the user names none, and the rule by which it does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from math import sqrt
+from typing import NamedTuple
+
+import torch
+
+from onestage.data import Dataset
+from onestage.errors import OnestageError
+from onestage.images import image_size
+from onestage.structures import Size
+from onestage.training.machine import Machine
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A detector that may be chosen.
+
+    backbone: its timm name; None where it is part of the model. multiply_adds: of the network for one picture of 320x320
+    pixels, in thousands of millions. depthwise: whether most convolutions are. speed: that of training, in parts of the small
+    network that the machine was measured with. needs: pictures that it must see in a training from fresh weights. stride: of
+    its finest map, in pixels. gpu: whether it is for a GPU alone.
+    """
+
+    model: str
+    backbone: str | None
+    multiply_adds: float
+    depthwise: bool
+    speed: float
+    needs: int
+    stride: int
+    gpu: bool = False
+
+
+CANDIDATES = (
+    Candidate("dssd", "timm/resnet50", 11.21, depthwise=False, speed=1.0, needs=20_000, stride=8, gpu=True),
+    Candidate("dssd", "timm/resnet34", 9.07, depthwise=False, speed=1.0, needs=12_000, stride=8, gpu=True),
+    Candidate("dssd", "timm/resnet18", 5.29, depthwise=False, speed=1.0, needs=5_000, stride=8),
+    Candidate("ssdlite320_mobilenet_v3_large", None, 0.41, depthwise=True, speed=1.2, needs=4_000, stride=16),
+    Candidate("tinyssd", None, 1.54, depthwise=False, speed=1.0, needs=3_000, stride=8),
+)
+"""The most able first."""
+SIDES = (256, 320, 384, 448, 512, 640)
+"""Sides of the input in pixels. Multiples of 64 suit every neck."""
+USUAL, USUAL_ON_GPU = 320, 512
+"""The side, where the objects need no larger one."""
+CELLS = 2
+"""Cells of the finest map that the typical object of the smallest class should span."""
+RARE = 10
+"""A class of fewer objects, or of less than a hundredth of all, does not decide the size of the input."""
+LOOKED_AT = 200
+"""Pictures whose header is read where the annotations do not state the sizes."""
+HOUR = 3600.0
+"""The time that a training should take where the user sets none, in seconds."""
+TRAINING = 0.85
+"""The part of the time that is left for training beside measuring and saving."""
+WIDE = 1.5
+"""If nearly all pictures are wider than high, or higher than wide, by more than this, so is the input."""
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What decides about the detector. size: (height, width) of the median picture.
+
+    small: side of the typical object of the smallest class, as a part of the side of its picture: square roots of areas.
+    aspect: width by height of the pictures, if nearly all have about the same; else 1.
+    """
+
+    size: Size
+    small: float
+    aspect: float = 1.0
+
+    @classmethod
+    def of(cls, data: Dataset) -> DataFacts:
+        """The facts of a data set. Pictures of unknown size are looked at, some of them."""
+        if None in data.sizes:
+            data = data.subset(range(0, len(data), max(1, len(data) // LOOKED_AT)))
+        known = [size or _size_of(path) for size, path in zip(data.sizes, data.paths, strict=True)]
+        sizes = torch.tensor([size or (0, 0) for size in known])
+        owners = torch.repeat_interleave(torch.arange(len(data)), data.offsets.diff())
+        counted = ~(data.ignore | data.crowd) & (sizes[owners] > 0).all(1)
+        sides = ((data.boxes[:, 2:] - data.boxes[:, :2]).prod(1) / sizes[owners].prod(1)).sqrt()[counted]
+        sizes = sizes[(sizes > 0).all(1)]
+        if not len(sides):
+            return cls((SIDES[-1], SIDES[-1]), small=1.0)
+        labels = data.labels[counted]
+        classes = [sides[labels == label] for label in labels.unique()]
+        typical = [part.median().item() for part in classes if len(part) >= max(RARE, 0.01 * len(sides))]
+        low, middle, high = (sizes[:, 1] / sizes[:, 0]).float().quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
+        height, width = sizes.median(0).values.tolist()
+        small = min(typical, default=sides.median().item())
+        return cls((height, width), small, middle if high < 1.2 * low else 1.0)
+
+
+def _size_of(path: str) -> Size | None:
+    """(height, width) of a picture, from its header; None if it cannot be read, which training will tell."""
+    try:
+        return image_size(path)
+    except OnestageError:
+        return None
+
+
+class Choice(NamedTuple):
+    """The chosen detector, its input (height, width) in pixels, and the pictures that it should see here in the time; None
+    where the machine was not measured.
+    """
+
+    candidate: Candidate
+    size: Size
+    seen: int | None
+
+
+def choose(candidates: Sequence[Candidate], sizes: Sequence[Size], machine: Machine | None, *, seconds: float) -> Choice:
+    """The first candidate that sees enough pictures in the time, at the first of the sizes; if none does, the nearest to it."""
+    tried = []
+    for candidate, size in product(candidates, sizes):
+        if machine is None:
+            return Choice(candidate, size, None)
+        seen = int(rate_of(candidate, size, machine) * seconds * TRAINING)
+        if seen >= candidate.needs:
+            return Choice(candidate, size, seen)
+        tried.append((seen / candidate.needs, Choice(candidate, size, seen)))
+    return max(tried, key=lambda pair: pair[0])[1]
+
+
+def sizes_for(data: DataFacts, *, gpu: bool) -> list[Size]:
+    """Inputs (height, width) to try, the best first: from the one that suits the small objects and the pictures down to the
+    usual one, or below it where the objects are large.
+    """
+    native = max(SIDES[0], sqrt(data.size[0] * data.size[1]))
+    usual = min(USUAL_ON_GPU if gpu else USUAL, max(side for side in SIDES if side <= native))
+    least = min(8 * CELLS / max(data.small, 1e-3), native)
+    needed = next((side for side in SIDES if side >= least), SIDES[-1])
+    sides = [side for side in reversed(SIDES) if min(needed, usual) <= side <= max(needed, usual)]
+    return [shaped(side, data.aspect) for side in sides]
+
+
+def rate_of(candidate: Candidate, size: Size, machine: Machine) -> float:
+    """Pictures per second in training, from the time of the small network that was measured."""
+    times, work = (machine.depthwise, DEPTHWISE_WORK) if candidate.depthwise else (machine.dense, DENSE_WORK)
+    best = min(times.fp32, times.contiguous) if times.precision == "fp32" or times.bf16 is None else times.bf16
+    return candidate.speed * work / best * 1000 / (candidate.multiply_adds * size[0] * size[1] / 320**2)
+
+
+def shaped(side: int, aspect: float) -> Size:
+    """(height, width) of the input with the area of a square of that side: the square, or as wide as the pictures are."""
+    if 1 / WIDE <= aspect <= WIDE:
+        return side, side
+    height, width = side / sqrt(aspect), side * sqrt(aspect)
+    return max(64, 32 * round(height / 32)), max(64, 32 * round(width / 32))
+
+
+DENSE_WORK, DEPTHWISE_WORK = 0.354, 0.0415
+"""Thousands of millions of multiply-adds in one step of the small networks of training/machine.py, all pictures together."""

@@ -19,6 +19,7 @@ from onestage.training.config import Setting, make_config, option
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
+    from onestage.training.going_on import NewSettings
     from onestage.training.inputs import TrainData
     from onestage.training.loop import TrainResult
     from onestage.training.rules import Chosen
@@ -45,9 +46,12 @@ def train(
 
     onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --epochs 20 --out runs/x
 
+    onestage train pictures/ --minutes 10
+
     onestage train --resume runs/x
 
-    Ctrl-C saves and stops. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
+    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, and as DATA the place
+    to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
 
     Args:
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
@@ -58,11 +62,9 @@ def train(
         plan_only: say what would be decided, and end
     """
     if resume is not None:
-        if (data, out, format, detector, plan_only, training) != (None, None, None, NO_CHOICE, False, NOTHING_GIVEN):
-            other = {"DATA": data, "--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
-            named = [name for name, value in other.items() if value is not None] + ["--plan-only"] * plan_only
-            raise _no_other_settings(resume, [*map(option, given_settings(training)), *named])
-        return _go_on(resume, accept_changes=accept_changes)
+        other = {"--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
+        named = [name for name, value in other.items() if value is not None] + ["--plan-only"] * plan_only
+        return _go_on_with(resume, data, given_settings(training), named, accept_changes=accept_changes)
     if accept_changes:
         raise ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
     if data is None:
@@ -140,34 +142,53 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[s
     return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 
 
-def _go_on(run: Path, *, accept_changes: bool = False) -> int:
-    """The rest of an interrupted run."""
+def _go_on_with(
+    run: Path, data: Path | None, given: Mapping[str, Setting], refused: Sequence[str], *, accept_changes: bool
+) -> int:
+    """The rest of a run with other settings. Raise ConfigError if some are given that cannot change. refused: other such
+    options.
+    """
+    from onestage.training.going_on import NewSettings
+
+    names = NewSettings.__dataclass_fields__
+    wrong = [*(option(name) for name in given if name not in names), *refused]
+    if wrong:
+        raise _no_other_settings(run, wrong)
+    place = None if data is None else str(data)
+    return _go_on(run, accept_changes=accept_changes, settings=NewSettings(**given, data=place))  # type: ignore[arg-type]
+
+
+def _go_on(run: Path, *, accept_changes: bool = False, settings: NewSettings | None = None) -> int:
+    """The rest of an interrupted run. settings: those that change."""
     from onestage.data.dataset import CORRECT
-    from onestage.files import LAST
+    from onestage.training.folder import weights_option
+    from onestage.training.going_on import NOTHING_NEW
     from onestage.training.loop import resume
     from onestage.training.memory import keep_freed_memory
 
     keep_freed_memory()
     try:
-        return _close(resume(run, accept_changes=accept_changes))
+        return _close(resume(run, accept_changes=accept_changes, settings=settings or NOTHING_NEW))
     except DataError as error:
         if error.fix is not None and error.fix.startswith(CORRECT):
             error.fix = (
-                "put the data set back as it was when this run began; or begin a new run on what is left, from this model:"
-                f" onestage train DATA --on-bad skip --weights {shlex.quote(str(run / LAST))}"
+                "put the data set back as it was when this run began; or begin a new run on what is left:"
+                f" onestage train DATA --on-bad skip{weights_option(run)}"
             )
         raise
 
 
 def _no_other_settings(run: Path, given: Sequence[str]) -> ConfigError:
-    """The error for a run to go on with for which other settings are given."""
-    from onestage.files import BEST
-    from onestage.training.folder import Plan
+    """The error for a run to go on with for which settings are given that cannot change."""
+    from onestage.training.folder import Plan, weights_option
+    from onestage.training.going_on import NewSettings
 
     Plan.load(run)  # raises if there is no run
-    what = "--resume goes on with the data and settings of its run, so it takes no others"
-    longer = f"to train longer, start a new run from its model: --weights {shlex.quote(str(run / BEST))}"
-    return ConfigError(what, where=run, got=", ".join(given), fix=f"onestage train --resume {shlex.quote(str(run))}; {longer}")
+    what, taken = "--resume goes on with its run, and these cannot change", [*NewSettings.__dataclass_fields__]
+    expected = f"DATA that has moved, {', '.join(option(name) for name in taken if name != 'data')}"
+    other = f"onestage train DATA{weights_option(run)}" if weights_option(run) else "onestage train DATA"
+    fix = f"leave them out, or begin another run: {other}"
+    return ConfigError(what, where=run, got=", ".join(given), expected=expected, fix=fix)
 
 
 def _check_recipe(detector: ModelChoice, source: Source | None) -> None:

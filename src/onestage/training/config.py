@@ -236,6 +236,11 @@ class TrainConfig:
 
 def make_config(settings: Mapping[str, Setting]) -> TrainConfig:
     """The config with these settings, and the defaults for the others. Raise ConfigError for a value that is not possible."""
+    lengths = [name for name in ("epochs", *LENGTHS) if name in settings]
+    if len(lengths) > 1:
+        got = ", ".join(f"{name} {settings[name]}" for name in lengths)
+        fix = "give one of epochs=, steps= and minutes="
+        raise ConfigError("two settings say how long to train", where=lengths[1], got=got, fix=fix)
     return TrainConfig(**settings)  # type: ignore[arg-type]  # it checks every value itself
 
 

@@ -16,13 +16,14 @@ import hashlib
 import io
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
 from onestage.errors import ConfigError, absent
-from onestage.files import LAST, write_atomically
+from onestage.files import BEST, LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
 from onestage.model.config import DetectorConfig
@@ -107,8 +108,25 @@ class Plan:
                 "a run goes on as it began; other settings make another run",
                 where=folder,
                 got=", ".join(changes),
-                fix=f"train into another folder, from this model: {LAST}",
+                fix=f"train into another folder{from_model(folder)}",
             )
+
+
+def saved_model(run: Path) -> Path | None:
+    """The newest model file in a run folder, or the best one; None if there is none, so that no advice names a missing file."""
+    return next((path for name in (LAST, BEST) if (path := run / name).is_file()), None)
+
+
+def from_model(run: Path) -> str:
+    """The end of advice to begin another run: ``, from this model: runs/x/last.safetensors``; empty if no model is saved."""
+    model = saved_model(run)
+    return "" if model is None else f", from this model: {model}"
+
+
+def weights_option(run: Path) -> str:
+    """The option that begins another run from the model of this one; empty if no model is saved."""
+    model = saved_model(run)
+    return "" if model is None else f" --weights {shlex.quote(str(model))}"
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -23,7 +23,7 @@ from onestage.model.detector import Detector
 from onestage.processes import Distributed
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
-from onestage.training.folder import Plan, fingerprint, write_history
+from onestage.training.folder import Plan, fingerprint, from_model, write_history
 from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
 from onestage.training.history import Change, last_part
 from onestage.training.inputs import TrainData
@@ -251,7 +251,7 @@ def _is_whole(model: Path) -> bool:
 
 def restored(run: Run, checkpoint: Checkpoint) -> RunState:
     """The checkpoint's weights and momenta are loaded; the rest is returned."""
-    fix = f"train into another folder, from this model: {run.folder / LAST}"
+    fix = f"train into another folder{from_model(run.folder)}"
     if "data" not in checkpoint.extra:
         what = "the checkpoints of this run do not say which pictures it saw: an earlier version of onestage wrote them"
         raise ConfigError(what, where=run.folder, fix=fix)

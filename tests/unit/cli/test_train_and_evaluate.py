@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -123,13 +124,13 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
 def test_a_data_set_that_lost_a_picture_cannot_be_skipped_by_a_run_that_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
-    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
+    def resume(folder: Path, **options: Any) -> TrainResult:
         raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")], empty=False, more=DOCTOR)
 
     monkeypatch.setattr("onestage.training.loop.resume", resume)
     assert main(["train", "--resume", "runs/x"]) == 2
     said = capsys.readouterr().err
-    assert "a.txt" in said and "put the data set back" in said and "DATA --on-bad skip --weights runs/x/last" in said
+    assert "a.txt" in said and "put the data set back" in said and "onestage train DATA --on-bad skip\n" in said
 
 
 @pytest.mark.parametrize("verb", [["data", "check", "data"], ["benchmark", "tinyssd"]])
@@ -143,8 +144,8 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, ca
     Plan(create("tinyssd", 2).config, TrainConfig(), "/data/my shapes", "coco").save(Path("runs/x"))
     resumed: list[Path] = []
 
-    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
-        assert not accept_changes
+    def resume(folder: Path, **options: Any) -> TrainResult:
+        assert not options["accept_changes"]
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=False, seconds=1)
 
@@ -153,9 +154,9 @@ def test_resume_needs_nothing_but_the_folder(monkeypatch: pytest.MonkeyPatch, ca
     assert resumed == [Path("runs/x")]
     assert "onestage evaluate runs/x '/data/my shapes' --format coco\n" in capsys.readouterr().out
 
-    assert main(["train", "--resume", "runs/x", "--epochs", "3"]) == 2
+    assert main(["train", "--resume", "runs/x", "--seed", "3"]) == 2
     error = capsys.readouterr().err
-    assert "takes no others" in error and "--weights runs/x/best.safetensors" in error
+    assert "these cannot change" in error and "--weights" not in error  # there is no model yet
 
 
 def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +165,8 @@ def test_after_a_crash_the_same_command_goes_on(shapes: Path, monkeypatch: pytes
     assert main([*command_line, "--batch-size", "4", "--workers", "0", "--device", "cpu"]) == 0
     resumed: list[Path] = []
 
-    def resume(folder: Path, *, accept_changes: bool) -> TrainResult:
-        assert not accept_changes
+    def resume(folder: Path, **options: Any) -> TrainResult:
+        assert not options["accept_changes"]
         resumed.append(folder)
         return TrainResult(folder=folder, best_ap=0.5, report=None, interrupted=True, seconds=1)
 

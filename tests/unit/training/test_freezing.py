@@ -18,7 +18,7 @@ from onestage.training.freezing import frozen, training_mode
 from onestage.training.loop import Training, resume, train
 from onestage.training.optim import lr_scales, make_optimizer
 from onestage.training.state import RunState
-from small_runs import CONFIG, detector, pictures, run, same_bits, weights, write_pictures
+from small_runs import CONFIG, PLAIN, detector, pictures, run, same_bits, together, weights, write_pictures
 
 SHORT = replace(CONFIG, epochs=1, evaluate_every=0)
 
@@ -68,6 +68,21 @@ def test_what_is_frozen_keeps_its_bits(data: Path, tmp_path: Path, freeze: Any) 
     held = "backbone." if freeze == "backbone" else "backbone.stages.0."
     assert {name for name in fresh if trained[name].equal(fresh[name])} == {name for name in fresh if name.startswith(held)}
     assert all(p.requires_grad for p in model.parameters())
+    assert run_folder.Plan.load(tmp_path / "run").train == run_config
+
+
+@pytest.mark.slow
+def test_two_processes_freeze_the_same(tmp_path: Path) -> None:
+    """And learn at the same rates: within rounding of one process."""
+    sgd = replace(SHORT, optimizer="sgd", lr=0.01, epochs=2, batch_size=8, augment="light", freeze=1, layer_decay=0.5)
+    data = write_pictures(tmp_path / "data", train=8, val=1)
+    run(data, tmp_path / "one", sgd, PLAIN)
+    with together(run, data, tmp_path / "two", sgd, PLAIN, log=tmp_path / "log"):
+        pass
+    one, two, fresh = weights(tmp_path / "one"), weights(tmp_path / "two"), detector(changes=PLAIN).state_dict()
+    assert max((one[name] - two[name]).abs().max() for name in one) <= 1e-6
+    held = {name.split(".")[2] for name in fresh if name.startswith("backbone.") and two[name].equal(fresh[name])}
+    assert held == {"0", "1", "2"}  # the layers of the first map
 
 
 @pytest.mark.slow

@@ -29,7 +29,9 @@ def main() -> None:
     config = SyntheticConfig(count=12, seed=5)
     augment = replace(Augment.light(), mosaic=1.0, scale_jitter=0.5)
     with tempfile.TemporaryDirectory() as folder:
-        write_coco((generate(index, config) for index in range(config.count)), Path(folder), classes=config.classes, split="train")
+        write_coco(
+            (generate(index, config) for index in range(config.count)), Path(folder), classes=config.classes, split="train"
+        )
         data = load_dataset(folder, split="train")
         loader = TrainLoader(data, TrainTransform(stretch((SIDE, SIDE)), augment), batch_size=COUNT)
         batch = next(loader.epoch(0))

@@ -346,3 +346,10 @@ def test_torchvisions_recipe_ends_in_time_and_names_what_it_finds(load, divided,
     program.main(divided.yolo, minutes=1e-3, out=tmp_path / "found.json", split="val")
     content = json.loads((tmp_path / "found.json").read_text())
     assert content["seconds"] < 60 and {one["row"] for one in content["found"]} <= {0, 1}
+
+
+def test_the_loader_is_timed(load, tmp_path, capsys):
+    path = tmp_path / "loader.json"
+    load("loader").main(size=(48, 64), count=4, repeats=1, epochs=0, json_file=path)
+    assert min(json.loads(path.read_text())["milliseconds"].values()) > 0
+    assert "mosaic" in capsys.readouterr().out

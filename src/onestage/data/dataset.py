@@ -118,6 +118,11 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             size=self.sizes[index],
         )
 
+    @property
+    def is_on_disk(self) -> bool:
+        """Whether picture i is the file paths[i]; not so in a subclass that gets its pictures in another way."""
+        return type(self).__getitem__ is Dataset.__getitem__
+
     def decoding_cost(self, index: int) -> int:
         """Bytes of memory to decode picture ``index``, from its header. Raise DataError if that cannot be read."""
         return decoding_cost(self.paths[index])

@@ -47,7 +47,10 @@ class Undecoded:
 
 @dataclass(frozen=True)
 class PictureSource:
-    """The pictures of a data set as a loader gets them. cache: where decoded pictures are kept, if any are."""
+    """The pictures of a data set as a loader gets them. cache: where decoded pictures are kept, if any are.
+
+    Pictures that are not files are taken as they are.
+    """
 
     dataset: Dataset
     decoder: Decoder = "pillow"
@@ -58,7 +61,7 @@ class PictureSource:
 
         Raise DataError if it cannot be read or its size contradicts its annotation; of an Undecoded, ``decode`` may raise it.
         """
-        if self.decoder == "pillow" and self.cache is None:
+        if (self.decoder == "pillow" and self.cache is None) or not self.dataset.is_on_disk:
             admit(self.dataset.decoding_cost(index))
             return self.dataset[index]
         truth = self.dataset.truth(index)

@@ -1,0 +1,78 @@
+"""Trainings with mosaics, a clean last part, balance, a fast decoder and a cache."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onestage.data.loader import TrainLoader
+from onestage.training import folder as run_folder
+from onestage.training.loop import Training, resume, train
+from onestage.training.monitor import TerminalMonitor
+from small_runs import CONFIG, detector, metrics, pictures, run, same_bits, write_pictures
+
+ALL = replace(
+    CONFIG,
+    augment="light",
+    augment_with=("mosaic=0.7", "scale_jitter=0.5"),
+    clean=0.3,
+    balance=0.5,
+    decoder="fast",
+    cache=0.01,
+    evaluate_every=0,
+)
+"""Nine steps, of which the last three are clean."""
+
+
+@pytest.fixture(autouse=True)
+def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+
+
+def test_a_stopped_run_goes_on_with_the_same_bits_and_the_cache_changes_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, step = write_pictures(tmp_path / "data"), Training._step
+    run(data, tmp_path / "whole", ALL)
+
+    def stopping(training: Training, batch: Any) -> dict[str, float]:
+        training.stop.asked = training.step + 1 == 5
+        return step(training, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", stopping)
+        assert run(data, tmp_path / "stopped", replace(ALL, workers=1)).interrupted
+    assert not resume(tmp_path / "stopped").interrupted
+    run(data, tmp_path / "uncached", replace(ALL, cache=0.0))
+    for other in ("stopped", "uncached"):
+        assert same_bits(tmp_path / "whole", tmp_path / other)
+    assert metrics(tmp_path / "whole")[-1]["step"] == 9
+
+
+def test_the_last_part_of_the_steps_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[tuple[int, int | None]] = []
+    epoch = TrainLoader.epoch
+
+    def noted(loader: TrainLoader, number: int, *, start: int = 0, clean_from: int | None = None) -> Any:
+        told.append((number, clean_from))
+        return epoch(loader, number, start=start, clean_from=clean_from)
+
+    monkeypatch.setattr(TrainLoader, "epoch", noted)
+    run(write_pictures(tmp_path / "data"), tmp_path / "run", replace(ALL, clean=0.45, cache=0.0))  # 4 of 9 steps
+    assert told[:3] == [(0, 5), (1, 2), (2, 0)]
+
+
+def test_pictures_in_memory_are_taken_as_they_are(tmp_path: Path) -> None:
+    assert not train(detector(), pictures(9), out=tmp_path, config=replace(ALL, epochs=1)).interrupted
+
+
+def test_waiting_is_noted_and_said_if_it_is_much(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(write_pictures(tmp_path / "data"), tmp_path / "run", replace(CONFIG, epochs=1))
+    row = (tmp_path / "run" / "metrics.jsonl").read_text()
+    assert '"waiting": 0.' in row
+    capsys.readouterr()
+    record = {"epoch": 1, "loss": 1.0, "images_per_s": 5.0, "seconds": 3.0}
+    for waiting, said in ((0.04, False), (0.25, True)):
+        TerminalMonitor().epoch(record | {"waiting": waiting})
+        assert ("25% of the time waiting for pictures" in capsys.readouterr().out) is said

@@ -97,11 +97,11 @@ def run_with_signals(data: Path, out: Path, step: int, *numbers: int) -> None:
     """
     before, inner = signal_handlers(), Training._step
 
-    def signalled(training: Training, batch: Any) -> dict[str, float]:
+    def signalled(training: Training, batch: Any) -> None:
         if training.step + 1 == step:
             for number in numbers:
                 signal_here(number)
-        return inner(training, batch)
+        inner(training, batch)
 
     with patch.object(Training, "_step", signalled), patch.object(run_folder, "plot_training_curves"):
         try:

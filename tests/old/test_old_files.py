@@ -34,6 +34,9 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "decoder"): "pillow",
     ("TrainConfig", "cache"): 0.0,
     ("TrainConfig", "evaluate_pictures"): None,
+    ("TrainConfig", "channels_last"): True,  # the detector has always ordered its weights and images so
+    ("TrainConfig", "fused"): False,
+    ("TrainConfig", "compile"): False,
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves
     ("Plan", "decisions"): [],  # no rules decided anything

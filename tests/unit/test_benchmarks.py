@@ -118,7 +118,8 @@ def test_training_step_changes_both_models(load):
     common, training = load("common"), load("training")
     ours, theirs = common.pair(LITE)
     decoded = training.samples(2, (60, 80))
-    for step, model in ((training.OurStep(ours), ours), (training.TheirStep(theirs), theirs)):
+    fast = training.OurStep(ours, training.Way("bf16", channels_last=False, fused=True))
+    for step, model in ((training.OurStep(ours), ours), (fast, ours), (training.TheirStep(theirs), theirs)):
         before = [p.clone() for p in model.parameters()]
         step.from_samples(decoded)
         assert sum(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)) > len(before) / 2

@@ -150,6 +150,13 @@ class TrainConfig:
     head."""
     patience: int = 0
     """Stop if the validation AP has not risen by more than 0.001 in so many measurements in a row; 0: never."""
+    # speed of a step
+    channels_last: bool = True
+    """Whether channels lie last in memory. On most machines this is the faster order; the other one is channels first."""
+    fused: bool = False
+    """Change all weights in one pass over memory, where torch has such an optimiser for the device."""
+    compile: bool = False
+    """Compile the network (torch.compile): a slow first step, then faster ones. It needs a C++ compiler, on a GPU Triton."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
@@ -213,8 +220,10 @@ class TrainConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name not in derived and value != field.default:
-                name = option(field.name)
-                many = [str(part) for part in value] if isinstance(value, tuple) else [str(value)]
+                name = f"--no-{option(field.name)[2:]}" if value is False else option(field.name)
+                many = [
+                    str(part) for part in (value if isinstance(value, tuple) else [] if isinstance(value, bool) else [value])
+                ]
                 found += (
                     [f"{name} {shlex.quote(part)}" for part in many] if name == "--augment-with" else [" ".join((name, *many))]
                 )

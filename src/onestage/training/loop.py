@@ -24,6 +24,8 @@ from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Batch
 from onestage.training import clock
+from onestage.training.checks import Checks
+from onestage.training.checks import DivergedError as DivergedError
 from onestage.training.clock import Pace
 from onestage.training.config import Setting, TrainConfig, make_config
 from onestage.training.folder import Plan, write_history
@@ -36,13 +38,13 @@ from onestage.training.journal import Journal
 from onestage.training.lock import FolderLock
 from onestage.training.machine import measure_machine
 from onestage.training.monitor import Monitor, TerminalMonitor
+from onestage.training.network import reproducible
 from onestage.training.pictures import forget
 from onestage.training.rehearsal import rehearse
 from onestage.training.rules import Chosen, Facts, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState, figures_of
-from onestage.training.step import DivergedError as DivergedError
 from onestage.training.step import take_step
 
 CHECKS = 200
@@ -155,7 +157,7 @@ def _train(
     config = settings.train if isinstance(settings, Chosen) else make_config(settings)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
-        _reproducible(group.device),
+        reproducible(group.device),
         StopSignal(told=group.is_main, insists=group.world > 1) as stop,
         frozen(model, config.freeze),
     ):
@@ -210,12 +212,14 @@ class Training:
     epoch, or the steps between two measurements (``evaluate_steps``).
 
     Nothing here but ``state`` outlives the process. stopping: some process was asked to stop; all know it since the same step.
-    rate: pictures per second, NaN before the first step. skipped: pictures that could not be read, as last said.
+    rate: pictures per second, NaN before the first step.
+    skipped: pictures that could not be read, as last said.
     """
 
     def __init__(self, run: Run, state: RunState, journal: Journal, stop: StopSignal, *, began: float) -> None:
         self.run, self.state, self.journal, self.stop = run, state, journal, stop
         self.monitor = journal.monitor
+        self.checks = Checks(state, run.group)
         self.stopping = False
         self.rate = self.waiting = math.nan
         self.skipped = 0
@@ -286,11 +290,11 @@ class Training:
             batch = next(self._batches)
             waited += clock.now() - asked
             with self.run.group.patience():
-                state.add(self._step(batch))
+                self._step(batch)
             seen += len(batch.metas) * self.run.group.world
             at, before = clock.now(), at
             self.rate, self.waiting = (part / (at - begun) for part in (seen, waited))
-            self.monitor.step(state.step, state.epoch, state.means, self.rate)
+            self.monitor.step(state.step, state.epoch, self.checks.means, self.rate)
             if self.stopping:
                 return
             if at - self.saved > 60 * self.run.config.checkpoint_minutes:
@@ -342,14 +346,16 @@ class Training:
             with contextlib.suppress(OnestageError):  # a damaged list, a full disk: the picture is what must be told
                 forget(run.folder, {str(error.where), *run.loader.skipped}, run.data.train, run.data.val)
 
-    def _step(self, batch: Batch) -> dict[str, float]:
-        """One optimiser step on B images of this process. Return the losses over all processes as plain numbers."""
-        losses, self.stopping = take_step(self.run, self.state, batch, self.stop)
-        return losses
+    def _step(self, batch: Batch) -> None:
+        """One optimiser step on B images of this process."""
+        take_step(self.run, self.state, batch, self.stop, self.checks)
+        self.state.advance()
+        self.stopping = self.checks.asked or (self.run.group.world == 1 and self.stop.asked)
 
     def _finish_lap(self) -> Report | None:
         """Measure if it is time, write the history, save. The lap counts as done from here on."""
         run, state, begun = self.run, self.state, clock.now()
+        self.checks.settle()
         lr = run.optimizer.param_groups[0]["lr"]
         record: Record = {"epoch": self._epochs, "step": state.step, "loss": sum(state.means.values())}
         record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr}
@@ -426,6 +432,7 @@ class Training:
         return report
 
     def _save(self, *, best: bool = False) -> None:
+        self.checks.settle(together=False)  # processes may save at different steps
         self.saved = clock.now()
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
@@ -433,15 +440,3 @@ class Training:
 
     def _seconds(self) -> float:
         return clock.now() - self._began
-
-
-@contextlib.contextmanager
-def _reproducible(device: torch.device) -> Iterator[None]:
-    """Leave torch's global random numbers as they were. On a GPU, cuDNN uses only its deterministic kernels."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
+from torch import Tensor
 
+from onestage.errors import ConfigError
 from onestage.model.detector import Detector
 from onestage.model.stages import stages_of
 from onestage.training.config import TrainConfig
@@ -20,6 +22,7 @@ def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimize
     """SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not.
 
     Layers that learn more slowly come in further pairs of groups; "lr_scale" is their part of the learning rate, as in timm.
+    Raise ConfigError if a fused one is wanted and torch has none for the device.
     """
     slower = lr_scales(model, config)
     groups: list[dict[str, object]] = []
@@ -28,9 +31,25 @@ def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimize
         scaled: dict[str, object] = {} if scale == 1 else {"lr_scale": scale}
         groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay} | scaled)
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0} | scaled)
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum)
-    return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.momentum, 0.999))
+    fused = config.fused or None  # None: what torch takes by default
+    try:
+        if config.optimizer == "sgd":
+            return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, fused=fused)
+        return torch.optim.AdamW(groups, lr=config.peak_lr, betas=(config.momentum, 0.999), fused=fused)
+    except RuntimeError as error:
+        what, device = f"torch has no fused {config.optimizer} for this device", model.device
+        raise ConfigError(what, where="fused", got=device, expected="cpu or cuda", fix="leave fused= out") from error
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, object]) -> None:
+    """Load the momenta of a checkpoint. Each gets the order in memory of its weights: a fused optimiser passes over both as
+    they lie there, and would mix them up if the orders differed.
+    """
+    optimizer.load_state_dict(dict(stored))
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def lr_scales(model: Detector, config: TrainConfig) -> dict[str, float]:

@@ -11,6 +11,7 @@ from onestage.errors import ConfigError, counted
 from onestage.predict.measure import evaluate_dataset
 from onestage.structures import Batch
 from onestage.training import clock
+from onestage.training.checks import Checks
 from onestage.training.clock import Costs, length_for
 from onestage.training.freezing import training_mode
 from onestage.training.history import STEPS
@@ -76,13 +77,14 @@ def _step_seconds(run: Run, state: RunState, stop: StopSignal, budget: float) ->
     """Seconds for a step, with the wait for its pictures; None if the run was asked to stop."""
     training_mode(run.model, run.config.freeze)
     trial, taken = replace(state, sums={}, history=[]), list[float]()
+    checks = Checks(trial, run.group, every=1)  # to wait for a GPU is right here: its time is what is measured
     at = clock.now()
     for batch in _endless(run.loader):
         with run.group.patience():
-            losses, asked = take_step(run, trial, batch, stop)
-        if asked:
+            take_step(run, trial, batch, stop, checks)
+        if checks.asked:
             return None
-        trial.add(losses)
+        trial.advance()
         at, before = clock.now(), at
         taken.append(at - before)
         if run.group.on_main(partial(_is_steady, taken, budget)):

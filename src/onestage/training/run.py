@@ -18,7 +18,6 @@ from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, WeightsError, first_ten
 from onestage.files import BEST, LAST
-from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
@@ -30,7 +29,8 @@ from onestage.training.inputs import TrainData
 from onestage.training.lock import FolderLock
 from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
-from onestage.training.optim import make_optimizer
+from onestage.training.network import make_network
+from onestage.training.optim import load_optimizer, make_optimizer
 from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
@@ -44,8 +44,8 @@ from onestage.weights.detector_file import load_detector
 class Run:
     """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
-    network: the model, or the same under DistributedDataParallel. loader: gives this process its share of every batch. changes:
-    of the plan since the run began. decisions: how the settings that the user left open were decided, and the
+    network: the model, or the same compiled or under DistributedDataParallel. loader: gives this process its share of every
+    batch. changes: of the plan since the run began. decisions: how the settings that the user left open were decided, and the
     machine by which.
 
     averages: of the model's weights, and of its batch norm's, which are a part of what the averaged weights compute; None
@@ -89,7 +89,7 @@ class Run:
             group=group,
             loader=loader,
             optimizer=make_optimizer(model, config),
-            network=group.parallel(model, spare_parts=isinstance(model.config.backbone, TimmBackbone)),
+            network=make_network(model, config, group),
             autocast=_autocast(config.precision, group.device),
             store=CheckpointStore(folder),
             averages=ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None,
@@ -267,7 +267,7 @@ def restored(run: Run, checkpoint: Checkpoint) -> RunState:
     run.model.load_state_dict(dict(checkpoint.extra.get(LEARNING, checkpoint.model)))
     if run.averages is not None:
         run.result.load_state_dict(dict(checkpoint.model))
-    run.optimizer.load_state_dict(dict(checkpoint.optimizer))
+    load_optimizer(run.optimizer, checkpoint.optimizer)
     return state
 
 

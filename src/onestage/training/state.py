@@ -63,11 +63,14 @@ class RunState:
         """The mean losses over the steps since the last record."""
         return {name: total / self.taken for name, total in self.sums.items()}
 
-    def add(self, losses: dict[str, float]) -> None:
-        """Count one more optimiser step with these losses."""
+    def advance(self) -> None:
+        """Count one more optimiser step."""
         self.step += 1
         self.batch += 1
         self.taken += 1
+
+    def add(self, losses: dict[str, float]) -> None:
+        """Add the losses of one step to the sums."""
         for name, value in losses.items():
             self.sums[name] = self.sums.get(name, 0.0) + value
 

@@ -16,22 +16,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from onestage.data.loader import seed_of
-from onestage.errors import ConfigError, OnestageError
+from onestage.errors import ConfigError
 from onestage.model.anchors.max_iou import Assignment
 from onestage.structures import Batch, HeadOutput
+from onestage.training.checks import Checks, Taken
+from onestage.training.network import memory_order
 from onestage.training.optim import learning_rate
 from onestage.training.run import Run
 from onestage.training.signals import StopSignal
 from onestage.training.state import RunState
 
 
-class DivergedError(OnestageError):
-    """The loss is not a number any more."""
+def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks: Checks) -> None:
+    """One optimiser step on B images of this process. Its losses over all processes go to ``checks``.
 
-
-def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tuple[dict[str, float], bool]:
-    """One optimiser step on B images of this process. Return the losses over all processes as plain numbers, and whether any
-    process was asked to stop before the end of the step.
+    Raise DivergedError if the checks find a loss that is not a number.
 
     All losses are divided by the positives of the whole step, over all processes. So one process with 8 pictures,
     two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
@@ -58,17 +57,16 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal) -> tupl
         total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm or math.inf)
     asked = norm.new_tensor(float(stop.asked))
-    values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked])).tolist()
-    if not all(math.isfinite(v) for v in values):
-        raise _diverged(run, state, batch, dict(zip((*total, "gradient norm"), values, strict=False)), lr=lr)
+    values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked]))
+    pictures = [meta.path or str(meta.image_id) for meta in batch.metas]
+    checks.add(Taken(state.step + 1, state.epoch + 1, lr, pictures, tuple(total), values))
     run.optimizer.step()
     if run.averages is not None:
         run.averages.update(run.model, step=state.step + 1)
-    return dict(zip(total, values, strict=False)), values[-1] > 0
 
 
 def _forward(run: Run, part: Batch) -> HeadOutput:
-    images = run.model.config.preprocess.normalize(part.images)
+    images = run.model.config.preprocess.normalize(part.images).contiguous(memory_format=memory_order(run.config))
     try:
         with run.autocast:
             output: HeadOutput = run.network(images)
@@ -98,17 +96,6 @@ def _synchronised(network: nn.Module, *, last: bool) -> contextlib.AbstractConte
     if isinstance(network, DistributedDataParallel) and not last:
         return network.no_sync()
     return contextlib.nullcontext()
-
-
-def _diverged(run: Run, state: RunState, batch: Batch, values: dict[str, float], *, lr: float) -> DivergedError:
-    ours = [meta.path or str(meta.image_id) for meta in batch.metas]
-    paths = ", ".join(path for part in run.group.gather_objects(ours) for path in part)
-    return DivergedError(
-        "the loss is not a number any more; the checkpoints before this step are sound",
-        where=f"step {state.step + 1}, epoch {state.epoch + 1}, pictures {paths}",
-        got=", ".join(f"{name} {value:g}" for name, value in values.items()) + f" at learning rate {lr:g}",
-        fix="lower lr=, or raise warmup=; and look at these pictures: onestage data check",
-    )
 
 
 def _cut(batch: Batch, parts: int) -> list[Batch]:

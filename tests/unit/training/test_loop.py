@@ -70,10 +70,10 @@ def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
     """Call ``action(training)`` as that step (from 1) of the training begins."""
     inner = Training._step
 
-    def step(self: Training, batch: Any) -> dict[str, float]:
+    def step(self: Training, batch: Any) -> None:
         if self.step + 1 == number:
             action(self)
-        return inner(self, batch)
+        inner(self, batch)
 
     monkeypatch.setattr(Training, "_step", step)
 

@@ -29,6 +29,8 @@ IGNORED = -2
 
 _PAIRS_AT_ONCE = 1 << 21
 """How many pairs of anchor and object are compared at a time: about 120 MB, whatever the number of objects."""
+_PAIRS_IN_CACHE = 1 << 17
+"""The same on a CPU where nothing is gained by more: half a megabyte for each number of a pair."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,13 +107,15 @@ class MaxIoUAssigner(Part):
         shape = (len(boxes), len(anchors))
         overlap = anchors.new_zeros(shape)
         nearest = torch.full(shape, BACKGROUND, dtype=torch.int64, device=anchors.device)
-        most = boxes.new_zeros(objects.shape)
+        most = torch.full_like(boxes[..., 0], -torch.inf)
         wanted = torch.zeros_like(objects, dtype=torch.int64)
-        for part, busy, iou in _overlaps(anchors, boxes, objects):
+        for busy, part, run, iou in _overlaps(anchors, boxes, objects):
             value, index = iou.max(dim=1)
-            nearest[busy] = torch.where(value > overlap[busy], index + part.start, nearest[busy])
-            overlap[busy] = overlap[busy].maximum(value)
-            most[busy, part], wanted[busy, part] = iou.max(dim=2)
+            nearest[busy, run] = torch.where(value > overlap[busy, run], index + part.start, nearest[busy, run])
+            overlap[busy, run] = overlap[busy, run].maximum(value)
+            value, index = iou.max(dim=2)
+            wanted[busy, part] = torch.where(value > most[busy, part], index + run.start, wanted[busy, part])
+            most[busy, part] = most[busy, part].maximum(value)
         claims = most > 0
         matches = torch.where(overlap >= self.positive, nearest, torch.where(overlap < self.negative, BACKGROUND, IGNORED))
         if self.claim == "tied":
@@ -137,27 +141,34 @@ def without_ignored(matches: Tensor, anchors: Tensor, boxes: Tensor, *, ignore: 
     return matches.masked_fill((matches < 0) & (covered >= least), IGNORED)
 
 
-def runs(rows: int, partners: int) -> list[slice]:
-    """Cut rows into runs so short that comparing the rows of one run with all their partners takes bounded memory."""
-    step = max(1, _PAIRS_AT_ONCE // max(1, partners))
+def runs(rows: int, partners: int, *, limit: int | None = None) -> list[slice]:
+    """Cut rows into runs so short that comparing the rows of one run with all their partners takes bounded memory.
+
+    limit: pairs at a time.
+    """
+    step = max(1, (limit or _PAIRS_AT_ONCE) // max(1, partners))
     return [slice(i, min(i + step, rows)) for i in range(0, rows, step)]
 
 
-def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """A few objects at a time: which (n of N), which images have any of them (b of B), and their IoU (b, n, A), -1 for padding.
+def _overlaps(anchors: Tensor, boxes: Tensor, objects: Tensor) -> Iterator[tuple[Tensor, slice, slice, Tensor]]:
+    """A few objects and anchors at a time: which images have any of the objects (b of B), which objects (n of N), which anchors
+    (a of A), and the IoU (b, n, a), -1 for padding. On a CPU the anchors are so few that all stays in the processor's cache.
 
     Images with only padding are left out, so that one image with many objects does not slow down a whole batch.
     """
     for part in runs(boxes.shape[1], len(boxes) * len(anchors)):
         busy = objects[:, part].any(dim=1)
-        yield part, busy, box_ops.iou(boxes[busy, part], anchors).masked_fill_(~objects[busy, part, None], -1.0)
+        some, padding = boxes[busy, part], ~objects[busy, part, None]
+        limit = _PAIRS_IN_CACHE if anchors.device.type == "cpu" else _PAIRS_AT_ONCE
+        for run in runs(len(anchors), some.shape[0] * some.shape[1], limit=limit):
+            yield busy, part, run, box_ops.iou(some, anchors[run]).masked_fill_(padding, -1.0)
 
 
 def _reached(anchors: Tensor, boxes: Tensor, claims: Tensor, most: Tensor) -> Tensor:
     """(B, A) bool: which anchors reach the largest IoU of a claiming object. claims (B, N) bool; most (B, N): that IoU."""
     reached = torch.zeros(len(boxes), len(anchors), dtype=torch.bool, device=anchors.device)
-    for part, busy, iou in _overlaps(anchors, boxes, claims):
-        reached[busy] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
+    for busy, part, run, iou in _overlaps(anchors, boxes, claims):
+        reached[busy, run] |= ((iou == most[busy, part, None]) & claims[busy, part, None]).any(dim=1)
     return reached
 
 

@@ -50,10 +50,21 @@ FULL = Scale(
     val=100,
     test=200,
     side=256,
-    size=160,
-    config=TrainConfig(epochs=10, lr=2e-3, augment="none", augment_with=("flip=0.5",)),
+    size=96,
+    config=TrainConfig(
+        epochs=10,
+        batch_size=8,
+        lr=2e-3,
+        warmup=60,
+        augment="none",
+        augment_with=("flip=0.5",),
+        evaluate_every=2,
+        cache=0.25,
+    ),
 )
-"""Trains in about five minutes on two cores. 160 pixels are a third of the work of 256, so more epochs fit into that time."""
+"""The objects are a third of a picture wide or more, so 96 pixels show enough of them. In the same time, ten epochs of small
+steps on 96 pixels teach more than six on 128.
+"""
 FAST = Scale(train=16, val=8, test=8, side=64, size=64, config=TrainConfig(epochs=1, batch_size=8, workers=1))
 """Shows that everything works. It learns nothing."""
 
@@ -136,7 +147,7 @@ def _summary(report: Report, result: TrainResult, out: Path, best: float) -> Pan
         "the model": str(result.best),
         " ": "",
         "try it": f"onestage predict {folder}/run {folder}/data/test --score {score:g}",
-        "next": "onestage train YOUR_PICTURES --model ssdlite320_mobilenet_v3_large",
+        "next": "onestage train YOUR_PICTURES",
     }
     table = Table.grid(padding=(0, 2))
     for name, text in rows.items():

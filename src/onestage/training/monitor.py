@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from onestage.console import Terminal, words
+from onestage.training import clock
 from onestage.training.rules import Decision
 
 WIDTH = 100
@@ -55,8 +56,16 @@ class Monitor:
         """The training has ended, or an error has stopped it."""
 
 
+EVERY = 30.0
+"""Seconds between two lines of a log, at most, unless one step takes longer."""
+KNOWN = (20, 30.0)
+"""Steps, or seconds, after which it is said how long the rest will take."""
+WORTH = 60.0
+"""Seconds of a rest that is worth a line."""
+
+
 class TerminalMonitor(Monitor):
-    """Show losses, pictures per second, time left and the last AP."""
+    """Show losses, pictures per second, time left and the last AP: as a bar on a terminal, as a line now and then in a log."""
 
     def __init__(self) -> None:
         self.console = Terminal()
@@ -69,10 +78,14 @@ class TerminalMonitor(Monitor):
         self._task = self._bar.add_task("train", total=None, text="")
         self._epochs = 0.0
         self._ap = ""
+        self._steps, self._first, self._done = 0, 0, 0
+        self._begun = self._said = clock.now()
+        self._told = False
 
     def start(self, *, epochs: float, steps: int, done: int) -> None:
         """Show the bar on a terminal."""
-        self._epochs = epochs
+        self._epochs, self._steps, self._first, self._done = epochs, steps, done, done
+        self._begun = clock.now()
         self._bar.update(self._task, total=steps)
         self._bar.reset(self._task, completed=done)
         self._bar.start()
@@ -80,6 +93,18 @@ class TerminalMonitor(Monitor):
     def say(self, text: str) -> None:
         """Print a line that stays and is never broken: people copy commands from it."""
         self.console.print(words(text, lines=True), soft_wrap=True)
+        self._said = clock.now()
+
+    def _now_and_then(self, text: str) -> None:
+        """Print a line of a log if the last one is some time ago, with the time that is left."""
+        if not self.console.is_terminal and clock.now() - self._said >= EVERY:
+            self.say(f"step {self._done}/{self._steps}  {text}  {_time(self._left)} left")
+
+    @property
+    def _left(self) -> float:
+        """Seconds until the end, by the speed since the start, measurements included."""
+        done = self._done - self._first
+        return math.nan if done < 1 else (clock.now() - self._begun) / done * (self._steps - self._done)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """Print a row for each setting: its value, the reason, and the option that changes it."""
@@ -93,10 +118,17 @@ class TerminalMonitor(Monitor):
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
         text = f"loss {sum(losses.values()):.3f} ({parts})  {rate:.1f} img/s{self._ap}"
         self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}", text=text)
+        self._done = step
+        known = step - self._first >= KNOWN[0] or clock.now() - self._begun >= KNOWN[1]
+        if known and not self._told and self._left >= WORTH:
+            self._told = True
+            self.say(f"{_time(self._left)} for the {self._steps - step:,} steps that are left, at the speed of the first ones")
+        self._now_and_then(f"epoch {epoch + 1}/{self._epochs}  {text}")
 
     def validating(self, done: int, total: int) -> None:
         """Show the progress of the measurement beside the bar."""
         self._bar.update(self._task, text=f"validating {done}/{total} pictures{self._ap}")
+        self._now_and_then(f"validating {done}/{total} pictures{self._ap}")
 
     def epoch(self, record: Mapping[str, float]) -> None:
         """Print a line with the results of the epoch."""
@@ -120,3 +152,10 @@ class TerminalMonitor(Monitor):
     def close(self) -> None:
         """Remove the bar."""
         self._bar.stop()
+
+
+def _time(seconds: float) -> str:
+    """A time for people: 40 s, 12 min, 3.5 h."""
+    if math.isnan(seconds):
+        return "an unknown time"
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -49,6 +49,23 @@ def test_a_log_gets_a_line_per_epoch_and_nothing_else(capsys: pytest.CaptureFixt
     ]
 
 
+def test_a_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    time = 0.0
+    monkeypatch.setattr(monitor.clock, "now", lambda: time)
+    seen = TerminalMonitor()
+    seen.start(epochs=2, steps=100, done=0)
+    for step in range(1, 32):
+        time += 2.0
+        seen.step(step, 0, {"cls": 1.0, "box": 0.5}, 10.0)
+    time += 31.0
+    seen.validating(5, 9)
+    assert capsys.readouterr().out.splitlines() == [
+        "3 min for the 85 steps that are left, at the speed of the first ones",
+        "step 30/100  epoch 1/2  loss 1.500 (cls 1.000 box 0.500)  10.0 img/s  2 min left",
+        "step 31/100  validating 5/9 pictures  3 min left",
+    ]
+
+
 def test_a_plain_monitor_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
     with showing(Monitor()) as seen:
         seen.step(1, 0, {"cls": 1.0}, 10.0)

@@ -52,14 +52,15 @@ FULL = Scale(
     side=256,
     size=96,
     config=TrainConfig(
-        epochs=10,
+        epochs=11,
         batch_size=8,
         lr=2e-3,
         warmup=60,
         augment="none",
         augment_with=("flip=0.5",),
-        evaluate_every=2,
+        evaluate_every=3,
         cache=0.25,
+        fused=True,
     ),
 )
 """The objects are a third of a picture wide or more, so 96 pixels show enough of them. In the same time, ten epochs of small

@@ -60,7 +60,7 @@ VERBS = {
 EXAMPLES = {
     "see it work": "onestage demo",
     "look at your data": "onestage data check pictures/",
-    "train": "onestage train pictures/ --model ssdlite320_mobilenet_v3_large --epochs 60 --out runs/first",
+    "train": "onestage train pictures/ --out runs/first",
     "measure": "onestage evaluate runs/first pictures/ --split test --out report/",
     "detect": "onestage predict runs/first holiday/*.jpg --score 0.4",
 }

@@ -237,6 +237,16 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch
         get(f"http://127.0.0.1:{silent.getsockname()[1]}/w.bin", tmp_path)
 
 
+def test_no_connection_is_tried_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking a name up may take long, and has no time limit."""
+    released = threading.Event()
+    monkeypatch.setattr(module, "CONNECTING", 0.05)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(20))
+    with pytest.raises(WeightsError, match=r"no connection within 0\.05 seconds"):
+        get("http://127.0.0.1:9/w.bin", tmp_path)
+    released.set()
+
+
 def test_a_proxy_that_refuses_names_its_status(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", server.url)
     monkeypatch.delenv("no_proxy", raising=False)

@@ -1,0 +1,131 @@
+"""What ``onestage train`` decides if only the data is named: the model, its input, the start; and how it says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from onestage.cli.candidates import CANDIDATES, DENSE_WORK, DEPTHWISE_WORK, DataFacts, choose, shaped, sizes_for
+from onestage.cli.choose import ModelChoice
+from onestage.cli.main import main
+from onestage.cli.start import best_start
+from onestage.data import load_dataset
+from onestage.errors import WeightsError
+from onestage.training import machine as machines
+from onestage.training.folder import Plan
+from onestage.training.machine import Machine, StepTimes
+from onestage.weights.at_hand import Offer
+from onestage.zoo.cost import cost_of
+from onestage.zoo.table import recipe
+
+Captured = pytest.CaptureFixture[str]
+ON_CPU = [candidate for candidate in CANDIDATES if not candidate.gpu]
+
+
+def machine(milliseconds: float) -> Machine:
+    times = StepTimes(milliseconds, None, milliseconds)
+    return Machine("cpu", cores=2, share=1.0, dense=times, depthwise=times)
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "minutes", "model"),
+    [(5, 10, "dssd"), (10, 10, "ssdlite320_mobilenet_v3_large"), (40, 60, "dssd"), (80, 1, "tinyssd")],
+)
+def test_the_most_able_that_sees_enough(milliseconds: float, minutes: float, model: str) -> None:
+    found = choose(ON_CPU, [(320, 320)], machine(milliseconds), seconds=60 * minutes)
+    assert found.candidate.model == model and found.seen is not None
+    assert (found.seen >= found.candidate.needs) == (model != "tinyssd")  # the nearest, if none sees enough
+
+
+def test_a_gpu_gets_a_large_one_and_no_measurement_the_first() -> None:
+    assert choose(CANDIDATES, [(512, 512)], machine(1), seconds=3600).candidate.backbone == "timm/resnet50"
+    assert choose(ON_CPU, [(320, 320)], None, seconds=60).candidate is ON_CPU[0]
+
+
+@pytest.mark.parametrize(
+    ("facts", "gpu", "first", "last"),
+    [
+        (DataFacts((480, 640), small=0.07), False, (320, 320), (256, 256)),
+        (DataFacts((480, 640), small=0.04), False, (448, 448), (320, 320)),
+        (DataFacts((256, 256), small=0.2), False, (256, 256), (256, 256)),
+        (DataFacts((64, 64), small=0.3), False, (256, 256), (256, 256)),
+        (DataFacts((1080, 1920), small=0.2), True, (512, 512), (256, 256)),
+    ],
+)
+def test_the_input_shows_small_objects(facts: DataFacts, gpu: bool, first: object, last: object) -> None:
+    sizes = sizes_for(facts, gpu=gpu)
+    assert (sizes[0], sizes[-1]) == (first, last)
+
+
+def test_wide_pictures_get_a_wide_input() -> None:
+    assert shaped(320, 1.33) == (320, 320) and shaped(320, 4.0) == (160, 640) and shaped(320, 0.25) == (640, 160)
+
+
+def test_the_facts_of_a_data_set(shapes: Path) -> None:
+    facts = DataFacts.of(load_dataset(shapes, split="train"))
+    assert facts.size == (64, 64) and 0.05 < facts.small < 0.9 and facts.aspect == pytest.approx(1)
+
+
+@pytest.mark.parametrize("candidate", [ON_CPU[0], ON_CPU[-1]], ids=lambda c: c.model)
+def test_the_work_of_a_candidate(candidate) -> None:  # type: ignore[no-untyped-def]
+    config = recipe(candidate.model, ("a", "b", "c"), size=(320, 320), backbone=candidate.backbone)
+    assert cost_of(config).multiply_adds / 1e9 == pytest.approx(candidate.multiply_adds, rel=0.02)
+
+
+@pytest.mark.parametrize(("network", "work"), [(machines._dense, DENSE_WORK), (machines._depthwise, DEPTHWISE_WORK)])
+def test_the_work_of_the_measured_networks(network, work: float) -> None:  # type: ignore[no-untyped-def]
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network()(torch.rand(machines._PICTURES, machines._CHANNELS, machines._CELLS, machines._CELLS))
+    assert counter.get_total_flops() / 2e9 == pytest.approx(work, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("asked", "at_hand", "taken", "says"),
+    [
+        (None, None, None, "--weights auto fetches ImageNet"),
+        (None, Path("here.pth"), "here.pth", "on this machine"),
+        ("none", Path("here.pth"), None, "as asked"),
+        ("auto", Path("here.pth"), "here.pth", "on this machine"),
+        ("auto", None, None, "could not be fetched: no network"),
+    ],
+)
+def test_the_best_weights_at_hand(
+    asked: str | None, at_hand: Path | None, taken: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(config: object) -> Path:
+        raise WeightsError("published weights could not be fetched", got="no network", fix="try again")
+
+    offer = Offer("ImageNet weights of resnet18", "backbone_weights", "imagenet", at_hand)
+    monkeypatch.setattr("onestage.cli.start.offers", lambda config: [offer])
+    monkeypatch.setattr("onestage.cli.start.published_backbone", offline)
+    choice = ModelChoice(model="dssd", backbone="resnet18", weights=asked)
+    found, decision = best_start(choice, recipe("dssd", ("a",), backbone="resnet18"))
+    assert (found.weights, found.backbone_weights) == (None, taken) and says in decision.reason
+
+
+def test_the_data_alone_is_enough(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """On a machine that is slow, as it says. The run goes on by its plan, and nothing is measured again."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(machines, "measure_machine", lambda device: machine(20_000))
+    monkeypatch.setattr("onestage.cli.candidates.CANDIDATES", ON_CPU[-1:])
+    assert main(["train", str(shapes), "--plan-only"]) == 0
+    said = capsys.readouterr().out
+    assert "8 pictures to learn from, 4 to measure on" in said and not Path("runs").exists()
+    for option in ("--model", "--size", "--weights", "--epochs", "--batch-size", "--lr"):
+        assert option in said
+    assert max(map(len, said.splitlines())) <= 100
+
+    small = ["--size", "64", "--epochs", "1", "--workers", "0", "--device", "cpu"]
+    assert main(["train", str(shapes), *small]) == 0
+    capsys.readouterr()
+    plan = Plan.load("runs/tinyssd-1")
+    assert plan.machine == machine(20_000) and plan.train.batch_size == 8 and plan.train.warmup == 100
+    assert {"model", "start", "batch_size", "recipe"} <= {decision.setting for decision in plan.decisions}
+    assert json.loads(Path("runs/tinyssd-1/config.json").read_text())["decisions"][0]["setting"] == "model"
+
+    monkeypatch.delattr(machines, "measure_machine")
+    assert main(["train", "--resume", "runs/tinyssd-1"]) == 0
+    assert Plan.load("runs/tinyssd-1") == plan

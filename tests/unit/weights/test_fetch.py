@@ -237,7 +237,7 @@ def test_a_silent_server_is_given_up(server: Server, tmp_path: Path, monkeypatch
         get(f"http://127.0.0.1:{silent.getsockname()[1]}/w.bin", tmp_path)
 
 
-def test_no_connection_is_tried_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_connection_is_tried_for_long(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking a name up may take long, and has no time limit."""
     released = threading.Event()
     monkeypatch.setattr(module, "CONNECTING", 0.05)

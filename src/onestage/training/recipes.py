@@ -34,7 +34,7 @@ class Recipe:
     bought: str = ""
 
 
-EVERY: Mapping[str, Setting] = {"warmup": 100}
+EVERY: Mapping[str, Setting] = {"warmup": 100, "ema": 0.998, "fused": True, "decoder": "fast"}
 """Of every family. A recipe's settings go before these."""
 RECIPES = (
     Recipe("the TinySSD family", TinyBackbone, lr=3e-3),

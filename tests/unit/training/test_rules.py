@@ -44,7 +44,8 @@ def test_every_recipe_has_settings_that_exist() -> None:
         (Facts(1000, 10, seen=5000), {"batch_size": 8, "augment": "light"}),
         (Facts(1000, 10, seen=20_000), {"batch_size": 16, "augment": "ssd"}),
         (Facts(10, 1, machine=machine()), {"precision": "auto"}),
-        (Facts(10, 1, machine=machine(FAST)), {"precision": "bf16"}),
+        (Facts(10, 1, machine=machine(FAST)), {"precision": "bf16", "channels_last": True}),
+        (Facts(10, 1, machine=machine(StepTimes(20.0, 20.0, 9.0))), {"channels_last": False}),
         (Facts(10, 1, machine=machine(FAST, "cuda")), {"precision": "auto"}),
     ],
 )

@@ -45,6 +45,7 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "layer_decay"): 1.0,
     ("TrainConfig", "patience"): 0,
     ("Plan", "machine"): None,
+    ("TrainConfig", "log"): None,
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

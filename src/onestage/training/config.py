@@ -157,6 +157,9 @@ class TrainConfig:
     """Change all weights in one pass over memory, where torch has such an optimiser for the device."""
     compile: bool = False
     """Compile the network (torch.compile): a slow first step, then faster ones. It needs a C++ compiler, on a GPU Triton."""
+    # loggers
+    log: Literal["tensorboard", "mlflow", "wandb"] | None = None
+    """Also log the training there; an extra of the same name: pip install 'onestage[tensorboard]'."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():

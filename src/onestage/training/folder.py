@@ -34,7 +34,7 @@ from onestage.training.rules import Chosen, Decision
 from onestage.training.state import CLASS
 
 CONFIG = "config.json"
-FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad")
+FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad", "log")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
 """

@@ -1,4 +1,7 @@
-"""What a run tells beside its monitor: advice, and its page. Nothing here changes the training, and no fault here ends it."""
+"""What a run tells beside its monitor: advice, its page, and a logger.
+
+Nothing here changes the training, and no fault here ends it.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from pathlib import Path
 import torch
 
 from onestage.data import Dataset
-from onestage.metrics.report import Report
 from onestage.structures import Detections
 from onestage.training.advice import ClassCount, Facts, all_advice, new_advice
 from onestage.training.coverage import Coverage, coverage_of
 from onestage.training.examples import Examples
 from onestage.training.folder import draw_history
+from onestage.training.loggers import LOGGERS, Logger
 from onestage.training.monitor import Monitor
-from onestage.training.page import save_page
+from onestage.training.page import save_page, settings_of
 from onestage.training.run import Run
 from onestage.training.state import RunState
 
@@ -29,7 +32,7 @@ COST = 0.3
 
 
 class Journal:
-    """The advice and the page of a run. Of several processes, only the first one has them."""
+    """The advice, the page and the logger of a run. Of several processes, only the first one has them."""
 
     def __init__(self, run: Run, state: RunState, monitor: Monitor) -> None:
         self.run, self.state, self.monitor = run, state, monitor
@@ -37,7 +40,7 @@ class Journal:
         self.given = all_advice(state.history, self.facts)
         self.examples = Examples(run.val, run.folder)
         self.found: Mapping[int | str, Detections] = {}
-        self.report: Report | None = None
+        self.logger = None if run.config.log is None else LOGGERS[run.config.log](run.folder, state.step)
         self._step = 0
         self._failed: set[str] = set()
         self._stale = False
@@ -53,11 +56,12 @@ class Journal:
         if self.run.group.is_main:
             if self.state.step == 0:
                 self._say(len(self.given))
+            self._log(lambda logger: logger.start(settings_of(self.run)))
             self._draw()
 
-    def measured(self, report: Report, found: Sequence[Detections]) -> None:
+    def measured(self, found: Sequence[Detections]) -> None:
         """Keep what was found in the few pictures that are shown."""
-        self.report, self.found, self._step = report, self.examples.few(found), self.state.step
+        self.found, self._step = self.examples.few(found), self.state.step
 
     def epoch(self, run: Run) -> None:
         """Give new advice on the history, and draw the page if that takes a small part of the time. run: as it is now, since
@@ -69,14 +73,23 @@ class Journal:
         new = new_advice(self.state.history, self.facts, self.given)
         self.given += new
         self._say(len(new))
+        self._log(lambda logger: logger.record(self.state.history[-1], self.examples.drawn(self.found)))
         self._stale = True
         if time.monotonic() - self._drawn >= self._cost / SHARE:
             self._draw()
 
     def close(self) -> None:
-        """Bring the page up to date."""
+        """Bring the page up to date, and end the logger run."""
         if self._stale:
             self._draw()
+        if self.run.group.is_main:
+            self._log(lambda logger: logger.close())
+
+    def _log(self, action: Callable[[Logger], None]) -> None:
+        """Tell the logger, if there is one. After a fault there is none any more."""
+        logger = self.logger
+        if logger is not None and not self._try(f"the log to {self.run.config.log}", lambda: action(logger)):
+            self.logger = None
 
     def _say(self, count: int) -> None:
         for advice in self.given[len(self.given) - count :]:
@@ -98,15 +111,17 @@ class Journal:
             self.found = {}
         save_page(run, self.state, advice=self.given, facts=self.facts, examples=self.examples, coverage=self.coverage)
 
-    def _try(self, what: str, action: Callable[[], None]) -> None:
-        """Do it. If it fails, say so, once."""
+    def _try(self, what: str, action: Callable[[], None]) -> bool:
+        """Do it. If it fails, say so, once. Return whether it was done."""
         try:
             action()
+            return True
         except Exception as error:
             if what not in self._failed:
                 self._failed.add(what)
                 reason = str(error).partition("\n")[0] or type(error).__name__
                 self.monitor.say(f"{what} cannot be written: {reason}; the training goes on")
+            return False
 
 
 def facts_of(run: Run) -> Facts:

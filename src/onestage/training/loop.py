@@ -428,7 +428,7 @@ class Training:
             advance=advance,
             distributed=run.group,
         )
-        self.journal.measured(report, found)
+        self.journal.measured(found)
         return report
 
     def _save(self, *, best: bool = False) -> None:

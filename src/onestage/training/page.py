@@ -205,6 +205,12 @@ def _expect(count: ClassCount) -> str:
     return "; ".join(said)
 
 
+def settings_of(run: Run) -> dict[str, str]:
+    """The model, the data and every setting of the training, as text."""
+    texts = {name: _value(value) for name, value in vars(run.config).items()}
+    return {"model": run.model.config.name, "data": run.data.train.root.name, **texts}
+
+
 def _settings(run: Run) -> Iterator[tuple[str, str, str, str]]:
     """The table of settings: first those that rules decided, with the reason and the option; then the others."""
     decided = {decision.setting for decision in run.decisions}

@@ -200,8 +200,8 @@ def test_how_long_ap_has_not_risen(history: list[float | None], stale: int) -> N
 @pytest.fixture
 def flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every measurement finds an AP of 0.25."""
-    inner = loop._figures
-    monkeypatch.setattr(loop, "_figures", lambda report: inner(report) | {"val/AP": 0.25})
+    inner = loop.figures_of
+    monkeypatch.setattr(loop, "figures_of", lambda report: inner(report) | {"val/AP": 0.25})
 
 
 @pytest.mark.usefixtures("flat")
@@ -212,7 +212,8 @@ def test_it_stops_when_ap_rises_no_more(data: Path, tmp_path: Path, capsys: pyte
     assert result.stopped_early and not result.interrupted and said in capsys.readouterr().out
     again = resume(tmp_path / "run")
     assert again.stopped_early and not again.interrupted
-    assert "complete already, after 3 epochs\nstopped early, after 9 steps of 18" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "complete already, after 3 epochs\n" in out and said in out
 
 
 @pytest.mark.slow

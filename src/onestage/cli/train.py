@@ -129,6 +129,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[s
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
     from onestage.training.checkpoint import CheckpointStore
+    from onestage.training.clock import running
     from onestage.training.loop import train as run_training
     from onestage.training.memory import keep_freed_memory
 
@@ -139,6 +140,7 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[s
         return _go_on(out)
     keep_freed_memory()
     pictures, model, chosen = _prepared(data, detector, given, format)
+    pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
     return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 
 

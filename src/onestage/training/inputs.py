@@ -30,7 +30,7 @@ class TrainData:
     """The pictures of a run. They are read once.
 
     path: where they were read, absolute, and format: its format, if the user named it; both None for a data set that was made
-    in Python. seconds: how long it took to read them.
+    in Python. seconds: the work until they were read, which counts towards the minutes of a training.
     """
 
     train: Dataset

@@ -36,6 +36,7 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "evaluate_pictures"): None,
     ("TrainConfig", "channels_last"): True,  # the detector has always ordered its weights and images so
     ("TrainConfig", "fused"): False,
+    ("TrainConfig", "fp32_depthwise"): False,
     ("TrainConfig", "compile"): False,
     ("Plan", "history"): [],  # nothing could be changed
     ("TrainConfig", "ema"): 0.0,  # c0fbafc measured and saved the weights themselves

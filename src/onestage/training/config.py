@@ -155,6 +155,8 @@ class TrainConfig:
     """Whether channels lie last in memory. On most machines this is the faster order; the other one is channels first."""
     fused: bool = False
     """Change all weights in one pass over memory, where torch has such an optimiser for the device."""
+    fp32_depthwise: bool = False
+    """With bf16 on a CPU: leave depthwise convolutions in fp32. Their gradient takes a CPU longer in bf16."""
     compile: bool = False
     """Compile the network (torch.compile): a slow first step, then faster ones. It needs a C++ compiler, on a GPU Triton."""
     # loggers
@@ -183,6 +185,10 @@ class TrainConfig:
 
     def _check_useful(self) -> None:
         """Raise ConfigError for a setting that another one makes useless."""
+        if self.fp32_depthwise and (self.precision == "fp32" or self.compile):
+            what, got = "fp32_depthwise is for bf16, not compiled", f"precision {self.precision}, compile {self.compile}"
+            fix = "precision='bf16' without compile=; or leave fp32_depthwise= out"
+            raise ConfigError(what, where="fp32_depthwise", got=got, fix=fix)
         if self.freeze == "backbone" and (self.backbone_lr, self.layer_decay) != (1, 1):
             what, fix = (
                 "a frozen backbone has no learning rate",

@@ -1,22 +1,31 @@
 """The network as it trains: its numbers in an order that suits the machine, compiled or not, in one process or several.
 
-Shape letters: B images of a batch; H, W the input.
+Shape letters: B images of a batch; C channels, H and W of an image or a map.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
 from onestage.training.config import TrainConfig
+
+T = TypeVar("T")
+
+_CONVOLUTION: object = F.conv2d
+_GROUPS = 6
+"""The place of the number of groups among its arguments."""
 
 
 def memory_order(config: TrainConfig) -> torch.memory_format:
@@ -35,6 +44,37 @@ def make_network(model: Detector, config: TrainConfig, group: Distributed) -> nn
         check_compiler(group.device)
         network = cast(nn.Module, torch.compile(model))  # with a module, it returns a module
     return group.parallel(network, spare_parts=isinstance(model.config.backbone, TimmBackbone))
+
+
+def arithmetic(config: TrainConfig) -> AbstractContextManager[object]:
+    """What applies to the network's arithmetic besides autocast."""
+    return DepthwiseInFp32() if config.fp32_depthwise else contextlib.nullcontext()
+
+
+class DepthwiseInFp32(TorchFunctionMode):
+    """Inside this block autocast leaves convolutions alone that treat each channel by itself: they are computed in fp32."""
+
+    def __torch_function__(
+        self, func: Callable[..., T], types: Sequence[type], args: Sequence[T] = (), kwargs: Mapping[str, T] | None = None
+    ) -> T:
+        """What ``func`` of torch returns."""
+        options = kwargs or {}
+        if func is not _CONVOLUTION or not _is_depthwise(args, options):
+            return func(*args, **options)
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return func(*map(_in_fp32, args), **{name: _in_fp32(value) for name, value in options.items()})
+
+
+def _is_depthwise(args: Sequence[object], options: Mapping[str, object]) -> bool:
+    """Whether ``F.conv2d``, called so, has as many groups as its image (B, C, H, W) has channels, and more than one."""
+    image = args[0] if args else options.get("input")
+    groups = args[_GROUPS] if len(args) > _GROUPS else options.get("groups", 1)
+    return isinstance(image, Tensor) and groups == image.shape[1] != 1
+
+
+def _in_fp32(value: T) -> T:
+    """A tensor of any shape in fp32; anything else as it is."""
+    return cast(T, value.float()) if isinstance(value, Tensor) else value
 
 
 def check_compiler(device: torch.device) -> None:

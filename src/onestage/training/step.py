@@ -20,7 +20,7 @@ from onestage.errors import ConfigError
 from onestage.model.anchors.max_iou import Assignment
 from onestage.structures import Batch, HeadOutput
 from onestage.training.checks import Checks, Taken
-from onestage.training.network import memory_order
+from onestage.training.network import arithmetic, memory_order
 from onestage.training.optim import learning_rate
 from onestage.training.run import Run
 from onestage.training.signals import StopSignal
@@ -68,7 +68,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
 def _forward(run: Run, part: Batch) -> HeadOutput:
     images = run.model.config.preprocess.normalize(part.images).contiguous(memory_format=memory_order(run.config))
     try:
-        with run.autocast:
+        with run.autocast, arithmetic(run.config):
             output: HeadOutput = run.network(images)
     except ValueError as e:
         if not _starves_batch_norm(run.model, images):

@@ -74,6 +74,22 @@ def test_two_processes_train_as_one(settings: dict[str, Any], data: Path, tmp_pa
         torch.testing.assert_close(two[name], tensor, atol=2e-4, rtol=2e-3, msg=name)
 
 
+def test_depthwise_convolutions_stay_in_fp32_under_bf16() -> None:
+    images = torch.rand(1, 4, 5, 5)
+    depthwise, whole = torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Conv2d(4, 4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        with network.arithmetic(TrainConfig(precision="bf16", fp32_depthwise=True)):
+            assert torch.equal(
+                depthwise(whole(images)),
+                torch.nn.functional.conv2d(whole(images).float(), depthwise.weight.float(), depthwise.bias, groups=4),
+            )
+            assert depthwise(images).dtype == torch.float32 and whole(images).dtype == torch.bfloat16
+        with network.arithmetic(TrainConfig(precision="bf16")):
+            assert depthwise(images).dtype == torch.bfloat16
+    with pytest.raises(ConfigError, match="fp32_depthwise"):
+        TrainConfig(precision="fp32", fp32_depthwise=True)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_loaded_momenta_lie_in_memory_as_their_weights_do(optimizer: str) -> None:
     """A checkpoint holds them with channels first. torch's fused kernels look at no order."""

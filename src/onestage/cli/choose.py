@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import sqrt
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from onestage.cli.generate import parse_size
+from onestage.cli.output import say
 from onestage.errors import ConfigError
 
 if TYPE_CHECKING:
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
+    from onestage.model.detector import Detector
     from onestage.training.machine import Machine
     from onestage.training.rules import Decision
     from onestage.weights.source import Source
@@ -49,34 +52,42 @@ class ModelChoice:
     """Start from a classifier: a file, or "imagenet" for published weights."""
     changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """A model as a file that onestage data anchors wrote; it replaces --model, --size, --backbone and --box-sizes."""
+
+    @property
+    def named(self) -> str | None:
+        """The model that the user names, in an option or in a file. Raise ConfigError if both name one, or for a bad file."""
+        if self.config_file is None:
+            return self.model
+        given = {"--model": self.model, "--size": self.size, "--backbone": self.backbone, "--box-sizes": self.box_sizes}
+        if others := [option for option, value in given.items() if value is not None]:
+            what, fix = "a config file says which model, so other options cannot", f"leave out {', '.join(others)}, or --config"
+            raise ConfigError(what, where=self.config_file, got=", ".join(others), fix=fix)
+        return read_config(self.config_file).name
 
     def source(self) -> Source | None:
         """Read the weights of a detector to start from. Return None for a tag if no model is named."""
         from onestage.creation import find_source
 
+        name = self.named
         if self.weights in (AUTO, NONE):
             if self.backbone_weights is not None:
                 raise ConfigError(
                     "these weights say what to start from", got="weights and backbone_weights", fix="give one of them"
                 )
             return None
-        if self.model is None and (self.weights is None or self.weights.isidentifier()):
+        if name is None and (self.weights is None or self.weights.isidentifier()):
             return None
-        source = find_source(self.model or "", self.weights, self.backbone_weights)
+        source = find_source(name or "", self.weights, self.backbone_weights)
         return source if source is None or self.background is None else source.settled(None, self.background)
 
     def config(self, classes: tuple[str, ...], source: Source | None = None) -> DetectorConfig:
         """The recipe for these classes, with its changes. The weights decide the settings that the user does not give."""
-        from onestage.creation import as_in_weights
-        from onestage.zoo.table import ZOO, recipe
-
-        name = self.model or (None if source is None else source.model)
-        if name is None:
-            expected = f"--model and a name, such as {', '.join([*ZOO][:3])}"
-            raise ConfigError("no model is named", expected=expected, fix="see all names: onestage models")
-        asked = None if self.size is None else parse_size(self.size)
-        size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
-        config = recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
+        if self.config_file is not None:
+            config = replace(read_config(self.config_file), classes=classes, category_ids=())
+        else:
+            config = self._recipe(classes, source)
         for change in self.changes:
             if "=" not in change:
                 raise ConfigError("--set takes KEY=VALUE", got=change, fix="write it as in --set loss.negative_ratio=2")
@@ -90,6 +101,35 @@ class ModelChoice:
             error.got = error.got or ", ".join(f"--set {change}" for change in self.changes)
             error.fix = error.fix or "docs/parts.md has all settings: --set KEY=VALUE"
             raise
+
+    def _recipe(self, classes: tuple[str, ...], source: Source | None) -> DetectorConfig:
+        """The recipe of the zoo for these classes."""
+        from onestage.creation import as_in_weights
+        from onestage.zoo.table import ZOO, recipe
+
+        name = self.model or (None if source is None else source.model)
+        if name is None:
+            expected = f"--model and a name, such as {', '.join([*ZOO][:3])}"
+            raise ConfigError("no model is named", expected=expected, fix="see all names: onestage models")
+        asked = None if self.size is None else parse_size(self.size)
+        size, backbone = as_in_weights(name, source, size=asked, backbone=self.backbone)
+        return recipe(name, classes, size=size, box_sizes=self.box_sizes, backbone=backbone)
+
+
+def read_config(path: Path) -> DetectorConfig:
+    """The model that a file describes. Raise ConfigError if it holds none, OSError if it cannot be read."""
+    from onestage.files import open_regular
+    from onestage.model.config import DetectorConfig
+    from onestage.model.limits import CONFIG_TEXT
+
+    with open_regular(path) as file:
+        text = file.read(int(CONFIG_TEXT.most) + 1)
+    try:
+        return DetectorConfig.from_json(text.decode(errors="replace"))
+    except ConfigError as error:
+        raised = ConfigError.because("this file does not describe a model", error, where=path)
+        raised.fix = "give a file that this wrote: onestage data anchors DATA --model NAME --out FILE"
+        raise raised from error
 
 
 NO_CHOICE = ModelChoice()
@@ -134,3 +174,21 @@ def _smaller_boxes(config: DetectorConfig, side: float) -> tuple[float, ...] | N
         return None
     count, ratio = len(config.levels), max(shapes) / side
     return tuple(float(round(side * ratio ** (place / count))) for place in range(count + 1))
+
+
+def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source | None, *, seed: int) -> Detector:
+    """The detector for these classes; the same seed gives the same fresh weights."""
+    import torch
+
+    from onestage.cli.common import other_settings
+    from onestage.creation import build
+    from onestage.processes import Launch
+
+    torch.manual_seed(seed)
+    chosen = detector.config(classes, source)
+    model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
+    usual = chosen if detector.config_file is not None else replace(detector, model=chosen.name).config(classes)
+    taken = other_settings(model.config, usual)
+    if taken and Launch.from_environment().is_main:
+        say(("from the weights:", "bold"), f" {', '.join(taken)}")
+    return model

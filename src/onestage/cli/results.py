@@ -30,6 +30,8 @@ BEGINNINGS = {
 BENCHMARK = re.compile(rb'\{\s+"environment": ')
 CHECKUP = re.compile(rb'\{\s+"path": .*"format": ', re.DOTALL)
 """How the files of ``--json`` begin: those of ``benchmark`` and of ``data check``."""
+MODEL_CONFIG = re.compile(rb'\{\s+"name": .*"classes": ', re.DOTALL)
+"""How the file of ``data anchors`` begins."""
 
 HEAD = 4096
 """Bytes of a file that are looked at."""

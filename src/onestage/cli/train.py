@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
-from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector
-from onestage.cli.output import say, stdout, tell
+from onestage.cli.anchors import fitted
+from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector, make_model
+from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, absent, warn_outside
 from onestage.training.config import Setting, make_config, option
@@ -37,6 +38,7 @@ def train(
     accept_changes: bool = False,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     detector: ModelChoice = NO_CHOICE,
+    fit_anchors: bool = False,
     plan_only: bool = False,
     training: Settings = NOTHING_GIVEN,
 ) -> int:
@@ -59,20 +61,26 @@ def train(
         resume: go on with the interrupted run in this folder; the folder knows the data and the settings
         accept_changes: with --resume: go on though pictures have changed since the run began
         format: the data set's format, if it is not recognised
+        fit_anchors: first fit the shapes of the anchors to the training pictures, as onestage data anchors does
         plan_only: say what would be decided, and end
     """
     if resume is not None:
-        other = {"--out": out, "--format": format, "--model and its like": detector != NO_CHOICE or None}
-        named = [name for name, value in other.items() if value is not None] + ["--plan-only"] * plan_only
+        flags = {"--model and its like": detector != NO_CHOICE, "--fit-anchors": fit_anchors, "--plan-only": plan_only}
+        named = [name for name, value in {"--out": out, "--format": format, **flags}.items() if value not in (None, False)]
         return _go_on_with(resume, data, given_settings(training), named, accept_changes=accept_changes)
-    if accept_changes:
-        raise ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
-    if data is None:
-        raise ConfigError("no data set is named", fix="onestage train DATA, or --resume RUN")
+    if accept_changes or data is None:
+        raise _no_new_run(accept_changes)
     given = given_settings(training)
     if plan_only:
-        return _tell_plan(_prepared(data, detector, given, format))
-    return _start(data, out, detector, given, format)
+        return _tell_plan(_prepared(data, detector, given, format, fit=fit_anchors))
+    return _start(data, out, detector, given, format, fit=fit_anchors)
+
+
+def _no_new_run(accept_changes: bool) -> ConfigError:
+    """The error for a command that neither begins a run nor goes on with one."""
+    if accept_changes:
+        return ConfigError("--accept-changes is for a run that goes on", fix="add --resume RUN, or leave it out")
+    return ConfigError("no data set is named", fix="onestage train DATA, or --resume RUN")
 
 
 class Prepared(NamedTuple):
@@ -83,8 +91,10 @@ class Prepared(NamedTuple):
     chosen: Chosen
 
 
-def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], format: str | None) -> Prepared:
-    """Read the data, decide what was left open, and make the detector."""
+def _prepared(
+    data: Path, detector: ModelChoice, given: Mapping[str, Setting], format: str | None, *, fit: bool = False
+) -> Prepared:
+    """Read the data, decide what was left open, and make the detector. fit: fit its anchors to the pictures."""
     from onestage.cli.start import best_start
     from onestage.processes import Launch, choose_device
     from onestage.training.inputs import read_data
@@ -94,13 +104,13 @@ def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], f
     if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
         raise DataError(absent(data), where=data, fix="correct the path of the data set")
     source = detector.source()
-    if detector.model is not None or source is not None:
+    if detector.named is not None or source is not None:
         _check_recipe(detector, source)
     config = make_config(given)
     pictures, device = read_data(data, config, format=format), choose_device(config.device)
     machine = measure_machine(device) if Launch.from_environment().world == 1 else None  # several must decide the same
     decisions, seen = list[Decision](), None
-    if detector.model is None and source is None:
+    if detector.named is None and source is None:
         detector, decisions, seen = choose_detector(
             detector, pictures.train, machine, gpu=device.type == "cuda", minutes=config.minutes
         )
@@ -111,6 +121,9 @@ def _prepared(data: Path, detector: ModelChoice, given: Mapping[str, Setting], f
     model = make_model(pictures.train.classes, detector, source, seed=config.seed)
     if config.freeze and source is None and detector.backbone_weights is None:
         warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
+    if fit:
+        model, decision = fitted(model, pictures.train, seed=config.seed)
+        decisions.append(decision)
     facts = Facts(len(pictures.train), len(pictures.val), None if config.minutes is None else seen, machine)
     chosen = decide(model, facts, given=given)
     return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)))
@@ -125,7 +138,9 @@ def _tell_plan(prepared: Prepared) -> int:
     return 0
 
 
-def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[str, Setting], format: str | None) -> int:
+def _start(
+    data: Path, out: Path | None, detector: ModelChoice, given: Mapping[str, Setting], format: str | None, *, fit: bool = False
+) -> int:
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
     from onestage.training.checkpoint import CheckpointStore
@@ -136,10 +151,13 @@ def _start(data: Path, out: Path | None, detector: ModelChoice, given: Mapping[s
     launch = Launch.from_environment()
     if out is None and launch.world > 1:
         raise ConfigError("several processes need to agree on one folder", fix="--out runs/NAME")
+    if fit and launch.world > 1:
+        fix = "onestage data anchors DATA --model NAME --out FILE, then --config FILE in place of --fit-anchors and --model"
+        raise ConfigError("several processes need the same anchors, so fit them before", got="--fit-anchors", fix=fix)
     if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
         return _go_on(out)
     keep_freed_memory()
-    pictures, model, chosen = _prepared(data, detector, given, format)
+    pictures, model, chosen = _prepared(data, detector, given, format, fit=fit)
     pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
     return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 
@@ -203,24 +221,6 @@ def _check_recipe(detector: ModelChoice, source: Source | None) -> None:
     if source is None:
         with torch.device("meta"):
             Detector(config)
-
-
-def make_model(classes: tuple[str, ...], detector: ModelChoice, source: Source | None, *, seed: int) -> Detector:
-    """The detector for these classes; the same seed gives the same fresh weights."""
-    import torch
-
-    from onestage.cli.common import other_settings
-    from onestage.creation import build
-    from onestage.processes import Launch
-
-    torch.manual_seed(seed)
-    chosen = detector.config(classes, source)
-    model = build(chosen, weights=source, backbone_weights=detector.backbone_weights)
-    usual = replace(detector, model=chosen.name).config(classes)
-    taken = other_settings(model.config, usual)
-    if taken and Launch.from_environment().is_main:
-        say(("from the weights:", "bold"), f" {', '.join(taken)}")
-    return model
 
 
 def _free_folder(name: str) -> Path:

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from matplotlib.transforms import ScaledTranslation
 
 from onestage.errors import printable, without_warnings
@@ -21,6 +21,9 @@ from onestage.metrics.coco import RECALLS, CocoMetrics
 
 History: TypeAlias = Sequence[Mapping[str, float | None]]
 """The figures of a training: one mapping per epoch, in order."""
+
+Shapes: TypeAlias = Sequence[tuple[float, float]]
+"""Pairs of width and height."""
 
 INK, FAINT, GRID = "#2b2f36", "#8a919c", "#e4e7ec"
 COLOURS = ("#2f6fde", "#e0662f", "#2a9d6f", "#b5489c", "#c79a12", "#5b5bd6", "#1b9aaa", "#d1495b", "#7a8b2c", "#8d6e63")
@@ -97,6 +100,40 @@ def class_curves(history: History, classes: Mapping[str, str]) -> bytes:
     axes.set(xlabel="epoch", ylim=(0, 1.02))
     _legend(axes, empty="no values", below=True)
     return _png(figure)
+
+
+def plot_anchors(objects: Shapes, before: Sequence[Shapes], after: Sequence[Shapes], path: str | Path) -> None:
+    """Draw objects as a cloud, and the anchor shapes of every level before and after a fit, as a PNG.
+
+    objects: width and height of each, in input pixels. before, after: the shapes of each level, fine to coarse.
+    """
+    cloud = np.array(objects, dtype=float).reshape(-1, 2)
+    figure, row = panels(["Anchors before", "Anchors after"], height=HEIGHT + 0.7)
+    sides = np.array([*objects, *(shape for levels in (before, after) for level in levels for shape in level)]).reshape(-1, 2)
+    limits = {
+        "xlim": (sides[:, 0].min() / 1.2, sides[:, 0].max() * 1.2),
+        "ylim": (sides[:, 1].min() / 1.2, sides[:, 1].max() * 1.2),
+    }
+    for axes, levels in zip(row, (before, after), strict=True):
+        axes.scatter(cloud[:, 0], cloud[:, 1], s=6, color=INK, alpha=0.25, linewidths=0)
+        for number, level in enumerate(levels):
+            colour, marker = COLOURS[number % len(COLOURS)], "os^Dv*XP"[number % 8]
+            axes.plot(
+                *np.array(level).T,
+                linestyle="none",
+                marker=marker,
+                color=colour,
+                markersize=7,
+                label=f"level {number}",
+                markeredgecolor="white",
+            )
+        axes.set(xlabel="width, input pixels", ylabel="height, input pixels", xscale="log", yscale="log", **limits)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.set_minor_locator(NullLocator())
+        _legend(axes, empty="no anchors")
+    save(figure, path)
 
 
 def _draw_losses(axes: Axes, history: History, keys: Sequence[str]) -> None:

@@ -42,9 +42,10 @@ class Reached:
         """The part that is reached, 0..1; 1 if there are no objects."""
         return self.reached / self.objects if self.objects else 1.0
 
-    def __str__(self) -> str:
-        """The name and the share in whole per cent, rounded down, so that 100 % means all."""
-        return f"{self.name} {int(100 * self.share)} %"
+    @property
+    def percent(self) -> str:
+        """The share in whole per cent, rounded down, so that 100 % means all."""
+        return f"{int(100 * self.share)} %"
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
     bounds = {"small": area < SMALL, "medium": (area >= SMALL) & (area < MEDIUM), "large": area >= MEDIUM}
     everything = torch.ones_like(hit)
     return Coverage(
-        total=_reached("anchors reach", everything, hit),
+        total=_reached("all", everything, hit),
         classes=tuple(_reached(name, objects.labels == label, hit) for label, name in enumerate(objects.classes)),
         sizes=tuple(_reached(name, which, hit) for name, which in bounds.items()),
         levels=tuple(_reached(f"level {i}", everything, hits[:, i]) for i in range(len(levels))),
@@ -160,9 +161,9 @@ def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
 
 def told(found: Coverage) -> str:
     """A line for the user: ``anchors reach 93 % of 4,888 objects (Platelets 71 %)``, and what helps if that is poor."""
-    least = f" ({found.least})" if found.least is not None and len(found.classes) > 1 else ""
-    line = f"{found.total} of {counted(found.total.objects, 'object')}{least}"
-    return f"{line}: few; better shapes come from --fit-anchors, finer ones also from a larger --size" if found.poor else line
+    least = f" ({found.least.name} {found.least.percent})" if found.least is not None and len(found.classes) > 1 else ""
+    line = f"anchors reach {found.total.percent} of {counted(found.total.objects, 'object')}{least}"
+    return f"{line}: few; --fit-anchors finds better shapes, and a larger --size helps too" if found.poor else line
 
 
 def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from onestage import create, load
+from onestage.cli.choose import ModelChoice, make_model
 from onestage.cli.main import main
-from onestage.cli.train import ModelChoice, make_model
 from onestage.data import load_dataset
 from onestage.data.dataset import Problem, complain
 from onestage.data.problems import DOCTOR

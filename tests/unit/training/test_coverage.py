@@ -75,18 +75,16 @@ def test_a_picture_that_cannot_be_read_and_no_objects() -> None:
     unknown = replace(data, sizes=(None, *data.sizes[1:]), paths=("missing.png", *data.paths[1:]))
     assert coverage_of(detector(), unknown).total.objects == int(data.offsets[-1] - data.offsets[1])
     empty = coverage_of(detector(), replace(data, ignore=torch.ones_like(data.ignore)))
-    assert (
-        empty.total == Reached("anchors reach", 0, 0) and not empty.poor and told(empty) == "anchors reach 100 % of 0 objects"
-    )
+    assert empty.total == Reached("all", 0, 0) and not empty.poor and told(empty) == "anchors reach 100 % of 0 objects"
 
 
 def test_the_line() -> None:
     classes = (Reached("cat", 90, 85), Reached("dog", 20, 14), Reached("cow", 9, 0))
-    good = Coverage(Reached("anchors reach", 119, 108), classes, (), ())
+    good = Coverage(Reached("all", 119, 108), classes, (), ())
     assert told(good) == "anchors reach 90 % of 119 objects (dog 70 %)"
     poor = replace(good, classes=(classes[0], Reached("dog", 20, 13)))
-    assert told(poor).startswith("anchors reach 90 % of 119 objects (dog 65 %): few; better shapes come from --fit-anchors")
-    assert replace(good, total=Reached("anchors reach", 119, 100)).poor
+    assert told(poor).startswith("anchors reach 90 % of 119 objects (dog 65 %): few; --fit-anchors finds")
+    assert replace(good, total=Reached("all", 119, 100)).poor
 
 
 @pytest.mark.slow

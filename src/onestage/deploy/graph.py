@@ -6,7 +6,7 @@ and w of the input. Boxes are xyxy input pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,14 @@ Suppress = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 """NMS: boxes (B, N, 4), scores (B, N), groups (B, N) and their number, IoU threshold -> scores (B, N), 0 for what goes."""
 
 MOST_CANDIDATES = 2000
-"""The N of a graph is at most that. Runtimes take far longer to sort more numbers."""
+"""So many candidates of one level, or of the image, enter NMS in a graph. Runtimes take far longer to sort more numbers."""
 
 
 def candidates_of(postprocess: Postprocess) -> int:
-    """N: how many candidates of an image enter NMS in a graph. predict() takes more if too few of them survive."""
-    return min(MOST_CANDIDATES, postprocess.top_k) if postprocess.scope == "image" else MOST_CANDIDATES
+    """How many candidates of an image enter NMS in a graph; of each level if that is the scope. predict() takes more if too few
+    of them survive, and ``top_k`` allows more.
+    """
+    return MOST_CANDIDATES if postprocess.scope == "class" else min(MOST_CANDIDATES, postprocess.top_k)
 
 
 def ending_of(config: DetectorConfig) -> Ending:
@@ -46,8 +48,8 @@ class Graph(nn.Module):
     - "candidates": boxes (B, N, 4), scores (B, N) descending, labels (B, N). A score is 0 where there is no candidate.
     - "outputs": logits (B, A, C) and deltas (B, A, 4), as the network gives them.
 
-    The detections are those of ``Postprocess`` whenever the N best candidates of an image fill its D places, or are all that
-    pass the threshold.
+    If the scope is "level", the detections are those of ``Postprocess``. Otherwise they are, whenever the N best candidates of
+    an image fill its D places, or are all that pass the threshold.
     """
 
     def __init__(self, detector: Detector, ending: Ending, suppress: Suppress | None = None) -> None:
@@ -73,36 +75,41 @@ class Graph(nn.Module):
     def candidates(self, output: HeadOutput, frames: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The N best candidates of each image, best first: boxes (B, N, 4) cut to their frames, scores (B, N), labels (B, N).
 
-        The N best candidates stand on the N anchors of best score. A score is 0 if it is not above the threshold, if its box
-        has no area, or if its scope has ``top_k`` better candidates.
+        A score is 0 if it is not above the threshold, if its box has no area, or if its scope has ``top_k`` better candidates.
         """
         post, sizes = self.config.postprocess, output.level_sizes
         anchors = anchor_boxes(self.config.levels, sizes, output.input_size).to(output.logits.device)
-        count = torch.sym_min(candidates_of(post), anchors.shape[0])
-        rows, scores = self._best_anchors(output.logits, count)
-        classes = scores.shape[2]
-        top, flat = scores.flatten(1).topk(count, dim=1)
-        labels, rows = flat % classes, rows.gather(1, flat // classes)
+        counts = [anchors.shape[0]]
+        if post.scope == "level":
+            counts = [h * w * len(level.shapes) for (h, w), level in zip(sizes, self.config.levels, strict=True)]
+        rows, top, labels = self._best(output.logits, counts)
         boxes = self.config.coder.decode(anchors[rows], _rows_of(output.deltas, rows))
         boxes = box_ops.clip_to(boxes, frames[:, None])
         top = top * (top > post.score_threshold)
         if post.scope == "class" and post.top_k < MOST_CANDIDATES:
-            top = _best_of_group(top, labels, classes, post.top_k)
-        elif post.scope == "level" and post.top_k < MOST_CANDIDATES:
-            counts = [h * w * len(level.shapes) for (h, w), level in zip(sizes, self.config.levels, strict=True)]
-            ends = torch.tensor(counts, device=rows.device).cumsum(0)
-            level = (rows[:, :, None] >= ends).sum(dim=2)
-            top = _best_of_group(top, level, len(sizes), post.top_k)
+            top = _best_of_group(top, labels, len(self.config.classes), post.top_k)
         return boxes, top * (box_ops.area(boxes) > 0), labels
 
-    def _best_anchors(self, logits: Tensor, count: int | torch.SymInt) -> tuple[Tensor, Tensor]:
-        """(B, A, C) -> the anchors of best score (B, N), and their scores (B, N, K)."""
-        if self.config.loss.activation == "softmax":
-            scores = logits.softmax(dim=2)[:, :, 1:]
-            rows = scores.amax(dim=2).topk(count, dim=1).indices
-            return rows, _rows_of(scores, rows)
-        rows = logits.amax(dim=2).sigmoid().topk(count, dim=1).indices  # by score: far from 0, equal scores have other logits
-        return rows, _rows_of(logits, rows).sigmoid()
+    def _best(self, logits: Tensor, counts: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """The best candidates in logits (B, A, C), of which ``counts`` anchors lie in each part: their anchors (B, N), scores
+        (B, N) descending, labels (B, N). The n best candidates of a part stand on its n anchors of best score.
+        """
+        softmax, classes = self.config.loss.activation == "softmax", len(self.config.classes)
+        values = logits.softmax(dim=2)[:, :, 1:] if softmax else logits
+        best = values.amax(dim=2)
+        best = best if softmax else best.sigmoid()  # by score: far from 0, equal scores have other logits
+        limits = [torch.sym_min(candidates_of(self.config.postprocess), count) for count in counts]
+        firsts = [sum(counts[:i]) for i in range(len(counts))]
+        parts = [best] if len(counts) == 1 else best.split(counts, dim=1)
+        rows = [part.topk(n, dim=1).indices + first for part, n, first in zip(parts, limits, firsts, strict=True)]
+        scores = [_rows_of(values, some) if softmax else _rows_of(values, some).sigmoid() for some in rows]
+        found = [(some, *part.flatten(1).topk(n, dim=1)) for some, part, n in zip(rows, scores, limits, strict=True)]
+        joined = [(some.gather(1, flat // classes), top, flat % classes) for some, top, flat in found]
+        if len(joined) == 1:
+            return joined[0]
+        anchor, top, label = (torch.cat(columns, dim=1) for columns in zip(*joined, strict=True))
+        top, order = top.sort(dim=1, descending=True)
+        return anchor.gather(1, order), top, label.gather(1, order)
 
     def detections(self, boxes: Tensor, scores: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
         """Candidates (B, N, 4), (B, N), (B, N) -> boxes (B, D, 4), scores (B, D), labels (B, D), num (B,)."""

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from onnxscript.ir import Value as OnnxValue
 
 
+MOST_BOXES = 2000
+"""Of one image, for NMS by plain operators."""
+
+
 @torch.library.custom_op("onestage::survivors", mutates_args=())
 def survivors(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
     """boxes (B, N, 4), scores (B, G, N), above 0 in at most one group of each box -> the scores (B, N) of the boxes, 0 where a
@@ -60,9 +64,12 @@ def suppress_by_operator(boxes: Tensor, scores: Tensor, groups: Tensor, number: 
 def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: int, iou_threshold: float) -> Tensor:
     """The same with plain operators, for programs that have no NMS. boxes (B, N, 4), scores (B, N) descending, groups (B, N).
 
-    A box stays if no better box that stays removes it. The first guess is that all stay, and every round applies this rule to
-    the last guess. A round settles at least one more box, so the rounds end, and the last guess is what NMS gives.
+    It looks at the MOST_BOXES best, because every pair takes memory; those behind them go. A box stays if no better box that
+    stays removes it. The first guess is that all stay, and every round applies this rule to the last guess. A round settles at
+    least one more box, so the rounds end, and the last guess is what NMS gives.
     """
+    behind = scores[:, MOST_BOXES:]
+    boxes, scores, groups = boxes[:, :MOST_BOXES], scores[:, :MOST_BOXES], groups[:, :MOST_BOXES]
     count = boxes.shape[1]
     better = torch.ones(count, count, dtype=torch.bool, device=boxes.device).tril(-1)
     removes = (box_ops.iou(boxes, boxes) > iou_threshold) & better & (groups[:, :, None] == groups[:, None])
@@ -75,4 +82,4 @@ def suppress_by_rounds(boxes: Tensor, scores: Tensor, groups: Tensor, number: in
         return there * (weight @ stays == 0), stays.clone()
 
     stays, _ = while_loop(unsettled, settle, (there.clone(), -torch.ones_like(there)))
-    return scores * stays[:, :, 0]
+    return torch.cat([scores * stays[:, :, 0], torch.zeros_like(behind)], dim=1)

@@ -123,6 +123,10 @@ class WeightsError(OnestageError):
     """A weights file or checkpoint is missing, damaged or made for something else."""
 
 
+class PictureError(DataError):
+    """A picture is missing or cannot be read; the annotations may be sound."""
+
+
 class UnfitError(WeightsError):
     """A detector cannot become an exported file of some format that finds the same. A second try would end in the same way."""
 

@@ -47,6 +47,7 @@ NEW: dict[tuple[str, str], Any] = {
     ("TrainConfig", "patience"): 0,
     ("Plan", "machine"): None,
     ("TrainConfig", "log"): None,
+    ("TrainConfig", "bad_limit"): None,  # on_bad had no limit
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

@@ -16,7 +16,7 @@ from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector, make_mo
 from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, absent, warn_outside
-from onestage.training.config import Setting, make_config, option
+from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
@@ -99,14 +99,14 @@ def _prepared(
     from onestage.processes import Launch, choose_device
     from onestage.training.inputs import read_data
     from onestage.training.machine import measure_machine
-    from onestage.training.rules import Decision, Facts, decide
+    from onestage.training.rules import Decision, Facts, before_data, decide
 
     if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
         raise DataError(absent(data), where=data, fix="correct the path of the data set")
     source = detector.source()
     if detector.named is not None or source is not None:
         _check_recipe(detector, source)
-    config = make_config(given)
+    config = before_data(given)
     pictures, device = read_data(data, config, format=format), choose_device(config.device)
     machine = measure_machine(device) if Launch.from_environment().world == 1 else None  # several must decide the same
     decisions, seen = list[Decision](), None
@@ -131,9 +131,14 @@ def _prepared(
 
 def _tell_plan(prepared: Prepared) -> int:
     """Print what was decided."""
+    from onestage.data.problems import left_out_of
+    from onestage.training.left_out import summary
     from onestage.training.monitor import TerminalMonitor
 
-    tell(f"{len(prepared.pictures.train)} pictures to learn from, {len(prepared.pictures.val)} to measure on")
+    train_set, val_set = prepared.pictures.train, prepared.pictures.val
+    tell(f"{len(train_set)} pictures to learn from, {len(val_set)} to measure on")
+    if lost := summary(left_out_of(train_set, val_set)):
+        tell(f"left out: {lost}; see them: onestage data check")
     TerminalMonitor().decided(prepared.chosen.decisions)
     return 0
 
@@ -235,6 +240,7 @@ def _close(result: TrainResult) -> int:
     """Print where everything is, and what to do next. After an interruption, the loop has already printed how to continue."""
     from onestage.processes import Launch
     from onestage.training.folder import Plan
+    from onestage.training.left_out import NAME as LEFT_OUT
 
     if result.interrupted:
         return 130
@@ -244,6 +250,8 @@ def _close(result: TrainResult) -> int:
     plan = Plan.load(result.folder)
     data = "DATA" if plan.data is None else shlex.quote(plan.data)
     named = "" if plan.format is None else f" --format {plan.format}"
+    if (folder / LEFT_OUT).exists():
+        named += " --on-bad skip"
     unmeasured = result.report is not None and math.isnan(result.report.coco.AP)
     best = "the last model; AP could not be measured" if unmeasured else f"best validation AP {result.best_ap:.3f}"
     stdout().print()

@@ -10,20 +10,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from onestage.data.text import size_text
-from onestage.errors import ConfigError, DataError, OnestageError, counted, first_ten
+from onestage.errors import ConfigError, DataError, OnestageError, PictureError, counted, first_ten
 from onestage.images import decode_image, decoding_cost, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
+
+Fault = Literal["picture", "box"]
+"""What can be left out without doubt: a picture that is missing or cannot be read, and a box without area."""
 
 
 @dataclass(frozen=True)
 class Problem:
     """One thing wrong with a data set. where: the file, and the line, object or field in it. what: the fault. got and
     expected: the value that was found, and what is valid; None if ``what`` says enough. fix: what the user can do, or None.
+    fault: its kind; None for what may mean that the annotations are misunderstood.
     """
 
     where: str
@@ -31,12 +36,13 @@ class Problem:
     got: str | None = None
     expected: str | None = None
     fix: str | None = None
+    fault: Fault | None = None
 
     @classmethod
-    def of(cls, where: str, error: OnestageError) -> Problem:
-        """The parts of an error as a problem found at ``where``."""
+    def of(cls, where: str, error: OnestageError, *, fault: Fault | None = None) -> Problem:
+        """The parts of an error as a problem found at ``where``. fault: its kind, if the class of the error does not tell."""
         got, expected = (None if part is None else str(part) for part in (error.got, error.expected))
-        return cls(where, error.what, got, expected, error.fix)
+        return cls(where, error.what, got, expected, error.fix, "picture" if isinstance(error, PictureError) else fault)
 
     @classmethod
     def of_whole(cls, where: Path, error: OnestageError) -> Problem:

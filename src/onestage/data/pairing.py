@@ -24,7 +24,7 @@ from onestage.data.files import CONVERT, PICTURE_SUFFIXES, inside
 from onestage.data.split_words import split_name
 from onestage.data.text import listed, quoted
 from onestage.data.tree import ByName, Located, Parts, Tree, folded, without_role
-from onestage.errors import DataError
+from onestage.errors import DataError, PictureError
 
 
 @lru_cache(maxsize=65_536)
@@ -65,7 +65,7 @@ def unread_picture(tree: Tree, name: str) -> DataError | None:
     if not found:
         return None
     got, expected = tree.short(found[0].file), ", ".join(sorted(PICTURE_SUFFIXES))
-    return DataError("the picture is in a format that is not read", got=got, expected=expected, fix=CONVERT)
+    return PictureError("the picture is in a format that is not read", got=got, expected=expected, fix=CONVERT)
 
 
 def is_outside(name: str) -> bool:
@@ -149,10 +149,12 @@ class Named:
         shown, folder = quoted(name).replace("\\\\", "\\"), self.tree.top.name or self.tree.top
         if stated and (near := self.among.named(stated.name)):
             what, fix = f"{folder}/ has no picture at the place {shown}", "correct the path, or move the picture"
-            return DataError(what, got=listed((self.tree.short(file) for _, file in near), 3), fix=fix)
+            return PictureError(what, got=listed((self.tree.short(file) for _, file in near), 3), fix=fix)
         if stated and (unread := unread_picture(self.tree, stated.name)):
             return unread
-        return DataError(f"there is no picture {shown} in {folder}/", fix="put it there, correct the name, or remove the entry")
+        return PictureError(
+            f"there is no picture {shown} in {folder}/", fix="put it there, correct the name, or remove the entry"
+        )
 
     def _fitting(self, stated: Stated) -> list[Path]:
         """The files that may be meant and fit best: by how much of the path they share, then by place, then by spelling."""

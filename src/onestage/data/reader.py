@@ -219,7 +219,7 @@ class OpenData:
     def _first(self, files: Sequence[Path]) -> str:
         return ", ".join(map(self.tree.short, files[:3])) + (", ..." if len(files) > 3 else "")
 
-    def other_classes(self, split: str, classes: Sequence[str], *, owner: str) -> OnestageError | None:
+    def other_classes(self, split: str | None, classes: Sequence[str], *, owner: str) -> OnestageError | None:
         """Why a split cannot be read with these classes of ``owner``, as ``load`` says it; None if it can."""
         table = self._table(self._key(split))
         try:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.data.box_forms import Checks, are_per_cent, checked, other_form, too_large
-from onestage.data.dataset import Dataset, Problem, complain
+from onestage.data.dataset import Dataset, Fault, Problem, complain
 from onestage.data.labels import MODEL, SHOWN, ClassKey, Labels, StoredClasses, alike
 from onestage.data.text import listed, size_text
 from onestage.data.threads import PatientThreads
@@ -267,7 +267,8 @@ class Table:
     @property
     def _unreadable(self) -> Iterator[Problem]:
         """A problem for each picture whose size is unknown."""
-        return (Problem.of(self.name(self.pictures[i].path), error) for i, error in self._sizes.errors.items())
+        errors = self._sizes.errors.items()
+        return (Problem.of(self.name(self.pictures[i].path), error, fault="picture") for i, error in errors)
 
     @cached_property
     def _checks(self) -> Checks:
@@ -283,7 +284,8 @@ class Table:
         for i in (~self._checks.good & known & self._sizes.readable[pictures]).nonzero().flatten().tolist():
             what = _fault(self._checks, i, self._sizes.sizes[pictures[i]])
             given = f"{_numbers(self.objects[i].box)} as left, top, width, height"
-            yield Problem(self.objects[i].where, what, given if self.to_xyxy is box_ops.from_xywh else None)
+            empty: Fault | None = "box" if self._checks.finite[i] and not self._checks.solid[i] else None
+            yield Problem(self.objects[i].where, what, given if self.to_xyxy is box_ops.from_xywh else None, fault=empty)
 
 
 class _Columns(NamedTuple):

@@ -36,7 +36,7 @@ from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, misspelt, quoted
 from onestage.data.tree import Parts, Tree, folded
 from onestage.data.yolo_lines import Content, KeyPoints, fill, is_named, key_point_columns, read_file, stated_key_points
-from onestage.errors import DataError
+from onestage.errors import DataError, PictureError
 
 LAYOUT = "YOLO: data.yaml, or images/train/ and labels/train/ with classes.txt, or pictures and .txt files in one folder"
 
@@ -151,7 +151,7 @@ class YoloSet:
         for file in lost:
             if file not in known and holds_labels(file):
                 what, fix = "there is no picture for these labels", "put the picture of the same name there, or remove the file"
-                table.problem(table.name(file), unread_picture(self.tree, file.stem) or DataError(what, fix=fix))
+                table.problem(table.name(file), unread_picture(self.tree, file.stem) or PictureError(what, fix=fix))
 
 
 def find(tree: Tree) -> YoloSet | None:

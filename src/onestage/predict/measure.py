@@ -5,7 +5,7 @@ Shape letters: B images, A anchors, C logits per anchor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from onestage.data.loader import EvalLoader, Shard, usual_workers
 from onestage.data.table import OnBad
 from onestage.data.transforms import EvalTransform
 from onestage.data.workers import Workers
-from onestage.errors import ConfigError, check_number
+from onestage.errors import ConfigError, OnestageError, check_number
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
 from onestage.model.anchors.max_iou import Assignment
@@ -41,12 +41,14 @@ def evaluate_dataset(
     on_bad: OnBad = "stop",
     advance: Advance | None = None,
     distributed: Distributed = _ALONE,
+    skipped: dict[str, OnestageError] | None = None,
 ) -> tuple[Report, list[Detections]]:
     """The report and the detections behind it, in the order of the data set; with several processes, each one gets both.
 
     Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
     are missing in the report if the engine gives detections instead. Process r of w takes pictures r, r + w, ...; no picture is
-    counted twice. Raise ConfigError if the classes of the data set are not those of the model.
+    counted twice. skipped: gets why a picture could not be read, by path, with on_bad="skip". Raise ConfigError if
+    the classes of the data set are not those of the model.
     """
     check_number("batch_size", batch_size, least=1, whole=True)
     predictor = model if isinstance(model, Predictor) else Predictor.of(model)
@@ -62,7 +64,7 @@ def evaluate_dataset(
     )
     part = _run(predictor, loader, advance)
     parts = distributed.gather_objects(part)
-    detections, rows = _in_order(dataset, parts)
+    detections, rows = _in_order(dataset, parts, {} if skipped is None else skipped)
     has_outputs = all(part.has_outputs for part in parts)
     report = measure(
         detections,
@@ -89,21 +91,23 @@ def _check_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
 
 @dataclass
 class _Part:
-    """What one process measured. skipped: paths of pictures that could not be read.
+    """What one process measured. skipped: why a picture could not be read, by path.
 
     losses: (3,) float64, the sums of cls and box and their divisor. It and book stay empty if the engine gives no outputs.
     """
 
     found: list[Detections] = field(default_factory=list)
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, OnestageError] = field(default_factory=dict)
     losses: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64, device="cpu"))
     book: BookMetrics = field(default_factory=BookMetrics)
     has_outputs: bool = True
 
 
-def _in_order(dataset: Dataset, parts: Sequence[_Part]) -> tuple[list[Detections], list[int]]:
-    """The detections of all processes in the order of the data set, and the rows of their pictures."""
-    skipped = {path for part in parts for path in part.skipped}
+def _in_order(
+    dataset: Dataset, parts: Sequence[_Part], skipped: dict[str, OnestageError]
+) -> tuple[list[Detections], list[int]]:
+    """The detections of all processes in the order of the data set, and the rows of their pictures. skipped: gets the rest."""
+    skipped.update({path: error for part in parts for path, error in part.skipped.items()})
     rows = [row for row in range(len(dataset)) if dataset.paths[row] not in skipped]
     found = {d.image_id: d for part in parts for d in part.found}
     assert len(found) == len(rows), "every picture exactly once"
@@ -126,7 +130,7 @@ def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _
             part.has_outputs = False
         if advance is not None:
             advance(len(batch.metas))
-    part.skipped = tuple(loader.skipped)
+    part.skipped = dict(loader.skipped)
     return part
 
 

@@ -12,6 +12,7 @@ import tyro
 
 from onestage.data.loader import usual_workers
 from onestage.data.memory import GIGABYTES
+from onestage.data.table import OnBad
 from onestage.data.transforms import Augment
 from onestage.data.workers import TIMEOUT, Workers
 from onestage.errors import ConfigError, known_keywords, nearest
@@ -52,8 +53,12 @@ RANGES = {
     "backbone_lr": Range(above=0, most=1),
     "layer_decay": Range(above=0, most=1),
     "patience": Range(least=0),
+    # broken pictures
+    "bad_limit": Range(least=0, most=0.1),
 }
 """The values that the settings of a training may have."""
+BAD_LIMIT = 0.01
+"""The usual share of the pictures that may be left out under a limit."""
 EPOCHS = 100
 """The usual number. Steps and minutes come in its place."""
 FITTED = ("steps", "evaluate_steps", "evaluate_pictures")
@@ -114,8 +119,9 @@ class TrainConfig:
     """Gigabytes for the pictures that are decoded at the same time, by all processes together."""
     seed: int = 0
     """Same seed, same machine: the same weights to the bit."""
-    on_bad: Literal["stop", "skip"] = "stop"
-    """What to do if an annotation is bad or a picture unreadable."""
+    on_bad: Literal["stop", "limit", "skip"] = "stop"
+    """What to do if an annotation is bad or a picture unreadable. limit: leave out pictures that are missing or unreadable and
+    boxes without area, up to bad_limit, and stop at anything else. skip: leave out all that is bad."""
     device: str | None = None
     """"cpu" or "cuda"; by default cuda if there is one."""
     # by the clock
@@ -162,6 +168,10 @@ class TrainConfig:
     # loggers
     log: Literal["tensorboard", "mlflow", "wandb"] | None = None
     """Also log the training there; an extra of the same name: pip install 'onestage[tensorboard]'."""
+    # broken pictures
+    bad_limit: float | None = None
+    """The share of the pictures, up to 0.1, that may be left out under on_bad limit; by default 0.01. Ten may always be left
+    out, but never more than a tenth."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
@@ -189,6 +199,9 @@ class TrainConfig:
             what, got = "fp32_depthwise is for bf16, not compiled", f"precision {self.precision}, compile {self.compile}"
             fix = "precision='bf16' without compile=; or leave fp32_depthwise= out"
             raise ConfigError(what, where="fp32_depthwise", got=got, fix=fix)
+        if self.bad_limit is not None and self.on_bad != "limit":
+            what, fix = "only on_bad limit has a limit", "on_bad='limit', or leave bad_limit= out"
+            raise ConfigError(what, where="bad_limit", got=f"on_bad {self.on_bad}", fix=fix)
         if self.freeze == "backbone" and (self.backbone_lr, self.layer_decay) != (1, 1):
             what, fix = (
                 "a frozen backbone has no learning rate",
@@ -215,6 +228,16 @@ class TrainConfig:
             except ValueError as e:
                 raise ConfigError(f"{name} is not a number", where="augment_with", got=change, expected="NAME=VALUE") from e
         return replace(AUGMENTS[self.augment], **changes)
+
+    @property
+    def bad_share(self) -> float | None:
+        """The share of the pictures that may be left out under a limit; None if there is no limit."""
+        return None if self.on_bad != "limit" else BAD_LIMIT if self.bad_limit is None else self.bad_limit
+
+    @property
+    def on_bad_picture(self) -> OnBad:
+        """What readers and loaders do about what is bad. Under a limit they leave it out, and the training counts it."""
+        return "stop" if self.on_bad == "stop" else "skip"
 
     def workers_of(self, world: int) -> Workers:
         """The processes that read pictures for one of ``world`` processes that train."""
@@ -259,6 +282,8 @@ def make_config(settings: Mapping[str, Setting]) -> TrainConfig:
         got = ", ".join(f"{name} {settings[name]}" for name in lengths)
         fix = "give one of epochs=, steps= and minutes="
         raise ConfigError("two settings say how long to train", where=lengths[1], got=got, fix=fix)
+    if "bad_limit" in settings and "on_bad" not in settings:
+        settings = {**settings, "on_bad": "limit"}
     return TrainConfig(**settings)  # type: ignore[arg-type]  # it checks every value itself
 
 

@@ -3,6 +3,7 @@
 config.json                 the plan: model, training and data
 metrics.jsonl, metrics.csv  one row per epoch
 per_class.csv               the AP of each class, a row per measurement
+left_out.csv                bad pictures and annotations that it left out, if any (training/left_out.py)
 curves.png, index.html      the same as a picture, and the page of the run (training/page.py)
 last.safetensors, best.safetensors, checkpoints/     (training/checkpoint.py)
 
@@ -34,7 +35,7 @@ from onestage.training.rules import Chosen, Decision
 from onestage.training.state import CLASS
 
 CONFIG = "config.json"
-FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad", "log")
+FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad", "bad_limit", "log")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
 """

@@ -12,7 +12,7 @@ from onestage.training.folder import Plan
 from onestage.training.history import STEPS, Change
 from onestage.training.state import RunState
 
-SAME_BITS = ("workers", "on_bad", "data")
+SAME_BITS = ("workers", "on_bad", "bad_limit", "data")
 """Settings that leave the result as it is, to the bit, as long as no picture is bad."""
 OF_LENGTH = ("epochs", "minutes", "batch_size")
 
@@ -31,6 +31,7 @@ class NewSettings:
     batch_size: int | None = None
     workers: int | None = None
     on_bad: str | None = None
+    bad_limit: float | None = None
     data: str | None = None
 
     @property
@@ -43,7 +44,9 @@ class NewSettings:
         if self.epochs is not None and self.minutes is not None:
             got = f"epochs {self.epochs}, minutes {self.minutes:g}"
             raise ConfigError("two settings say how long to train", got=got, fix="give one of epochs= and minutes=")
-        changes = {name: value for name, value in self.given.items() if name != "data"}
+        changes: dict[str, int | float | str | None] = {name: value for name, value in self.given.items() if name != "data"}
+        if self.bad_limit is not None or self.on_bad is not None:  # a limit alone is one; other words have none
+            changes = {"on_bad": "limit", "bad_limit": None, **changes}
         if not any(name in changes for name in OF_LENGTH):
             return replace(train, **changes)  # type: ignore[arg-type]  # checked by TrainConfig
         fitted = train.minutes is not None

@@ -6,12 +6,13 @@ from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.errors import counted
 from onestage.training.coverage import told
 from onestage.training.journal import Journal
+from onestage.training.left_out import NAME, LeftOut
 from onestage.training.run import Run
 from onestage.training.state import RunState
 
 
-def introduce(run: Run, state: RunState, journal: Journal) -> None:
-    """Say what trains, on which pictures, for how long, and how well the anchors fit."""
+def introduce(run: Run, state: RunState, journal: Journal, left_out: LeftOut) -> None:
+    """Say what trains, on which pictures, for how long, what is left out, and how well the anchors fit."""
     monitor = journal.monitor
     config, train_set, val_set = run.config, run.data.train, run.val
     batch = min(config.batch_size, len(train_set))
@@ -27,9 +28,9 @@ def introduce(run: Run, state: RunState, journal: Journal) -> None:
         monitor.decided(run.decisions)
     if val_set.is_empty:
         monitor.say(NOTHING_TO_MEASURE)
-    problems = {*train_set.problems, *val_set.problems}  # parts of one data set share them
-    if problems:
-        monitor.say(f"left out: {len(problems)} bad annotations or pictures; see them: onestage data check")
+    if left_out.all:
+        left_out.save()
+        monitor.say(f"left out: {left_out}; listed in {run.folder / NAME}")
     if run.group.is_main:  # the others say nothing
         monitor.say(told(journal.coverage))
 

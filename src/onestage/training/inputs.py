@@ -7,7 +7,7 @@ from pathlib import Path
 
 from onestage.data import Dataset
 from onestage.data.dataset import never_taught, owner_of
-from onestage.data.labels import differ
+from onestage.data.labels import MODEL, differ
 from onestage.data.problems import refuse_problems
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
@@ -91,12 +91,19 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
         fix = "call the training pictures train, or name their folder alone"
         raise DataError("no split of this data set is there to train on", where=data.path, got=", ".join(data.splits), fix=fix)
     splits = [first, "val"] if first == "train" and "val" in data.splits else [first]
-    if config.on_bad == "stop":
-        refuse_problems(data, splits, names=classes)
-    train_set = data.load(first, classes=classes, on_bad=config.on_bad)
+    if config.on_bad != "skip":
+        refuse_problems(data, splits, names=classes, share=config.bad_share)
+    train_set = _load(data, first, config, classes, owner=MODEL)
     if len(splits) > 1:
-        return train_set, data.load("val", classes=train_set.classes, owner=owner_of(train_set), on_bad=config.on_bad)
+        return train_set, _load(data, "val", config, train_set.classes, owner=owner_of(train_set))
     return _hold_out(train_set, config)
+
+
+def _load(data: OpenData, split: str | None, config: TrainConfig, classes: tuple[str, ...] | None, *, owner: str) -> Dataset:
+    """The pictures of a split. Objects of classes that ``owner`` does not have are left out only if all that is bad is."""
+    if config.on_bad == "limit" and classes is not None and (error := data.other_classes(split, classes, owner=owner)):
+        raise error
+    return data.load(split, classes=classes, owner=owner, on_bad=config.on_bad_picture)
 
 
 def _hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset]:
@@ -121,7 +128,7 @@ def held_out(
     opened = open_data(data, format or plan.format)
     if {"val", "test"} & {*opened.splits}:
         return None, None
-    train_set, rest = _read(opened, replace(plan.train, on_bad=on_bad), named_classes(model))
+    train_set, rest = _read(opened, replace(plan.train, on_bad=on_bad, bad_limit=None), named_classes(model))
     if CheckpointStore(run).noted("data") not in (None, fingerprint(train_set)):
         return None, "the data set has changed since this run began, so most of these pictures may have been trained on"
     if rest is train_set:

@@ -27,7 +27,7 @@ from onestage.training import clock
 from onestage.training.checks import Checks
 from onestage.training.checks import DivergedError as DivergedError
 from onestage.training.clock import Pace
-from onestage.training.config import Setting, TrainConfig, make_config
+from onestage.training.config import Setting, TrainConfig
 from onestage.training.folder import Plan, write_history
 from onestage.training.freezing import frozen, training_mode
 from onestage.training.going_on import NOTHING_NEW, NewSettings
@@ -35,13 +35,14 @@ from onestage.training.header import introduce
 from onestage.training.history import STEPS, Change
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.journal import Journal
+from onestage.training.left_out import LeftOut
 from onestage.training.lock import FolderLock
 from onestage.training.machine import measure_machine
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.network import reproducible
 from onestage.training.pictures import forget
 from onestage.training.rehearsal import rehearse
-from onestage.training.rules import Chosen, Facts, decide
+from onestage.training.rules import Chosen, Facts, before_data, decide
 from onestage.training.run import Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState, figures_of
@@ -154,7 +155,7 @@ def _train(
 ) -> TrainResult:
     """Train from the state that ``begin`` gives. settings: all of them, or some, and the rules decide the others."""
     began = clock.now() - (data.seconds if isinstance(data, TrainData) else 0.0)
-    config = settings.train if isinstance(settings, Chosen) else make_config(settings)
+    config = settings.train if isinstance(settings, Chosen) else before_data(settings)
     with (
         init(config.device, timeout=1.1 * config.worker_timeout) as group,
         reproducible(group.device),
@@ -213,7 +214,7 @@ class Training:
 
     Nothing here but ``state`` outlives the process. stopping: some process was asked to stop; all know it since the same step.
     rate: pictures per second, NaN before the first step.
-    skipped: pictures that could not be read, as last said.
+    left_out: bad pictures and annotations.
     """
 
     def __init__(self, run: Run, state: RunState, journal: Journal, stop: StopSignal, *, began: float) -> None:
@@ -222,7 +223,7 @@ class Training:
         self.checks = Checks(state, run.group)
         self.stopping = False
         self.rate = self.waiting = math.nan
-        self.skipped = 0
+        self.left_out = LeftOut(run)
         self.saved = clock.now()
         self._began = began
         self._pace = Pace(60 * (run.config.minutes or 0.0))
@@ -247,7 +248,7 @@ class Training:
             done = counted(state.epoch, "epoch") if run.config.steps is None else counted(state.step, "step")
             self.monitor.say(f"this run was complete already, after {done}")
         else:
-            introduce(run, state, self.journal)
+            introduce(run, state, self.journal, self.left_out)
         self.journal.start()
         while not self._is_complete and not self.stopping:
             self._train_lap()
@@ -323,25 +324,32 @@ class Training:
             self._batches = self._rest()
 
     def _rest(self) -> Iterator[Batch]:
-        """The batches from here on, epoch after epoch. If no more pictures come, all is saved: between two steps the state is
-        whole.
+        """The batches from here on, epoch after epoch. If no more pictures come, or a bad one, all is saved: between two steps
+        the state is whole.
         """
         state, loader = self.state, self.run.loader
         try:
             while True:
                 state.turn(len(loader))
                 clean_from = max(self.run.clean_step - (state.step - state.batch), 0)
-                yield from loader.epoch(state.epoch, start=state.batch, clean_from=clean_from)
+                for batch in loader.epoch(state.epoch, start=state.batch, clean_from=clean_from):
+                    self.left_out.look()
+                    yield batch
         except LostError:
             self._save()
             raise
         except DataError as error:
+            self._save()
             self._forget(error)
             raise
 
     def _forget(self, error: DataError) -> None:
         """A picture that cannot be read has taught nothing yet, so to mend it is no change."""
         run = self.run
+        self.monitor.say(
+            f"all until step {self.step} is saved. Go on once the pictures are mended: {run.go_on};"
+            f" or as they are: {run.go_on} --on-bad {'limit' if run.config.on_bad == 'stop' else 'skip'}"
+        )
         if run.group.is_main:  # it has the lock of the folder
             with contextlib.suppress(OnestageError):  # a damaged list, a full disk: the picture is what must be told
                 forget(run.folder, {str(error.where), *run.loader.skipped}, run.data.train, run.data.val)
@@ -371,23 +379,13 @@ class Training:
         record["seconds"] = self._seconds()
         state.record(record, batches=len(run.loader))
         self.monitor.epoch(record)
-        self._say_skipped()
         self._save(best=best)
         if run.group.is_main:
             write_history(run.folder, state.history)
+        self.left_out.tell(self.monitor)
         self.journal.epoch(run)
         state.overhead = max(clock.now() - begun, state.overhead if report is None else 0.0)
         return report
-
-    def _say_skipped(self) -> None:
-        """Say how many pictures could not be read so far, by any process."""
-        if self.run.config.on_bad == "skip":
-            parts = self.run.group.gather_objects([*self.run.loader.skipped])
-            skipped = {path for part in parts for path in part}
-            if len(skipped) > self.skipped:
-                text = f"{len(skipped)} pictures could not be read, such as {min(skipped)}; others stood in for them"
-                self.monitor.say(text)
-            self.skipped = len(skipped)
 
     def _is_time_to_validate(self) -> bool:
         config = self.run.config
@@ -412,6 +410,7 @@ class Training:
 
     def _validate(self) -> Report:
         run, done, total = self.run, 0, len(self.run.val)
+        skipped: dict[str, OnestageError] = {}
 
         def advance(count: int) -> None:
             nonlocal done
@@ -424,10 +423,12 @@ class Training:
             run.val,
             batch_size=max(1, run.config.batch_size // run.group.world),
             workers=run.config.workers_of(run.group.world),
-            on_bad=run.config.on_bad,
+            on_bad=run.config.on_bad_picture,
             advance=advance,
             distributed=run.group,
+            skipped=skipped,
         )
+        self.left_out.add(skipped)
         self.journal.measured(found)
         return report
 

@@ -122,7 +122,7 @@ def _picture_seconds(run: Run) -> float:
         some,
         batch_size=batch_size,
         workers=run.config.workers_of(run.group.world),
-        on_bad=run.config.on_bad,
+        on_bad=run.config.on_bad_picture,
         distributed=run.group,
     )
     return (clock.now() - begun) / len(some)

@@ -37,6 +37,10 @@ TOGETHER = {
 """Settings that belong to another one: if the user gives that one, the values of a recipe for them are left out."""
 
 
+BEFORE_DATA: Mapping[str, Setting] = {"on_bad": "limit"}
+"""What a new run has in any case, unless it is given. The data is read by it, before the other rules can decide."""
+
+
 @dataclass(frozen=True)
 class Decision:
     """One setting that the rules decided. option: what changes it, as it is typed; empty for what follows from others."""
@@ -68,13 +72,18 @@ class Facts:
     machine: Machine | None = None
 
 
+def before_data(given: Mapping[str, Setting]) -> TrainConfig:
+    """The settings that hold while the data is read. Raise ConfigError if a given value is not possible."""
+    return make_config({**BEFORE_DATA, **given})
+
+
 def decide(model: Detector, facts: Facts, *, given: Mapping[str, Setting]) -> Chosen:
     """Decide all settings that are not ``given`` for the training of a detector.
 
     Raise ConfigError if a given value is not possible.
     """
     recipe = recipe_for(model.config)
-    settings = {name: value for name, value in {**EVERY, **recipe.settings}.items() if _is_open(name, given)}
+    settings = {name: value for name, value in {**BEFORE_DATA, **EVERY, **recipe.settings}.items() if _is_open(name, given)}
     ruled = [rule for rule in _ruled(model, facts, given) if rule.setting not in given]
     settings |= {**{rule.setting: rule.value for rule in ruled}, **given}
     if recipe.lr is not None and _is_open("lr", given):

@@ -78,7 +78,7 @@ class Run:
             seed=config.seed,
             shard=Shard(group.rank, group.world),
             workers=config.workers_of(group.world),
-            on_bad=config.on_bad,
+            on_bad=config.on_bad_picture,
             feed=Feed(config.balance, config.decoder, config.cache / group.world, pin_memory=group.device.type == "cuda"),
         )
         return Run(

@@ -440,8 +440,8 @@ def test_bad_pictures_are_left_out_and_counted(tmp_path: Path, capsys: pytest.Ca
     (data / "train" / "000005.jpg").unlink()
     result = run(data, tmp_path / "run", replace(CONFIG, epochs=2, on_bad="skip"))
     said = capsys.readouterr().out
-    assert "on 11 pictures" in said and "left out: 1 bad annotations or pictures" in said
-    assert said.count("1 pictures could not be read, such as ") == 1 and "000003.jpg; others stood in" in said
+    assert "on 11 pictures" in said and "left out: 1 picture; listed in" in said
+    assert said.count("2 pictures could not be read, such as ") == 1 and "000003.jpg; others stood in" in said
     assert result.report is not None and result.report.coco.pictures == 2
 
 

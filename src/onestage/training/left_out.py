@@ -1,0 +1,114 @@
+"""What a training leaves out, pictures and annotations, up to a limit, and the list of it in the run folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from onestage.data.dataset import Problem
+from onestage.data.problems import left_out_of, most_left_out, too_many
+from onestage.errors import OnestageError, counted
+from onestage.files import write_atomically
+from onestage.training.monitor import Monitor
+from onestage.training.run import Run
+
+NAME = "left_out.csv"
+_KINDS = {"picture": "picture", "box": "box without area", None: "other annotation"}
+"""What is left out, for people, by its kind."""
+
+
+class LeftOut:
+    """What was left out when the data was read, and the pictures that turn out unreadable later.
+
+    most: how many may be left out; None: any number. Pictures of a data set that was made in Python count only once they turn
+    out unreadable: the rest is not this training's choice.
+    """
+
+    def __init__(self, run: Run) -> None:
+        data, share = run.data, run.config.bad_share
+        self._run = run
+        self.most = None if share is None else most_left_out(share, data.train, data.val)
+        self._read = left_out_of(data.train, data.val)
+        self._counted = len(self._read) if data.path is not None else 0
+        self._later: dict[str, Problem] = {}
+        self._seen = self._said = 0
+
+    @property
+    def all(self) -> tuple[Problem, ...]:
+        """All that is left out so far."""
+        return (*self._read, *self._later.values())
+
+    def add(self, errors: Mapping[str, OnestageError]) -> None:
+        """Count pictures that cannot be read. errors: why not, by path."""
+        root = self._run.data.train.root
+        for path, error in errors.items():
+            if path not in self._later:
+                self._later[path] = Problem.of(os.path.relpath(path, root), error, fault="picture")
+
+    def look(self) -> None:
+        """Count what this process could not read for its last batch. Raise DataError if that is more than the limit."""
+        if len(self._run.loader.skipped) > self._seen:
+            self._seen = len(self._run.loader.skipped)
+            self.add(self._run.loader.skipped)
+            self._check()
+
+    def tell(self, monitor: Monitor) -> None:
+        """Say what no process could read so far, and list it, if that is more than was said before. Raise DataError if it is
+        more than the limit.
+        """
+        run = self._run
+        if run.config.on_bad == "stop":
+            return
+        for errors in run.group.gather_objects(dict(run.loader.skipped)):
+            self.add(errors)
+        if len(self._later) > self._said:
+            pictures, first = counted(len(self._later), "picture"), min(self._later)
+            most = "" if self.most is None else f"; left out in all: {self}"
+            monitor.say(
+                f"{pictures} could not be read, such as {first}; others stood in for them{most}. See {run.folder / NAME}"
+            )
+            self._said = len(self._later)
+            self.save()
+            self._check()
+
+    def _check(self) -> None:
+        """Raise DataError if more is left out than the limit says."""
+        if self.most is not None and self._counted + len(self._later) > self.most:
+            self.save()
+            data, share = self._run.data, self._run.config.bad_share or 0.0
+            raise too_many(self.all, data.train, data.val, share=share, go_on=self._run.go_on)
+
+    def __str__(self) -> str:
+        """As a line for people; empty if nothing is left out: 2 boxes without area, 1 picture (at most 10)."""
+        counts = summary(self.all)
+        return counts + (f" (at most {self.most})" if counts and self.most is not None else "")
+
+    def save(self) -> None:
+        """Write the list into the run folder: the file with the line or object in it, the kind, the reason. No file is made for
+        nothing. Raise WeightsError if it cannot be written.
+        """
+        path = self._run.folder / NAME
+        if not self._run.group.is_main or not (self.all or path.exists()):
+            return
+        text = io.StringIO()
+        writer = csv.writer(text)
+        writer.writerow(("place", "kind", "reason"))
+        writer.writerows((problem.where, _KINDS[problem.fault], problem.reason) for problem in self.all)
+        write_atomically(path, text.getvalue().encode("utf-8", "replace"))
+
+
+def summary(problems: Sequence[Problem]) -> str:
+    """The number of problems of each kind: ``2 boxes without area, 1 picture``; empty for none."""
+    kinds = Counter(problem.fault for problem in problems)
+    return ", ".join(_counted(number, _KINDS[kind]) for kind, number in kinds.items())
+
+
+def _counted(number: int, kind: str) -> str:
+    """``2 boxes without area``."""
+    first, space, rest = kind.partition(" ")
+    if first == "box":
+        return f"{number:,} {'box' if number == 1 else 'boxes'}{space}{rest}"
+    return counted(number, kind)

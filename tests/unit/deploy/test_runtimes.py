@@ -211,6 +211,7 @@ def test_every_package_is_one_that_files_depend_on_or_not():
     extras = [entry for name, entries in project["optional-dependencies"].items() if name != "dev" for entry in entries]
     needed = {re.match(r"[\w-]+", entry)[0] for entry in [*project["dependencies"], *extras]}
     read_and_show = {"pillow", "safetensors", "pyyaml", "tflite", "defusedxml", "rich", "matplotlib", "jinja2"}
+    read_and_show |= {"tensorboard", "mlflow-skinny", "wandb"}
     assert needed - {*MAKERS} == read_and_show | {"tyro", "filelock", "huggingface-hub", "faster-coco-eval"}
 
 

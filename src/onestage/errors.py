@@ -165,10 +165,10 @@ def known_keywords(thing: Function, other: str | None = None) -> Function:
     parameters = signature(thing).parameters
     names = [name for name, parameter in parameters.items() if parameter.kind in keyword and name != "self"]
     settings = {
-        field.name: f"{name}={type(parameter.default).__name__}({field.name}=...)"
+        field.name: f"{name}={kind.__name__}({field.name}=...)"
         for name, parameter in parameters.items()
-        if is_dataclass(parameter.default)
-        for field in fields(parameter.default)
+        if is_dataclass(kind := _kind_of(parameter, thing))
+        for field in fields(kind)
     }
     place = f"{thing.__qualname__.removesuffix('.__init__')}()"
 
@@ -183,6 +183,14 @@ def known_keywords(thing: Function, other: str | None = None) -> Function:
         return thing(*args, **keywords)
 
     return cast(Function, checked)
+
+
+def _kind_of(parameter: Parameter, thing: Callable[..., object]) -> type:
+    """The class of a parameter: that of its default, or, without one, the first class that its annotation names."""
+    if parameter.default not in (None, Parameter.empty):
+        return type(parameter.default)
+    named = getattr(thing, "__globals__", {}).get(str(parameter.annotation).partition(" | ")[0])
+    return named if isinstance(named, type) else object
 
 
 def require(holds: bool, rule: str, *, got: object, fix: str | None = None) -> None:

@@ -57,6 +57,7 @@ NEEDED = {
     "import": ["file", "-o", "new.safetensors"],
     "models": ["tinyssd"],
     "benchmark": ["tinyssd", "--picture", "32", "--repeats", "1"],
+    "data anchors": ["DATA", "--model", "tinyssd"],
     "data check": ["DATA"],
     "data generate": ["drawn", "--train", "1", "--val", "0", "--size", "32"],
     "train": ["DATA", "--model", "tinyssd"],

@@ -9,7 +9,7 @@ from onestage.data.loader import TrainLoader
 from onestage.errors import ConfigError, known_keywords
 from onestage.training.config import EPOCHS, TrainConfig
 from onestage.training.folder import Plan
-from onestage.training.history import STEPS, Change
+from onestage.training.history import Change, with_steps
 from onestage.training.state import RunState
 
 SAME_BITS = ("workers", "on_bad", "bad_limit", "data")
@@ -81,7 +81,7 @@ def went_on(
         return now, (*before.history, *changes)
     total = old.steps or old.epochs * old_epoch
     if now.minutes is not None:
-        return now, (*before.history, *changes, Change(state.step, STEPS, total, None))
+        return now, with_steps((*before.history, *changes), state.step, total, None)
     left = (now.epochs - done) * len(loader) if settings.epochs is not None else (total - state.step) * len(loader) / old_epoch
     steps = state.step + round(left)
     if settings.epochs is not None and steps <= state.step:
@@ -89,7 +89,7 @@ def went_on(
             "the run has more epochs than that already", where="epochs", got=now.epochs, expected=f"more than {done:.3g}"
         )
     now = replace(now, epochs=EPOCHS, steps=steps)
-    return now, (*before.history, *changes, Change(state.step, STEPS, total, steps))
+    return now, with_steps((*before.history, *changes), state.step, total, steps)
 
 
 def told(settings: NewSettings, step: int) -> str:

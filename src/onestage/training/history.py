@@ -28,6 +28,17 @@ class Change:
         return f"at step {self.step}: {self.what} {self.before} -> {self.after}" + (f" ({self.why})" if self.why else "")
 
 
+def with_steps(changes: Sequence[Change], step: int, before: int, after: int | None, *, why: str = "") -> tuple[Change, ...]:
+    """The changes, with ``after`` as the number of steps from ``step`` on. None: it is not known yet.
+
+    A run may go on from a checkpoint before its last change of the number of steps. Such a change has not come to pass, and the
+    new one takes its place.
+    """
+    undone = [change for change in changes if change.what == STEPS and change.step >= step]
+    kept = [change for change in changes if change not in undone]
+    return (*kept, Change(step, STEPS, undone[0].before if undone else before, after, why))
+
+
 def place_on_curve(step: int, steps: int, changes: Sequence[Change] = ()) -> tuple[float, int]:
     """The place of step ``step`` (from 0) on the curve of the learning rate, and the length of that curve in steps.
 

@@ -32,7 +32,7 @@ from onestage.training.folder import Plan, write_history
 from onestage.training.freezing import frozen, training_mode
 from onestage.training.going_on import NOTHING_NEW, NewSettings
 from onestage.training.header import introduce
-from onestage.training.history import STEPS, Change
+from onestage.training.history import with_steps
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
 from onestage.training.journal import Journal
 from onestage.training.left_out import LeftOut
@@ -316,10 +316,11 @@ class Training:
         fit = partial(self._pace.fitting, state.step, run.steps, elapsed=elapsed, lap=lap, overhead=state.overhead)
         steps = run.group.on_main(fit)
         if steps < run.steps:
-            change = Change(state.step, STEPS, run.steps, steps, "the time nears its end, and the machine became slower")
-            self.run = run = replace(run, config=replace(run.config, steps=steps), changes=(*run.changes, change))
+            why = "the time nears its end, and the machine became slower"
+            changes = with_steps(run.changes, state.step, run.steps, steps, why=why)
+            self.run = run = replace(run, config=replace(run.config, steps=steps), changes=changes)
             run.group.on_main(partial(run.plan.save, run.folder))
-            self.monitor.say(str(change))
+            self.monitor.say(str(changes[-1]))
             self.monitor.start(epochs=run.epochs, steps=run.steps, done=state.step)
             self._batches = self._rest()
 

@@ -27,6 +27,8 @@ SHARE = 0.04
 """The part of the time that the timed steps take at most, unless one step alone takes longer."""
 STEADY = 0.05
 """The speed is steady if the two halves of the timed steps differ by at most this part."""
+ALONE = 0.25
+"""The first step is slow: workers start, a network is compiled. It tells the speed only if it takes this part of the time."""
 LEAST, MOST = 8, 200
 """Steps that are timed, if there is time."""
 MEASURED = 2
@@ -51,12 +53,12 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
         run.store.save(state.checkpoint(run.result, run.model, run.optimizer))
     save = clock.now() - saving
     step = _step_seconds(run, state, stop, budget)
-    if step is None:
-        return None
-    costs = run.group.on_main(partial(Costs, step, _picture_seconds(run), save))
     checkpoint, _ = run.store.latest()
     assert checkpoint is not None, "it was saved above"
     state = restored(run, checkpoint)
+    if step is None:
+        return None
+    costs = run.group.on_main(partial(Costs, step, _picture_seconds(run), save))
     left = budget - (clock.now() - began)
     fit = partial(length_for, left, costs, epoch=len(run.loader), pictures=len(run.data.val))
     length = run.group.on_main(fit)
@@ -105,7 +107,7 @@ def _is_steady(taken: list[float], budget: float) -> bool:
     """Whether the steps so far tell the speed, or have taken as much time as they may."""
     timed = taken[WARM_UP:]
     if sum(taken) > SHARE * budget:
-        return len(taken) > 1 or sum(taken) > 2 * SHARE * budget
+        return len(taken) > 1 or sum(taken) > ALONE * budget
     half = len(timed) // 2
     first, second = sum(timed[:half]), sum(timed[half : 2 * half])
     return len(timed) >= MOST or (len(timed) >= LEAST and abs(first - second) <= STEADY * max(first, second))

@@ -22,7 +22,7 @@ from onestage.model.detector import Detector
 from onestage.processes import Distributed
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
-from onestage.training.folder import Plan, fingerprint, from_model, write_history
+from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
 from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
 from onestage.training.history import Change, last_part
 from onestage.training.inputs import TrainData
@@ -169,9 +169,10 @@ def start(
     So it does if pictures have changed since the run began, unless it is to ``accept_changes``.
     """
     checkpoint, damaged = run.store.latest()
-    if planned is None and checkpoint is not None and checkpoint.step == 0 and Plan.load(run.folder).is_unfitted:
+    begun = checkpoint is not None and checkpoint.step > 0
+    if planned is None and not begun and _waits_for_its_length(run.folder):
         monitor.say("the run in this folder had not begun: it begins again")
-        checkpoint = None
+        checkpoint, damaged = None, ()
     if planned is not None:
         replace(planned, train=settings.of(planned.train)).check_same(run.plan, run.folder)
         for line in damaged:
@@ -191,10 +192,14 @@ def start(
     work = stamping(stamps, run.data.train, run.data.val, timeout=run.config.worker_timeout)
     while run.group.on_main(lambda: next(work, None)) is not None:  # the others hear of every part, so none takes too long
         pass
-    run.group.on_main(
-        partial(_open_folder, run, state, monitor, lock, stamps, checked=planned is not None and not accept_changes)
-    )
+    checked = begun and planned is not None and not accept_changes  # before the first step, no picture has taught anything
+    run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, checked=checked))
     return run, state
+
+
+def _waits_for_its_length(folder: Path) -> bool:
+    """Whether the folder holds a run whose steps are not known yet."""
+    return (folder / CONFIG).is_file() and Plan.load(folder).is_unfitted
 
 
 def _with_new_settings(run: Run, state: RunState, planned: Plan, settings: NewSettings) -> Run:

@@ -13,6 +13,7 @@ from onestage.training import folder as run_folder
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.clock import Costs, Length, length_for
 from onestage.training.folder import Plan
+from onestage.training.history import Change, place_on_curve, with_steps
 from onestage.training.loop import TrainResult, resume, train
 from small_runs import CONFIG, detector, metrics, pictures, same_bits, write_pictures
 
@@ -119,6 +120,19 @@ def test_a_run_that_ends_before_its_length_is_known_begins_anew(
     assert not went(tmp_path, 0.5).interrupted and "it begins again" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="already holds a run"):
         went(tmp_path, 0.5)
+
+
+def test_a_cut_before_an_earlier_one_takes_its_place() -> None:
+    """The run went on from a checkpoint before the first cut."""
+    changes = with_steps(with_steps((), 80, 200, 150), 60, 150, 120)
+    assert changes == (Change(60, "steps", 200, 120),)
+    assert place_on_curve(60, 120, changes) == (60, 200) and place_on_curve(120, 120, changes) == pytest.approx((200, 200))
+    assert with_steps((Change(9, "steps", 9, None),), 9, 300, 15) == (Change(9, "steps", 9, 15),)  # it had found no length
+
+
+def test_a_slow_first_step_does_not_tell_the_speed() -> None:
+    assert not rehearsal._is_steady([60.0], budget=600)  # as with compile=
+    assert rehearsal._is_steady([60.0, 1.0], budget=600) and rehearsal._is_steady([200.0], budget=600)
 
 
 def test_measurements_take_a_tenth_of_the_time() -> None:

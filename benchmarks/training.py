@@ -12,6 +12,7 @@ Each way of ours is compared with torchvision's default step, in fp32 with chann
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Sequence
@@ -33,17 +34,21 @@ from onestage.data.transforms import Augment, TrainTransform, stretch
 from onestage.structures import Sample, Size, Targets
 from onestage.training.machine import measure_machine
 from onestage.training.memory import keep_freed_memory
+from onestage.training.network import DepthwiseInFp32
 
 WayName = Literal["fp32", "contiguous", "bf16", "fused", "machine"]
 
 
 @dataclass(frozen=True)
 class Way:
-    """How a step computes: its arithmetic, the order in memory, and whether one pass changes all weights."""
+    """How a step computes: its arithmetic, the order in memory, whether one pass changes all weights, and whether depthwise
+    convolutions stay in fp32.
+    """
 
     precision: str = "fp32"
     channels_last: bool = True
     fused: bool = False
+    fp32_depthwise: bool = False
 
 
 WAYS = {"fp32": Way(), "contiguous": Way(channels_last=False), "bf16": Way("bf16"), "fused": Way("bf16", fused=True)}
@@ -55,7 +60,7 @@ def chosen_way(name: WayName, model: onestage.Detector) -> Way:
     if name != "machine":
         return WAYS[name]
     machine = measure_machine(model.device)
-    return Way(machine.precision(model), machine.channels_last(model), fused=True)
+    return Way(machine.precision(model), machine.channels_last(model), fused=True, fp32_depthwise=machine.fp32_depthwise(model))
 
 
 def samples(count: int, size: Size = (480, 640), *, objects: int = 7) -> list[Sample]:
@@ -90,7 +95,8 @@ class OurStep:
     def from_batch(self, images: Tensor, targets: Sequence[Targets]) -> None:
         self.model.to(memory_format=self.order)
         self.optimizer.zero_grad()
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.way.precision == "bf16"):
+        depthwise = DepthwiseInFp32() if self.way.fp32_depthwise else contextlib.nullcontext()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.way.precision == "bf16"), depthwise:
             output = self.model(images.contiguous(memory_format=self.order))
         sum(self.model.loss(output, targets).values()).backward()
         self.optimizer.step()

@@ -11,10 +11,9 @@ from typing import NamedTuple
 import torch
 
 from onestage.data import Dataset
-from onestage.errors import OnestageError
-from onestage.images import image_size
 from onestage.structures import Size
 from onestage.training.machine import Machine
+from onestage.training.rules import LOOKED_AT
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,6 @@ CELLS = 2
 """Cells of the finest map that the typical object of the smallest class should span."""
 RARE = 10
 """A class of fewer objects, or of less than a hundredth of all, does not decide the size of the input."""
-LOOKED_AT = 200
-"""Pictures whose header is read where the annotations do not state the sizes."""
 HOUR = 3600.0
 """The time that a training should take where the user sets none, in seconds."""
 TRAINING = 0.85
@@ -80,8 +77,7 @@ class DataFacts:
         """The facts of a data set. Pictures of unknown size are looked at, some of them."""
         if None in data.sizes:
             data = data.subset(range(0, len(data), max(1, len(data) // LOOKED_AT)))
-        known = [size or _size_of(path) for size, path in zip(data.sizes, data.paths, strict=True)]
-        sizes = torch.tensor([size or (0, 0) for size in known])
+        sizes = torch.tensor([data.size_of(index) or (0, 0) for index in range(len(data))])
         owners = torch.repeat_interleave(torch.arange(len(data)), data.offsets.diff())
         counted = ~(data.ignore | data.crowd) & (sizes[owners] > 0).all(1)
         sides = ((data.boxes[:, 2:] - data.boxes[:, :2]).prod(1) / sizes[owners].prod(1)).sqrt()[counted]
@@ -95,14 +91,6 @@ class DataFacts:
         height, width = sizes.median(0).values.tolist()
         small = min(typical, default=sides.median().item())
         return cls((height, width), small, middle if high < 1.2 * low else 1.0)
-
-
-def _size_of(path: str) -> Size | None:
-    """(height, width) of a picture, from its header; None if it cannot be read, which training will tell."""
-    try:
-        return image_size(path)
-    except OnestageError:
-        return None
 
 
 class Choice(NamedTuple):
@@ -143,8 +131,7 @@ def sizes_for(data: DataFacts, *, gpu: bool) -> list[Size]:
 def rate_of(candidate: Candidate, size: Size, machine: Machine) -> float:
     """Pictures per second in training, from the time of the small network that was measured."""
     times, work = (machine.depthwise, DEPTHWISE_WORK) if candidate.depthwise else (machine.dense, DENSE_WORK)
-    best = min(times.fp32, times.contiguous) if times.precision == "fp32" or times.bf16 is None else times.bf16
-    return candidate.speed * work / best * 1000 / (candidate.multiply_adds * size[0] * size[1] / 320**2)
+    return candidate.speed * work / times.best * 1000 / (candidate.multiply_adds * size[0] * size[1] / 320**2)
 
 
 def shaped(side: int, aspect: float) -> Size:

@@ -124,7 +124,7 @@ def _prepared(
     if fit:
         model, decision = fitted(model, pictures.train, seed=config.seed)
         decisions.append(decision)
-    facts = Facts(len(pictures.train), len(pictures.val), None if config.minutes is None else seen, machine)
+    facts = Facts.of(pictures.train, pictures.val, machine=machine, seen=None if config.minutes is None else seen)
     chosen = decide(model, facts, given=given)
     return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)))
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from onestage.data.text import size_text
 from onestage.errors import ConfigError, DataError, OnestageError, PictureError, counted, first_ten
-from onestage.images import decode_image, decoding_cost, is_turned
+from onestage.images import decode_image, decoding_cost, image_size, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
 Fault = Literal["picture", "box"]
@@ -128,6 +128,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def is_on_disk(self) -> bool:
         """Whether picture i is the file paths[i]; not so in a subclass that gets its pictures in another way."""
         return type(self).__getitem__ is Dataset.__getitem__
+
+    def size_of(self, index: int) -> Size | None:
+        """(height, width) of picture ``index``, from its annotation or its header; None if neither says it."""
+        if (size := self.sizes[index]) is not None:
+            return size
+        try:
+            return image_size(self.paths[index])
+        except OnestageError:
+            return None
 
     def decoding_cost(self, index: int) -> int:
         """Bytes of memory to decode picture ``index``, from its header. Raise DataError if that cannot be read."""

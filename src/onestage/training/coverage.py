@@ -14,9 +14,8 @@ from torch import Tensor
 
 from onestage.data import Dataset
 from onestage.data.check import MEDIUM, SMALL
-from onestage.errors import DataError, counted
+from onestage.errors import counted
 from onestage.files import Json
-from onestage.images import image_size
 from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.anchors.max_iou import runs
 from onestage.model.anchors.reach import REACHED, ROUNDING, distances, overlaps
@@ -107,7 +106,7 @@ class PlacedObjects:
 
         Objects of a picture whose size cannot be read are left out.
         """
-        sizes = [_size(data, index) for index in range(len(data))]
+        sizes = [data.size_of(index) for index in range(len(data))]
         metas = {size: model.config.preprocess.place(size) for size in sizes if size is not None}
         kinds = {size: kind for kind, size in enumerate(metas)}
         kind = torch.tensor([-1 if size is None else kinds[size] for size in sizes])[
@@ -176,13 +175,3 @@ def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:
 def _reached(name: str, which: Tensor, hit: Tensor) -> Reached:
     """Count objects: which (M,) bool are meant, and hit (M,) bool, which are reached."""
     return Reached(name, int(which.sum()), int((which & hit).sum()))
-
-
-def _size(data: Dataset, index: int) -> Size | None:
-    """(height, width) of a picture, from its annotation or its header; None if neither says it."""
-    if (size := data.sizes[index]) is not None:
-        return size
-    try:
-        return image_size(data.paths[index])
-    except DataError:
-        return None

@@ -140,7 +140,7 @@ def _settings(
 
 def _decided(model: Detector, data: TrainData, given: Mapping[str, Setting], device: torch.device) -> Chosen:
     """The settings that are given, and those that rules decide."""
-    return decide(model, Facts(len(data.train), len(data.val), machine=measure_machine(device)), given=given)
+    return decide(model, Facts.of(data.train, data.val, machine=measure_machine(device)), given=given)
 
 
 def _train(

@@ -13,12 +13,15 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
+
+from onestage.training.network import DepthwiseInFp32
 
 Precision = Literal["fp32", "bf16"]
 
@@ -38,27 +41,51 @@ _CHANNELS, _CELLS, _PICTURES = 64, 40, 2
 class StepTimes:
     """Milliseconds of forward and backward pass of a small network.
 
-    fp32 and bf16: with channels last in memory. contiguous: fp32 with channels first. bf16 is None where the device lacks it.
+    fp32 and bf16: with channels last in memory. contiguous: fp32 with channels first. mixed: bf16 with depthwise convolutions
+    in fp32. bf16 is None where the device lacks it, mixed where it was not measured.
     """
 
     fp32: float
     bf16: float | None
     contiguous: float
+    mixed: float | None = None
+
+    @property
+    def full(self) -> float:
+        """Of the faster order in memory, in fp32."""
+        return min(self.fp32, self.contiguous)
+
+    @property
+    def half(self) -> float | None:
+        """Of the faster way to compute in bf16; None where the device lacks it."""
+        return min((time for time in (self.bf16, self.mixed) if time is not None), default=None)
+
+    @property
+    def best(self) -> float:
+        """Of the way that is chosen."""
+        return self.full if self.half is None or self.precision == "fp32" else self.half
 
     @property
     def precision(self) -> Precision:
         """The faster arithmetic."""
-        return "bf16" if self.bf16 is not None and self.bf16 * WORTHWHILE < self.fp32 else "fp32"
+        return "bf16" if self.half is not None and self.half * WORTHWHILE < self.full else "fp32"
 
     @property
     def gain(self) -> float:
         """How many times as fast bf16 is as fp32; 0 where the device lacks it."""
-        return 0.0 if self.bf16 is None else self.fp32 / self.bf16
+        return 0.0 if self.half is None else self.full / self.half
+
+    @property
+    def fp32_depthwise(self) -> bool:
+        """Whether bf16 is faster if depthwise convolutions stay in fp32."""
+        return self.bf16 is not None and self.mixed is not None and self.mixed * WORTHWHILE < self.bf16
 
     @property
     def channels_last(self) -> bool:
-        """Whether channels last is the better order in memory: it is, unless channels first are clearly faster."""
-        return self.contiguous * WORTHWHILE >= self.fp32
+        """Whether channels last is the better order in memory: it is, unless channels first are clearly faster in fp32, and
+        fp32 is chosen.
+        """
+        return self.precision == "bf16" or self.contiguous * WORTHWHILE >= self.fp32
 
 
 @dataclass(frozen=True)
@@ -99,6 +126,11 @@ class Machine:
     def precision(self, network: nn.Module) -> Precision:
         """The arithmetic in which such a network trains faster here."""
         return self.times(network).precision
+
+    def fp32_depthwise(self, network: nn.Module) -> bool:
+        """Whether such a network trains faster here in bf16 if its depthwise convolutions stay in fp32."""
+        times = self.times(network)
+        return times.precision == "bf16" and times.fp32_depthwise
 
     def channels_last(self, network: nn.Module) -> bool:
         """Whether such a network trains faster here with channels last in memory."""
@@ -158,12 +190,12 @@ def _free_memory() -> float | None:
     return round(min(free) / 1e9, 2) if free else None
 
 
-def _dense() -> nn.Module:
+def _dense() -> nn.Sequential:
     """Three 3x3 convolutions, each with a batch norm."""
     return nn.Sequential(*(layer for _ in range(3) for layer in _normed(nn.Conv2d(_CHANNELS, _CHANNELS, 3, padding=1))))
 
 
-def _depthwise() -> nn.Module:
+def _depthwise() -> nn.Sequential:
     """Four blocks of a depthwise and a 1x1 convolution, each with a batch norm. Kernels and strides are those of MobileNetV3,
     since a library may be fast at some of them only.
     """
@@ -178,7 +210,7 @@ def _normed(conv: nn.Conv2d) -> tuple[nn.Module, ...]:
     return conv, nn.BatchNorm2d(conv.out_channels), nn.ReLU(inplace=True)
 
 
-def _step_times(network: nn.Module, device: torch.device) -> StepTimes:
+def _step_times(network: nn.Sequential, device: torch.device) -> StepTimes:
     """The least times of each way to compute, measured in turns, so that other work on the machine slows all of them."""
     network = network.to(device)
     images = torch.rand(_PICTURES, _CHANNELS, _CELLS, _CELLS, device=device)
@@ -188,6 +220,8 @@ def _step_times(network: nn.Module, device: torch.device) -> StepTimes:
     }
     if _has_bf16(device):
         ways["bf16"] = lambda: _step_ms(network, images, torch.channels_last, torch.bfloat16)
+    if device.type == "cpu" and any(isinstance(layer, nn.Conv2d) and layer.groups > 1 for layer in network):
+        ways["mixed"] = lambda: _step_ms(network, images, torch.channels_last, torch.bfloat16, DepthwiseInFp32())
     times: dict[str, list[float]] = {name: [] for name in ways}
     began = time.perf_counter()
     for turn in range(1 + _TURNS):
@@ -196,7 +230,7 @@ def _step_times(network: nn.Module, device: torch.device) -> StepTimes:
         for name, way in ways.items():
             times[name].append(way())
     least = {name: round(min(values[1:]), 3) for name, values in times.items()}
-    return StepTimes(least["fp32"], least.get("bf16"), least["contiguous"])
+    return StepTimes(least["fp32"], least.get("bf16"), least["contiguous"], least.get("mixed"))
 
 
 def _has_bf16(device: torch.device) -> bool:
@@ -204,14 +238,20 @@ def _has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" or torch.cuda.is_bf16_supported()
 
 
-def _step_ms(network: nn.Module, images: torch.Tensor, order: torch.memory_format, dtype: torch.dtype = torch.float32) -> float:
+def _step_ms(
+    network: nn.Module,
+    images: torch.Tensor,
+    order: torch.memory_format,
+    dtype: torch.dtype = torch.float32,
+    within: AbstractContextManager[object] = contextlib.nullcontext(),  # noqa: B008 (it has no state)
+) -> float:
     """Milliseconds of one forward and backward pass on images (B, C, H, W)."""
     network.to(memory_format=order)
     images = images.contiguous(memory_format=order)
     network.zero_grad(set_to_none=True)
     _wait(images.device)
     began = time.perf_counter()
-    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32), within:
         output = network(images)
     output.float().square().mean().backward()
     _wait(images.device)

@@ -6,10 +6,12 @@ the plan of the run, so a run that goes on decides nothing again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from onestage.data import Dataset
 from onestage.model.detector import Detector
 from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, option
 from onestage.training.machine import Machine
@@ -25,6 +27,10 @@ ENOUGH_STEPS = 1_000
 """Optimiser steps of a training. With fewer, smaller batches teach more."""
 FEW_PASSES = 8
 """With fewer passes over the data, the network has no time to learn from zoomed and cropped pictures."""
+LOOKED_AT = 200
+"""Pictures whose header is read where the annotations do not state the sizes."""
+CACHE_SHARE, CACHE_MOST = 0.25, 4.0
+"""Decoded pictures stay in memory if they take no more than this part of the free memory, and no more gigabytes."""
 MEASURING = 0.1
 """The largest part of the time for measuring on the validation pictures."""
 FORWARD = 1 / 3
@@ -63,13 +69,27 @@ class Chosen:
 @dataclass(frozen=True)
 class Facts:
     """What the rules know. pictures: to learn from. measured: to measure on. seen: pictures that the time is enough for; None
-    if no time was set. machine: None where it was not measured.
+    if no time was set, or if it is not known. machine: None where it was not measured. decoded: gigabytes of the pictures to
+    learn from, decoded; None if their sizes are not known.
     """
 
     pictures: int
     measured: int
     seen: int | None = None
     machine: Machine | None = None
+    decoded: float | None = None
+
+    @classmethod
+    def of(cls, train: Dataset, val: Dataset, *, machine: Machine | None, seen: int | None = None) -> Facts:
+        """The facts of the pictures to learn from and to measure on, and of a machine."""
+        return cls(len(train), len(val), seen, machine, decoded_gigabytes(train))
+
+
+def decoded_gigabytes(data: Dataset) -> float | None:
+    """Of the pixels of all pictures. Headers of some say the sizes that annotations do not; None if no size is known."""
+    step = 1 if None not in data.sizes else max(1, len(data) // LOOKED_AT)
+    sizes = [size for index in range(0, len(data), step) if (size := data.size_of(index)) is not None]
+    return 3e-9 * sum(map(math.prod, sizes)) / len(sizes) * len(data) if sizes else None
 
 
 def before_data(given: Mapping[str, Setting]) -> TrainConfig:
@@ -107,30 +127,54 @@ def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Itera
     """Each setting that follows from the numbers of pictures and from the machine."""
     count = facts.pictures
     epochs = int(_number(given.get("epochs")) or min(max(-(-PICTURES_SEEN // count), EPOCHS[0]), EPOCHS[1]))
-    seen = facts.seen or epochs * count
     if not any(name in given for name in LENGTHS):
         yield Rule("epochs", epochs, f"{count:,} pictures, seen {epochs * count:,} times in all")
-    batch = next((size for size in BATCHES if seen >= ENOUGH_STEPS * size), BATCHES[-1])
-    batch = max(batch, int(_number(given.get("accumulate")) or 1))
-    small = f"makes {seen // batch:,} steps; fewer of them teach less"
-    yield Rule("batch_size", batch, small if batch < BATCHES[0] else "")
-    if seen < FEW_PASSES * count:
-        passes = f"{seen / count:.1f} passes: too few for zoomed and cropped pictures"
-        yield Rule("augment", "light", passes)
+    yield from _by_pictures_seen(count, facts.seen or epochs * count, given)
     if "minutes" not in given and "evaluate_steps" not in given:
         every = min(max(1, round(facts.measured * FORWARD / (MEASURING * count))), epochs)
         yield Rule("evaluate_every", every, f"to measure {facts.measured:,} pictures takes long" if every > 1 else "")
     if facts.machine is not None:
-        yield from _of_machine(model, facts.machine)
+        yield from _of_machine(model, facts.machine, given)
+    yield from _cache(facts)
 
 
-def _of_machine(model: Detector, machine: Machine) -> Iterator[Rule]:
+def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting]) -> Iterator[Rule]:
+    """What depends on how many pictures are seen in all, each as often as it comes. count: of them are different."""
+    steps = int(_number(given.get("steps")) or 0)  # so many, whatever the batch
+    batch = BATCHES[0] if steps else next((size for size in BATCHES if seen >= ENOUGH_STEPS * size), BATCHES[-1])
+    batch = max(batch, int(_number(given.get("accumulate")) or 1))
+    small = f"makes {seen // batch:,} steps; fewer of them teach less"
+    yield Rule("batch_size", batch, small if batch < BATCHES[0] else "")
+    seen = steps * int(_number(given.get("batch_size")) or batch) if steps else seen
+    if seen < FEW_PASSES * count:
+        passes = f"{seen / count:.1f} passes: too few for zoomed and cropped pictures"
+        yield Rule("augment", "light", passes)
+
+
+def _of_machine(model: Detector, machine: Machine, given: Mapping[str, Setting]) -> Iterator[Rule]:
     """How to compute here. On a GPU, ``precision`` is auto, which knows it."""
     times = machine.times(model)
-    if machine.device == "cpu" and times.precision == "bf16":
+    if given.get("compile"):
+        times = replace(times, mixed=None)
+    if given.get("precision") == "fp32":
+        times = replace(times, bf16=None, mixed=None)
+    on_cpu = machine.device == "cpu"
+    if on_cpu and times.precision == "bf16":
         yield Rule("precision", "bf16", f"{times.gain:.1f} times as fast as fp32 here")
+    if on_cpu and times.fp32_depthwise and given.get("precision", times.precision) == "bf16":
+        yield Rule("fp32_depthwise", True, "depthwise convolutions are slower in bf16 here")
     slower = f"channels first are {times.fp32 / times.contiguous:.1f} times as fast here"
     yield Rule("channels_last", times.channels_last, "" if times.channels_last else slower)
+
+
+def _cache(facts: Facts) -> Iterator[Rule]:
+    """Memory for the decoded pictures, if all of them fit into a modest part of what is free."""
+    if facts.machine is None or facts.machine.memory is None or not facts.decoded:
+        return
+    free = facts.machine.memory
+    if facts.decoded <= min(CACHE_SHARE * free, CACHE_MOST):
+        size = math.ceil(100 * facts.decoded) / 100
+        yield Rule("cache", size, f"GB: all decoded pictures; {free:.3g} GB are free")
 
 
 def _number(value: Setting) -> float | None:

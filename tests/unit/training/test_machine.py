@@ -20,7 +20,10 @@ def test_the_machine_is_measured_and_written(monkeypatch: pytest.MonkeyPatch) ->
     found = measure_machine()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert found.device == "cpu" and found.gpu is None and found.cores >= 1 and 0 < found.share <= 1
-    assert min(found.dense.fp32, found.dense.contiguous, found.dense.gain, found.depthwise.fp32) > 0
+    assert (
+        min(found.dense.fp32, found.dense.contiguous, found.dense.gain, found.depthwise.fp32, found.depthwise.mixed or 0) > 0
+        and found.dense.mixed is None
+    )
     assert decode(encode(found), Machine, "machine") == found
 
 
@@ -33,6 +36,14 @@ def test_the_choices_follow_from_the_numbers() -> None:
     assert MACHINE.precision(mobile) == "fp32" and not MACHINE.channels_last(mobile)
     assert SLOW_BF16.precision == "fp32", "a gain that may be chance is none"
     assert StepTimes(20.0, None, 20.0).precision == "fp32" and StepTimes(20.0, None, 20.0).gain == 0
+
+
+def test_bf16_with_depthwise_convolutions_in_fp32() -> None:
+    mixed = StepTimes(fp32=20.0, bf16=25.0, contiguous=15.0, mixed=10.0)
+    assert (mixed.precision, mixed.fp32_depthwise, mixed.gain, mixed.best) == ("bf16", True, 1.5, 10.0)
+    assert mixed.channels_last, "in this order it was measured, though fp32 is faster in the other one"
+    assert (SLOW_BF16.best, FAST_BF16.best) == (15.0, 10.0) and not FAST_BF16.fp32_depthwise
+    assert StepTimes(20.0, 30.0, 20.0, mixed=19.0).precision == "fp32"
 
 
 def test_a_shared_machine() -> None:

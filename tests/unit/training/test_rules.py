@@ -1,20 +1,29 @@
 """The rules by which a training is decided: each with invented numbers."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from onestage.data import load_dataset
 from onestage.errors import ConfigError
 from onestage.training.config import TrainConfig
 from onestage.training.machine import Machine, StepTimes
 from onestage.training.recipes import RECIPES, recipe_for
-from onestage.training.rules import Facts, decide
+from onestage.training.rules import Facts, decide, decoded_gigabytes
 from onestage.zoo.table import recipe
-from small_runs import detector
+from small_runs import detector, write_pictures
 
+MIXED = StepTimes(20.0, 25.0, 20.0, mixed=10.0)
 EVEN, FAST = StepTimes(20.0, 20.0, 20.0), StepTimes(20.0, 8.0, 20.0)
 
 
 def machine(times: StepTimes = EVEN, device: str = "cpu") -> Machine:
     return Machine(device, cores=2, share=1.0, dense=times, depthwise=times)
+
+
+def with_memory(gigabytes: float) -> Machine:
+    return replace(machine(), memory=gigabytes)
 
 
 def decided(facts: Facts, **given: object) -> TrainConfig:
@@ -47,6 +56,13 @@ def test_every_recipe_has_settings_that_exist() -> None:
         (Facts(10, 1, machine=machine(FAST)), {"precision": "bf16", "channels_last": True}),
         (Facts(10, 1, machine=machine(StepTimes(20.0, 20.0, 9.0))), {"channels_last": False}),
         (Facts(10, 1, machine=machine(FAST, "cuda")), {"precision": "auto"}),
+        (Facts(10, 1, machine=machine(FAST)), {"fp32_depthwise": False}),
+        (Facts(10, 1, machine=machine(MIXED)), {"precision": "bf16", "fp32_depthwise": True}),
+        (Facts(10, 1, machine=machine(MIXED, "cuda")), {"precision": "auto", "fp32_depthwise": False}),
+        (Facts(10, 1, machine=with_memory(8.0), decoded=1.999), {"cache": 2.0}),
+        (Facts(10, 1, machine=with_memory(8.0), decoded=2.1), {"cache": 0.0}),
+        (Facts(10, 1, machine=with_memory(80.0), decoded=4.1), {"cache": 0.0}),
+        (Facts(10, 1, decoded=0.1), {"cache": 0.0}),
     ],
 )
 def test_what_follows_from_numbers(facts: Facts, expected: dict[str, object]) -> None:
@@ -60,6 +76,23 @@ def test_what_is_given_stays_and_is_not_told() -> None:
     assert {name: getattr(chosen.train, name) for name in given} == given
     assert not {decision.setting for decision in chosen.decisions} & given.keys()
     assert decide(detector(), Facts(10, 1), given={"minutes": 3.0}).train.epochs == 100  # the clock has the say
+
+
+@pytest.mark.parametrize("given", [{"precision": "fp32"}, {"compile": True}, {"precision": "auto"}], ids=str)
+def test_what_is_given_forbids_depthwise_convolutions_in_fp32(given: dict[str, object]) -> None:
+    config = decided(Facts(10, 1, machine=machine(MIXED)), **given)
+    assert not config.fp32_depthwise and config.precision != "bf16"
+
+
+def test_steps_that_are_given_need_no_smaller_batch() -> None:
+    assert decided(Facts(20, 5), steps=100).batch_size == 16
+    assert decided(Facts(1000, 5), steps=100).augment == "light"
+
+
+def test_the_memory_of_decoded_pictures(tmp_path: Path) -> None:
+    data = load_dataset(write_pictures(tmp_path), split="train")
+    assert decoded_gigabytes(data) == pytest.approx(12 * 3 * 64 * 64 / 1e9)
+    assert decoded_gigabytes(replace(data, sizes=(None,) * 12)) == pytest.approx(12 * 3 * 64 * 64 / 1e9)
 
 
 def test_a_learning_rate_follows_the_batch_and_leaves_with_the_optimiser() -> None:

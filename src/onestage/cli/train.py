@@ -52,8 +52,8 @@ def train(
 
     onestage train --resume runs/x
 
-    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, and as DATA the place
-    to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
+    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, --bad-limit, and as
+    DATA the place to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
 
     Args:
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_type_hints
 import docstring_parser
 import tyro
 
-from onestage.training.config import Setting, TrainConfig, make_config
+from onestage.training.config import RULED, Setting, TrainConfig, make_config
 
 if TYPE_CHECKING:
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 else:
 
-    def _help(text: str | None, default: object) -> str:
-        """The help text of a field, with its value where no rule decides it."""
-        shown = "" if default in (None, ()) else f" (default: {default})"
+    def _help(name: str, text: str | None, default: object) -> str:
+        """The help text of a field, and what it is if the user leaves it out."""
+        shown = " (default: by rule)" if name in RULED else "" if default in (None, ()) else f" (default: {default})"
         return " ".join((text or "").split()) + shown
 
     def _options() -> list[tuple[str, object, object]]:
@@ -28,7 +28,7 @@ else:
         texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(TrainConfig).params}
         hints, found = get_type_hints(TrainConfig, include_extras=True), []
         for field in fields(TrainConfig):
-            told = tyro.conf.arg(help=_help(texts.get(field.name), field.default), help_behavior_hint="")
+            told = tyro.conf.arg(help=_help(field.name, texts.get(field.name), field.default), help_behavior_hint="")
             many = tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ())
             hint = hints[field.name] if many else hints[field.name] | None
             found.append((field.name, Annotated[hint, told], () if many else None))

@@ -239,28 +239,35 @@ def _free_folder(name: str) -> Path:
 def _close(result: TrainResult) -> int:
     """Print where everything is, and what to do next. After an interruption, the loop has already printed how to continue."""
     from onestage.processes import Launch
-    from onestage.training.folder import Plan
-    from onestage.training.left_out import NAME as LEFT_OUT
 
     if result.interrupted:
         return 130
     if not Launch.from_environment().is_main:
         return 0
+    unmeasured = result.report is not None and math.isnan(result.report.coco.AP)
+    best = "the last model; AP could not be measured" if unmeasured else f"best validation AP {result.best_ap:.3f}"
+    stdout().print()
+    tell((best, "bold"), f" after {result.seconds / 60:.1f} min")
+    for what, text in _what_there_is(result).items():
+        tell(f"  {what:<11} {text}")
+    return 0
+
+
+def _what_there_is(result: TrainResult) -> dict[str, str]:
+    """The model, the page of the run if it could be written, and the next commands."""
+    from onestage.training.folder import Plan
+    from onestage.training.left_out import NAME as LEFT_OUT
+
     folder, run = result.folder, shlex.quote(str(result.folder))
     plan = Plan.load(result.folder)
     data = "DATA" if plan.data is None else shlex.quote(plan.data)
     named = "" if plan.format is None else f" --format {plan.format}"
     if (folder / LEFT_OUT).exists():
         named += " --on-bad skip"
-    unmeasured = result.report is not None and math.isnan(result.report.coco.AP)
-    best = "the last model; AP could not be measured" if unmeasured else f"best validation AP {result.best_ap:.3f}"
-    stdout().print()
-    tell((best, "bold"), f" after {result.seconds / 60:.1f} min")
-    for what, text in {
+    page = next((str(folder / name) for name in ("index.html", "curves.png") if (folder / name).exists()), None)
+    return {
         "model": str(result.best),
-        "curves": f"{folder}/curves.png",
+        **({} if page is None else {"look at": page}),
         "measure it": f"onestage evaluate {run} {data}{named}",
         "use it": f"onestage predict {run} PICTURES",
-    }.items():
-        tell(f"  {what:<11} {text}")
-    return 0
+    }

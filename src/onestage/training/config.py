@@ -67,6 +67,11 @@ LENGTHS = ("steps", "minutes")
 """The other settings that say how long to train."""
 Setting = bool | int | float | str | tuple[str, ...] | tuple[float, ...] | None
 """A value of a field of ``TrainConfig``."""
+RULED = (
+    "epochs", "batch_size", "augment", "augment_with", "evaluate_every", "precision", "channels_last", "fp32_depthwise",
+    "cache", "on_bad", "lr", "warmup", "ema", "fused", "decoder",
+)  # fmt: skip
+"""The settings of a new run that rules decide if the user leaves them out (training/rules.py, training/recipes.py)."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
 
 

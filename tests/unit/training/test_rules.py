@@ -7,10 +7,10 @@ import pytest
 
 from onestage.data import load_dataset
 from onestage.errors import ConfigError
-from onestage.training.config import TrainConfig
+from onestage.training.config import RULED, TrainConfig
 from onestage.training.machine import Machine, StepTimes
-from onestage.training.recipes import RECIPES, recipe_for
-from onestage.training.rules import Facts, decide, decoded_gigabytes
+from onestage.training.recipes import EVERY, RECIPES, recipe_for
+from onestage.training.rules import BEFORE_DATA, Facts, decide, decoded_gigabytes
 from onestage.zoo.table import recipe
 from small_runs import detector, write_pictures
 
@@ -68,6 +68,13 @@ def test_every_recipe_has_settings_that_exist() -> None:
 def test_what_follows_from_numbers(facts: Facts, expected: dict[str, object]) -> None:
     config = decided(facts)
     assert {name: getattr(config, name) for name in expected} == expected
+
+
+def test_help_says_of_every_setting_that_rules_decide_it() -> None:
+    usual, ruled = vars(TrainConfig()), set(EVERY).union(BEFORE_DATA, *(found.settings for found in RECIPES))
+    for facts in (Facts(1000, 2000, 100, with_memory(80.0), 0.1), Facts(10, 1, machine=machine(MIXED))):
+        ruled |= {name for name, value in vars(decided(facts)).items() if value != usual[name]}
+    assert ruled <= {*RULED} <= {*usual}
 
 
 def test_what_is_given_stays_and_is_not_told() -> None:

@@ -116,10 +116,14 @@ sides = st.integers(8, 400)
 
 @settings(max_examples=30, deadline=None)
 @given(size=st.tuples(sides, sides), corner=st.tuples(st.floats(-1, 0.9), st.floats(-1, 0.9)), part=st.floats(0.1, 4))
-def test_a_view_of_a_reduced_picture_shows_the_same_within_an_input_pixel(
+def test_a_view_of_a_reduced_picture_shows_the_same_within_two_input_pixels(
     size: tuple[int, int], corner: tuple[float, float], part: float
 ) -> None:
-    """The picture is a slope across and one down, so that each pixel tells where it is from."""
+    """The picture is a slope across and one down, so that each pixel tells where it is from.
+
+    One pixel comes from a region that begins and ends at whole pixels of the smaller picture, one from that picture's
+    last row or column, which may show a part of a pixel only.
+    """
     (height, width), fit = size, (20, 24)
     region = Region(int(corner[1] * width), int(corner[0] * height), max(1, int(part * width)), max(1, int(part * height)))
     if min(region.box[2], width) <= max(region.left, 0) or min(region.box[3], height) <= max(region.top, 0):
@@ -135,9 +139,9 @@ def test_a_view_of_a_reduced_picture_shows_the_same_within_an_input_pixel(
     b = whole.pixels(full, (255, 255, 255), lambda p: p).float()
     seen = (a[2] < 128) & (b[2] < 128)
     for axis, (side, target, length) in enumerate(((height, 20, region.height), (width, 24, region.width))):
-        assert ((a[axis] - b[axis]).abs()[seen] <= 2 + 255 * 1.01 * length / target / side).all()
+        assert ((a[axis] - b[axis]).abs()[seen] <= 2 + 255 * 2 * length / target / side).all()
     boxes = torch.tensor([[0.2 * width, 0.2 * height, 0.7 * width, 0.6 * height]])
-    assert (view.boxes(boxes) - whole.boxes(boxes)).abs().max() <= 1.01
+    assert (view.boxes(boxes) - whole.boxes(boxes)).abs().max() <= 2
 
 
 def plane_mean(plane: Tensor, step: int) -> Tensor:

@@ -21,6 +21,7 @@ Annotations of every format refer to the picture after its EXIF orientation is a
 
 Pillow alone decodes: it survives mutated files that crash or stall other decoders. There is one exception, if it is asked for:
 torchvision decodes an upright JPEG in colour whose header Pillow has read, twice as fast. Where it refuses one, Pillow judges.
+One that is cut off never gets there: torchvision's libjpeg prints a remark for each. It still does for other damage.
 The tensor is a channels-last view of
 rows of colours: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
 
@@ -165,8 +166,9 @@ def decode_image(
         _check_length(len(data), where, limits)
         with _open(_Bytes(data), where, limits) as image:
             if isinstance(image, JpegImageFile):
-                _check_scans(data, where, min(limits.max_scans, 20 * limits.max_pixels // (image.width * image.height)))
-                if fast and reduction == 1 and (pixels := _by_torchvision(image, data)) is not None:
+                most = min(limits.max_scans, 20 * limits.max_pixels // (image.width * image.height))
+                is_whole = _check_scans(data, where, most)
+                if is_whole and fast and reduction == 1 and (pixels := _by_torchvision(image, data)) is not None:
                     return pixels
                 if reduction > 1:
                     image.draft(None, (image.width // reduction, image.height // reduction))
@@ -354,8 +356,10 @@ def _check_tiles(image: TiffImageFile) -> None:
             raise ValueError(f"a tile of {tile} pixels in a picture of {side}")
 
 
-def _check_scans(data: bytes, where: str, most: int) -> None:
-    """Raise DataError if a JPEG has more than ``most`` scans. Go from marker to marker, as a decoder does."""
+def _check_scans(data: bytes, where: str, most: int) -> bool:
+    """Whether a JPEG has its end marker. Raise DataError if it has more than ``most`` scans. Go from marker to marker, as a
+    decoder does.
+    """
     scans, parts, position = 0, 0, 2
     while (marker := _JPEG_MARKER.search(data, position)) and marker[1] != _END_OF_IMAGE:
         scans, parts = scans + (marker[1] == _START_OF_SCAN), parts + 1
@@ -365,6 +369,7 @@ def _check_scans(data: bytes, where: str, most: int) -> None:
             got, expected = f"more than {most}", f"at most {most} for its size"
             raise DataError("this JPEG has too many scans", where=where, got=got, expected=expected, fix=_REPLACE)
         _check_parts(parts)
+    return marker is not None
 
 
 def _check_png(data: bytes) -> None:

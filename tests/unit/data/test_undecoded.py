@@ -88,6 +88,13 @@ def test_a_damaged_jpeg_is_judged_as_by_pillow(capfd: pytest.CaptureFixture[str]
     capfd.readouterr()  # the remarks of libjpeg
 
 
+def test_nothing_is_printed_of_a_jpeg_that_is_cut_off(capfd: pytest.CaptureFixture[str]) -> None:
+    for data in (jpeg(smooth(45, 67)), jpeg(smooth(45, 67), progressive=True)):
+        for length in range(len(data) // 3, len(data), 40):
+            assert error_of(data[:length], fast=True) is not None
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("turn", [1, 6])
 def test_a_reduced_jpeg_has_its_sides_divided(tmp_path: Path, turn: int) -> None:
     exif = Image.Exif()

@@ -15,7 +15,7 @@ TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each
 .PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark benchmark-runtimes benchmark-minutes clean
 
 help:
-	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 10 minutes)"
+	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 5 minutes)"
 	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=3)"
 	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
 	@echo "make test-export compare exported files of every family with their models on 50 real pictures"

@@ -1,0 +1,1 @@
+"""What detections are worth and where they fail: from detections and truths to plain data. Knows nothing of models."""

@@ -1,0 +1,95 @@
+"""Matches and AP are those of pycocotools to the last digit."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from coco_cases import Inputs, random_case, read_coco, run_pycocotools
+from metric_cases import found, known
+from onestage.analysis import matches as matches_module
+from onestage.analysis.ap import average_precision
+from onestage.analysis.matches import match
+from onestage.analysis.tables import tabulate
+from onestage.errors import DataError
+from onestage.metrics.coco import coco_metrics
+
+COCOAPI = "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_100.json"
+FILES = {
+    "fakebbox100": (COCOAPI, "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_fakebbox100_results.json"),
+    "harder100": (COCOAPI, "error_analysis/cases/harder100.json"),
+    "coco_tiny_made": ("coco_tiny/annotations/instances_train2017.json", "error_analysis/cases/coco_tiny_made.json"),
+    "voc100": (
+        "metrics_formats/data/database/gts/coco_format_v1/instances_default.json",
+        "metrics_formats/data/database/dets/coco_format/coco_dets.json",
+    ),
+    "sampled": (
+        "metrics_formats/tests/test_coco_eval/gts/sampled_gts_bbox_area.json",
+        "metrics_formats/tests/test_coco_eval/dets/sampled_bbox_results.json",
+    ),
+    "ignore": ("coco_eval_fixtures/tests/dataset/gt_ignore_test.json", "coco_eval_fixtures/tests/dataset/dt_ignore_test.json"),
+}
+
+
+def twelve(detections, truths, classes):
+    """COCO's figures, in their order, and the precision for all sizes (T, R, K)."""
+    table = tabulate(detections, truths, classes)
+    everything = match(table)
+    ap = average_precision(everything)
+    sizes = [average_precision(match(table, size=size)) for size in ("small", "medium", "large")]
+    limited = [average_precision(everything, limit=limit).mean_recall for limit in (1, 10)]
+    aps, ars = [s.mean for s in sizes], [s.mean_recall for s in sizes]
+    return [ap.mean, ap.at(0), ap.at(5), *aps, *limited, ap.mean_recall, *ars], ap.precision
+
+
+def check_against_pycocotools(case: Inputs) -> None:
+    figures, precision = twelve(*case)
+    stats, theirs = run_pycocotools(*case)
+    np.testing.assert_array_equal(figures, np.where(stats < 0, np.nan, stats))
+    np.testing.assert_array_equal(precision, np.where(theirs < 0, np.nan, theirs))
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("name", FILES)
+def test_files_give_the_figures_of_pycocotools(shared_data: Path, name: str, kind: torch.dtype) -> None:
+    check_against_pycocotools(read_coco(*(shared_data / file for file in FILES[name]), kind=kind))
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("block", [1, matches_module.BLOCK])
+def test_random_pictures_give_the_figures_of_pycocotools(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(matches_module, "BLOCK", block)
+    check_against_pycocotools(random_case(seed))
+
+
+def test_an_ignored_object_is_matched_once_and_does_not_count() -> None:
+    """Where pycocotools forgets the flag, the figures are those of the report's metrics."""
+    box = (10.0, 10.0, 50.0, 50.0)
+    truths = [known(1, [(0, *box), (0, 100, 100, 200, 200)], ignore=[0])]
+    detections = [found(1, [(0, 0.9, *box), (0, 0.8, 10, 10, 50, 51), (0, 0.7, 100, 100, 200, 190)])]
+    table = tabulate(detections, truths, ["a"])
+    matches = match(table)
+    assert matches.truth[0].tolist() == [0, -1, 1] and matches.truths.tolist() == [1]
+    assert (matches.hit[0].tolist(), matches.ignored[0].tolist()) == ([False, False, True], [True, False, False])
+    np.testing.assert_allclose(matches.overlap(0.5), [1, 0, 0.9])
+    assert average_precision(matches).mean == pytest.approx(coco_metrics(detections, truths, ["a"]).AP, abs=1e-12)
+
+
+def test_rows_are_in_the_order_of_coco() -> None:
+    first, second = (0, 0.5, 0, 0, 9, 9), (1, 0.7, 0, 0, 9, 9)
+    detections = [found(2, [first, first]), found(1, [second, first]), found("x")]
+    table = tabulate(detections, [known("x"), known(1), known(2)], ["a", "b"], limit=1)
+    assert (table.image_ids, table.found.label.tolist()) == ((1, 2, "x"), [0, 0, 1])
+    assert (table.found.picture.tolist(), table.found.row.tolist()) == ([0, 1, 0], [1, 0, 0])
+    matches = match(table)
+    assert matches.of(0) == slice(0, 2) and matches.of(1) == slice(2, 3) and matches.starts.tolist() == [0, 2, 3]
+
+
+@pytest.mark.parametrize("pictures", [0, 2])
+def test_nothing_is_nothing(pictures: int) -> None:
+    ids = range(pictures)
+    matches = match(tabulate([found(i) for i in ids], [known(i) for i in ids], ["a"]))
+    assert matches.hit.shape == (10, 0) and np.isnan(average_precision(matches).mean)
+    with pytest.raises(DataError, match="not of the same pictures"):
+        tabulate([found(9)], [known(i) for i in ids], ["a"])

@@ -16,6 +16,23 @@ from metric_cases import found, known
 from onestage.boxes import from_xywh
 from onestage.structures import Detections, Truth
 
+COCOAPI = "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_100.json"
+FILES = {
+    "fakebbox100": (COCOAPI, "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_fakebbox100_results.json"),
+    "harder100": (COCOAPI, "error_analysis/cases/harder100.json"),
+    "coco_tiny_made": ("coco_tiny/annotations/instances_train2017.json", "error_analysis/cases/coco_tiny_made.json"),
+    "voc100": (
+        "metrics_formats/data/database/gts/coco_format_v1/instances_default.json",
+        "metrics_formats/data/database/dets/coco_format/coco_dets.json",
+    ),
+    "sampled": (
+        "metrics_formats/tests/test_coco_eval/gts/sampled_gts_bbox_area.json",
+        "metrics_formats/tests/test_coco_eval/dets/sampled_bbox_results.json",
+    ),
+    "ignore": ("coco_eval_fixtures/tests/dataset/gt_ignore_test.json", "coco_eval_fixtures/tests/dataset/dt_ignore_test.json"),
+}
+"""The truth and the results of each set, below the folder of shared data."""
+
 Inputs = tuple[list[Detections], list[Truth], list[str]]
 
 

@@ -6,7 +6,7 @@ Shape letters: P pictures, K classes, N detections of all pictures and classes, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -114,6 +114,15 @@ def _true_rows(pairs: Sequence[Pair]) -> TrueRows:
         crowd=crowd,
         ignore=crowd | _joined([t.ignore.numpy() for t in truths], np.bool_),
     )
+
+
+def rescored(table: Table, score: Floats) -> Table:
+    """The same table with other scores (N,) for its detections, in COCO's order again."""
+    found = table.found
+    order = np.lexsort((found.row, found.picture, -score, found.label))
+    picture, row, label = found.picture[order], found.row[order], found.label[order]
+    rank = ranks(label * len(table.image_ids) + picture)
+    return replace(table, found=FoundRows(picture, row, rank, label, score[order], found.box[order]))
 
 
 def ranks(group: Ints) -> Ints:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from coco_cases import Inputs, random_case, read_coco, run_pycocotools
+from coco_cases import FILES, Inputs, random_case, read_coco, run_pycocotools
 from metric_cases import found, known
 from onestage.analysis import matches as matches_module
 from onestage.analysis.ap import average_precision
@@ -14,22 +14,6 @@ from onestage.analysis.matches import match
 from onestage.analysis.tables import tabulate
 from onestage.errors import DataError
 from onestage.metrics.coco import coco_metrics
-
-COCOAPI = "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_100.json"
-FILES = {
-    "fakebbox100": (COCOAPI, "coco_eval_fixtures/tests/dataset/cocoapi/instances_val2014_fakebbox100_results.json"),
-    "harder100": (COCOAPI, "error_analysis/cases/harder100.json"),
-    "coco_tiny_made": ("coco_tiny/annotations/instances_train2017.json", "error_analysis/cases/coco_tiny_made.json"),
-    "voc100": (
-        "metrics_formats/data/database/gts/coco_format_v1/instances_default.json",
-        "metrics_formats/data/database/dets/coco_format/coco_dets.json",
-    ),
-    "sampled": (
-        "metrics_formats/tests/test_coco_eval/gts/sampled_gts_bbox_area.json",
-        "metrics_formats/tests/test_coco_eval/dets/sampled_bbox_results.json",
-    ),
-    "ignore": ("coco_eval_fixtures/tests/dataset/gt_ignore_test.json", "coco_eval_fixtures/tests/dataset/dt_ignore_test.json"),
-}
 
 
 def twelve(detections, truths, classes):
@@ -50,14 +34,16 @@ def check_against_pycocotools(case: Inputs) -> None:
     np.testing.assert_array_equal(precision, np.where(theirs < 0, np.nan, theirs))
 
 
-@pytest.mark.parametrize("kind", [torch.float32, torch.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("name", FILES)
+SLOW = ("fakebbox100", "coco_tiny_made", "sampled")  # pycocotools needs more than a second for each
+
+
+@pytest.mark.parametrize("kind", [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)], ids=["64", "32"])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in FILES])
 def test_files_give_the_figures_of_pycocotools(shared_data: Path, name: str, kind: torch.dtype) -> None:
     check_against_pycocotools(read_coco(*(shared_data / file for file in FILES[name]), kind=kind))
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("block", [1, matches_module.BLOCK])
+@pytest.mark.parametrize(("seed", "block"), [(0, matches_module.BLOCK), (1, matches_module.BLOCK), (1, 1)])
 def test_random_pictures_give_the_figures_of_pycocotools(seed: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(matches_module, "BLOCK", block)
     check_against_pycocotools(random_case(seed))

@@ -1,0 +1,185 @@
+"""How sure AP is: the figures of data sets that are drawn from the pictures, with repeats.
+
+Shape letters: P pictures, K classes, T IoU thresholds, B draws, N detections of one class, I of them that are a hit or
+ignored at some threshold, H hits at one threshold. Each picture counts as often as it was drawn, as a weight in cumulative
+sums. So nothing is matched or sorted again, and the figures are those of the drawn data set (where a class has detections of
+equal score, their order may be another).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onestage.analysis.ap import average_precision
+from onestage.analysis.matches import Matches
+from onestage.analysis.tables import Bools, Floats, Ints
+from onestage.errors import check_number
+from onestage.metrics.coco import RECALLS
+
+Counts: TypeAlias = NDArray[np.int32]
+
+DRAWS = 1000
+"""So many data sets are drawn."""
+
+CELLS = 1 << 18
+"""About so many weights of detections are held at a time."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure of all pictures, and the range in which 95 of 100 drawn data sets have it; NaN if there is nothing to find."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassSureness:
+    """How sure the figures of one class are."""
+
+    name: str
+    AP: Estimate
+    AP50: Estimate
+
+
+@dataclass(frozen=True)
+class Sureness:
+    """How sure COCO's AP is, from so many ``draws`` of all ``pictures``, with that ``seed``."""
+
+    AP: Estimate
+    AP50: Estimate
+    per_class: tuple[ClassSureness, ...]
+    pictures: int
+    draws: int
+    seed: int
+
+
+def how_sure(matches: Matches, *, draws: int = DRAWS, seed: int = 0) -> Sureness:
+    """The intervals of AP and AP50 over all classes and of each; the matches are at COCO's T thresholds.
+
+    The limits are the percentiles 2.5 and 97.5 of the draws. With few pictures, the figure itself need not lie in the middle.
+    """
+    ap, drawn, half = average_precision(matches), drawn_ap(matches, draws=draws, seed=seed), matches.at(0.5)
+    means, halves = ap.by_class.mean(0), ap.by_class[half]
+    drawn_means, drawn_halves = drawn.mean(1), drawn[:, half]
+    return Sureness(
+        AP=estimate(ap.mean, over_classes(drawn_means)),
+        AP50=estimate(ap.at(half), over_classes(drawn_halves)),
+        per_class=tuple(
+            ClassSureness(name, estimate(means[k], drawn_means[:, k]), estimate(halves[k], drawn_halves[:, k]))
+            for k, name in enumerate(matches.table.classes)
+        ),
+        pictures=len(matches.table.image_ids),
+        draws=draws,
+        seed=seed,
+    )
+
+
+class ClassRows(NamedTuple):
+    """What AP needs of one class with objects: the pictures (N,) of its detections, less those that are always ignored; the
+    places (I,) among them of all that are a hit or ignored at some threshold; what these are, (T, I) each; and the picture of
+    each counted object.
+    """
+
+    label: int
+    picture: Ints
+    place: Ints
+    hit: Bools
+    ignored: Bools
+    truth_picture: Ints
+
+
+def class_rows(matches: Matches) -> list[ClassRows]:
+    """The rows of each class that has counted objects."""
+    true, result = matches.table.true, []
+    for k in np.flatnonzero(matches.truths).tolist():
+        rows = matches.of(k)
+        kept = ~matches.ignored[:, rows].all(0)
+        hit, ignored = matches.hit[:, rows][:, kept], matches.ignored[:, rows][:, kept]
+        place = np.flatnonzero((hit | ignored).any(0))
+        truth_picture = true.picture[matches.counted & (true.label == k)]
+        result.append(ClassRows(k, matches.picture[rows][kept], place, hit[:, place], ignored[:, place], truth_picture))
+    return result
+
+
+def drawn_ap(matches: Matches, *, draws: int = DRAWS, seed: int = 0) -> Floats:
+    """(B, T, K) the AP of each class in each of B draws of P of the P pictures; NaN where a draw has no object of the class.
+
+    The draws depend on the seed and the number of pictures alone: two detectors on the same pictures get the same ones.
+    """
+    rows = class_rows(matches)
+    longest = max((len(row.picture) for row in rows), default=1)
+    weights = drawn_weights(len(matches.table.image_ids), draws=draws, seed=seed, longest=longest)
+    shape = (0, len(matches.ious), len(matches.table.classes))
+    return np.concatenate([np.zeros(shape), *(weighted_ap(rows, part, shape[1:]) for part in weights)])
+
+
+def weighted_ap(rows: Sequence[ClassRows], weights: Counts, shape: tuple[int, int]) -> Floats:
+    """(B, T, K) the AP of each class if the pictures count weights (B, P) times. shape: T and K."""
+    result = np.full((len(weights), *shape), np.nan)
+    for row in rows:
+        result[:, :, row.label] = _class_ap(row, weights)
+    return result
+
+
+def drawn_weights(pictures: int, *, draws: int, seed: int, longest: int) -> Iterator[Counts]:
+    """Yield (B', P): how often each picture is in each draw, some draws at a time, the fewer the more rows the longest list
+    has.
+
+    One call of ``integers(0, P, P)`` of numpy's default generator makes a draw. Raise ConfigError for less than no draws.
+    """
+    check_number("draws", draws, least=0, whole=True)
+    generator = np.random.default_rng(seed)
+    step = max(1, CELLS // max(longest, pictures, 1))
+    for start in range(0, draws, step):
+        counts = np.zeros((min(step, draws - start), pictures), np.int32)
+        for row in counts if pictures else ():
+            row += np.bincount(generator.integers(0, pictures, pictures), minlength=pictures).astype(np.int32)
+        yield counts
+
+
+def over_classes(values: Floats) -> Floats:
+    """(B, K) -> (B,) the mean of each draw over the classes that it has; NaN if it has none."""
+    known = ~np.isnan(values)
+    count = known.sum(1)
+    return np.divide(np.where(known, values, 0).sum(1), count, out=np.full(len(values), np.nan), where=count > 0)
+
+
+def estimate(value: float, drawn: Floats) -> Estimate:
+    """The figure with the percentiles 2.5 and 97.5 of the draws, (B,), in which it is known."""
+    known = drawn[~np.isnan(drawn)]
+    low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else (np.nan, np.nan)
+    return Estimate(float(value), low, high)
+
+
+def _class_ap(rows: ClassRows, weights: Counts) -> Floats:
+    """(B, T) the AP of one class in draws in which the pictures count weights (B, P) times."""
+    result = np.zeros((len(weights), len(rows.hit)))
+    truths = weights[:, rows.truth_picture].sum(1)
+    reached = _recalls_reached(truths)
+    each = weights[:, rows.picture]  # (B, N)
+    total = each.cumsum(1, dtype=np.int32)[:, rows.place]  # (B, I)
+    each = each[:, rows.place]
+    for t, (hit, ignored) in enumerate(zip(rows.hit, rows.ignored, strict=True)):
+        kept = total - (each * ignored).cumsum(1) if ignored.any() else total
+        found = each[:, hit].cumsum(1)  # (B, H)
+        precision = found / (kept[:, hit] + np.spacing(1))
+        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+        # The sum over the recalls that each hit is the first to reach, of the best precision there. A hit reaches a number of
+        # recalls; the best precision falls from hit to hit, and each fall is shared by all recalls reached so far.
+        fall = -np.diff(best, axis=1, append=0.0)
+        result[:, t] = (fall * np.take_along_axis(reached, found, axis=1)).sum(1) / len(RECALLS)
+    result[truths == 0] = np.nan
+    return result
+
+
+def _recalls_reached(truths: Ints) -> Ints:
+    """(B, most + 1): how many of RECALLS a draw with truths (B,) objects reaches with 0, 1, 2 ... of them found."""
+    found = np.arange(truths.max(initial=0) + 1)
+    return np.searchsorted(RECALLS, found / np.maximum(truths, 1)[:, None], side="right")

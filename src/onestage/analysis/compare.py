@@ -88,7 +88,7 @@ def compare(
     Raise ConfigError for less than two, and DataError if the pictures are not the same, or if a label is none of the classes.
     """
     if len(systems) < 2:
-        raise ConfigError("a comparison needs two detectors or more", got=", ".join(systems) or "none")
+        raise ConfigError("there is nothing to compare", got=", ".join(systems) or "none", expected="two detectors or more")
     measured = [_measure(found, truths, classes, draws=draws, seed=seed) for found in systems.values()]
     pairings = tuple(
         _pairing((a, b), (systems_a, systems_b), classes)

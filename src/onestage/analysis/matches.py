@@ -135,7 +135,8 @@ def _pairs(table: Table, counted: Bools, least: float) -> Iterator[Pairs]:
     group = found.picture * len(table.classes) + found.label
     group_of_true = true.picture * len(table.classes) + true.label
     by_group = np.argsort(group_of_true, kind="stable")
-    first, stop = (np.searchsorted(group_of_true[by_group], group, side) for side in ("left", "right"))  # type: ignore[call-overload]
+    keys = group_of_true[by_group]
+    first, stop = np.searchsorted(keys, group, "left"), np.searchsorted(keys, group, "right")
     rows = np.flatnonzero(stop > first)
     rows = rows[np.argsort(group[rows], kind="stable")]
     for part in np.split(rows, _cuts(group[rows], (stop - first)[rows])):
@@ -143,7 +144,8 @@ def _pairs(table: Table, counted: Bools, least: float) -> Iterator[Pairs]:
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         mine, theirs = np.repeat(part, count), by_group[np.repeat(first[part], count) + place]
         iou = _overlap(table, mine, theirs)
-        mine, theirs, iou = (column[iou >= least] for column in (mine, theirs, iou))
+        near = iou >= least
+        mine, theirs, iou = mine[near], theirs[near], iou[near]
         head = np.flatnonzero(np.diff(mine, prepend=-1))
         turn = np.repeat(ranks(group[mine[head]]), np.diff(head, append=len(mine)))
         order = np.lexsort((-theirs, -iou, ~counted[theirs], mine, turn))

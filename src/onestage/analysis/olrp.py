@@ -56,8 +56,8 @@ def optimal_lrp(matches: Matches, *, iou: float = 0.5) -> OlrpFigures:
         hit, score = matches.hit[at, matches.of(k)][kept], matches.score[matches.of(k)][kept]
         rows.append(_least(hit, overlap[matches.of(k)][kept], score, (iou, count)) if count else NOTHING)
     columns = np.array([[r.error, r.loc, r.false_alarms, r.missed] for r in rows]).reshape(-1, 4).T
-    means = [float(column[~np.isnan(column)].mean()) if not np.isnan(column).all() else float("nan") for column in columns]
-    return OlrpFigures(iou, Olrp(*means, float("nan")), tuple(rows))
+    error, loc, false, missed = (float(known.mean()) if len(known := c[~np.isnan(c)]) else float("nan") for c in columns)
+    return OlrpFigures(iou, Olrp(error, loc, false, missed, float("nan")), tuple(rows))
 
 
 def _least(hit: Bools, overlap: Floats, score: Floats, limits: tuple[float, int]) -> Olrp:

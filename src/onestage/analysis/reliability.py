@@ -87,7 +87,7 @@ def localisation_reliability(table: Table, *, bins: int = 25) -> LocalisationRel
     check_number("bins", bins, least=1, whole=True)
     matches = match(table, ious=(0.0,))
     overlap, distances = np.where(matches.hit[0], matches.overlap(0.0), 0), []
-    for k in np.flatnonzero(matches.truths):
+    for k in np.flatnonzero(matches.truths).tolist():
         kept = np.flatnonzero(~matches.ignored[0, matches.of(k)]) + matches.of(k).start
         if len(kept):
             score, iou = matches.score[kept], overlap[kept]
@@ -106,4 +106,5 @@ def _sums(
     """
     bins = len(edges) - 1
     place = np.clip(np.searchsorted(edges, score, side=side) - 1, 0, bins - 1)
-    return (np.bincount(place, minlength=bins), *(np.bincount(place, v, minlength=bins) for v in (score, value)))
+    scores, values = (np.bincount(place, v, minlength=bins).astype(np.float64) for v in (score, value))
+    return np.bincount(place, minlength=bins), scores, values

@@ -166,4 +166,5 @@ def _threshold(name: str, cuts: _Cuts, want: Want, drawn: Floats) -> Threshold:
     chosen = int(_choose(figures, want)[0])
     values = [cuts.score[chosen], *(f[0, chosen] for f in figures)] if chosen >= 0 else [np.nan] * 4
     reached = float((~np.isnan(drawn[:, 0])).mean()) if len(drawn) else 0.0
-    return Threshold(name, *(estimate(v, drawn[:, i]) for i, v in enumerate(values)), reached)
+    score, precision, recall, f1 = (estimate(value, drawn[:, i]) for i, value in enumerate(values))
+    return Threshold(name, score, precision, recall, f1, reached)

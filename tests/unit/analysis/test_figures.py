@@ -221,5 +221,5 @@ def test_two_detectors_are_told_apart_or_not():
         (i, 2, 0) for i in range(60) if i % 5 in (1, 2)
     }
     assert json.loads(json.dumps(dataclasses.asdict(found)))["names"] == ["bad", "good", "again"]
-    with pytest.raises(ConfigError, match="two detectors"):
+    with pytest.raises(ConfigError, match="two detectors or more"):
         compare({"good": good}, truths, classes)

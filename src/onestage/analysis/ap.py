@@ -61,23 +61,23 @@ def average_precision(matches: Matches, *, limit: int | None = None) -> AverageP
             hit, kept = matches.hit[t, rows], ~matches.ignored[t, rows]
             if within is not None:
                 hit, kept = hit & within, kept & within
-            precision[t, :, k], recall[t, k] = _curve(hit, kept, int(truths[k]))
+            precision[t, :, k], recall[t, k] = curve(hit, kept, int(truths[k]))
     return AveragePrecision(precision, recall)
 
 
-def _curve(hit: Bools, kept: Bools, truths: int) -> tuple[Floats, float]:
-    """The precision at RECALLS, (R,), and the final recall, for one class at one threshold.
+def curve(hit: Bools, kept: Bools, truths: int, *, recalls: Floats = RECALLS) -> tuple[Floats, float]:
+    """The precision at ``recalls``, (R,), and the final recall, for one class at one threshold.
 
     hit (N,), kept (N,): not ignored. Only hits are looked at: after one, precision falls and recall stays until the next.
     """
     at = np.flatnonzero(hit)
     if not len(at):
-        return np.zeros(len(RECALLS)), 0.0
+        return np.zeros(len(recalls)), 0.0
     found = np.arange(1.0, len(at) + 1)
     precision = found / (np.cumsum(kept)[at] + np.spacing(1))
     best = np.maximum.accumulate(precision[::-1])[::-1]
     recall = found / truths
-    return np.append(best, 0.0)[np.searchsorted(recall, RECALLS)], float(recall[-1])
+    return np.append(best, 0.0)[np.searchsorted(recall, recalls)], float(recall[-1])
 
 
 def _mean(values: Floats) -> float:

@@ -91,7 +91,7 @@ class Matches:
         truth = self.truth[self.at(iou)]
         rows = np.flatnonzero(truth >= 0)
         result = np.zeros(len(truth))
-        result[rows] = _overlap(self.table, rows, truth[rows])
+        result[rows] = overlap(self.table, rows, truth[rows])
         return result
 
 
@@ -143,7 +143,7 @@ def _pairs(table: Table, counted: Bools, least: float) -> Iterator[Pairs]:
         count = (stop - first)[part]
         place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
         mine, theirs = np.repeat(part, count), by_group[np.repeat(first[part], count) + place]
-        iou = _overlap(table, mine, theirs)
+        iou = overlap(table, mine, theirs)
         near = iou >= least
         mine, theirs, iou = mine[near], theirs[near], iou[near]
         head = np.flatnonzero(np.diff(mine, prepend=-1))
@@ -176,7 +176,7 @@ def _take(pairs: Pairs, floor: Floats, crowd: Bools, *, free: Bools, truth: NDAr
         free[threshold, taken] = crowd[taken]
 
 
-def _overlap(table: Table, found: Ints, true: Ints) -> Floats:
+def overlap(table: Table, found: Ints, true: Ints) -> Floats:
     """(M,) the IoU of pairs of rows; with a crowd, the share of the detection inside it. Rounded as pycocotools rounds."""
     a, b = table.found.box[found], table.true.box[true]
     side_a, side_b = a[:, 2:] - a[:, :2], b[:, 2:] - b[:, :2]

@@ -70,9 +70,15 @@ class TrueRows:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """All detections and true objects of P pictures. image_ids: of each picture; classes: the K names, by label."""
+    """All detections and true objects of P pictures.
+
+    image_ids: of each picture; sizes (P, 2): its (height, width) in pixels; counts (P,): its detections, those beyond the limit
+    included; classes: the K names, by label.
+    """
 
     image_ids: tuple[int | str, ...]
+    sizes: Ints
+    counts: Ints
     classes: tuple[str, ...]
     found: FoundRows
     true: TrueRows
@@ -86,7 +92,9 @@ def tabulate(detections: Sequence[Detections], truths: Sequence[Truth], classes:
     """
     pairs = pair_up(detections, truths, classes)
     ids = tuple(pair.truth.image_id for pair in pairs)
-    return Table(ids, tuple(classes), _found_rows(pairs, limit), _true_rows(pairs))
+    sizes = np.array([pair.found.size for pair in pairs], np.int64).reshape(-1, 2)
+    counts = np.array([len(pair.found) for pair in pairs], np.int64)
+    return Table(ids, sizes, counts, tuple(classes), _found_rows(pairs, limit), _true_rows(pairs))
 
 
 def _found_rows(pairs: Sequence[Pair], limit: int) -> FoundRows:

@@ -1,0 +1,57 @@
+"""The whole analysis: its parts fit together, and it is plain data."""
+
+import json
+
+import pytest
+
+from metric_cases import found, known
+from onestage.analysis.analysis import Analysis, analyse
+from onestage.errors import DataError
+
+CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)
+
+
+def small() -> Analysis:
+    detections = [found(7, [(0, 0.99, *CAT), (0, 0.98, *DOG)]), found("b", [(1, 0.2, *CAT)])]
+    truths = [known(7, [(0, *CAT), (1, *DOG)]), known("b")]
+    return analyse(detections, truths, ["cat", "dog"], brightness={7: (3.0, 4.0)})
+
+
+def test_every_part_is_there_and_json_gives_the_same_back() -> None:
+    result = small()
+    assert result.errors and [p.found for p in result.errors.pictures] == ["TC", "B"]
+    assert result.labels and result.slices and result.confusion and result.losses
+    text = result.to_json()
+    assert Analysis.from_json(text).to_json() == text
+    assert Analysis.from_json(text).errors == result.errors
+
+
+def test_without_pictures_and_classes_it_is_empty() -> None:
+    assert Analysis.from_json(analyse([], [], []).to_json()).losses == ()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"classes": ["cat", 3]},
+        {"errors": {"iou": 0.5}},
+        {"confusion": {"classes": [], "score": "high", "iou": 0.5, "cells": []}},
+        {"another": None},
+        {"losses": {"a": 1}},
+    ],
+)
+def test_other_content_is_refused_with_its_place(change: dict[str, object]) -> None:
+    content = {**json.loads(small().to_json()), **change}
+    with pytest.raises(DataError) as caught:
+        Analysis.from_json(json.dumps(content))
+    assert caught.value.where.startswith("Analysis")
+
+
+@pytest.mark.parametrize("text", ["", "[1", "[]", "null", '{"errors": null}', "[" * 100_000])
+def test_what_is_no_analysis_is_refused(text: str) -> None:
+    with pytest.raises(DataError, match="analysis"):
+        Analysis.from_json(text)
+
+
+def test_a_part_that_an_older_file_lacks_is_none() -> None:
+    assert Analysis.from_json('{"classes": ["cat"]}') == Analysis(("cat",))

@@ -39,7 +39,8 @@ class Candidate:
 CANDIDATES = (
     Candidate("dssd", "timm/resnet50", 11.21, depthwise=False, speed=1.0, needs=20_000, stride=8, gpu=True),
     Candidate("dssd", "timm/resnet34", 9.07, depthwise=False, speed=1.0, needs=12_000, stride=8, gpu=True),
-    Candidate("dssd", "timm/resnet18", 5.29, depthwise=False, speed=1.0, needs=5_000, stride=8),
+    Candidate("dssd", "timm/resnet18", 5.29, depthwise=False, speed=1.0, needs=8_000, stride=8),
+    Candidate("dssd", "timm/regnetx_002", 1.79, depthwise=False, speed=0.55, needs=2_500, stride=8),
     Candidate("ssdlite320_mobilenet_v3_large", None, 0.41, depthwise=True, speed=1.2, needs=4_000, stride=16),
     Candidate("tinyssd", None, 1.54, depthwise=False, speed=1.0, needs=3_000, stride=8),
 )

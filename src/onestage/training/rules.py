@@ -25,8 +25,12 @@ BATCHES = (16, 8)
 """Batch sizes, the best first."""
 ENOUGH_STEPS = 1_000
 """Optimiser steps of a training. With fewer, smaller batches teach more."""
-FEW_PASSES = 8
-"""With fewer passes over the data, the network has no time to learn from zoomed and cropped pictures."""
+FEW_PASSES, MANY_PASSES = 20, 60
+"""With fewer passes over the data than the first, the network has no time to learn from zoomed pictures; with fewer than the
+second, none to learn from SSD's strong zoom and crops.
+"""
+ZOOM = ("scale_jitter=0.3",)
+"""Between the two: a mild zoom, without which the network learns the pictures by heart. It stays to the end."""
 LOOKED_AT = 200
 """Pictures whose header is read where the annotations do not state the sizes."""
 CACHE_SHARE, CACHE_MOST = 0.25, 4.0
@@ -104,13 +108,12 @@ def decide(model: Detector, facts: Facts, *, given: Mapping[str, Setting]) -> Ch
     """
     recipe = recipe_for(model.config)
     settings = {name: value for name, value in {**BEFORE_DATA, **EVERY, **recipe.settings}.items() if _is_open(name, given)}
-    ruled = [rule for rule in _ruled(model, facts, given) if rule.setting not in given]
+    ruled = [rule for rule in _ruled(model, facts, given) if _is_open(rule.setting, given)]
     settings |= {**{rule.setting: rule.value for rule in ruled}, **given}
     if recipe.lr is not None and _is_open("lr", given):
         settings["lr"] = round(recipe.lr * (make_config(settings).batch_size / 32) ** 0.5, 6)
-    if "augment" not in given:
-        words = (*_words(recipe.settings.get("augment_with", ())), *_words(given.get("augment_with", ())))
-        settings["augment_with"] = words
+    usual = () if "augment" in given else (recipe.settings, {rule.setting: rule.value for rule in ruled})
+    settings["augment_with"] = tuple(word for part in (*usual, given) for word in _words(part.get("augment_with", ())))
     told = [Decision(rule.setting, _text(rule.value), rule.reason, option(rule.setting)) for rule in ruled if rule.reason]
     return Chosen(make_config(settings), (*told, *_of_recipe(recipe, settings, given)), facts.machine)
 
@@ -146,9 +149,11 @@ def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting]) -> It
     small = f"makes {seen // batch:,} steps; fewer of them teach less"
     yield Rule("batch_size", batch, small if batch < BATCHES[0] else "")
     seen = steps * int(_number(given.get("batch_size")) or batch) if steps else seen
-    if seen < FEW_PASSES * count:
-        passes = f"{seen / count:.1f} passes: too few for zoomed and cropped pictures"
-        yield Rule("augment", "light", passes)
+    passes = seen / count
+    if passes < MANY_PASSES:
+        yield Rule("augment", "light", f"{passes:.3g} passes: too few for SSD's strong zoom and crops")
+        if passes >= FEW_PASSES:
+            yield Rule("augment_with", ZOOM, "a mild zoom, or so many passes are learned by heart")
 
 
 def _of_machine(model: Detector, machine: Machine, given: Mapping[str, Setting]) -> Iterator[Rule]:

@@ -48,10 +48,11 @@ def test_every_recipe_has_settings_that_exist() -> None:
     [
         (Facts(205, 87), {"epochs": 59, "batch_size": 8, "evaluate_every": 1}),
         (Facts(20, 5), {"epochs": 200, "batch_size": 8}),
-        (Facts(50_000, 100), {"epochs": 12, "batch_size": 16, "augment": "ssd"}),
+        (Facts(50_000, 100), {"epochs": 12, "batch_size": 16, "augment": "light"}),
         (Facts(100, 200), {"evaluate_every": 7}),
-        (Facts(1000, 10, seen=5000), {"batch_size": 8, "augment": "light"}),
-        (Facts(1000, 10, seen=20_000), {"batch_size": 16, "augment": "ssd"}),
+        (Facts(1000, 10, seen=5000), {"batch_size": 8, "augment": "light", "augment_with": ()}),
+        (Facts(1000, 10, seen=20_000), {"batch_size": 16, "augment": "light", "augment_with": ("scale_jitter=0.3",)}),
+        (Facts(300, 10, seen=20_000), {"batch_size": 16, "augment": "ssd", "augment_with": ()}),
         (Facts(10, 1, machine=machine()), {"precision": "auto"}),
         (Facts(10, 1, machine=machine(FAST)), {"precision": "bf16", "channels_last": True}),
         (Facts(10, 1, machine=machine(StepTimes(20.0, 20.0, 9.0))), {"channels_last": False}),
@@ -89,6 +90,13 @@ def test_what_is_given_stays_and_is_not_told() -> None:
 def test_what_is_given_forbids_depthwise_convolutions_in_fp32(given: dict[str, object]) -> None:
     config = decided(Facts(10, 1, machine=machine(MIXED)), **given)
     assert not config.fp32_depthwise and config.precision != "bf16"
+
+
+def test_an_augmentation_that_is_given_gets_no_zoom() -> None:
+    facts = Facts(1000, 10, seen=20_000)
+    assert decided(facts, augment="light").augment_with == ()
+    assert decided(facts, augment_with=("flip=0.1",)).augment_with == ("scale_jitter=0.3", "flip=0.1")
+    assert decided(facts, augment="none", augment_with=("flip=0.1",)).augment_with == ("flip=0.1",)
 
 
 def test_steps_that_are_given_need_no_smaller_batch() -> None:

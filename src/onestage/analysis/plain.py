@@ -29,7 +29,7 @@ def to_plain(value: object) -> Json:
         return [to_plain(item) for item in value]
     if isinstance(value, float) and math.isnan(value):
         return None
-    if value is None or type(value) in (str, int, float, bool):
+    if value is None or isinstance(value, str | int | float):
         return cast(Json, value)
     raise TypeError(f"no plain data: {type(value).__name__}")
 

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from metric_cases import found, known
-from onestage.analysis.analysis import Analysis, analyse
-from onestage.errors import DataError
+from onestage.analysis import Analysis, AnalysisSettings, analyse
+from onestage.errors import ConfigError, DataError
 
 CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)
 
@@ -14,20 +14,22 @@ CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)
 def small() -> Analysis:
     detections = [found(7, [(0, 0.99, *CAT), (0, 0.98, *DOG)]), found("b", [(1, 0.2, *CAT)])]
     truths = [known(7, [(0, *CAT), (1, *DOG)]), known("b")]
-    return analyse(detections, truths, ["cat", "dog"], brightness={7: (3.0, 4.0)})
+    settings = AnalysisSettings(draws=20, calibrate="temperature")
+    return analyse(detections, truths, ["cat", "dog"], settings=settings, brightness={7: (3.0, 4.0)})
 
 
 def test_every_part_is_there_and_json_gives_the_same_back() -> None:
     result = small()
     assert result.errors and [p.found for p in result.errors.pictures] == ["TC", "B"]
-    assert result.labels and result.slices and result.confusion and result.losses
+    assert None not in vars(result).values()
+    assert result.slices and result.thresholds and result.slices.score == result.thresholds.overall.score.value
     text = result.to_json()
     assert Analysis.from_json(text).to_json() == text
     assert Analysis.from_json(text).errors == result.errors
 
 
 def test_without_pictures_and_classes_it_is_empty() -> None:
-    assert Analysis.from_json(analyse([], [], []).to_json()).losses == ()
+    assert Analysis.from_json(analyse([], [], [], settings=AnalysisSettings(draws=2)).to_json()).losses == ()
 
 
 @pytest.mark.parametrize(
@@ -55,3 +57,9 @@ def test_what_is_no_analysis_is_refused(text: str) -> None:
 
 def test_a_part_that_an_older_file_lacks_is_none() -> None:
     assert Analysis.from_json('{"classes": ["cat"]}') == Analysis(("cat",))
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for settings in ({"score": 2}, {"sure": -1}):
+        with pytest.raises(ConfigError):
+            AnalysisSettings(**settings)

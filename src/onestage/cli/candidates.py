@@ -49,6 +49,8 @@ SIDES = (256, 320, 384, 448, 512, 640)
 """Sides of the input in pixels. Multiples of 64 suit every neck."""
 USUAL, USUAL_ON_GPU = 320, 512
 """The side, where the objects need no larger one."""
+PLENTY = 2
+"""With so many times the pictures that a detector needs, the next larger side is better than more pictures, on a CPU."""
 CELLS = 2
 """Cells of the finest map that the typical object of the smallest class should span."""
 RARE = 10
@@ -104,17 +106,36 @@ class Choice(NamedTuple):
     seen: int | None
 
 
-def choose(candidates: Sequence[Candidate], sizes: Sequence[Size], machine: Machine | None, *, seconds: float) -> Choice:
-    """The first candidate that sees enough pictures in the time, at the first of the sizes; if none does, the nearest to it."""
+def choose(
+    candidates: Sequence[Candidate],
+    sizes: Sequence[Size],
+    machine: Machine | None,
+    *,
+    seconds: float,
+    larger: Size | None = None,
+) -> Choice:
+    """The first candidate that sees enough pictures in the time, at the first of the sizes; if none does, the nearest to it.
+
+    larger: a size that comes before these, where it sees ``PLENTY`` times as many pictures as the candidate needs.
+    """
     tried = []
-    for candidate, size in product(candidates, sizes):
+    for candidate, size in product(candidates, [*([] if larger is None else [larger]), *sizes]):
         if machine is None:
-            return Choice(candidate, size, None)
+            return Choice(candidate, sizes[0], None)
         seen = int(rate_of(candidate, size, machine) * seconds * TRAINING)
-        if seen >= candidate.needs:
+        needs = candidate.needs * (PLENTY if size == larger else 1)
+        if seen >= needs:
             return Choice(candidate, size, seen)
-        tried.append((seen / candidate.needs, Choice(candidate, size, seen)))
+        tried.append((seen / needs, Choice(candidate, size, seen)))
     return max(tried, key=lambda pair: pair[0])[1]
+
+
+def larger_than(size: Size, data: DataFacts) -> Size | None:
+    """The next larger input (height, width), or None if the pictures have no more pixels."""
+    side = sqrt(size[0] * size[1])
+    native = sqrt(data.size[0] * data.size[1])
+    found = next((each for each in SIDES if each > 1.05 * side), None)
+    return None if found is None or found > native else shaped(found, data.aspect)
 
 
 def sizes_for(data: DataFacts, *, gpu: bool) -> list[Size]:

@@ -14,6 +14,7 @@ from onestage.cli.output import say
 from onestage.errors import ConfigError
 
 if TYPE_CHECKING:
+    from onestage.cli.candidates import Choice
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
     from onestage.model.detector import Detector
@@ -142,19 +143,17 @@ def choose_detector(
 
     data: the pictures to learn from. minutes: the time for the training, if the user set it.
     """
-    from onestage.cli.candidates import CANDIDATES, HOUR, DataFacts, choose, sizes_for
+    from onestage.cli.candidates import CANDIDATES, HOUR, DataFacts, choose, larger_than, sizes_for
     from onestage.training.rules import Decision
 
     facts = DataFacts.of(data)
     candidates = [each for each in CANDIDATES if gpu >= each.gpu and (asked.backbone is None or each.backbone is not None)]
     sizes = sizes_for(facts, gpu=gpu) if asked.size is None else [parse_size(asked.size)]
-    found = choose(candidates, sizes, machine, seconds=HOUR if minutes is None else 60 * minutes)
+    larger = None if gpu or asked.size is not None else larger_than(sizes[0], facts)
+    found = choose(candidates, sizes, machine, seconds=HOUR if minutes is None else 60 * minutes, larger=larger)
     candidate, (height, width) = found.candidate, found.size
     chosen = replace(asked, model=candidate.model, size=f"{height}x{width}", backbone=asked.backbone or candidate.backbone)
-    title = candidate.model if chosen.backbone is None else f"{candidate.model} on {chosen.backbone}"
-    time = "an hour" if minutes is None else f"{minutes:g} min"
-    seen = "" if found.seen is None else f"sees {found.seen:,} pictures in {time}, "
-    decisions = [Decision("model", title, f"{seen}needs {candidate.needs:,}", "--model")]
+    decisions = [_model(chosen, found, "an hour" if minutes is None else f"{minutes:g} min")]
     side = facts.small * sqrt(height * width)
     if asked.size is None:
         decisions.append(Decision("size", f"{height}x{width}", f"small objects have {side:.0f} pixels there", "--size"))
@@ -163,6 +162,15 @@ def choose_detector(
         chosen, text = replace(chosen, box_sizes=boxes), " ".join(f"{size:g}" for size in boxes)
         decisions.append(Decision("box_sizes", text, "those of the recipe are too large for them", "--box-sizes"))
     return chosen, decisions, found.seen
+
+
+def _model(chosen: ModelChoice, found: Choice, time: str) -> Decision:
+    """How the model was decided. time: that of the training, in words."""
+    from onestage.training.rules import Decision
+
+    title = f"{chosen.model}" if chosen.backbone is None else f"{chosen.model} on {chosen.backbone}"
+    seen = "" if found.seen is None else f"sees {found.seen:,} pictures in {time}, "
+    return Decision("model", title, f"{seen}needs {found.candidate.needs:,}", "--model")
 
 
 def _smaller_boxes(config: DetectorConfig, side: float) -> tuple[float, ...] | None:

@@ -23,15 +23,14 @@ class Recipe:
     """How a family is trained.
 
     family: its name, for people. part: the kind of backbone or neck that its detectors have. lr: the peak learning rate for 32
-    pictures per step. settings: the other fields of ``TrainConfig`` that differ from the defaults. bought: what each choice
-    bought, as measured.
+    pictures per step. settings: the other fields of ``TrainConfig`` that differ from the defaults.
+    docs/training.md says what each choice bought.
     """
 
     family: str
     part: type[object]
     lr: float | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    bought: str = ""
 
 
 EVERY: Mapping[str, Setting] = {"warmup": 100, "ema": 0.998, "fused": True, "decoder": "fast"}

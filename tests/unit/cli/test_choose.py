@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from onestage.cli.candidates import CANDIDATES, DENSE_WORK, DEPTHWISE_WORK, DataFacts, choose, shaped, sizes_for
+from onestage.cli.candidates import CANDIDATES, DENSE_WORK, DEPTHWISE_WORK, DataFacts, choose, larger_than, shaped, sizes_for
 from onestage.cli.choose import ModelChoice
 from onestage.cli.main import main
 from onestage.cli.start import best_start
@@ -62,6 +62,19 @@ def test_a_gpu_gets_a_large_one_and_no_measurement_the_first() -> None:
 def test_the_input_shows_small_objects(facts: DataFacts, gpu: bool, first: object, last: object) -> None:
     sizes = sizes_for(facts, gpu=gpu)
     assert (sizes[0], sizes[-1]) == (first, last)
+
+
+@pytest.mark.parametrize(("milliseconds", "side"), [(4, 320), (7, 384), (10, 320)])
+def test_plenty_of_time_buys_a_larger_input(milliseconds: float, side: int) -> None:
+    found = choose(ON_CPU, [(320, 320), (256, 256)], machine(milliseconds), seconds=600, larger=(384, 384))
+    assert found.size == (side, side)
+
+
+def test_no_input_has_more_pixels_than_the_pictures() -> None:
+    assert larger_than((320, 320), DataFacts((480, 640), small=0.07)) == (384, 384)
+    assert larger_than((256, 256), DataFacts((256, 256), small=0.07)) is None
+    assert larger_than((640, 640), DataFacts((2000, 2000), small=0.07)) is None
+    assert larger_than((160, 640), DataFacts((500, 2000), small=0.07, aspect=4.0)) == (192, 768)
 
 
 def test_wide_pictures_get_a_wide_input() -> None:

@@ -26,12 +26,12 @@ from onestage.creation import build
 from onestage.explain import Explanation, explain_sample
 from onestage.explain import pictures as seen_as
 from onestage.metrics.plots import COLOURS, FAINT, INK, panels, save
+from onestage.model.cost import cost_of
 from onestage.model.detector import Detector
 from onestage.model.losses.focal import FocalLoss, focal_loss
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.suppress import NMS, DIoUNMS, HardNMS, LinearSoftNMS, SoftNMS
 from onestage.weights.tensor_file import numbered_classes
-from onestage.zoo.cost import cost_of
 from onestage.zoo.efficientdet import VARIANTS
 from onestage.zoo.table import recipe
 

@@ -107,7 +107,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onestage.training.loop.train", done)
     monkeypatch.setattr("onestage.deploy.export.export", done)
     monkeypatch.setattr("onestage.explain.explain_sample", done)
-    monkeypatch.setattr("onestage.zoo.cost.cost_of", done)
+    monkeypatch.setattr("onestage.model.cost.cost_of", done)
     monkeypatch.setattr(train, "_free_folder", lambda _: Path("free"))
 
 

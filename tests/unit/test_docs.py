@@ -23,8 +23,8 @@ from loaded import ROOT, loaded
 from onestage.cli.main import VERBS, main
 from onestage.cli.train import NO_CHOICE
 from onestage.errors import DataError
+from onestage.model.cost import cost_of
 from onestage.weights.tensor_file import numbered_classes
-from onestage.zoo.cost import cost_of
 from onestage.zoo.table import ANY_BACKBONE, ZOO, recipe
 
 DOCS = ROOT / "docs"

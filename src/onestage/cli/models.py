@@ -101,9 +101,9 @@ def _chosen(names: Sequence[str]) -> list[str]:
 
 
 def _row(name: str, classes: int) -> Row:
+    from onestage.model.cost import cost_of
     from onestage.weights.source import WEIGHTS, tags
     from onestage.weights.tensor_file import numbered_classes
-    from onestage.zoo.cost import cost_of
     from onestage.zoo.table import ZOO, recipe
 
     config = recipe(name, numbered_classes(classes))

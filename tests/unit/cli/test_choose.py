@@ -12,11 +12,11 @@ from onestage.cli.main import main
 from onestage.cli.start import best_start
 from onestage.data import load_dataset
 from onestage.errors import WeightsError
+from onestage.model.cost import cost_of
 from onestage.training import machine as machines
 from onestage.training.folder import Plan
 from onestage.training.machine import Machine, StepTimes
 from onestage.weights.at_hand import Offer
-from onestage.zoo.cost import cost_of
 from onestage.zoo.table import recipe
 
 Captured = pytest.CaptureFixture[str]

@@ -7,8 +7,8 @@ import pytest
 
 from onestage import create
 from onestage.cli.main import main
+from onestage.model.cost import Cost, cost_of
 from onestage.weights.source import WEIGHTS
-from onestage.zoo.cost import Cost, cost_of
 
 counted_once = cache(cost_of)
 
@@ -45,7 +45,7 @@ def test_a_narrow_terminal_breaks_no_number(
     width: int, gone: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setattr("onestage.zoo.cost.cost_of", counted_once)
+    monkeypatch.setattr("onestage.model.cost.cost_of", counted_once)
     assert main(["models", "ssd"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines if "https://" not in line) <= width
@@ -62,7 +62,7 @@ def test_the_whole_list_names_the_weights_in_few_lines_before_the_costs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    monkeypatch.setattr("onestage.zoo.cost.cost_of", lambda config: Cost(1, 2, 3))
+    monkeypatch.setattr("onestage.model.cost.cost_of", lambda config: Cost(1, 2, 3))
     assert main(["models"]) == 0
     text = capsys.readouterr().out
     weights, _, rest = text.partition("\n\n")

@@ -8,7 +8,7 @@ import torch
 import onestage
 from onestage.deploy.benchmark import pictures
 from onestage.deploy.export import export
-from onestage.zoo.cost import cost_of
+from onestage.model.cost import cost_of
 from onestage.zoo.table import ANY_BACKBONE, ZOO
 
 pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")

@@ -9,7 +9,7 @@ import onestage
 from onestage.errors import ConfigError
 from onestage.model.anchors.levels import anchor_boxes
 from onestage.model.config import DetectorConfig
-from onestage.zoo.cost import cost_of
+from onestage.model.cost import cost_of
 from onestage.zoo.efficientdet import VARIANTS
 from onestage.zoo.table import recipe
 

@@ -10,9 +10,9 @@ from torchvision.models.detection import (
     SSDLite320_MobileNet_V3_Large_Weights,
 )
 
+from onestage.model.cost import cost_of
 from onestage.model.detector import Detector
 from onestage.weights.tensor_file import numbered_classes
-from onestage.zoo.cost import cost_of
 from onestage.zoo.table import recipe
 
 

@@ -4,6 +4,9 @@ The memory is one block that workers inherit from their parent. It has no name i
 a process ends. A picture goes where the block is free, and stays there: what does not fit is decoded again each time. Where
 workers are not forked (Windows, macOS), each has a part of the memory for itself. The result is the same to the bit.
 
+Processors such as ARM's may show a process the note that a picture is here before they show its pixels. So a process takes a
+picture for the first time only if its pixels have the checksum in the note; before that, it decodes the picture again.
+
 Shape letters: P pictures, H, W height and width of one as it was decoded.
 """
 
@@ -11,6 +14,7 @@ from __future__ import annotations
 
 import mmap
 import multiprocessing
+import zlib
 from collections.abc import Callable
 
 import numpy as np
@@ -31,11 +35,12 @@ class PictureCache:
         self._arguments = size, count, processes
         try:
             self._block = mmap.mmap(-1, size)
-            rows = mmap.mmap(-1, max(count, 1) * len(REDUCTIONS) * 3 * 8)
+            rows = mmap.mmap(-1, max(count, 1) * len(REDUCTIONS) * 4 * 8)
         except (OSError, OverflowError, ValueError) as error:
             what, expected = "there is no memory for so large a cache", "gigabytes that are free"
             raise ConfigError(what, where="cache", got=size / 1e9, expected=expected, fix="lower cache=") from error
-        self._rows = np.frombuffer(rows, np.int64).reshape(-1, len(REDUCTIONS), 3)  # of each picture: height, width, start
+        self._notes = np.frombuffer(rows, np.int64).reshape(-1, len(REDUCTIONS), 4)  # height, width, start, checksum
+        self._whole: set[tuple[int, int]] = set()  # pictures and reductions whose pixels this process has seen
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._reserving = multiprocessing.Lock()
 
@@ -51,8 +56,12 @@ class PictureCache:
 
     def get(self, index: int, reduction: int) -> Tensor | None:
         """Picture ``index`` as decoded with a reduction, (3, H, W) uint8; None if it is not here. It must not be changed."""
-        height, width, start = self._rows[index, REDUCTIONS.index(reduction)].tolist()
-        return self._pixels(start, height, width) if height else None
+        height, width, start, checksum = self._notes[index, REDUCTIONS.index(reduction)].tolist()
+        if (index, reduction) not in self._whole:
+            if not height * width or self._checksum(start, height, width) != checksum:
+                return None
+            self._whole.add((index, reduction))
+        return self._pixels(start, height, width)
 
     def put(self, index: int, reduction: int, image: Tensor) -> None:
         """Keep a picture (3, H, W) uint8 if there is room."""
@@ -61,9 +70,9 @@ class PictureCache:
             return
         _, height, width = image.shape
         self._pixels(start, height, width).copy_(image)
-        row = self._rows[index, REDUCTIONS.index(reduction)]
-        row[1:] = width, start
-        row[0] = height  # last: from now on it is found
+        note = self._notes[index, REDUCTIONS.index(reduction)]
+        note[1:] = width, start, self._checksum(start, height, width)
+        note[0] = height  # last: from now on it is found
 
     def _reserved(self, size: int) -> int | None:
         if self.used + size > len(self._block) or not self._reserving.acquire(block=False):
@@ -76,6 +85,9 @@ class PictureCache:
             return start
         finally:
             self._reserving.release()
+
+    def _checksum(self, start: int, height: int, width: int) -> int:
+        return zlib.crc32(memoryview(self._block)[start : start + 3 * height * width])
 
     def _pixels(self, start: int, height: int, width: int) -> Tensor:
         """(3, H, W), channels-last in memory as ``decode_image`` gives it."""

@@ -215,6 +215,24 @@ def test_a_killed_process_stops_no_other() -> None:
     assert cache.get(1, 1) is None and cache.get(0, 2) is None
 
 
+def test_a_note_that_comes_before_its_pixels_is_not_believed() -> None:
+    """Nor one of which only a part is here: some processors show what another process wrote in another order."""
+    cache, image = PictureCache(10_000, count=2, processes=2), torch.arange(300, dtype=torch.uint8).view(3, 10, 10)
+    cache.put(0, 1, image)
+    cache.put(1, 1, image.flip(0))
+    pixels, note = cache._pixels(300, 10, 10), cache._notes[1, 0].copy()
+    late = pixels.clone()
+    pixels[:, 9] = 0
+    assert cache.get(1, 1) is None
+    pixels.copy_(late)
+    for part in (1, 2, 3):  # width, start, checksum
+        cache._notes[1, 0, part] = 0
+        assert cache.get(1, 1) is None
+        cache._notes[1, 0] = note
+    kept = cache.get(1, 1)
+    assert kept is not None and kept.equal(image.flip(0)) and (1, 1) in cache._whole
+
+
 def test_a_process_that_is_not_forked_has_its_part() -> None:
     cache = PictureCache(10_000, count=3, processes=2)
     make, arguments = cache.__reduce__()

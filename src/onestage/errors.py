@@ -115,6 +115,10 @@ class DataError(OnestageError):
     """A data set, picture or annotation is wrong."""
 
 
+class ProblemsError(DataError):
+    """A data set has problems, which are listed. Training may go on without what is bad if it is told to leave it out."""
+
+
 class ConfigError(OnestageError):
     """A model or training configuration is wrong, or its parts do not fit each other."""
 

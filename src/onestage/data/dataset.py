@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from onestage.data.text import size_text
-from onestage.errors import ConfigError, DataError, OnestageError, PictureError, counted, first_ten
+from onestage.errors import ConfigError, DataError, OnestageError, PictureError, ProblemsError, counted, first_ten
 from onestage.images import decode_image, decoding_cost, image_size, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
@@ -220,12 +220,12 @@ LEAVE_OUT = CORRECT + ', or go on without them: on_bad="skip"'
 """What to do about problems of a data set, where that is still to be chosen."""
 
 
-def complain(root: Path, problems: Sequence[Problem], *, empty: bool, more: str = "") -> DataError:
+def complain(root: Path, problems: Sequence[Problem], *, empty: bool, more: str = "") -> ProblemsError:
     """The one error for all problems of a data set. It lists the first ten and counts the rest. empty: no object is without
     problems, so leaving out the others is no remedy. more: what else one can do.
     """
     what, got = f"{counted(len(problems), 'problem')} in this data set", first_ten([str(problem) for problem in problems])
-    return DataError(what, where=root, got=f"\n{got}", fix=(CORRECT if empty else LEAVE_OUT) + more)
+    return ProblemsError(what, where=root, got=f"\n{got}", fix=(CORRECT if empty else LEAVE_OUT) + more)
 
 
 def contradiction(path: str, found: Size, stated: Size) -> DataError:

@@ -10,7 +10,7 @@ from math import ceil
 
 from onestage.data.dataset import CORRECT, LEAVE_OUT, NOTHING_TO_MEASURE, Dataset, Problem, complain, owner_of
 from onestage.data.reader import OpenData
-from onestage.errors import DataError, first_ten
+from onestage.errors import DataError, ProblemsError, first_ten
 
 ALWAYS, NEVER = 10, 0.1
 """A limit lets pass this number of bad pictures and boxes in any data set, but no more than this part of the pictures."""
@@ -58,13 +58,15 @@ def too_many(
     found: Sequence[Problem], *sets: Dataset, share: float, empty: bool = False, go_on: str | None = None
 ) -> DataError:
     """The error if more was found in data sets than may be left out. It lists the first ten. share: see ``most_left_out``.
-    empty: no object is without problems. go_on: the command that resumes the run, if there is one.
+    empty: no object is without problems. go_on: the command that resumes the run, if one is under way: then the error is no
+    ProblemsError of a data set that is read, and its remedy is complete.
     """
     fix = CORRECT if empty else LEAVE_OUT if go_on is None else f"mend them, or go on without them: {go_on} --on-bad skip"
     if not empty and len(found) <= most_left_out(NEVER, *sets):
         fix += f"; or raise bad_limit=, the share of the pictures, up to {NEVER:g}"
     most = most_left_out(share, *sets)
-    return DataError(
+    kind = ProblemsError if go_on is None else DataError
+    return kind(
         f"{len(found):,} bad pictures and boxes in this data set, and at most {most:,} may be left out",
         where=sets[0].root,
         got="\n" + first_ten([str(problem) for problem in found]),

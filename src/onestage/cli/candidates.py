@@ -12,8 +12,8 @@ import torch
 
 from onestage.data import Dataset
 from onestage.structures import Size
-from onestage.training.machine import Machine
-from onestage.training.rules import LOOKED_AT
+from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine
+from onestage.training.rules import LOOKED_AT, TRAINING
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,6 @@ RARE = 10
 """A class of fewer objects, or of less than a hundredth of all, does not decide the size of the input."""
 HOUR = 3600.0
 """The time that a training should take where the user sets none, in seconds."""
-TRAINING = 0.85
-"""The part of the time that is left for training beside measuring and saving."""
 WIDE = 1.5
 """If nearly all pictures are wider than high, or higher than wide, by more than this, so is the input."""
 
@@ -162,7 +160,3 @@ def shaped(side: int, aspect: float) -> Size:
         return side, side
     height, width = side / sqrt(aspect), side * sqrt(aspect)
     return max(64, 32 * round(height / 32)), max(64, 32 * round(width / 32))
-
-
-DENSE_WORK, DEPTHWISE_WORK = 0.354, 0.0415
-"""Thousands of millions of multiply-adds in one step of the small networks of training/machine.py, all pictures together."""

@@ -19,7 +19,7 @@ MEASUREMENTS = 10
 TRUSTED = 0.5
 """The part of the time before which nothing is cut: other work on the machine may end by itself."""
 SLACK = 0.04
-"""A rest that ends later than this part of the time is cut."""
+"""A rest that ends this part of the time too late is cut, so that it ends as much too early: then one cut is mostly enough."""
 RECENT = 0.1
 """The speed is that of the steps within this last part of the time."""
 PROOF = 0.05
@@ -98,7 +98,7 @@ class Pace:
             self._sum -= self._taken.popleft()
 
     def fitting(self, step: int, steps: int, *, elapsed: float, lap: int, overhead: float) -> int:
-        """The number of steps in all that fits: ``steps`` unless the end would come too late.
+        """The number of steps in all that fits with some room: ``steps`` unless the end would come too late.
 
         step: steps done, in ``elapsed`` seconds. overhead: seconds for each measurement with its checkpoint, after every
         ``lap`` steps.
@@ -116,5 +116,5 @@ class Pace:
         if elapsed - self._doubted < min(PROOF * self.budget, (self.budget - self._doubted) / 2):
             return steps
         self._doubted = None
-        more = int((self.budget - elapsed - overhead) / (pace + overhead / lap))
+        more = int(((1 - SLACK) * self.budget - elapsed - overhead) / (pace + overhead / lap))
         return min(steps, step + max(1, more))

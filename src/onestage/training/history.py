@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 STEPS = "steps"
 """The name of a change of the number of steps."""
+LEFT_OUT = "pictures left out"
+"""The name of a change of the number of pictures that the run began with and that cannot be read any more."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,15 @@ def with_steps(changes: Sequence[Change], step: int, before: int, after: int | N
     return (*kept, Change(step, STEPS, undone[0].before if undone else before, after, why))
 
 
+def with_left_out(changes: Sequence[Change], step: int, lost: Sequence[str]) -> tuple[Change, ...]:
+    """The changes, with the number of pictures that are left out from ``step`` on, if it has changed. lost: their names."""
+    before = next((change.after for change in reversed(changes) if change.what == LEFT_OUT), 0)
+    if before == len(lost):
+        return tuple(changes)
+    why = f"{', '.join(lost[:3])}{', ...' if len(lost) > 3 else ''}"
+    return (*changes, Change(step, LEFT_OUT, before, len(lost), why))
+
+
 def place_on_curve(step: int, steps: int, changes: Sequence[Change] = ()) -> tuple[float, int]:
     """The place of step ``step`` (from 0) on the curve of the learning rate, and the length of that curve in steps.
 
@@ -62,9 +72,17 @@ def place_on_curve(step: int, steps: int, changes: Sequence[Change] = ()) -> tup
 
 
 def last_part(share: float, steps: int, changes: Sequence[Change] = ()) -> int:
-    """The first step of the last ``share`` (0 to 1) of the curve. A change does not move the steps before it."""
-    complete = [c.step for c in changes if c.what == STEPS and c.step >= int(c.before or 0)]
-    begin = max(complete, default=0)
-    length = place_on_curve(begin, steps, changes)[1]
-    bound = length - round(share * length)
-    return begin + bisect_left(range(begin, steps), True, key=lambda step: place_on_curve(step, steps, changes)[0] >= bound)
+    """The first step of the last ``share`` (0 to 1) of the training. Where the number of steps was changed before it, it keeps
+    its part of the steps that were left, and at least one of them. If the run was complete by then, a new training begins.
+    """
+    lengths = [(change.step, int(change.before or 0), int(change.after or 0)) for change in changes if change.what == STEPS]
+    length = lengths[0][1] if lengths else steps
+    first = length - round(share * length)
+    for at, before, after in lengths:
+        if at >= before:
+            first = after - round(share * (after - at))
+        elif at <= first < before:
+            first = after - max(1, round((before - first) * (after - at) / (before - at)))
+        elif at <= first:
+            first = after
+    return first

@@ -33,6 +33,8 @@ _TURNS, _SECONDS = 4, 0.4
 """So often each way is timed, but no longer than that many seconds for each network; the first turn does not count."""
 _SPIN = 0.15
 """Seconds for which every core is kept busy, to see how much of its time this process gets."""
+DENSE_WORK, DEPTHWISE_WORK = 0.354, 0.0415
+"""Thousands of millions of multiply-adds in one step of the small networks, all pictures together."""
 _CHANNELS, _CELLS, _PICTURES = 64, 40, 2
 """Of the small networks: they resemble the middle of a backbone at 320 pixels."""
 
@@ -118,10 +120,13 @@ class Machine:
         return max(1, round(self.cores * self.share))
 
     def times(self, network: nn.Module) -> StepTimes:
-        """The times of the small network that resembles this one: most of its larger kernels are depthwise, or they are not."""
-        kernels = [m for m in network.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
-        depthwise = sum(m.groups > 1 and m.groups == m.in_channels for m in kernels)
-        return self.depthwise if 2 * depthwise > len(kernels) else self.dense
+        """The times of the small network that resembles this one."""
+        return self.depthwise if _is_depthwise(network) else self.dense
+
+    def rate(self, network: nn.Module, multiply_adds: int) -> float:
+        """Pictures per second to expect in training, of a network with so many multiply-adds for a picture."""
+        work = DEPTHWISE_WORK if _is_depthwise(network) else DENSE_WORK
+        return 1e12 * work / self.times(network).best / multiply_adds
 
     def precision(self, network: nn.Module) -> Precision:
         """The arithmetic in which such a network trains faster here."""
@@ -156,6 +161,12 @@ def measure_machine(device: torch.device | str = "cpu") -> Machine:
             gpu=torch.cuda.get_device_name(device) if on_gpu else None,
             gpu_memory=round(torch.cuda.mem_get_info(device)[0] / 1e9, 2) if on_gpu else None,
         )
+
+
+def _is_depthwise(network: nn.Module) -> bool:
+    """Whether most of its larger kernels are depthwise."""
+    kernels = [m for m in network.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
+    return 2 * sum(m.groups > 1 and m.groups == m.in_channels for m in kernels) > len(kernels)
 
 
 def _share(cores: int) -> float:

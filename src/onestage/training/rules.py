@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from onestage.data import Dataset
+from onestage.model.cost import cost_of
 from onestage.model.detector import Detector
 from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, option
 from onestage.training.machine import Machine
@@ -37,6 +38,8 @@ CACHE_SHARE, CACHE_MOST = 0.25, 4.0
 """Decoded pictures stay in memory if they take no more than this part of the free memory, and no more gigabytes."""
 MEASURING = 0.1
 """The largest part of the time for measuring on the validation pictures."""
+TRAINING = 0.85
+"""The part of a number of minutes that is left for training beside measuring and saving."""
 FORWARD = 1 / 3
 """The part of the time of a training step that is its forward pass, which is all that measuring needs."""
 TOGETHER = {
@@ -73,8 +76,8 @@ class Chosen:
 @dataclass(frozen=True)
 class Facts:
     """What the rules know. pictures: to learn from. measured: to measure on. seen: pictures that the time is enough for; None
-    if no time was set, or if it is not known. machine: None where it was not measured. decoded: gigabytes of the pictures to
-    learn from, decoded; None if their sizes are not known.
+    if no time was set, or if it follows from the cost of the model. machine: None where it was not measured. decoded: gigabytes
+    of the pictures to learn from, decoded; None if their sizes are not known.
     """
 
     pictures: int
@@ -87,6 +90,15 @@ class Facts:
     def of(cls, train: Dataset, val: Dataset, *, machine: Machine | None, seen: int | None = None) -> Facts:
         """The facts of the pictures to learn from and to measure on, and of a machine."""
         return cls(len(train), len(val), seen, machine, decoded_gigabytes(train))
+
+
+def expected_pictures(model: Detector, machine: Machine | None, minutes: Setting) -> int | None:
+    """The pictures that a training of so many minutes should see, by the cost of the model and the speed of the machine; None
+    if no minutes are set, or if the machine was not measured.
+    """
+    if machine is None or not (time := _number(minutes)):
+        return None
+    return max(1, int(60 * time * TRAINING * machine.rate(model, cost_of(model.config).multiply_adds)))
 
 
 def decoded_gigabytes(data: Dataset) -> float | None:
@@ -132,7 +144,8 @@ def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Itera
     epochs = int(_number(given.get("epochs")) or min(max(-(-PICTURES_SEEN // count), EPOCHS[0]), EPOCHS[1]))
     if not any(name in given for name in LENGTHS):
         yield Rule("epochs", epochs, f"{count:,} pictures, seen {epochs * count:,} times in all")
-    yield from _by_pictures_seen(count, facts.seen or epochs * count, given)
+    seen = facts.seen or expected_pictures(model, facts.machine, given.get("minutes")) or epochs * count
+    yield from _by_pictures_seen(count, seen, given)
     if "minutes" not in given and "evaluate_steps" not in given:
         every = min(max(1, round(facts.measured * FORWARD / (MEASURING * count))), epochs)
         yield Rule("evaluate_every", every, f"to measure {facts.measured:,} pictures takes long" if every > 1 else "")

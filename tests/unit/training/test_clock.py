@@ -1,21 +1,23 @@
 """A training of a number of minutes keeps to them, whatever the machine does, and its plan says how. The clock is not real."""
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, DataError
 from onestage.training import clock, loop, rehearsal
 from onestage.training import folder as run_folder
 from onestage.training.checkpoint import CheckpointStore
-from onestage.training.clock import Costs, Length, length_for
+from onestage.training.clock import Costs, Length, Pace, length_for
 from onestage.training.folder import Plan
 from onestage.training.history import Change, place_on_curve, with_steps
 from onestage.training.loop import TrainResult, resume, train
-from small_runs import CONFIG, detector, metrics, pictures, same_bits, write_pictures
+from small_runs import CONFIG, detector, metrics, pictures, same_bits, together, write_pictures
 
 SLOW = 3.0
 """How much slower the machine becomes in some tests."""
@@ -108,6 +110,23 @@ def test_the_rehearsal_leaves_no_trace_and_a_cut_is_repeated(tmp_path: Path, mon
     assert same_bits(tmp_path / "run", tmp_path / "again")
 
 
+def went_in_two(data: Path, out: Path) -> None:
+    """To the second process, everything takes twice as long."""
+    with pytest.MonkeyPatch.context() as patch:
+        Machine(patch, step=0.5 * (1 + int(os.environ["RANK"])), slower_at=5.0, real=True)
+        train(detector(), data, out=out, config=replace(CONFIG, epochs=100, minutes=0.25, augment="none"))
+
+
+@pytest.mark.slow
+def test_several_processes_keep_to_the_clock_of_the_first(tmp_path: Path) -> None:
+    data, out = write_pictures(tmp_path / "data"), tmp_path / "run"
+    with together(went_in_two, data, out, log=tmp_path / "log"):
+        pass
+    plan, last = Plan.load(out), metrics(out)[-1]
+    assert [change.what for change in plan.history] == ["steps"] and last["step"] == plan.train.steps
+    assert "val/AP" in last and (tmp_path / "log").read_text().count("fit: a step takes 0.5 s") == 1
+
+
 def test_a_run_that_ends_before_its_length_is_known_begins_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +139,33 @@ def test_a_run_that_ends_before_its_length_is_known_begins_anew(
     assert not went(tmp_path, 0.5).interrupted and "it begins again" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="already holds a run"):
         went(tmp_path, 0.5)
+
+
+def test_a_picture_that_breaks_while_the_first_steps_are_timed_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Machine(monkeypatch, step=1.0)
+
+    def broken(*given: Any) -> None:
+        raise DataError("the picture is cut off", where="a.jpg", fix="mend it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rehearsal, "take_step", broken)
+        with pytest.raises(DataError, match="cut off"):
+            went(tmp_path, 0.5)
+    assert not went(tmp_path, 0.5).interrupted and "it begins again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("slower", [lambda time: 1 + max(0.0, time - 100) / 300, lambda time: 1.0 if time < 160 else 1.45])
+def test_one_cut_is_enough_for_a_machine_that_goes_on_becoming_slower(slower: Callable[[float], float]) -> None:
+    pace, elapsed, step, steps, cuts = Pace(300.0), 0.0, 0, 55, 0
+    while step < steps:
+        step, seconds = step + 1, 4.5 * slower(elapsed)
+        elapsed += seconds + (3.0 if step % 6 == 0 else 0.0)
+        pace.add(seconds)
+        fitting = pace.fitting(step, steps, elapsed=elapsed, lap=6, overhead=3.0)
+        steps, cuts = fitting, cuts + (fitting < steps)
+    assert cuts == 1 and 280 < elapsed + 3 < 312
 
 
 def test_a_cut_before_an_earlier_one_takes_its_place() -> None:

@@ -78,6 +78,15 @@ def test_the_rest_of_the_curve_fits_the_steps_that_are_left() -> None:
     assert [place_on_curve(step, 60, again) for step in (40, 55, 60)] == [(40, 100), (70, 100), (100, 100)]
     assert place_on_curve(50, 100, [Change(10, "lr", 0.1, 0.2)]) == (50, 100)
     assert [last_part(0.4, 70, cut), last_part(0.7, 70, cut), last_part(0.0, 70, cut)] == [50, 30, 70]
+    assert [last_part(0.4, 60, again), last_part(0.2, 60, again), last_part(0.0, 60, again)] == [50, 57, 60]
+
+
+@pytest.mark.parametrize("changes", [[(43, 55, 44)], [(40, 55, 44), (43, 44, 44)], [(20, 55, 44), (42, 44, 43)]])
+def test_no_change_jumps_over_the_last_part(changes: list[tuple[int, int, int]]) -> None:
+    after, history = changes[-1][-1], [Change(at, STEPS, before, after) for at, before, after in changes]
+    for share in (0.02, 0.1, 0.2, 0.5):
+        assert 0 < after - last_part(share, after, history) <= round(share * 55) + 1
+    assert last_part(0.0, after, history) == after
 
 
 def test_a_complete_run_that_goes_on_gets_a_new_curve() -> None:

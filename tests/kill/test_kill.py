@@ -1,10 +1,12 @@
 """Workers, runs and ranks killed at random moments: none hangs, none loses anything, and all end with the same bits.
 
-``make kill`` runs it whole: 30 workers, 20 runs, 10 ranks. The short forms are part of the usual tests. KILL_SEED picks the
-moments.
+They have averages, mosaics, a clean last part and a cache. ``make kill`` runs it whole: 30 workers, 20 runs, 20 runs of some
+minutes, 10 ranks. The short forms are part of the usual tests. KILL_SEED picks the moments, KILL_MINUTES gives those runs more
+time on a slow machine.
 """
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -22,13 +24,18 @@ from onestage.errors import LostError
 from onestage.files import LAST
 from onestage.processes import leave
 from onestage.training import folder as run_folder
+from onestage.training import rehearsal
+from onestage.training.folder import Plan
 from onestage.training.loop import Training, resume, train
 from small_runs import CONFIG, detector, free_port, same_bits, send, signal_here, start, write_pictures
 
 SEED = int(os.environ.get("KILL_SEED", "0"))
 LONGEST = 240.0
 """Seconds after which a process that has not ended counts as a hang."""
-RUN = replace(CONFIG, epochs=3, checkpoint_minutes=0.0)
+MINUTES = float(os.environ.get("KILL_MINUTES", "0.2"))
+RUN = replace(
+    CONFIG, epochs=3, checkpoint_minutes=0.0, ema=0.9, clean=0.3, augment_with=("mosaic=0.5", "scale_jitter=0.3"), cache=0.01
+)
 
 
 def sizes(short: int, long: int):
@@ -119,6 +126,42 @@ def test_runs_killed_at_random_moments(count: int, data: Path, whole: Path, tmp_
             break
         out = tmp_path / f"run-{finished}"
     print(f"\nruns: {kills} killed, {finished} finished, 0 hangs, all with the same bits")
+
+
+def undisturbed(data: Path, run: Path, out: Path) -> Path:
+    """The plan of a run of some minutes, trained without a kill, however long it takes."""
+    config = replace(RUN, epochs=100, minutes=MINUTES)
+    with patch.object(rehearsal, "take_step", lambda *given: setattr(given[-1], "asked", True)):
+        assert train(detector(), data, out=out, config=config).interrupted  # before it has found a length
+    shutil.copy(run / "config.json", out)
+    with patch.object(Training, "_keep_to_time", lambda *_: None), patch.object(run_folder, "plot_training_curves"):
+        return resume(out).folder
+
+
+@pytest.mark.slow
+@sizes(2, 20)
+def test_runs_of_some_minutes_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
+    """One that is killed before its length is known begins again. The plan that each has found gives the same bits."""
+    random, kills, again, finished, log = Random(f"minutes {SEED}"), 0, 0, 0, tmp_path / "log"
+    config, out = replace(RUN, epochs=100, minutes=MINUTES), tmp_path / "run-0"
+    while kills < count or finished == 0:
+        process = start(begin_or_go_on, data, out, replace(config, workers=finished % 2), log=log)
+        deadline = time.monotonic() + LONGEST * max(1, MINUTES)
+        while not (out / "config.json").exists() and process.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.join(random.uniform(0.0, 40 * MINUTES) if kills < count else LONGEST * max(1, MINUTES))
+        if process.exitcode is None and kills < count:
+            process.kill()
+            process.join()
+            kills, again = kills + 1, again + Plan.load(out).is_unfitted
+            continue
+        assert joined(process, log) == 0, log.read_text()
+        assert same_bits(out, undisturbed(data, out, tmp_path / f"whole-{finished}")), Plan.load(out).history
+        finished += 1
+        out = tmp_path / f"run-{finished}"
+    print(
+        f"\nminutes: {kills} killed, {again} before the length was known, {finished} finished, 0 hangs, all with the same bits"
+    )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from onestage.cli.anchors import fitted
 from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector, make_model
 from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
-from onestage.errors import ConfigError, DataError, absent, warn_outside
+from onestage.errors import ConfigError, DataError, ProblemsError, absent, warn_outside
 from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def train(
 
     onestage train --resume runs/x
 
-    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, --bad-limit, and as
-    DATA the place to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
+    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, --bad-limit, --log, and
+    as DATA the place to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
 
     Args:
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
@@ -98,6 +98,7 @@ def _prepared(
     from onestage.cli.start import best_start
     from onestage.processes import Launch, choose_device
     from onestage.training.inputs import read_data
+    from onestage.training.loggers import check_installed
     from onestage.training.machine import measure_machine
     from onestage.training.rules import Decision, Facts, before_data, decide
 
@@ -107,6 +108,7 @@ def _prepared(
     if detector.named is not None or source is not None:
         _check_recipe(detector, source)
     config = before_data(given)
+    check_installed(config.log)
     pictures, device = read_data(data, config, format=format), choose_device(config.device)
     machine = measure_machine(device) if Launch.from_environment().world == 1 else None  # several must decide the same
     decisions, seen = list[Decision](), None
@@ -185,7 +187,6 @@ def _go_on_with(
 
 def _go_on(run: Path, *, accept_changes: bool = False, settings: NewSettings | None = None) -> int:
     """The rest of an interrupted run. settings: those that change."""
-    from onestage.data.dataset import CORRECT
     from onestage.training.folder import weights_option
     from onestage.training.going_on import NOTHING_NEW
     from onestage.training.loop import resume
@@ -194,12 +195,12 @@ def _go_on(run: Path, *, accept_changes: bool = False, settings: NewSettings | N
     keep_freed_memory()
     try:
         return _close(resume(run, accept_changes=accept_changes, settings=settings or NOTHING_NEW))
-    except DataError as error:
-        if error.fix is not None and error.fix.startswith(CORRECT):
-            error.fix = (
-                "put the data set back as it was when this run began; or begin a new run on what is left:"
-                f" onestage train DATA --on-bad skip{weights_option(run)}"
-            )
+    except ProblemsError as error:
+        error.fix = (
+            "put the data set back as it was when this run began; or go on without pictures that are lost: onestage train"
+            f" --resume {shlex.quote(str(run))} --on-bad skip; or begin a new run on what is left: onestage train DATA"
+            f" --on-bad skip{weights_option(run)}"
+        )
         raise
 
 

@@ -31,8 +31,8 @@ class DivergedError(OnestageError):
 class Taken:
     """A step whose losses are not looked at yet. step and epoch: counted from 1. pictures: what this process gave to the step.
 
-    values: (V,) on the device, over all processes: the losses by ``names``, the norm of the gradient, and how many processes
-    were asked to stop.
+    values: (V,) on the device, over all processes: the losses by ``names``, the norm of the gradient, how many processes were
+    asked to stop, and how many pictures they could not read until then, each by itself.
     """
 
     step: int
@@ -44,16 +44,18 @@ class Taken:
 
 
 class Checks:
-    """Looks at the losses of every ``every`` steps, and adds them to the state. asked: some process was asked to stop.
+    """Looks at the losses of every ``every`` steps, and adds them to the state. asked: some process was asked to stop. lost:
+    the pictures that processes could not read, each by itself.
 
-    All processes look after the same steps.
+    All processes look together after the same steps, so ``asked`` and ``lost`` change after the same steps too.
     """
 
     def __init__(self, state: RunState, group: Distributed, *, every: int | None = None) -> None:
         """every: by default what suits the device."""
         self.state, self.group = state, group
         self.every = every or EVERY.get(group.device.type, 1)
-        self.asked = False
+        self.asked, self.lost = False, 0
+        self._told = (False, 0)
         self._waiting: list[Taken] = []
         self._means: dict[str, float] = {}
 
@@ -75,7 +77,7 @@ class Checks:
         Raise DivergedError as ``settle`` does.
         """
         self._waiting.append(taken)
-        if len(self._waiting) >= self.every or not self.state.sums:
+        if taken.step % self.every == 0 or not self.state.sums:
             self.settle()
 
     def settle(self, *, together: bool = True) -> None:
@@ -90,7 +92,10 @@ class Checks:
             if not all(math.isfinite(value) for value in row):
                 raise self._diverged(taken, row, together=together)
             self.state.add(dict(zip(taken.names, row, strict=False)))
-            self.asked = self.asked or row[-1] > 0
+            asked, lost = row[len(taken.names) + 1 :]
+            self._told = self._told[0] or asked > 0, int(lost)
+        if together:
+            self.asked, self.lost = self._told
 
     def _diverged(self, taken: Taken, row: Sequence[float], *, together: bool) -> DivergedError:
         parts = self.group.gather_objects(taken.pictures) if together else [taken.pictures]

@@ -171,8 +171,9 @@ class TrainConfig:
     compile: bool = False
     """Compile the network (torch.compile): a slow first step, then faster ones. It needs a C++ compiler, on a GPU Triton."""
     # loggers
-    log: Literal["tensorboard", "mlflow", "wandb"] | None = None
-    """Also log the training there; an extra of the same name: pip install 'onestage[tensorboard]'."""
+    log: Literal["none", "tensorboard", "mlflow", "wandb"] | None = None
+    """Also log the training there; an extra of the same name: pip install 'onestage[tensorboard]'. none: nowhere, also where
+    a run that goes on has been logged."""
     # broken pictures
     bad_limit: float | None = None
     """The share of the pictures, up to 0.1, that may be left out under on_bad limit; by default 0.01. Ten may always be left
@@ -278,6 +279,16 @@ class TrainConfig:
     def decay(self) -> float:
         """The weight decay, for those weights that have one."""
         return WEIGHT_DECAYS[self.optimizer] if self.weight_decay is None else self.weight_decay
+
+
+def known_settings(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Those that have a value other than None. Raise ConfigError for a name that no setting has; it names the nearest one."""
+    names = [field.name for field in fields(TrainConfig)]
+    for name in settings:
+        if name not in names:
+            what = f"there is no setting {name!r}{nearest(str(name), names)}"
+            raise ConfigError(what, where="config", expected=", ".join(names), fix="help(onestage.TrainConfig) explains them")
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def make_config(settings: Mapping[str, Setting]) -> TrainConfig:

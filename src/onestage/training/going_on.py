@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from onestage.data.loader import TrainLoader
-from onestage.errors import ConfigError, known_keywords
+from onestage.errors import ConfigError, counted, known_keywords
 from onestage.training.config import EPOCHS, TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.history import Change, with_steps
 from onestage.training.state import RunState
 
-SAME_BITS = ("workers", "on_bad", "bad_limit", "data")
+SAME_BITS = ("workers", "on_bad", "bad_limit", "log", "data")
 """Settings that leave the result as it is, to the bit, as long as no picture is bad."""
 OF_LENGTH = ("epochs", "minutes", "batch_size")
 
@@ -32,12 +32,18 @@ class NewSettings:
     workers: int | None = None
     on_bad: str | None = None
     bad_limit: float | None = None
+    log: str | None = None
     data: str | None = None
 
     @property
     def given(self) -> Mapping[str, int | float | str]:
         """The settings that get another value."""
         return {name: value for name, value in vars(self).items() if value is not None}
+
+    def left(self, history: Sequence[Change]) -> NewSettings:
+        """Those that a plan with this history does not have yet."""
+        last = {change.what: change.after for change in history}
+        return NewSettings(**{name: value for name, value in self.given.items() if last.get(name) != value})  # type: ignore[arg-type]
 
     def of(self, train: TrainConfig) -> TrainConfig:
         """The settings of a training with these changes. Raise ConfigError for a value that is not possible."""
@@ -92,9 +98,12 @@ def went_on(
     return now, with_steps((*before.history, *changes), state.step, total, steps)
 
 
-def told(settings: NewSettings, step: int) -> str:
-    """A line for people: what changes, and whether the result is still that of the run without the changes."""
-    what = ", ".join(f"{name} {value}" for name, value in settings.given.items())
-    same = all(name in SAME_BITS for name in settings.given)
+def told(settings: NewSettings, step: int, lost: Sequence[str] = ()) -> str:
+    """A line for people: what changes, and whether the result is still that of the run without the changes. lost: the names of
+    pictures that are gone.
+    """
+    without = [f"without {counted(len(lost), 'picture')} that cannot be read any more, such as {lost[0]}"] if lost else []
+    given = [f"with {', '.join(f'{name} {value}' for name, value in settings.given.items())}"] if settings.given else []
+    what, same = " and ".join(given + without), not lost and all(name in SAME_BITS for name in settings.given)
     ends = "the result stays the same to the bit" if same else "the result is no longer that of the run without this change"
-    return f"from step {step} on with {what}: {ends}. The plan keeps it"
+    return f"from step {step} on {what}: {ends}. The plan keeps it"

@@ -31,6 +31,7 @@ def introduce(run: Run, state: RunState, journal: Journal, left_out: LeftOut) ->
     if left_out.all:
         left_out.save()
         monitor.say(f"left out: {left_out}; listed in {run.folder / NAME}")
+        left_out.check()
     if run.group.is_main:  # the others say nothing
         monitor.say(told(journal.coverage))
 

@@ -19,6 +19,7 @@ from onestage.training import clock
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint
+from onestage.training.inventory import Inventory
 from onestage.weights.tensor_file import is_numbered
 
 HELD_OUT = 0.1
@@ -30,7 +31,8 @@ class TrainData:
     """The pictures of a run. They are read once.
 
     path: where they were read, absolute, and format: its format, if the user named it; both None for a data set that was made
-    in Python. seconds: the work until they were read, which counts towards the minutes of a training.
+    in Python. seconds: the work until they were read, which counts towards the minutes of a training. gone: the names of those
+    with which the run began and that are not there any more.
     """
 
     train: Dataset
@@ -38,15 +40,22 @@ class TrainData:
     path: str | None = None
     format: str | None = None
     seconds: float = 0.0
+    gone: tuple[str, ...] = ()
 
 
 def read_data(
-    data: str | Path | Dataset, config: TrainConfig, *, format: str | None = None, classes: tuple[str, ...] | None = None
+    data: str | Path | Dataset,
+    config: TrainConfig,
+    *,
+    format: str | None = None,
+    classes: tuple[str, ...] | None = None,
+    begun: Inventory | None = None,
 ) -> TrainData:
     """Read the training and validation pictures of a data set, or divide one that is already read.
 
-    classes: the names that labels stand for; the data's names if left out. Raise DataError if the data cannot be read, has
-    nothing to train on, or has some classes that are not among ``classes``; ConfigError if it has none of them.
+    classes: the names that labels stand for; the data's names if left out. begun: the pictures of the run that goes on. Raise
+    DataError if the data cannot be read, has nothing to train on, or has some classes that are not among ``classes``;
+    ConfigError if it has none of them.
     """
     began = clock.now()
     if isinstance(data, Dataset):
@@ -54,11 +63,23 @@ def read_data(
         _check_teaches(parts[0])
         return TrainData(*parts, seconds=clock.now() - began)
     opened = open_data(data, format)
-    parts = _read(opened, config, classes)
+    train_set, val_set, gone = _parts(opened, config, classes, begun)
     if Launch.from_environment().is_main:
-        warn_outside(_doubts(opened, parts))
-    _check_teaches(parts[0])
-    return TrainData(*parts, str(Path(data).resolve()), format, clock.now() - began)
+        warn_outside(_doubts(opened, (train_set, val_set)))
+    _check_teaches(train_set)
+    return TrainData(train_set, val_set, str(Path(data).resolve()), format, clock.now() - began, gone)
+
+
+def _parts(
+    data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None, begun: Inventory | None
+) -> tuple[Dataset, Dataset, tuple[str, ...]]:
+    """The pictures to learn from, those to measure on, and the names of those that are gone since a run has ``begun``."""
+    train_set, val_set = _read(data, config, classes)
+    if begun is not None:
+        return begun.divide(train_set, val_set)
+    if val_set is None:
+        train_set, val_set = _hold_out(train_set, config)
+    return train_set, val_set, ()
 
 
 def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
@@ -82,7 +103,8 @@ def _check_teaches(data: Dataset) -> None:
     raise DataError(what, where=data.root, got=got, fix=f"{fix}; see: onestage data check")
 
 
-def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset]:
+def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset | None]:
+    """The training pictures, and those of the validation split if there is one."""
     for split in ("train", "val"):
         if split in data.missing:
             raise data.missing[split]
@@ -96,7 +118,7 @@ def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) 
     train_set = _load(data, first, config, classes, owner=MODEL)
     if len(splits) > 1:
         return train_set, _load(data, "val", config, train_set.classes, owner=owner_of(train_set))
-    return _hold_out(train_set, config)
+    return train_set, None
 
 
 def _load(data: OpenData, split: str | None, config: TrainConfig, classes: tuple[str, ...] | None, *, owner: str) -> Dataset:
@@ -128,10 +150,12 @@ def held_out(
     opened = open_data(data, format or plan.format)
     if {"val", "test"} & {*opened.splits}:
         return None, None
-    train_set, rest = _read(opened, replace(plan.train, on_bad=on_bad, bad_limit=None), named_classes(model))
-    if CheckpointStore(run).noted("data") not in (None, fingerprint(train_set)):
+    begun, config = Inventory.load(Path(run)), replace(plan.train, on_bad=on_bad, bad_limit=None)
+    train_set, rest, gone = _parts(opened, config, named_classes(model), begun)
+    same = CheckpointStore(run).noted("data") in (None, fingerprint(train_set))
+    if not same and (begun is None or not gone or begun.changes(train_set)):
         return None, "the data set has changed since this run began, so most of these pictures may have been trained on"
-    if rest is train_set:
+    if {*rest.paths} <= {*train_set.paths}:
         return None, f"the run trained on {counted(len(rest), 'picture')} of these, all there are"
     return rest, None
 

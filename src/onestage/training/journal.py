@@ -40,7 +40,8 @@ class Journal:
         self.given = all_advice(state.history, self.facts)
         self.examples = Examples(run.val, run.folder)
         self.found: Mapping[int | str, Detections] = {}
-        self.logger = None if run.config.log is None else LOGGERS[run.config.log](run.folder, state.step)
+        make = LOGGERS.get(run.config.log or "none") if run.group.is_main else None
+        self.logger = None if make is None else make(run.folder, state.step)
         self._step = 0
         self._failed: set[str] = set()
         self._stale = False
@@ -73,7 +74,9 @@ class Journal:
         new = new_advice(self.state.history, self.facts, self.given)
         self.given += new
         self._say(len(new))
-        self._log(lambda logger: logger.record(self.state.history[-1], self.examples.drawn(self.found)))
+        row = self.state.history[-1]
+        shown = self.found if row["step"] == self._step else {}  # those of an earlier measurement are logged already
+        self._log(lambda logger: logger.record(row, self.examples.drawn(shown)))
         self._stale = True
         if time.monotonic() - self._drawn >= self._cost / SHARE:
             self._draw()

@@ -48,12 +48,19 @@ class LeftOut:
             if path not in self._later:
                 self._later[path] = Problem.of(os.path.relpath(path, root), error, fault="picture")
 
-    def look(self) -> None:
-        """Count what this process could not read for its last batch. Raise DataError if that is more than the limit."""
-        if len(self._run.loader.skipped) > self._seen:
-            self._seen = len(self._run.loader.skipped)
-            self.add(self._run.loader.skipped)
-            self._check()
+    def look(self, lost: int) -> None:
+        """Count what no process could read, if that has become more. Raise DataError if it is more than the limit.
+
+        lost: the pictures of all processes until now, each counted by itself: the same number in all processes.
+        """
+        if lost > self._seen:
+            self._seen = lost
+            self._gather()
+            self.check()
+
+    def _gather(self) -> None:
+        for errors in self._run.group.gather_objects(dict(self._run.loader.skipped)):
+            self.add(errors)
 
     def tell(self, monitor: Monitor) -> None:
         """Say what no process could read so far, and list it, if that is more than was said before. Raise DataError if it is
@@ -62,8 +69,7 @@ class LeftOut:
         run = self._run
         if run.config.on_bad == "stop":
             return
-        for errors in run.group.gather_objects(dict(run.loader.skipped)):
-            self.add(errors)
+        self._gather()
         if len(self._later) > self._said:
             pictures, first = counted(len(self._later), "picture"), min(self._later)
             most = "" if self.most is None else f"; left out in all: {self}"
@@ -72,9 +78,9 @@ class LeftOut:
             )
             self._said = len(self._later)
             self.save()
-            self._check()
+            self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
         """Raise DataError if more is left out than the limit says."""
         if self.most is not None and self._counted + len(self._later) > self.most:
             self.save()

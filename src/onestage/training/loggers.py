@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -146,6 +147,18 @@ class Wandb:
 
 LOGGERS: dict[str, Callable[[Path, int], Logger]] = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": Wandb}
 """The loggers by the name that ``log`` takes. Each takes the folder of the run and the steps done."""
+
+
+def check_installed(kind: str | None, *, run: Path | None = None) -> None:
+    """Raise ConfigError if the package of a logger is not installed. run: the folder of the run that goes on, if any does."""
+    if (make := LOGGERS.get(kind or "none")) is None:
+        return
+    try:
+        make(Path(), 0)  # which imports the package and does nothing else
+    except ConfigError as error:
+        if run is not None:
+            error.fix = f"{error.fix}, or go on without it: onestage train --resume {shlex.quote(str(run))} --log none"
+        raise
 
 
 def _figures(row: Record) -> dict[str, float]:

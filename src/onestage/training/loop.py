@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,18 +16,18 @@ from pathlib import Path
 import torch
 
 from onestage.data import Dataset
-from onestage.errors import ConfigError, DataError, LostError, OnestageError, counted, known_keywords
+from onestage.errors import ConfigError, DataError, OnestageError, counted, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
-from onestage.processes import init
+from onestage.processes import Launch, init
 from onestage.structures import Batch
 from onestage.training import clock
 from onestage.training.checks import Checks
 from onestage.training.checks import DivergedError as DivergedError
 from onestage.training.clock import Pace
-from onestage.training.config import Setting, TrainConfig
+from onestage.training.config import LENGTHS, Setting, TrainConfig, known_settings
 from onestage.training.folder import Plan, write_history
 from onestage.training.freezing import frozen, training_mode
 from onestage.training.going_on import NOTHING_NEW, NewSettings
@@ -37,13 +37,14 @@ from onestage.training.inputs import TrainData, adopt_classes, named_classes, re
 from onestage.training.journal import Journal
 from onestage.training.left_out import LeftOut
 from onestage.training.lock import FolderLock
+from onestage.training.loggers import check_installed
 from onestage.training.machine import measure_machine
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.network import reproducible
 from onestage.training.pictures import forget
 from onestage.training.rehearsal import rehearse
 from onestage.training.rules import Chosen, Facts, before_data, decide
-from onestage.training.run import Run, round_epochs, start
+from onestage.training.run import Beginning, Run, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState, figures_of
 from onestage.training.step import take_step
@@ -83,7 +84,7 @@ def train(
     *,
     out: str | Path = "runs/train",
     epochs: int | None = None,
-    config: TrainConfig | Chosen | None = None,
+    config: TrainConfig | Chosen | Mapping[str, Setting] | None = None,
     format: str | None = None,
     resume: bool = False,
     monitor: Monitor | None = None,
@@ -93,10 +94,11 @@ def train(
 
     data: a path, a Dataset that is already read, or what ``read_data`` returns. The "val" split measures the model after every
     epoch. Without such a split, a tenth of the training pictures is held out for that. A model that was made for a number of
-    classes takes their names from the data. config: is taken as it is; without one, rules decide from the model, the data and
-    the machine, and say so (docs/training.md). epochs: replaces its length. resume: goes on with an interrupted run, to the
-    same bits as without the interruption; without a config, by the settings of that run. monitor: shows the progress; by
-    default on the terminal. Ctrl-C saves and returns; a second one stops at once.
+    classes takes their names from the data. config: a TrainConfig is taken as it is. Of some of its fields, such as
+    ``{"minutes": 10}``, and without one, rules decide the others from the model, the data and the machine, and say so
+    (docs/training.md). epochs: replaces its length. resume: goes on with an interrupted run, to the same bits as without the
+    interruption; what the config leaves out is as in that run. monitor: shows the progress; by default on the terminal. Ctrl-C
+    saves and returns; a second one stops at once.
 
     Raise DataError for unusable data, ConfigError if model, data and config do not fit or ``out`` holds another run,
     DivergedError at a loss that is not a number.
@@ -106,31 +108,35 @@ def train(
     if format is not None and not isinstance(data, str | Path):
         what, fix = "a format is for a path; these pictures are read already", "leave it out"
         raise ConfigError(what, where="format", got=format, fix=fix)
-    if not isinstance(config, TrainConfig | Chosen | None):
-        raise ConfigError("config is a TrainConfig", got=repr(config), fix="config=onestage.TrainConfig(epochs=10)")
+    if not isinstance(config, TrainConfig | Chosen | Mapping | None):
+        fix = 'config=onestage.TrainConfig(epochs=10), or config={"minutes": 10}'
+        raise ConfigError("config is a TrainConfig, or a dict of some of its fields", got=repr(config), fix=fix)
     if not isinstance(monitor, Monitor | None):
         raise ConfigError("monitor is a Monitor", got=repr(monitor), fix="subclass onestage.training.monitor.Monitor")
     data = data if isinstance(data, Dataset | TrainData) else given_path(data, "data")
     folder = given_path(out, "out")
     planned = Plan.load(folder) if resume else None
-    if planned is not None and config is None:
-        settings = _settings(planned.chosen, epochs)
-    else:
-        settings = _settings(config, epochs, planned)
-    begin = partial(start, planned=planned)
+    settings = _settings(config, epochs, planned)
+    begin = Beginning(planned)
     return _train(model, data, folder=folder, settings=settings, format=format, monitor=monitor, begin=begin)
 
 
 def _settings(
-    config: TrainConfig | Chosen | None, epochs: int | None, planned: Plan | None = None
+    config: TrainConfig | Chosen | Mapping[str, Setting] | None, epochs: int | None, planned: Plan | None
 ) -> Chosen | Mapping[str, Setting]:
-    """All settings, with that number of epochs; without a config the few that are given, and rules decide the others.
+    """All settings, with that number of epochs; or those that are given, where rules decide the others.
 
     planned: the plan of a run that goes on. If it has the minutes of the config, it has found the length that fits into them.
     """
-    if config is None:
-        return {} if epochs is None else {"epochs": epochs}
-    chosen = config if isinstance(config, Chosen) else Chosen(config)
+    if isinstance(config, TrainConfig | Chosen):
+        chosen = config if isinstance(config, Chosen) else Chosen(config)
+    else:
+        given = known_settings(config or {})
+        if planned is None:
+            return (
+                given if epochs is None else {name: given[name] for name in given if name not in LENGTHS} | {"epochs": epochs}
+            )
+        chosen = replace(planned.chosen, train=replace(planned.train, **given))  # type: ignore[arg-type]  # it checks them
     if planned is not None:
         chosen = replace(chosen, train=planned.fitted(chosen.train))
     if epochs is None:
@@ -151,9 +157,9 @@ def _train(
     settings: Chosen | Mapping[str, Setting],
     format: str | None,
     monitor: Monitor | None,
-    begin: Callable[[Run, Monitor, FolderLock], tuple[Run, RunState]],
+    begin: Beginning,
 ) -> TrainResult:
-    """Train from the state that ``begin`` gives. settings: all of them, or some, and the rules decide the others."""
+    """Train a run from its ``begin``. settings: all of them, or some, and the rules decide the others."""
     began = clock.now() - (data.seconds if isinstance(data, TrainData) else 0.0)
     config = settings.train if isinstance(settings, Chosen) else before_data(settings)
     with (
@@ -162,8 +168,9 @@ def _train(
         StopSignal(told=group.is_main, insists=group.world > 1) as stop,
         frozen(model, config.freeze),
     ):
+        group.on_main(partial(check_installed, config.log, run=None if begin.planned is None else folder))
         if not isinstance(data, TrainData):
-            data = read_data(data, config, format=format, classes=named_classes(model))
+            data = read_data(data, config, format=format, classes=named_classes(model), begun=begin.pictures_in(folder))
         adopt_classes(model, data.train)
         if not isinstance(settings, Chosen):
             settings = group.on_main(partial(_decided, model, data, settings, group.device))
@@ -173,7 +180,7 @@ def _train(
             data.val.check_apart(folder)
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
-            run, state = begin(run, shown, lock)
+            run, state = start(run, shown, lock, begin)
             began -= state.seconds if state.step else 0.0
             if run.plan.is_unfitted:
                 fitted = rehearse(run, state, shown, stop, began=began)
@@ -196,15 +203,18 @@ def resume(
     """Go on with an interrupted run. Its folder alone is enough: it names the data and the settings.
 
     accept_changes: go on though pictures have changed since the run began; by default that is a ConfigError. settings: that get
-    another value from here on, or the place to which the data has moved. The plan keeps the old and the new values.
+    another value from here on, or the place to which the data has moved. The plan keeps the old and the new values. If torchrun
+    calls this again after a crash, it goes on by that plan.
     """
     plan = Plan.load(given_path(folder, "folder"))
+    if Launch.from_environment().restarts:
+        settings = settings.left(plan.history)
     data = settings.data or plan.data
     if data is None:
         raise ConfigError("this run's data was handed over in Python", where=folder, fix="train(model, data, resume=True)")
     model = Detector(plan.model)
     chosen = replace(plan.chosen, train=settings.of(plan.train))
-    begin = partial(start, planned=plan, settings=settings, accept_changes=accept_changes)
+    begin = Beginning(plan, settings, accept_changes)
     return _train(model, data, folder=Path(folder), settings=chosen, format=plan.format, monitor=monitor, begin=begin)
 
 
@@ -329,19 +339,21 @@ class Training:
         the state is whole.
         """
         state, loader = self.state, self.run.loader
-        try:
+        with self._saved():
             while True:
                 state.turn(len(loader))
                 clean_from = max(self.run.clean_step - (state.step - state.batch), 0)
-                for batch in loader.epoch(state.epoch, start=state.batch, clean_from=clean_from):
-                    self.left_out.look()
-                    yield batch
-        except LostError:
+                yield from loader.epoch(state.epoch, start=state.batch, clean_from=clean_from)
+
+    @contextlib.contextmanager
+    def _saved(self) -> Iterator[None]:
+        """Save the training until now if what is done inside fails: between two steps it is whole."""
+        try:
+            yield
+        except Exception as error:
             self._save()
-            raise
-        except DataError as error:
-            self._save()
-            self._forget(error)
+            if isinstance(error, DataError):
+                self._forget(error)
             raise
 
     def _forget(self, error: DataError) -> None:
@@ -359,6 +371,8 @@ class Training:
         """One optimiser step on B images of this process."""
         take_step(self.run, self.state, batch, self.stop, self.checks)
         self.state.advance()
+        with self._saved():
+            self.left_out.look(self.checks.lost)
         self.stopping = self.checks.asked or (self.run.group.world == 1 and self.stop.asked)
 
     def _finish_lap(self) -> Report | None:
@@ -369,7 +383,8 @@ class Training:
         record: Record = {"epoch": self._epochs, "step": state.step, "loss": sum(state.means.values())}
         record |= {f"loss/{name}": value for name, value in state.means.items()} | {"lr": lr}
         record |= {"images_per_s": self.rate, "waiting": self.waiting}
-        report = self._measured() if self._is_time_to_validate() else None
+        with self._saved():
+            report = self._validate() if self._is_time_to_validate() else None
         best = False
         if report is not None:
             record |= figures_of(report)
@@ -398,16 +413,6 @@ class Training:
     def _epochs(self) -> float:
         """Epochs done."""
         return round_epochs(self.state.epoch + self.state.batch / len(self.run.loader))
-
-    def _measured(self) -> Report:
-        """The measurement of the model. Whatever ends it early, the training until now is saved: it is whole by then."""
-        try:
-            return self._validate()
-        except Exception as error:
-            self._save()
-            if isinstance(error, DataError):
-                self._forget(error)
-            raise
 
     def _validate(self) -> Report:
         run, done, total = self.run, 0, len(self.run.val)

@@ -12,21 +12,24 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from onestage.data import Dataset
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
-from onestage.errors import ConfigError, counted, first_ten, shortened
+from onestage.errors import ConfigError, DataError, counted, first_ten, shortened
 from onestage.files import write_atomically
+from onestage.images import decode_image
 
 NAME = "pictures.json"
 KILOBYTE = 1024
 STAMP = re.compile(r"[0-9]{1,20}-[0-9a-f]{16}")
 LARGEST_LIST = 2**30
 """Bytes: it lists some ten million pictures."""
+SHOWN = 10
+"""So many pictures that have changed and can be read are enough to know: the rest is not decoded."""
 AT_ONCE = 1024
 """Pictures that wait for a thread at the same time."""
 
@@ -119,10 +122,15 @@ def forget(folder: Path, paths: Container[str], *sets: Dataset) -> None:
         save(folder, {name: stamp for name, stamp in stamps.items() if name not in forgotten})
 
 
-def check(folder: Path, now: Stamps, *, root: Path, go_on: str) -> None:
-    """Raise ConfigError if pictures have changed since the run began. go_on: the command that resumes the run."""
-    before = load(folder)
-    changed = [f"{name}: {_change(stamp, now.get(name))}" for name, stamp in (before or {}).items() if now.get(name) != stamp]
+def check(folder: Path, now: Stamps, *, root: Path, go_on: str, lost: bool = False) -> list[str]:
+    """Raise ConfigError if pictures have changed since the run began. go_on: the command that resumes the run.
+
+    lost: pictures that cannot be read any more are no change; return their names.
+    """
+    before = load(folder) or {}
+    names = [name for name, stamp in before.items() if now.get(name) != stamp]
+    unreadable = _unreadable(root, names) if lost else []
+    changed = [f"{name}: {_change(before[name], now.get(name))}" for name in names if name not in unreadable]
     if changed:
         pictures = counted(len(changed), "picture")
         raise ConfigError(
@@ -131,6 +139,7 @@ def check(folder: Path, now: Stamps, *, root: Path, go_on: str) -> None:
             got="\n" + first_ten(changed),
             fix=f"put them back, or go on with them as they are: {go_on} --accept-changes",
         )
+    return unreadable
 
 
 def come_and_gone(folder: Path, *sets: Dataset) -> list[str]:
@@ -138,6 +147,20 @@ def come_and_gone(folder: Path, *sets: Dataset) -> list[str]:
     before, now = load(folder) or {}, {*_names(*sets).values()}
     gone = [f"{name}: it is gone" for name in before if name not in now]
     return gone + [f"{name}: it is new" for name in sorted(now) if before and name not in before]
+
+
+def _unreadable(root: Path, names: Sequence[str]) -> list[str]:
+    """The pictures that cannot be decoded; only the first of them if too many others can."""
+    found, others = [], 0
+    for name in names:
+        try:
+            decode_image(root / name)
+            others += 1
+        except DataError:
+            found.append(name)
+        if others == SHOWN:
+            break
+    return found
 
 
 def _change(before: str, now: str | None) -> str:

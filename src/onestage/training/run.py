@@ -24,8 +24,9 @@ from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
 from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
-from onestage.training.history import Change, last_part
+from onestage.training.history import Change, last_part, with_left_out
 from onestage.training.inputs import TrainData
+from onestage.training.inventory import Inventory
 from onestage.training.lock import FolderLock
 from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
@@ -152,22 +153,29 @@ def round_epochs(epochs: float) -> float:
     return int(epochs) if epochs == int(epochs) else round(epochs, 2)
 
 
-def start(
-    run: Run,
-    monitor: Monitor,
-    lock: FolderLock,
-    *,
-    planned: Plan | None,
-    settings: NewSettings = NOTHING_NEW,
-    accept_changes: bool = False,
-) -> tuple[Run, RunState]:
-    """The run as it begins: new, or in the state of the newest whole checkpoint. planned: of a run that goes on, before its
-    new ``settings``.
+@dataclass(frozen=True)
+class Beginning:
+    """How a run begins, or goes on. planned: of a run that goes on, before its new ``settings``; None for a new run.
+    accept_changes: go on though pictures have changed.
+    """
+
+    planned: Plan | None = None
+    settings: NewSettings = NOTHING_NEW
+    accept_changes: bool = False
+
+    def pictures_in(self, folder: Path) -> Inventory | None:
+        """The pictures with which the run in ``folder`` began; None for a new run, or if they are not known."""
+        return None if self.planned is None else Inventory.load(folder)
+
+
+def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tuple[Run, RunState]:
+    """The run as it begins: new, or in the state of the newest whole checkpoint.
 
     Check that the folder can be written, and sign its lock, which this process has. Raise ConfigError if the folder already
-    holds a run and none is ``planned``, or if one is and the folder holds none that these parts can take up.
-    So it does if pictures have changed since the run began, unless it is to ``accept_changes``.
+    holds a run and none is planned, or if one is and the folder holds none that these parts can take up.
+    So it does if pictures have changed since the run began, unless it is to accept changes.
     """
+    planned, settings = begin.planned, begin.settings
     checkpoint, damaged = run.store.latest()
     begun = checkpoint is not None and checkpoint.step > 0
     if planned is None and not begun and _waits_for_its_length(run.folder):
@@ -181,8 +189,6 @@ def start(
             raise _beyond_repair(run, damaged)
         state = restored(run, checkpoint)
         run = _with_new_settings(run, state, planned, settings)
-        if settings.given:
-            monitor.say(told(settings, state.step))
     elif checkpoint is None and not damaged:
         state = RunState(data=fingerprint(run.data.train), batch_size=run.config.batch_size)
     else:
@@ -192,8 +198,12 @@ def start(
     work = stamping(stamps, run.data.train, run.data.val, timeout=run.config.worker_timeout)
     while run.group.on_main(lambda: next(work, None)) is not None:  # the others hear of every part, so none takes too long
         pass
-    checked = begun and planned is not None and not accept_changes  # before the first step, no picture has taught anything
-    run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, checked=checked))
+    checked = begun and planned is not None and not begin.accept_changes  # before the first step, nothing was learned
+    lost = run.group.on_main(partial(_lost, run, stamps, checked=checked))
+    if settings.given or lost:
+        monitor.say(told(settings, state.step, lost))
+    run = replace(run, changes=with_left_out(run.changes, state.step, lost))
+    run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, kept=checked, new=planned is None))
     return run, state
 
 
@@ -211,19 +221,33 @@ def _with_new_settings(run: Run, state: RunState, planned: Plan, settings: NewSe
     return replace(run, config=config, changes=changes)
 
 
-def _open_folder(run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: Stamps, *, checked: bool) -> None:
+def _lost(run: Run, stamps: Stamps, *, checked: bool) -> list[str]:
+    """The names of the pictures that are gone or cannot be read since the run began. stamps: of the pictures as they are.
+
+    checked: raise ConfigError if pictures have changed; look for unreadable ones only then.
+    """
+    lost, root = [*run.data.gone], run.data.train.root
+    if checked:
+        skips = run.config.on_bad != "stop"
+        lost += check_pictures(run.folder, stamps, root=root, go_on=run.go_on, lost=skips)
+    return [*dict.fromkeys(lost)]
+
+
+def _open_folder(
+    run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: Stamps, *, kept: bool, new: bool
+) -> None:
     """Write what a run folder has from the beginning. stamps: of the pictures as they are.
 
-    checked: raise ConfigError if the run began with others.
+    kept: the stamps with which the run began stay. new: the run begins.
     """
-    if checked:
-        check_pictures(run.folder, stamps, root=run.data.train.root, go_on=run.go_on)
     run.store.probe()
     if lock.left_by is not None:
         monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
     lock.sign()
-    if not checked or load_stamps(run.folder) is None:
+    if not kept or load_stamps(run.folder) is None:
         save_stamps(run.folder, stamps)
+    if run.data.path is not None and (new or not (run.data.gone or Inventory.load(run.folder))):
+        Inventory.of(run.data.train, run.data.val).save(run.folder)
     run.plan.save(run.folder)
     if state.history:  # the last process may have ended between its checkpoint and these files
         write_history(run.folder, state.history)
@@ -265,15 +289,30 @@ def restored(run: Run, checkpoint: Checkpoint) -> RunState:
     except WeightsError as e:
         raise e.at(run.folder) from e
     if state.data != fingerprint(run.data.train):
-        what = "the training pictures or their labels have changed since this run began"
-        changed = come_and_gone(run.folder, run.data.train, run.data.val)
-        got = "\n" + first_ten(changed) if changed else f"{len(run.data.train)} pictures, and other labels"
-        raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
+        _check_gone(run, fix)
     run.model.load_state_dict(dict(checkpoint.extra.get(LEARNING, checkpoint.model)))
     if run.averages is not None:
         run.result.load_state_dict(dict(checkpoint.model))
     load_optimizer(run.optimizer, checkpoint.optimizer)
     return state
+
+
+def _check_gone(run: Run, fix: str) -> None:
+    """Raise ConfigError unless the training pictures differ from those of the run by some that are gone and may be left out.
+
+    fix: what to do if they differ by more.
+    """
+    begun, gone = Inventory.load(run.folder), run.data.gone
+    changed = [] if begun is None else begun.changes(run.data.train)
+    if begun is not None and gone and not changed:
+        if run.config.on_bad != "stop":
+            return
+        fix = f"go on without them: {run.go_on} --on-bad limit"
+    changed = [*(f"{name}: it is gone" for name in gone), *changed]
+    changed = changed or come_and_gone(run.folder, run.data.train, run.data.val)
+    got = "\n" + first_ten(changed) if changed else f"{len(run.data.train)} pictures, and other labels"
+    what = "the training pictures or their labels have changed since this run began"
+    raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
 
 
 def _autocast(precision: str, device: torch.device) -> torch.autocast:

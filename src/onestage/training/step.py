@@ -56,8 +56,8 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
             (total_loss * group.world).backward()  # DDP takes the mean over the processes
         total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm or math.inf)
-    asked = norm.new_tensor(float(stop.asked))
-    values = group.all_reduce_sum(torch.stack([*total.values(), norm / group.world, asked]))
+    said = norm.new_tensor([float(stop.asked), float(len(run.loader.skipped))])
+    values = group.all_reduce_sum(torch.cat([torch.stack([*total.values(), norm / group.world]), said]))
     pictures = [meta.path or str(meta.image_id) for meta in batch.metas]
     checks.add(Taken(state.step + 1, state.epoch + 1, lr, pictures, tuple(total), values))
     run.optimizer.step()

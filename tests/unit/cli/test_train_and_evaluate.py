@@ -121,9 +121,7 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
     assert [out.as_posix() for out in outs] == ["runs/tinyssd-1", "runs/tinyssd-2"]
 
 
-def test_a_data_set_that_lost_a_picture_cannot_be_skipped_by_a_run_that_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: Captured
-) -> None:
+def test_a_run_whose_data_set_lost_a_picture_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     def resume(folder: Path, **options: Any) -> TrainResult:
         raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")], empty=False, more=DOCTOR)
 
@@ -131,6 +129,7 @@ def test_a_data_set_that_lost_a_picture_cannot_be_skipped_by_a_run_that_goes_on(
     assert main(["train", "--resume", "runs/x"]) == 2
     said = capsys.readouterr().err
     assert "a.txt" in said and "put the data set back" in said and "onestage train DATA --on-bad skip\n" in said
+    assert "--resume runs/x --on-bad skip" in said
 
 
 @pytest.mark.parametrize("verb", [["data", "check", "data"], ["benchmark", "tinyssd"]])

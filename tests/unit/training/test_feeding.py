@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from onestage.data.loader import TrainLoader
+from onestage.errors import DataError, WeightsError
 from onestage.training import folder as run_folder
+from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.loop import Training, resume, train
 from onestage.training.monitor import TerminalMonitor
 from small_runs import CONFIG, detector, metrics, pictures, run, same_bits, write_pictures
@@ -46,6 +48,39 @@ def test_a_stopped_run_goes_on_with_the_same_bits_and_the_cache_changes_none(
     assert not resume(tmp_path / "stopped").interrupted
     assert same_bits(tmp_path / "whole", tmp_path / "stopped")
     assert metrics(tmp_path / "whole")[-1]["step"] == 9
+
+
+def test_a_broken_picture_and_a_full_disk_lose_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In mid-epoch, with averages, mosaics, a cache with room for two pictures, and minutes."""
+    data, out, step, save = write_pictures(tmp_path / "data"), tmp_path / "run", Training._step, CheckpointStore.save
+    config = replace(ALL, epochs=100, steps=9, minutes=1e4, evaluate_steps=3, ema=0.9, cache=3e-5)
+    run(data, tmp_path / "whole", config)
+    sound = {path: path.read_bytes() for path in sorted((data / "train").iterdir())[3:6]}
+
+    def breaking(training: Training, batch: Any) -> None:
+        for path, content in sound.items() if training.step == 3 else ():
+            path.write_bytes(content[:300])
+        step(training, batch)
+
+    def full(store: CheckpointStore, checkpoint: Checkpoint, **options: Any) -> Path:
+        if checkpoint.step >= 6:
+            raise WeightsError("checkpoints cannot be written here", got="No space left on device", fix="make room")
+        return save(store, checkpoint, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", breaking)
+        with pytest.raises(DataError, match=r"00000[345]\.jpg"):
+            run(data, out, config)
+    assert f"is saved. Go on once the pictures are mended: onestage train --resume {out}" in capsys.readouterr().out
+    for path, content in sound.items():
+        path.write_bytes(content)
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save", full)
+        with pytest.raises(WeightsError, match="No space left"):
+            resume(out)
+    assert not resume(out).interrupted and same_bits(tmp_path / "whole", out)
 
 
 def test_the_last_part_of_the_steps_is_clean(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

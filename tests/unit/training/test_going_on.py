@@ -10,9 +10,11 @@ import pytest
 from onestage.cli.main import main
 from onestage.errors import ConfigError
 from onestage.files import LAST
+from onestage.processes import RESTARTS, VARIABLES
 from onestage.training import folder as run_folder
 from onestage.training.folder import Plan
 from onestage.training.going_on import NewSettings
+from onestage.training.history import Change
 from onestage.training.loop import Training, resume
 from small_runs import CONFIG, metrics, run, same_bits, write_pictures
 
@@ -92,3 +94,15 @@ def test_what_cannot_change_is_told(folder: Path, capsys: pytest.CaptureFixture[
     assert main(["train", "data", "--epochs", "100", "--minutes", "1"]) == 2
     assert "two settings say how long to train" in capsys.readouterr().err
     assert replace(CONFIG) == Plan.load(folder).train
+
+
+def test_what_torchrun_starts_again_goes_on_by_the_plan(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of its command are in the plan already; one that is not yet there comes to pass."""
+    resume(folder, settings=NewSettings(lr=0.5))
+    history = Plan.load(folder).history
+    for name, value in zip((*VARIABLES, RESTARTS), ("0", "1", "0", "127.0.0.1", "1", "1"), strict=True):
+        monkeypatch.setenv(name, value)
+    resume(folder, settings=NewSettings(lr=0.5))
+    assert Plan.load(folder).history == history
+    assert NewSettings(minutes=9.0, workers=1).left([Change(4, "minutes", 5.0, 9.0)]) == NewSettings(workers=1)
+    assert NewSettings(minutes=9.0).left([Change(4, "minutes", 5.0, 9.0), Change(6, "minutes", 9.0, 7.0)]).minutes == 9.0

@@ -9,17 +9,19 @@ from pathlib import Path
 import pytest
 
 from onestage.cli.main import main
-from onestage.data.problems import most_left_out
+from onestage.data.problems import left_out_of, most_left_out
 from onestage.data.reader import load_dataset
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.training import folder as run_folder
 from onestage.training.config import TrainConfig, make_config
+from onestage.training.folder import Plan
 from onestage.training.going_on import NewSettings
 from onestage.training.inputs import read_data
+from onestage.training.inventory import Inventory
 from onestage.training.left_out import NAME, summary
-from onestage.training.loop import resume, train
+from onestage.training.loop import Training, resume, train
 from onestage.training.rules import before_data
-from small_runs import CONFIG, detector, pictures, weights, write_pictures
+from small_runs import CONFIG, detector, metrics, pictures, together, weights, write_pictures
 from unit.training.test_doubtful_data import Heard
 
 LIMIT = replace(CONFIG, epochs=1, on_bad="limit")
@@ -138,3 +140,109 @@ def test_train_leaves_them_out_without_an_option(data: Path, capsys: pytest.Capt
     assert main(["train", str(data), "--plan-only", "--model", "tinyssd"]) != 0
     said = capsys.readouterr().err
     assert "3 bad pictures and boxes" in said and "--on-bad skip" in said and "--bad-limit" not in said  # a tenth is 2
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask the next training to stop after a step."""
+    inner = Training._step
+
+    def stopping(training: Training, batch: object) -> None:
+        training.stop.asked = training.step + 1 == step
+        inner(training, batch)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Training, "_step", stopping)
+
+
+def deleted(picture: Path) -> None:
+    picture.unlink()
+
+
+def without_header(picture: Path) -> None:
+    picture.write_bytes(b"")
+
+
+def cut(picture: Path) -> None:
+    picture.write_bytes(picture.read_bytes()[:300])
+
+
+def yolo(data: Path, root: Path) -> Path:
+    """The training pictures without a split, so that a tenth is held out, with labels that need the size of the picture."""
+    (root / "images").mkdir(parents=True)
+    (root / "labels").mkdir()
+    for path in paths(data):
+        (root / "images" / path.name).write_bytes(path.read_bytes())
+        (root / "labels" / f"{path.stem}.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.25 0.25 0.25 0.25\n2 0.7 0.7 0.2 0.2\n")
+    (root / "classes.txt").write_text("ball\ncube\nstar\n")
+    return root
+
+
+@pytest.mark.parametrize(("format", "lose"), [("coco", deleted), ("coco", cut), ("yolo", deleted), ("yolo", without_header)])
+def test_a_run_goes_on_without_pictures_that_were_lost_since_it_began(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, lose: Callable[[Path], None]
+) -> None:
+    data, out = data if format == "coco" else yolo(data, tmp_path / "yolo"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        train(detector(), data, out=out, config=replace(CONFIG, epochs=2))
+    known = Inventory.load(out)
+    assert known is not None and len(known.train) + len(known.val) == (25 if format == "coco" else 20)
+    lost = data / known.train[3].name
+    lose(lost)
+    if format == "yolo" and lose is deleted:  # no trace of it is left in the folder
+        (data / "labels" / f"{lost.stem}.txt").unlink()
+    with pytest.raises(OnestageError):
+        resume(out)
+    heard = Heard()
+    resume(out, settings=NewSettings(on_bad="skip"), monitor=heard)
+    line = next(line for line in heard.said if line.startswith("from step 2 on"))
+    assert lost.name in line and "no longer that of the run" in line
+    change = Plan.load(out).history[-1]
+    assert (change.what, change.before, change.after, change.step) == ("pictures left out", 0, 1, 2) and lost.name in change.why
+    assert len(rows(out)) == 1 and rows(out)[0]["kind"] == "picture"
+    assert metrics(out)[-1]["step"] == (10 if format == "coco" else 8) and Inventory.load(out) == known
+    assert len(resume(out, monitor=heard).folder.name) and Plan.load(out).history[-1] == change  # nothing new to tell
+
+
+def test_the_parts_of_a_data_set_stay_apart_where_pictures_are_gone(data: Path, tmp_path: Path) -> None:
+    root = yolo(data, tmp_path / "yolo")
+    before = read_data(root, LIMIT)
+    begun = Inventory.of(before.train, before.val)
+    names = [Path(path).name for path in (before.train.paths[1], before.train.paths[-1], before.val.paths[0])]
+    for name in names:
+        (root / "images" / name).unlink()
+    now = read_data(root, replace(LIMIT, on_bad="skip"), begun=begun)
+    assert [Path(name).name for name in now.gone] == names and len(now.train) == len(before.train)
+    assert now.val.paths == before.val.paths[1:] and not {*now.val.paths} & {*now.train.paths}
+    assert now.train.paths == (
+        before.train.paths[0],
+        *before.train.paths[2:3],
+        *before.train.paths[2:-1],
+        before.train.paths[0],
+    )
+    assert begun.changes(now.train) == [] and len(left_out_of(now.train, now.val)) == 3
+    label = root / "labels" / f"{Path(before.train.paths[4]).stem}.txt"
+    label.write_text("0 0.5 0.5 0.5 0.4\n")
+    assert begun.changes(read_data(root, replace(LIMIT, on_bad="skip"), begun=begun).train) == [
+        f"images/{label.stem}.jpg: other labels"
+    ]
+
+
+def limited(data: Path, out: Path) -> None:
+    """Train, and print the error of this process."""
+    try:
+        train(detector(), data, out=out, config=replace(LIMIT, augment="none"))
+    except DataError as error:
+        print(f"said {error.what}", flush=True)
+
+
+def test_two_processes_count_together(data: Path, tmp_path: Path) -> None:
+    """Neither meets more than the limit of its share before both stop, after the same step."""
+    for path in paths(data)[::2]:
+        path.write_bytes(path.read_bytes()[:300])
+    log, out = tmp_path / "log", tmp_path / "run"
+    with together(limited, data, out, log=log):
+        pass
+    said = [line for line in log.read_text().splitlines() if line.startswith("said")]
+    assert len(said) == 2 and said[0] == said[1] and "and at most 2 may be left out" in said[0]
+    (checkpoint,) = out.glob("checkpoints/step-*")
+    assert 1 <= int(checkpoint.name.removeprefix("step-")) < 5 and len(rows(out)) >= 3

@@ -10,8 +10,10 @@ from typing import ClassVar
 import pytest
 from PIL import Image
 
+from onestage.cli.main import main
 from onestage.errors import ConfigError
-from onestage.training import loggers
+from onestage.training import journal, loggers
+from onestage.training.folder import Plan
 from onestage.training.loop import resume, train
 from onestage.training.state import Record
 from small_runs import CONFIG, detector, write_pictures
@@ -58,11 +60,47 @@ def test_a_logger_gets_the_run_and_stops_nothing(
     notes = Notes()
     train(detector(), data, out=tmp_path / "run", config=replace(CONFIG, epochs=1, log="wandb"), monitor=notes)
     logged = [] if fails_at else ["row 3 3", "close"]
-    assert Kept.calls == ["made after 0", "start tinyssd 4", *logged]
+    assert Kept.calls == [
+        "made after 0",
+        "made after 0",
+        "start tinyssd 4",
+        *logged,
+    ]  # the first one shows that it is installed
     assert len([line for line in notes.said if "no network; the training goes on" in line]) == bool(fails_at)
     if not fails_at:
         resume(tmp_path / "run", monitor=notes)  # the plan knows the logger
-        assert Kept.calls[4:] == ["made after 3", "start tinyssd 4", "close"]
+        assert Kept.calls[5:] == ["made after 0", "made after 3", "start tinyssd 4", "close"]
+
+
+def test_pictures_are_logged_at_the_step_of_their_measurement(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loggers.LOGGERS, "wandb", Kept)
+    monkeypatch.setattr(Kept, "calls", [])
+    monkeypatch.setattr(journal, "SHARE", 1e-9)  # the page, which also uses them up, is not drawn in between
+    train(detector(), data, out=tmp_path, config=replace(CONFIG, epochs=4, evaluate_every=2, log="wandb"), monitor=Notes())
+    rows = [call for call in Kept.calls if call.startswith("row")]
+    assert rows == ["row 3 0", "row 6 3", "row 9 0", "row 12 3"]
+
+
+def test_a_missing_package_is_told_before_anything_is_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that goes on where it is missing says how to go on without it."""
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="mlflow is not installed"):
+        train(detector(), tmp_path / "no data", out=out, config=replace(CONFIG, minutes=1, epochs=100, log="mlflow"))
+    assert main(["train", str(data), "--log", "mlflow", "--out", str(out)]) == 2
+    assert not out.exists() and "pip install 'onestage[mlflow]'" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setitem(loggers.LOGGERS, "mlflow", Kept)
+        train(detector(), data, out=out, config=replace(CONFIG, epochs=1, log="mlflow"), monitor=Notes())
+    assert main(["train", "--resume", str(out)]) == 2
+    advice = f"onestage train --resume {out} --log none"
+    assert advice in capsys.readouterr().err
+    assert main(advice.split()[1:]) == 0
+    assert "the result stays the same to the bit" in capsys.readouterr().out and Plan.load(out).train.log is None
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -7,12 +7,17 @@ import pytest
 
 from onestage.data import load_dataset
 from onestage.errors import ConfigError
+from onestage.model.cost import cost_of
+from onestage.training import folder as run_folder
+from onestage.training import loop
+from onestage.training import machine as machines
 from onestage.training.config import RULED, TrainConfig
-from onestage.training.machine import Machine, StepTimes
+from onestage.training.folder import Plan
+from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine, StepTimes
 from onestage.training.recipes import EVERY, RECIPES, recipe_for
-from onestage.training.rules import BEFORE_DATA, Facts, decide, decoded_gigabytes
+from onestage.training.rules import BEFORE_DATA, Facts, decide, decoded_gigabytes, expected_pictures
 from onestage.zoo.table import recipe
-from small_runs import detector, write_pictures
+from small_runs import detector, pictures, write_pictures
 
 MIXED = StepTimes(20.0, 25.0, 20.0, mixed=10.0)
 EVEN, FAST = StepTimes(20.0, 20.0, 20.0), StepTimes(20.0, 8.0, 20.0)
@@ -71,6 +76,20 @@ def test_what_follows_from_numbers(facts: Facts, expected: dict[str, object]) ->
     assert {name: getattr(config, name) for name in expected} == expected
 
 
+@pytest.mark.parametrize(("milliseconds", "batch_size", "augment"), [(2000.0, 8, "light"), (2.0, 16, "ssd")])
+def test_minutes_tell_how_many_pictures_a_named_model_sees(milliseconds: float, batch_size: int, augment: str) -> None:
+    """By its multiply-adds and the speed of the machine, which differ by kind of convolution."""
+    slow, facts = StepTimes(milliseconds, None, milliseconds), Facts(500, 10)
+    found = decided(replace(facts, machine=machine(slow)), minutes=10.0)
+    assert (found.batch_size, found.augment, found.minutes) == (batch_size, augment, 10.0)
+    mixed = replace(machine(slow), depthwise=EVEN)
+    tiny, config = detector(), detector().config
+    seen = expected_pictures(tiny, mixed, 10.0)
+    assert seen == pytest.approx(510 * 1e12 * DENSE_WORK / milliseconds / cost_of(config).multiply_adds, abs=1)
+    assert expected_pictures(tiny, None, 10.0) is None and expected_pictures(tiny, mixed, None) is None
+    assert mixed.rate(machines._depthwise(), 10**9) == pytest.approx(1e12 * DEPTHWISE_WORK / 20 / 1e9)
+
+
 def test_help_says_of_every_setting_that_rules_decide_it() -> None:
     usual, ruled = vars(TrainConfig()), set(EVERY).union(BEFORE_DATA, *(found.settings for found in RECIPES))
     for facts in (Facts(1000, 2000, 100, with_memory(80.0), 0.1), Facts(10, 1, machine=machine(MIXED))):
@@ -119,3 +138,19 @@ def test_a_learning_rate_follows_the_batch_and_leaves_with_the_optimiser() -> No
 def test_a_wrong_value_that_is_given_is_an_error() -> None:
     with pytest.raises(ConfigError, match="number out of its range"):
         decided(Facts(20, 5), epochs=0)
+
+
+def test_what_python_gives_holds_and_rules_decide_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "measure_machine", lambda device: machine())
+    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+    given, out = {"steps": 2, "workers": 0, "seed": 3, "lr": None, "device": "cpu"}, tmp_path / "run"
+    loop.train(detector(), pictures(8), out=out, config=given)
+    plan = Plan.load(out)
+    assert (plan.train.steps, plan.train.seed) == (2, 3) and plan.train.ema == EVERY["ema"] and plan.decisions
+    assert not loop.train(detector(), pictures(8), out=out, config=given, resume=True).interrupted
+    with pytest.raises(ConfigError, match="other settings make another run"):
+        loop.train(detector(), pictures(8), out=out, config={"seed": 4}, resume=True)
+    with pytest.raises(ConfigError, match=r"no setting 'minuts' \(did you mean 'minutes'\?\)"):
+        loop.train(detector(), pictures(8), out=out, config={"minuts": 1})
+    with pytest.raises(ConfigError, match="a dict of some of its fields"):
+        loop.train(detector(), pictures(8), out=out, config=["minutes"])  # type: ignore[arg-type]

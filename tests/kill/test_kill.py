@@ -144,7 +144,7 @@ def test_runs_of_some_minutes_killed_at_random_moments(count: int, data: Path, t
     """One that is killed before its length is known begins again. The plan that each has found gives the same bits."""
     random, kills, again, finished, log = Random(f"minutes {SEED}"), 0, 0, 0, tmp_path / "log"
     config, out = replace(RUN, epochs=100, minutes=MINUTES), tmp_path / "run-0"
-    while kills < count or finished == 0:
+    while True:
         process = start(begin_or_go_on, data, out, replace(config, workers=finished % 2), log=log)
         deadline = time.monotonic() + LONGEST * max(1, MINUTES)
         while not (out / "config.json").exists() and process.is_alive() and time.monotonic() < deadline:
@@ -158,6 +158,8 @@ def test_runs_of_some_minutes_killed_at_random_moments(count: int, data: Path, t
         assert joined(process, log) == 0, log.read_text()
         assert same_bits(out, undisturbed(data, out, tmp_path / f"whole-{finished}")), Plan.load(out).history
         finished += 1
+        if kills >= count:
+            break
         out = tmp_path / f"run-{finished}"
     print(
         f"\nminutes: {kills} killed, {again} before the length was known, {finished} finished, 0 hangs, all with the same bits"

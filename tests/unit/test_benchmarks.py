@@ -56,6 +56,13 @@ def test_inference(load, tmp_path, capsys):
     assert LITE in printed and "times as fast" in printed
 
 
+def test_evaluation(load, tmp_path, capsys):
+    path = tmp_path / "evaluation.json"
+    rows = load("evaluation").main(pictures=6, classes=3, objects=30, detections=8, draws=3, json=path)
+    assert len(rows) >= 2 and len(json.loads(path.read_text())["seconds"]) == len(rows)
+    assert "6 pictures, 3 classes" in capsys.readouterr().out
+
+
 def test_sizes_that_are_new_to_a_model_are_timed_against_a_second_time(load):
     inference = load("inference")
     images = inference.mixed_pictures(20)

@@ -1,4 +1,4 @@
-"""COCO's average precision and recall from matches; equal to pycocotools to the last digit, and weighted by pictures if asked.
+"""COCO's average precision and recall from matches; equal to pycocotools to the last digit.
 
 Shape letters: P pictures, K classes, T IoU thresholds, R = 101 recalls (0, .01 ... 1), N detections, H hits of one class.
 """
@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Bools, Floats
-from onestage.metrics.coco import RECALLS
+from onestage.analysis.matches import Matches, Size, match
+from onestage.analysis.tables import Bools, Floats, Table
+from onestage.metrics.coco import FIGURES, RECALLS
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,17 @@ class AveragePrecision:
     def mean_recall(self) -> float:
         """AR, the recall over all thresholds and classes; NaN if no class has objects."""
         return _mean(self.recall)
+
+
+def coco_figures(table: Table) -> dict[str, float]:
+    """COCO's twelve figures by name, in its order: pycocotools' to the last bit; NaN if there is nothing to find."""
+    matches = match(table)
+    every = average_precision(matches)
+    sizes: tuple[Size, ...] = ("small", "medium", "large")
+    by_size = [average_precision(match(table, size=size)) for size in sizes]
+    aps = [every.mean, every.at(matches.at(0.5)), every.at(matches.at(0.75)), *(ap.mean for ap in by_size)]
+    few = [average_precision(matches, limit=limit) for limit in (1, 10)]
+    return dict(zip(FIGURES, [*aps, *(ap.mean_recall for ap in (*few, every, *by_size))], strict=True))
 
 
 def average_precision(matches: Matches, *, limit: int | None = None) -> AveragePrecision:

@@ -9,29 +9,18 @@ import torch
 from coco_cases import FILES, Inputs, random_case, read_coco, run_pycocotools
 from metric_cases import found, known
 from onestage.analysis import matches as matches_module
-from onestage.analysis.ap import average_precision
+from onestage.analysis.ap import average_precision, coco_figures
 from onestage.analysis.matches import match
 from onestage.analysis.tables import tabulate
 from onestage.errors import DataError
 from onestage.metrics.coco import coco_metrics
 
 
-def twelve(detections, truths, classes):
-    """COCO's figures, in their order, and the precision for all sizes (T, R, K)."""
-    table = tabulate(detections, truths, classes)
-    everything = match(table)
-    ap = average_precision(everything)
-    sizes = [average_precision(match(table, size=size)) for size in ("small", "medium", "large")]
-    limited = [average_precision(everything, limit=limit).mean_recall for limit in (1, 10)]
-    aps, ars = [s.mean for s in sizes], [s.mean_recall for s in sizes]
-    return [ap.mean, ap.at(0), ap.at(5), *aps, *limited, ap.mean_recall, *ars], ap.precision
-
-
 def check_against_pycocotools(case: Inputs) -> None:
-    figures, precision = twelve(*case)
+    table = tabulate(*case)
     stats, theirs = run_pycocotools(*case)
-    np.testing.assert_array_equal(figures, np.where(stats < 0, np.nan, stats))
-    np.testing.assert_array_equal(precision, np.where(theirs < 0, np.nan, theirs))
+    np.testing.assert_array_equal(list(coco_figures(table).values()), np.where(stats < 0, np.nan, stats))
+    np.testing.assert_array_equal(average_precision(match(table)).precision, np.where(theirs < 0, np.nan, theirs))
 
 
 SLOW = ("fakebbox100", "coco_tiny_made", "sampled")  # pycocotools needs more than a second for each

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 import tyro
-from onestage.analysis.errors import errors_of
-from onestage.analysis.kinds import kinds_of
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from common import Clock, Comparison, compare, report
 from onestage.analysis.ap import coco_figures
 from onestage.analysis.bootstrap import how_sure
+from onestage.analysis.errors import errors_of
+from onestage.analysis.kinds import kinds_of
 from onestage.analysis.matches import match
 from onestage.analysis.tables import tabulate
 from onestage.boxes import to_xywh

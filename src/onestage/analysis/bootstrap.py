@@ -26,8 +26,11 @@ Counts: TypeAlias = NDArray[np.int32]
 DRAWS = 1000
 """So many data sets are drawn."""
 
+WEIGHTS = 1 << 23
+"""About so many weights of pictures are held at a time."""
+
 CELLS = 1 << 18
-"""About so many weights of detections are held at a time."""
+"""About so many weights of detections are held at a time: what fits into a processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -113,35 +116,39 @@ def drawn_ap(matches: Matches, *, draws: int = DRAWS, seed: int = 0) -> Floats:
 
     The draws depend on the seed and the number of pictures alone: two detectors on the same pictures get the same ones.
     """
-    rows = class_rows(matches)
-    longest = max((len(row.picture) for row in rows), default=1)
-    weights = drawn_weights(len(matches.table.image_ids), draws=draws, seed=seed, longest=longest)
-    shape = (0, len(matches.ious), len(matches.table.classes))
-    return np.concatenate([np.zeros(shape), *(weighted_ap(rows, part, shape[1:]) for part in weights)])
+    rows, shape = class_rows(matches), (len(matches.ious), len(matches.table.classes))
+    parts = drawn_weights(len(matches.table.image_ids), draws=draws, seed=seed)
+    return np.concatenate([np.zeros((0, *shape)), *(weighted_ap(rows, weights, shape) for weights in parts)])
 
 
 def weighted_ap(rows: Sequence[ClassRows], weights: Counts, shape: tuple[int, int]) -> Floats:
     """(B, T, K) the AP of each class if the pictures count weights (B, P) times. shape: T and K."""
     result = np.full((len(weights), *shape), np.nan)
     for row in rows:
-        result[:, :, row.label] = _class_ap(row, weights)
+        result[:, :, row.label] = np.concatenate([_class_ap(row, part) for part in in_parts(weights, len(row.picture))])
     return result
 
 
-def drawn_weights(pictures: int, *, draws: int, seed: int, longest: int) -> Iterator[Counts]:
-    """Yield (B', P): how often each picture is in each draw, some draws at a time, the fewer the more rows the longest list
-    has.
+def drawn_weights(pictures: int, *, draws: int, seed: int) -> Iterator[Counts]:
+    """Yield (B', P): how often each picture is in each draw, some draws at a time.
 
     One call of ``integers(0, P, P)`` of numpy's default generator makes a draw. Raise ConfigError for less than no draws.
     """
     check_number("draws", draws, least=0, whole=True)
     generator = np.random.default_rng(seed)
-    step = max(1, CELLS // max(longest, pictures, 1))
+    step = max(1, WEIGHTS // max(pictures, 1))
     for start in range(0, draws, step):
         counts = np.zeros((min(step, draws - start), pictures), np.int32)
         for row in counts if pictures else ():
             row += np.bincount(generator.integers(0, pictures, pictures), minlength=pictures).astype(np.int32)
         yield counts
+
+
+def in_parts(weights: Counts, rows: int) -> Iterator[Counts]:
+    """Yield the weights (B, P) some draws at a time, the fewer the more ``rows`` get a weight each; at least one part."""
+    step = max(1, CELLS // max(rows, 1))
+    for start in range(0, max(len(weights), 1), step):
+        yield weights[start : start + step]
 
 
 def over_classes(values: Floats) -> Floats:

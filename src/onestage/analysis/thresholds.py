@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from onestage.analysis.bootstrap import DRAWS, Counts, Estimate, drawn_weights, estimate
+from onestage.analysis.bootstrap import DRAWS, Counts, Estimate, drawn_weights, estimate, in_parts
 from onestage.analysis.matches import Matches
 from onestage.analysis.tables import Bools, Floats, Ints
 from onestage.errors import ConfigError, check_number
@@ -149,13 +149,13 @@ def _drawn(lists: Sequence[_Cuts], want: Want, *, pictures: int, draws: int, see
     """
     chosen = [int(_choose(_figures(cuts, np.ones((1, pictures), np.int32)), want)[0]) for cuts in lists]
     parts: list[list[Floats]] = [[] for _ in lists]
-    longest = max(len(cuts.picture) for cuts in lists)
-    for weights in drawn_weights(pictures, draws=draws, seed=seed, longest=longest):
+    for drawn in drawn_weights(pictures, draws=draws, seed=seed):
         for cuts, ours, part in zip(lists, chosen, parts, strict=True):
-            figures = _figures(cuts, weights)
-            scores = np.append(cuts.score, np.nan)[_choose(figures, want)]
-            there = [f[:, ours] if ours >= 0 else np.full(len(weights), np.nan) for f in figures]
-            part.append(np.stack([scores, *there], axis=1))
+            for weights in in_parts(drawn, len(cuts.picture)):
+                figures = _figures(cuts, weights)
+                scores = np.append(cuts.score, np.nan)[_choose(figures, want)]
+                there = [f[:, ours] if ours >= 0 else np.full(len(weights), np.nan) for f in figures]
+                part.append(np.stack([scores, *there], axis=1))
     return [np.concatenate([np.zeros((0, 4)), *part]) for part in parts]
 
 

@@ -122,6 +122,8 @@ def test_draws_do_not_depend_on_how_many_are_held_at_a_time(monkeypatch):
     whole = drawn_ap(matches, draws=7, seed=3)
     monkeypatch.setattr(bootstrap, "CELLS", 1)
     equal(drawn_ap(matches, draws=7, seed=3), whole)
+    monkeypatch.setattr(bootstrap, "WEIGHTS", 1)
+    equal(drawn_ap(matches, draws=7, seed=3), whole)
     assert not np.array_equal(drawn_ap(matches, draws=7, seed=4), whole, equal_nan=True)
     with pytest.raises(ConfigError, match="draws"):
         drawn_ap(matches, draws=-1)

@@ -106,7 +106,7 @@ def left_over(config, expected, found):
     ]
     pairs = [(one.raw, raw) for one, (_, raw) in zip(expected, found, strict=True)]
     rounding = measured(pairs, iou=TOLERANCE.iou, score=TOLERANCE.score)
-    lines = [] if rounding.pixels <= MOST_PIXELS else [f"sides of boxes are up to {rounding.pixels / 2} pixels apart"]
+    lines = [] if rounding.pixels <= 2 * MOST_PIXELS else [f"sides of boxes are up to {rounding.pixels / 2} pixels apart"]
     for one, (_, raw), agreement in zip(expected, found, agreements, strict=True):
         if agreement.paired < agreement.compared:
             lines += unexplained(config, one.candidates, raw, rounding, least=one.least)

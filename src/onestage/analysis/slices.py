@@ -1,6 +1,6 @@
-"""Which objects are found less often than others: by size, shape, neighbours, the border of the picture and brightness.
+"""Which objects are found less often than others: by class, size, shape, neighbours, the border of the picture and brightness.
 
-Shape letters: N detections, G true objects, P pictures, M pairs.
+Shape letters: N detections, G true objects, P pictures, K classes, M pairs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class Quality:
-    """All objects, divided by one quality. name: a key of SCALES."""
+    """All objects, divided by one quality. name: "class", or a key of SCALES."""
 
     name: str
     slices: tuple[Slice, ...]
@@ -112,6 +112,7 @@ def slices_of(
     """
     found, mistaken = _fate(table, kinds, score)
     values = {
+        "class": table.true.label.astype(np.float64),
         "size": table.true.area,
         "shape": _shape(table),
         "crowding": _crowding(table, kinds.counted),
@@ -122,7 +123,8 @@ def slices_of(
         counts = np.bincount(table.true.picture, minlength=len(table.image_ids)).tolist()
         flat = [v for row, n in zip(known, counts, strict=True) for v in (list(row) if len(row) == n else [math.nan] * n)]
         values["brightness"] = np.array(flat, np.float64)
-    qualities = [Quality(name, _divide(SCALES[name], v, kinds.counted, found, mistaken)) for name, v in values.items()]
+    scales = {"class": Scale(table.classes, tuple(np.arange(1.0, len(table.classes)).tolist())), **SCALES}
+    qualities = [Quality(name, _divide(scales[name], v, kinds.counted, found, mistaken)) for name, v in values.items()]
     return Slices(score, kinds.iou, tuple(qualities))
 
 

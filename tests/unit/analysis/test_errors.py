@@ -1,11 +1,13 @@
 """Error types against the original program, tidecv, on all its reference cases, and as COCO averages."""
 
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from analysis_cases import Case, file_case, made_case, reference
+from metric_cases import found, known
 from onestage.analysis.errors import Errors, errors_of
 from onestage.analysis.kinds import Average, kinds_of
 from onestage.analysis.matches import match
@@ -82,3 +84,20 @@ def test_averaged_as_coco_does_ap_is_cocos_and_gains_are_those_of_the_reference(
     if name == "voc100":  # neither ignored detections nor emptied classes, so a second program agrees
         second = figures["tide_as_COCO_would_average"]["hotcoco_1_3_0"][name]["delta_ap"]
         assert {**gains(result), "FP": special["FalsePos"], "FN": special["FalseNeg"]} == pytest.approx(second, abs=1e-9)
+
+
+def test_what_finds_an_ignored_object_has_no_part_in_ap_but_for_the_original_rules() -> None:
+    box, other = (10, 10, 60, 60), (100, 100, 160, 160)
+    detections = [found(1, [(0, 0.9, *other), (0, 0.5, *box)])]
+    matches = match(tabulate(detections, [known(1, [(0, *box), (0, *other)], ignore=[1])], ["cat"]))
+    for average, ap, expected in (("coco", 1.0, ("bT", "ti")), ("original", 1.0, ("TT", "tt"))):
+        result = errors_of(matches.table, kinds_of(matches, average=average))
+        assert pytest.approx(ap) == result.AP
+        assert (result.pictures[0].found, result.pictures[0].true) == expected
+        assert (result.ignored, result.false_positives.count) == (int(average == "coco"), 0)
+
+
+def test_with_nothing_to_find_there_is_no_ap_and_nothing_to_gain() -> None:
+    result = errors_of((matches := match(tabulate([], [], ["cat"]))).table, kinds_of(matches))
+    assert all(math.isnan(t.gain) and t.count == 0 for t in (*result.types, result.false_positives, result.false_negatives))
+    assert math.isnan(result.AP) and result.pictures == ()

@@ -31,7 +31,8 @@ def test_every_object_is_in_one_part_of_each_quality() -> None:
     assert counts(result, "shape") == [(1, 0, 1), (0, 0, 0), (1, 1, 0), (0, 0, 0), (2, 1, 0)]
     assert counts(result, "crowding") == [(2, 1, 1), (0, 0, 0), (0, 0, 0), (2, 1, 0)]
     assert counts(result, "border") == [(3, 1, 1), (1, 1, 0)]
-    assert [q.name for q in result.qualities] == ["size", "shape", "crowding", "border"]
+    assert counts(result, "class") == [(4, 2, 1), (0, 0, 0)]
+    assert [q.name for q in result.qualities] == ["class", "size", "shape", "crowding", "border"]
 
 
 def test_detections_below_the_score_find_nothing() -> None:

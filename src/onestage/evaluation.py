@@ -1,18 +1,21 @@
-"""Every figure of a detector on a labelled data set: from a model, a file or a run folder to a report."""
+"""Every figure of a detector on a labelled data set: from a model, a run folder or detections in a file to a report."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from onestage.data import Dataset
+from onestage.data.detections import FoundObjects, OpenDetections, holds_detections, open_detections
 from onestage.data.reader import open_data
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, known_keywords, warn_outside
 from onestage.files import given_path
 from onestage.loading import load
-from onestage.metrics.report import Report
+from onestage.metrics.report import Report, measure
 from onestage.model.detector import Detector
-from onestage.predict.measure import Advance, evaluate_dataset
+from onestage.predict.measure import Advance, evaluate_dataset, name_of
 from onestage.predict.predictor import Predictor
 from onestage.training.inputs import held_out
 
@@ -31,9 +34,10 @@ def evaluate(
 ) -> Report:
     """Every figure of the detector on a data set: COCO AP, VOC AP, each class, the losses, the book's class error and box MAE.
 
-    model: a detector, its file, a run folder, or an exported file. data: a path, or a Dataset already read. split: of a path.
-    The default is the first that exists of "test", "val", the pictures that the run held out, and everything. format: of a
-    path that is not recognised.
+    model: a detector, its file, a run folder, or an exported file; or a file with detections of any program, which is measured
+    without a model (data/detections.py lists the kinds; what it leaves out or takes for granted is a warning). data: a path, or
+    a Dataset already read. split: of a path. The default is the first that exists of "test", "val", the pictures that the run
+    held out, and everything; for detections the first that has all of their pictures. format: of a path that is not recognised.
 
     Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.
@@ -44,11 +48,78 @@ def evaluate(
     run: Path | None = None
     if not isinstance(model, Detector | Predictor):
         run = given_path(model, "model")
+        if holds_detections(run):
+            _refuse_model_options(batch_size=batch_size, workers=workers)
+            return _evaluate_file(run, data, split=split, format=format, on_bad=on_bad)
         model = load(run)
     dataset = data if isinstance(data, Dataset) else given_path(data, "data")
     if not isinstance(dataset, Dataset):
         dataset, _ = data_to_measure(model, dataset, run=run, split=split, format=format, on_bad=on_bad)
     return evaluate_dataset(model, dataset, batch_size=batch_size, workers=workers, on_bad=on_bad, advance=advance)[0]
+
+
+def _refuse_model_options(*, batch_size: int, workers: int | None) -> None:
+    """Raise ConfigError for options that say how a model runs."""
+    if (batch_size, workers) != (16, None):
+        what, got = (
+            "batch_size and workers are for a model, and these are detections",
+            f"batch_size={batch_size}, workers={workers}",
+        )
+        raise ConfigError(what, got=got, fix="leave both out")
+
+
+def _evaluate_file(file: Path, data: str | Path | Dataset, *, split: str | None, format: str | None, on_bad: OnBad) -> Report:
+    """The report of the detections in a file, with a warning for all that is not plain."""
+    opened = open_detections(file)
+    path = data if isinstance(data, Dataset) else given_path(data, "data")
+    dataset = path if isinstance(path, Dataset) else data_of(opened, path, split=split, format=format, on_bad=on_bad)
+    report, objects = measure_detections(opened, dataset, on_bad=on_bad)
+    warn_outside(str(remark) for remark in (*objects.left_out, *objects.notes))
+    return report
+
+
+class Measured(NamedTuple):
+    """The report of detections that a file has, and what was read of it."""
+
+    report: Report
+    objects: FoundObjects
+
+
+def measure_detections(opened: OpenDetections, dataset: Dataset, *, on_bad: OnBad = "stop") -> Measured:
+    """Every figure of detections on a data set, losses and anchors aside. Raise DataError as ``read_detections`` does."""
+    objects = opened.on(dataset, on_bad=on_bad)
+    truths = [dataset.truth(row) for row in range(len(dataset))]
+    name = opened.rows.file.name
+    return Measured(measure(objects.detections, truths, dataset.classes, model=name, data=name_of(dataset)), objects)
+
+
+def data_of(
+    opened: OpenDetections, path: str | Path, *, split: str | None = None, format: str | None = None, on_bad: OnBad = "stop"
+) -> Dataset:
+    """The pictures that detections belong to: see ``data_of_all``."""
+    return data_of_all([opened], path, split=split, format=format, on_bad=on_bad)
+
+
+def data_of_all(
+    files: Sequence[OpenDetections],
+    path: str | Path,
+    *,
+    split: str | None = None,
+    format: str | None = None,
+    on_bad: OnBad = "stop",
+) -> Dataset:
+    """The pictures at ``path`` that the detections of some files belong to, of which only the labels are needed.
+
+    split: by default the first of test, val, trainval and train that has all pictures of the detections, or everything.
+    """
+    labels = open_data(path, format, labels_alone=True)
+    if split is None:
+        for name in ("test", "val", "trainval", "train"):
+            if name in labels.splits:
+                found = labels.load(name, on_bad=on_bad)
+                if not any(opened.lacks(found) for opened in files):
+                    return found
+    return labels.load(split, on_bad=on_bad)
 
 
 def data_to_measure(

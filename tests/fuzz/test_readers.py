@@ -23,10 +23,10 @@ import yaml
 
 import trees
 from fuzz.harness import SECONDS, fuzz, mutated
-from onestage.data import load_dataset
+from onestage.data import load_dataset, read_detections
 from onestage.data.csv_header import ROLES
 from onestage.data.dataset import Dataset
-from onestage.data.predictions import FORMATS, PredictionWriter
+from onestage.data.predictions import FORMATS, Format, PredictionWriter
 from onestage.errors import ConfigError, DataError
 from onestage.model.codec import encode
 from onestage.model.config import DetectorConfig
@@ -764,18 +764,46 @@ def test_predictions_come_back(format: str, tmp_path: Path) -> None:
     fuzz(f"predictions as {format}", attempt, seconds=SECONDS / 4)
 
 
-@pytest.mark.parametrize("format", FORMATS)
-def test_damaged_predictions_as_a_data_set(format: str, tmp_path: Path) -> None:
-    """The CSV file is one. The other two are refused, whatever is in them."""
-    root = trees.csv(tmp_path)
-    file = root / FORMATS[format].file_name
-    (root / "label.csv").unlink()
+def predicted(file: Path, format: Format) -> bytes:
+    """The file with two detections in each picture, and its content."""
     with PredictionWriter(file, format) as writer:
         for name in "abc":
             boxes, names = torch.tensor([[1.5, 2, 30, 20], [4, 5, 6, 7.25]]), ("cat", "dog")
             scores, labels = torch.tensor([0.9, 0.1]), torch.tensor([0, 1])
-            writer.add(Detections(boxes, scores, labels, names, (3, 18), trees.SIZE, path=f"{name}.png"))
-    good = file.read_bytes()
+            writer.add(
+                Detections(boxes, scores, labels, names, (3, 18), trees.SIZE, path=f"{name}.png", image_id=f"{name}.png")
+            )
+    return file.read_bytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_damaged_detections(format: Format, tmp_path: Path) -> None:
+    """They are read or refused, and what is read are detections of these pictures."""
+    data = load_dataset(trees.coco(tmp_path / "coco"))
+    file = tmp_path / FORMATS[format].file_name
+    good = predicted(file, format)
+    assert [len(found) for found in read_detections(file, data)] == [2, 2, 2]
+
+    def attempt(random: Random) -> str:
+        file.write_bytes(mutated(random, good, tokens=TOKENS))
+        found = read_detections(file, data, on_bad="skip")
+        assert [one.image_id for one in found] == [*data.image_ids]
+        for one in found:
+            assert one.boxes.isfinite().all() and (one.boxes[:, 2:] >= one.boxes[:, :2]).all()
+            assert ((one.scores >= 0) & (one.scores <= 1)).all() and (one.scores.diff() <= 0).all()
+            assert one.class_names == tuple(data.classes[label] for label in one.labels.tolist())
+        return "read"
+
+    fuzz(f"damaged detections as {format}", attempt, seconds=SECONDS / 4)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_damaged_predictions_as_a_data_set(format: Format, tmp_path: Path) -> None:
+    """The CSV file is one. The other two are refused, whatever is in them."""
+    root = trees.csv(tmp_path)
+    file = root / FORMATS[format].file_name
+    (root / "label.csv").unlink()
+    good = predicted(file, format)
 
     def attempt(random: Random) -> str:
         file.write_bytes(mutated(random, good, tokens=TOKENS))

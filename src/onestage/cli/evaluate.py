@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
-from onestage.errors import counted
+from onestage.errors import ConfigError, WeightsError, counted
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.data import Dataset
+    from onestage.data.detections import FoundObjects
     from onestage.metrics.report import Report
     from onestage.model.detector import Detector
     from onestage.predict.predictor import Predictor
@@ -53,6 +55,10 @@ class Machine:
         Range(above=0, below=1e6).check(self.picture_memory, "picture_memory")
 
 
+THIS_MACHINE = Machine()
+"""What follows from the machine alone."""
+
+
 def evaluate(
     model: tyro.conf.Positional[str],
     data: tyro.conf.Positional[Path],
@@ -62,44 +68,127 @@ def evaluate(
     out: Path | None = None,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
-    machine: Machine = Machine(),
+    machine: Machine = THIS_MACHINE,
 ) -> int:
-    """Measure a detector on labelled pictures: COCO AP, VOC AP, each class, loss, and the d2l book's class error and box MAE.
+    """Measure a detector, or the detections of any program, on labelled pictures: COCO AP, VOC AP, each class, loss, and the
+    d2l book's class error and box MAE.
 
     onestage evaluate runs/first pictures/
 
     onestage evaluate runs/first pictures/ --split val --out report/
 
+    onestage evaluate results.json annotations/instances_val2017.json
+
     Args:
-        model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models); or detections:
+            COCO results, JSON lines or CSV as predict writes them, VOC's comp4_det files or YOLO's texts, one or a folder
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV; for detections COCO and VOC do without pictures
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
-            and everything
+            and everything; for detections the first that has all of their pictures
         out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
         format: the data set's format; by default it is recognised
-        on_bad: what to do about a bad annotation or an unreadable picture: stop, or leave it out
+        on_bad: what to do about a bad annotation or detection, or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.common import find_any_model
-    from onestage.cli.report import report_folder, save_report
+    from onestage.data.detections import holds_detections
+    from onestage.files import given_path
+
+    path = given_path(model, "model")
+    wanted = _Wanted(data, split, out, format, on_bad)
+    if holds_detections(path):
+        _evaluate_file(path, wanted, machine)
+    else:
+        _evaluate_model(path, wanted, machine)
+    return 0
+
+
+class _Wanted(NamedTuple):
+    """The options that models and detections share: see ``evaluate``."""
+
+    data: Path
+    split: str | None
+    out: Path | None
+    format: Literal["coco", "voc", "yolo", "csv"] | None
+    on_bad: Literal["stop", "skip"]
+
+
+def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> None:
+    from onestage.cli.report import report_folder
     from onestage.evaluation import data_to_measure
 
-    found = find_any_model(model, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
-    run = Path(model)
-    dataset, was_held_out = data_to_measure(found, data, run=run, split=split, format=format, on_bad=on_bad)
+    data, split, out, format, on_bad = wanted
+    found = find(str(path), machine)
+    dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
-    report, detections = _measure(_run(found, dataset, machine), dataset, machine, on_bad)
+    report, detections = measured(runner(found, dataset, machine), dataset, machine, on_bad)
     _show(report, dataset if was_held_out else None)
     if left_out := len(dataset.problems) + len(dataset) - len(detections):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        page = save_report(report, detections, dataset, out)
-        stdout().print()
-        tell(f"report: {page}")
-    return 0
+        _save(report, detections, dataset, out)
 
 
-def _run(model: Detector | Predictor, dataset: Dataset, machine: Machine) -> Predictor:
+def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
+    """Measure the detections in a file, or a folder of texts. Raise ConfigError for options that say how a model runs."""
+    from onestage.cli.report import report_folder
+    from onestage.data.detections import open_detections
+    from onestage.evaluation import data_of, measure_detections
+
+    refuse_model_options(path, machine)
+    data, split, out, format, on_bad = wanted
+    opened = open_detections(path)
+    dataset = data_of(opened, data, split=split, format=format, on_bad=on_bad)
+    if out is not None:
+        report_folder(out, dataset)
+    report, objects = measure_detections(opened, dataset, on_bad=on_bad)
+    _show(report, None)
+    tell_remarks(objects)
+    if dataset.problems:
+        say(("left out:", "bold yellow"), f" {len(dataset.problems):,} bad labels; see them: onestage data check {data}")
+    if out is not None:
+        _save(report, objects.detections, dataset, out)
+
+
+def refuse_model_options(path: Path, machine: Machine) -> None:
+    """Raise ConfigError for options that say how a model runs, where there are only detections."""
+    if given := [name for name, value in vars(machine).items() if value != getattr(THIS_MACHINE, name)]:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        what, fix = "these options say how a model runs, and this is a file of detections", f"leave {options} out"
+        raise ConfigError(what, where=path, got=options, fix=fix)
+
+
+def tell_remarks(objects: FoundObjects) -> None:
+    """What was left out of a file of detections, and how something unclear in it was understood."""
+    for problem in objects.left_out:
+        say(("left out:", "bold yellow"), f" {problem}")
+    for note in objects.notes:
+        say(("note:", "bold"), f" {note}")
+
+
+def _save(report: Report, detections: list[Detections], dataset: Dataset, out: Path) -> None:
+    """Write the folder of a report, and say where its page is."""
+    from onestage.cli.report import save_report
+
+    page = save_report(report, detections, dataset, out)
+    stdout().print()
+    tell(f"report: {page}")
+
+
+def find(name: str, machine: Machine) -> Detector | Predictor:
+    """The model that a user names. Raise WeightsError, which says what was looked for, if there is none."""
+    from onestage.cli.common import find_any_model
+
+    try:
+        return find_any_model(name, device=machine.device, runtime=machine.runtime, trusted=machine.trusted)
+    except WeightsError as error:
+        if not os.path.lexists(name) and error.expected is not None:
+            from onestage.data.detections import KINDS
+
+            error.expected = f"{error.expected}; or detections: {KINDS}"
+        raise
+
+
+def runner(model: Detector | Predictor, dataset: Dataset, machine: Machine) -> Predictor:
     """The model, run by the runtime that was asked for."""
     from onestage.cli.common import TRIED_WITH, Numbers, run_model
     from onestage.predict.pictures import PictureFile
@@ -121,7 +210,7 @@ def _show(report: Report, held_out: Dataset | None) -> None:
         stdout().print(words(f"measured on the {pictures} held out; the run trained on the rest of this data set"))
 
 
-def _measure(
+def measured(
     predictor: Predictor, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
 ) -> tuple[Report, list[Detections]]:
     """The figures, and the detections behind them, with a bar for the time that it takes."""

@@ -10,6 +10,7 @@ from PIL import Image
 
 from onestage.cli.results import results_folder
 from onestage.data import Dataset
+from onestage.data.files import is_regular
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
 from onestage.errors import shortened
@@ -38,14 +39,16 @@ def report_folder(folder: Path, dataset: Dataset) -> None:
 def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:
     """Write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/. Return index.html's path.
 
-    found: the detections of the data set's pictures, in its order, without the pictures that could not be read.
+    found: the detections of the data set's pictures, in its order, without the pictures that could not be read. Pictures that
+    are not there, as for labels alone, are not drawn.
     """
     make_folder(folder / "pictures")
     with PredictionWriter(folder / FORMATS["coco"].file_name, "coco") as writer:
         for detections in found:
             writer.add(detections)
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
-    chosen = found[:: max(1, len(found) // PICTURES)][:PICTURES]
+    there = [detections for detections in found if not dataset.is_on_disk or is_regular(Path(detections.path))]
+    chosen = there[:: max(1, len(there) // PICTURES)][:PICTURES]
     examples: dict[str, Image.Image] = {}
     for number, detections in enumerate(chosen, start=1):
         name = f"{number:02d}-{shortened(Path(detections.path).stem, STEM)}.jpg"

@@ -20,6 +20,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -209,7 +210,7 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
             table.problem(where, DataError(f"the image id {quoted(image_id)} is given twice", fix=_UNIQUE))
         else:
             try:
-                picture = _picture(entry, image_id, pictures)
+                picture = _picture(table, entry, image_id, pictures)
                 if (first := id_of.setdefault(picture.path, image_id)) != image_id:
                     what = f"this picture is listed under two ids, and is the one of id {_shown(first)}"
                     raise DataError(
@@ -228,12 +229,14 @@ def _shown(stored_id: Id) -> str:
     return shortened(str(stored_id), 40)
 
 
-def _picture(entry: Mapping[str, Json], image_id: Id, pictures: Named) -> PictureFile:
+def _picture(table: Table, entry: Mapping[str, Json], image_id: Id, pictures: Named) -> PictureFile:
     """Raise DataError with the reason if this entry is no usable picture."""
     file_name = entry.get("file_name")
     if not isinstance(file_name, str):
         raise DataError("file_name should be a string", got=quoted(file_name), fix="write the picture's name in quotes")
-    return PictureFile(str(pictures.find(file_name)), image_id, stated_size(entry.get("height"), entry.get("width")))
+    size = stated_size(entry.get("height"), entry.get("width"))
+    path = table.picture(partial(pictures.find, file_name), pictures.file.parent / file_name, size)
+    return PictureFile(str(path), image_id, size)
 
 
 def _read_annotations(

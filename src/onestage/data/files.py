@@ -1,15 +1,18 @@
 """What the readers share about files: listing a folder, names of splits, and reading text safely."""
 
 import codecs
+import io
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.text import lines_of
-from onestage.errors import DataError
+from onestage.errors import DataError, OnestageError
 
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
 UNREAD_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".jp2", ".tga", ".dng", ".cr2", ".nef", ".arw", ".psd", ".svg"})
@@ -38,6 +41,7 @@ READ_FIX = "see whether it is there and whether you may read it"
 _OVERLAP = 128
 """Characters of the word that ``pieces`` are searched for, at most."""
 
+_LFS = b"version https://git-lfs"
 _LEFT_BY_SYSTEMS = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 _PASSED_OVER = frozenset({"__macosx", "__pycache__"})
 
@@ -151,21 +155,52 @@ def inside(name: str) -> str | None:
 
 def read_bytes(path: Path) -> bytes:
     """The content of a file. Raise DataError if it cannot be read, is no regular file, or exceeds the limit of its suffix."""
-    limit = MAX_BYTES.get(path.suffix.lower(), max(MAX_BYTES.values()))
-    try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            fix = "put a file of this name there, or name another one: a folder, pipe or device is not read"
-            raise DataError("this is not a regular file", where=path, fix=fix)
-        if found.st_size > limit:
-            got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
-            fix = "divide the data set, or name the file that is meant"
-            raise DataError("this file is too large", where=path, got=got, expected=expected, fix=fix)
+    with _reading(path):
+        _check_size(path)
         return path.read_bytes()
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn an error of the system inside the block, or bytes that are no text, into a DataError that names the file."""
+    try:
+        yield
+    except OnestageError:
+        raise
+    except UnicodeDecodeError as error:
+        got = f"byte {error.object[error.start]:#04x} at position {error.start}"
+        raise DataError("this file is not UTF-8 text", where=path, got=got, fix="save it as UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        if isinstance(error, DataError):
-            raise
         raise DataError("this file cannot be read", where=path, got=getattr(error, "strerror", error), fix=READ_FIX) from error
+
+
+def _check_size(path: Path) -> None:
+    """Raise DataError if a file is no regular one, or exceeds the limit of its suffix; OSError if it is not there."""
+    limit = MAX_BYTES.get(path.suffix.lower(), max(MAX_BYTES.values()))
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        fix = "put a file of this name there, or name another one: a folder, pipe or device is not read"
+        raise DataError("this is not a regular file", where=path, fix=fix)
+    if found.st_size > limit:
+        got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
+        fix = "divide the data set, or name the file that is meant"
+        raise DataError("this file is too large", where=path, got=got, expected=expected, fix=fix)
+
+
+@contextmanager
+def open_text(path: Path) -> Iterator[TextIO]:
+    """A text file in UTF-8 or UTF-16, with or without byte order mark, to be read piece by piece; line ends stay as they are.
+
+    Raise DataError as ``read_text`` does, here or in the block.
+    """
+    with _reading(path):
+        _check_size(path)
+        with path.open("rb") as file:
+            start = file.peek(400)
+            if start.startswith(_LFS):
+                raise _pointer(path)
+            with io.TextIOWrapper(file, _encoding(start), newline="") as text:
+                yield text
 
 
 def read_text(path: Path) -> str:
@@ -174,14 +209,16 @@ def read_text(path: Path) -> str:
     Raise DataError as ``read_bytes`` does, and if the file is no such text.
     """
     content = read_bytes(path)
-    try:
+    with _reading(path):
         text = content.decode(_encoding(content))
-    except UnicodeDecodeError as error:
-        got = f"byte {error.object[error.start]:#04x} at position {error.start}"
-        raise DataError("this file is not UTF-8 text", where=path, got=got, fix="save it as UTF-8") from error
-    if text.startswith("version https://git-lfs"):
-        raise DataError("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull")
+    if text.startswith(_LFS.decode()):
+        raise _pointer(path)
     return text
+
+
+def _pointer(path: Path) -> DataError:
+    """The error for a file that git-lfs has not fetched."""
+    return DataError("this is a git-lfs pointer, not the file itself", where=path, fix="run: git lfs pull")
 
 
 def read_list(path: Path) -> list[str]:

@@ -81,7 +81,7 @@ FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": 
 class OpenData:
     """A data set whose format and files are known. ``load`` reads the annotations of each split once and keeps them.
 
-    path: as the user named it. root: the data set's folder.
+    path: as the user named it. root: the data set's folder. labels_alone: see ``open_data``.
     """
 
     path: Path
@@ -89,6 +89,7 @@ class OpenData:
     format: str
     layout: Layout = field(repr=False)
     tree: Tree = field(repr=False)
+    labels_alone: bool = False
     _tables: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -258,7 +259,7 @@ class OpenData:
 
     def _table(self, key: str) -> Table:
         if key not in self._tables:
-            table = Table(self.root)
+            table = Table(self.root, labels_alone=self.labels_alone)
             self.layout.read(table, key)
             self._tables[key] = table
         return self._tables[key]
@@ -287,10 +288,11 @@ class OpenData:
         return key
 
 
-def open_data(path: str | Path, format: str | None = None) -> OpenData:
+def open_data(path: str | Path, format: str | None = None, *, labels_alone: bool = False) -> OpenData:
     """Find out which format a data set has and which files belong to it.
 
     path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
+    labels_alone: only the labels are needed, so a picture of COCO or VOC whose size is stated may be missing.
     Raise DataError if there is no data set, or more than one.
     """
     path = _named(path)
@@ -307,7 +309,7 @@ def open_data(path: str | Path, format: str | None = None) -> OpenData:
     if len(layouts) > 1:
         fix = f"name one: --format {next(iter(layouts))}, or name a folder or file further down"
         raise DataError("more than one data set is here", where=path, got=" and ".join(layouts), fix=fix)
-    return OpenData(path, tree.root, *next(iter(layouts.items())), tree)
+    return OpenData(path, tree.root, *next(iter(layouts.items())), tree, labels_alone)
 
 
 def load_dataset(

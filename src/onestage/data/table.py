@@ -28,7 +28,7 @@ from onestage.data.dataset import Dataset, Fault, Problem, complain
 from onestage.data.labels import MODEL, SHOWN, ClassKey, Labels, StoredClasses, alike
 from onestage.data.text import listed, size_text
 from onestage.data.threads import PatientThreads
-from onestage.errors import DataError, counted
+from onestage.errors import DataError, PictureError, counted
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -72,13 +72,15 @@ class Table:
     """What a reader collects: plain lists, so that adding a row is cheap. It is complete before anything is made of it.
 
     to_xyxy: (M, 4) boxes of the format -> (M, 4) xyxy. relative: boxes are parts of the picture's width and height, not
-    pixels. classes: those of the data set; None if nothing names them.
+    pixels. classes: those of the data set; None if nothing names them. labels_alone: a picture need not be there if its
+    annotation states the size.
     """
 
     root: Path
     to_xyxy: Callable[[Tensor], Tensor] = torch.clone
     relative: bool = False
     classes: StoredClasses | None = None
+    labels_alone: bool = False
     pictures: list[PictureFile] = field(default_factory=list)
     objects: list[Row] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -88,6 +90,18 @@ class Table:
         """The row of a picture that is added."""
         self.pictures.append(picture)
         return len(self.pictures) - 1
+
+    def picture(self, find: Callable[[], Path], beside: Path, size: Size | None) -> Path:
+        """The picture that ``find`` finds; or ``beside``, if it need not be there. size: as stated, or None.
+
+        Raise DataError as ``find`` does.
+        """
+        try:
+            return find()
+        except PictureError:
+            if not self.labels_alone or size is None:
+                raise
+            return beside
 
     def problem(self, where: str, error: DataError) -> None:
         """Note what is wrong at a place."""

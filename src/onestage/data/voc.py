@@ -384,7 +384,8 @@ def _fill(table: Table, file: Path, annotation: _Annotation, picture_of: Callabl
     if not annotation.usable:
         return
     try:
-        path = picture_of(file, annotation.file_name)
+        beside = file.parent / (annotation.file_name or file.stem)
+        path = table.picture(partial(picture_of, file, annotation.file_name), beside, annotation.size)
     except DataError as error:
         table.problem(where, error)
         return

@@ -71,11 +71,16 @@ def evaluate_dataset(
         [dataset.truth(row) for row in rows],
         dataset.classes,
         model=config.name,
-        data=" ".join(filter(None, (dataset.root.name, dataset.split))),
+        data=name_of(dataset),
         losses=_mean_losses(parts) if has_outputs else None,
         book=sum((part.book for part in parts), BookMetrics()) if has_outputs else None,
     )
     return report, detections
+
+
+def name_of(dataset: Dataset) -> str:
+    """What a report calls a data set: its folder and its split."""
+    return " ".join(filter(None, (dataset.root.name, dataset.split)))
 
 
 def _check_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from onestage import create, load
+from onestage import create, evaluate, load
 from onestage.cli.choose import ModelChoice, make_model
 from onestage.cli.main import main
 from onestage.data import load_dataset
@@ -275,3 +275,45 @@ def test_leaving_out_all_objects_is_no_remedy(verb: str, shapes: Path, run: Path
         assert main(arguments) == 2
         said = capsys.readouterr().err.split("fix:")[1].strip()
         assert said.split(";")[0] == fix
+
+
+def results(shapes: Path) -> list[dict[str, object]]:
+    """The labels of the test pictures as detections that are right."""
+    (file,) = (shapes / "annotations").glob("*test*.json")
+    labels = json.loads(file.read_text())["annotations"]
+    return [
+        {"image_id": one["image_id"], "category_id": one["category_id"], "bbox": one["bbox"], "score": 0.5} for one in labels
+    ]
+
+
+def test_evaluate_measures_detections_of_other_programs(shapes: Path, tmp_path: Path, capsys: Captured) -> None:
+    """Of the splits, the one that has their pictures."""
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps([*results(shapes), {"image_id": -1, "category_id": 7, "bbox": [0, 0, 1, 1], "score": 1}]))
+    assert main(["evaluate", str(file), str(shapes), "--split", "test"]) == 2
+    told = capsys.readouterr().err
+    assert "a picture that the data set does not have" in told and "--on-bad skip" in told
+    file.write_text(json.dumps([*results(shapes), {**results(shapes)[0], "score": 7}]))
+    assert main(["evaluate", str(file), str(shapes), "--on-bad", "skip", "--out", "report"]) == 0
+    captured = capsys.readouterr()
+    assert "results.json on shapes test" in captured.out and "1.000" in captured.out
+    assert "left out: results.json: 1 detection left out: a score outside 0-1" in captured.err
+    assert json.loads(Path("report/metrics.json").read_text())["coco"]["AP"] == pytest.approx(1)
+    with pytest.warns(UserWarning, match="a score outside 0-1"):
+        report = evaluate(file, shapes, on_bad="skip")
+    assert round(report.coco.AP, 6) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["results.json", "DATA", "--batch-size", "4"], "--batch-size"),
+        (["DATA/test", "DATA"], "best.safetensors"),
+        (["nowhere.json", "DATA"], "or detections: COCO results"),
+        (["results.json", "DATA"], "cut off"),
+    ],
+)
+def test_what_evaluate_refuses_of_detections(arguments: list[str], message: str, shapes: Path, capsys: Captured) -> None:
+    Path("results.json").write_text(json.dumps(results(shapes))[:-9])
+    assert main(["evaluate", *(argument.replace("DATA", str(shapes)) for argument in arguments)]) == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""Files of detections that other programs wrote give the published figures, in every form in which they come."""
+
+from pathlib import Path
+
+import pytest
+
+from onestage.data import open_data
+from onestage.data.detections import open_detections
+from onestage.evaluation import measure_detections
+from onestage.metrics.report import Report
+
+COCO, VOC = "coco_eval_fixtures/tests/dataset", "metrics_formats/data/database"
+SAMPLED, TOY = "metrics_formats/tests/test_coco_eval", "metrics_formats/toyexample"
+
+
+def report_of(root: Path, found: str, truth: str) -> Report:
+    dataset = open_data(root / truth, labels_alone=True).load()
+    return measure_detections(open_detections(root / found), dataset).report
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "ap", "ap50"),
+    [
+        # cocoapi's demo: val2014_fake_eval_res.txt has .505 and .697; AP50 to the last digit: error_analysis_reference.json
+        (f"{COCO}/cocoapi/instances_val2014_fakebbox100_results.json", f"{COCO}/cocoapi/instances_val2014_100.json",
+         0.505, 0.6969727247299575),
+        (f"{COCO}/dt_ignore_test.json", f"{COCO}/gt_ignore_test.json", 0.710, 1.0),
+        (f"{SAMPLED}/dets/sampled_bbox_results.json", f"{SAMPLED}/gts/sampled_gts_bbox_area.json", 0.504, 0.696973),
+        ("error_analysis/cases/harder100.json", f"{COCO}/cocoapi/instances_val2014_100.json", 0.267, 0.3774217585751502),
+        ("error_analysis/cases/coco_tiny_made.json", "coco_tiny", 0.348, 0.4169007749653574),
+    ],
+    ids=["demo", "ignore", "sampled", "made worse", "made of labels"],
+)  # fmt: skip
+def test_coco_results(shared_data: Path, found: str, truth: str, ap: float, ap50: float) -> None:
+    figures = report_of(shared_data, found, truth).coco
+    assert round(figures.AP, 3) == ap
+    assert abs(figures.AP50 - ap50) < 1e-6
+
+
+@pytest.mark.parametrize("found", ["abs_xywh", "abs_xyx2y2", "rel_xywh", "coco_format/coco_dets.json"])
+def test_four_forms_of_the_same_detections(shared_data: Path, found: str) -> None:
+    """AP50 is that of the error analysis's reference, voc100."""
+    figures = report_of(shared_data, f"{VOC}/dets/{found}", f"{VOC}/gts/coco_format_v1").coco
+    assert abs(figures.AP50 - 0.6100296805315172) < 1e-9
+    assert round(figures.AP, 6) == 0.346958
+
+
+FORMS = [f"dets_class{key}_{form}" for key in ("id", "name") for form in ("abs_xywh", "abs_xyx2y2", "rel_xcycwh")]
+
+
+@pytest.mark.parametrize("found", [*FORMS, "dets_coco_format/coco_dets.json"])
+def test_the_cats_in_seven_forms(shared_data: Path, found: str) -> None:
+    """review_object_detection_metrics' README, "A practical example"."""
+    report = report_of(shared_data, f"{TOY}/{found}", f"{TOY}/gts_vocpascal_format")
+    assert round(report.voc10.mAP, 4) == 0.8958
+    assert round(report.voc07.mAP, 4) == 0.8864
+
+
+@pytest.mark.parametrize("kind", ["segm100", "cap", "keypoints100"])
+def test_results_of_other_tasks_are_refused(shared_data: Path, kind: str) -> None:
+    folder = shared_data / "coco_eval_fixtures/cocoapi/results"
+    (file,) = folder.glob(f"*fake{kind}_results.json")
+    with pytest.raises(ValueError, match="no bbox"):
+        report_of(shared_data, str(file), f"{COCO}/cocoapi/instances_val2014_100.json")

@@ -46,6 +46,7 @@ class Verb(NamedTuple):
 VERBS = {
     "train": Verb("train", "train", "learn to detect from labelled pictures, or go on with an interrupted training"),
     "evaluate": Verb("evaluate", "evaluate", "measure a detector, or detections of any program: COCO AP, VOC AP, each class"),
+    "compare": Verb("compare", "compare", "which of two or more detectors is better on the same pictures, if that can be told"),
     "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
     "explain": Verb("explain", "explain_picture", "how a detector looks at one picture: anchors, matches, loss, NMS"),
     "export": Verb("export", "export", "write a detector to a file that other programs run, checked when it is made"),

@@ -80,6 +80,29 @@ def run(data: Path, out: Path, config: TrainConfig = CONFIG, changes: Mapping[st
     return train(detector(changes=changes), data, out=out, config=config)
 
 
+def before_step(number: int, action: Callable[[Training], object]) -> Callable[[Training, Any], None]:
+    """``Training._step`` that calls ``action(training)`` first, as that step (from 1) begins."""
+    inner = Training._step
+
+    def step(training: Training, batch: Any) -> None:
+        if training.step + 1 == number:
+            action(training)
+        inner(training, batch)
+
+    return step
+
+
+def ask_to_stop(training: Training) -> None:
+    """What a signal does: the training stops after its step."""
+    training.stop.asked = True
+
+
+def run_stopped(data: Path, out: Path, config: TrainConfig, *, step: int) -> None:
+    """A run that is stopped after that step (from 1)."""
+    with patch.object(Training, "_step", before_step(step, ask_to_stop)):
+        assert run(data, out, config).interrupted
+
+
 def run_divided_by_own(data: Path, out: Path, config: TrainConfig, changes: Mapping[str, Any]) -> None:
     """A mistake that tests should notice: each process divides its losses by the positives of its own pictures."""
     summed = Distributed.all_reduce_sum

@@ -21,6 +21,8 @@ from onestage.weights.detector_file import load_detector
 from small_runs import (
     CONFIG,
     PLAIN,
+    ask_to_stop,
+    before_step,
     detector,
     metrics,
     run,
@@ -32,14 +34,10 @@ from small_runs import (
     write_pictures,
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("no_curves")
+
 EMA = replace(CONFIG, ema=0.6)
 """Steps 1 to 4 have the decays 0, 0.37, 0.52 and 0.6: some rise, some are at the limit."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 pictures to train on, 3 to measure: with batches of 4, three steps an epoch."""
-    return write_pictures(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +48,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(run_folder, "plot_training_curves", lambda *_: None)
         run(data, out, EMA)
     return out
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than these trainings."""
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
 
 
 def averaged(history: list[dict[str, Tensor]], decay: float) -> dict[str, Tensor]:
@@ -119,14 +111,8 @@ def test_an_interruption_changes_no_bit(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     """In mid-epoch; slow: in the first step, at the end of an epoch, in the last step."""
-    inner = Training._step
-
-    def stopped(self: Training, batch: Any) -> dict[str, float]:
-        self.stop.asked = self.stop.asked or self.step + 1 == step
-        return inner(self, batch)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopped)
+        patch.setattr(Training, "_step", before_step(step, ask_to_stop))
         model = detector()
         assert train(model, data, out=tmp_path / "run", config=EMA).interrupted
     assert all(model.state_dict()[name].equal(tensor) for name, tensor in weights(tmp_path / "run").items())

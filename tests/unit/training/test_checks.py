@@ -3,19 +3,19 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from onestage.processes import Distributed
 from onestage.training import checks as checking
-from onestage.training import folder as run_folder
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.checks import Checks, DivergedError, Taken
 from onestage.training.loop import Training, resume
 from onestage.training.state import RunState
-from small_runs import CONFIG, run, same_bits, weights, write_pictures
+from small_runs import CONFIG, before_step, run, run_stopped, same_bits, weights, write_pictures
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
 
@@ -24,11 +24,6 @@ ALONE = Distributed(rank=0, world=1, local_rank=0, device=torch.device("cpu"))
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four steps of 4 pictures an epoch."""
     return write_pictures(tmp_path_factory.mktemp("data"), train=16, val=1)
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
 
 
 def taken(step: int, *, loss: float = 1.0, asked: float = 0.0) -> Taken:
@@ -70,26 +65,13 @@ def test_a_wish_to_stop_is_seen_with_the_losses() -> None:
     assert checks.asked
 
 
-def before_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
-    inner = Training._step
-
-    def step(self: Training, batch: Any) -> None:
-        if self.step + 1 == number:
-            action(self)
-        inner(self, batch)
-
-    monkeypatch.setattr(Training, "_step", step)
-
-
 def test_a_run_has_the_same_bits_however_often_its_losses_are_looked_at(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = replace(CONFIG, epochs=2)
+    config = replace(CONFIG, epochs=2, evaluate_every=0)
     run(data, tmp_path / "each", config)
     monkeypatch.setitem(checking.EVERY, "cpu", 3)
-    with monkeypatch.context() as patch:
-        before_step(patch, 3, lambda training: setattr(training.stop, "asked", True))
-        assert run(data, tmp_path / "third", config).interrupted
+    run_stopped(data, tmp_path / "third", config, step=3)
     resume(tmp_path / "third")
     assert same_bits(tmp_path / "each", tmp_path / "third")
 
@@ -103,7 +85,7 @@ def test_no_checkpoint_holds_a_step_that_is_not_sound(
             training.model.head.cls[0].bias[0] = torch.nan
 
     monkeypatch.setitem(checking.EVERY, "cpu", 10)
-    before_step(monkeypatch, 6, spoil)
+    monkeypatch.setattr(Training, "_step", before_step(6, spoil))
     out = tmp_path / "run"
     with pytest.raises(DivergedError, match=r"step 6, epoch 2, pictures .*\.jpg") as caught:
         run(data, out, replace(CONFIG, epochs=2, checkpoint_minutes=minutes))

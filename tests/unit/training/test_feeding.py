@@ -8,11 +8,12 @@ import pytest
 
 from onestage.data.loader import TrainLoader
 from onestage.errors import DataError, WeightsError
-from onestage.training import folder as run_folder
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.loop import Training, resume, train
 from onestage.training.monitor import TerminalMonitor
-from small_runs import CONFIG, detector, metrics, pictures, run, same_bits, write_pictures
+from small_runs import CONFIG, detector, metrics, pictures, run, run_stopped, same_bits, write_pictures
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 ALL = replace(
     CONFIG,
@@ -27,24 +28,11 @@ ALL = replace(
 """Nine steps, of which the last three are clean."""
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
-
-
-def test_a_stopped_run_goes_on_with_the_same_bits_and_the_cache_changes_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    data, step = write_pictures(tmp_path / "data"), Training._step
+def test_a_stopped_run_goes_on_with_the_same_bits_and_the_cache_changes_none(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data")
     run(data, tmp_path / "whole", replace(ALL, cache=0.0))
 
-    def stopping(training: Training, batch: Any) -> dict[str, float]:
-        training.stop.asked = training.step + 1 == 5
-        return step(training, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopping)
-        assert run(data, tmp_path / "stopped", replace(ALL, workers=1)).interrupted
+    run_stopped(data, tmp_path / "stopped", replace(ALL, workers=1), step=5)
     assert not resume(tmp_path / "stopped").interrupted
     assert same_bits(tmp_path / "whole", tmp_path / "stopped")
     assert metrics(tmp_path / "whole")[-1]["step"] == 9

@@ -15,24 +15,14 @@ from onestage.training import folder as run_folder
 from onestage.training import loop
 from onestage.training.config import TrainConfig
 from onestage.training.freezing import frozen, training_mode
-from onestage.training.loop import Training, resume, train
+from onestage.training.loop import resume, train
 from onestage.training.optim import lr_scales, make_optimizer
 from onestage.training.state import RunState
-from small_runs import CONFIG, PLAIN, detector, pictures, run, same_bits, together, weights, write_pictures
+from small_runs import CONFIG, PLAIN, detector, pictures, run, run_stopped, same_bits, together, weights, write_pictures
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 SHORT = replace(CONFIG, epochs=1, evaluate_every=0)
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 pictures to train on, 3 to measure: with batches of 4, three steps an epoch."""
-    return write_pictures(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than these trainings."""
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
 
 
 # --- stages ---
@@ -86,18 +76,10 @@ def test_two_processes_freeze_the_same(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_interruption_of_a_frozen_run_changes_no_bit(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_of_a_frozen_run_changes_no_bit(data: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, epochs=2, evaluate_every=0, freeze=1, layer_decay=0.5)
     run(data, tmp_path / "whole", config)
-    inner = Training._step
-
-    def stopped(self: Training, batch: Any) -> dict[str, float]:
-        self.stop.asked = self.stop.asked or self.step + 1 == 2
-        return inner(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopped)
-        assert run(data, tmp_path / "run", config).interrupted
+    run_stopped(data, tmp_path / "run", config, step=2)
     resume(tmp_path / "run")
     assert same_bits(tmp_path / "whole", tmp_path / "run")
 
@@ -218,18 +200,10 @@ def test_it_stops_when_ap_rises_no_more(data: Path, tmp_path: Path, capsys: pyte
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("flat")
-def test_an_interrupted_run_stops_at_the_same_step(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_stops_at_the_same_step(data: Path, tmp_path: Path) -> None:
     config = replace(CONFIG, epochs=6, patience=1)
     run(data, tmp_path / "whole", config)
-    inner = Training._step
-
-    def stopped(self: Training, batch: Any) -> dict[str, float]:
-        self.stop.asked = self.stop.asked or self.step + 1 == 5
-        return inner(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopped)
-        assert run(data, tmp_path / "run", config).interrupted
+    run_stopped(data, tmp_path / "run", config, step=5)
     assert resume(tmp_path / "run").stopped_early
     assert same_bits(tmp_path / "whole", tmp_path / "run")
 

@@ -19,7 +19,6 @@ from onestage.errors import ConfigError, DataError, LostError, WeightsError
 from onestage.evaluation import evaluate
 from onestage.files import BEST, LAST
 from onestage.predict.measure import evaluate_dataset
-from onestage.training import folder as run_folder
 from onestage.training import loop
 from onestage.training.checkpoint import STATE, CheckpointStore
 from onestage.training.checkpoint import Checkpoint as TrainState
@@ -30,6 +29,8 @@ from small_runs import (
     CONFIG,
     PICTURES,
     PLAIN,
+    ask_to_stop,
+    before_step,
     detector,
     metrics,
     pictures,
@@ -45,11 +46,7 @@ from small_runs import (
     write_pictures,
 )  # fmt: skip
 
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 pictures to train on, 3 to measure: with batches of 4, three steps an epoch."""
-    return write_pictures(tmp_path_factory.mktemp("data"))
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +55,6 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     run(data, out)
     return out
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing them takes longer than these trainings. (``finished`` has them: it is made before.)"""
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
-
-
-def at_step(monkeypatch: pytest.MonkeyPatch, number: int, action: Any) -> None:
-    """Call ``action(training)`` as that step (from 1) of the training begins."""
-    inner = Training._step
-
-    def step(self: Training, batch: Any) -> None:
-        if self.step + 1 == number:
-            action(self)
-        inner(self, batch)
-
-    monkeypatch.setattr(Training, "_step", step)
 
 
 # --- what a run leaves behind ---
@@ -154,7 +133,7 @@ def test_sigkill_and_resume_end_as_if_nothing_had_been(
 def test_a_damaged_checkpoint_is_skipped_and_said(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    at_step(monkeypatch, 8, lambda training: setattr(training.stop, "asked", True))
+    monkeypatch.setattr(Training, "_step", before_step(8, ask_to_stop))
     assert run(data, tmp_path / "run").interrupted
     newest = max((tmp_path / "run" / "checkpoints").iterdir())
     assert newest.name == "step-00000008"
@@ -190,7 +169,7 @@ def test_dropout_goes_on_with_the_same_bits(data: Path, tmp_path: Path, monkeypa
     go("whole")
     torch.rand(5)  # what the program does between is nothing to it
     with monkeypatch.context() as patch:
-        at_step(patch, 5, lambda training: setattr(training.stop, "asked", True))
+        patch.setattr(Training, "_step", before_step(5, ask_to_stop))
         assert go("stopped")
     assert not go("stopped", resume=True)
     assert same_bits(tmp_path / "whole", tmp_path / "stopped")
@@ -310,7 +289,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_pictures(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        at_step(patch, 5, spoil)
+        patch.setattr(Training, "_step", before_step(5, spoil))
         with pytest.raises(DivergedError, match=r"step 5, epoch 2, pictures .*\.jpg") as caught:
             run(data, out)
     assert str(caught.value).count(".jpg") == 4 and "cls nan" in str(caught.value) and "learning rate" in str(caught.value)
@@ -451,7 +430,7 @@ def test_one_picture_alone_is_too_few_for_batch_norm_on_one_cell(tmp_path: Path)
         train(detector("ssdlite320_mobilenet_v3_large"), pictures(3), out=tmp_path / "run", config=config)
 
 
-def test_batch_sizes_that_two_processes_cannot_share_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batch_sizes_that_two_processes_cannot_share_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="device"):
         train(detector(), pictures(4), out=tmp_path / "run", config=replace(CONFIG, device="tpu"))
 

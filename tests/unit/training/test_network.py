@@ -9,13 +9,14 @@ import torch
 
 from onestage.errors import ConfigError
 from onestage.files import LAST
-from onestage.training import folder as run_folder
 from onestage.training import network
 from onestage.training.config import TrainConfig
-from onestage.training.loop import Training, resume
+from onestage.training.loop import resume
 from onestage.training.optim import load_optimizer, make_optimizer
 from onestage.weights.detector_file import load_detector
-from small_runs import CONFIG, PLAIN, detector, run, same_bits, together, weights, write_pictures
+from small_runs import CONFIG, PLAIN, detector, run, run_stopped, same_bits, together, weights, write_pictures
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 
 @pytest.fixture(scope="module")
@@ -24,39 +25,25 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pictures(tmp_path_factory.mktemp("data"), val=1)
 
 
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
-
-
-def goes_on_with_the_same_bits(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> bool:
+def goes_on_with_the_same_bits(data: Path, out: Path, **settings: Any) -> bool:
     """Whether a run that stopped in its second epoch ends as one that did not."""
-    config, inner = replace(CONFIG, epochs=2, **settings), Training._step
+    config = replace(CONFIG, epochs=2, **settings)
     run(data, out / "whole", config)
-
-    def step(self: Training, batch: Any) -> Any:
-        self.stop.asked = self.step == 3
-        return inner(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", step)
-        assert run(data, out / "stopped", config).interrupted
+    run_stopped(data, out / "stopped", config, step=4)
     resume(out / "stopped")
     return same_bits(out / "whole", out / "stopped")
 
 
-def test_a_run_goes_on_with_the_same_bits(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert goes_on_with_the_same_bits(data, tmp_path, monkeypatch, fused=True, precision="bf16")
+def test_a_run_goes_on_with_the_same_bits(data: Path, tmp_path: Path) -> None:
+    assert goes_on_with_the_same_bits(data, tmp_path, fused=True, precision="bf16")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"fused": True, "optimizer": "sgd"}, {"channels_last": False}, {"compile": True}], ids=str
 )
-def test_a_longer_run_goes_on_with_the_same_bits(
-    settings: dict[str, Any], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert goes_on_with_the_same_bits(data, tmp_path, monkeypatch, **settings)
+def test_a_longer_run_goes_on_with_the_same_bits(settings: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    assert goes_on_with_the_same_bits(data, tmp_path, **settings)
     assert not any("_orig_mod" in name for name in weights(tmp_path / "whole"))
     load_detector(tmp_path / "whole" / LAST)
 

@@ -2,29 +2,19 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from onestage.errors import ConfigError
-from onestage.training import folder as run_folder
 from onestage.training.config import TrainConfig
 from onestage.training.history import STEPS, Change, last_part, place_on_curve
-from onestage.training.loop import Training, resume
-from small_runs import CONFIG, metrics, run, same_bits, write_pictures
+from onestage.training.loop import resume
+from small_runs import CONFIG, metrics, run, run_stopped, same_bits
+
+pytestmark = pytest.mark.usefixtures("no_curves")
 
 BY_STEPS = replace(CONFIG, epochs=100, steps=7)
 """Two epochs of three steps, and a step."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_pictures(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(autouse=True)
-def no_curves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
 
 
 @pytest.mark.parametrize(
@@ -45,23 +35,20 @@ def test_the_last_epoch_may_be_a_part_of_one(
     assert f"complete already, after {rows[-1][1]} steps" in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is measured every two steps, and that nothing interrupted."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(data, out, replace(BY_STEPS, evaluate_steps=2))
+    return out
+
+
 @pytest.mark.parametrize("stopped_at", [3, 4])
-def test_a_run_by_steps_goes_on_with_the_same_bits(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped_at: int
-) -> None:
+def test_a_run_by_steps_goes_on_with_the_same_bits(data: Path, whole: Path, tmp_path: Path, stopped_at: int) -> None:
     """At the end of an epoch, and at a measurement."""
-    config, step = replace(BY_STEPS, evaluate_steps=2), Training._step
-    run(data, tmp_path / "whole", config)
-
-    def stopping(training: Training, batch: Any) -> dict[str, float]:
-        training.stop.asked = training.step + 1 == stopped_at
-        return step(training, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_step", stopping)
-        assert run(data, tmp_path / "stopped", config).interrupted
-    assert not resume(tmp_path / "stopped").interrupted
-    assert same_bits(tmp_path / "whole", tmp_path / "stopped")
+    run_stopped(data, tmp_path, replace(BY_STEPS, evaluate_steps=2), step=stopped_at)
+    assert not resume(tmp_path).interrupted
+    assert same_bits(whole, tmp_path)
 
 
 def test_one_setting_says_how_long(data: Path) -> None:

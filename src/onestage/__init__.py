@@ -7,6 +7,7 @@ _HOMES = {
     "Detections": "structures:Detections",
     "Detector": "model.detector:Detector",
     "ExportConfig": "deploy.plan:ExportConfig",
+    "NewSettings": "training.going_on:NewSettings",
     "TrainConfig": "training.config:TrainConfig",
     "build": "creation:build",
     "create": "creation:create",
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage.model.detector import Detector as Detector
     from onestage.structures import Detections as Detections
     from onestage.training.config import TrainConfig as TrainConfig
+    from onestage.training.going_on import NewSettings as NewSettings
     from onestage.training.loop import resume as resume
     from onestage.training.loop import train as train
     from onestage.zoo.table import list_models as list_models

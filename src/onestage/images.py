@@ -21,7 +21,8 @@ Annotations of every format refer to the picture after its EXIF orientation is a
 
 Pillow alone decodes: it survives mutated files that crash or stall other decoders. There is one exception, if it is asked for:
 torchvision decodes an upright JPEG in colour whose header Pillow has read, twice as fast. Where it refuses one, Pillow judges.
-One that is cut off never gets there: torchvision's libjpeg prints a remark for each. It still does for other damage.
+One that is cut off never gets there: torchvision's libjpeg prints a remark for each. It still does for damage within a scan, so
+the processes that load pictures drop what a library prints.
 The tensor is a channels-last view of
 rows of colours: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
 
@@ -182,10 +183,12 @@ def _by_torchvision(image: JpegImageFile, data: bytes) -> Tensor | None:
     if image.mode != "RGB" or _orientation(image) in _TURNS:
         return None
     try:
-        from torchvision.io import ImageReadMode, decode_jpeg  # here, because it takes as long to import as torch
+        from torchvision.io import ImageReadMode  # here, because it takes as long to import as torch
 
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)
-    except (ImportError, RuntimeError):  # later versions of torchvision leave decoding to another package
+        # not decode_jpeg: from 0.29 on it warns that a later version leaves decoding to another package
+        decode = torch.ops.image.decode_jpeg
+        pixels: Tensor = decode(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB.value, False)
+    except (ImportError, AttributeError, RuntimeError):  # there is no such decoder, or it refuses the picture
         return None
     return pixels if pixels.shape == (3, image.height, image.width) else None
 

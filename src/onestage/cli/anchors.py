@@ -100,12 +100,12 @@ def fitted(model: Detector, data: Dataset, *, seed: int) -> tuple[Detector, Deci
     """The model with anchors that fit the data, and what they changed."""
     from onestage.training.anchors import with_anchors
     from onestage.training.coverage import coverage_of
-    from onestage.training.rules import Decision
+    from onestage.training.rules import ANCHORS, Decision
 
     changed = with_anchors(model, fit_with_progress(model, data, seed=seed))
     before, after = (f"{coverage_of(one, data).total.share:.1%}" for one in (model, changed))
     return changed, Decision(
-        "anchors", "fitted", f"they reach {after} of the objects, those of the model {before}", "--fit-anchors"
+        ANCHORS, "fitted", f"they reach {after} of the objects, those of the model {before}", "--fit-anchors"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from math import sqrt
 from typing import NamedTuple
@@ -35,6 +35,10 @@ class Candidate:
     stride: int
     gpu: bool = False
 
+    def trained(self) -> Candidate:
+        """The candidate where it starts from trained weights: it needs fewer pictures."""
+        return replace(self, needs=round(TRAINED * self.needs))
+
 
 CANDIDATES = (
     Candidate("dssd", "timm/resnet50", 11.21, depthwise=False, speed=1.0, needs=20_000, stride=8, gpu=True),
@@ -45,6 +49,10 @@ CANDIDATES = (
     Candidate("tinyssd", None, 1.54, depthwise=False, speed=1.0, needs=3_000, stride=8),
 )
 """The most able first."""
+TRAINED = 1 / 3
+"""The part of the pictures that a start from trained weights needs: from fresh ones, detectors needed three times the steps to
+catch up (He et al., Rethinking ImageNet Pre-training, arXiv 1811.08883, figure 1).
+"""
 SIDES = (256, 320, 384, 448, 512, 640)
 """Sides of the input in pixels. Multiples of 64 suit every neck."""
 USUAL, USUAL_ON_GPU = 320, 512

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
@@ -14,7 +15,7 @@ from onestage.cli.output import say
 from onestage.errors import ConfigError
 
 if TYPE_CHECKING:
-    from onestage.cli.candidates import Choice
+    from onestage.cli.candidates import Candidate, Choice
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
     from onestage.model.detector import Detector
@@ -147,30 +148,56 @@ def choose_detector(
     from onestage.training.rules import Decision
 
     facts = DataFacts.of(data)
-    candidates = [each for each in CANDIDATES if gpu >= each.gpu and (asked.backbone is None or each.backbone is not None)]
+    usable = [each for each in CANDIDATES if gpu >= each.gpu and (asked.backbone is None or each.backbone is not None)]
     sizes = sizes_for(facts, gpu=gpu) if asked.size is None else [parse_size(asked.size)]
     larger = None if gpu or asked.size is not None else larger_than(sizes[0], facts)
-    found = choose(candidates, sizes, machine, seconds=HOUR if minutes is None else 60 * minutes, larger=larger)
+    candidates, seconds = _with_weights(usable, asked, data.classes), HOUR if minutes is None else 60 * minutes
+    found = choose(candidates, sizes, machine, seconds=seconds, larger=larger)
     candidate, (height, width) = found.candidate, found.size
     chosen = replace(asked, model=candidate.model, size=f"{height}x{width}", backbone=asked.backbone or candidate.backbone)
-    decisions = [_model(chosen, found, "an hour" if minutes is None else f"{minutes:g} min")]
+    decisions = [_told_model(found, chosen.backbone, "an hour" if minutes is None else f"{minutes:g} min")]
     side = facts.small * sqrt(height * width)
     if asked.size is None:
-        decisions.append(Decision("size", f"{height}x{width}", f"small objects have {side:.0f} pixels there", "--size"))
+        size, reason = f"{height}x{width}", f"small objects have {side:.0f} pixels there"
+        decisions.append(Decision("size", size, reason, f"--size {size}"))
     boxes = None if asked.box_sizes is not None else _smaller_boxes(chosen.config(data.classes), max(side, candidate.stride))
     if boxes is not None:
         chosen, text = replace(chosen, box_sizes=boxes), " ".join(f"{size:g}" for size in boxes)
-        decisions.append(Decision("box_sizes", text, "those of the recipe are too large for them", "--box-sizes"))
+        decisions.append(Decision("box_sizes", text, "those of the recipe are too large for them", f"--box-sizes {text}"))
     return chosen, decisions, found.seen
 
 
-def _model(chosen: ModelChoice, found: Choice, time: str) -> Decision:
-    """How the model was decided. time: that of the training, in words."""
+def _told_model(found: Choice, backbone: str | None, time: str) -> Decision:
+    """Which model was chosen, and why. time: that for the training, for people."""
+    from onestage.cli.candidates import CANDIDATES
     from onestage.training.rules import Decision
 
-    title = f"{chosen.model}" if chosen.backbone is None else f"{chosen.model} on {chosen.backbone}"
+    candidate = found.candidate
+    title, typed = candidate.model, f"--model {candidate.model}"
+    if backbone is not None:
+        title, typed = f"{title} on {backbone}", f"{typed} --backbone {backbone}"
     seen = "" if found.seen is None else f"sees {found.seen:,} pictures in {time}, "
-    return Decision("model", title, f"{seen}needs {found.candidate.needs:,}", "--model")
+    trained = "" if candidate in CANDIDATES else " from trained weights"
+    return Decision("model", title, f"{seen}needs {candidate.needs:,}{trained}", typed)
+
+
+def _with_weights(candidates: Sequence[Candidate], asked: ModelChoice, classes: tuple[str, ...]) -> list[Candidate]:
+    """The candidates with the pictures that they need from the weights that they would start from."""
+    return [each.trained() if _has_weights(asked, each, classes) else each for each in candidates]
+
+
+def _has_weights(asked: ModelChoice, candidate: Candidate, classes: tuple[str, ...]) -> bool:
+    """Whether the candidate would start from trained weights: those that are asked for, or published ones."""
+    from onestage.weights.at_hand import offers
+
+    if asked.backbone_weights is not None or asked.weights not in (None, AUTO, NONE):
+        return True
+    named = replace(asked, model=candidate.model, backbone=asked.backbone or candidate.backbone, size=None)
+    try:
+        found = [] if asked.weights == NONE else [*offers(named.config(classes))]
+    except ConfigError:  # the user's changes do not suit it; if it is chosen, that is said
+        return False
+    return any(asked.weights == AUTO or offer.path is not None for offer in found)
 
 
 def _smaller_boxes(config: DetectorConfig, side: float) -> tuple[float, ...] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,7 @@ def generate(
     write_data_set(out, counts, config, format=format, overwrite=overwrite)
     parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
     tell(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
-    tell(f"next: onestage train {out} --model tinyssd")
+    tell(f"next: onestage train {shlex.quote(str(out))}")
     return 0
 
 

@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
-from onestage.cli.choose import AUTO, NONE, ModelChoice
+from onestage.cli.choose import AUTO, NONE, ModelChoice, make_model
 from onestage.errors import WeightsError
 from onestage.model.config import DetectorConfig
+from onestage.model.detector import Detector
 from onestage.training.rules import Decision
 from onestage.weights.at_hand import Offer, offers
 from onestage.weights.load_backbone import published_backbone
 from onestage.weights.source import open_weights
 
 
-def best_start(asked: ModelChoice, config: DetectorConfig) -> tuple[ModelChoice, Decision]:
-    """The choice with the best weights for a detector of this config, and why these, for a user who names no weights.
+class Start(NamedTuple):
+    """A detector with what it starts from, and why. trained: whether any of its weights were trained before."""
 
-    With --weights auto the best published ones are fetched. If that fails, the reason is told.
+    model: Detector
+    decision: Decision
+    trained: bool
+
+
+def best_start(asked: ModelChoice, classes: tuple[str, ...], *, seed: int) -> Start:
+    """The detector for these classes with the best weights, for a user who names no weights.
+
+    With --weights auto the best published ones are fetched. Why better ones are not taken is told: they could not be fetched,
+    or do not fit a recipe with changed parts.
     """
-    free = replace(asked, weights=None)
+    free, missed = replace(asked, weights=None), list[str]()
     if asked.weights == NONE:
-        return free, _told("fresh weights", "as asked")
-    found = [*offers(config)]
-    at_hand = next((offer for offer in found if offer.path is not None), None)
-    if asked.weights == AUTO and found and at_hand is not found[0]:
-        try:
-            return _starting(free, _fetched(found[0], config)), _told(found[0].title, "the best that are published")
-        except WeightsError as error:
-            trouble = f"could not be fetched: {error.got or error.what}"
-            if at_hand is None:
-                return free, _told("fresh weights", f"{found[0].title} {trouble}")
-    if at_hand is not None:
-        return _starting(free, at_hand), _told(at_hand.title, "the best weights on this machine")
-    if not found:
-        return free, _told("fresh weights", f"none are published for {config.name}")
-    return free, _told("fresh weights", f"--weights {AUTO} fetches {found[0].title}")
+        missed.append("as asked")
+    else:
+        for offer in _files(asked, asked.config(classes), missed):
+            choice = _starting(free, offer)
+            try:
+                model = make_model(classes, choice, choice.source(), seed=seed)
+            except WeightsError as error:
+                missed.append(f"{offer.title} cannot be taken: {error.what}")
+                continue
+            reason = "; ".join([f"{offer.title}: the best on this machine", *missed])
+            option = "--weights" if offer.setting == "weights" else "--backbone-weights"
+            return Start(model, Decision("start", offer.title, reason, f"{option} {offer.name}"), trained=True)
+    reason = "; ".join(["fresh weights", *(missed or [f"none are published for {free.config(classes).name}"])])
+    return Start(
+        make_model(classes, free, None, seed=seed),
+        Decision("start", "fresh weights", reason, f"--weights {NONE}"),
+        trained=False,
+    )
 
 
-def _told(value: str, reason: str) -> Decision:
-    return Decision("start", value, reason, "--weights")
+def _files(asked: ModelChoice, config: DetectorConfig, missed: list[str]) -> Iterator[Offer]:
+    """The offers that have a file, the best first; with --weights auto they are fetched. missed: gets why others have none."""
+    fetching = asked.weights == AUTO
+    for offer in offers(config):
+        if offer.path is not None:
+            yield offer
+        elif fetching:
+            try:
+                yield _fetched(offer, config)
+            except WeightsError as error:
+                missed.append(f"{offer.title} could not be fetched: {error.got or error.what}")
+                fetching = False
+        elif not missed:
+            missed.append(f"--weights {AUTO} fetches {offer.title}")
 
 
 def _fetched(offer: Offer, config: DetectorConfig) -> Offer:

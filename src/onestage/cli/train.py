@@ -15,7 +15,7 @@ from onestage.cli.anchors import fitted
 from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector, make_model
 from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
-from onestage.errors import ConfigError, DataError, ProblemsError, absent, warn_outside
+from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
 from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
@@ -117,11 +117,11 @@ def _prepared(
             detector, pictures.train, machine, gpu=device.type == "cuda", minutes=config.minutes
         )
     if source is None and detector.backbone_weights is None:
-        detector, start = best_start(detector, detector.config(pictures.train.classes))
-        source = detector.source()
+        model, start, trained = best_start(detector, pictures.train.classes, seed=config.seed)
         decisions.append(start)
-    model = make_model(pictures.train.classes, detector, source, seed=config.seed)
-    if config.freeze and source is None and detector.backbone_weights is None:
+    else:
+        model, trained = make_model(pictures.train.classes, detector, source, seed=config.seed), True
+    if config.freeze and not trained:
         warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
     if fit:
         model, decision = fitted(model, pictures.train, seed=config.seed)
@@ -134,14 +134,18 @@ def _prepared(
 def _tell_plan(prepared: Prepared) -> int:
     """Print what was decided."""
     from onestage.data.problems import left_out_of
+    from onestage.training.coverage import coverage_of, told
     from onestage.training.left_out import summary
     from onestage.training.monitor import TerminalMonitor
+    from onestage.training.rules import ANCHORS
 
     train_set, val_set = prepared.pictures.train, prepared.pictures.val
-    tell(f"{len(train_set)} pictures to learn from, {len(val_set)} to measure on")
+    model, decisions = prepared.model, prepared.chosen.decisions
+    tell(f"{model.config.name} on {counted(len(train_set), 'picture')} to learn from, {len(val_set)} to measure on")
+    TerminalMonitor().decided(decisions)
     if lost := summary(left_out_of(train_set, val_set)):
         tell(f"left out: {lost}; see them: onestage data check")
-    TerminalMonitor().decided(prepared.chosen.decisions)
+    tell(told(coverage_of(model, train_set), fitted=ANCHORS in [decision.setting for decision in decisions]))
     return 0
 
 
@@ -256,19 +260,12 @@ def _close(result: TrainResult) -> int:
 
 def _what_there_is(result: TrainResult) -> dict[str, str]:
     """The model, the page of the run if it could be written, and the next commands."""
-    from onestage.training.folder import Plan
-    from onestage.training.left_out import NAME as LEFT_OUT
+    from onestage.training.folder import Plan, next_commands
 
-    folder, run = result.folder, shlex.quote(str(result.folder))
-    plan = Plan.load(result.folder)
-    data = "DATA" if plan.data is None else shlex.quote(plan.data)
-    named = "" if plan.format is None else f" --format {plan.format}"
-    if (folder / LEFT_OUT).exists():
-        named += " --on-bad skip"
+    folder = result.folder
     page = next((str(folder / name) for name in ("index.html", "curves.png") if (folder / name).exists()), None)
     return {
         "model": str(result.best),
         **({} if page is None else {"look at": page}),
-        "measure it": f"onestage evaluate {run} {data}{named}",
-        "use it": f"onestage predict {run} PICTURES",
+        **next_commands(folder, Plan.load(folder)),
     }

@@ -50,6 +50,8 @@ _TICK, _LOOK_AROUND = 1.0, 5.0
 """Seconds between two looks: of the parent at silent workers, of an idle worker for its parent."""
 _PR_SET_PDEATHSIG = 1
 """Linux, sys/prctl.h."""
+_STDERR = 2
+"""The number under which C libraries know standard error."""
 _FORKING = threading.Lock()
 """Held from the making of a pipe until the parent has closed the worker's end: no other worker inherits that end."""
 
@@ -337,6 +339,7 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if in_main:  # Linux would end it with any other thread that began it
         _end_with_parent()
+    _mute_libraries()
     torch.set_num_threads(1)
     share = partial(_share, pipe, unasked)
     while True:
@@ -350,6 +353,15 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
         pipe.send(_Heading(shape, kind, rest))
         if pixels is not None:
             pipe.send_bytes(pixels.contiguous().view(-1).numpy().data)
+
+
+def _mute_libraries() -> None:
+    """Drop what C libraries print, such as libjpeg's remark on a damaged picture. Python's standard error stays."""
+    with suppress(OSError):  # it is closed
+        kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, _STDERR)
+        os.close(nowhere)
+        sys.stderr = os.fdopen(kept, "w", buffering=1, errors="backslashreplace")
 
 
 def _end_with_parent() -> None:

@@ -15,7 +15,7 @@ from onestage.errors import counted, printable
 from onestage.training.state import CLASS, Record
 
 FEW = 20
-"""Objects of a class below which its AP is mostly chance."""
+"""Objects of a class below which its AP will be low, if they train, or unsure, if they measure."""
 FAR_ABOVE = 1.5
 """How many times the training loss a validation loss is far above it."""
 MOVED = 0.002
@@ -28,6 +28,8 @@ RISEN = 1.2
 """How many times its lowest value a training loss has risen."""
 SLOW = 0.5
 """The part of the first speed that shows other work on the processor."""
+OTHERS = 0.25
+"""The share of the processors for other programs from which threads wait for one another."""
 WAITING = 0.05
 """The largest share of the time for waiting for pictures."""
 WORSE = 2.0
@@ -41,11 +43,17 @@ History: TypeAlias = Sequence[Record]
 
 
 class ClassCount(NamedTuple):
-    """The objects of a class: those that train and those that measure."""
+    """The objects of a class: those that train and those that measure. each: of a training picture that has any, on average."""
 
     name: str
     train: int
     val: int
+    each: float = 1.0
+
+    @property
+    def lacking(self) -> int:
+        """Pictures with the class that would bring it to FEW objects to train and FEW to measure."""
+        return sum(math.ceil(max(0, FEW - objects) / self.each) for objects in (self.train, self.val))
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,8 @@ class Facts:
     """What advice depends on besides the history.
 
     epochs: of the whole training. warmup: epochs of the warm-up. lr: the peak learning rate. threads: of this process. busy:
-    the share of this machine's processors that other programs use, 0..1; NaN if that is unknown.
+    the share of the processors at hand that other programs use, 0..1; NaN if that is not known. larger: whether a larger input
+    would show most pictures with more of their pixels.
     """
 
     classes: tuple[ClassCount, ...]
@@ -62,6 +71,7 @@ class Facts:
     lr: float
     threads: int = 1
     busy: float = math.nan
+    larger: bool = True
 
 
 class Finding(NamedTuple):
@@ -101,18 +111,19 @@ def _few_examples(history: History, facts: Facts) -> Finding | None:
     few = sorted((c for c in facts.classes if c.train < FEW or c.val < FEW), key=lambda c: (min(c.train, c.val), c.name))
     if history or not few:
         return None
-    named = _named([f"{c.name} ({c.train:,} to train, {c.val:,} to measure)" for c in few])
+    numbers = "{0.name} ({0.train:,} to train, {0.val:,} to measure: label about {0.lacking} more pictures with it)"
+    named = _named([numbers.format(c) for c in few])
     least = min((c.val for c in few if c.val), default=FEW)
     chance = f": with {least}, one object more or less moves its recall by {100 / least:.0f} points" if least < FEW else ""
-    text = f"few examples of {named}; below about {FEW} objects to measure, AP is mostly chance{chance}"
-    return Finding(1, f"{text}. With few to train, only what looks like them is found: label more")
+    text = f"few examples of {named}. With fewer than {FEW} objects to train, the AP of a class will be low"
+    return Finding(1, f"{text}; with fewer than {FEW} to measure, it is unsure{chance}")
 
 
 def _other_work(history: History, facts: Facts) -> Finding | None:
-    if history or not facts.busy >= SLOW or facts.threads == 1:
+    if not facts.busy >= OTHERS or facts.threads == 1:
         return None
     text = f"other programs use {100 * facts.busy:.0f} % of the processors. Threads that wait for one another can cost tenfold"
-    return Finding(facts.busy, f"{text}: stop the other work, or begin with OMP_NUM_THREADS=1 in the environment")
+    return Finding(facts.busy, f"{text}: stop the other work, or try OMP_NUM_THREADS=1 in the environment")
 
 
 def _overfits(history: History, facts: Facts) -> Finding | None:
@@ -140,7 +151,8 @@ def _stands_still(history: History, facts: Facts) -> Finding | None:
     if best < FOUND or count < 2 * LATEST or still < facts.epochs / 4:
         return None
     text = f"AP has not risen above {best:.3f} for {still:g} epochs: more of them may bring little"
-    return Finding(still, f"{text}. --patience stops such a training; more pictures or a larger --size may help")
+    more = "more pictures or a larger --size" if facts.larger else "more pictures"
+    return Finding(still, f"{text}. --patience stops such a training; {more} may help")
 
 
 def _learns_nothing(history: History, facts: Facts) -> Finding | None:
@@ -174,9 +186,8 @@ def _never_found(history: History, facts: Facts) -> Finding | None:
     if not lost:
         return None
     text = _named([f"{c.name} ({counted(c.train, 'training object')})" for c in lost])
-    return Finding(
-        len(lost), f"never found: {text}. Look at the labels (onestage data check); small objects need a larger --size"
-    )
+    size = "; small objects need a larger --size" if facts.larger else ""
+    return Finding(len(lost), f"never found: {text}. Look at the labels (onestage data check){size}")
 
 
 def _slows(history: History, facts: Facts) -> Finding | None:

@@ -253,19 +253,10 @@ class TrainConfig:
     @property
     def options(self) -> list[str]:
         """The options of the command line that give these settings."""
-        found = []
         derived = FITTED if self.minutes is not None else ()
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name not in derived and value != field.default:
-                name = f"--no-{option(field.name)[2:]}" if value is False else option(field.name)
-                many = [
-                    str(part) for part in (value if isinstance(value, tuple) else [] if isinstance(value, bool) else [value])
-                ]
-                found += (
-                    [f"{name} {shlex.quote(part)}" for part in many] if name == "--augment-with" else [" ".join((name, *many))]
-                )
-        return found
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        changed = [field.name for field in fields(self) if field.name not in derived and values[field.name] != field.default]
+        return [text for name in changed for text in typed(name, values[name])]
 
     @property
     def peak_lr(self) -> float:
@@ -306,6 +297,15 @@ def make_config(settings: Mapping[str, Setting]) -> TrainConfig:
 def option(setting: str) -> str:
     """The option of the command line for a setting."""
     return f"--{setting.replace('_', '-')}"
+
+
+def typed(setting: str, value: Setting) -> list[str]:
+    """The options that give a setting this value, as they are typed, such as ``--fused``; several if it is repeated."""
+    name = option(setting)
+    if isinstance(value, bool):
+        return [name if value else f"--no-{name[2:]}"]
+    parts = [shlex.quote(str(part)) for part in (value if isinstance(value, tuple) else (value,))]
+    return [f"{name} {part}" for part in parts] if setting == "augment_with" else [" ".join((name, *parts))]
 
 
 def _usual(name: str) -> str:

@@ -5,6 +5,7 @@ Shape letters: M objects that count (neither difficult nor crowd regions), L lev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
@@ -20,10 +21,12 @@ from onestage.model.anchors.levels import AnchorLevel
 from onestage.model.anchors.max_iou import runs
 from onestage.model.anchors.reach import REACHED, ROUNDING, distances, overlaps
 from onestage.model.detector import Detector
-from onestage.structures import Size
+from onestage.structures import ImageMeta, Size
 
 GOOD, GOOD_IN_CLASS = 0.9, 0.7
 """Coverage below which training warns: of all objects, and of a class with ENOUGH objects (docs/training.md says why)."""
+LARGEST = 640
+"""The side of an input in pixels beyond which no rule goes: the last one of cli/candidates.py."""
 ENOUGH = 10
 """Objects of a class without which its share says nothing."""
 
@@ -53,13 +56,14 @@ class Coverage:
 
     classes: one entry per class, in the order of the labels. sizes: small, medium and large, by the area in pixels of the
     original picture, as in COCO's evaluation. levels: the objects that an anchor of this level reaches, fine to coarse; several
-    levels may reach an object.
+    levels may reach an object. larger: whether a larger input would show most pictures with more of their pixels.
     """
 
     total: Reached
     classes: tuple[Reached, ...]
     sizes: tuple[Reached, ...]
     levels: tuple[Reached, ...]
+    larger: bool = True
 
     @property
     def least(self) -> Reached | None:
@@ -92,13 +96,14 @@ class Group(NamedTuple):
 class PlacedObjects:
     """The objects of a data set as they lie in a detector's input.
 
-    labels (M,). area (M,): in pixels of the original pictures.
+    labels (M,). area (M,): in pixels of the original pictures. larger: as in ``Coverage``.
     """
 
     groups: tuple[Group, ...]
     labels: Tensor
     area: Tensor
     classes: tuple[str, ...]
+    larger: bool = True
 
     @classmethod
     def of(cls, model: Detector, data: Dataset) -> PlacedObjects:
@@ -123,7 +128,7 @@ class PlacedObjects:
             same = torch.tensor([meta.input == input_size for meta in metas.values()])
             rows = same[kind].nonzero()[:, 0]
             groups.append(Group(input_size, model.level_sizes(input_size), boxes[rows], rows))
-        return cls(tuple(groups), data.labels[kept], data.area[kept], data.classes)
+        return cls(tuple(groups), data.labels[kept], data.area[kept], data.classes, _larger([metas[s] for s in sizes if s]))
 
     def apart(self, levels: Sequence[AnchorLevel]) -> tuple[Tensor, Tensor]:
         """Width and height of each object, (M, 2), and its distances across and down from the nearest cell of every level,
@@ -155,14 +160,22 @@ def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
         classes=tuple(_reached(name, objects.labels == label, hit) for label, name in enumerate(objects.classes)),
         sizes=tuple(_reached(name, which, hit) for name, which in bounds.items()),
         levels=tuple(_reached(f"level {i}", everything, hits[:, i]) for i in range(len(levels))),
+        larger=objects.larger,
     )
 
 
-def told(found: Coverage) -> str:
-    """A line for the user: ``anchors reach 93 % of 4,888 objects (Platelets 71 %)``, and what helps if that is poor."""
+def told(found: Coverage, *, fitted: bool = False) -> str:
+    """A line for the user: ``anchors reach 93 % of 4,888 objects (Platelets 71 %)``, and what helps if that is poor.
+
+    fitted: whether the anchors were fitted to these objects.
+    """
     least = f" ({found.least.name} {found.least.percent})" if found.least is not None and len(found.classes) > 1 else ""
     line = f"anchors reach {found.total.percent} of {counted(found.total.objects, 'object')}{least}"
-    return f"{line}: few; --fit-anchors finds better shapes, and a larger --size helps too" if found.poor else line
+    if not found.poor:
+        return line
+    helps = [] if fitted else ["--fit-anchors finds better shapes"]
+    helps += ["a larger --size shows more of their pixels"] if found.larger else []
+    return f"{line}: few; {', and '.join(helps) or 'a model with a finer map may reach more'}"
 
 
 def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:
@@ -170,6 +183,11 @@ def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:
     shapes = torch.tensor(level.shapes, dtype=torch.float64)
     parts = [overlaps(extents[run], apart[run], shapes).amax(1) for run in runs(len(extents), len(shapes))]
     return torch.cat(parts) if parts else extents.new_zeros(0)
+
+
+def _larger(metas: Sequence[ImageMeta]) -> bool:
+    """Whether most pictures have more pixels than the input shows, and the input is not the largest one."""
+    return 2 * sum(math.prod(meta.scale) < 1 and math.prod(meta.input) < LARGEST**2 for meta in metas) > len(metas)
 
 
 def _reached(name: str, which: Tensor, hit: Tensor) -> Reached:

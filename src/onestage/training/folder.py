@@ -35,6 +35,7 @@ from onestage.training.rules import Chosen, Decision
 from onestage.training.state import CLASS
 
 CONFIG = "config.json"
+LEFT_OUT = "left_out.csv"
 FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad", "bad_limit", "log")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
@@ -128,6 +129,14 @@ def weights_option(run: Path) -> str:
     """The option that begins another run from the model of this one; empty if no model is saved."""
     model = saved_model(run)
     return "" if model is None else f" --weights {shlex.quote(str(model))}"
+
+
+def next_commands(run: Path, plan: Plan) -> dict[str, str]:
+    """What to do with what a run has learned: what for, and the command. DATA stands for pictures that Python handed over."""
+    folder, data = shlex.quote(str(run)), "DATA" if plan.data is None else shlex.quote(plan.data)
+    named = "" if plan.format is None else f" --format {plan.format}"
+    bad = " --on-bad skip" if (run / LEFT_OUT).exists() else ""
+    return {"measure it": f"onestage evaluate {folder} {data}{named}{bad}", "use it": f"onestage predict {folder} PICTURES"}
 
 
 def fingerprint(dataset: Dataset) -> str:

@@ -5,16 +5,24 @@ from __future__ import annotations
 from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.errors import counted
 from onestage.training.coverage import told
+from onestage.training.folder import LEFT_OUT
 from onestage.training.journal import Journal
-from onestage.training.left_out import NAME, LeftOut
+from onestage.training.left_out import LeftOut
 from onestage.training.run import Run
 from onestage.training.state import RunState
 
 
-def introduce(run: Run, state: RunState, journal: Journal, left_out: LeftOut) -> None:
-    """Say what trains, on which pictures, for how long, what is left out, and how well the anchors fit."""
+def introduce(run: Run, state: RunState, journal: Journal) -> None:
+    """Say what trains, on which pictures, for how long, what is left out, and how well the anchors fit.
+
+    Of a run that is complete, say that.
+    """
     monitor = journal.monitor
     config, train_set, val_set = run.config, run.data.train, run.val
+    if not run.plan.is_unfitted and run.is_complete(state):
+        done = counted(state.epoch, "epoch") if config.steps is None else counted(state.step, "step")
+        monitor.say(f"this run was complete already, after {done}")
+        return
     batch = min(config.batch_size, len(train_set))
     again = f", going on after step {state.step}" if state.step else ""
     if batch < config.batch_size:
@@ -28,16 +36,19 @@ def introduce(run: Run, state: RunState, journal: Journal, left_out: LeftOut) ->
         monitor.decided(run.decisions)
     if val_set.is_empty:
         monitor.say(NOTHING_TO_MEASURE)
+    left_out = LeftOut(run)
     if left_out.all:
         left_out.save()
-        monitor.say(f"left out: {left_out}; listed in {run.folder / NAME}")
+        monitor.say(f"left out: {left_out}; listed in {run.folder / LEFT_OUT}")
         left_out.check()
     if run.group.is_main:  # the others say nothing
-        monitor.say(told(journal.coverage))
+        monitor.say(told(journal.coverage, fitted=run.has_fitted_anchors))
 
 
 def _length(run: Run) -> str:
     """How long the training is, for people."""
+    if run.plan.is_unfitted:
+        return f"{run.config.minutes:g} min of steps"
     if run.config.steps is None:
         return f"{counted(run.config.epochs, 'epoch')} of {counted(len(run.loader), 'step')}"
     return f"{counted(run.steps, 'step')} ({run.epochs:g} epochs)"

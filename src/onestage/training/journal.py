@@ -8,19 +8,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 
 from onestage.data import Dataset
 from onestage.structures import Detections
-from onestage.training.advice import ClassCount, Facts, all_advice, new_advice
+from onestage.training.advice import Advice, ClassCount, Facts, all_advice, new_advice
 from onestage.training.coverage import Coverage, coverage_of
 from onestage.training.examples import Examples
 from onestage.training.folder import draw_history
 from onestage.training.loggers import LOGGERS, Logger
 from onestage.training.monitor import Monitor
+from onestage.training.other_work import OtherWork
 from onestage.training.page import save_page, settings_of
 from onestage.training.run import Run
 from onestage.training.state import RunState
@@ -34,14 +35,17 @@ COST = 0.3
 class Journal:
     """The advice, the page and the logger of a run. Of several processes, only the first one has them."""
 
+    facts: Facts
+    examples: Examples
+
     def __init__(self, run: Run, state: RunState, monitor: Monitor) -> None:
         self.run, self.state, self.monitor = run, state, monitor
-        self.facts = facts_of(run)
-        self.given = all_advice(state.history, self.facts)
-        self.examples = Examples(run.val, run.folder)
+        self.given: list[Advice] = []
         self.found: Mapping[int | str, Detections] = {}
         make = LOGGERS.get(run.config.log or "none") if run.group.is_main else None
-        self.logger = None if make is None else make(run.folder, state.step)
+        self.logger: Logger | None = None
+        self._asked = None if make is None else make(run.folder, state.step)
+        self._others: OtherWork | None = None
         self._step = 0
         self._failed: set[str] = set()
         self._stale = False
@@ -52,13 +56,29 @@ class Journal:
         """The training objects that some anchor reaches."""
         return coverage_of(self.run.model, self.run.data.train)
 
-    def start(self) -> None:
-        """Say what is known before the first step, and draw the page. A run that goes on has said it already."""
-        if self.run.group.is_main:
-            if self.state.step == 0:
-                self._say(len(self.given))
-            self._log(lambda logger: logger.start(settings_of(self.run)))
-            self._draw()
+    def start(self, run: Run, state: RunState) -> None:
+        """Say what is known before the first step, and draw the page. A run that goes on has said it already. run: as it is
+        now, since its number of steps may have been found after the journal was begun.
+        """
+        self.run, self.state = run, state
+        self.examples = Examples(run.val, run.folder)
+        if not run.group.is_main:
+            return
+        self.facts = facts_of(run, self.coverage)
+        self.given = all_advice(state.history, self.facts)
+        if state.step == 0:
+            self._say(len(self.given))
+        self.logger = self._asked
+        self._log(lambda logger: logger.start(settings_of(run)))
+        self._draw()
+        self._others = OtherWork(os.getppid() if run.group.world > 1 else os.getpid())  # torchrun's other processes are ours
+
+    def step(self) -> None:
+        """Look at what else runs on this machine, once it has been watched for some seconds."""
+        if self._others is None or (busy := self._others.share()) is None:
+            return
+        self._others, self.facts = None, replace(self.facts, busy=busy)
+        self._advise()
 
     def measured(self, found: Sequence[Detections]) -> None:
         """Keep what was found in the few pictures that are shown."""
@@ -71,9 +91,7 @@ class Journal:
         self.run = run
         if not self.run.group.is_main:
             return
-        new = new_advice(self.state.history, self.facts, self.given)
-        self.given += new
-        self._say(len(new))
+        self._advise()
         row = self.state.history[-1]
         shown = self.found if row["step"] == self._step else {}  # those of an earlier measurement are logged already
         self._log(lambda logger: logger.record(row, self.examples.drawn(shown)))
@@ -93,6 +111,12 @@ class Journal:
         logger = self.logger
         if logger is not None and not self._try(f"the log to {self.run.config.log}", lambda: action(logger)):
             self.logger = None
+
+    def _advise(self) -> None:
+        """Give the advice that is new."""
+        new = new_advice(self.state.history, self.facts, self.given)
+        self.given += new
+        self._say(len(new))
 
     def _say(self, count: int) -> None:
         for advice in self.given[len(self.given) - count :]:
@@ -127,17 +151,18 @@ class Journal:
             return False
 
 
-def facts_of(run: Run) -> Facts:
+def facts_of(run: Run, coverage: Coverage) -> Facts:
     """What advice depends on besides the history."""
     train, val = (objects_of(data) for data in (run.data.train, run.data.val))
+    each = [objects / max(1, shown) for objects, shown in zip(train, pictures_with(run.data.train), strict=True)]
     steps = len(run.loader)
     return Facts(
-        classes=tuple(map(ClassCount, run.data.train.classes, train, val)),
+        classes=tuple(map(ClassCount, run.data.train.classes, train, val, (max(1.0, share) for share in each))),
         epochs=run.steps / steps,
         warmup=min(run.config.warmup, run.steps // 10) / steps,
         lr=run.config.peak_lr,
         threads=torch.get_num_threads(),
-        busy=busy_processors(),
+        larger=coverage.larger,
     )
 
 
@@ -147,16 +172,9 @@ def objects_of(data: Dataset) -> list[int]:
     return torch.bincount(data.labels[counted], minlength=len(data.classes)).tolist()
 
 
-def busy_processors(readings: int = 3) -> float:
-    """The share of this machine's processors that other programs use, 0..1; NaN if the system does not say.
-
-    It counts the threads that can run right now: what has ended does not count, as it does in the load average.
-    """
-    running = []
-    try:
-        for _ in range(readings):
-            running.append(int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0]) - 1)
-            time.sleep(0.005)
-    except (OSError, ValueError, IndexError):
-        return float("nan")
-    return min(1.0, max(0, min(running)) / (os.cpu_count() or 1))
+def pictures_with(data: Dataset) -> list[int]:
+    """The number of pictures that have objects of each class, without crowds and ignored objects."""
+    counted = ~(data.ignore | data.crowd)
+    owners = torch.repeat_interleave(data.offsets.diff())
+    pairs = torch.stack([data.labels, owners], dim=1)[counted].unique(dim=0)
+    return torch.bincount(pairs[:, 0], minlength=len(data.classes)).tolist()

@@ -12,10 +12,10 @@ from onestage.data.dataset import Problem
 from onestage.data.problems import left_out_of, most_left_out, too_many
 from onestage.errors import OnestageError, counted
 from onestage.files import write_atomically
+from onestage.training.folder import LEFT_OUT
 from onestage.training.monitor import Monitor
 from onestage.training.run import Run
 
-NAME = "left_out.csv"
 _KINDS = {"picture": "picture", "box": "box without area", None: "other annotation"}
 """What is left out, for people, by its kind."""
 
@@ -74,7 +74,7 @@ class LeftOut:
             pictures, first = counted(len(self._later), "picture"), min(self._later)
             most = "" if self.most is None else f"; left out in all: {self}"
             monitor.say(
-                f"{pictures} could not be read, such as {first}; others stood in for them{most}. See {run.folder / NAME}"
+                f"{pictures} could not be read, such as {first}; others stood in for them{most}. See {run.folder / LEFT_OUT}"
             )
             self._said = len(self._later)
             self.save()
@@ -96,7 +96,7 @@ class LeftOut:
         """Write the list into the run folder: the file with the line or object in it, the kind, the reason. No file is made for
         nothing. Raise WeightsError if it cannot be written.
         """
-        path = self._run.folder / NAME
+        path = self._run.folder / LEFT_OUT
         if not self._run.group.is_main or not (self.all or path.exists()):
             return
         text = io.StringIO()

@@ -182,13 +182,14 @@ def _train(
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
             run, state = start(run, shown, lock, begin)
             began -= state.seconds if state.step else 0.0
-            if run.plan.is_unfitted:
-                fitted = rehearse(run, state, shown, stop, began=began)
-                if fitted is None:
-                    shown.say(f"stopped before the number of steps was known; it is looked for again with: {run.go_on}")
-                    return TrainResult(folder, state.best_ap, None, True, clock.now() - began)
-                run, state = fitted
             with contextlib.closing(Journal(run, state, shown)) as journal:
+                introduce(run, state, journal)
+                if run.plan.is_unfitted:
+                    fitted = rehearse(run, state, shown, stop, began=began)
+                    if fitted is None:
+                        shown.say(f"stopped before the number of steps was known; it is looked for again with: {run.go_on}")
+                        return TrainResult(folder, state.best_ap, None, True, clock.now() - began)
+                    run, state = fitted
                 return Training(run, state, journal, stop, began=began).finish()
 
 
@@ -254,12 +255,7 @@ class Training:
         run, state = self.run, self.state
         report: Report | None = None
         self.monitor.start(epochs=run.epochs, steps=run.steps, done=state.step)
-        if self._is_complete:
-            done = counted(state.epoch, "epoch") if run.config.steps is None else counted(state.step, "step")
-            self.monitor.say(f"this run was complete already, after {done}")
-        else:
-            introduce(run, state, self.journal, self.left_out)
-        self.journal.start()
+        self.journal.start(run, state)
         while not self._is_complete and not self.stopping:
             self._train_lap()
             if not self.stopping:
@@ -267,21 +263,16 @@ class Training:
         if self.stopping:
             self._save()
             self.monitor.say(f"stopped in epoch {state.epoch + 1}; all is saved. Go on with: {run.go_on}")
-        if self._is_early:
+        if self.run.is_early(state):
             rise = f"the validation AP has not risen by more than {RISE} in {counted(state.stale, 'measurement')}"
             self.monitor.say(f"stopped early, after {counted(state.step, 'step')} of {run.steps}: {rise}")
         if run.result is not self.model:
             self.model.load_state_dict(run.result.state_dict())
-        return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds(), self._is_early)
+        return TrainResult(run.folder, state.best_ap, report, self.stopping, self._seconds(), self.run.is_early(state))
 
     @property
     def _is_complete(self) -> bool:
-        return (self.state.step >= self.run.steps and not self.state.taken) or self._is_early
-
-    @property
-    def _is_early(self) -> bool:
-        """Whether the training is over before its last step: the AP rises no more."""
-        return 0 < self.run.config.patience <= self.state.stale and self.step < self.run.steps
+        return self.run.is_complete(self.state)
 
     @property
     def _end_of_lap(self) -> int:
@@ -306,6 +297,7 @@ class Training:
             at, before = clock.now(), at
             self.rate, self.waiting = (part / (at - begun) for part in (seen, waited))
             self.monitor.step(state.step, state.epoch, self.checks.means, self.rate)
+            self.journal.step()
             if self.stopping:
                 return
             if at - self.saved > 60 * self.run.config.checkpoint_minutes:

@@ -27,8 +27,6 @@ Precision = Literal["fp32", "bf16"]
 
 WORTHWHILE = 1.1
 """Another way to compute is chosen if it is this many times as fast. Less may be chance."""
-FREE = 0.8
-"""Below this share of the cores' time, other work runs beside the training."""
 _TURNS, _SECONDS = 4, 0.4
 """So often each way is timed, but no longer than that many seconds for each network; the first turn does not count."""
 _SPIN = 0.15
@@ -108,16 +106,6 @@ class Machine:
     memory: float | None = None
     gpu: str | None = None
     gpu_memory: float | None = None
-
-    @property
-    def is_shared(self) -> bool:
-        """Whether other work runs on the cores."""
-        return self.share < FREE
-
-    @property
-    def free_cores(self) -> int:
-        """How many cores' worth of time this process gets, at least 1."""
-        return max(1, round(self.cores * self.share))
 
     def times(self, network: nn.Module) -> StepTimes:
         """The times of the small network that resembles this one."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from onestage.console import Terminal, words
 from onestage.training import clock
@@ -15,8 +14,8 @@ from onestage.training.rules import Decision
 
 WIDTH = 100
 """Characters per line of the table of decisions, at most."""
-STYLES = ("bold", "", "", "cyan")
-"""Of its columns: the setting, its value, the reason and the option."""
+OPTIONS = 38
+"""Characters per line of its options, unless one alone is longer."""
 
 WAITING = 0.05
 """The share of the time spent waiting for pictures from which it is said."""
@@ -107,10 +106,12 @@ class TerminalMonitor(Monitor):
         return math.nan if done < 1 else (clock.now() - self._begun) / done * (self._steps - self._done)
 
     def decided(self, decisions: Sequence[Decision]) -> None:
-        """Print a row for each setting: its value, the reason, and the option that changes it."""
-        table = Table.grid(padding=(0, 2))
-        for decision in decisions:
-            table.add_row(*(words((text, style)) for text, style in zip(astuple(decision), STYLES, strict=True)))
+        """Print a row for each setting: the option as it would be typed, and the reason."""
+        self.say("decided by rules; to change any of it, type the option with another value:")
+        table = Table.grid("", Column(overflow="fold"), Column(overflow="fold"), padding=(0, 2))
+        for one in decisions:
+            option = _packed(one.option) or f"{one.setting} {one.value}"
+            table.add_row("", words((option, "cyan"), lines=True), words(one.reason))
         self.console.print(table, width=min(self.console.width, WIDTH))
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
@@ -152,6 +153,18 @@ class TerminalMonitor(Monitor):
     def close(self) -> None:
         """Remove the bar."""
         self._bar.stop()
+
+
+def _packed(options: str) -> str:
+    """Options in lines of at most OPTIONS characters, each beside its value."""
+    lines = [""]
+    for option in options.split(" --"):
+        text = option if option.startswith("--") or not option else f"--{option}"
+        if lines[-1] and len(lines[-1]) + 1 + len(text) > OPTIONS:
+            lines.append(text)
+        else:
+            lines[-1] = f"{lines[-1]} {text}".strip()
+    return "\n".join(lines)
 
 
 def _time(seconds: float) -> str:

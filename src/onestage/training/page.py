@@ -17,6 +17,7 @@ from onestage.metrics.wording import figure
 from onestage.training.advice import FEW, Advice, ClassCount, Facts
 from onestage.training.coverage import Coverage, told
 from onestage.training.examples import SCORE, Examples
+from onestage.training.folder import next_commands
 from onestage.training.run import Run
 from onestage.training.state import CLASS, Record, RunState
 
@@ -107,7 +108,7 @@ def save_page(
         score=SCORE,
         data_words=_data_words(run),
         class_titles=CLASS_TITLES,
-        coverage_words=told(coverage),
+        coverage_words=told(coverage, fitted=run.has_fitted_anchors),
         classes=_class_rows(run.data.train, facts, history, coverage),
         left_out=left_out[:MOST_PROBLEMS],
         left_out_words=f"{counted(len(left_out), 'problem')}; all of them: onestage data check",
@@ -195,13 +196,13 @@ def _expect(count: ClassCount) -> str:
     """What the number of objects of a class lets one expect; empty if there are enough."""
     said = []
     if count.train < FEW:
-        said.append(
-            "few to learn from: it finds what looks like them" if count.train else "none to learn from: it cannot be found"
-        )
+        said.append("few to learn from: AP will be low" if count.train else "none to learn from: it cannot be found")
     if not count.val:
         said.append("none to measure: AP says nothing of it")
     elif count.val < FEW:
-        said.append(f"one object more or less found moves recall by {100 / count.val:.0f} points")
+        said.append(f"few to measure: AP is unsure, one object more or less found moves recall by {100 / count.val:.0f} points")
+    if said:
+        said.append(f"about {counted(count.lacking, 'more picture')} with it would do")
     return "; ".join(said)
 
 
@@ -230,8 +231,6 @@ def _value(value: object) -> str:
 
 def _commands(run: Run, state: RunState) -> Iterator[tuple[str, str]]:
     """What to do with the run: what for, and the command."""
-    folder = run.go_on.removeprefix("onestage train --resume ")
     if state.step < run.steps:
         yield "go on after an interruption", run.go_on
-    yield "measure it", f"onestage evaluate {folder} DATA"
-    yield "use it", f"onestage predict {folder} PICTURES"
+    yield from next_commands(run.folder, run.plan).items()

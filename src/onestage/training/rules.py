@@ -14,7 +14,7 @@ from typing import NamedTuple
 from onestage.data import Dataset
 from onestage.model.cost import cost_of
 from onestage.model.detector import Detector
-from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, option
+from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, typed
 from onestage.training.machine import Machine
 from onestage.training.recipes import EVERY, Recipe, recipe_for
 
@@ -54,9 +54,13 @@ BEFORE_DATA: Mapping[str, Setting] = {"on_bad": "limit"}
 """What a new run has in any case, unless it is given. The data is read by it, before the other rules can decide."""
 
 
+ANCHORS = "anchors"
+"""What the decision to fit the anchors is about."""
+
+
 @dataclass(frozen=True)
 class Decision:
-    """One setting that the rules decided. option: what changes it, as it is typed; empty for what follows from others."""
+    """One setting that the rules decided. option: what gives it this value, as it is typed; empty if nothing does."""
 
     setting: str
     value: str
@@ -126,7 +130,7 @@ def decide(model: Detector, facts: Facts, *, given: Mapping[str, Setting]) -> Ch
         settings["lr"] = round(recipe.lr * (make_config(settings).batch_size / 32) ** 0.5, 6)
     usual = () if "augment" in given else (recipe.settings, {rule.setting: rule.value for rule in ruled})
     settings["augment_with"] = tuple(word for part in (*usual, given) for word in _words(part.get("augment_with", ())))
-    told = [Decision(rule.setting, _text(rule.value), rule.reason, option(rule.setting)) for rule in ruled if rule.reason]
+    told = [_decision(rule) for rule in ruled if rule.reason]
     return Chosen(make_config(settings), (*told, *_of_recipe(recipe, settings, given)), facts.machine)
 
 
@@ -192,7 +196,7 @@ def _cache(facts: Facts) -> Iterator[Rule]:
     free = facts.machine.memory
     if facts.decoded <= min(CACHE_SHARE * free, CACHE_MOST):
         size = math.ceil(100 * facts.decoded) / 100
-        yield Rule("cache", size, f"GB: all decoded pictures; {free:.3g} GB are free")
+        yield Rule("cache", size, f"GB for all decoded pictures, of {free:.3g} that are free")
 
 
 def _number(value: Setting) -> float | None:
@@ -208,13 +212,19 @@ def _is_open(name: str, given: Mapping[str, Setting]) -> bool:
     return name == "augment_with" or (name not in given and not any(name in TOGETHER.get(other, ()) for other in given))
 
 
+def _decision(rule: Rule) -> Decision:
+    """What a rule decided, for people."""
+    return Decision(rule.setting, _text(rule.value), rule.reason, " ".join(typed(rule.setting, rule.value)))
+
+
 def _of_recipe(recipe: Recipe, settings: Mapping[str, Setting], given: Mapping[str, Setting]) -> Iterator[Decision]:
     """The recipe of the family, as one decision."""
     asked = dict.fromkeys(("lr", *EVERY, *recipe.settings))
     names = [name for name in asked if name in settings and name not in given]
     if names:
         values = ", ".join(f"{name} {_text(settings[name])}" for name in names)
-        yield Decision("recipe", values, f"suits {recipe.family}", " ".join(option(name) for name in names))
+        options = [text for name in names for text in typed(name, settings[name])]
+        yield Decision("recipe", values, f"suits {recipe.family}", " ".join(options))
 
 
 def _text(value: Setting) -> str:

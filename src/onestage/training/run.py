@@ -36,7 +36,7 @@ from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
-from onestage.training.rules import Chosen, Decision
+from onestage.training.rules import ANCHORS, Chosen, Decision
 from onestage.training.state import LEARNING, RunState
 from onestage.weights.detector_file import load_detector
 
@@ -128,6 +128,19 @@ class Run:
     def epochs(self) -> float:
         """Epochs from the beginning to the end; a whole number, or one with two digits after the point."""
         return self.config.epochs if self.config.steps is None else round_epochs(self.config.steps / len(self.loader))
+
+    @property
+    def has_fitted_anchors(self) -> bool:
+        """Whether the anchors were fitted to the objects when the run began."""
+        return any(decision.setting == ANCHORS for decision in self.decisions)
+
+    def is_complete(self, state: RunState) -> bool:
+        """Whether a state is the end of the run."""
+        return (state.step >= self.steps and not state.taken) or self.is_early(state)
+
+    def is_early(self, state: RunState) -> bool:
+        """Whether the run is over before its last step: the AP rises no more."""
+        return 0 < self.config.patience <= state.stale and state.step < self.steps
 
     @cached_property
     def val(self) -> Dataset:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from onestage.cli.candidates import CANDIDATES, DENSE_WORK, DEPTHWISE_WORK, DataFacts, choose, larger_than, shaped, sizes_for
-from onestage.cli.choose import ModelChoice
+from onestage.cli.choose import ModelChoice, choose_detector
 from onestage.cli.main import main
 from onestage.cli.start import best_start
 from onestage.data import load_dataset
@@ -20,6 +20,7 @@ from onestage.weights.at_hand import Offer
 from onestage.zoo.table import recipe
 
 Captured = pytest.CaptureFixture[str]
+LIGHT = "timm/regnetx_002"
 ON_CPU = [candidate for candidate in CANDIDATES if not candidate.gpu]
 
 
@@ -109,11 +110,19 @@ def test_the_work_of_the_measured_networks(network, work: float) -> None:  # typ
         ("none", Path("here.pth"), None, "as asked"),
         ("auto", Path("here.pth"), "here.pth", "on this machine"),
         ("auto", None, None, "could not be fetched: no network"),
+        (None, Path("other.pth"), None, "cannot be taken: these are no weights for it"),
     ],
 )
 def test_the_best_weights_at_hand(
     asked: str | None, at_hand: Path | None, taken: str | None, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    made: list[ModelChoice] = []
+
+    def make(classes: object, choice: ModelChoice, source: object, *, seed: int) -> None:
+        if choice.backbone_weights == "other.pth":
+            raise WeightsError("these are no weights for it")
+        made.append(choice)
+
     def offline(config: object) -> Path:
         raise WeightsError("published weights could not be fetched", got="no network", fix="try again")
 
@@ -121,8 +130,27 @@ def test_the_best_weights_at_hand(
     monkeypatch.setattr("onestage.cli.start.offers", lambda config: [offer])
     monkeypatch.setattr("onestage.cli.start.published_backbone", offline)
     choice = ModelChoice(model="dssd", backbone="resnet18", weights=asked)
-    found, decision = best_start(choice, recipe("dssd", ("a",), backbone="resnet18"))
-    assert (found.weights, found.backbone_weights) == (None, taken) and says in decision.reason
+    monkeypatch.setattr("onestage.cli.start.make_model", make)
+    start = best_start(choice, ("a",), seed=0)
+    assert (made[-1].weights, made[-1].backbone_weights) == (None, taken) and says in start.decision.reason
+    assert start.trained == (taken is not None)
+    assert start.decision.option == ("--backbone-weights imagenet" if taken else "--weights none")
+
+
+@pytest.mark.parametrize(
+    ("asked", "at_hand", "backbone"),
+    [(None, None, LIGHT), (None, "x.pth", "timm/resnet18"), ("none", "x.pth", LIGHT), ("auto", None, "timm/resnet18")],
+)
+def test_a_start_from_trained_weights_needs_fewer_pictures(
+    asked: str | None, at_hand: str | None, backbone: str, shapes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offer = Offer("ImageNet weights", "backbone_weights", "imagenet", at_hand and Path(at_hand))
+    monkeypatch.setattr("onestage.weights.at_hand.offers", lambda config: [offer])
+    data = load_dataset(shapes, split="train")
+    chosen, decisions, seen = choose_detector(ModelChoice(weights=asked), data, machine(40), gpu=False, minutes=30)
+    assert chosen.backbone == backbone and seen is not None and seen < ON_CPU[0].needs
+    assert decisions[0].option == f"--model dssd --backbone {backbone}"
+    assert ("from trained weights" in decisions[0].reason) == (backbone != LIGHT)
 
 
 def test_the_data_alone_is_enough(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
@@ -132,7 +160,8 @@ def test_the_data_alone_is_enough(shapes: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("onestage.cli.candidates.CANDIDATES", ON_CPU[-1:])
     assert main(["train", str(shapes), "--plan-only"]) == 0
     said = capsys.readouterr().out
-    assert "8 pictures to learn from, 4 to measure on" in said and not Path("runs").exists()
+    assert "tinyssd on 8 pictures to learn from, 4 to measure on" in said and "anchors reach" in said
+    assert not Path("runs").exists()
     for option in ("--model", "--size", "--weights", "--epochs", "--batch-size", "--lr"):
         assert option in said
     assert max(map(len, said.splitlines())) <= 100

@@ -22,7 +22,7 @@ def test_every_split_is_written_and_says_what_to_do_next(
     assert sizes == {"train": 6, "val": 2, "test": 1}
     train = load_dataset(out, split="train")
     assert train.format == format and train.classes == classes and train[0].image.shape == (3, 48, 64)
-    assert f"onestage train {out} --model tinyssd" in capsys.readouterr().out
+    assert f"next: onestage train {out}\n" in capsys.readouterr().out
     assert "--train 6 --val 2 --test 1 --size 48x64 --classes ball ring --seed 0" in (out / "GENERATED.md").read_text()
 
 

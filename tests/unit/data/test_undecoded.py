@@ -19,12 +19,14 @@ from batches import assert_same, eleven_pictures
 from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.loader import Feed, TrainLoader
+from onestage.data.memory import Share
 from onestage.data.transforms import Augment, Region, TrainTransform, View, stretch
 from onestage.data.undecoded import PictureSource, Undecoded
+from onestage.data.workers import Parcel, WorkerPool, Workers
 from onestage.errors import ConfigError, DataError
 from onestage.images import REDUCTIONS, decode_image, read_header
 
-pytestmark = pytest.mark.filterwarnings("ignore:The image decoding")  # of torchvision.io
+pytestmark = pytest.mark.filterwarnings("error::DeprecationWarning")  # torchvision.io warns from 0.29 on
 AUGMENT = replace(Augment.ssd(), mosaic=0.4, scale_jitter=0.5)
 TRANSFORM = TrainTransform(stretch((20, 24)), AUGMENT)
 
@@ -92,6 +94,25 @@ def test_nothing_is_printed_of_a_jpeg_that_is_cut_off(capfd: pytest.CaptureFixtu
     for data in (jpeg(smooth(45, 67)), jpeg(smooth(45, 67), progressive=True)):
         for length in range(len(data) // 3, len(data), 40):
             assert error_of(data[:length], fast=True) is not None
+    assert capfd.readouterr() == ("", "")
+
+
+def decoded(data: bytes, share: Share) -> Parcel[bool]:
+    return Parcel(None, error_of(data, fast=True) is None)
+
+
+def test_a_process_that_loads_pictures_prints_nothing_of_damage_within_a_scan(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = jpeg(smooth(45, 67), quality=90)
+    places = range(len(whole) // 2, len(whole) - 2, 60)
+    files = [whole[:place] + whole[place + 20 :] for place in places]
+    for data in files:
+        error_of(data, fast=True)
+    assert "Corrupt JPEG data" in capfd.readouterr().err  # else these are no such files
+    pool = WorkerPool(decoded, Workers(1), name=lambda data: "a picture")
+    try:
+        assert len(list(pool.run(files))) == len(files)
+    finally:
+        pool.close()
     assert capfd.readouterr() == ("", "")
 
 

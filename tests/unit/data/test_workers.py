@@ -162,6 +162,18 @@ def test_a_fault_of_the_program_comes_with_its_traceback() -> None:
         list(pool.run(range(3)))
 
 
+def remarks(task: int, share: Share) -> Parcel[int]:
+    os.write(2, b"Corrupt JPEG data")  # as libjpeg does
+    sys.stderr.write("a line of Python\n")
+    return Parcel(None, task)
+
+
+def test_what_libraries_print_in_a_worker_goes_nowhere(capfd: pytest.CaptureFixture[str]) -> None:
+    with pool_of(remarks, count=1) as pool:
+        assert [parcel.rest for parcel in pool.run(range(3))] == [0, 1, 2]
+    assert capfd.readouterr().err == 3 * "a line of Python\n"
+
+
 PARENT = """
 import os, signal, sys, time
 from onestage.data.workers import Parcel, WorkerPool, Workers

@@ -65,14 +65,28 @@ def test_few_examples_are_told_before_the_first_step():
     facts = replace(FACTS, classes=(ClassCount("rare\x1b", 5, 4), *FACTS.classes, ClassCount("none", 30, 0)))
     (advice,) = all_advice([], facts)
     assert advice.epoch == 0
-    assert "rare\\x1b (5 to train, 4 to measure)" in advice.text and "moves its recall by 25 points" in advice.text
+    assert (
+        "rare\\x1b (5 to train, 4 to measure: label about 31 more pictures with it)" in advice.text
+        and "moves its recall by 25 points" in advice.text
+    )
     many = replace(FACTS, classes=tuple(ClassCount(f"c{i}", 1, 0) for i in range(80)))
-    assert "and 75 more" in all_advice([], many)[0].text and len(all_advice([], many)[0].text) < 400
+    assert "and 75 more" in all_advice([], many)[0].text and len(all_advice([], many)[0].text) < 600
+    assert ClassCount("c", 5, 30, each=2.0).lacking == 8 and ClassCount("c", 20, 20).lacking == 0
 
 
-@pytest.mark.parametrize(("busy", "threads", "said"), [(0.9, 2, True), (0.9, 1, False), (0.1, 2, False), (math.nan, 2, False)])
+@pytest.mark.parametrize(("busy", "threads", "said"), [(0.3, 2, True), (0.9, 1, False), (0.2, 2, False), (math.nan, 2, False)])
 def test_other_work_is_told_where_threads_can_suffer(busy, threads, said):
-    assert bool(all_advice([], replace(FACTS, busy=busy, threads=threads))) == said
+    facts = replace(FACTS, busy=busy, threads=threads)
+    assert bool(all_advice([], facts)) == said
+    history = rows(**GOOD)  # it has been watched for some seconds, which may be the whole training
+    assert bool(new_advice(history, facts, all_advice(history, FACTS))) == said
+
+
+@pytest.mark.parametrize("columns", [{"val_AP": [0, 0.1, 0.2, 0.3] + 6 * [0.301]}, {"class_ball": 10 * [0.0]}])
+def test_a_larger_input_is_advised_only_if_there_are_more_pixels(columns):
+    for larger in (True, False):
+        (advice,) = all_advice(rows(**GOOD | columns), replace(FACTS, larger=larger))
+        assert ("--size" in advice.text) == larger
 
 
 @pytest.mark.parametrize("value", [math.nan, 0.0])

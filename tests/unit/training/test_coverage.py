@@ -8,11 +8,12 @@ import pytest
 import torch
 
 import slow_references
+from onestage.cli.candidates import SIDES
 from onestage.data import Dataset, load_dataset
 from onestage.model.anchors.levels import AnchorLevel, grid
 from onestage.model.anchors.reach import distances, overlaps
 from onestage.model.detector import Detector
-from onestage.training.coverage import Coverage, Reached, coverage_of, told
+from onestage.training.coverage import LARGEST, Coverage, Reached, coverage_of, told
 from onestage.zoo.table import recipe
 from small_runs import detector, pictures
 
@@ -85,6 +86,17 @@ def test_the_line() -> None:
     poor = replace(good, classes=(classes[0], Reached("dog", 20, 13)))
     assert told(poor).startswith("anchors reach 90 % of 119 objects (dog 65 %): few; --fit-anchors finds")
     assert replace(good, total=Reached("all", 119, 100)).poor
+    assert told(poor).endswith("few; --fit-anchors finds better shapes, and a larger --size shows more of their pixels")
+    assert told(poor, fitted=True).endswith("few; a larger --size shows more of their pixels")
+    assert told(replace(poor, larger=False)).endswith("few; --fit-anchors finds better shapes")
+    assert told(replace(poor, larger=False), fitted=True).endswith("few; a model with a finer map may reach more")
+
+
+def test_a_larger_input_helps_only_as_far_as_the_pictures_and_the_rules_go() -> None:
+    data = replace(pictures(3), sizes=3 * ((960, 1280),))
+    larger = [coverage_of(detector(size=(side, side)), data).larger for side in (64, 320, LARGEST)]
+    assert larger == [True, True, False] and SIDES[-1] == LARGEST
+    assert not coverage_of(detector(), pictures(3)).larger  # they have no more pixels than the input
 
 
 @pytest.mark.slow

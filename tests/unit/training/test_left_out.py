@@ -14,11 +14,12 @@ from onestage.data.reader import load_dataset
 from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.training import folder as run_folder
 from onestage.training.config import TrainConfig, make_config
+from onestage.training.folder import LEFT_OUT as NAME
 from onestage.training.folder import Plan
 from onestage.training.going_on import NewSettings
 from onestage.training.inputs import read_data
 from onestage.training.inventory import Inventory
-from onestage.training.left_out import NAME, summary
+from onestage.training.left_out import summary
 from onestage.training.loop import Training, resume, train
 from onestage.training.rules import before_data
 from small_runs import CONFIG, detector, metrics, pictures, together, weights, write_pictures

@@ -44,9 +44,3 @@ def test_bf16_with_depthwise_convolutions_in_fp32() -> None:
     assert mixed.channels_last, "in this order it was measured, though fp32 is faster in the other one"
     assert (SLOW_BF16.best, FAST_BF16.best) == (15.0, 10.0) and not FAST_BF16.fp32_depthwise
     assert StepTimes(20.0, 30.0, 20.0, mixed=19.0).precision == "fp32"
-
-
-def test_a_shared_machine() -> None:
-    assert MACHINE.is_shared and MACHINE.free_cores == 2
-    assert not Machine("cpu", 4, 0.98, FAST_BF16, FAST_BF16).is_shared
-    assert Machine("cpu", 64, 0.001, FAST_BF16, FAST_BF16).free_cores == 1

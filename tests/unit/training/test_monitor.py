@@ -12,6 +12,7 @@ from rich.console import Console
 from onestage.training import monitor
 from onestage.training.loop import resume, train
 from onestage.training.monitor import Monitor, TerminalMonitor
+from onestage.training.rules import Decision
 from small_runs import CONFIG, detector, write_pictures
 
 RECORD = {
@@ -64,6 +65,22 @@ def test_a_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch, ca
         "step 30/100  epoch 1/2  loss 1.500 (cls 1.000 box 0.500)  10.0 img/s  2 min left",
         "step 31/100  validating 5/9 pictures  3 min left",
     ]
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_decisions_are_options_as_they_are_typed(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    recipe = "--lr 0.001 --warmup 100 --ema 0.998 --fused --decoder fast --augment-with mosaic=0.5"
+    start = Decision(
+        "start", "fresh weights", "fresh weights; --weights auto fetches retinanet_resnet50_fpn_v2", "--weights none"
+    )
+    TerminalMonitor().decided([start, Decision("recipe", "", "suits the SSD family", recipe), Decision("x", "7", "so")])
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines()[1:])) <= min(width, monitor.WIDTH) and "…" not in said and "x 7" in said
+    for option in (f"--{part}" for part in recipe.removeprefix("--").split(" --")):
+        assert any(f" {option} " in line for line in said.splitlines()), option
 
 
 def test_a_plain_monitor_is_silent(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,9 +147,9 @@ def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(tmp_path: Path, c
     train(detector(), data, out=tmp_path / "run", config=config, monitor=notes)
     steps = ["step 1 0", "step 2 0", "step 3 0"]
     assert notes.seen == [
-        "start 1 3 0",
         "say tinyssd",
         "say anchors",
+        "start 1 3 0",
         "say advice:",
         *steps,
         "validating 3 3",
@@ -141,5 +158,5 @@ def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(tmp_path: Path, c
     ]
     again = Notes()
     resume(tmp_path / "run", monitor=again)
-    assert again.seen == ["start 1 3 3", "say this", "close"]
+    assert again.seen == ["say this", "start 1 3 3", "close"]
     assert capsys.readouterr() == ("", "")

@@ -37,11 +37,13 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
     return out, notes.said
 
 
-def test_a_run_has_a_page_with_all_there_is_to_see(run: tuple[Path, list[str]]) -> None:
+def test_a_run_has_a_page_with_all_there_is_to_see(run: tuple[Path, list[str]], data: Path) -> None:
     folder, said = run
     text = (folder / "index.html").read_text(encoding="utf-8")
-    for words in ("step 6 of 6", "labels", "epoch 2", "ball", "few to learn from", "batch_size", "onestage predict"):
+    few = ("few to learn from", "more pictures with it would do")
+    for words in ("step 6 of 6", "labels", "epoch 2", "ball", *few, "batch_size", "onestage predict"):
         assert words in text, words
+    assert f"onestage evaluate {folder} {data}" in text
     assert text.count("data:image/png") == 2 and text.count("data:image/jpeg") >= 6  # 3 pictures: labels, epoch 2
     assert [line for line in said if line.startswith("advice: few examples")] and "few examples" in text
     assert "<script" not in text and text.endswith("</html>\n")

@@ -38,6 +38,7 @@ def test_a_stopped_run_goes_on_with_the_same_bits_and_the_cache_changes_none(tmp
     assert metrics(tmp_path / "whole")[-1]["step"] == 9
 
 
+@pytest.mark.slow
 def test_a_broken_picture_and_a_full_disk_lose_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

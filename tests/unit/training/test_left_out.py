@@ -177,7 +177,11 @@ def yolo(data: Path, root: Path) -> Path:
     return root
 
 
-@pytest.mark.parametrize(("format", "lose"), [("coco", deleted), ("coco", cut), ("yolo", deleted), ("yolo", without_header)])
+@pytest.mark.parametrize(
+    ("format", "lose"),
+    [("coco", deleted), ("yolo", deleted)]
+    + [pytest.param(*case, marks=pytest.mark.slow) for case in (("coco", cut), ("yolo", without_header))],
+)
 def test_a_run_goes_on_without_pictures_that_were_lost_since_it_began(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, lose: Callable[[Path], None]
 ) -> None:

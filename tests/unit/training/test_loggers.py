@@ -72,6 +72,7 @@ def test_a_logger_gets_the_run_and_stops_nothing(
         assert Kept.calls[5:] == ["made after 0", "made after 3", "start tinyssd 4", "close"]
 
 
+@pytest.mark.slow
 def test_pictures_are_logged_at_the_step_of_their_measurement(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

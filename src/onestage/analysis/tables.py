@@ -12,6 +12,7 @@ from typing import TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from onestage.errors import DataError
 from onestage.metrics.pairing import Pair, pair_up
 from onestage.structures import Detections, Truth
 
@@ -88,7 +89,8 @@ def tabulate(detections: Sequence[Detections], truths: Sequence[Truth], classes:
     """Put the detections and truths of the same pictures into arrays; ``classes`` are the K names, by label.
 
     The pictures are in the order of their ids. At most ``limit`` detections of a class in a picture are taken, the best ones.
-    Raise DataError if the pictures are not the same, or if a label is none of the classes.
+    Raise DataError if the pictures are not the same, if a label is none of the classes, or if a detection has a score outside
+    0..1 or a box without two ordered corners.
     """
     pairs = pair_up(detections, truths, classes)
     ids = tuple(pair.truth.image_id for pair in pairs)
@@ -103,10 +105,24 @@ def _found_rows(pairs: Sequence[Pair], limit: int) -> FoundRows:
     label = _joined([f.labels.numpy() for f in found], np.int64)
     score = _joined([f.scores.numpy() for f in found], np.float64)
     box = _joined([f.boxes.numpy() for f in found], np.float64, (4,))
+    _check(pairs, picture, score, box)
     order = np.lexsort((-score, label))
     rank = ranks(label[order] * len(pairs) + picture[order])
     order, rank = order[rank < limit], rank[rank < limit]
     return FoundRows(picture[order], row[order], rank, label[order], score[order], box[order])
+
+
+def _check(pairs: Sequence[Pair], picture: Ints, score: Floats, box: Floats) -> None:
+    """Raise DataError for the first detection with a score outside 0..1 or a box that is none; NaN is neither."""
+    believable = (score >= 0) & (score <= 1)
+    ordered = np.isfinite(box).all(1) & (box[:, 2:] >= box[:, :2]).all(1)
+    for what, good, values, expected in (
+        ("a detection has no score", believable, score, "0 to 1"),
+        ("a detection has no box", ordered, box, "x1, y1, x2, y2 in pixels, with x1 <= x2 and y1 <= y2"),
+    ):
+        if len(wrong := np.flatnonzero(~good)):
+            where = f"picture {pairs[picture[wrong[0]]].found.image_id!r}"
+            raise DataError(what, where=where, got=values[wrong[0]].tolist(), expected=expected)
 
 
 def _true_rows(pairs: Sequence[Pair]) -> TrueRows:

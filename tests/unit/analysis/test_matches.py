@@ -61,6 +61,19 @@ def test_rows_are_in_the_order_of_coco() -> None:
     assert matches.of(0) == slice(0, 2) and matches.of(1) == slice(2, 3) and matches.starts.tolist() == [0, 2, 3]
 
 
+@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])
+def test_a_score_that_is_none_is_refused(score: float) -> None:
+    with pytest.raises(DataError, match="score") as caught:
+        tabulate([found("x", [(0, 0.5, 0, 0, 9, 9), (0, score, 0, 0, 9, 9)])], [known("x")], ["a"])
+    assert caught.value.where == "picture 'x'"
+
+
+@pytest.mark.parametrize("box", [(5, 0, 4, 9), (0, 0, float("nan"), 9), (0, 0, 9, float("inf"))])
+def test_a_box_that_is_none_is_refused(box: tuple[float, ...]) -> None:
+    with pytest.raises(DataError, match="box"):
+        tabulate([found(1, [(0, 0.5, *box)])], [known(1)], ["a"])
+
+
 @pytest.mark.parametrize("pictures", [0, 2])
 def test_nothing_is_nothing(pictures: int) -> None:
     ids = range(pictures)

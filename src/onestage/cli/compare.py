@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
+from string import ascii_uppercase
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
@@ -156,13 +157,19 @@ def _relabelled(found: Detections, classes: Sequence[str]) -> Detections:
 
 
 def _show(comparison: Comparison, dataset: Dataset) -> None:
+    """The tables of every two detectors, which are called A, B and so on: their paths would fill the columns."""
     out = stdout()
     pictures, draws = counted(comparison.pictures, "picture"), counted(comparison.draws, "draw")
     out.print(words((f"{' '.join(filter(None, (dataset.root.name, dataset.split)))}", "bold"), f": {pictures}, {draws}"))
-    for pairing in comparison.pairings:
+    signs = [*ascii_uppercase, *map(str, range(len(ascii_uppercase) + 1, len(comparison.names) + 1))]
+    letters = dict(zip(comparison.names, signs, strict=False))
+    for name, letter in letters.items():
+        out.print(words((letter, "bold"), f"  {name}"), soft_wrap=True)
+    for named in comparison.pairings:
+        pairing = replace(named, first=letters[named.first], second=letters[named.second])
         out.print()
         out.print(_table(pairing.figures, pairing, "figure"))
-        out.print(words((_verdict(pairing.figures[0], pairing), "bold")))
+        out.print(words((f"{pairing.first} and {pairing.second}: {_verdict(pairing.figures[0], pairing)}", "bold")))
         classes = sorted(pairing.per_class, key=lambda row: 1.0 if isnan(row.difference.value) else -abs(row.difference.value))
         out.print()
         out.print(_table(classes[:CLASSES], pairing, "class"))

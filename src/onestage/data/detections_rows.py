@@ -1,4 +1,4 @@
-"""What the readers of detections collect: arrays, so that ten million rows take 560 MB; and faults, counted by their kind.
+"""What the readers of detections collect: arrays, 56 bytes for each row; and faults, counted by their kind.
 
 Shape letters: N rows of the file.
 """

@@ -27,14 +27,15 @@ def test_which_of_two_files_is_better(shapes: Path, capsys: Captured) -> None:
     assert main(["compare", "beside.json", "right.json", "same.json", "--data", str(shapes), "--draws", "50"]) == 0
     told = capsys.readouterr().out
     assert "shapes test: 4 pictures, 50 draws" in told
-    assert "right.json is better" in told and "beside.json is better" not in told
-    assert "cannot be told apart" in told and "AP50" in told and "ball" in told
+    assert "A  beside.json\nB  right.json\nC  same.json\n" in told
+    assert "A and B: B is better" in told and "B and C: cannot be told apart" in told and "A is better" not in told
+    assert "AP50" in told and "ball" in told
 
 
 def test_a_run_and_a_file(shapes: Path, run: Path, capsys: Captured) -> None:
     arguments = [str(run), "right.json", "--data", str(shapes), "--split", "test", "--draws", "20", "--workers", "0"]
     assert main(["compare", *arguments]) == 0
-    assert "right.json is better" in capsys.readouterr().out
+    assert "A and B: B is better" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ CANDIDATES = (
     Candidate("dssd", "timm/resnet50", 11.21, depthwise=False, speed=1.0, needs=20_000, stride=8, gpu=True),
     Candidate("dssd", "timm/resnet34", 9.07, depthwise=False, speed=1.0, needs=12_000, stride=8, gpu=True),
     Candidate("dssd", "timm/resnet18", 5.29, depthwise=False, speed=1.0, needs=8_000, stride=8),
-    Candidate("dssd", "timm/regnetx_002", 1.79, depthwise=False, speed=0.55, needs=2_500, stride=8),
+    Candidate("dssd", "timm/regnetx_002", 1.79, depthwise=False, speed=0.55, needs=3_500, stride=8),
     Candidate("ssdlite320_mobilenet_v3_large", None, 0.41, depthwise=True, speed=1.2, needs=4_000, stride=16),
     Candidate("tinyssd", None, 1.54, depthwise=False, speed=1.0, needs=3_000, stride=8),
 )
@@ -57,7 +57,7 @@ SIDES = (256, 320, 384, 448, 512, 640)
 """Sides of the input in pixels. Multiples of 64 suit every neck."""
 USUAL, USUAL_ON_GPU = 320, 512
 """The side, where the objects need no larger one."""
-PLENTY = 2
+PLENTY = 1.4
 """With so many times the pictures that a detector needs, the next larger side is better than more pictures, on a CPU."""
 CELLS = 2
 """Cells of the finest map that the typical object of the smallest class should span."""

@@ -1,6 +1,6 @@
 """Put the tables of ``benchmarks/time_to_accuracy.py --json FILE`` into training.md.
 
-python docs/make_minutes.py bccd=bccd.json families=families.json
+python docs/make_minutes.py bccd=bccd.json
 
 The table NAME replaces what stands between ``<!-- minutes: NAME -->`` and ``<!-- end -->``.
 """

@@ -63,6 +63,9 @@ def test_pictures_that_were_trained_on_do_not_measure_the_run(capsys: Captured, 
     for picture in sorted((data / "train").iterdir())[:1]:
         picture.unlink()
     assert main(["evaluate", "run", "all", "--on-bad", "skip", "--workers", "0"]) == 0
+    assert "on the 2 pictures held out" in capsys.readouterr().out  # the run knows which
+    Path("run/checkpoints/inventory.json").unlink()  # as in a run of an earlier version
+    assert main(["evaluate", "run", "all", "--on-bad", "skip", "--workers", "0"]) == 0
     captured = capsys.readouterr()
     assert "19 pictures" in captured.out and "held out" not in captured.out
     assert "warning: the data set has changed since this run began" in captured.err

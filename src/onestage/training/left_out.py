@@ -72,10 +72,9 @@ class LeftOut:
         self._gather()
         if len(self._later) > self._said:
             pictures, first = counted(len(self._later), "picture"), min(self._later)
+            others = "another stood in for it" if len(self._later) == 1 else "others stood in for them"
             most = "" if self.most is None else f"; left out in all: {self}"
-            monitor.say(
-                f"{pictures} could not be read, such as {first}; others stood in for them{most}. See {run.folder / LEFT_OUT}"
-            )
+            monitor.say(f"{pictures} could not be read, such as {first}; {others}{most}. See {run.folder / LEFT_OUT}")
             self._said = len(self._later)
             self.save()
             self.check()

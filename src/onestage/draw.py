@@ -6,6 +6,7 @@ Shape letters: H, W height and width of the picture; D boxes. Boxes are xyxy flo
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -17,6 +18,15 @@ from onestage.images import to_tensor
 from onestage.structures import Detections
 
 Colour = tuple[int, int, int]
+
+
+class Stroke(NamedTuple):
+    """The line around a box. dash: the lengths of a dash and of the gap after it, in widths of the line; None: solid."""
+
+    colour: Colour
+    dash: tuple[int, int] | None = None
+
+
 _RIM = (0, 0, 0, 90)
 _LONGEST = 100  # characters of a label
 _CROWD = 1 / 6  # of the picture, the most that labels hide
@@ -56,7 +66,7 @@ def draw_detections(image: Tensor | Image.Image, detections: Detections) -> Imag
             fix="draw them on the picture that was predicted",
         )
     captions = [f"{name} {score:.2f}" for name, score in zip(detections.class_names, detections.scores.tolist(), strict=True)]
-    return _draw(canvas, detections.boxes, detections.labels, captions)
+    return _draw(canvas, detections.boxes, _of_classes(detections.labels), captions)
 
 
 def draw_boxes(image: Tensor | Image.Image, boxes: Tensor, *, labels: Tensor, names: Sequence[str]) -> Image.Image:
@@ -64,7 +74,26 @@ def draw_boxes(image: Tensor | Image.Image, boxes: Tensor, *, labels: Tensor, na
 
     names: of all classes, by label index.
     """
-    return _draw(_canvas(image), boxes, labels, [names[label] for label in labels.tolist()])
+    return _draw(_canvas(image), boxes, _of_classes(labels), [names[label] for label in labels.tolist()])
+
+
+def draw_strokes(
+    image: Tensor | Image.Image, boxes: Tensor, *, strokes: Sequence[Stroke], captions: Sequence[str], side: int
+) -> Image.Image:
+    """A copy of the picture, (3, H, W) or PIL, with boxes (D, 4), each with its line and its caption, unless that is empty.
+
+    side: the most pixels of the longer side. A larger picture is made smaller before lines and captions are drawn.
+    """
+    canvas = _canvas(image)
+    width, height = canvas.size
+    canvas.thumbnail((side, side))
+    across, down = canvas.width / width, canvas.height / height
+    return _draw(canvas, boxes * boxes.new_tensor([across, down, across, down]), strokes, captions)
+
+
+def _of_classes(labels: Tensor) -> list[Stroke]:
+    """Solid lines in the colours of the labels (D,)."""
+    return [Stroke(colour_of(label)) for label in labels.tolist()]
 
 
 def _canvas(image: Tensor | Image.Image) -> Image.Image:
@@ -72,12 +101,11 @@ def _canvas(image: Tensor | Image.Image) -> Image.Image:
     return Image.fromarray(to_tensor(image).permute(1, 2, 0).cpu().numpy()).copy()
 
 
-def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence[str]) -> Image.Image:
+def _draw(canvas: Image.Image, boxes: Tensor, strokes: Sequence[Stroke], captions: Sequence[str]) -> Image.Image:
     """All boxes, then all labels over them, from the last to the first."""
     scale = (canvas.width * canvas.height) ** 0.5
     line, font = max(1, round(scale / 220)), _font(max(9, round(scale / 42)))
     boxes = _outlines(boxes.detach().float().cpu(), line, canvas.size)
-    colours = [colour_of(label) for label in labels.tolist()]
     captions = [_shorten(caption, font, canvas.size) for caption in captions]
     sizes = torch.tensor([_plate_size(c, font) for c in captions]).view(-1, 2)
     seen = sizes.prod(1).cumsum(0) <= max(_CROWD * scale**2, float(sizes[:1].prod()))
@@ -90,13 +118,28 @@ def _draw(canvas: Image.Image, boxes: Tensor, labels: Tensor, captions: Sequence
         x1, y1, x2, y2 = boxes[i].tolist()
         # A thin dark rim sets the line off from parts of the same colour.
         pen.rectangle((x1 - 1, y1 - 1, x2, y2), outline=_RIM, width=line + 2)
-        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colours[i], width=line)
+        _outline(pen, (x1, y1, x2, y2), strokes[i], line)
     for i in backwards:
         if captions[i]:
             x1, y1, x2, y2 = plates[i].tolist()
-            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=colours[i])
-            pen.text(((x1 + x2) / 2, (y1 + y2) / 2), captions[i], fill=_ink_on(colours[i]), font=font, anchor="mm")
+            pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=strokes[i].colour)
+            pen.text(((x1 + x2) / 2, (y1 + y2) / 2), captions[i], fill=_ink_on(strokes[i].colour), font=font, anchor="mm")
     return canvas
+
+
+def _outline(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], stroke: Stroke, line: int) -> None:
+    """Draw the border of a box of whole pixels inside it, ``line`` pixels wide, solid or dashed."""
+    x1, y1, x2, y2 = box
+    if stroke.dash is None:
+        pen.rectangle((x1, y1, x2 - 1, y2 - 1), outline=stroke.colour, width=line)
+        return
+    dash, gap = (line * part for part in stroke.dash)
+    for start in range(int(x1), int(x2), dash + gap):
+        for y in (y1, max(y1, y2 - line)):
+            pen.rectangle((start, y, min(start + dash, x2) - 1, y + line - 1), fill=stroke.colour)
+    for start in range(int(y1), int(y2), dash + gap):
+        for x in (x1, max(x1, x2 - line)):
+            pen.rectangle((x, start, x + line - 1, min(start + dash, y2) - 1), fill=stroke.colour)
 
 
 def _outlines(boxes: Tensor, line: int, picture: tuple[int, int]) -> Tensor:

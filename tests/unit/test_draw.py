@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from onestage import boxes as box_ops
-from onestage.draw import PALETTE, _ink_on, _place, colour_of, draw_boxes, draw_detections
+from onestage.draw import PALETTE, Stroke, _ink_on, _place, colour_of, draw_boxes, draw_detections, draw_strokes
 from onestage.errors import DataError
 from onestage.images import to_tensor
 from onestage.structures import Detections, Size
@@ -200,3 +200,12 @@ def test_a_crowd_does_not_vanish_under_its_labels(count: int, least: int, most: 
     assert written == names[: len(written)][::-1]  # the best last, on top of the others
     assert least <= len(written) <= most
     assert to_tensor(drawn).any(0).float().mean() < 0.9
+
+
+def test_a_dashed_line_has_gaps_and_a_larger_picture_is_made_smaller() -> None:
+    stroke = Stroke((255, 0, 0), (4, 4))
+    drawn = draw_strokes(blank(), torch.tensor([[100.0, 80, 200, 160]]), strokes=[stroke], captions=[""], side=160)
+    assert drawn.size == (160, 120)
+    column = [drawn.getpixel((50, y)) for y in range(42, 78)]
+    assert column.count(stroke.colour) == pytest.approx(len(column) / 2, abs=4)
+    assert draw_strokes(blank(), torch.zeros(0, 4), strokes=[], captions=[], side=999).size == (320, 240)

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
+from onestage.cli.judge import USUAL_JUDGING, Judging, judged
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import ConfigError, WeightsError, counted
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
+    from onestage.analysis import Analysis
     from onestage.data import Dataset
     from onestage.data.detections import FoundObjects
     from onestage.metrics.report import Report
@@ -68,10 +70,11 @@ def evaluate(
     out: Path | None = None,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
+    judging: Judging = USUAL_JUDGING,
     machine: Machine = THIS_MACHINE,
 ) -> int:
     """Measure a detector, or the detections of any program, on labelled pictures: COCO AP, VOC AP, each class, loss, and the
-    d2l book's class error and box MAE.
+    d2l book's class error and box MAE; and which errors cost most, how sure AP is, and which score to deploy with.
 
     onestage evaluate runs/first pictures/
 
@@ -85,7 +88,8 @@ def evaluate(
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV; for detections COCO and VOC do without pictures
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
             and everything; for detections the first that has all of their pictures
-        out: also write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/ to this folder
+        out: also write to this folder: index.html, a page that holds everything; metrics.json, per_class.csv, pr_curves.png,
+            analysis.json, errors.csv (each detection and object), pictures.csv, predictions.json and pictures/
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or detection, or an unreadable picture: stop, or leave it out
     """
@@ -93,7 +97,7 @@ def evaluate(
     from onestage.files import given_path
 
     path = given_path(model, "model")
-    wanted = _Wanted(data, split, out, format, on_bad)
+    wanted = _Wanted(data, split, out, format, on_bad, judging)
     if holds_detections(path):
         _evaluate_file(path, wanted, machine)
     else:
@@ -109,23 +113,25 @@ class _Wanted(NamedTuple):
     out: Path | None
     format: Literal["coco", "voc", "yolo", "csv"] | None
     on_bad: Literal["stop", "skip"]
+    judging: Judging
 
 
 def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> None:
     from onestage.cli.report import report_folder
     from onestage.evaluation import data_to_measure
 
-    data, split, out, format, on_bad = wanted
+    data, split, out, format, on_bad, judging = wanted
     found = find(str(path), machine)
     dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
     report, detections = measured(runner(found, dataset, machine), dataset, machine, on_bad)
     _show(report, dataset if was_held_out else None)
+    analysis = judged(detections, dataset, judging)
     if left_out := len(dataset.problems) + len(dataset) - len(detections):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        _save(report, detections, dataset, out)
+        _save(report, detections, dataset, out, analysis)
 
 
 def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
@@ -135,18 +141,19 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     from onestage.evaluation import data_of, measure_detections
 
     refuse_model_options(path, machine)
-    data, split, out, format, on_bad = wanted
+    data, split, out, format, on_bad, judging = wanted
     opened = open_detections(path)
     dataset = data_of(opened, data, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)
     report, objects = measure_detections(opened, dataset, on_bad=on_bad)
     _show(report, None)
+    analysis = judged(objects.detections, dataset, judging)
     tell_remarks(objects)
     if dataset.problems:
         say(("left out:", "bold yellow"), f" {len(dataset.problems):,} bad labels; see them: onestage data check {data}")
     if out is not None:
-        _save(report, objects.detections, dataset, out)
+        _save(report, objects.detections, dataset, out, analysis)
 
 
 def refuse_model_options(path: Path, machine: Machine) -> None:
@@ -165,11 +172,11 @@ def tell_remarks(objects: FoundObjects) -> None:
         say(("note:", "bold"), f" {note}")
 
 
-def _save(report: Report, detections: list[Detections], dataset: Dataset, out: Path) -> None:
+def _save(report: Report, detections: list[Detections], dataset: Dataset, out: Path, analysis: Analysis | None) -> None:
     """Write the folder of a report, and say where its page is."""
     from onestage.cli.report import save_report
 
-    page = save_report(report, detections, dataset, out)
+    page = save_report(report, detections, dataset, out, analysis=analysis)
     stdout().print()
     tell(f"report: {page}")
 

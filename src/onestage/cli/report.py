@@ -8,6 +8,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from onestage.analysis import Analysis
+from onestage.analysis.files import NAMES as ANALYSIS_FILES
+from onestage.analysis.files import save_analysis
+from onestage.analysis.page import STYLE, sections
+from onestage.analysis.worst import worst_pictures
+from onestage.cli.judge import with_truths
 from onestage.cli.results import results_folder
 from onestage.data import Dataset
 from onestage.data.files import is_regular
@@ -19,7 +25,7 @@ from onestage.images import decode_image
 from onestage.metrics.report import Report
 from onestage.structures import Detections
 
-FILES = ("index.html", "metrics.json", "per_class.csv", "pr_curves.png", "predictions.json", "pictures")
+FILES = ("index.html", "metrics.json", "per_class.csv", "pr_curves.png", "predictions.json", "pictures", *ANALYSIS_FILES)
 """What is in the folder."""
 PICTURES = 12
 """How many pictures to show, spread evenly over the data set."""
@@ -36,11 +42,20 @@ def report_folder(folder: Path, dataset: Dataset) -> None:
     results_folder(folder, FILES, dataset)
 
 
-def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, folder: Path) -> Path:
+def save_report(
+    report: Report,
+    found: Sequence[Detections],
+    dataset: Dataset,
+    folder: Path,
+    *,
+    analysis: Analysis | None = None,
+    advice: Sequence[str] = (),
+) -> Path:
     """Write index.html, metrics.json, per_class.csv, pr_curves.png, predictions.json and pictures/. Return index.html's path.
 
     found: the detections of the data set's pictures, in its order, without the pictures that could not be read. Pictures that
-    are not there, as for labels alone, are not drawn.
+    are not there, as for labels alone, are not drawn. analysis: it is written too, and begins the page, after ``advice``.
+    Without one, the files of an earlier analysis are removed.
     """
     make_folder(folder / "pictures")
     with PredictionWriter(folder / FORMATS["coco"].file_name, "coco") as writer:
@@ -57,7 +72,15 @@ def save_report(report: Report, found: Sequence[Detections], dataset: Dataset, f
         picture.save(drawn, "JPEG", quality=90)
         write_file(folder / "pictures" / name, drawn.getvalue())
         examples[caption(detections)] = picture
-    return report.save(folder, examples=examples)
+    if analysis is None:
+        for name in ANALYSIS_FILES:
+            (folder / name).unlink(missing_ok=True)
+        return report.save(folder, examples=examples)
+    pairs, readable = with_truths(found, dataset), {detections.image_id for detections in there}
+    save_analysis(analysis, pairs, folder)
+    worst = [*worst_pictures(analysis, (pair for pair in pairs if pair[0].image_id in readable))]
+    parts = sections(analysis, advice=advice, pictures=worst)
+    return report.save(folder, examples=examples, sections=parts, style=STYLE)
 
 
 def caption(detections: Detections) -> str:

@@ -23,6 +23,9 @@ BEGINNINGS = {
     "predictions.jsonl": re.compile(rb'\{"image_id": |\Z'),
     "metrics.json": re.compile(rb'\{\s+"model": .*"data": ', re.DOTALL),
     "per_class.csv": re.compile(rb"name,objects,found,AP,"),
+    "analysis.json": re.compile(rb'\{"classes": \[("|\])'),
+    "errors.csv": re.compile(rb"image,what,row,letter,"),
+    "pictures.csv": re.compile(rb"image,objects,found,detections,"),
     "figures.json": re.compile(rb'\{\s+"model": .*"picture": ', re.DOTALL),
     "index.html": re.compile(rb".*Content-Security-Policy\" content=\"default-src 'none'; img-src data:", re.DOTALL),
 }

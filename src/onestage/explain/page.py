@@ -28,7 +28,7 @@ STYLE = """  .bar { display: flex; height: 1.6rem; margin: .8rem 0 .4rem; border
   figure { margin: .6rem 0 0; }
   figcaption { margin-top: .35rem; }
   h3 { margin: 2rem 0 .2rem; font-size: 1rem; }
-  .note { padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: #fff8e6; color: var(--ink); }
+  .note { padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: var(--note); color: var(--ink); }
   @media (max-width: 44rem) { .objects { grid-template-columns: 1fr; } }
 """
 

@@ -11,6 +11,7 @@ from rich.console import RenderableType
 from onestage.files import given_path
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.coco import coco_metrics
+from onestage.metrics.page import Section
 from onestage.metrics.report_files import save_report_files
 from onestage.metrics.results import Results
 from onestage.metrics.terminal import report_table
@@ -25,12 +26,21 @@ class Report(Results):
         """What the terminal shows: a heading, all figures, and the classes; of many classes the best and the worst ``rows``."""
         return report_table(self, rows)
 
-    def save(self, folder: str | Path, *, examples: Mapping[str, Image.Image] | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        examples: Mapping[str, Image.Image] | None = None,
+        sections: Sequence[Section] = (),
+        style: str = "",
+    ) -> Path:
         """Write metrics.json, per_class.csv, pr_curves.png and index.html into ``folder``. Return the path of index.html.
 
-        examples: pictures with their detections drawn in, by caption. The page shows them small, at its end.
+        examples: pictures with their detections drawn in, by caption. The page shows them small, at its end. sections: what it
+        shows before the figures, such as those of an analysis; style: CSS rules that they need.
         """
-        return save_report_files(self, given_path(folder, "folder"), examples or {})
+        path = given_path(folder, "folder")
+        return save_report_files(self, path, examples or {}, sections=sections, style=style)
 
 
 def measure(

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from onestage.metrics.page import as_base64, fill
+from markupsafe import Markup
+
+from onestage.metrics import charts
+from onestage.metrics.charts import Curve, line_chart
+from onestage.metrics.coco import RECALLS, CocoMetrics
+from onestage.metrics.page import Section, as_base64, fill, fragment, table
 from onestage.metrics.results import Results
 from onestage.metrics.wording import (
     CLASS_TITLES,
@@ -17,54 +22,102 @@ from onestage.metrics.wording import (
     title,
 )
 
-PAGE = """<h1>{{ title }}</h1>
+NAMED = 10
+"""The most classes with a curve: those with the most objects."""
+
+STYLE = """  .skip { position: absolute; left: -100rem; }
+  .skip:focus { left: 1rem; top: .5rem; padding: .3rem .6rem; background: var(--paper); }
+  nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: 1.2rem; font-size: .9rem; }
+  @media print { nav, .skip { display: none; } }
+"""
+
+PAGE = """<a class="skip" href="#figures">To the content</a>
+<main>
+<h1>{{ title }}</h1>
 <p>{{ subtitle }}</p>
-<div class="tiles">
+<nav aria-label="Sections">{% for part in parts %}<a href="#part-{{ loop.index }}">{{ part.title }}</a>
+{% endfor %}</nav>
+<div class="tiles" id="figures">
 {% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
 {% endfor %}</div>
 {% if missing %}<p>{{ missing }}</p>
-{% endif %}<h2>COCO: average precision and recall</h2>
-<div class="wide"><table>
-<thead><tr>{% for name in figures_head %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in figures %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-<p>AR, 10 each: recall with at most 10 detections of a class in a picture. Small: an area below 32 × 32 pixels, medium: below
-96 × 96. A dash: nothing to find.</p>
-<h2>Precision and recall</h2>
-<figure><img src="data:image/png;base64,{{ curves }}" alt="Precision over recall, the mean and by class"></figure>
-<h2>Classes</h2>
-<div class="wide"><table>
-<thead><tr>{% for name in classes_head %}<th>{{ name }}</th>{% endfor %}<th>AP, 0 to 1</th></tr></thead>
-<tbody>
-{% for cells, part in classes %}<tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}\
-<td class="bar"><div><i style="width: {{ part }}%"></i></div></td></tr>
-{% endfor %}</tbody></table></div>
-{% if examples %}<h2>Pictures</h2>
-<div class="examples">
-{% for name, data in examples %}<figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}">\
-<figcaption>{{ name }}</figcaption></figure>
-{% endfor %}</div>
-{% endif %}</body>
+{% endif %}{% for part in parts %}<section aria-labelledby="part-{{ loop.index }}">
+<h2 id="part-{{ loop.index }}">{{ part.title }}</h2>
+{{ part.body }}</section>
+{% endfor %}</main>
+</body>
 </html>
 """
 
+FIGURES = """{{ table }}<p>AR, 10 each: recall with at most 10 detections of a class in a picture. Small: an area below 32 × 32
+pixels, medium: below 96 × 96. A dash: nothing to find.</p>
+"""
 
-def report_page(results: Results, *, curves: bytes, examples: Mapping[str, bytes]) -> str:
-    """The page as HTML. curves: a PNG of precision over recall. examples: JPEGs by caption."""
+BAR = """<div class="share"><div><i style="width: {{ part }}%"></i></div></div>"""
+
+EXAMPLES = """<div class="examples">
+{% for name, data in examples %}<figure><img src="data:image/jpeg;base64,{{ data }}" alt="{{ name }}">\
+<figcaption>{{ name }}</figcaption></figure>
+{% endfor %}</div>
+"""
+
+
+def report_page(results: Results, *, examples: Mapping[str, bytes], sections: Sequence[Section] = (), style: str = "") -> str:
+    """The page as HTML. examples: JPEGs by caption. sections: what comes before the figures, with the ``style`` it needs."""
+    parts = [
+        *sections,
+        Section("COCO: average precision and recall", _figures(results)),
+        Section("Precision and recall", _curves(results.coco)),
+        Section("Classes", _classes(results)),
+    ]
+    if examples:
+        pictures = [(caption, as_base64(data)) for caption, data in examples.items()]
+        parts.append(Section("Pictures", fragment(EXAMPLES, examples=pictures)))
     return fill(
         PAGE,
+        style=STYLE + charts.STYLE + style,
         title=title(results),
         subtitle=subtitle(results),
         tiles=list(_tiles(results)),
         missing=missing_line(results),
-        figures_head=FIGURE_TITLES,
-        figures=figure_rows(results),
-        curves=as_base64(curves),
-        classes_head=CLASS_TITLES,
-        classes=[([row.name, *class_cells(row)], round(100 * row.AP, 1) if row.objects else 0) for row in results.rows],
-        examples=[(caption, as_base64(data)) for caption, data in examples.items()],
+        parts=parts,
     )
+
+
+def _figures(results: Results) -> Markup:
+    figures = table("COCO's figures, by the size of the objects", FIGURE_TITLES, figure_rows(results), texts=2)
+    return fragment(FIGURES, table=figures)
+
+
+def _curves(coco: CocoMetrics) -> Markup:
+    """Precision over recall: the mean over the classes at three IoUs, and each class at IoU .50."""
+    recalls = RECALLS.tolist()
+    levels = ((0.5, ".50", coco.AP50), (0.75, ".75", coco.AP75), (None, ".50:.95", coco.AP))
+    means = [Curve(f"IoU {name}, AP {figure(ap)}", _points(recalls, coco.curve(iou).tolist())) for iou, name, ap in levels]
+    known = sorted((k for k, row in enumerate(coco.per_class) if row.objects), key=lambda k: -coco.per_class[k].objects)
+    classes = []
+    for k in sorted(known[:NAMED], key=lambda k: -coco.per_class[k].AP50):
+        points = _points(recalls, coco.curve(0.5, k).tolist())
+        classes.append(Curve(f"{coco.per_class[k].name}, AP50 {figure(coco.per_class[k].AP50)}", points))
+    which = "each class" if len(known) <= NAMED else f"the {NAMED} most frequent classes"
+    drawn = (("Mean over the classes", means), (f"IoU .50, {which}", classes))
+    body = """<div class="charts">
+{% for name, chart in charts %}<figure><figcaption>{{ name }}</figcaption>{{ chart }}</figure>
+{% endfor %}</div>
+"""
+    axes = {"x": "recall", "y": "precision"}
+    return fragment(body, charts=[(name, line_chart(f"Precision over recall: {name}", c, **axes)) for name, c in drawn])
+
+
+def _points(recalls: Sequence[float], precision: Sequence[float]) -> list[tuple[float, float]]:
+    return list(zip(recalls, precision, strict=True))
+
+
+def _classes(results: Results) -> Markup:
+    rows = [
+        (row.name, *class_cells(row), fragment(BAR, part=round(100 * row.AP, 1) if row.objects else 0)) for row in results.rows
+    ]
+    return table("Each class, the best first", (*CLASS_TITLES, "AP, 0 to 1"), rows)
 
 
 def _tiles(results: Results) -> Iterator[tuple[str, str]]:

@@ -30,7 +30,7 @@ def report_table(results: Results, rows: int) -> RenderableType:
     rows: the most classes to show. Of a longer list it shows the best half and the worst half of those with objects.
     """
     heading = Text(printable(title(results)), style="bold", overflow="ellipsis", no_wrap=True)
-    figures = _table(FIGURE_TITLES, figure_rows(results), texts=2)
+    figures = plain_table(FIGURE_TITLES, figure_rows(results), texts=2)
     lines = {"VOC mAP": _voc_line(results), "Loss": loss_line(results), "Anchors": book_line(results)}
     named = [Text.assemble((f"{name:<14}", "bold"), line) for name, line in lines.items()]
     counts = Text(subtitle(results), style="dim")
@@ -49,12 +49,12 @@ def _classes(results: Results, most: int) -> RenderableType:
     if len(known) > most:
         best, worst = most - most // 2, most // 2
         cells = [*cells[:best], (f"... {len(known) - most} more",), *cells[len(cells) - worst :]]
-    table = _table(CLASS_TITLES, cells, texts=1)
+    table = plain_table(CLASS_TITLES, cells, texts=1)
     absent = len(rows) - len(known)
     return Group(table, Text(f"and {counted(absent, 'class')} without objects", style="dim")) if absent else table
 
 
-def _table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> Table:
+def plain_table(titles: Sequence[str], rows: Sequence[Sequence[str]], *, texts: int) -> Table:
     """A plain table. The first ``texts`` columns hold words, the rest numbers. A narrow terminal shortens the first column."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for number, heading in enumerate(titles):

@@ -29,7 +29,7 @@ MOST_ROWS = 200
 MOST_PROBLEMS = 20
 """Problems of the data that are listed."""
 
-STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: #fff8e6; }
+STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: var(--note); }
   .note { color: var(--ink); }
   .through td, .through th { padding: .2rem; border: 0; text-align: center; font-size: .85rem; }
   .through img { display: block; width: 15rem; max-width: none; border-radius: .3rem; }

@@ -19,6 +19,8 @@ STRANGE = {
     "index.html": b"<!doctype html>\n<title>mine</title>",
     "pr_curves.png": b"\x89PNG mine",
     "metrics.json": b"{}",
+    "analysis.json": b"{}",
+    "errors.csv": b"time,error\n",
     "objects.jpg": b"mine",
 }
 

@@ -302,6 +302,13 @@ def test_evaluate_measures_detections_of_other_programs(shapes: Path, tmp_path: 
     assert "results.json on shapes test" in captured.out and "1.000" in captured.out
     assert "left out: results.json: 1 detection left out: a score outside 0-1" in captured.err
     assert json.loads(Path("report/metrics.json").read_text())["coco"]["AP"] == pytest.approx(1)
+    assert "Best score" in captured.out and "AP50 it costs" in captured.out
+    written = {"analysis.json", "errors.csv", "pictures.csv"}
+    assert written < {path.name for path in Path("report").iterdir()}
+    assert "Which score to deploy with" in Path("report/index.html").read_text()
+    arguments = ["evaluate", str(file), str(shapes), "--on-bad", "skip", "--out", "report", "--no-analysis"]
+    assert main(arguments) == 0 and "Best score" not in capsys.readouterr().out
+    assert not written & {path.name for path in Path("report").iterdir()}  # those of the earlier detections
     with pytest.warns(UserWarning, match="a score outside 0-1"):
         report = evaluate(file, shapes, on_bad="skip")
     assert round(report.coco.AP, 6) == 1

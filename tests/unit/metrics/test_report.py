@@ -68,8 +68,8 @@ def test_the_page_stands_alone_and_names_are_text(report: Report, tmp_path: Path
     assert page.endswith("</html>\n") and "<script" not in page and "&lt;script&gt;" in page
     assert 'onload="' not in page
     assert "pets &amp; co" in page and "0.850" in page
-    assert not re.search(r'(?:src|href)="(?!data:image/)', page)
-    assert page.count("data:image/png;base64,") == page.count("data:image/jpeg;base64,") == 1
+    assert not re.search(r'(?:src|href)="(?!data:image/|#)', page)
+    assert page.count("<svg") == 2 and page.count("data:image/jpeg;base64,") == 1
     assert len(page) < 400_000
 
 

@@ -1,0 +1,217 @@
+"""An analysis as sections of a report's page: charts as inline SVG, tables, and the worst pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from markupsafe import Markup
+
+from onestage.analysis.analysis import Analysis
+from onestage.analysis.bootstrap import Estimate, Sureness
+from onestage.analysis.confusion import Confusion
+from onestage.analysis.errors import Errors
+from onestage.analysis.labels import Labels
+from onestage.analysis.olrp import OlrpFigures
+from onestage.analysis.reliability import Reliability
+from onestage.analysis.slices import Quality, Slice, Slices
+from onestage.analysis.thresholds import Threshold, Thresholds
+from onestage.analysis.wording import MEANINGS, aim, by_cost, interval, olrp_line, sure, threshold_line
+from onestage.analysis.worst import Drawn
+from onestage.errors import counted
+from onestage.metrics.charts import Bar, Curve, bar_chart, line_chart, matrix_chart
+from onestage.metrics.page import Section, as_base64, fragment, table
+from onestage.metrics.wording import figure
+
+CONFUSED = 15
+"""The most classes in the matrix: those that are mistaken most often."""
+MISTAKEN, SUSPECTS = 20, 20
+"""The most pairs of classes, and labels, in a table."""
+
+STYLE = """  .advice { padding: .8rem 1rem .8rem 2.4rem; border-left: .25rem solid #ffb000; background: var(--note); }
+  .key span { display: inline-block; margin-right: 1.4rem; }
+  .key i { display: inline-block; width: 1.6rem; height: .8rem; margin-right: .4rem; border: 3px solid; }
+  .key .hit { border-color: #2f9bff; } .key .missed { border-color: #ffc400; border-style: dashed; }
+  .key .false { border-color: #ff3c82; border-style: dotted; }
+"""
+"""What the sections add to the style of the page."""
+
+KEY = """<p class="key"><span><i class="hit"></i>found: solid blue</span> \
+<span><i class="missed"></i>missed object: dashed yellow</span> \
+<span><i class="false"></i>false alarm: dotted pink</span></p>
+"""
+PICTURES = """<div class="examples">
+{% for picture in pictures %}<figure><img src="data:image/jpeg;base64,{{ data[loop.index0] }}" \
+alt="{{ picture.words }}"><figcaption>{{ picture.caption }}: {{ picture.words }}</figcaption></figure>
+{% endfor %}</div>
+"""
+
+
+def sections(analysis: Analysis, *, advice: Sequence[str] = (), pictures: Sequence[Drawn] = ()) -> list[Section]:
+    """The sections, in the order in which a reader needs them; those of absent parts are left out.
+
+    advice: what to do next, in sentences. pictures: the worst ones, as ``worst_pictures`` draws them.
+    """
+    found = [Section("What to do next", _list(advice))] if advice else []
+    if analysis.errors is not None:
+        found.append(Section("What goes wrong", _errors(analysis.errors, analysis.olrp)))
+    if analysis.thresholds is not None:
+        found.append(Section("Which score to deploy with", _thresholds(analysis.thresholds)))
+    if pictures:
+        found.append(Section("The worst pictures", _pictures(pictures, analysis.slices)))
+    if analysis.slices is not None:
+        found.append(Section("Which objects are found", _slices(analysis.slices)))
+    if analysis.confusion is not None:
+        found.append(Section("Which class is taken for which", _confusion(analysis.confusion)))
+    if analysis.AP is not None:
+        found.append(Section("How sure these figures are", _sureness(analysis.AP)))
+    if analysis.reliability is not None:
+        found.append(Section("Can scores be believed", _reliability(analysis.reliability, analysis)))
+    if analysis.labels is not None:
+        found.append(Section("Labels that may be wrong", _labels(analysis.labels, analysis.classes)))
+    return found
+
+
+def _text(text: str) -> Markup:
+    return fragment("<p>{{ text }}</p>\n", text=text)
+
+
+def _list(sentences: Sequence[str]) -> Markup:
+    body = '<ol class="advice">\n{% for one in sentences %}<li>{{ one }}</li>\n{% endfor %}</ol>\n'
+    return fragment(body, sentences=sentences)
+
+
+def _errors(errors: Errors, olrp: OlrpFigures | None) -> Markup:
+    """What each type of error costs, as a chart and a table."""
+    kinds = by_cost(errors)
+    most = max([kind.gain for kind in kinds if math.isfinite(kind.gain)], default=0.0)
+    bars = [Bar(kind.name, kind.gain, figure(kind.gain)) for kind in kinds]
+    rows = [(kind.name, MEANINGS[kind.name], f"{kind.count:,}", figure(kind.gain)) for kind in kinds]
+    both = [
+        (errors.false_positives, "all boxes that hit nothing, of any type"),
+        (errors.false_negatives, "all objects that are not found"),
+    ]
+    rows += [(kind.name, meaning, f"{kind.count:,}", figure(kind.gain)) for kind, meaning in both]
+    words = f"AP50 is {figure(errors.AP)}, with {counted(errors.hits, 'hit')}. Errors of these types cost what is missing to 1."
+    head = ("error", "what it is", "count", "AP50 it costs")
+    parts = [_text(words), bar_chart("AP50 that each type of error costs", bars, most=most)]
+    parts.append(table("Errors by type; each figure is what AP50 gains if these errors alone were mended", head, rows, texts=2))
+    if olrp is not None:
+        parts.append(_text(f"oLRP, one error for all of it (0 is perfect): {olrp_line(olrp.mean)}."))
+    return Markup("\n").join(parts)
+
+
+def _thresholds(thresholds: Thresholds) -> Markup:
+    """The score for all classes, and for each class."""
+    words = f"Over all classes: {threshold_line(thresholds.overall, thresholds.want)}."
+    rows = [_threshold_row(row) for row in (thresholds.overall, *thresholds.per_class)]
+    head = ("class", "score", "95 % of draws", "precision", "recall", "F1")
+    return _text(words) + table(f"The score for {aim(thresholds.want)}, with what it gives at IoU .5", head, rows)
+
+
+def _threshold_row(row: Threshold) -> tuple[str, ...]:
+    figures = (figure(part.value) for part in (row.precision, row.recall, row.f1))
+    return row.name, figure(row.score.value), interval(row.score), *figures
+
+
+def _pictures(pictures: Sequence[Drawn], slices: Slices | None) -> Markup:
+    """The pictures with the key to their lines."""
+    words = f"Detections of a score of at least {slices.score:.3f} are drawn. " if slices is not None else ""
+    note = _text(f"{words}The picture that costs most AP comes first.")
+    data = [as_base64(picture.jpeg) for picture in pictures]
+    return note + Markup(KEY) + fragment(PICTURES, pictures=pictures, data=data)
+
+
+def _slices(slices: Slices) -> Markup:
+    """The share of objects that are found, by each quality; the classes as a table, as there may be many."""
+    words = f"Found: a detection of a score of at least {slices.score:.3f} hits the object. A thin line is the 95 % interval."
+    charts = [_quality(quality) for quality in slices.qualities if quality.name != "class"]
+    parts = [_text(words), Markup('<div class="charts">\n{}\n</div>\n').format(Markup("\n").join(charts))]
+    head = ("part", "objects", "found", "share", "95 % interval", "a wrong box instead")
+    parts += [table(f"Objects by {one.name}", head, [_slice_row(part) for part in one.slices]) for one in slices.qualities]
+    return Markup("\n").join(parts)
+
+
+def _slice_row(part: Slice) -> tuple[str, ...]:
+    share = Estimate(part.share, part.low, part.high)
+    return part.name, f"{part.objects:,}", f"{part.found:,}", figure(share.value), interval(share), f"{part.mistaken:,}"
+
+
+def _quality(quality: Quality) -> Markup:
+    bars = [Bar(s.name, s.share, f"{s.found:,} of {s.objects:,}", s.low, s.high) for s in quality.slices]
+    chart = bar_chart(f"Share of objects that are found, by {quality.name}", bars)
+    return Markup("<figure><figcaption>by {}</figcaption>{}</figure>").format(quality.name, chart)
+
+
+def _confusion(confusion: Confusion) -> Markup:
+    """The matrix of the classes that are mistaken most often, and the pairs."""
+    background, mistaken = len(confusion.classes), confusion.mistaken
+    names = [*confusion.classes, "(background)"]
+    errors = [0] * background
+    for cell in confusion.cells:
+        for label in {cell.true, cell.predicted} - {background} if cell.true != cell.predicted else ():
+            errors[label] += cell.count
+    shown = [*sorted(sorted(range(background), key=lambda label: -errors[label])[:CONFUSED]), background]
+    matrix = confusion.matrix[shown][:, shown].tolist()
+    which = "all classes" if background <= CONFUSED else f"the {CONFUSED} classes with most mistakes"
+    words = (
+        "Rows: what an object is; columns: what it is detected as, by detections of a score of at least "
+        f"{confusion.score:.3f} with an IoU above {confusion.iou:g}. In the column of the background are missed objects, in "
+        f"its row false alarms. Shown: {which}."
+    )
+    rows = [(names[cell.true], names[cell.predicted], f"{cell.count:,}") for cell in mistaken[:MISTAKEN]]
+    pairs = table("Classes taken for each other most often", ("class", "detected as", "objects"), rows, texts=2)
+    chart = matrix_chart(f"Confusion matrix of {which}", [names[label] for label in shown], matrix)
+    return _text(words) + chart + (pairs if rows else _text("No class is taken for another."))
+
+
+def _sureness(ap: Sureness) -> Markup:
+    """AP and AP50 of all classes and of each, with their intervals."""
+    words = f"AP {sure(ap.AP)}, AP50 {sure(ap.AP50)}, from {counted(ap.pictures, 'picture')}. "
+    words += "Other pictures of the same kind would give figures in the interval, in 95 of 100 cases." if ap.draws else ""
+    rows = [
+        (name, figure(a.value), interval(a), figure(b.value), interval(b))
+        for name, a, b in [("all classes", ap.AP, ap.AP50), *((row.name, row.AP, row.AP50) for row in ap.per_class)]
+    ]
+    head = ("class", "AP", "95 % of draws", "AP50", "95 % of draws")
+    return _text(words) + table("AP of each class with its interval", head, rows)
+
+
+def _reliability(measured: Reliability, analysis: Analysis) -> Markup:
+    """The reliability diagram, with its bins as a table."""
+    words = "Detections of a score of .8 should be hits in 80 of 100 cases. "
+    words += f"The mean distance from that, D-ECE, is {figure(measured.error)}."
+    if analysis.localisation is not None:
+        words += f" Of scores and the IoU of boxes: LaECE {figure(analysis.localisation.LaECE)}."
+    if (fitted := analysis.calibrated) is not None:
+        before, after = figure(fitted.before.error), figure(fitted.after.error)
+        words += f" Calibrated, on other pictures: D-ECE {before} before, {after} after."
+    bins = [b for b in measured.bins if b.count]
+    curve = Curve("these detections", [(b.score, b.hits) for b in bins])
+    chart = line_chart(
+        "Reliability diagram: share of hits over score",
+        [curve],
+        x="score",
+        y=f"share of hits, IoU {measured.iou:g}",
+        diagonal="scores that can be believed",
+    )
+    rows = [(f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", figure(b.score), figure(b.hits)) for b in bins]
+    return _text(words) + chart + table("Detections by score", ("score", "detections", "mean score", "share of hits"), rows)
+
+
+def _labels(labels: Labels, classes: Sequence[str]) -> Markup:
+    """How many labels are in doubt, and the worst of them."""
+    counts = ", ".join(f"{count:,} {reason}" for reason, count in labels.counts.items())
+    words = f"By detections of a score of at least {labels.sure:g}: {counts}. "
+    words += "The lower the quality, the more likely a label is wrong."
+    rows = [
+        (_name(one.image_id), one.reason, classes[one.label], classes[one.suggested_label], f"{one.quality:.3f}")
+        for one in labels.suspects[:SUSPECTS]
+    ]
+    head = ("picture", "reason", "class", "the detection says", "quality")
+    return _text(words) + (table("The labels to look at first", head, rows, texts=4) if rows else Markup())
+
+
+def _name(image_id: int | str) -> str:
+    return Path(image_id).name if isinstance(image_id, str) else str(image_id)

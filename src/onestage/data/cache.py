@@ -40,7 +40,7 @@ class PictureCache:
             what, expected = "there is no memory for so large a cache", "gigabytes that are free"
             raise ConfigError(what, where="cache", got=size / 1e9, expected=expected, fix="lower cache=") from error
         self._notes = np.frombuffer(rows, np.int64).reshape(-1, len(REDUCTIONS), 4)  # height, width, start, checksum
-        self._whole: set[tuple[int, int]] = set()  # pictures and reductions whose pixels this process has seen
+        self._whole: dict[tuple[int, int], tuple[int, int, int]] = {}  # where this process has seen whole pixels
         self._used = np.frombuffer(mmap.mmap(-1, 8), np.int64)
         self._reserving = multiprocessing.Lock()
 
@@ -56,12 +56,13 @@ class PictureCache:
 
     def get(self, index: int, reduction: int) -> Tensor | None:
         """Picture ``index`` as decoded with a reduction, (3, H, W) uint8; None if it is not here. It must not be changed."""
-        height, width, start, checksum = self._notes[index, REDUCTIONS.index(reduction)].tolist()
-        if (index, reduction) not in self._whole:
+        key = index, reduction
+        if key not in self._whole:
+            height, width, start, checksum = self._notes[index, REDUCTIONS.index(reduction)].tolist()
             if not height * width or self._checksum(start, height, width) != checksum:
                 return None
-            self._whole.add((index, reduction))
-        return self._pixels(start, height, width)
+            self._whole[key] = start, height, width
+        return self._pixels(*self._whole[key])
 
     def put(self, index: int, reduction: int, image: Tensor) -> None:
         """Keep a picture (3, H, W) uint8 if there is room."""

@@ -252,6 +252,9 @@ def test_a_note_that_comes_before_its_pixels_is_not_believed() -> None:
         cache._notes[1, 0] = note
     kept = cache.get(1, 1)
     assert kept is not None and kept.equal(image.flip(0)) and (1, 1) in cache._whole
+    cache._notes[1, 0, 2] = 0  # a third process has kept it too, at another place
+    kept = cache.get(1, 1)
+    assert kept is not None and kept.equal(image.flip(0))
 
 
 def test_a_process_that_is_not_forked_has_its_part() -> None:

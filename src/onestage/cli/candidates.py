@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import sqrt
+from math import log, sqrt
 from typing import NamedTuple
 
 import torch
 
 from onestage.data import Dataset
+from onestage.model.cost import cost_of
+from onestage.model.detector import Detector
 from onestage.structures import Size
-from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine
+from onestage.training.coverage import LARGEST
+from onestage.training.machine import Kernels, Machine, kernels_of
 from onestage.training.rules import LOOKED_AT, TRAINING
+from onestage.zoo.table import recipe
 
 
 @dataclass(frozen=True)
@@ -21,39 +25,39 @@ class Candidate:
     """A detector that may be chosen.
 
     backbone: its timm name; None where it is part of the model. multiply_adds: of the network for one picture of 320x320
-    pixels, in thousands of millions. depthwise: whether most convolutions are. speed: that of training, in parts of the small
-    network that the machine was measured with. needs: pictures that it must see in a training from fresh weights. stride: of
-    its finest map, in pixels. gpu: whether it is for a GPU alone.
+    pixels, in thousands of millions. kernels: what most of its larger kernels are. needs: pictures that it must see in a
+    training from fresh weights, or from trained ones if it is ``trained``. stride: of its finest map, in pixels. gpu: whether
+    it is for a GPU alone.
     """
 
     model: str
     backbone: str | None
     multiply_adds: float
-    depthwise: bool
-    speed: float
+    kernels: Kernels
     needs: int
     stride: int
     gpu: bool = False
+    trained: bool = False
 
-    def trained(self) -> Candidate:
+    def from_trained(self) -> Candidate:
         """The candidate where it starts from trained weights: it needs fewer pictures."""
-        return replace(self, needs=round(TRAINED * self.needs))
+        return replace(self, needs=round(TRAINED * self.needs), trained=True)
 
 
 CANDIDATES = (
-    Candidate("dssd", "timm/resnet50", 11.21, depthwise=False, speed=1.0, needs=20_000, stride=8, gpu=True),
-    Candidate("dssd", "timm/resnet34", 9.07, depthwise=False, speed=1.0, needs=12_000, stride=8, gpu=True),
-    Candidate("dssd", "timm/resnet18", 5.29, depthwise=False, speed=1.0, needs=8_000, stride=8),
-    Candidate("dssd", "timm/regnetx_002", 1.79, depthwise=False, speed=0.55, needs=3_500, stride=8),
-    Candidate("ssdlite320_mobilenet_v3_large", None, 0.41, depthwise=True, speed=1.2, needs=4_000, stride=16),
-    Candidate("tinyssd", None, 1.54, depthwise=False, speed=1.0, needs=3_000, stride=8),
+    Candidate("dssd", "timm/resnet50", 11.21, "dense", needs=20_000, stride=8, gpu=True),
+    Candidate("dssd", "timm/resnet34", 9.07, "dense", needs=12_000, stride=8, gpu=True),
+    Candidate("dssd", "timm/resnet18", 5.29, "dense", needs=8_000, stride=8),
+    Candidate("dssd", "timm/regnetx_002", 1.79, "grouped", needs=3_500, stride=8),
+    Candidate("ssdlite320_mobilenet_v3_large", None, 0.41, "depthwise", needs=4_000, stride=16),
+    Candidate("tinyssd", None, 1.54, "dense", needs=3_000, stride=8),
 )
 """The most able first."""
 TRAINED = 1 / 3
 """The part of the pictures that a start from trained weights needs: from fresh ones, detectors needed three times the steps to
 catch up (He et al., Rethinking ImageNet Pre-training, arXiv 1811.08883, figure 1).
 """
-SIDES = (256, 320, 384, 448, 512, 640)
+SIDES = (256, 320, 384, 448, 512, LARGEST)
 """Sides of the input in pixels. Multiples of 64 suit every neck."""
 USUAL, USUAL_ON_GPU = 320, 512
 """The side, where the objects need no larger one."""
@@ -136,6 +140,21 @@ def choose(
     return max(tried, key=lambda pair: pair[0])[1]
 
 
+def on_backbone(backbone: str) -> Candidate:
+    """DSSD on a timm backbone. One that is not listed needs as many pictures as the listed one whose cost is nearest.
+
+    Raise ConfigError if there is no such backbone.
+    """
+    listed = {each.backbone: each for each in CANDIDATES if each.backbone is not None}
+    name = f"timm/{backbone.removeprefix('timm/')}"
+    if name in listed:
+        return listed[name]
+    config = recipe("dssd", ("object",), size=(320, 320), backbone=name)
+    cost = cost_of(config).multiply_adds / 1e9
+    nearest = min(listed.values(), key=lambda each: abs(log(cost / each.multiply_adds)))
+    return replace(nearest, backbone=backbone, multiply_adds=cost, kernels=kernels_of(Detector.on("meta", config)))
+
+
 def larger_than(size: Size, data: DataFacts) -> Size | None:
     """The next larger input (height, width), or None if the pictures have no more pixels."""
     side = sqrt(size[0] * size[1])
@@ -158,8 +177,7 @@ def sizes_for(data: DataFacts, *, gpu: bool) -> list[Size]:
 
 def rate_of(candidate: Candidate, size: Size, machine: Machine) -> float:
     """Pictures per second in training, from the time of the small network that was measured."""
-    times, work = (machine.depthwise, DEPTHWISE_WORK) if candidate.depthwise else (machine.dense, DENSE_WORK)
-    return candidate.speed * work / times.best * 1000 / (candidate.multiply_adds * size[0] * size[1] / 320**2)
+    return machine.rate(candidate.kernels, 1e9 * candidate.multiply_adds * size[0] * size[1] / 320**2)
 
 
 def shaped(side: int, aspect: float) -> Size:

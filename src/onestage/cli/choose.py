@@ -69,7 +69,7 @@ class ModelChoice:
         return read_config(self.config_file).name
 
     def source(self) -> Source | None:
-        """Read the weights of a detector to start from. Return None for a tag if no model is named."""
+        """Read the weights of a detector to start from. Return None for a tag, which needs a model, if none is named."""
         from onestage.creation import find_source
 
         name = self.named
@@ -79,7 +79,7 @@ class ModelChoice:
                     "these weights say what to start from", got="weights and backbone_weights", fix="give one of them"
                 )
             return None
-        if name is None and (self.weights is None or self.weights.isidentifier()):
+        if name is None and (self.weights is None or (self.weights.isidentifier() and not Path(self.weights).exists())):
             return None
         source = find_source(name or "", self.weights, self.backbone_weights)
         return source if source is None or self.background is None else source.settled(None, self.background)
@@ -144,14 +144,14 @@ def choose_detector(
 
     data: the pictures to learn from. minutes: the time for the training, if the user set it.
     """
-    from onestage.cli.candidates import CANDIDATES, HOUR, DataFacts, choose, larger_than, sizes_for
+    from onestage.cli.candidates import HOUR, DataFacts, choose, larger_than, sizes_for
     from onestage.training.rules import Decision
 
     facts = DataFacts.of(data)
-    usable = [each for each in CANDIDATES if gpu >= each.gpu and (asked.backbone is None or each.backbone is not None)]
     sizes = sizes_for(facts, gpu=gpu) if asked.size is None else [parse_size(asked.size)]
     larger = None if gpu or asked.size is not None else larger_than(sizes[0], facts)
-    candidates, seconds = _with_weights(usable, asked, data.classes), HOUR if minutes is None else 60 * minutes
+    candidates = _with_weights(_usable(asked, gpu=gpu), asked, data.classes)
+    seconds = HOUR if minutes is None else 60 * minutes
     found = choose(candidates, sizes, machine, seconds=seconds, larger=larger)
     candidate, (height, width) = found.candidate, found.size
     chosen = replace(asked, model=candidate.model, size=f"{height}x{width}", backbone=asked.backbone or candidate.backbone)
@@ -167,9 +167,19 @@ def choose_detector(
     return chosen, decisions, found.seen
 
 
+def _usable(asked: ModelChoice, *, gpu: bool) -> list[Candidate]:
+    """The candidates to choose among: those with the backbone that the user names, or with weights of the tag; else all."""
+    from onestage.cli.candidates import CANDIDATES, on_backbone
+    from onestage.weights.source import tags
+
+    if asked.backbone is not None:
+        return [on_backbone(asked.backbone)]
+    here = [each for each in CANDIDATES if gpu >= each.gpu]
+    return [each for each in here if asked.weights in tags(each.model)] or here
+
+
 def _told_model(found: Choice, backbone: str | None, time: str) -> Decision:
     """Which model was chosen, and why. time: that for the training, for people."""
-    from onestage.cli.candidates import CANDIDATES
     from onestage.training.rules import Decision
 
     candidate = found.candidate
@@ -177,13 +187,13 @@ def _told_model(found: Choice, backbone: str | None, time: str) -> Decision:
     if backbone is not None:
         title, typed = f"{title} on {backbone}", f"{typed} --backbone {backbone}"
     seen = "" if found.seen is None else f"sees {found.seen:,} pictures in {time}, "
-    trained = "" if candidate in CANDIDATES else " from trained weights"
+    trained = " from trained weights" if candidate.trained else ""
     return Decision("model", title, f"{seen}needs {candidate.needs:,}{trained}", typed)
 
 
 def _with_weights(candidates: Sequence[Candidate], asked: ModelChoice, classes: tuple[str, ...]) -> list[Candidate]:
     """The candidates with the pictures that they need from the weights that they would start from."""
-    return [each.trained() if _has_weights(asked, each, classes) else each for each in candidates]
+    return [each.from_trained() if _has_weights(asked, each, classes) else each for each in candidates]
 
 
 def _has_weights(asked: ModelChoice, candidate: Candidate, classes: tuple[str, ...]) -> bool:

@@ -116,6 +116,7 @@ def _prepared(
         detector, decisions, seen = choose_detector(
             detector, pictures.train, machine, gpu=device.type == "cuda", minutes=config.minutes
         )
+        source = detector.source()  # a tag has waited for the model
     if source is None and detector.backbone_weights is None:
         model, start, trained = best_start(detector, pictures.train.classes, seed=config.seed)
         decisions.append(start)

@@ -26,7 +26,7 @@ from onestage.structures import ImageMeta, Size
 GOOD, GOOD_IN_CLASS = 0.9, 0.7
 """Coverage below which training warns: of all objects, and of a class with ENOUGH objects (docs/training.md says why)."""
 LARGEST = 640
-"""The side of an input in pixels beyond which no rule goes: the last one of cli/candidates.py."""
+"""The side of an input in pixels beyond which no rule goes."""
 ENOUGH = 10
 """Objects of a class without which its share says nothing."""
 

@@ -24,6 +24,8 @@ from torch import nn
 from onestage.training.network import DepthwiseInFp32
 
 Precision = Literal["fp32", "bf16"]
+Kernels = Literal["dense", "grouped", "depthwise"]
+"""What most of the larger kernels of a network are."""
 
 WORTHWHILE = 1.1
 """Another way to compute is chosen if it is this many times as fast. Less may be chance."""
@@ -33,8 +35,14 @@ _SPIN = 0.15
 """Seconds for which every core is kept busy, to see how much of its time this process gets."""
 DENSE_WORK, DEPTHWISE_WORK = 0.354, 0.0415
 """Thousands of millions of multiply-adds in one step of the small networks, all pictures together."""
+SPEEDS: dict[Kernels, float] = {"dense": 1.0, "grouped": 0.55, "depthwise": 1.2}
+"""The speed of whole networks in training, in parts of that of the small network that resembles them: of ResNet-18, RegNetX-002
+and SSDLite320.
+"""
 _CHANNELS, _CELLS, _PICTURES = 64, 40, 2
 """Of the small networks: they resemble the middle of a backbone at 320 pixels."""
+_TIMES_AS_MANY = {"cuda": 32}
+"""A step of so many times the pictures is timed on a device, and the time divided by this: fewer leave a GPU mostly idle."""
 
 
 @dataclass(frozen=True)
@@ -111,10 +119,10 @@ class Machine:
         """The times of the small network that resembles this one."""
         return self.depthwise if _is_depthwise(network) else self.dense
 
-    def rate(self, network: nn.Module, multiply_adds: int) -> float:
+    def rate(self, kernels: Kernels, multiply_adds: float) -> float:
         """Pictures per second to expect in training, of a network with so many multiply-adds for a picture."""
-        work = DEPTHWISE_WORK if _is_depthwise(network) else DENSE_WORK
-        return 1e12 * work / self.times(network).best / multiply_adds
+        times, work = (self.depthwise, DEPTHWISE_WORK) if kernels == "depthwise" else (self.dense, DENSE_WORK)
+        return 1e12 * SPEEDS[kernels] * work / times.best / multiply_adds
 
     def precision(self, network: nn.Module) -> Precision:
         """The arithmetic in which such a network trains faster here."""
@@ -151,10 +159,24 @@ def measure_machine(device: torch.device | str = "cpu") -> Machine:
         )
 
 
+def kernels_of(network: nn.Module) -> Kernels:
+    """What most of the larger kernels are: of the whole network if they are depthwise, else of its backbone, if it has one."""
+    if _is_depthwise(network):
+        return "depthwise"
+    body: nn.Module = getattr(network, "backbone", network)
+    kernels = _larger_kernels(body)
+    return "grouped" if 2 * sum(kernel.groups > 1 for kernel in kernels) > len(kernels) else "dense"
+
+
 def _is_depthwise(network: nn.Module) -> bool:
     """Whether most of its larger kernels are depthwise."""
-    kernels = [m for m in network.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
-    return 2 * sum(m.groups > 1 and m.groups == m.in_channels for m in kernels) > len(kernels)
+    kernels = _larger_kernels(network)
+    return 2 * sum(kernel.groups > 1 and kernel.groups == kernel.in_channels for kernel in kernels) > len(kernels)
+
+
+def _larger_kernels(network: nn.Module) -> list[nn.Conv2d]:
+    """The convolutions that see more than one cell."""
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d) and max(module.kernel_size) > 1]
 
 
 def _share(cores: int) -> float:
@@ -212,7 +234,8 @@ def _normed(conv: nn.Conv2d) -> tuple[nn.Module, ...]:
 def _step_times(network: nn.Sequential, device: torch.device) -> StepTimes:
     """The least times of each way to compute, measured in turns, so that other work on the machine slows all of them."""
     network = network.to(device)
-    images = torch.rand(_PICTURES, _CHANNELS, _CELLS, _CELLS, device=device)
+    more = _TIMES_AS_MANY.get(device.type, 1)
+    images = torch.rand(more * _PICTURES, _CHANNELS, _CELLS, _CELLS, device=device)
     ways: dict[str, Callable[[], float]] = {
         "fp32": lambda: _step_ms(network, images, torch.channels_last),
         "contiguous": lambda: _step_ms(network, images, torch.contiguous_format),
@@ -228,7 +251,7 @@ def _step_times(network: nn.Sequential, device: torch.device) -> StepTimes:
             break
         for name, way in ways.items():
             times[name].append(way())
-    least = {name: round(min(values[1:]), 3) for name, values in times.items()}
+    least = {name: round(min(values[1:]) / more, 4) for name, values in times.items()}
     return StepTimes(least["fp32"], least.get("bf16"), least["contiguous"], least.get("mixed"))
 
 

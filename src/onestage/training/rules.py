@@ -15,7 +15,7 @@ from onestage.data import Dataset
 from onestage.model.cost import cost_of
 from onestage.model.detector import Detector
 from onestage.training.config import LENGTHS, Setting, TrainConfig, make_config, typed
-from onestage.training.machine import Machine
+from onestage.training.machine import Machine, kernels_of
 from onestage.training.recipes import EVERY, Recipe, recipe_for
 
 PICTURES_SEEN = 12_000
@@ -102,7 +102,7 @@ def expected_pictures(model: Detector, machine: Machine | None, minutes: Setting
     """
     if machine is None or not (time := _number(minutes)):
         return None
-    return max(1, int(60 * time * TRAINING * machine.rate(model, cost_of(model.config).multiply_adds)))
+    return max(1, int(60 * time * TRAINING * machine.rate(kernels_of(model), cost_of(model.config).multiply_adds)))
 
 
 def decoded_gigabytes(data: Dataset) -> float | None:
@@ -128,7 +128,7 @@ def decide(model: Detector, facts: Facts, *, given: Mapping[str, Setting]) -> Ch
     settings |= {**{rule.setting: rule.value for rule in ruled}, **given}
     if recipe.lr is not None and _is_open("lr", given):
         settings["lr"] = round(recipe.lr * (make_config(settings).batch_size / 32) ** 0.5, 6)
-    usual = () if "augment" in given else (recipe.settings, {rule.setting: rule.value for rule in ruled})
+    usual = (recipe.settings, {rule.setting: rule.value for rule in ruled}) if _is_open("augment_with", given) else ()
     settings["augment_with"] = tuple(word for part in (*usual, given) for word in _words(part.get("augment_with", ())))
     told = [_decision(rule) for rule in ruled if rule.reason]
     return Chosen(make_config(settings), (*told, *_of_recipe(recipe, settings, given)), facts.machine)
@@ -169,7 +169,7 @@ def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting]) -> It
     passes = seen / count
     if passes < MANY_PASSES:
         yield Rule("augment", "light", f"{passes:.3g} passes: too few for SSD's strong zoom and crops")
-        if passes >= FEW_PASSES:
+        if passes >= FEW_PASSES and "scale_jitter" not in _changed(given):
             yield Rule("augment_with", ZOOM, "a mild zoom, or so many passes are learned by heart")
 
 
@@ -207,9 +207,17 @@ def _words(value: Setting) -> tuple[str, ...]:
     return tuple(str(word) for word in value) if isinstance(value, tuple) else ()
 
 
+def _changed(given: Mapping[str, Setting]) -> set[str]:
+    """The parts of the augmentation that the user changes."""
+    return {word.partition("=")[0] for word in _words(given.get("augment_with", ()))}
+
+
 def _is_open(name: str, given: Mapping[str, Setting]) -> bool:
-    """Whether a setting is left to the recipe: neither it nor one that it belongs to is given."""
-    return name == "augment_with" or (name not in given and not any(name in TOGETHER.get(other, ()) for other in given))
+    """Whether a setting is left to the rules: neither it nor one that it belongs to is given. Changes to the augmentation are
+    joined with those that are given.
+    """
+    taken = name in given and name != "augment_with"
+    return not taken and not any(name in TOGETHER.get(other, ()) for other in given)
 
 
 def _decision(rule: Rule) -> Decision:

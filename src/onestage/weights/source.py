@@ -302,7 +302,7 @@ def _no_weights(given: str, model: str | None) -> WeightsError:
     choices, known = f"a file, https://..., {HUB}owner/name", tags(model or "")
     if known:
         choices += f", or one of the tags {', '.join(known)}"
-    elif model is not None and Path(given).name == given and not Path(given).suffix:  # looks like a tag
+    elif model is not None and Path(given).name == given and not (Path(given).suffix or Path(given).is_dir()):  # like a tag
         others = ", ".join(dict.fromkeys(key.split(".")[0] for key in WEIGHTS))
         fix = f"give a file, or take a model with published weights: {others}"
         return WeightsError(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)

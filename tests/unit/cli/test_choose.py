@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from onestage.cli.candidates import CANDIDATES, DENSE_WORK, DEPTHWISE_WORK, DataFacts, choose, larger_than, shaped, sizes_for
+from onestage.cli.candidates import CANDIDATES, DataFacts, choose, larger_than, on_backbone, rate_of, shaped, sizes_for
 from onestage.cli.choose import ModelChoice, choose_detector
 from onestage.cli.main import main
 from onestage.cli.start import best_start
 from onestage.data import load_dataset
 from onestage.errors import WeightsError
-from onestage.model.cost import cost_of
+from onestage.model.detector import Detector
 from onestage.training import machine as machines
 from onestage.training.folder import Plan
-from onestage.training.machine import Machine, StepTimes
+from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine, StepTimes
+from onestage.training.rules import TRAINING, expected_pictures
 from onestage.weights.at_hand import Offer
 from onestage.zoo.table import recipe
 
@@ -87,10 +88,44 @@ def test_the_facts_of_a_data_set(shapes: Path) -> None:
     assert facts.size == (64, 64) and 0.05 < facts.small < 0.9 and facts.aspect == pytest.approx(1)
 
 
-@pytest.mark.parametrize("candidate", [*ON_CPU[:2], ON_CPU[-1]], ids=lambda c: c.backbone or c.model)
-def test_the_work_of_a_candidate(candidate) -> None:  # type: ignore[no-untyped-def]
+@pytest.mark.parametrize("candidate", ON_CPU, ids=lambda c: c.backbone or c.model)
+def test_a_model_that_is_named_sees_as_much_as_one_that_is_chosen(candidate) -> None:  # type: ignore[no-untyped-def]
+    """So the work and the kernels in the list are those of the models."""
     config = recipe(candidate.model, ("a", "b", "c"), size=(320, 320), backbone=candidate.backbone)
-    assert cost_of(config).multiply_adds / 1e9 == pytest.approx(candidate.multiply_adds, rel=0.02)
+    chosen = 600 * TRAINING * rate_of(candidate, (320, 320), machine(10, 3))
+    assert expected_pictures(Detector.on("meta", config), machine(10, 3), 10.0) == pytest.approx(chosen, rel=0.03)
+
+
+def test_another_backbone_is_taken_by_its_cost(shapes: Path) -> None:
+    assert on_backbone("resnet18") is ON_CPU[0] and on_backbone("timm/resnet50") is CANDIDATES[0]
+    other = on_backbone("resnet26")
+    assert other.kernels == "dense" and 5.5 < other.multiply_adds < 11 and other.needs in {each.needs for each in CANDIDATES}
+    data = load_dataset(shapes, split="train")
+    asked = ModelChoice(backbone="resnet26", size="320", weights="none")
+    chosen, decisions, seen = choose_detector(asked, data, machine(10), gpu=False, minutes=10)
+    assert chosen.backbone == "resnet26" and seen == int(rate_of(other, (320, 320), machine(10)) * 600 * TRAINING)
+    assert f"sees {seen:,} pictures in 10 min, needs {other.needs:,}" in decisions[0].reason
+
+
+def test_a_tag_chooses_among_the_models_that_have_such_weights(shapes: Path) -> None:
+    data = load_dataset(shapes, split="train")
+    chosen, decisions, _ = choose_detector(ModelChoice(weights="coco"), data, machine(4), gpu=False, minutes=30)
+    assert chosen.model == "ssdlite320_mobilenet_v3_large" and "from trained weights" in decisions[0].reason
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"), [("cocoa", "no such weights"), ("first", "name the file: first/best.safetensors")]
+)
+def test_weights_that_are_named_are_never_left_out(
+    weights: str, says: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """Without a model: a tag that is not published, and the folder of a run, which looks like a tag."""
+    monkeypatch.chdir(tmp_path)
+    Path("first").mkdir()
+    Path("first/best.safetensors").touch()
+    monkeypatch.setattr(machines, "measure_machine", lambda device: machine(20_000))
+    assert main(["train", str(shapes), "--weights", weights, "--plan-only"]) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("network", "work"), [(machines._dense, DENSE_WORK), (machines._depthwise, DEPTHWISE_WORK)])

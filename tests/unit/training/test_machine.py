@@ -5,7 +5,7 @@ import torch
 
 from onestage.model.codec import decode, encode
 from onestage.training import machine as measuring
-from onestage.training.machine import Machine, StepTimes, measure_machine
+from onestage.training.machine import Machine, StepTimes, kernels_of, measure_machine
 from small_runs import detector
 
 FAST_BF16 = StepTimes(fp32=20.0, bf16=10.0, contiguous=22.0)
@@ -27,6 +27,13 @@ def test_the_machine_is_measured_and_written(monkeypatch: pytest.MonkeyPatch) ->
     assert decode(encode(found), Machine, "machine") == found
 
 
+def test_a_device_that_is_timed_with_more_pictures_gets_the_time_of_the_usual_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(measuring._TIMES_AS_MANY, "cpu", 8)
+    monkeypatch.setattr(measuring, "_step_ms", lambda network, images, *_: float(len(images)))
+    found = measuring._step_times(measuring._dense(), torch.device("cpu"))
+    assert found.fp32 == found.contiguous == found.bf16 == measuring._PICTURES
+
+
 def test_the_choices_follow_from_the_numbers() -> None:
     plain = detector("tinyssd")
     assert MACHINE.precision(plain) == "bf16" and MACHINE.channels_last(plain)
@@ -34,6 +41,8 @@ def test_the_choices_follow_from_the_numbers() -> None:
         torch.nn.Conv2d(8, 8, 3, groups=8), torch.nn.Conv2d(8, 4, 1), torch.nn.Conv2d(4, 4, 5, groups=4)
     )
     assert MACHINE.precision(mobile) == "fp32" and not MACHINE.channels_last(mobile)
+    grouped = torch.nn.Sequential(torch.nn.Conv2d(8, 8, 3, groups=2), torch.nn.Conv2d(8, 4, 1))
+    assert (kernels_of(plain), kernels_of(mobile), kernels_of(grouped)) == ("dense", "depthwise", "grouped")
     assert SLOW_BF16.precision == "fp32", "a gain that may be chance is none"
     assert StepTimes(20.0, None, 20.0).precision == "fp32" and StepTimes(20.0, None, 20.0).gain == 0
 

@@ -10,7 +10,6 @@ from onestage.errors import ConfigError
 from onestage.model.cost import cost_of
 from onestage.training import folder as run_folder
 from onestage.training import loop
-from onestage.training import machine as machines
 from onestage.training.config import RULED, TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine, StepTimes
@@ -87,7 +86,7 @@ def test_minutes_tell_how_many_pictures_a_named_model_sees(milliseconds: float, 
     seen = expected_pictures(tiny, mixed, 10.0)
     assert seen == pytest.approx(510 * 1e12 * DENSE_WORK / milliseconds / cost_of(config).multiply_adds, abs=1)
     assert expected_pictures(tiny, None, 10.0) is None and expected_pictures(tiny, mixed, None) is None
-    assert mixed.rate(machines._depthwise(), 10**9) == pytest.approx(1e12 * DEPTHWISE_WORK / 20 / 1e9)
+    assert mixed.rate("depthwise", 10**9) == pytest.approx(1.2e12 * DEPTHWISE_WORK / 20 / 1e9)
 
 
 def test_help_says_of_every_setting_that_rules_decide_it() -> None:
@@ -116,6 +115,10 @@ def test_an_augmentation_that_is_given_gets_no_zoom() -> None:
     assert decided(facts, augment="light").augment_with == ()
     assert decided(facts, augment_with=("flip=0.1",)).augment_with == ("scale_jitter=0.3", "flip=0.1")
     assert decided(facts, augment="none", augment_with=("flip=0.1",)).augment_with == ("flip=0.1",)
+    for given in ({"augment": "ssd"}, {"augment_with": ("scale_jitter=0.5",)}):
+        chosen = decide(detector(), facts, given=given)
+        assert chosen.train.augment_with == given.get("augment_with", ())
+        assert not {"augment_with", *given} & {decision.setting for decision in chosen.decisions}
 
 
 def test_steps_that_are_given_need_no_smaller_batch() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 ERRORS = {"ConfigError", "DataError", "WeightsError", "WriteError", "LostError", "UnfitError", "RowError", "KeywordError"}
-ERRORS |= {"MismatchError", "ProblemsError"}
+ERRORS |= {"MismatchError", "ProblemsError", "GoneError"}
 
 
 def without_remedy(text):

@@ -19,11 +19,12 @@ from onestage.training import clock
 from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan, fingerprint
-from onestage.training.inventory import Inventory
+from onestage.training.inventory import GoneError, Inventory
 from onestage.weights.tensor_file import is_numbered
 
 HELD_OUT = 0.1
 """The part of the training pictures that measures the training if the data set has no validation split."""
+_CHANGED = "the data set has changed since this run began, so most of these pictures may have been trained on"
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,13 @@ def held_out(
     if {"val", "test"} & {*opened.splits}:
         return None, None
     begun, config = Inventory.load(Path(run)), replace(plan.train, on_bad=on_bad, bad_limit=None)
-    train_set, rest, gone = _parts(opened, config, named_classes(model), begun)
+    try:
+        train_set, rest, gone = _parts(opened, config, named_classes(model), begun)
+    except GoneError:
+        return None, _CHANGED
     same = CheckpointStore(run).noted("data") in (None, fingerprint(train_set))
     if not same and (begun is None or not gone or begun.changes(train_set)):
-        return None, "the data set has changed since this run began, so most of these pictures may have been trained on"
+        return None, _CHANGED
     if {*rest.paths} <= {*train_set.paths}:
         return None, f"the run trained on {counted(len(rest), 'picture')} of these, all there are"
     return rest, None

@@ -25,6 +25,10 @@ from onestage.files import write_atomically
 NAME = "inventory.json"
 
 
+class GoneError(DataError):
+    """Of the pictures with which a run began, none is there any more to learn from, or none to measure on."""
+
+
 class Entry(NamedTuple):
     """A picture. name: its path from the data set's folder. objects: their checksum."""
 
@@ -64,17 +68,18 @@ class Inventory:
 
         data: the pictures to learn from, or all if there is no ``val``. In place of a gone picture to learn from, the next one
         stands, so that the order of all others stays the same. A gone one to measure on is left out. New ones come last. Raise
-        DataError if all are gone.
+        GoneError if all of one kind are gone.
         """
         learned, measured = _rows(self.train, data), _rows(self.val, data if val is None else val)
         gone = [e.name for e, row in zip((*self.train, *self.val), (*learned, *measured), strict=True) if row is None]
         kept = [row for row in measured if row is not None]
         if not kept or learned.count(None) == len(learned):
-            what, fix = "none of the pictures of this run are there any more", "put them back, or begin another run"
-            raise DataError(what, where=data.root, fix=fix)
+            what = "none of the pictures that this run learned from, or was measured on, are there any more"
+            raise GoneError(what, where=data.root, fix="put them back, or begin another run")
         new = _others(data, learned if val is not None else [*learned, *kept])
         rest = data.subset(kept, split="held out") if val is None else val.subset([*kept, *_others(val, kept)])
-        return _told(data.subset([*_filled(learned), *new]), gone), rest, tuple(gone)
+        noticed = [p for part in (data, val) if part is not None for p in part.problems if p.fault == "picture"]
+        return _told(data.subset([*_filled(learned), *new]), gone, noticed), rest, tuple(gone)
 
     def changes(self, train: Dataset) -> list[str]:
         """What has changed of the pictures to learn from that are not gone, a line each. train: as ``divide`` gives them."""
@@ -123,10 +128,10 @@ def _filled(rows: Sequence[int | None]) -> list[int]:
     return filled[::-1]
 
 
-def _told(data: Dataset, gone: Sequence[str]) -> Dataset:
-    """The data set with a problem for each gone picture that its reader has not noticed, as where a folder is listed."""
-    said = "\n".join(map(str, data.problems))
-    missed = (name for name in gone if not re.search(rf"\b{re.escape(Path(name).stem)}\b", said))
+def _told(data: Dataset, gone: Sequence[str], noticed: Sequence[Problem]) -> Dataset:
+    """The data set with a problem for each gone picture that no reader has ``noticed``, as where a folder is listed."""
+    said = "\n".join(map(str, noticed))
+    missed = (name for name in gone if not re.search(rf"(?<!\w){re.escape(Path(name).stem)}(?!\w)", said))
     lost = (Problem(name, "this picture is gone since the run began", fault="picture") for name in missed)
     return replace(data, problems=(*data.problems, *lost))
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from onestage.data.dataset import Problem
 from onestage.data.problems import left_out_of, most_left_out, too_many
@@ -18,6 +21,14 @@ from onestage.training.run import Run
 
 _KINDS = {"picture": "picture", "box": "box without area", None: "other annotation"}
 """What is left out, for people, by its kind."""
+
+
+class _Row(NamedTuple):
+    """A line of the list. place: the file with the line or object in it."""
+
+    place: str
+    kind: str
+    reason: str
 
 
 class LeftOut:
@@ -34,12 +45,18 @@ class LeftOut:
         self._read = left_out_of(data.train, data.val)
         self._counted = len(self._read) if data.path is not None else 0
         self._later: dict[str, Problem] = {}
+        self._earlier = _listed(run.folder)
         self._seen = self._said = 0
 
     @property
     def all(self) -> tuple[Problem, ...]:
         """All that is left out so far."""
         return (*self._read, *self._later.values())
+
+    @property
+    def unreadable(self) -> frozenset[str]:
+        """The paths of the pictures that turned out unreadable, as far as this process knows."""
+        return frozenset(self._later)
 
     def add(self, errors: Mapping[str, OnestageError]) -> None:
         """Count pictures that cannot be read. errors: why not, by path."""
@@ -92,17 +109,26 @@ class LeftOut:
         return counts + (f" (at most {self.most})" if counts and self.most is not None else "")
 
     def save(self) -> None:
-        """Write the list into the run folder: the file with the line or object in it, the kind, the reason. No file is made for
-        nothing. Raise WeightsError if it cannot be written.
+        """Write the list into the run folder. Pictures that an earlier process of the run has left out stay in it. No file is
+        made for nothing. Raise WeightsError if it cannot be written.
         """
         path = self._run.folder / LEFT_OUT
         if not self._run.group.is_main or not (self.all or path.exists()):
             return
+        rows = [_Row(problem.where, _KINDS[problem.fault], problem.reason) for problem in self.all]
+        places = {row.place for row in rows}
         text = io.StringIO()
-        writer = csv.writer(text)
-        writer.writerow(("place", "kind", "reason"))
-        writer.writerows((problem.where, _KINDS[problem.fault], problem.reason) for problem in self.all)
+        csv.writer(text).writerows([_Row._fields, *rows, *(row for row in self._earlier if row.place not in places)])
         write_atomically(path, text.getvalue().encode("utf-8", "replace"))
+
+
+def _listed(folder: Path) -> list[_Row]:
+    """The pictures that an earlier process of the run in ``folder`` has listed; none if there is no list, or a damaged one."""
+    with contextlib.suppress(OSError, ValueError, csv.Error):
+        text = (folder / LEFT_OUT).read_text(encoding="utf-8")
+        rows = [_Row(*cells) for cells in csv.reader(io.StringIO(text, newline="")) if len(cells) == len(_Row._fields)]
+        return [row for row in rows if row.kind == _KINDS["picture"]]
+    return []
 
 
 def summary(problems: Sequence[Problem]) -> str:

@@ -357,7 +357,8 @@ class Training:
         )
         if run.group.is_main:  # it has the lock of the folder
             with contextlib.suppress(OnestageError):  # a damaged list, a full disk: the picture is what must be told
-                forget(run.folder, {str(error.where), *run.loader.skipped}, run.data.train, run.data.val)
+                unread = {str(error.where), *run.loader.skipped, *self.left_out.unreadable}
+                forget(run.folder, unread, run.data.train, run.data.val)
 
     def _step(self, batch: Batch) -> None:
         """One optimiser step on B images of this process."""
@@ -390,7 +391,8 @@ class Training:
         self._save(best=best)
         if run.group.is_main:
             write_history(run.folder, state.history)
-        self.left_out.tell(self.monitor)
+        with self._saved():
+            self.left_out.tell(self.monitor)
         self.journal.epoch(run)
         state.overhead = max(clock.now() - begun, state.overhead if report is None else 0.0)
         return report

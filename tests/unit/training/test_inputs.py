@@ -12,6 +12,7 @@ from onestage.training.checkpoint import CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.inputs import held_out, read_data
+from onestage.training.inventory import Entry, Inventory
 from onestage.training.loop import resume, train
 from small_runs import detector, write_pictures
 
@@ -62,6 +63,15 @@ def test_a_data_set_that_has_changed_is_told(tmp_path: Path, monkeypatch: pytest
     rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
     assert rest is None and note is not None and "has changed since this run began" in note
     assert len(load_dataset(data)) == 20
+
+
+def test_a_data_set_without_any_picture_of_the_run_is_told(tmp_path: Path) -> None:
+    data = write_pictures(tmp_path / "data", train=4, val=0)
+    plan(tmp_path / "run", data)
+    (tmp_path / "run" / "checkpoints").mkdir()
+    Inventory((Entry(1, "train/old.jpg", ""),), (Entry(2, "train/older.jpg", ""),)).save(tmp_path / "run")
+    rest, note = held_out(detector(), tmp_path / "run", data, on_bad="stop")
+    assert rest is None and note is not None and "has changed since this run began" in note
 
 
 @pytest.fixture

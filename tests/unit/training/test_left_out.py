@@ -117,6 +117,19 @@ def test_pictures_that_break_in_an_epoch_count_too(data: Path, tmp_path: Path) -
     assert not result.interrupted and len(rows(out)) == 4 and weights(out)
 
 
+def test_pictures_that_break_while_they_measure_can_be_mended(data: Path, tmp_path: Path) -> None:
+    lost = {path: path.read_bytes() for path in paths(data, "val")[:3]}
+    for path in lost:
+        path.write_bytes(b"")
+    heard, out = Heard(), tmp_path / "run"
+    with pytest.raises(DataError, match="and at most 2 may be left out"):
+        train(detector(), data, out=out, config=replace(LIMIT, epochs=2), monitor=heard)
+    assert any("is saved. Go on once the pictures are mended" in line for line in heard.said)
+    for path, content in lost.items():
+        path.write_bytes(content)
+    assert not resume(out).interrupted
+
+
 def test_the_words_and_the_limit_belong_together() -> None:
     assert make_config({"bad_limit": 0.05}).on_bad == "limit" and before_data({}).on_bad == "limit"
     assert before_data({"on_bad": "stop"}).bad_share is None and before_data({}).bad_share == 0.01
@@ -152,6 +165,22 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
         inner(training, batch)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Training, "_step", stopping)
+
+
+def test_a_run_that_goes_on_keeps_what_it_has_listed(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the picture is mended by then, so that it is not met again."""
+    change(data, flatten(0))
+    broken, out = paths(data)[3], tmp_path / "run"
+    content = broken.read_bytes()
+    broken.write_bytes(content[:300])
+    with monkeypatch.context() as patch:
+        stop_at(7, patch)
+        train(detector(), data, out=out, config=replace(LIMIT, epochs=2))
+    listed = rows(out)
+    assert [row["kind"] for row in listed] == ["box without area", "picture"] and broken.name in listed[1]["place"]
+    broken.write_bytes(content)
+    resume(out, accept_changes=True)
+    assert rows(out) == listed
 
 
 def deleted(picture: Path) -> None:
@@ -230,6 +259,14 @@ def test_the_parts_of_a_data_set_stay_apart_where_pictures_are_gone(data: Path, 
     assert begun.changes(read_data(root, replace(LIMIT, on_bad="skip"), begun=begun).train) == [
         f"images/{label.stem}.jpg: other labels"
     ]
+
+
+def test_a_gone_picture_counts_once(data: Path) -> None:
+    """Of a validation split, too, whose reader has noticed it."""
+    before = read_data(data, LIMIT)
+    paths(data, "val")[0].unlink()
+    now = read_data(data, LIMIT, begun=Inventory.of(before.train, before.val))
+    assert len(now.gone) == 1 and len(left_out_of(now.train, now.val)) == 1
 
 
 def limited(data: Path, out: Path) -> None:

@@ -71,7 +71,7 @@ def xyxy(box: list[float]) -> list[float]:
 
 
 def random_case(seed: int) -> Inputs:
-    """Pictures with crowds and absent classes; detections near the objects and elsewhere; many equal scores."""
+    """Pictures with crowds and absent classes; detections near the objects and far from them; many equal scores."""
     rng = np.random.default_rng(seed)
     pictures, classes = int(rng.integers(1, 12)), int(rng.integers(1, 5))
     detections, truths = [], []

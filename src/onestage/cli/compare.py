@@ -144,7 +144,8 @@ def _check_same(dataset: Dataset, other: Dataset, name: str, first: str) -> None
     """Raise ConfigError unless two models are measured on the same pictures, with the same classes in any order."""
     if {*dataset.classes} != {*other.classes}:
         got, expected = ", ".join(other.classes[:10]), ", ".join(dataset.classes[:10])
-        raise ConfigError("these models differ in their classes", where=name, got=got, expected=expected)
+        fix = "compare detectors of the same classes"
+        raise ConfigError("these models differ in their classes", where=name, got=got, expected=expected, fix=fix)
     if dataset.image_ids != other.image_ids:
         what, fix = "these runs held different pictures out", "name a split that none of them trained on: split="
         raise ConfigError(what, where=f"{first}, {name}", got=f"{len(other):,} and {len(dataset):,} pictures", fix=fix)

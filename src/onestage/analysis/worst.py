@@ -23,7 +23,7 @@ from onestage.metrics.report_files import as_jpeg
 from onestage.metrics.wording import figure
 from onestage.structures import Detections, Truth
 
-HIT, MISSED, FALSE = Stroke((47, 155, 255)), Stroke((255, 196, 0), (5, 3)), Stroke((255, 60, 130), (1, 2))
+HIT, MISSED, FALSE = Stroke((47, 155, 255)), Stroke((255, 196, 0), (5, 3)), Stroke((255, 60, 130), (2, 2))
 """The line around a hit (solid), a missed object (dashed) and a false alarm (dotted), told apart by colour-blind people too."""
 SIDE = 480
 """Pixels of the longer side of a picture on the page."""

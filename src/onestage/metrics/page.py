@@ -45,7 +45,7 @@ HEAD = """<!doctype html>
   th { color: var(--faint); font-weight: 500; }
   tbody th { color: inherit; font-weight: inherit; }
   thead th { border-bottom: 2px solid var(--line); }
-  th:first-child, td:first-child { text-align: left; padding-left: 0; overflow-wrap: anywhere; }
+  th:first-child, td:first-child { min-width: 6.5rem; text-align: left; padding-left: 0; overflow-wrap: anywhere; }
   .share { min-width: 6rem; }
   .share div { border-radius: .3rem; background: var(--line); }
   .share i { display: block; height: .6rem; border-radius: .3rem; background: var(--blue); }

@@ -20,6 +20,7 @@ from onestage.analysis.losses import PictureLoss, losses_by_picture
 from onestage.analysis.matches import match
 from onestage.analysis.olrp import OlrpFigures, optimal_lrp
 from onestage.analysis.plain import from_plain, to_plain
+from onestage.analysis.reach import Overlaps, Reach, reach_of
 from onestage.analysis.reliability import LocalisationReliability, Reliability, localisation_reliability, reliability
 from onestage.analysis.slices import Slices, slices_of
 from onestage.analysis.tables import tabulate
@@ -59,7 +60,8 @@ class Analysis:
     classes: the K names, by label. AP: AP and AP50, and how sure they are. olrp: one error and its three parts. thresholds: the
     scores to cut at. reliability, localisation: whether scores can be believed. calibrated: what fitting the scores gives.
     errors: by type, and what each costs. slices: which objects are not found. confusion: which class is taken for which.
-    losses: the pictures, the one that costs most first. labels: those that are probably wrong.
+    losses: the pictures, the one that costs most first. labels: those that are probably wrong. reach: which objects an anchor
+    reaches.
     """
 
     classes: tuple[str, ...]
@@ -74,6 +76,7 @@ class Analysis:
     confusion: Confusion | None = None
     losses: tuple[PictureLoss, ...] | None = None
     labels: Labels | None = None
+    reach: Reach | None = None
 
     def to_json(self) -> str:
         """The analysis as JSON text; null stands for a figure that is NaN."""
@@ -98,11 +101,13 @@ def analyse(
     *,
     settings: AnalysisSettings = AnalysisSettings(),
     brightness: Mapping[int | str, Sequence[float]] | None = None,
+    overlaps: Mapping[int | str, Overlaps] | None = None,
 ) -> Analysis:
     """Analyse the detections in some pictures against the truth of the same pictures; ``classes`` are the K names, by label.
 
-    brightness: of each of the N objects of a picture, by its image_id, as ``slices.brightness_of`` measures it. Raise DataError
-    if the pictures are not the same, or if a label is none of the classes.
+    brightness: of each of the N objects of a picture, by its image_id, as ``slices.brightness_of`` measures it. overlaps: how
+    the anchors of the detector lie to these objects; without it, ``reach`` is None. Raise DataError if the pictures are not the
+    same, or if a label is none of the classes.
     """
     table = tabulate(detections, truths, classes)
     matches = match(table)
@@ -126,4 +131,5 @@ def analyse(
         confusion=confusion(table, score=score),
         losses=losses_by_picture(matches),
         labels=find_suspects(table, sure=settings.sure),
+        reach=reach_of(table, kinds, overlaps, score=score) if overlaps is not None else None,
     )

@@ -110,7 +110,7 @@ def slices_of(
 
     brightness: of each object of a picture, by its id; 0..255, NaN where it is not known. Without it, that quality is absent.
     """
-    found, mistaken = _fate(table, kinds, score)
+    found, mistaken = fate(table, kinds, score)
     values = {
         "class": table.true.label.astype(np.float64),
         "size": table.true.area,
@@ -141,7 +141,7 @@ def brightness_of(image: Tensor, boxes: Tensor) -> tuple[float, ...]:
     return tuple((total / ((x2 - x1) * (y2 - y1))).tolist())
 
 
-def _fate(table: Table, kinds: Kinds, score: float) -> tuple[Bools, Bools]:
+def fate(table: Table, kinds: Kinds, score: float) -> tuple[Bools, Bools]:
     """(G,) the objects that a detection of at least that score finds; (G,) the others for which one is meant."""
     sure = table.found.score >= score
     found, meant = np.zeros((2, len(table.true)), np.bool_)

@@ -96,12 +96,14 @@ class Group(NamedTuple):
 class PlacedObjects:
     """The objects of a data set as they lie in a detector's input.
 
-    labels (M,). area (M,): in pixels of the original pictures. larger: as in ``Coverage``.
+    labels (M,). area (M,): in pixels of the original pictures. rows (M,): their numbers among all objects of the data set.
+    larger: as in ``Coverage``.
     """
 
     groups: tuple[Group, ...]
     labels: Tensor
     area: Tensor
+    rows: Tensor
     classes: tuple[str, ...]
     larger: bool = True
 
@@ -128,7 +130,8 @@ class PlacedObjects:
             same = torch.tensor([meta.input == input_size for meta in metas.values()])
             rows = same[kind].nonzero()[:, 0]
             groups.append(Group(input_size, model.level_sizes(input_size), boxes[rows], rows))
-        return cls(tuple(groups), data.labels[kept], data.area[kept], data.classes, _larger([metas[s] for s in sizes if s]))
+        larger = _larger([metas[s] for s in sizes if s])
+        return cls(tuple(groups), data.labels[kept], data.area[kept], kept, data.classes, larger)
 
     def apart(self, levels: Sequence[AnchorLevel]) -> tuple[Tensor, Tensor]:
         """Width and height of each object, (M, 2), and its distances across and down from the nearest cell of every level,
@@ -149,9 +152,7 @@ def coverage_of(model: Detector, data: Dataset) -> Coverage:
 
 def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
     """The same for objects that are placed already, and anchors of these levels, fine to coarse."""
-    extents, apart = objects.apart(levels)
-    best = torch.stack([_best(level, extents, apart[:, i]) for i, level in enumerate(levels)], dim=1)
-    hits = best >= REACHED - ROUNDING  # (M, L)
+    hits = _overlaps(levels, *objects.apart(levels)) >= REACHED - ROUNDING  # (M, L)
     hit, area = hits.any(1), objects.area
     bounds = {"small": area < SMALL, "medium": (area >= SMALL) & (area < MEDIUM), "large": area >= MEDIUM}
     everything = torch.ones_like(hit)
@@ -162,6 +163,20 @@ def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
         levels=tuple(_reached(f"level {i}", everything, hits[:, i]) for i in range(len(levels))),
         larger=objects.larger,
     )
+
+
+def overlaps_of(levels: Sequence[AnchorLevel], objects: PlacedObjects, count: int) -> tuple[Tensor, Tensor]:
+    """How anchors of these levels lie to all ``count`` (N) objects of a data set: the highest IoU with an anchor of each level,
+    (N, L) float64, and whether the object has a smaller area than every anchor, (N,) bool.
+
+    NaN and false for objects that do not count, and in pictures whose size cannot be read.
+    """
+    extents, apart = objects.apart(levels)
+    iou = torch.full((count, len(levels)), math.nan, dtype=torch.float64)
+    small = torch.zeros(count, dtype=torch.bool)
+    iou[objects.rows] = _overlaps(levels, extents, apart)
+    small[objects.rows] = extents.prod(1) < min(width * height for level in levels for width, height in level.shapes)
+    return iou, small
 
 
 def told(found: Coverage, *, fitted: bool = False) -> str:
@@ -176,6 +191,11 @@ def told(found: Coverage, *, fitted: bool = False) -> str:
     helps = [] if fitted else ["--fit-anchors finds better shapes"]
     helps += ["a larger --size shows more of their pixels"] if found.larger else []
     return f"{line}: few; {', and '.join(helps) or 'a model with a finer map may reach more'}"
+
+
+def _overlaps(levels: Sequence[AnchorLevel], extents: Tensor, apart: Tensor) -> Tensor:
+    """extents (M, 2) and apart (M, L, 2) -> (M, L): the largest IoU of each object with an anchor of each level."""
+    return torch.stack([_best(level, extents, apart[:, i]) for i, level in enumerate(levels)], dim=1)
 
 
 def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from metric_cases import found, known
 from onestage.analysis import Analysis, AnalysisSettings, analyse
+from onestage.analysis.reach import Overlaps
 from onestage.errors import ConfigError, DataError
 
 CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)
@@ -15,7 +17,8 @@ def small() -> Analysis:
     detections = [found(7, [(0, 0.99, *CAT), (0, 0.98, *DOG)]), found("b", [(1, 0.2, *CAT)])]
     truths = [known(7, [(0, *CAT), (1, *DOG)]), known("b")]
     settings = AnalysisSettings(draws=20, calibrate="temperature")
-    return analyse(detections, truths, ["cat", "dog"], settings=settings, brightness={7: (3.0, 4.0)})
+    overlaps = {7: Overlaps(np.array([[0.2], [0.6]]), np.array([True, False]))}
+    return analyse(detections, truths, ["cat", "dog"], settings=settings, brightness={7: (3.0, 4.0)}, overlaps=overlaps)
 
 
 def test_every_part_is_there_and_json_gives_the_same_back() -> None:

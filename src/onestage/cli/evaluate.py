@@ -18,6 +18,7 @@ from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.analysis import Analysis
+    from onestage.cli.learning_curve import Trials
     from onestage.data import Dataset
     from onestage.data.detections import FoundObjects
     from onestage.metrics.report import Report
@@ -100,9 +101,8 @@ def evaluate(
     wanted = _Wanted(data, split, out, format, on_bad, judging)
     if holds_detections(path):
         _evaluate_file(path, wanted, machine)
-    else:
-        _evaluate_model(path, wanted, machine)
-    return 0
+        return 0
+    return _evaluate_model(path, wanted, machine)
 
 
 class _Wanted(NamedTuple):
@@ -116,7 +116,8 @@ class _Wanted(NamedTuple):
     judging: Judging
 
 
-def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> None:
+def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
+    from onestage.cli.advice import background
     from onestage.cli.report import report_folder
     from onestage.evaluation import data_to_measure
 
@@ -125,35 +126,55 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> None:
     dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
+    trials = None if judging.learning_curve is None else _trials(path, data, dataset, machine, judging.learning_curve)
     report, detections = measured(runner(found, dataset, machine), dataset, machine, on_bad)
+    analysis, advice = judged(detections, dataset, judging, background(found, path, data, dataset))
     _show(report, dataset if was_held_out else None)
-    analysis = judged(detections, dataset, judging)
     if left_out := len(dataset.problems) + len(dataset) - len(detections):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        _save(report, detections, dataset, out, analysis)
+        _save(report, detections, dataset, out, analysis, advice)
+    return 0 if trials is None else _run_trials(trials, machine, on_bad)
+
+
+def _trials(path: Path, data: Path, dataset: Dataset, machine: Machine, minutes: float) -> Trials:
+    """The trainings of a learning curve: now, as after an hour of measuring it would be too late to fail."""
+    from onestage.cli.learning_curve import Trials
+
+    return Trials.of(path, data, measured=dataset, minutes=minutes, workers=machine.workers, device=machine.device)
+
+
+def _run_trials(trials: Trials, machine: Machine, on_bad: Literal["stop", "skip"]) -> int:
+    from onestage.cli.learning_curve import run_trials
+    from onestage.predict.predictor import Predictor
+
+    return run_trials(trials, lambda model, dataset: measured(Predictor.of(model), dataset, machine, on_bad)[1])
 
 
 def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     """Measure the detections in a file, or a folder of texts. Raise ConfigError for options that say how a model runs."""
+    from onestage.cli.advice import of_detections
     from onestage.cli.report import report_folder
     from onestage.data.detections import open_detections
     from onestage.evaluation import data_of, measure_detections
 
     refuse_model_options(path, machine)
     data, split, out, format, on_bad, judging = wanted
+    if judging.learning_curve is not None:
+        what, fix = "a learning curve is of a run, and these are detections", "name a run folder, or leave learning_curve= out"
+        raise ConfigError(what, where=path, fix=fix)
     opened = open_detections(path)
     dataset = data_of(opened, data, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)
     report, objects = measure_detections(opened, dataset, on_bad=on_bad)
+    analysis, advice = judged(objects.detections, dataset, judging, of_detections(data))
     _show(report, None)
-    analysis = judged(objects.detections, dataset, judging)
     tell_remarks(objects)
     if dataset.problems:
         say(("left out:", "bold yellow"), f" {len(dataset.problems):,} bad labels; see them: onestage data check {data}")
     if out is not None:
-        _save(report, objects.detections, dataset, out, analysis)
+        _save(report, objects.detections, dataset, out, analysis, advice)
 
 
 def refuse_model_options(path: Path, machine: Machine) -> None:
@@ -172,11 +193,18 @@ def tell_remarks(objects: FoundObjects) -> None:
         say(("note:", "bold"), f" {note}")
 
 
-def _save(report: Report, detections: list[Detections], dataset: Dataset, out: Path, analysis: Analysis | None) -> None:
+def _save(
+    report: Report,
+    detections: list[Detections],
+    dataset: Dataset,
+    out: Path,
+    analysis: Analysis | None,
+    advice: tuple[str, ...],
+) -> None:
     """Write the folder of a report, and say where its page is."""
     from onestage.cli.report import save_report
 
-    page = save_report(report, detections, dataset, out, analysis=analysis)
+    page = save_report(report, detections, dataset, out, analysis=analysis, advice=advice)
     stdout().print()
     tell(f"report: {page}")
 

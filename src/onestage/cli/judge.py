@@ -12,6 +12,7 @@ from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.analysis import Analysis
+    from onestage.cli.advice import Background
     from onestage.data import Dataset
     from onestage.structures import Detections, Truth
 
@@ -26,6 +27,9 @@ class Judging:
     draws: int = 1000
     """Data sets that are drawn from the pictures, with repeats, to say how sure the figures are. 0: no intervals, which is
     much faster."""
+    learning_curve: float | None = None
+    """Also train three times, so many minutes each, on a quarter, half and all of the pictures of the run, and say whether more
+    pictures would help."""
 
     def __post_init__(self) -> None:
         Range(least=0, most=1_000_000).check(self.draws, "draws")
@@ -34,24 +38,31 @@ class Judging:
 USUAL_JUDGING = Judging()
 
 
-def judged(found: Sequence[Detections], dataset: Dataset, judging: Judging) -> Analysis | None:
-    """Analyse the detections and show it in short. None if that is not wanted, or not possible, which is said: the figures
+def judged(
+    found: Sequence[Detections], dataset: Dataset, judging: Judging, known: Background
+) -> tuple[Analysis | None, tuple[str, ...]]:
+    """Analyse the detections, and show what to do next and the analysis in short; return both. None if that is not wanted, or not possible, which is said: the figures
     count nevertheless.
     """
     if not judging.analysis:
-        return None
+        return None, ()
     from onestage.analysis import AnalysisSettings, analyse
+    from onestage.analysis.advice import advise
     from onestage.analysis.terminal import analysis_table
+    from onestage.cli.advice import tell_advice
 
     truths = [truth for _, truth in with_truths(found, dataset)]
     try:
-        analysis = analyse(found, truths, dataset.classes, settings=AnalysisSettings(draws=judging.draws))
+        settings = AnalysisSettings(draws=judging.draws)
+        analysis = analyse(found, truths, dataset.classes, settings=settings, overlaps=known.overlaps)
     except (DataError, MemoryError) as error:  # after an hour of measuring, the figures must not be lost for it
         say(("not analysed:", "bold yellow"), f" {error}", lines=True)
-        return None
-    stdout().print()
+        return None, ()
+    advice = advise(analysis, known.facts)
+    tell_advice(advice)
     stdout().print(analysis_table(analysis))
-    return analysis
+    stdout().print()
+    return analysis, advice
 
 
 def with_truths(found: Sequence[Detections], dataset: Dataset) -> list[tuple[Detections, Truth]]:

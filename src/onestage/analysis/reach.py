@@ -80,7 +80,7 @@ def reach_of(table: Table, kinds: Kinds, overlaps: Mapping[int | str, Overlaps],
     known = kinds.counted & ~np.isnan(iou).any(1)
     missed = ~fate(table, kinds, score)[0]
     hits = iou >= REACHED - ROUNDING
-    hit = hits.any(1)
+    hit = np.asarray(hits.any(1))
     area, limits = table.true.area, SCALES["size"].limits
     size = np.searchsorted(limits, area, side="right")
 

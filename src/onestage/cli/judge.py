@@ -41,8 +41,8 @@ USUAL_JUDGING = Judging()
 def judged(
     found: Sequence[Detections], dataset: Dataset, judging: Judging, known: Background
 ) -> tuple[Analysis | None, tuple[str, ...]]:
-    """Analyse the detections, and show what to do next and the analysis in short; return both. None if that is not wanted, or not possible, which is said: the figures
-    count nevertheless.
+    """Analyse the detections, and show what to do next and the analysis in short; return the analysis and the sentences. None
+    and nothing if that is not wanted, or not possible, which is said: the figures count nevertheless.
     """
     if not judging.analysis:
         return None, ()

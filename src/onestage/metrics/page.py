@@ -49,7 +49,7 @@ HEAD = """<!doctype html>
   .share { min-width: 6rem; }
   .share div { border-radius: .3rem; background: var(--line); }
   .share i { display: block; height: .6rem; border-radius: .3rem; background: var(--blue); }
-  td.words, th.words { text-align: left; }
+  td.words, th.words { min-width: 8rem; text-align: left; }
   img { max-width: 100%; height: auto; }
   figure { margin: 0; }
   figcaption { color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }

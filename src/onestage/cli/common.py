@@ -81,7 +81,7 @@ def run_model(
         raise ConfigError(what, where=model.config.name, got=f"--runtime {runtime or 'of the file'}", fix=fix)
     if isinstance(model, Predictor):
         return model
-    below = score is not None and score < model.config.postprocess.score_threshold
+    below = score is not None and _is_below_threshold(model, score)
     if runtime in (None, "torch") or (runtime == "auto" and (below or numbers == "bf16")):
         return Predictor.of(model) if numbers == "exact" else Predictor.folded(model, bf16=numbers == "bf16")
     from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
@@ -93,6 +93,12 @@ def run_model(
         other = "torch" if choice.runtime != "torch" else "onnxruntime"
         say((f"{choice.runtime}: {choice.reason}; --runtime {other} to force", "dim"))
     return predictor
+
+
+def _is_below_threshold(model: Detector, score: float) -> bool:
+    """Whether what has this score, perhaps after calibration, may have less than the threshold of the detector before."""
+    least = score if model.scores is None else model.scores.before(score)
+    return least < model.config.postprocess.score_threshold
 
 
 def is_recipe(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import tyro
 
 from onestage.cli.judge import USUAL_JUDGING, Judging, judged
+from onestage.cli.keep import NOTHING_KEPT, Keeping, calibrated, keep, to_keep_in
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import ConfigError, WeightsError, counted
@@ -72,6 +73,7 @@ def evaluate(
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     judging: Judging = USUAL_JUDGING,
+    keeping: Keeping = NOTHING_KEPT,
     machine: Machine = THIS_MACHINE,
 ) -> int:
     """Measure a detector, or the detections of any program, on labelled pictures: COCO AP, VOC AP, each class, loss, and the
@@ -98,7 +100,7 @@ def evaluate(
     from onestage.files import given_path
 
     path = given_path(model, "model")
-    wanted = _Wanted(data, split, out, format, on_bad, judging)
+    wanted = _Wanted(data, split, out, format, on_bad, judging, keeping)
     if holds_detections(path):
         _evaluate_file(path, wanted, machine)
         return 0
@@ -114,6 +116,7 @@ class _Wanted(NamedTuple):
     format: Literal["coco", "voc", "yolo", "csv"] | None
     on_bad: Literal["stop", "skip"]
     judging: Judging
+    keeping: Keeping
 
 
 def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
@@ -121,19 +124,28 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
     from onestage.cli.report import report_folder
     from onestage.evaluation import data_to_measure
 
-    data, split, out, format, on_bad, judging = wanted
+    data, split, out, format, on_bad, judging, keeping = wanted
     found = find(str(path), machine)
+    target = to_keep_in(path, found, keeping)
     dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
     trials = None if judging.learning_curve is None else _trials(path, data, dataset, machine, judging.learning_curve)
-    report, detections = measured(runner(found, dataset, machine), dataset, machine, on_bad)
+    predictor = runner(found, dataset, machine)
+    if keeping.calibrate:
+        predictor = replace(predictor, scores=None)
+    report, detections = measured(predictor, dataset, machine, on_bad)
+    scores = found.scores
+    if keeping.calibrate:
+        scores, report, detections = calibrated(report, detections, dataset)
     analysis, advice = judged(detections, dataset, judging, background(found, path, data, dataset))
     _show(report, dataset if was_held_out else None)
     if left_out := len(dataset.problems) + len(dataset) - len(detections):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
         _save(report, detections, dataset, out, analysis, advice)
+    if target is not None:
+        keep(keeping, target, scores=scores, found=detections, dataset=dataset, path=path)
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
 
 
@@ -158,8 +170,9 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     from onestage.data.detections import open_detections
     from onestage.evaluation import data_of, measure_detections
 
+    data, split, out, format, on_bad, judging, keeping = wanted
     refuse_model_options(path, machine)
-    data, split, out, format, on_bad, judging = wanted
+    to_keep_in(path, None, keeping)
     if judging.learning_curve is not None:
         what, fix = "a learning curve is of a run, and these are detections", "name a run folder, or leave learning_curve= out"
         raise ConfigError(what, where=path, fix=fix)

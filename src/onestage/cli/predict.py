@@ -19,8 +19,13 @@ from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.data.predictions import Format
+    from onestage.model.detector import Detector
     from onestage.predict.pipeline import Outcome
+    from onestage.predict.predictor import Predictor
     from onestage.structures import Detections
+
+USUAL_SCORE = 0.5
+"""The least score that is reported if nothing else says it."""
 
 
 class Limits(TypedDict):
@@ -34,8 +39,9 @@ class Limits(TypedDict):
 class Choice:
     """Which detections are reported, and how the work is done."""
 
-    score: float = 0.5
-    """The least score to report. 0.5 is readable in pictures; for measuring, write files with 0.01."""
+    score: float | Literal["auto"] = "auto"
+    """The least score to report. auto: of each class the threshold that evaluate --keep-thresholds put into the model, and 0.5
+    without one. 0.5 is readable in pictures; for measuring, write files with 0.01."""
     classes: tuple[str, ...] = ()
     """Only these classes, by name; by default all."""
     top: int | None = None
@@ -114,11 +120,11 @@ def _predict(
     targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
     results_folder(out, [path.name for path, _ in targets])
     some = partial(first_pictures, files, TRIED_WITH, **limits)
-    score, numbers = detection.score, detection.precision
+    score, numbers = _least_score(found, detection.score), detection.precision
     predictor = run_model(found, detection.runtime, pictures=some, total=len(files), score=score, numbers=numbers)
 
     tally, began = Tally(), time.monotonic()
-    selection = Selection(score=detection.score, labels=labels, top=detection.top)
+    selection = Selection(score=score, labels=labels, top=detection.top)
     run = partial(
         predict_files,
         predictor,
@@ -130,8 +136,15 @@ def _predict(
     interrupted = _write(run, targets, tally=tally, total=len(files))
     results = {f"results ({name})": path for path, name in targets}
     places = ({"annotated pictures": out} if draw and tally.read else {}) | results
-    tally.show(len(files), time.monotonic() - began, places=places, score=detection.score)
+    tally.show(len(files), time.monotonic() - began, places=places, score=score)
     return 130 if interrupted else 1 if tally.unreadable or tally.unsaved else 0
+
+
+def _least_score(model: Detector | Predictor, score: float | Literal["auto"]) -> float | None:
+    """The score that is asked for; None for the thresholds of the model."""
+    if not isinstance(score, str):
+        return score
+    return None if model.scores is not None and model.scores.thresholds else USUAL_SCORE
 
 
 def _write(run: Callable[..., Iterator[Outcome]], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
@@ -183,8 +196,10 @@ class Tally:
             self.read += 1
             self.objects.update(found.class_names)
 
-    def show(self, total: int, seconds: float, *, places: Mapping[str, Path], score: float) -> None:
-        """Print what was found and where it is. total: pictures that were asked for. score: the least one reported."""
+    def show(self, total: int, seconds: float, *, places: Mapping[str, Path], score: float | None) -> None:
+        """Print what was found and where it is. total: pictures that were asked for. score: the least one reported; None: the
+        thresholds of the model.
+        """
         pictures = f"{self.read:,} of {total:,} pictures" if self.read < total else counted(total, "picture")
         found = ", ".join(f"{count:,} {name}" for name, count in self.objects.most_common(8))
         more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
@@ -197,4 +212,5 @@ class Tally:
         if self.unsaved:
             say((f"{self.unsaved:,} annotated copies could not be saved", "bold yellow"), ", as said above")
         if not self.objects and self.read:
-            say(f"nothing reached a score of {score:g}: try --score {score / 5:.1g}")
+            least = "the threshold of its class" if score is None else f"a score of {score:g}"
+            say(f"nothing reached {least}: try --score {(score or USUAL_SCORE) / 5:.1g}")

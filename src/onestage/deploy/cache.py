@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -30,6 +30,7 @@ from onestage.deploy.plan import fingerprint, versions
 from onestage.errors import WeightsError, WriteError, warn_outside
 from onestage.files import ABANDONED_AFTER, cache_folder, make_folder, temporary_folder, writing
 from onestage.model.detector import Detector
+from onestage.model.output.scores import Scores
 from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 
@@ -91,14 +92,14 @@ class Cached:
         path = self._path(to)
         folder = path.parent
         with contextlib.suppress(WeightsError):  # there is none, or it is damaged, or just being deleted
-            return _open(path, runtime)
+            return _open(path, runtime, self.detector.scores)
         make_folder(folder.parent)
         with _locked(folder.with_name(f".{folder.name}.lock")):
             with contextlib.suppress(WeightsError):  # another process made it while this one waited
-                return _open(path, runtime)
+                return _open(path, runtime, self.detector.scores)
             _make(self.detector, to, path, pictures() or None)
             _limit(folder)
-            return _open(path, runtime)
+            return _open(path, runtime, self.detector.scores)
 
 
 @contextlib.contextmanager
@@ -133,9 +134,11 @@ def program(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path, runtime: str) -> Predictor:
-    """The file, opened. Raise WeightsError if it is damaged, or not there."""
-    predictor = open_exported(path, runtime)
+def _open(path: Path, runtime: str, scores: Scores | None) -> Predictor:
+    """The file, opened. It may be older than what was measured about the scores of its detector, which is given. Raise
+    WeightsError if it is damaged, or not there.
+    """
+    predictor = replace(open_exported(path, runtime), scores=scores)
     with contextlib.suppress(OSError):  # a cache that is only read serves too
         os.utime(path.parent)
     return predictor

@@ -74,7 +74,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
     Raise ConfigError if the detector cannot take that size, WeightsError if a weight is not a number.
     """
     check_weights(detector)
-    source, fixed = fingerprint(detector), config.nms == "none"
+    source, scores, fixed = fingerprint(detector), detector.scores, config.nms == "none"
     size, batch = _input(detector, config, fixed=fixed)
     detector = copy.deepcopy(detector).cpu().float().eval()
     if size is not None:
@@ -94,6 +94,7 @@ def plan_export(detector: Detector, config: ExportConfig) -> Plan:
         source=source,
         versions=versions(),
         precision=config.precision,
+        scores=scores,
     )
     return Plan(detector, contract, winograd=config.winograd and not fixed and config.precision == "fp32")
 

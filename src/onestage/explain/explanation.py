@@ -21,7 +21,7 @@ from onestage.model.detector import Detector
 from onestage.model.losses.multibox import MultiBoxLoss
 from onestage.model.output.postprocess import Postprocess
 from onestage.model.output.suppress import HardNMS
-from onestage.predict.predictor import in_evaluation_mode, type_of_weights
+from onestage.predict.predictor import Predictor, in_evaluation_mode, type_of_weights
 from onestage.structures import Detections, HeadOutput, ImageMeta, Sample, Size, Targets
 
 ALL_BOXES = 2000
@@ -197,7 +197,7 @@ def explain_sample(detector: Detector, sample: Sample, *, guessed: bool = False,
 
 def stand_ins(detector: Detector, image: Tensor, *, path: str = "", score: float = 0.3) -> Sample:
     """The detections of at least ``score`` in a picture, (3, H, W) uint8, in the place of labels."""
-    found = detector.predict(image, score=score)[0]
+    (found,) = Predictor.of(detector).detect([image], score=score)  # with the scores that the page explains
     return Sample(image, found.boxes, found.labels, torch.zeros(len(found), dtype=torch.bool), path, path)
 
 

@@ -30,6 +30,7 @@ from onestage.model.decoder import Decoder
 from onestage.model.features import Backbone, Features
 from onestage.model.heads.per_level import HeadModule
 from onestage.model.limits import ANCHORS, PARAMETERS
+from onestage.model.output.scores import Scores
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
 
 if TYPE_CHECKING:
@@ -51,8 +52,8 @@ class Detector(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         """Raise ConfigError if the parts do not fit each other. Weights are drawn from torch's global random numbers."""
         super().__init__()
-        config = resolve_anchors(config)
-        self.config = config
+        self.config = config = resolve_anchors(config)
+        self.scores: Scores | None = None  # what was measured about the weights in a file
         with _bounded(config.name):
             if unusual(config, DetectorConfig):  # count the weights before they take memory
                 with torch.device("meta"):
@@ -197,8 +198,8 @@ class Detector(nn.Module):
         """Detect objects in one picture or a list of them; always a list, one Detections per picture.
 
         A picture is a path, a PIL image, an array (H, W, 3) or (H, W), or a tensor (3, H, W); 0..255 in uint8. Arrays and
-        tensors are RGB; ``channels="bgr"`` takes frames of OpenCV. ``score``: the least score to report, by default the
-        threshold of the config.
+        tensors are RGB; ``channels="bgr"`` takes frames of OpenCV. ``score``: the least score to report. By default
+        the thresholds that the file of the model holds decide, and without them that of the config.
 
         predict() gives the results of evaluation mode, whatever the mode of the model. It only reads the model, so threads
         may share one, unless one of them changes its weights or its mode. It computes in the type of the weights: autocast and

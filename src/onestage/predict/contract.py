@@ -11,9 +11,10 @@ from typing import Literal, TypeVar
 
 from onestage.errors import ConfigError, WeightsError
 from onestage.files import Json
-from onestage.model.codec import Limit
+from onestage.model.codec import Limit, decode, encode
 from onestage.model.config import DetectorConfig
 from onestage.model.limits import CONFIG_TEXT
+from onestage.model.output.scores import Scores
 from onestage.structures import Size
 
 Ending = Literal["detections", "candidates", "outputs"]
@@ -74,7 +75,8 @@ class Contract:
     batch: the number of images, None for any. size: (h, w) of the input, None for any. level_sizes: (height, width) of the
     maps, if the size is fixed. pixels: the type of the images, RGB in 0..255. checked: whether the file's boxes were compared
     with those of its source when it was made, or the AP of an int8 file with that of its source. source: a SHA-256 of its
-    config and tensors. versions: of the programs that made it. precision: of the network. quantised: what int8 cost.
+    config and tensors. versions: of the programs that made it. precision: of the network. quantised: what int8 cost. scores:
+    what was measured about the scores of its source; no output of the file has it applied.
     """
 
     config: DetectorConfig
@@ -88,6 +90,7 @@ class Contract:
     versions: dict[str, str] = field(default_factory=dict)
     precision: Precision = "fp32"
     quantised: Quantised | None = None
+    scores: Scores | None = None
 
     @property
     def has_frames(self) -> bool:
@@ -124,6 +127,7 @@ class Contract:
             "checked": self.checked,
             "precision": self.precision,
             "int8": None if self.quantised is None else asdict(self.quantised),
+            "scores": None if self.scores is None else encode(self.scores),
             "source_sha256": self.source,
             "versions": dict(self.versions),
             "config": json.loads(config.to_json()),
@@ -151,9 +155,12 @@ class Contract:
                 versions={str(name): str(version) for name, version in plain["versions"].items()},
                 precision=_one_of(plain.get("precision", "fp32"), PRECISIONS),
                 quantised=None if plain.get("int8") is None else _quantised(plain["int8"]),
+                scores=None if plain.get("scores") is None else decode(plain["scores"], Scores, "scores"),
             )
             if len(made.level_sizes) != (0 if made.size is None else len(made.config.levels)):
                 raise ValueError(f"{len(made.level_sizes)} sizes of maps for {len(made.config.levels)} levels of anchors")
+            if made.scores is not None:
+                made.scores.check(len(made.config.classes))
             return made
         except (ConfigError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
             what = "the description inside this exported file is damaged"

@@ -61,4 +61,4 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
         fix = f"leave runtime= out: it is then {next(iter(openers))}"
         raise ConfigError(what, where=path, got=name, expected=", ".join(openers), fix=fix)
     engine = openers[name](path)
-    return Predictor(engine, Decoder.of(engine.contract.config))
+    return Predictor(engine, Decoder.of(engine.contract.config), engine.contract.scores)

@@ -46,9 +46,10 @@ def evaluate_dataset(
     """The report and the detections behind it, in the order of the data set; with several processes, each one gets both.
 
     Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
-    are missing in the report if the engine gives detections instead. Process r of w takes pictures r, r + w, ...; no picture is
-    counted twice. skipped: gets why a picture could not be read, by path, with on_bad="skip". Raise ConfigError if
-    the classes of the data set are not those of the model.
+    are missing in the report if the engine gives detections instead. Scores are calibrated if the file of the model says how;
+    its thresholds are not applied. Process r of w takes pictures r, r + w, ...; no picture is counted twice. skipped: gets
+    why a picture could not be read, by path, with on_bad="skip". Raise ConfigError if the classes of the data set are not
+    those of the model.
     """
     check_number("batch_size", batch_size, least=1, whole=True)
     predictor = model if isinstance(model, Predictor) else Predictor.of(model)
@@ -128,7 +129,7 @@ def _run(predictor: Predictor, loader: EvalLoader, advance: Advance | None) -> _
     for batch in loader:
         moved = batch.to(device)
         output = predictor.run(moved.images, moved.metas)
-        part.found += predictor.decode(output, moved.metas)
+        part.found += map(predictor.believed, predictor.decode(output, moved.metas))
         if isinstance(output, HeadOutput):
             _add_losses(part, criterion, output, moved, one=one)
         else:

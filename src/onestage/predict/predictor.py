@@ -22,6 +22,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector, mirror
 from onestage.model.output.postprocess import RawDetections, check_finite
+from onestage.model.output.scores import Scores
 from onestage.model.reached import reached
 from onestage.structures import Detections, HeadOutput, ImageMeta
 
@@ -91,15 +92,25 @@ def not_a_detector(given: object) -> ConfigError:
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means."""
+    """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means.
+
+    scores: what was measured about the scores, if the file of the model holds it. ``predict`` applies all of it, a measurement
+    its calibration alone (``believed``). ``detect`` and ``decode`` give the scores of the network.
+    """
 
     engine: Engine
     decoder: Decoder
+    scores: Scores | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError if the scores are about another number of classes."""
+        if self.scores is not None:
+            self.scores.check(len(self.classes))
 
     @classmethod
     def of(cls, detector: Detector) -> Self:
         """The predictor that runs a detector with torch, as it is now: make another one after its mode or config changed."""
-        return cls(TorchEngine(detector), detector.decoder)
+        return cls(TorchEngine(detector), detector.decoder, detector.scores)
 
     @classmethod
     def folded(cls, detector: Detector, *, bf16: bool = False) -> Self:
@@ -142,14 +153,24 @@ class Predictor:
     ) -> list[Detections]:
         """One Detections per picture, in order; for the arguments see ``Detector.predict``."""
         check_number("batch_size", batch_size, least=1, whole=True)
+        least = score
+        if self.scores is not None and score is not None:
+            check_number("score", score, least=0)
+            least = self.scores.before(score)
         several: Sequence[Picture] = images if isinstance(images, list | tuple) else [cast(Picture, images)]
         found: list[Detections] = []
         for start in range(0, len(several), batch_size):
             part = several[start : start + batch_size]
             pictures = [_pixels(image, channels) for image in part]
-            detections = self.detect(pictures, score=score)
+            detections = self.detect(pictures, score=least)
+            if self.scores is not None:
+                detections = [self.scores.reported(one, score) for one in detections]
             found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
         return found
+
+    def believed(self, found: Detections) -> Detections:
+        """The same detections with calibrated scores, if the file of the model holds a calibration."""
+        return found if self.scores is None else self.scores.calibrated(found)
 
     def detect(self, pictures: Sequence[Tensor], *, score: float | None = None) -> list[Detections]:
         """The detections of B pictures, each (3, H, W) uint8 RGB, that go through the network together."""

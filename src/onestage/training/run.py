@@ -71,6 +71,7 @@ class Run:
     @staticmethod
     def of(model: Detector, data: TrainData, chosen: Chosen, folder: Path, group: Distributed) -> Run:
         """Build the parts for a model that is on its device. Raise ConfigError or DataError for an impossible batch size."""
+        model.scores = None  # they were measured for the weights before this training
         preprocess, config = model.config.preprocess, chosen.train
         loader = TrainLoader(
             data.train,

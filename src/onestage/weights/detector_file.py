@@ -1,28 +1,80 @@
-"""A detector as one file: safetensors, with the config (class names and ids included) in its header."""
+"""A detector as one file: safetensors. Its header has the config, class names and ids included, and what was measured about
+scores.
+"""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from onestage.errors import ConfigError, WeightsError, first_ten, known_keywords
 from onestage.files import BEST, LAST, given_path
+from onestage.model.codec import decode, encode
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
+from onestage.model.output.scores import Scores
 from onestage.weights.safetensors_file import DAMAGED, FORMAT, FORMAT_KEY, save_tensors
 from onestage.weights.tensor_file import OpenFile, check_types, differing, import_first, open_file, shapes_of, without_memory
 from onestage.zoo.table import ZOO
 
 CONFIG_KEY = "onestage_config"
+SCORES_KEY = "onestage_scores"
+"""Files of detectors whose scores were not measured lack it."""
 
 
 def metadata(detector: Detector) -> dict[str, str]:
-    """The metadata in the header of this detector's file."""
+    """The metadata in the header of this detector's file, without what was measured about its scores."""
     return {FORMAT_KEY: str(FORMAT), CONFIG_KEY: detector.config.to_json()}
 
 
 def save_detector(detector: Detector, path: str | Path) -> None:
-    """Write the detector to one file, atomically. Raise WeightsError if the place cannot be written."""
-    save_tensors(given_path(path, "path"), detector.state_dict(), metadata(detector))
+    """Write the detector to one file, atomically.
+
+    Raise WeightsError if the place cannot be written, ConfigError if what it holds about scores is about other classes.
+    """
+    save_tensors(given_path(path, "path"), detector.state_dict(), metadata(detector) | _about_scores(detector))
+
+
+def keep_scores(path: str | Path, detector: Detector) -> Path:
+    """Write ``detector.scores`` into the file that the detector was loaded from, a file or a run folder; all else in it stays.
+    Return the path of the file.
+
+    Raise WeightsError if the file holds another detector by now, as that of a run that goes on may.
+    """
+    with open_file(model_file(path)) as file:
+        same, tensors, noted = stored_config(file) == detector.config, file.tensors(), dict(file.header.metadata)
+    measured = {name: tensor.cpu() for name, tensor in detector.state_dict().items()}
+    same = same and tensors.keys() == measured.keys()
+    if not same or not all(tensor.to(measured[name].dtype).equal(measured[name]) for name, tensor in tensors.items()):
+        what, fix = "the model has changed since it was measured, so its file is left as it is", "measure it again"
+        raise WeightsError(what, where=file.path, fix=fix)
+    noted.pop(SCORES_KEY, None)
+    save_tensors(file.path, tensors, noted | _about_scores(detector))
+    return file.path
+
+
+def _about_scores(detector: Detector) -> dict[str, str]:
+    """The entry of the header for the scores of this detector; none if they were not measured."""
+    if detector.scores is None:
+        return {}
+    detector.scores.check(len(detector.classes))
+    return {SCORES_KEY: json.dumps(encode(detector.scores))}
+
+
+def _stored_scores(file: OpenFile, config: DetectorConfig) -> Scores | None:
+    """What the header of a file says about the scores of a detector with that config; None if it says nothing."""
+    text = file.header.metadata.get(SCORES_KEY)
+    if text is None:
+        return None
+    try:
+        scores = decode(json.loads(text), Scores, "scores")
+        scores.check(len(config.classes))
+    except ConfigError as e:
+        raise WeightsError.because("what the weights file says about scores cannot be used", e, where=file.path) from e
+    except (ValueError, RecursionError) as e:
+        what = "what the weights file says about scores is damaged"
+        raise WeightsError(what, where=file.path, got=f"{type(e).__name__}: {e}", fix=DAMAGED) from e
+    return scores
 
 
 def stored_config(file: OpenFile) -> DetectorConfig | None:
@@ -49,6 +101,7 @@ def load_detector(path: str | Path) -> Detector:
         if config is None:
             what = "the weights file holds no detector of this project"
             raise WeightsError(what, where=file.path, fix=import_first(file.path))
+        scores = _stored_scores(file, config)
         with without_memory(file.path):
             expected = shapes_of(Detector(config).state_dict())
         if wrong := differing(expected, file.header.shapes):
@@ -58,6 +111,7 @@ def load_detector(path: str | Path) -> Detector:
     detector = Detector.on("cpu", config)
     check_types(detector.state_dict(), tensors, path)
     detector.load_state_dict(tensors)
+    detector.scores = scores
     return detector.eval()
 
 

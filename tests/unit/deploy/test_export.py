@@ -1,5 +1,6 @@
 """Exported files: written, checked, opened again, used without this package, and refused when they are not ours."""
 
+import copy
 import json
 import math
 import os
@@ -36,10 +37,12 @@ from onestage.deploy.export import FORMATS, ExportConfig, _targets, export
 from onestage.deploy.graph import MOST_CANDIDATES
 from onestage.deploy.onnx import quietly
 from onestage.deploy.plan import plan_export
+from onestage.deploy.runtimes import run_by
 from onestage.deploy.vectors import README
 from onestage.errors import ConfigError, OnestageError, UnfitError, WeightsError, WriteError
 from onestage.files import UNWRITABLE, writing
 from onestage.images import decode_image
+from onestage.model.output.scores import Scores
 from onestage.model.output.suppress import SoftNMS
 from onestage.predict.contract import KEY, VERSION, Contract
 from onestage.predict.engines.exported import FileEngine
@@ -854,3 +857,44 @@ def test_pictures_without_labels_give_no_accuracy(model, tmp_path, capsys):
     Image.fromarray(drawn_pictures(1)[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
     assert _labelled(model, tmp_path, tmp_path) is None
     assert "no AP is measured" in capsys.readouterr().err
+
+
+def scored(model):
+    """A copy of the model in whose file thresholds and temperatures are kept."""
+    copied = copy.deepcopy(model)
+    copied.scores = Scores((0.5, 0.4, 0.6), (1.0, 2.0, 0.5))
+    return copied
+
+
+def test_the_contract_says_what_was_measured_about_scores(model):
+    contract = plan_export(scored(model), ExportConfig()).contract
+    text = contract.to_json()
+    assert contract.scores == scored(model).scores and Contract.from_json(text, where="x") == contract
+    plain = json.loads(text)
+    assert plain["scores"] == {"thresholds": [0.5, 0.4, 0.6], "temperatures": [1.0, 2.0, 0.5]}
+    for bad in ({"thresholds": [0.5]}, {"temperatures": [0, 1, 1]}, [], {"other": 1}):
+        with pytest.raises(WeightsError, match="damaged"):
+            Contract.from_json(json.dumps(plain | {"scores": bad}), where="x")
+    del plain["scores"]
+    assert Contract.from_json(json.dumps(plain), where="x") == replace(contract, scores=None)
+
+
+@pytest.mark.slow
+def test_a_file_its_example_and_runtimes_report_by_the_thresholds_of_the_model(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "home"))
+    kept, picture = scored(model), drawn_pictures(1)[0]
+    (found,) = kept.predict(picture)
+    assert 0 < len(found) < len(model.predict(picture)[0])
+    export(kept, tmp_path / "m.onnx", example=True)
+    (same,) = onestage.load(tmp_path / "m.onnx").predict(picture)
+    assert same.labels.sort().values.equal(found.labels.sort().values)
+    assert same.scores.tolist() == pytest.approx(found.scores.tolist(), abs=1e-3)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(tmp_path / "picture.png")
+    command = [sys.executable, "m_example.py", "picture.png"]
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+    shown = sorted((float(line.split()[-5]) for line in told), reverse=True)
+    assert shown == pytest.approx(found.scores.tolist(), abs=2e-3)
+
+    assert run_by(kept, "onnxruntime").scores == kept.scores
+    kept.scores = None
+    assert run_by(kept, "onnxruntime").scores is None  # though the file in the cache is older

@@ -17,6 +17,7 @@ from onestage.evaluation import evaluate
 from onestage.metrics.report import Report
 from onestage.model.decoder import Decoder
 from onestage.model.output.postprocess import RawDetections
+from onestage.model.output.scores import Scores
 from onestage.predict.measure import evaluate_dataset
 from onestage.predict.predictor import Predictor
 from onestage.processes import init
@@ -212,3 +213,14 @@ def test_two_processes_count_each_picture_once(data: Path, tmp_path: Path) -> No
 
 def test_the_classes_are_those_of_the_pictures() -> None:
     assert detector().config.classes == PICTURES.classes == pictures(1).classes
+
+
+def test_a_measurement_calibrates_scores_and_applies_no_thresholds(data: Path) -> None:
+    model, dataset = detector().eval(), load_dataset(data, split="val")
+    plain, before = evaluate_dataset(model, dataset, batch_size=4, workers=0)
+    model.scores = Scores(thresholds=(1.0, 1.0, 1.0), temperatures=(2.0, 2.0, 2.0))
+    report, after = evaluate_dataset(model, dataset, batch_size=4, workers=0)
+    assert abs(report.coco.AP - plain.coco.AP) < 1e-6 and report.losses == plain.losses
+    assert any(len(one) for one in before)
+    for one, changed in zip(before, after, strict=True):
+        assert changed.scores.equal(model.scores.calibrated(one).scores) and len(changed) == len(one)

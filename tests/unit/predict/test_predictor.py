@@ -20,6 +20,7 @@ from onestage.model.anchors.levels import Anchors
 from onestage.model.decoder import Decoder
 from onestage.model.detector import Detector
 from onestage.model.output.postprocess import RawDetections
+from onestage.model.output.scores import Scores
 from onestage.predict import folded as folding
 from onestage.predict.predictor import Predictor, TorchEngine, in_evaluation_mode
 from onestage.structures import HeadOutput
@@ -499,3 +500,28 @@ def test_an_argument_of_the_wrong_kind_is_named(model: Detector, arguments, engi
 @pytest.mark.parametrize("value", [np.int64(2), np.float32(0.5), 0, 0.0])
 def test_numbers_of_numpy_are_numbers(model: Detector, value) -> None:
     assert model.predict(PIXELS, score=value / 4, batch_size=np.int64(1))
+
+
+def test_what_was_measured_about_scores_is_applied_by_predict_alone(model: Detector) -> None:
+    kept = copy.deepcopy(model)
+    (plain,) = model.predict(PIXELS)
+    kept.scores = Scores(temperatures=(0.5, 1, 2))
+    (calibrated,) = kept.predict(PIXELS)
+    assert same(calibrated, kept.scores.calibrated(plain)) and not calibrated.scores.equal(plain.scores)
+    middle = float(calibrated.scores.median())
+    kept.scores = Scores((middle,) * 3, kept.scores.temperatures)
+    (found,) = kept.predict(PIXELS)
+    assert same(found, kept.scores.reported(plain, None)) and 0 < len(found) < len(plain)
+    (more,) = kept.predict(PIXELS, score=middle / 2)
+    assert same(more, calibrated.select(calibrated.scores > middle / 2)) and len(more) > len(found)
+    predictor = Predictor.folded(kept)
+    assert predictor.scores == kept.scores
+    (raw,) = Predictor.of(kept).detect([torch.from_numpy(PIXELS).permute(2, 0, 1)])
+    assert same(raw, plain)
+
+
+def test_scores_about_other_classes_are_refused(model: Detector) -> None:
+    kept = copy.deepcopy(model)
+    kept.scores = Scores(thresholds=(0.5, 0.5))
+    with pytest.raises(ConfigError, match="thresholds are one for each of the 3 classes"):
+        kept.predict(PIXELS)

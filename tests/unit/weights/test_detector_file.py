@@ -2,18 +2,32 @@
 
 import json
 import warnings
+from dataclasses import replace
 
 import pytest
+import safetensors.torch
 import torch
 
 import onestage
 from onestage.errors import WeightsError
 from onestage.model.config import DetectorConfig
+from onestage.model.output.scores import Scores
 from onestage.structures import Targets
-from onestage.weights.detector_file import CONFIG_KEY, load_detector, metadata, save_detector, stored_config
+from onestage.training.loop import train
+from onestage.weights.detector_file import (
+    CONFIG_KEY,
+    SCORES_KEY,
+    keep_scores,
+    load_detector,
+    metadata,
+    save_detector,
+    stored_config,
+)
 from onestage.weights.load import load_fitting
 from onestage.weights.safetensors_file import save_tensors
 from onestage.weights.tensor_file import open_file
+from small_runs import CONFIG, pictures
+from small_runs import detector as small_detector
 from tensor_files import load_tensors
 
 
@@ -186,3 +200,52 @@ def test_nothing_is_warned_of_on_the_way(saved, model):
         warnings.simplefilter("always")
         loaded = load_detector(saved)
     assert warned == [] and loaded.config == model.config
+
+
+KEPT = Scores(thresholds=(0.25, 0.5), temperatures=(0.7, 1.0))
+
+
+def test_scores_are_kept_beside_the_weights(model, saved):
+    plain = saved.read_bytes()
+    detector = load_detector(saved)
+    assert detector.scores is None
+    detector.scores = KEPT
+    assert keep_scores(saved, detector) == saved
+    again = load_detector(saved)
+    assert again.scores == KEPT and again.config == model.config
+    old, new = (safetensors.torch.load(data) for data in (plain, saved.read_bytes()))
+    assert old.keys() == new.keys() and all(old[name].equal(new[name]) for name in old)
+    again.save(saved)
+    assert load_detector(saved).scores == KEPT
+    detector.scores = None
+    keep_scores(saved, detector)
+    assert saved.read_bytes() == plain  # as a file in which nothing was ever kept
+
+
+def test_scores_are_not_kept_with_weights_that_they_were_not_measured_with(saved):
+    detector = load_detector(saved)
+    detector.scores = KEPT
+    with torch.no_grad():
+        next(detector.parameters()).add_(1)
+    before = saved.read_bytes()
+    with pytest.raises(WeightsError, match="the model has changed since it was measured"):
+        keep_scores(saved, detector)
+    assert saved.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"thresholds": [0.5]}', '{"temperatures": [0, 1]}', '{"other": 1}', "NaN", "[" * 9999]
+)
+def test_damaged_scores_are_refused(saved, text):
+    tensors, header = load_tensors(saved)
+    save_tensors(saved, tensors, header | {SCORES_KEY: text})
+    with pytest.raises(WeightsError, match="what the weights file says about scores") as error:
+        load_detector(saved)
+    assert error.value.where == saved
+
+
+def test_a_training_drops_what_was_measured_before_it(tmp_path):
+    detector = small_detector()
+    detector.scores = Scores(thresholds=(0.5,) * len(detector.classes))
+    train(detector, pictures(12), out=tmp_path / "run", config=replace(CONFIG, epochs=1))
+    assert detector.scores is None and load_detector(tmp_path / "run").scores is None

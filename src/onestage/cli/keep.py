@@ -1,0 +1,213 @@
+"""What ``onestage evaluate`` keeps in the file of a model: the scores to report, and how scores become believable."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from onestage.cli.output import say, stdout, tell
+from onestage.errors import ConfigError, WriteError, counted, printable
+
+if TYPE_CHECKING:
+    from onestage.analysis.matches import Matches
+    from onestage.analysis.thresholds import Thresholds, Want
+    from onestage.data import Dataset
+    from onestage.metrics.report import Report
+    from onestage.model.detector import Detector
+    from onestage.model.output.scores import Scores
+    from onestage.predict.predictor import Predictor
+    from onestage.structures import Detections, Truth
+
+ROWS = 20
+"""So many classes are shown with their thresholds."""
+ROUNDING = 2e-5
+"""A threshold is the score of a detection. It is kept so much lower, because another runtime may round that score down."""
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """What the file of the model gets from the measurement, besides the weights that it has."""
+
+    keep_thresholds: bool = False
+    """Write into the file of the model which score of each class is reported: predict does so then, and so do exported files.
+    evaluate never does."""
+    want: str = "f1"
+    """What these scores are for. f1: the best F1; precision=0.95: the most objects found with at least this precision;
+    recall=0.9: the best precision with at least this recall."""
+    calibrate: bool = False
+    """Fit a temperature for each class on one half of the pictures, judge it on the other half, and write it into the file if
+    it helps: scores are then nearer to the share of hits, and thresholds are about the new scores."""
+
+    def __post_init__(self) -> None:
+        if self.want != Keeping.want:
+            self.wanted()
+
+    def wanted(self) -> Want:
+        """What the thresholds are for. Raise ConfigError if it is not understood."""
+        from onestage.analysis.thresholds import Want
+
+        figure, _, value = self.want.partition("=")
+        with suppress(ValueError):  # of float; and a ConfigError, which is one, for a number outside 0..1
+            if self.want == Keeping.want:
+                return Want()
+            if figure == "precision":
+                return Want("precision", float(value))
+            if figure == "recall":
+                return Want("recall", float(value))
+        expected = "f1, precision=0.95 or recall=0.9, or other numbers from 0 to 1"
+        raise ConfigError("what is wanted is not understood", where="want", got=self.want, expected=expected)
+
+
+NOTHING_KEPT = Keeping()
+
+
+def to_keep_in(path: Path, model: Detector | Predictor | None, keeping: Keeping) -> Detector | None:
+    """The detector whose file at ``path`` gets something; None if nothing is asked for. model: None for detections.
+
+    Raise ConfigError or WriteError if the file can get nothing.
+    """
+    from onestage.model.detector import Detector
+    from onestage.training.checkpoint import STATE
+
+    if keeping.want != Keeping.want and not keeping.keep_thresholds:
+        what, fix = "this says which thresholds are kept, and none are", "add --keep-thresholds"
+        raise ConfigError(what, where="want", got=keeping.want, fix=fix)
+    if not (keeping.keep_thresholds or keeping.calibrate):
+        return None
+    if not isinstance(model, Detector):
+        got = "detections" if model is None else "an exported file"
+        what, expected = "thresholds and calibration are kept in the file of a model", "a run folder or a .safetensors file"
+        fix = "name the model that it was made with; an export of that model then has them too"
+        raise ConfigError(what, where=path, got=got, expected=expected, fix=fix)
+    if not path.exists():
+        what, fix = "published weights have no file to keep this in", 'model.save("model.safetensors") in Python, then name it'
+        raise ConfigError(what, got=path, expected="a run folder or a .safetensors file", fix=fix)
+    folder = path if path.is_dir() else path.parent
+    if path.is_file() and (folder / STATE).is_file():
+        what, fix = "this is a part of a checkpoint, which has to stay as it is", "name the run folder, or a copy of this file"
+        raise ConfigError(what, where=path, got=STATE, fix=fix)
+    if not os.access(folder, os.W_OK):
+        what, fix = "nothing can be kept in the file of this model", "copy it to a folder that you may write to"
+        raise WriteError(what, where=folder, got="a folder that cannot be written", fix=fix)
+    return model
+
+
+class Rescored(NamedTuple):
+    """Scores that were fitted, and the report and the detections with them."""
+
+    scores: Scores
+    report: Report
+    found: list[Detections]
+
+
+def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Rescored:
+    """Fit temperatures to detections that have the scores of the network, and say what it gives. If it does not help, report
+    and detections stay.
+    """
+    from onestage.analysis.calibration import Temperature, calibrate
+    from onestage.metrics.report import measure
+    from onestage.model.output.scores import Scores
+
+    fitted = calibrate(_matched(found, dataset))
+    before, after = (f"D-ECE {_figure(one.error)}" for one in (fitted.before, fitted.after))
+    pictures = f"fitted on {counted(fitted.fitted_pictures, 'picture')}; on the {fitted.pictures:,} others"
+    figures = f"{before}, AP {_figure(fitted.AP_before)} before and {after}, AP {_figure(fitted.AP_after)} after"
+    tell(("calibrated:" if fitted.helps else "not calibrated:", "bold"), f" {pictures} {figures}")
+    if not fitted.helps:
+        return Rescored(Scores(), report, found)
+    rules = fitted.calibration.rules
+    scores = Scores(temperatures=tuple(rule.value for rule in rules if isinstance(rule, Temperature)))
+    changed = [scores.calibrated(one) for one in found]
+    again = measure(
+        changed,
+        _truths(found, dataset),
+        dataset.classes,
+        model=report.model,
+        data=report.data,
+        losses=report.losses,
+        book=report.book,
+    )
+    return Rescored(scores, again, changed)
+
+
+def keep(
+    keeping: Keeping, detector: Detector, *, scores: Scores | None, found: list[Detections], dataset: Dataset, path: Path
+) -> None:
+    """Write what was asked for into the file of a detector at ``path``, and say so. scores: what was applied to the detections.
+
+    Raise ConfigError if no threshold has what is wanted, WeightsError if the file holds another detector by now.
+    """
+    from onestage.model.output.scores import Scores
+    from onestage.weights.detector_file import keep_scores
+
+    scores = scores or Scores()
+    if keeping.keep_thresholds:
+        from onestage.analysis.thresholds import find_thresholds
+
+        thresholds = find_thresholds(_matched(found, dataset), keeping.wanted())
+        scores = replace(scores, thresholds=_chosen(thresholds, keeping.want))
+        stdout().print()
+        stdout().print(_table(thresholds))
+    elif detector.scores is not None and detector.scores.thresholds:
+        say(("note:", "bold"), " the thresholds in the file were about other scores and are dropped: add --keep-thresholds")
+    new = scores if scores != Scores() else None
+    if new is None and detector.scores is None:
+        return
+    detector.scores = new
+    kept = [name for name in ("thresholds", "temperatures") if getattr(scores, name)]
+    tell(f"kept in {keep_scores(path, detector)}: {' and '.join(kept) or 'neither thresholds nor temperatures'}")
+
+
+def _chosen(found: Thresholds, want: str) -> tuple[float, ...]:
+    """The score to keep for each class: its threshold, or that of all classes. Raise ConfigError if these have none."""
+    common = found.overall.score.value
+    if math.isnan(common):
+        what, fix = "no threshold has what is wanted in these pictures, so none is kept", "want less, or train longer"
+        raise ConfigError(what, where="want", got=want, fix=fix)
+    without = [row.name for row in found.per_class if math.isnan(row.score.value)]
+    if without:
+        names = ", ".join(without[:ROWS]) + (f" and {len(without) - ROWS} more" if len(without) > ROWS else "")
+        say(("note:", "bold"), f" no threshold has what is wanted for {names}: there it is {common:.3f}, that of all classes")
+    scores = (common if math.isnan(row.score.value) else row.score.value for row in found.per_class)
+    return tuple(max(0.0, score - ROUNDING) for score in scores)
+
+
+def _table(found: Thresholds) -> Table:
+    """The thresholds, and what they give. All figures are 0..1."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("threshold of", overflow="ellipsis", no_wrap=True)
+    for heading in ("score", "95 % of draws", "precision", "recall", "F1"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for row in (found.overall, *found.per_class[:ROWS]):
+        between = f"{_figure(row.score.low)} to {_figure(row.score.high)}"
+        figures = (_figure(one.value) for one in (row.precision, row.recall, row.f1))
+        table.add_row(Text(printable(row.name)), _figure(row.score.value), between, *figures)
+    if len(found.per_class) > ROWS:
+        table.add_row(Text(f"and {counted(len(found.per_class) - ROWS, 'class')} more", style="dim"))
+    return table
+
+
+def _figure(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _truths(found: Sequence[Detections], dataset: Dataset) -> list[Truth]:
+    """The labels of the pictures of these detections: pictures that could not be read have none."""
+    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
+    return [dataset.truth(row_of[one.image_id]) for one in found]
+
+
+def _matched(found: Sequence[Detections], dataset: Dataset) -> Matches:
+    from onestage.analysis.matches import match
+    from onestage.analysis.tables import tabulate
+
+    return match(tabulate(found, _truths(found, dataset), dataset.classes))

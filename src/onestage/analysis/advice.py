@@ -38,6 +38,9 @@ LATEST = 3
 WRONG = 0.02
 """The share of the objects whose labels are probably wrong, from which the labels come first; and at least FEW labels."""
 FEW = 5
+DOUBTED = 0.05
+"""A D-ECE from which scores are not to be believed, if a calibration takes DOUBTED_LESS away on other pictures."""
+DOUBTED_LESS = 0.02
 WIDE = 0.1
 """The width of the interval of AP from which more pictures should measure."""
 
@@ -58,7 +61,9 @@ class Facts:
 
     history: of the run. run, data: as they are typed in a command, and so is model, the file of the weights. larger: whether a
     larger input would show most pictures with more of their pixels. finer: options of a model with a finer map that reaches the
-    objects; empty if none is known. fitted: whether the anchors were fitted to the objects.
+    objects; empty if none is known. fitted: whether the anchors were fitted to the objects. measured: what was typed after
+    ``onestage evaluate``. keeps: whether the model has a file that can keep thresholds and a calibration. thresholds,
+    calibrated: whether it has these.
     """
 
     history: tuple[Epoch, ...] = ()
@@ -68,6 +73,10 @@ class Facts:
     larger: bool = True
     finer: str = ""
     fitted: bool = False
+    measured: str = "RUN DATA"
+    keeps: bool = False
+    thresholds: bool = False
+    calibrated: bool = False
 
     @property
     def train(self) -> str:
@@ -76,11 +85,16 @@ class Facts:
 
 
 def advise(analysis: Analysis, facts: Facts = Facts()) -> tuple[str, ...]:
-    """At most SENTENCES sentences that say what to do next, the most important first; none if there are no objects."""
+    """At most SENTENCES sentences that say what to do next, the most important first; none if there are no objects.
+
+    Of more, the last ones are left out, but never that of the score: it is the answer to what everybody asks first.
+    """
     if analysis.AP is None or math.isnan(analysis.AP.AP50.value):
         return ()
-    found = (rule(analysis, facts) for rule in RULES.values())
-    return tuple(text for text in found if text is not None)[:SENTENCES]
+    found = [(name, text) for name, rule in RULES.items() if (text := rule(analysis, facts)) is not None]
+    others = [(name, text) for name, text in found if name != SCORE]
+    left_out = others[SENTENCES - len(found) :] if len(found) > SENTENCES else []
+    return tuple(text for name, text in found if (name, text) not in left_out)
 
 
 def _unreached(analysis: Analysis, facts: Facts) -> str | None:
@@ -242,16 +256,38 @@ def _unsure(analysis: Analysis, facts: Facts) -> str | None:
     return f"{text} tell no more. Label more to measure on; whether another model is better says {compare}"
 
 
+def _calibration(analysis: Analysis, facts: Facts) -> str | None:
+    fitted, measured = analysis.calibrated, analysis.reliability
+    if fitted is None or measured is None or facts.calibrated or not measured.error >= DOUBTED:
+        return None
+    if not fitted.before.error - fitted.after.error >= DOUBTED_LESS:
+        return None
+    worst = max((part for part in measured.bins if part.count), key=lambda part: part.count * abs(part.hits - part.score))
+    text = (
+        f"scores cannot be believed: of {counted(worst.count, 'detection')} with a score from {worst.low:g} to {worst.high:g},"
+    )
+    text += f" {100 * worst.hits:.0f} % are right (D-ECE {_figure(fitted.before.error)}; on the same pictures"
+    text += f" {_figure(fitted.after.error)}, if the scores are calibrated with others)"
+    return f"{text}: onestage evaluate {facts.measured} --calibrate --keep-thresholds"
+
+
 def _score(analysis: Analysis, facts: Facts) -> str | None:
     if analysis.thresholds is None or math.isnan(analysis.thresholds.overall.score.value):
         return None
     best, want = analysis.thresholds.overall, analysis.thresholds.want
+    wanted = "" if want.figure == "f1" else f" --want {want.figure}={want.value:g}"
     why = "the best F1" if want.figure == "f1" else f"a {want.figure} of {want.value:g}"
     text = f"for {why}, show detections of a score of at least {best.score.value:.3g}: {_figure(best.precision.value)} of them"
     text += f" are right, and they find {_figure(best.recall.value)} of the objects"
+    if facts.thresholds:
+        return f"{text}; the model holds a score for each class, and uses it: onestage predict {facts.run} PICTURES"
+    if facts.keeps:
+        text += ". Keep the score of each class in the model, for predict and exported files"
+        return f"{text}: onestage evaluate {facts.measured} --keep-thresholds{wanted}"
     return f"{text}: onestage predict {facts.run} PICTURES --score {best.score.value:.3g}"
 
 
+SCORE = "score"
 RULES: dict[str, Callable[[Analysis, Facts], str | None]] = {
     "unreached": _unreached,
     "nothing": _nothing,
@@ -262,7 +298,8 @@ RULES: dict[str, Callable[[Analysis, Facts], str | None]] = {
     "worst class": _worst_class,
     "labels": _labels,
     "unsure": _unsure,
-    "score": _score,
+    "calibration": _calibration,
+    SCORE: _score,
 }
 """The rules by name, in the order in which their sentences come."""
 

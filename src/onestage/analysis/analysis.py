@@ -17,7 +17,7 @@ from onestage.analysis.errors import Errors, errors_of
 from onestage.analysis.kinds import kinds_of
 from onestage.analysis.labels import Labels, find_suspects
 from onestage.analysis.losses import PictureLoss, losses_by_picture
-from onestage.analysis.matches import match
+from onestage.analysis.matches import Matches, match
 from onestage.analysis.olrp import OlrpFigures, optimal_lrp
 from onestage.analysis.plain import from_plain, to_plain
 from onestage.analysis.reach import Overlaps, Reach, reach_of
@@ -35,9 +35,10 @@ class AnalysisSettings:
     """What is analysed, and how.
 
     want: what the thresholds are for. score: detections of at least this score are those that a user would see; they fill the
-    confusion matrix, and say which objects are found in the slices. None: the threshold for all classes together. sure: from
-    this score on, a detection is believed against the labels. calibrate: a method to fit scores with; None: they are left.
-    draws, seed: of the data sets that say how sure a figure is; 0 draws: all intervals are NaN.
+    confusion matrix, and say which objects are found in the slices. None: the threshold for all classes together, or, if no
+    score has what is wanted, that of the best F1. sure: from this score on, a detection is believed against the labels.
+    calibrate: a method to fit scores with; None: they are left. draws, seed: of the data sets that say how sure a figure is; 0
+    draws: all intervals are NaN.
     """
 
     want: Want = field(default_factory=Want)
@@ -114,10 +115,7 @@ def analyse(
     kinds = kinds_of(matches)
     draws, seed = settings.draws, settings.seed
     thresholds = find_thresholds(matches, settings.want, draws=draws, seed=seed)
-    score = settings.score
-    if score is None:
-        best = thresholds.overall.score.value
-        score = 0.0 if math.isnan(best) else best
+    score = _shown_score(matches, thresholds) if settings.score is None else settings.score
     return Analysis(
         classes=table.classes,
         AP=how_sure(matches, draws=draws, seed=seed),
@@ -133,3 +131,11 @@ def analyse(
         labels=find_suspects(table, sure=settings.sure),
         reach=reach_of(table, kinds, overlaps, score=score) if overlaps is not None else None,
     )
+
+
+def _shown_score(matches: Matches, thresholds: Thresholds) -> float:
+    """The threshold for all classes together, or that of the best F1; 0 if nothing is hit."""
+    best = thresholds.overall.score.value
+    if math.isnan(best):
+        best = find_thresholds(matches, draws=0).overall.score.value
+    return 0.0 if math.isnan(best) else best

@@ -44,11 +44,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ClassSureness:
-    """How sure the figures of one class are."""
+    """How sure the figures of one class are. pictures: those with an object of it; from a single one there is no interval."""
 
     name: str
     AP: Estimate
     AP50: Estimate
+    pictures: int
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,16 @@ def how_sure(matches: Matches, *, draws: int = DRAWS, seed: int = 0) -> Sureness
     ap, drawn, half = average_precision(matches), drawn_ap(matches, draws=draws, seed=seed), matches.at(0.5)
     means, halves = ap.by_class.mean(0), ap.by_class[half]
     drawn_means, drawn_halves = drawn.mean(1), drawn[:, half]
+    pictures, shown = len(matches.table.image_ids), pictures_with(matches).tolist()
+    per_class = [
+        (estimate(means[k], drawn_means[:, k], shown[k]), estimate(halves[k], drawn_halves[:, k], shown[k]), shown[k])
+        for k in range(len(shown))
+    ]
     return Sureness(
-        AP=estimate(ap.mean, over_classes(drawn_means)),
-        AP50=estimate(ap.at(half), over_classes(drawn_halves)),
-        per_class=tuple(
-            ClassSureness(name, estimate(means[k], drawn_means[:, k]), estimate(halves[k], drawn_halves[:, k]))
-            for k, name in enumerate(matches.table.classes)
-        ),
-        pictures=len(matches.table.image_ids),
+        AP=estimate(ap.mean, over_classes(drawn_means), pictures),
+        AP50=estimate(ap.at(half), over_classes(drawn_halves), pictures),
+        per_class=tuple(ClassSureness(name, *row) for name, row in zip(matches.table.classes, per_class, strict=True)),
+        pictures=pictures,
         draws=draws,
         seed=seed,
     )
@@ -158,9 +161,19 @@ def over_classes(values: Floats) -> Floats:
     return np.divide(np.where(known, values, 0).sum(1), count, out=np.full(len(values), np.nan), where=count > 0)
 
 
-def estimate(value: float, drawn: Floats) -> Estimate:
-    """The figure with the percentiles 2.5 and 97.5 of the draws, (B,), in which it is known."""
-    known = drawn[~np.isnan(drawn)]
+def pictures_with(matches: Matches) -> Ints:
+    """(K,) the number of pictures that have a counted object of each class."""
+    true, classes = matches.table.true, len(matches.table.classes)
+    groups = np.unique((true.picture * classes + true.label)[matches.counted])
+    return np.bincount(groups % max(classes, 1), minlength=classes)
+
+
+def estimate(value: float, drawn: Floats, pictures: int | None = None) -> Estimate:
+    """The figure with the percentiles 2.5 and 97.5 of the draws, (B,), in which it is known.
+
+    pictures: those with the objects that it is about. All draws of a single one are the same, so there is no interval.
+    """
+    known = drawn[~np.isnan(drawn)] if pictures != 1 else drawn[:0]
     low, high = np.percentile(known, [2.5, 97.5]).tolist() if len(known) else (np.nan, np.nan)
     return Estimate(float(value), low, high)
 

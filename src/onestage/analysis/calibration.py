@@ -15,7 +15,7 @@ import torch
 
 from onestage.analysis.bootstrap import class_rows, over_classes, weighted_ap
 from onestage.analysis.matches import Matches, match
-from onestage.analysis.reliability import Reliability, reliability
+from onestage.analysis.reliability import LocalisationReliability, Reliability, localisation_reliability, reliability
 from onestage.analysis.tables import Bools, Floats, Ints, rescored
 from onestage.errors import ConfigError
 from onestage.structures import Detections
@@ -94,6 +94,8 @@ class Calibrated:
     pictures: int
     before: Reliability
     after: Reliability
+    localisation_before: LocalisationReliability
+    localisation_after: LocalisationReliability
     AP_before: float
     AP_after: float
 
@@ -126,6 +128,8 @@ def calibrate(matches: Matches, *, method: Method = "temperature", seed: int = 0
         pictures=int(judged.sum()),
         before=reliability(matches, rows=judged[matches.picture]),
         after=reliability(changed, rows=judged[changed.picture]),
+        localisation_before=localisation_reliability(matches.table, pictures=judged),
+        localisation_after=localisation_reliability(changed.table, pictures=judged),
         AP_before=_ap(matches, judged),
         AP_after=_ap(changed, judged),
     )

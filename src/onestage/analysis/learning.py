@@ -66,19 +66,20 @@ def learning_curve(
     values = np.array([[average_precision(matches).mean for _, matches in trained]])
     every = [over_classes(drawn_ap(matches, draws=draws, seed=seed).mean(1)) for _, matches in trained]
     drawn = np.stack(every, axis=1)
+    measured = len(trained[0][1].table.image_ids)
     gains, drawn_gains = gain_of_doubling(values), gain_of_doubling(drawn)
-    rise = estimate(values[0, 2] - values[0, 1], drawn[:, 2] - drawn[:, 1])
-    gain = estimate(gains[0], drawn_gains)
+    rise = estimate(values[0, 2] - values[0, 1], drawn[:, 2] - drawn[:, 1], measured)
+    gain = estimate(gains[0], drawn_gains, measured)
     first, second = np.diff(drawn, axis=1).T
     return LearningCurve(
-        points=tuple(CurvePoint(n, estimate(values[0, i], drawn[:, i])) for i, (n, _) in enumerate(trained)),
+        points=tuple(CurvePoint(n, estimate(values[0, i], drawn[:, i], measured)) for i, (n, _) in enumerate(trained)),
         rise=rise,
-        doubled=estimate(values[0, 2] + gains[0], drawn[:, 2] + drawn_gains),
+        doubled=estimate(values[0, 2] + gains[0], drawn[:, 2] + drawn_gains, measured),
         gain=gain,
         steady=float(((second > 0) & (second < first)).mean()) if len(drawn) else 0.0,
         answer=_answer(rise, gain),
         minutes=minutes,
-        measured=len(trained[0][1].table.image_ids),
+        measured=measured,
         draws=draws,
         seed=seed,
     )

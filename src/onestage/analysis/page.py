@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
 
 from onestage.analysis.analysis import Analysis
 from onestage.analysis.bootstrap import Estimate, Sureness
+from onestage.analysis.calibration import Calibrated
 from onestage.analysis.confusion import Confusion
 from onestage.analysis.errors import Errors
 from onestage.analysis.labels import Labels
 from onestage.analysis.olrp import OlrpFigures
 from onestage.analysis.reliability import Reliability
 from onestage.analysis.slices import Quality, Slice, Slices
-from onestage.analysis.thresholds import Threshold, Thresholds
-from onestage.analysis.wording import MEANINGS, aim, by_cost, interval, olrp_line, sure, threshold_line
+from onestage.analysis.thresholds import Thresholds, without_use
+from onestage.analysis.wording import MEANINGS, aim, by_cost, interval, olrp_line, sure, threshold_line, threshold_table
 from onestage.analysis.worst import Drawn
 from onestage.errors import counted
 from onestage.metrics.charts import Bar, Curve, bar_chart, line_chart, matrix_chart
@@ -105,14 +106,15 @@ def _errors(errors: Errors, olrp: OlrpFigures | None) -> Markup:
 def _thresholds(thresholds: Thresholds) -> Markup:
     """The score for all classes, and for each class."""
     words = f"Over all classes: {threshold_line(thresholds.overall, thresholds.want)}."
-    rows = [_threshold_row(row) for row in (thresholds.overall, *thresholds.per_class)]
-    head = ("class", "score", "95 % of draws", "precision", "recall", "F1")
+    words += " A lower score finds more objects and gives more false alarms; a higher one does the reverse. Over all classes is"
+    words += (
+        " for programs that take one score; with onestage evaluate --keep-thresholds the model holds the score of each class."
+    )
+    if useless := [row.name for row in without_use(thresholds)]:
+        names = ", ".join(useless[:MISTAKEN]) + (" and others" if len(useless) > MISTAKEN else "")
+        words += f" No score is of use for {names}: use that of all classes there, as --keep-thresholds does."
+    head, *rows = threshold_table(thresholds)
     return _text(words) + table(f"The score for {aim(thresholds.want)}, with what it gives at IoU .5", head, rows)
-
-
-def _threshold_row(row: Threshold) -> tuple[str, ...]:
-    figures = (figure(part.value) for part in (row.precision, row.recall, row.f1))
-    return row.name, figure(row.score.value), interval(row.score), *figures
 
 
 def _pictures(pictures: Sequence[Drawn], slices: Slices | None) -> Markup:
@@ -171,8 +173,11 @@ def _sureness(ap: Sureness) -> Markup:
     words = f"AP {sure(ap.AP)}, AP50 {sure(ap.AP50)}, from {counted(ap.pictures, 'picture')}. "
     words += "Other pictures of the same kind would give figures in the interval, in 95 of 100 cases." if ap.draws else ""
     rows = [
-        (name, figure(a.value), interval(a), figure(b.value), interval(b))
-        for name, a, b in [("all classes", ap.AP, ap.AP50), *((row.name, row.AP, row.AP50) for row in ap.per_class)]
+        (name, figure(a.value), interval(a, pictures), figure(b.value), interval(b, pictures))
+        for name, a, b, pictures in (
+            ("all classes", ap.AP, ap.AP50, ap.pictures),
+            *((row.name, row.AP, row.AP50, row.pictures) for row in ap.per_class),
+        )
     ]
     head = ("class", "AP", "95 % of draws", "AP50", "95 % of draws")
     return _text(words) + table("AP of each class with its interval", head, rows)
@@ -184,20 +189,41 @@ def _reliability(measured: Reliability, analysis: Analysis) -> Markup:
     words += f"The mean distance from that, D-ECE, is {figure(measured.error)}."
     if analysis.localisation is not None:
         words += f" Of scores and the IoU of boxes: LaECE {figure(analysis.localisation.LaECE)}."
-    if (fitted := analysis.calibrated) is not None:
-        before, after = figure(fitted.before.error), figure(fitted.after.error)
-        words += f" Calibrated, on other pictures: D-ECE {before} before, {after} after."
+    words += " Most detections have scores near 0, and these decide the mean: the diagram shows what holds from your score on."
+    chart = _diagram("Reliability diagram: share of hits over score", {"these detections": measured})
     bins = [b for b in measured.bins if b.count]
-    curve = Curve("these detections", [(b.score, b.hits) for b in bins])
-    chart = line_chart(
-        "Reliability diagram: share of hits over score",
-        [curve],
-        x="score",
-        y=f"share of hits, IoU {measured.iou:g}",
-        diagonal="scores that can be believed",
-    )
     rows = [(f"{b.low:.1f} to {b.high:.1f}", f"{b.count:,}", figure(b.score), figure(b.hits)) for b in bins]
-    return _text(words) + chart + table("Detections by score", ("score", "detections", "mean score", "share of hits"), rows)
+    found = _text(words) + chart + table("Detections by score", ("score", "detections", "mean score", "share of hits"), rows)
+    return found if analysis.calibrated is None else found + _calibrated(analysis.calibrated)
+
+
+def _calibrated(fitted: Calibrated) -> Markup:
+    """What a calibration does to the pictures that it was not fitted on."""
+    words = (
+        f"Calibration moves the scores of a class nearer to the share of hits. It was fitted on "
+        f"{counted(fitted.fitted_pictures, 'picture')}; the others, {fitted.pictures:,}, say what it does. "
+    )
+    words += (
+        "onestage evaluate --calibrate keeps it in the model." if fitted.helps else "It does not help here: leave the scores."
+    )
+    rows = [
+        (name, figure(hits.error), figure(place.LaECE), figure(place.LaACE), figure(ap))
+        for name, hits, place, ap in (
+            ("before", fitted.before, fitted.localisation_before, fitted.AP_before),
+            ("after", fitted.after, fitted.localisation_after, fitted.AP_after),
+        )
+    ]
+    caption = "Before and after calibration, on pictures that it was not fitted on"
+    figures = table(caption, ("scores", "D-ECE", "LaECE", "LaACE", "AP"), rows)
+    chart = _diagram("Reliability diagram before and after calibration", {"before": fitted.before, "after": fitted.after})
+    return _text(words) + figures + chart
+
+
+def _diagram(label: str, measured: Mapping[str, Reliability]) -> Markup:
+    """Reliability diagrams in one, by name."""
+    curves = [Curve(name, [(b.score, b.hits) for b in one.bins if b.count]) for name, one in measured.items()]
+    iou = next(iter(measured.values())).iou
+    return line_chart(label, curves, x="score", y=f"share of hits, IoU {iou:g}", diagonal="scores that can be believed")
 
 
 def _labels(labels: Labels, classes: Sequence[str]) -> Markup:

@@ -1,6 +1,6 @@
 """Whether scores can be believed: how far the share of hits among detections of a score is from that score.
 
-Shape letters: N detections, V bins of equal width from 0 to 1.
+Shape letters: P pictures, N detections, V bins of equal width from 0 to 1.
 """
 
 from __future__ import annotations
@@ -78,17 +78,20 @@ def reliability(matches: Matches, *, iou: float = 0.5, bins: int = 10, rows: Boo
     )
 
 
-def localisation_reliability(table: Table, *, bins: int = 25) -> LocalisationReliability:
+def localisation_reliability(table: Table, *, bins: int = 25, pictures: Bools | None = None) -> LocalisationReliability:
     """Measure LaECE_0 and LaACE_0. A score on the edge of two of the V bins belongs to the lower one, as in the authors'
-    program.
+    program. pictures (P,): in these alone.
 
     As there, a class without any distance takes no part in the mean. Raise ConfigError for less than one bin.
     """
     check_number("bins", bins, least=1, whole=True)
     matches = match(table, ious=(0.0,))
     overlap, distances = np.where(matches.hit[0], matches.overlap(0.0), 0), []
-    for k in np.flatnonzero(matches.truths).tolist():
-        kept = np.flatnonzero(~matches.ignored[0, matches.of(k)]) + matches.of(k).start
+    there = np.ones(len(table.image_ids), np.bool_) if pictures is None else pictures
+    counted = matches.counted & there[table.true.picture]
+    judged = ~matches.ignored[0] & there[matches.picture]
+    for k in np.unique(table.true.label[counted]).tolist():
+        kept = np.flatnonzero(judged[matches.of(k)]) + matches.of(k).start
         if len(kept):
             score, iou = matches.score[kept], overlap[kept]
             _, scores, ious = _sums(score, iou, np.linspace(0, 1, bins + 1), side="left")

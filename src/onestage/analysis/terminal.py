@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from onestage.analysis.analysis import Analysis
-from onestage.analysis.wording import by_cost, olrp_line, sure, threshold_line
+from onestage.analysis.wording import by_cost, olrp_line, reliability_line, sure, threshold_line
 from onestage.metrics.terminal import plain_table
 from onestage.metrics.wording import figure
 
@@ -32,5 +32,7 @@ def _lines(analysis: Analysis) -> Iterator[tuple[str, str]]:
         yield "AP50", sure(analysis.AP.AP50)
     if analysis.thresholds is not None:
         yield "Best score", threshold_line(analysis.thresholds.overall, analysis.thresholds.want)
+    if analysis.reliability is not None:
+        yield "D-ECE", reliability_line(analysis.reliability, analysis.calibrated)
     if analysis.olrp is not None:
         yield "oLRP", olrp_line(analysis.olrp.mean)

@@ -7,6 +7,7 @@ cut is looked at only if a hit stands among them: any other has the recall of on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -17,6 +18,9 @@ from onestage.analysis.bootstrap import DRAWS, Counts, Estimate, drawn_weights, 
 from onestage.analysis.matches import Matches
 from onestage.analysis.tables import Bools, Floats, Ints
 from onestage.errors import ConfigError, check_number
+
+USELESS = 0.2
+"""A class whose best F1 is less has no score of use: it may lie near 0, where nearly all detections are false alarms."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Threshold:
     """The score to cut at, and what the detections of at least this score have, in all pictures and in drawn data sets.
 
     score: its interval is that of the thresholds that the draws would choose. All figures are NaN if no cut has what was
-    wanted. reached: the share of the draws in which some cut has it.
+    wanted. reached: the share of the draws in which some cut has it, NaN without draws. pictures: those with an object; from a
+    single one there is no interval.
     """
 
     name: str
@@ -48,6 +53,7 @@ class Threshold:
     recall: Estimate
     f1: Estimate
     reached: float
+    pictures: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,16 @@ def find_thresholds(
     names = (*matches.table.classes, "all classes")
     found = tuple(_threshold(name, cuts, want, drawn) for name, cuts, drawn in zip(names, lists, chosen, strict=True))
     return Thresholds(want, iou, found[-1], found[:-1], draws, seed)
+
+
+def without_use(found: Thresholds) -> list[Threshold]:
+    """The thresholds of the classes that are found so badly that the score of their best F1 reports false alarms above all: the
+    one for all classes together is higher.
+    """
+    if found.want.figure != "f1":
+        return []
+    common = found.overall.score.value
+    return [row for row in found.per_class if row.f1.value < USELESS and row.score.value < common]
 
 
 class _Cuts(NamedTuple):
@@ -138,7 +154,7 @@ def _choose(figures: _Figures, want: Want) -> Ints:
         return np.where(known, np.argmax(figures.f1, axis=1), -1)
     if want.figure == "recall":
         good = figures.recall >= want.value
-        return np.where(good.any(1), np.argmax(good, axis=1), -1)
+        return np.where(good.any(1), np.argmax(np.where(good, figures.precision, -1), axis=1), -1)
     good = (figures.precision >= want.value) & (figures.recall > 0)
     return np.where(good.any(1), good.shape[1] - 1 - np.argmax(good[:, ::-1], axis=1), -1)
 
@@ -165,6 +181,7 @@ def _threshold(name: str, cuts: _Cuts, want: Want, drawn: Floats) -> Threshold:
     figures = _figures(cuts, np.ones((1, pictures), np.int32))
     chosen = int(_choose(figures, want)[0])
     values = [cuts.score[chosen], *(f[0, chosen] for f in figures)] if chosen >= 0 else [np.nan] * 4
-    reached = float((~np.isnan(drawn[:, 0])).mean()) if len(drawn) else 0.0
-    score, precision, recall, f1 = (estimate(value, drawn[:, i]) for i, value in enumerate(values))
-    return Threshold(name, score, precision, recall, f1, reached)
+    reached = float((~np.isnan(drawn[:, 0])).mean()) if len(drawn) else math.nan
+    shown = len(np.unique(cuts.truth_picture))
+    score, precision, recall, f1 = (estimate(value, drawn[:, i], shown) for i, value in enumerate(values))
+    return Threshold(name, score, precision, recall, f1, reached, shown)

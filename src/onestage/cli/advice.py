@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onestage.analysis.reach import Overlaps
     from onestage.data import Dataset
     from onestage.model.detector import Detector
+    from onestage.model.output.scores import Scores
     from onestage.predict.predictor import Predictor
     from onestage.training.coverage import PlacedObjects
 
@@ -35,13 +36,22 @@ class Background(NamedTuple):
     overlaps: dict[int | str, Overlaps] | None
     facts: Facts
 
+    def keeping(self, scores: Scores | None, *, thresholds: bool) -> Background:
+        """The same for a model with these scores. thresholds: whether they are kept now."""
+        has, believed = (False, False) if scores is None else (bool(scores.thresholds), bool(scores.temperatures))
+        return self._replace(facts=replace(self.facts, thresholds=has or thresholds, calibrated=believed))
 
-def background(model: Detector | Predictor, path: Path, data: Path, dataset: Dataset) -> Background:
-    """Gather it for the model at ``path``, and the pictures of ``data`` that measure it."""
+
+def background(
+    model: Detector | Predictor, path: Path, data: Path, dataset: Dataset, *, split: str | None = None
+) -> Background:
+    """Gather it for the model at ``path``, and the pictures of ``data`` that measure it. split: the one that was asked for."""
     from onestage.model.detector import Detector
     from onestage.training.coverage import PlacedObjects
 
     facts = facts_of_run(path, data)
+    typed = [str(path), str(data)] + ([] if split is None else ["--split", split])
+    facts = replace(facts, measured=shlex.join(typed), keeps=isinstance(model, Detector) and path.exists())
     if not isinstance(model, Detector):
         return Background(None, facts)
     objects = PlacedObjects.of(model, dataset)

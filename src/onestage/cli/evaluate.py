@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import tyro
 
 from onestage.cli.judge import USUAL_JUDGING, Judging, judged
-from onestage.cli.keep import NOTHING_KEPT, Keeping, calibrated, keep, to_keep_in
+from onestage.cli.keep import NOTHING_KEPT, Keeping, Measured, calibrated, keep, to_keep_in
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import ConfigError, WeightsError, counted
@@ -126,26 +126,25 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
 
     data, split, out, format, on_bad, judging, keeping = wanted
     found = find(str(path), machine)
-    target = to_keep_in(path, found, keeping)
+    target = to_keep_in(path, found, keeping, judging)
     dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
     if out is not None:
         report_folder(out, dataset)  # now: after an hour of measuring it would be too late to fail
     trials = None if judging.learning_curve is None else _trials(path, data, dataset, machine, judging.learning_curve)
     predictor = runner(found, dataset, machine)
     if keeping.calibrate:
-        predictor = replace(predictor, scores=None)
-    report, detections = measured(predictor, dataset, machine, on_bad)
-    scores = found.scores
-    if keeping.calibrate:
-        scores, report, detections = calibrated(report, detections, dataset)
-    analysis, advice = judged(detections, dataset, judging, background(found, path, data, dataset))
-    _show(report, dataset if was_held_out else None)
-    if left_out := len(dataset.problems) + len(dataset) - len(detections):
+        figures = calibrated(*measured(replace(predictor, scores=None), dataset, machine, on_bad), dataset)
+    else:
+        figures = Measured(*measured(predictor, dataset, machine, on_bad), found.scores)
+    known = background(found, path, data, dataset, split=split).keeping(figures.scores, thresholds=keeping.keep_thresholds)
+    analysis, advice = judged(figures.found, dataset, judging, known, calibrated=figures.fitted)
+    _show(figures.report, dataset if was_held_out else None)
+    if left_out := len(dataset.problems) + len(dataset) - len(figures.found):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        _save(report, detections, dataset, out, analysis, advice)
+        _save(figures.report, figures.found, dataset, out, analysis, advice)
     if target is not None:
-        keep(keeping, target, scores=scores, found=detections, dataset=dataset, path=path)
+        keep(keeping, target, judging=judging, measured=figures, analysis=analysis, dataset=dataset, path=path)
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
 
 
@@ -172,7 +171,7 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
 
     data, split, out, format, on_bad, judging, keeping = wanted
     refuse_model_options(path, machine)
-    to_keep_in(path, None, keeping)
+    to_keep_in(path, None, keeping, judging)
     if judging.learning_curve is not None:
         what, fix = "a learning curve is of a run, and these are detections", "name a run folder, or leave learning_curve= out"
         raise ConfigError(what, where=path, fix=fix)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from onestage.cli.output import say, stdout
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.analysis import Analysis
+    from onestage.analysis.calibration import Calibrated
+    from onestage.analysis.thresholds import Want
     from onestage.cli.advice import Background
     from onestage.data import Dataset
     from onestage.structures import Detections, Truth
@@ -27,37 +30,70 @@ class Judging:
     draws: int = 1000
     """Data sets that are drawn from the pictures, with repeats, to say how sure the figures are. 0: no intervals, which is
     much faster."""
+    want: str = "f1"
+    """What the scores to deploy with are for. f1: the best F1; precision=0.95: the most objects found with at least this
+    precision; recall=0.9: the best precision with at least this recall."""
     learning_curve: float | None = None
     """Also train three times, so many minutes each, on a quarter, half and all of the pictures of the run, and say whether more
     pictures would help."""
 
     def __post_init__(self) -> None:
         Range(least=0, most=1_000_000).check(self.draws, "draws")
+        if self.want != Judging.want:
+            self.wanted()
+
+    def wanted(self) -> Want:
+        """What the thresholds are for. Raise ConfigError if it is not understood."""
+        from onestage.analysis.thresholds import Want
+
+        figure, _, value = self.want.partition("=")
+        with suppress(ValueError):  # of float; and a ConfigError, which is one, for a number outside 0..1
+            if self.want == Judging.want:
+                return Want()
+            if figure == "precision":
+                return Want("precision", float(value))
+            if figure == "recall":
+                return Want("recall", float(value))
+        expected = "f1, precision=0.95 or recall=0.9, or other numbers from 0 to 1"
+        raise ConfigError("what is wanted is not understood", where="want", got=self.want, expected=expected)
 
 
 USUAL_JUDGING = Judging()
 
 
 def judged(
-    found: Sequence[Detections], dataset: Dataset, judging: Judging, known: Background
+    found: Sequence[Detections],
+    dataset: Dataset,
+    judging: Judging,
+    known: Background,
+    *,
+    calibrated: Calibrated | None = None,
 ) -> tuple[Analysis | None, tuple[str, ...]]:
     """Analyse the detections, and show what to do next and the analysis in short; return the analysis and the sentences. None
     and nothing if that is not wanted, or not possible, which is said: the figures count nevertheless.
+
+    calibrated: what was measured when scores were fitted. Without it they are fitted to tell what it would give, if the file of
+    the model could keep that.
     """
     if not judging.analysis:
         return None, ()
     from onestage.analysis import AnalysisSettings, analyse
     from onestage.analysis.advice import advise
+    from onestage.analysis.calibration import Method
     from onestage.analysis.terminal import analysis_table
     from onestage.cli.advice import tell_advice
 
     truths = [truth for _, truth in with_truths(found, dataset)]
     try:
-        settings = AnalysisSettings(draws=judging.draws)
+        method: Method | None = (
+            "temperature" if calibrated is None and known.facts.keeps and not known.facts.calibrated else None
+        )
+        settings = AnalysisSettings(want=judging.wanted(), draws=judging.draws, calibrate=method)
         analysis = analyse(found, truths, dataset.classes, settings=settings, overlaps=known.overlaps)
     except (DataError, MemoryError) as error:  # after an hour of measuring, the figures must not be lost for it
         say(("not analysed:", "bold yellow"), f" {error}", lines=True)
         return None, ()
+    analysis = analysis if calibrated is None else replace(analysis, calibrated=calibrated)
     advice = advise(analysis, known.facts)
     tell_advice(advice)
     stdout().print(analysis_table(analysis))

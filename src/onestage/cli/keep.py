@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,8 +17,11 @@ from onestage.cli.output import say, stdout, tell
 from onestage.errors import ConfigError, WriteError, counted, printable
 
 if TYPE_CHECKING:
+    from onestage.analysis import Analysis
+    from onestage.analysis.calibration import Calibrated
     from onestage.analysis.matches import Matches
-    from onestage.analysis.thresholds import Thresholds, Want
+    from onestage.analysis.thresholds import Thresholds
+    from onestage.cli.judge import Judging
     from onestage.data import Dataset
     from onestage.metrics.report import Report
     from onestage.model.detector import Detector
@@ -40,48 +42,26 @@ class Keeping:
     keep_thresholds: bool = False
     """Write into the file of the model which score of each class is reported: predict does so then, and so do exported files.
     evaluate never does."""
-    want: str = "f1"
-    """What these scores are for. f1: the best F1; precision=0.95: the most objects found with at least this precision;
-    recall=0.9: the best precision with at least this recall."""
     calibrate: bool = False
     """Fit a temperature for each class on one half of the pictures, judge it on the other half, and write it into the file if
     it helps: scores are then nearer to the share of hits, and thresholds are about the new scores."""
-
-    def __post_init__(self) -> None:
-        if self.want != Keeping.want:
-            self.wanted()
-
-    def wanted(self) -> Want:
-        """What the thresholds are for. Raise ConfigError if it is not understood."""
-        from onestage.analysis.thresholds import Want
-
-        figure, _, value = self.want.partition("=")
-        with suppress(ValueError):  # of float; and a ConfigError, which is one, for a number outside 0..1
-            if self.want == Keeping.want:
-                return Want()
-            if figure == "precision":
-                return Want("precision", float(value))
-            if figure == "recall":
-                return Want("recall", float(value))
-        expected = "f1, precision=0.95 or recall=0.9, or other numbers from 0 to 1"
-        raise ConfigError("what is wanted is not understood", where="want", got=self.want, expected=expected)
 
 
 NOTHING_KEPT = Keeping()
 
 
-def to_keep_in(path: Path, model: Detector | Predictor | None, keeping: Keeping) -> Detector | None:
+def to_keep_in(path: Path, model: Detector | Predictor | None, keeping: Keeping, judging: Judging) -> Detector | None:
     """The detector whose file at ``path`` gets something; None if nothing is asked for. model: None for detections.
 
-    Raise ConfigError or WriteError if the file can get nothing.
+    Raise ConfigError or WriteError if the file can get nothing, or if nothing looks for what is wanted.
     """
     from onestage.model.detector import Detector
     from onestage.training.checkpoint import STATE
 
-    if keeping.want != Keeping.want and not keeping.keep_thresholds:
-        what, fix = "this says which thresholds are kept, and none are", "add --keep-thresholds"
-        raise ConfigError(what, where="want", got=keeping.want, fix=fix)
     if not (keeping.keep_thresholds or keeping.calibrate):
+        if judging.want != type(judging).want and not judging.analysis:
+            what, fix = "this says what scores are for, and none are looked for", "leave --no-analysis out"
+            raise ConfigError(what, where="want", got=judging.want, fix=fix)
         return None
     if not isinstance(model, Detector):
         got = "detections" if model is None else "an exported file"
@@ -101,15 +81,18 @@ def to_keep_in(path: Path, model: Detector | Predictor | None, keeping: Keeping)
     return model
 
 
-class Rescored(NamedTuple):
-    """Scores that were fitted, and the report and the detections with them."""
+class Measured(NamedTuple):
+    """What the detections of a model are worth. scores: what is known about their scores; its calibration has been applied.
+    fitted: what the calibration gave, if it was fitted now.
+    """
 
-    scores: Scores
     report: Report
     found: list[Detections]
+    scores: Scores | None
+    fitted: Calibrated | None = None
 
 
-def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Rescored:
+def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Measured:
     """Fit temperatures to detections that have the scores of the network, and say what it gives. If it does not help, report
     and detections stay.
     """
@@ -123,7 +106,7 @@ def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Res
     figures = f"{before}, AP {_figure(fitted.AP_before)} before and {after}, AP {_figure(fitted.AP_after)} after"
     tell(("calibrated:" if fitted.helps else "not calibrated:", "bold"), f" {pictures} {figures}")
     if not fitted.helps:
-        return Rescored(Scores(), report, found)
+        return Measured(report, found, None, fitted)
     rules = fitted.calibration.rules
     scores = Scores(temperatures=tuple(rule.value for rule in rules if isinstance(rule, Temperature)))
     changed = [scores.calibrated(one) for one in found]
@@ -136,28 +119,38 @@ def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Res
         losses=report.losses,
         book=report.book,
     )
-    return Rescored(scores, again, changed)
+    return Measured(again, changed, scores, fitted)
 
 
 def keep(
-    keeping: Keeping, detector: Detector, *, scores: Scores | None, found: list[Detections], dataset: Dataset, path: Path
+    keeping: Keeping,
+    detector: Detector,
+    *,
+    judging: Judging,
+    measured: Measured,
+    analysis: Analysis | None,
+    dataset: Dataset,
+    path: Path,
 ) -> None:
-    """Write what was asked for into the file of a detector at ``path``, and say so. scores: what was applied to the detections.
+    """Write what was asked for into the file of a detector at ``path``, and say so. analysis: of what was measured, if there is
+    one.
 
     Raise ConfigError if no threshold has what is wanted, WeightsError if the file holds another detector by now.
     """
+    from onestage.analysis.thresholds import find_thresholds
     from onestage.model.output.scores import Scores
     from onestage.weights.detector_file import keep_scores
 
-    scores = scores or Scores()
+    scores, before = measured.scores or Scores(), detector.scores or Scores()
     if keeping.keep_thresholds:
-        from onestage.analysis.thresholds import find_thresholds
-
-        thresholds = find_thresholds(_matched(found, dataset), keeping.wanted())
-        scores = replace(scores, thresholds=_chosen(thresholds, keeping.want))
-        stdout().print()
-        stdout().print(_table(thresholds))
-    elif detector.scores is not None and detector.scores.thresholds:
+        thresholds = None if analysis is None else analysis.thresholds
+        if thresholds is None:
+            thresholds = find_thresholds(_matched(measured.found, dataset), judging.wanted(), draws=judging.draws)
+        scores = replace(scores, thresholds=_chosen(thresholds, judging.want))
+        _show_thresholds(thresholds)
+    elif scores.temperatures == before.temperatures:
+        scores = replace(scores, thresholds=before.thresholds)
+    elif before.thresholds:
         say(("note:", "bold"), " the thresholds in the file were about other scores and are dropped: add --keep-thresholds")
     new = scores if scores != Scores() else None
     if new is None and detector.scores is None:
@@ -169,31 +162,38 @@ def keep(
 
 def _chosen(found: Thresholds, want: str) -> tuple[float, ...]:
     """The score to keep for each class: its threshold, or that of all classes. Raise ConfigError if these have none."""
+    from onestage.analysis.thresholds import without_use
+
     common = found.overall.score.value
     if math.isnan(common):
         what, fix = "no threshold has what is wanted in these pictures, so none is kept", "want less, or train longer"
         raise ConfigError(what, where="want", got=want, fix=fix)
     without = [row.name for row in found.per_class if math.isnan(row.score.value)]
-    if without:
-        names = ", ".join(without[:ROWS]) + (f" and {len(without) - ROWS} more" if len(without) > ROWS else "")
-        say(("note:", "bold"), f" no threshold has what is wanted for {names}: there it is {common:.3f}, that of all classes")
-    scores = (common if math.isnan(row.score.value) else row.score.value for row in found.per_class)
+    useless = [row.name for row in without_use(found)]
+    for what, names in (("no threshold has what is wanted for", without), ("no score is of use for", useless)):
+        if names:
+            listed = ", ".join(names[:ROWS]) + (f" and {len(names) - ROWS} more" if len(names) > ROWS else "")
+            say(("note:", "bold"), f" {what} {listed}: there it is {common:.3f}, that of all classes")
+    instead = {*without, *useless}
+    scores = (common if row.name in instead else row.score.value for row in found.per_class)
     return tuple(max(0.0, score - ROUNDING) for score in scores)
 
 
-def _table(found: Thresholds) -> Table:
-    """The thresholds, and what they give. All figures are 0..1."""
+def _show_thresholds(found: Thresholds) -> None:
+    """Print the thresholds, and what they give. All figures are 0..1."""
+    from onestage.analysis.wording import threshold_table
+
+    head, *rows = threshold_table(found, most=ROWS)
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("threshold of", overflow="ellipsis", no_wrap=True)
-    for heading in ("score", "95 % of draws", "precision", "recall", "F1"):
+    for heading in head[1:]:
         table.add_column(heading, justify="right", overflow="fold")
-    for row in (found.overall, *found.per_class[:ROWS]):
-        between = f"{_figure(row.score.low)} to {_figure(row.score.high)}"
-        figures = (_figure(one.value) for one in (row.precision, row.recall, row.f1))
-        table.add_row(Text(printable(row.name)), _figure(row.score.value), between, *figures)
-    if len(found.per_class) > ROWS:
-        table.add_row(Text(f"and {counted(len(found.per_class) - ROWS, 'class')} more", style="dim"))
-    return table
+    for name, *figures in rows:
+        table.add_row(Text(printable(name)), *figures)
+    if (more := len(found.per_class) - ROWS) > 0:
+        table.add_row(Text(f"and {counted(more, 'class')} more", style="dim"))
+    stdout().print()
+    stdout().print(table)
 
 
 def _figure(value: float) -> str:

@@ -11,7 +11,9 @@ from metric_cases import found, known
 from onestage.analysis import Analysis, AnalysisSettings, analyse
 from onestage.analysis.advice import REMEDIES, RULES, SENTENCES, Epoch, Facts, advise
 from onestage.analysis.bootstrap import ClassSureness, Estimate
+from onestage.analysis.calibration import Calibrated
 from onestage.analysis.reach import Reach, ReachedPart
+from onestage.analysis.thresholds import Want
 from onestage.cli.main import VERBS, _options
 
 BOX = (100, 100, 160, 160)
@@ -47,7 +49,7 @@ def with_AP50(mean: float, **classes: tuple[float, float]) -> Analysis:
     """classes: AP50, and the upper end of its interval."""
     every = PERFECT.AP
     assert every is not None
-    rows = tuple(ClassSureness(name, Estimate(ap, 0, 1), Estimate(ap, 0, high)) for name, (ap, high) in classes.items())
+    rows = tuple(ClassSureness(name, Estimate(ap, 0, 1), Estimate(ap, 0, high), 10) for name, (ap, high) in classes.items())
     return replace(PERFECT, AP=replace(every, AP50=Estimate(mean, mean - 0.05, mean + 0.05), per_class=rows))
 
 
@@ -162,6 +164,40 @@ def test_an_interval_that_is_wide() -> None:
     assert said("unsure") is None
 
 
+def test_which_score_to_deploy_with() -> None:
+    kept = replace(FACTS, measured="runs/x pictures/ --split val", keeps=True)
+    text = said("score", facts=kept)
+    assert text and text.endswith("exported files: onestage evaluate runs/x pictures/ --split val --keep-thresholds")
+    precise = replace(PERFECT, thresholds=replace(PERFECT.thresholds, want=Want("precision", 0.95)))
+    text = said("score", precise, kept)
+    assert text and text.startswith("for a precision of 0.95, show")
+    assert text.endswith("--keep-thresholds --want precision=0.95")
+    text = said("score", facts=replace(kept, thresholds=True))
+    assert text and text.endswith("the model holds a score for each class, and uses it: onestage predict runs/x PICTURES")
+
+
+def test_scores_that_cannot_be_believed() -> None:
+    truths = [known(i, [(0, *BOX)] if i % 4 == 0 else [(0, 300, 300, 400, 400)]) for i in range(80)]
+    doubted = analyse(
+        [found(i, [(0, 0.85 + i / 2000, *BOX)]) for i in range(80)],
+        truths,
+        ["cat"],
+        settings=AnalysisSettings(draws=2, calibrate="temperature"),
+    )
+    kept = replace(FACTS, measured="runs/x pictures/", keeps=True)
+    text = said("calibration", doubted, kept)
+    assert text and text.startswith("scores cannot be believed: of 80 detections with a score from 0.8 to 0.9, 25 % are right")
+    assert text.endswith("onestage evaluate runs/x pictures/ --calibrate --keep-thresholds")
+    assert said("calibration", doubted, replace(kept, calibrated=True)) is None
+    assert said("calibration", replace(doubted, calibrated=None), kept) is None
+    assert doubted.calibrated and said("calibration", replace(doubted, calibrated=helpless(doubted.calibrated)), kept) is None
+    assert said("calibration", facts=kept) is None
+
+
+def helpless(fitted: Calibrated) -> Calibrated:
+    return replace(fitted, after=fitted.before)
+
+
 def test_at_most_five_come_in_their_order() -> None:
     bad = replace(with_gain(Miss=0.3), reach=with_reach(ReachedPart("cat", 100, 29, 60, 80, 70)).reach)
     every = with_AP50(0.04, cat=(0.9, 1), dog=(0.01, 0.03)).AP
@@ -171,8 +207,10 @@ def test_at_most_five_come_in_their_order() -> None:
     facts = epochs(*rows)
     sentences = advise(bad, facts)
     assert len(sentences) == SENTENCES
-    first = ("unreached", "nothing", "costliest", "by heart", "unfinished")
+    first = ("unreached", "nothing", "costliest", "by heart", "score")
     assert list(sentences) == [said(name, bad, facts) for name in first]
+    without = replace(bad, thresholds=None)
+    assert list(advise(without, facts)) == [said(name, without, facts) for name in (*first[:-1], "unfinished")]
 
 
 def test_every_option_that_a_sentence_names_exists() -> None:
@@ -185,6 +223,7 @@ def test_every_option_that_a_sentence_names_exists() -> None:
     text = re.sub(r'"\n\s+f?"', "", Path(source).read_text(encoding="utf-8"))
     named = {*re.findall(r"--[a-z][a-z-]*", text)}
     assert {"--fit-anchors", "--size", "--epochs", "--balance", "--score"} <= named
-    assert named - options["train"] == {"--score", "--data"}
+    assert named - options["train"] == {"--score", "--data", "--keep-thresholds", "--want", "--calibrate"}
+    assert {"--keep-thresholds", "--want", "--calibrate"} <= options["evaluate"]
     assert "--score" in options["predict"] and "--data" in options["compare"]
     assert {verb for verb in re.findall(r"onestage ([a-z]+(?: check)?)", text) if verb not in VERBS} == set()

@@ -20,7 +20,8 @@ from onestage.analysis.matches import Matches, match
 from onestage.analysis.olrp import optimal_lrp
 from onestage.analysis.reliability import localisation_reliability, reliability
 from onestage.analysis.tables import tabulate
-from onestage.analysis.thresholds import Want, find_thresholds
+from onestage.analysis.thresholds import Want, find_thresholds, without_use
+from onestage.analysis.wording import interval
 from onestage.errors import ConfigError
 
 SETS = ("fakebbox100", "harder100", "coco_tiny_made", "voc100")
@@ -143,7 +144,7 @@ def test_a_wanted_precision_or_recall():
         for want in (Want("precision", 0.76), Want("recall", 0.5), Want("precision", 1), Want("recall", 0.9), Want())
     }
     values = [(row.score.value, row.precision.value, row.recall.value) for row in chosen.values()]
-    equal(values, [(0.5, 0.8, 4 / 6), (0.75, 0.75, 0.5), (0.8, 1, 2 / 6), (np.nan,) * 3, (0.5, 0.8, 4 / 6)], 1e-7)
+    equal(values, [(0.5, 0.8, 4 / 6), (0.5, 0.8, 4 / 6), (0.8, 1, 2 / 6), (np.nan,) * 3, (0.5, 0.8, 4 / 6)], 1e-7)
     best = chosen[Want()]
     assert best.recall.low < best.recall.value < best.recall.high and best.reached == 1
     assert chosen[Want("recall", 0.9)].reached < 0.5 and best.f1.value == pytest.approx(2 * 4 / (5 + 6))
@@ -225,3 +226,42 @@ def test_two_detectors_are_told_apart_or_not():
     assert json.loads(json.dumps(dataclasses.asdict(found)))["names"] == ["bad", "good", "again"]
     with pytest.raises(ConfigError, match="two detectors or more"):
         compare({"good": good}, truths, classes)
+
+
+def test_the_distance_in_some_pictures_is_that_of_a_table_without_the_others():
+    detections, truths, classes = untied(4)
+    table = tabulate(detections, truths, classes)
+    some = np.arange(len(truths)) % 2 == 0
+    chosen = {image_id for image_id, there in zip(table.image_ids, some, strict=True) if there}
+    alone = [[one for one in items if one.image_id in chosen] for items in (detections, truths)]
+    ours = dataclasses.astuple(localisation_reliability(table, pictures=some))
+    equal(ours, dataclasses.astuple(localisation_reliability(tabulate(*alone, classes))))
+    assert not np.allclose(ours, dataclasses.astuple(localisation_reliability(table)))
+
+
+def test_a_class_in_one_picture_has_no_interval():
+    box = (0, 0, 10, 10)
+    detections = [found(i, [(0, 0.9 - i / 100, *box), (1, 0.5, *box)]) for i in range(6)]
+    truths = [known(i, [(0, *box), *([(1, *box)] if i == 3 else [])]) for i in range(6)]
+    matches = match(tabulate(detections, truths, ["a", "b"]))
+    sure, cuts = how_sure(matches, draws=50), find_thresholds(matches, draws=50)
+    assert [row.pictures for row in sure.per_class] == [row.pictures for row in cuts.per_class] == [6, 1]
+    assert cuts.overall.pictures == 6
+    for one in (sure.per_class[1].AP, sure.per_class[1].AP50, cuts.per_class[1].score, cuts.per_class[1].f1):
+        assert not np.isnan(one.value) and np.isnan([one.low, one.high]).all()
+        assert interval(one, 1) == "one picture: no interval"
+    assert not np.isnan([sure.per_class[0].AP.low, sure.AP.low, cuts.overall.score.low]).any()
+    alone = match(tabulate(detections[3:4], truths[3:4], ["a", "b"]))
+    assert np.isnan(how_sure(alone, draws=20).AP.low) and interval(how_sure(alone, draws=20).AP, 1).startswith("one picture")
+    assert interval(how_sure(match(tabulate([], [], ["a"])), draws=2).AP) == "-"
+
+
+def test_a_class_that_is_hardly_found_has_no_score_of_use():
+    box, beside = (0, 0, 10, 10), (50, 50, 60, 60)
+    alarms = [(1, 0.3, *beside)] * 3
+    detections = [found(i, [(0, 0.9, *box), *alarms, *([(1, 0.1, *box)] if i < 2 else [])]) for i in range(20)]
+    truths = [known(i, [(0, *box), (1, *box)]) for i in range(20)]
+    cuts = find_thresholds(match(tabulate(detections, truths, ["a", "b"])), draws=0)
+    assert [row.name for row in without_use(cuts)] == ["b"] and cuts.per_class[1].f1.value < 0.2
+    assert without_use(dataclasses.replace(cuts, want=Want("recall", 0.1))) == []
+    assert np.isnan(cuts.overall.reached)

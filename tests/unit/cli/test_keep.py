@@ -9,7 +9,7 @@ import torch
 
 from onestage import load
 from onestage.analysis.calibration import FITS, Temperature
-from onestage.cli.keep import Keeping
+from onestage.cli.judge import Judging
 from onestage.cli.main import main
 from onestage.errors import ConfigError
 
@@ -65,10 +65,20 @@ def test_a_calibration_is_kept_if_it_helps_and_drops_thresholds(kept: Path, shap
     scores = load(kept).scores
     assert scores is not None and len(scores.temperatures) == len(scores.thresholds) == 2
     figures = evaluated(kept, shapes, "--calibrate")
+    assert load(kept).scores == scores  # thresholds stay, as they are about the same scores
+    page = Path("report/index.html").read_text()
+    assert "Reliability diagram before and after calibration" in page
+    assert evaluated(kept, shapes) == figures
+    assert "before and after calibration" not in Path("report/index.html").read_text()  # it was fitted once
+
+
+def test_thresholds_about_other_scores_are_dropped(kept: Path, shapes: Path, capsys: Captured) -> None:
+    evaluated(kept, shapes, "--keep-thresholds", "--draws", "0", "--no-analysis")
+    capsys.readouterr()
+    evaluated(kept, shapes, "--calibrate", "--draws", "0")
     assert "the thresholds in the file were about other scores" in capsys.readouterr().err
     again = load(kept).scores
-    assert again is not None and again.temperatures == scores.temperatures and again.thresholds == ()
-    assert evaluated(kept, shapes) == figures
+    assert again is not None and len(again.temperatures) == 2 and again.thresholds == ()
 
 
 def test_a_calibration_that_does_not_help_is_not_kept(
@@ -84,7 +94,7 @@ def test_a_calibration_that_does_not_help_is_not_kept(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--want", "recall=0.9"], "add --keep-thresholds"),
+        (["--want", "recall=0.9", "--no-analysis"], "leave --no-analysis out"),
         (["--keep-thresholds", "--want", "recall"], "what is wanted is not understood"),
         (["--keep-thresholds", "--want", "precision=1.5"], "what is wanted is not understood"),
         (["--keep-thresholds", "--want", "f1=0.5"], "f1, precision=0.95 or recall=0.9"),
@@ -114,8 +124,8 @@ def test_only_the_file_of_a_model_keeps_anything(kept: Path, shapes: Path, capsy
 
 
 def test_what_is_wanted_is_read_as_it_is_typed() -> None:
-    wanted = Keeping(want="precision=0.95").wanted()
-    assert (wanted.figure, wanted.value) == ("precision", 0.95) and Keeping().wanted().figure == "f1"
+    wanted = Judging(want="precision=0.95").wanted()
+    assert (wanted.figure, wanted.value) == ("precision", 0.95) and Judging().wanted().figure == "f1"
     for text in ("", "F1", "recall=", "recall=nan", "precision=-1", "precision=0.9=1"):
         with pytest.raises(ConfigError, match="what is wanted is not understood"):
-            Keeping(want=text)
+            Judging(want=text)

@@ -12,9 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from hypothesis import settings
+
+from onestage.training.signals import StopSignal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
 
@@ -40,6 +43,19 @@ def pytest_testnodedown(node: Any, error: object) -> None:
             code = process.wait(20)
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             node.config.get_terminal_writer().line(f"\n{node.gateway.id} (process {process.pid}) ended with {how}")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def signals_end_the_tests() -> Iterator[None]:
+    """A signal to the process that runs the tests, such as that of ``timeout``, ends them. A training that they run would take
+    it for the request to stop, and they would take half a training for a whole one.
+    """
+
+    def interrupt(_: StopSignal, number: int, frame: object) -> None:
+        raise KeyboardInterrupt(f"the tests got {signal.Signals(number).name}")
+
+    with patch.object(StopSignal, "_handle", interrupt):
+        yield
 
 
 def _surroundings() -> dict[str, object]:

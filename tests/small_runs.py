@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
+from itertools import zip_longest
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -145,13 +146,38 @@ def weights(folder: Path, name: str = LAST) -> dict[str, torch.Tensor]:
 
 
 def same_bits(a: Path, b: Path) -> bool:
-    """Whether two runs ended with the same model, and measured the same on their way."""
-    return (a / LAST).read_bytes() == (b / LAST).read_bytes() and metrics(a) == metrics(b)
+    """Whether two runs ended with the same model, and measured the same on their way. Raise AssertionError, which says what
+    differs, if not.
+    """
+    lines = [] if (a / LAST).read_bytes() == (b / LAST).read_bytes() else [f"{LAST}: {line}" for line in _unlike(a, b)]
+    rows = [metrics(folder) for folder in (a, b)]
+    for number, (one, other) in enumerate(zip_longest(*rows, fillvalue={}), 1):
+        names = [name for name in one | other if one.get(name) != other.get(name)]
+        lines += [f"row {number}: {name} {one.get(name)}, {other.get(name)}" for name in names]
+    assert not lines, "\n".join([f"{a} is not {b}:", *lines])
+    return True
+
+
+def _unlike(a: Path, b: Path) -> list[str]:
+    """Which tensors differ between two last models, and by how much; or that it is what stands beside them."""
+    one, other = weights(a), weights(b)
+    if names := one.keys() ^ other.keys():
+        return [f"only one has {', '.join(sorted(names))}"]
+    pairs = {name: (tensor.double(), other[name].double()) for name, tensor in one.items()}
+    far = [f"{name} by up to {(x - y).abs().max():.3g}" for name, (x, y) in pairs.items() if not torch.equal(x, y)]
+    return far or ["the metadata"]
+
+
+def finished(result: TrainResult) -> Path:
+    """The folder of a training that nothing has stopped before its end."""
+    assert not result.interrupted, f"{result.folder}: a signal, or a test, has stopped this training"
+    return result.folder
 
 
 def metrics(folder: Path) -> list[dict[str, float]]:
-    """A run's rows, without what depends on the clock."""
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """A run's rows, without what depends on the clock; none before the first one."""
+    path = folder / "metrics.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s", "waiting")} for row in rows]
 
 

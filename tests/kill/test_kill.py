@@ -6,7 +6,6 @@ time on a slow machine.
 """
 
 import os
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -19,15 +18,15 @@ from unittest.mock import patch
 
 import pytest
 
+from clocked import undisturbed
 from onestage import processes
 from onestage.errors import LostError
 from onestage.files import LAST
 from onestage.processes import leave
 from onestage.training import folder as run_folder
-from onestage.training import rehearsal
 from onestage.training.folder import Plan
 from onestage.training.loop import Training, resume, train
-from small_runs import CONFIG, detector, free_port, same_bits, send, signal_here, start, write_pictures
+from small_runs import CONFIG, detector, finished, free_port, same_bits, send, signal_here, start, write_pictures
 
 SEED = int(os.environ.get("KILL_SEED", "0"))
 LONGEST = 240.0
@@ -52,7 +51,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing disturbed."""
     out = tmp_path_factory.mktemp("whole") / "run"
     with patch.object(run_folder, "plot_training_curves"):
-        return train(detector(), data, out=out, config=RUN).folder
+        return finished(train(detector(), data, out=out, config=RUN))
 
 
 def children(pid: int) -> list[int]:
@@ -82,10 +81,8 @@ def joined(process: BaseProcess, log: Path) -> int | None:
 def begin_or_go_on(data: Path, out: Path, config) -> None:
     """As a person would: resume what is there. The curves take longer than the rest, and are not drawn."""
     run_folder.plot_training_curves = lambda *_: None
-    if list(out.glob("checkpoints/*/state.json")):
-        resume(out)
-    else:
-        train(detector(), data, out=out, config=config)
+    begun = list(out.glob("checkpoints/*/state.json"))
+    finished(resume(out) if begun else train(detector(), data, out=out, config=config))
 
 
 @sizes(2, 30)
@@ -101,7 +98,7 @@ def test_workers_killed_at_random_moments(count: int, data: Path, tmp_path: Path
         killed += bool(workers) and kill(random.choice(workers))
     assert joined(process, log) == 0, log.read_text()
     with patch.object(run_folder, "plot_training_curves"):
-        train(detector(), data, out=tmp_path / "whole", config=replace(config, workers=0))
+        finished(train(detector(), data, out=tmp_path / "whole", config=replace(config, workers=0)))
     assert same_bits(tmp_path / "run", tmp_path / "whole")
     print(f"\nworkers: {killed} of {count} killed in {time.monotonic() - began:.0f} s; 1 run, 0 hangs, the same bits")
     assert killed >= count // 2, "the run was too short"
@@ -110,7 +107,7 @@ def test_workers_killed_at_random_moments(count: int, data: Path, tmp_path: Path
 @sizes(1, 20)
 def test_runs_killed_at_random_moments(count: int, data: Path, whole: Path, tmp_path: Path) -> None:
     """With their workers at work. Each is resumed until it has ended."""
-    random, kills, finished, out, log = Random(f"runs {SEED}"), 0, 0, tmp_path / "run-0", tmp_path / "log"
+    random, kills, ended, out, log = Random(f"runs {SEED}"), 0, 0, tmp_path / "run-0", tmp_path / "log"
     while True:
         process = start(begin_or_go_on, data, out, replace(RUN, workers=kills % 3), log=log)
         process.join(random.uniform(0.2, 2.5) if kills < count else LONGEST)
@@ -121,31 +118,21 @@ def test_runs_killed_at_random_moments(count: int, data: Path, whole: Path, tmp_
             continue
         assert joined(process, log) == 0, log.read_text()
         assert same_bits(out, whole)
-        finished += 1
+        ended += 1
         if kills >= count:
             break
-        out = tmp_path / f"run-{finished}"
-    print(f"\nruns: {kills} killed, {finished} finished, 0 hangs, all with the same bits")
-
-
-def undisturbed(data: Path, run: Path, out: Path) -> Path:
-    """The plan of a run of some minutes, trained without a kill, however long it takes."""
-    config = replace(RUN, epochs=100, minutes=MINUTES)
-    with patch.object(rehearsal, "take_step", lambda *given: setattr(given[-1], "asked", True)):
-        assert train(detector(), data, out=out, config=config).interrupted  # before it has found a length
-    shutil.copy(run / "config.json", out)
-    with patch.object(Training, "_keep_to_time", lambda *_: None), patch.object(run_folder, "plot_training_curves"):
-        return resume(out).folder
+        out = tmp_path / f"run-{ended}"
+    print(f"\nruns: {kills} killed, {ended} finished, 0 hangs, all with the same bits")
 
 
 @pytest.mark.slow
 @sizes(2, 20)
 def test_runs_of_some_minutes_killed_at_random_moments(count: int, data: Path, tmp_path: Path) -> None:
     """One that is killed before its length is known begins again. The plan that each has found gives the same bits."""
-    random, kills, again, finished, log = Random(f"minutes {SEED}"), 0, 0, 0, tmp_path / "log"
+    random, kills, again, ended, log = Random(f"minutes {SEED}"), 0, 0, 0, tmp_path / "log"
     config, out = replace(RUN, epochs=100, minutes=MINUTES), tmp_path / "run-0"
     while True:
-        process = start(begin_or_go_on, data, out, replace(config, workers=finished % 2), log=log)
+        process = start(begin_or_go_on, data, out, replace(config, workers=ended % 2), log=log)
         deadline = time.monotonic() + LONGEST * max(1, MINUTES)
         while not (out / "config.json").exists() and process.is_alive() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -156,14 +143,12 @@ def test_runs_of_some_minutes_killed_at_random_moments(count: int, data: Path, t
             kills, again = kills + 1, again + Plan.load(out).is_unfitted
             continue
         assert joined(process, log) == 0, log.read_text()
-        assert same_bits(out, undisturbed(data, out, tmp_path / f"whole-{finished}")), Plan.load(out).history
-        finished += 1
+        assert same_bits(out, undisturbed(out, detector(), data, out=tmp_path / f"whole-{ended}"))
+        ended += 1
         if kills >= count:
             break
-        out = tmp_path / f"run-{finished}"
-    print(
-        f"\nminutes: {kills} killed, {again} before the length was known, {finished} finished, 0 hangs, all with the same bits"
-    )
+        out = tmp_path / f"run-{ended}"
+    print(f"\nminutes: {kills} killed, {again} before the length was known, {ended} finished, 0 hangs, all with the same bits")
 
 
 @contextmanager

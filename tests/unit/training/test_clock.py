@@ -1,6 +1,5 @@
 """A training of a number of minutes keeps to them, whatever the machine does, and its plan says how. The clock is not real."""
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,57 +8,14 @@ from typing import Any
 
 import pytest
 
+from clocked import Machine, undisturbed
 from onestage.errors import ConfigError, DataError
-from onestage.training import clock, loop, rehearsal
-from onestage.training import folder as run_folder
-from onestage.training.checkpoint import CheckpointStore
+from onestage.training import rehearsal
 from onestage.training.clock import Costs, Length, Pace, length_for
 from onestage.training.folder import Plan
 from onestage.training.history import Change, place_on_curve, with_steps
-from onestage.training.loop import TrainResult, resume, train
+from onestage.training.loop import TrainResult, train
 from small_runs import CONFIG, detector, metrics, pictures, same_bits, together, write_pictures
-
-SLOW = 3.0
-"""How much slower the machine becomes in some tests."""
-
-
-class Machine:
-    """A machine on a clock that only moves with its work: a step takes ``step`` seconds, a validation picture 0.1, a save 0.2.
-
-    slower_at: the time from which on everything takes SLOW times as long. real: steps train, and do not only take time.
-    """
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, slower_at: float = 1e9, real: bool = False) -> None:
-        self.time, self.slower_at = 0.0, slower_at
-        self.reports: list[Any] = []
-        inner, save, measure = loop.take_step, CheckpointStore.save, loop.evaluate_dataset
-
-        def take_step(*arguments: Any) -> None:
-            self.work(step)
-            if real:
-                inner(*arguments)
-            else:
-                arguments[-1].state.add({"cls": 1.0, "box": 1.0})  # of the checks
-
-        def saved(*arguments: Any, **options: Any) -> Path:
-            self.work(0.2)
-            return save(*arguments, **options)
-
-        def measured(model: Any, data: Any, **options: Any) -> Any:
-            self.work(0.1 * len(data))
-            self.reports = self.reports or [measure(model, data.subset(range(1)), **options)]
-            return self.reports[0]
-
-        monkeypatch.setattr(clock, "now", lambda: self.time)
-        monkeypatch.setattr(CheckpointStore, "save", saved)
-        for module in (loop, rehearsal):
-            monkeypatch.setattr(module, "take_step", take_step)
-            monkeypatch.setattr(module, "evaluate_dataset", measured)
-        monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
-
-    def work(self, seconds: float) -> None:
-        """Let time pass."""
-        self.time += seconds * (SLOW if self.time >= self.slower_at else 1)
 
 
 def went(out: Path, minutes: float, count: int = 12) -> TrainResult:
@@ -100,14 +56,8 @@ def test_the_rehearsal_leaves_no_trace_and_a_cut_is_repeated(tmp_path: Path, mon
     config = replace(CONFIG, epochs=100, minutes=0.25, clean=0.3, augment_with=("mosaic=0.5",))
     train(detector(), data, out=tmp_path / "run", config=config)
     assert len(Plan.load(tmp_path / "run").history) == 1
-    with monkeypatch.context() as patch:  # the same plan with time in plenty, from before the first step on
-        patch.setattr(rehearsal, "take_step", lambda *given: setattr(given[-1], "asked", True))
-        assert train(detector(), data, out=tmp_path / "again", config=config).interrupted
-    content = json.loads((tmp_path / "run" / "config.json").read_text())
-    (tmp_path / "again" / "config.json").write_text(json.dumps(content))
     Machine(monkeypatch, step=0.01, real=True)
-    resume(tmp_path / "again")
-    assert same_bits(tmp_path / "run", tmp_path / "again")
+    assert same_bits(tmp_path / "run", undisturbed(tmp_path / "run", detector(), data, out=tmp_path / "again"))
 
 
 def went_in_two(data: Path, out: Path) -> None:

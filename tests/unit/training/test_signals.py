@@ -30,6 +30,14 @@ def test_the_first_asks_and_the_second_stops(first: signal.Signals, tmp_path: Pa
     assert (process.exitcode, (tmp_path / "log").read_text()) == (0, NOTICE.decode())
 
 
+def test_in_the_process_of_the_tests_a_signal_ends_the_tests() -> None:
+    """It would stop a training half way, and a test would compare that half."""
+    stop = StopSignal()
+    with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+        stop._handle(signal.SIGTERM, None)
+    assert not stop.asked
+
+
 def asked_in_silence() -> None:
     with StopSignal(told=False) as stop:
         signal_here(signal.SIGTERM)

@@ -23,13 +23,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from common import Clock, Comparison, compare, report
-from onestage.analysis.ap import coco_figures
 from onestage.analysis.bootstrap import how_sure
 from onestage.analysis.errors import errors_of
 from onestage.analysis.kinds import kinds_of
-from onestage.analysis.matches import match
-from onestage.analysis.tables import tabulate
 from onestage.boxes import to_xywh
+from onestage.metrics.coco import coco_figures
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 from onestage.structures import Detections, Truth
 
 if TYPE_CHECKING:

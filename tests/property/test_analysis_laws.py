@@ -10,8 +10,8 @@ from metric_cases import found, known
 from onestage.analysis import AnalysisSettings, analyse
 from onestage.analysis.errors import Errors, errors_of
 from onestage.analysis.kinds import Average, kinds_of
-from onestage.analysis.matches import match
-from onestage.analysis.tables import tabulate
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 from onestage.structures import Detections, Truth
 
 CLASSES = ["cat", "dog", "mouse"]

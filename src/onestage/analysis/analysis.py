@@ -17,16 +17,16 @@ from onestage.analysis.errors import Errors, errors_of
 from onestage.analysis.kinds import kinds_of
 from onestage.analysis.labels import Labels, find_suspects
 from onestage.analysis.losses import PictureLoss, losses_by_picture
-from onestage.analysis.matches import Matches, match
 from onestage.analysis.olrp import OlrpFigures, optimal_lrp
 from onestage.analysis.plain import from_plain, to_plain
 from onestage.analysis.reach import Overlaps, Reach, reach_of
 from onestage.analysis.reliability import LocalisationReliability, Reliability, localisation_reliability, reliability
 from onestage.analysis.slices import Slices, slices_of
-from onestage.analysis.tables import tabulate
 from onestage.analysis.thresholds import Thresholds, Want, find_thresholds
 from onestage.errors import DataError, check_number
 from onestage.files import Json
+from onestage.metrics.matches import Matches, match
+from onestage.metrics.tables import tabulate
 from onestage.structures import Detections, Truth
 
 

@@ -15,11 +15,10 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onestage.analysis.ap import average_precision
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Bools, Floats, Ints
 from onestage.errors import check_number
-from onestage.metrics.coco import RECALLS
+from onestage.metrics.ap import RECALLS, average_precision
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Bools, Floats, Ints
 
 Counts: TypeAlias = NDArray[np.int32]
 

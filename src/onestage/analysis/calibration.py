@@ -14,10 +14,10 @@ import numpy as np
 import torch
 
 from onestage.analysis.bootstrap import class_rows, over_classes, weighted_ap
-from onestage.analysis.matches import Matches, match
 from onestage.analysis.reliability import LocalisationReliability, Reliability, localisation_reliability, reliability
-from onestage.analysis.tables import Bools, Floats, Ints, rescored
 from onestage.errors import ConfigError
+from onestage.metrics.matches import Matches, match
+from onestage.metrics.tables import Bools, Floats, Ints, rescored
 from onestage.structures import Detections
 
 FEWEST = 20

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onestage.analysis.ap import average_precision
 from onestage.analysis.bootstrap import DRAWS, Estimate, drawn_ap, estimate, over_classes
-from onestage.analysis.matches import SIZES, Matches, match
-from onestage.analysis.tables import Floats, Ints, tabulate
 from onestage.analysis.thresholds import find_thresholds
 from onestage.errors import ConfigError
+from onestage.metrics.ap import average_precision
+from onestage.metrics.matches import SIZES, Matches, match
+from onestage.metrics.tables import Floats, Ints, tabulate
 from onestage.structures import Detections, Truth
 
 MOST_PICTURES = 50

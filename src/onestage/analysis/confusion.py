@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onestage.analysis.pairs import one_to_one, overlapping
-from onestage.analysis.tables import Ints, Table
+from onestage.metrics.tables import Ints, Table
 
 
 @dataclass(frozen=True)

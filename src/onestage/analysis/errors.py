@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from onestage.analysis import kinds as kind_of
-from onestage.analysis.ap import curve
 from onestage.analysis.kinds import LETTERS, Average, Kinds
-from onestage.analysis.tables import Bools, Floats, Ints, Table
-from onestage.metrics.coco import RECALLS
+from onestage.metrics.ap import RECALLS, curve
+from onestage.metrics.tables import Bools, Floats, Ints, Table
 
 TYPES = {"Cls": kind_of.CLS, "Loc": kind_of.LOC, "Both": kind_of.BOTH, "Dupe": kind_of.DUPE, "Bkg": kind_of.BKG}
 """The errors of detections: the class is wrong; the place is; both are; the object was found before; there is no object."""

@@ -11,9 +11,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onestage.analysis.matches import Matches, overlap
 from onestage.analysis.pairs import best_of, in_one_picture, one_to_one, overlapping
-from onestage.analysis.tables import Bools, Floats, Ints, Table, ranks
+from onestage.metrics.matches import Matches, overlap
+from onestage.metrics.tables import Bools, Floats, Ints, Table, ranks
 
 Average: TypeAlias = Literal["coco", "original"]
 """Whose rules of matching and averaging are followed, where COCO and TIDE's original program differ."""

@@ -13,9 +13,9 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from onestage.analysis.matches import overlap
 from onestage.analysis.pairs import best_of, in_one_picture, neighbours
-from onestage.analysis.tables import Bools, Floats, Ints, Table
+from onestage.metrics.matches import overlap
+from onestage.metrics.tables import Bools, Floats, Ints, Table
 
 Reason: TypeAlias = Literal["overlooked", "badly placed", "swapped"]
 Box: TypeAlias = tuple[float, float, float, float]

@@ -13,10 +13,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from onestage.analysis.ap import average_precision
 from onestage.analysis.bootstrap import DRAWS, Estimate, drawn_ap, estimate, over_classes
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Floats
+from onestage.metrics.ap import average_precision
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Floats
 
 PARTS = (1, 2, 4)
 """The trainings, in quarters of the pictures."""

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Floats
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Floats
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Bools, Floats
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Bools, Floats
 
 
 @dataclass(frozen=True)

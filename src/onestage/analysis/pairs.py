@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from onestage import boxes as box_ops
-from onestage.analysis.matches import overlap
-from onestage.analysis.tables import Bools, Floats, Ints, Table
+from onestage.metrics.matches import overlap
+from onestage.metrics.tables import Bools, Floats, Ints, Table
 
 BLOCK = 1 << 20
 """About so many pairs are held at a time."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from onestage.analysis.kinds import Kinds
 from onestage.analysis.slices import SCALES, fate
-from onestage.analysis.tables import Bools, Floats, Table
+from onestage.metrics.tables import Bools, Floats, Table
 
 REACHED = 0.5
 """The least IoU with which an anchor reaches an object."""

@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from onestage.analysis.matches import Matches, match
-from onestage.analysis.tables import Bools, Floats, Ints, Table
 from onestage.errors import check_number
+from onestage.metrics.matches import Matches, match
+from onestage.metrics.tables import Bools, Floats, Ints, Table
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch import Tensor
 from onestage import boxes as box_ops
 from onestage.analysis.kinds import CLS, HIT, LOC, Kinds
 from onestage.analysis.pairs import best_of, neighbours
-from onestage.analysis.tables import Bools, Floats, Table
+from onestage.metrics.tables import Bools, Floats, Table
 
 BORDER = 1.0
 """An object whose box comes so near to the border of the picture, in pixels, is taken as cut by it."""

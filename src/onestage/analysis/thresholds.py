@@ -15,9 +15,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from onestage.analysis.bootstrap import DRAWS, Counts, Estimate, drawn_weights, estimate, in_parts
-from onestage.analysis.matches import Matches
-from onestage.analysis.tables import Bools, Floats, Ints
 from onestage.errors import ConfigError, check_number
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Bools, Floats, Ints
 
 USELESS = 0.2
 """A class whose best F1 is less has no score of use: it may lie near 0, where nearly all detections are false alarms."""

@@ -19,10 +19,10 @@ from onestage.errors import ConfigError, WriteError, counted, printable
 if TYPE_CHECKING:
     from onestage.analysis import Analysis
     from onestage.analysis.calibration import Calibrated
-    from onestage.analysis.matches import Matches
     from onestage.analysis.thresholds import Thresholds
     from onestage.cli.judge import Judging
     from onestage.data import Dataset
+    from onestage.metrics.matches import Matches
     from onestage.metrics.report import Report
     from onestage.model.detector import Detector
     from onestage.model.output.scores import Scores
@@ -207,7 +207,7 @@ def _truths(found: Sequence[Detections], dataset: Dataset) -> list[Truth]:
 
 
 def _matched(found: Sequence[Detections], dataset: Dataset) -> Matches:
-    from onestage.analysis.matches import match
-    from onestage.analysis.tables import tabulate
+    from onestage.metrics.matches import match
+    from onestage.metrics.tables import tabulate
 
     return match(tabulate(found, _truths(found, dataset), dataset.classes))

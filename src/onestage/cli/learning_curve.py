@@ -13,15 +13,15 @@ from rich.table import Table
 
 from onestage.analysis.bootstrap import Estimate
 from onestage.analysis.learning import LITTLE, PARTS, LearningCurve, learning_curve
-from onestage.analysis.matches import Matches, match
 from onestage.analysis.plain import to_plain
-from onestage.analysis.tables import tabulate
 from onestage.cli.choose import NONE
 from onestage.cli.output import say, stdout, tell
 from onestage.creation import build
 from onestage.data import Dataset
 from onestage.errors import DataError, counted
 from onestage.files import write_file
+from onestage.metrics.matches import Matches, match
+from onestage.metrics.tables import tabulate
 from onestage.model.codec import Range
 from onestage.model.detector import Detector
 from onestage.structures import Detections

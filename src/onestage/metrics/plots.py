@@ -17,7 +17,8 @@ from matplotlib.transforms import ScaledTranslation
 
 from onestage.errors import printable, without_warnings
 from onestage.files import write_file
-from onestage.metrics.coco import RECALLS, CocoMetrics
+from onestage.metrics.ap import RECALLS
+from onestage.metrics.coco import CocoMetrics
 
 History: TypeAlias = Sequence[Mapping[str, float | None]]
 """The figures of a training: one mapping per epoch, in order."""

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from markupsafe import Markup
 
 from onestage.metrics import charts
+from onestage.metrics.ap import RECALLS
 from onestage.metrics.charts import Curve, line_chart
-from onestage.metrics.coco import RECALLS, CocoMetrics
+from onestage.metrics.coco import CocoMetrics
 from onestage.metrics.page import Section, as_base64, fill, fragment, table
 from onestage.metrics.results import Results
 from onestage.metrics.wording import (

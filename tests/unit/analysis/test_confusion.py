@@ -8,7 +8,7 @@ import pytest
 from analysis_cases import file_case, reference
 from metric_cases import found, known
 from onestage.analysis.confusion import Cell, confusion
-from onestage.analysis.tables import tabulate
+from onestage.metrics.tables import tabulate
 
 CLASSES = ["cat", "dog"]
 CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)

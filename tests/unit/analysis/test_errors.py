@@ -10,8 +10,8 @@ from analysis_cases import Case, file_case, made_case, reference
 from metric_cases import found, known
 from onestage.analysis.errors import Errors, errors_of
 from onestage.analysis.kinds import Average, kinds_of
-from onestage.analysis.matches import match
-from onestage.analysis.tables import tabulate
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 
 EXACT, TIED = 1e-9, 0.005
 SETS = {"fakebbox100": TIED, "harder100": TIED, "harder100_iou75": TIED, "coco_tiny_made": EXACT, "voc100": EXACT}

@@ -12,17 +12,17 @@ import torch
 from coco_cases import FILES, random_case, read_coco
 from metric_cases import found, known
 from onestage.analysis import bootstrap
-from onestage.analysis.ap import average_precision
 from onestage.analysis.bootstrap import class_rows, drawn_ap, how_sure, over_classes, weighted_ap
 from onestage.analysis.calibration import Calibration, Lines, Temperature, calibrate, fit_lines, fit_temperature
 from onestage.analysis.compare import compare
-from onestage.analysis.matches import Matches, match
 from onestage.analysis.olrp import optimal_lrp
 from onestage.analysis.reliability import localisation_reliability, reliability
-from onestage.analysis.tables import tabulate
 from onestage.analysis.thresholds import Want, find_thresholds, without_use
 from onestage.analysis.wording import interval
 from onestage.errors import ConfigError
+from onestage.metrics.ap import average_precision
+from onestage.metrics.matches import Matches, match
+from onestage.metrics.tables import tabulate
 
 SETS = ("fakebbox100", "harder100", "coco_tiny_made", "voc100")
 

@@ -9,7 +9,7 @@ import pytest
 from analysis_cases import file_case, reference
 from metric_cases import found, known
 from onestage.analysis.labels import find_suspects, label_scores, picture_quality
-from onestage.analysis.tables import tabulate
+from onestage.metrics.tables import tabulate
 
 CLASSES = ["cat", "dog"]
 

@@ -5,9 +5,9 @@ import pytest
 
 from metric_cases import found, known
 from onestage.analysis.learning import LearningCurve, gain_of_doubling, learning_curve
-from onestage.analysis.matches import match
 from onestage.analysis.plain import from_plain, to_plain
-from onestage.analysis.tables import tabulate
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 
 BOX = (10, 10, 60, 60)
 

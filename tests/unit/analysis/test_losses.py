@@ -4,8 +4,8 @@ import pytest
 
 from metric_cases import found, known
 from onestage.analysis.losses import losses_by_picture
-from onestage.analysis.matches import match
-from onestage.analysis.tables import tabulate
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 
 BOX, FAR = (10, 10, 60, 60), (200, 200, 260, 260)
 

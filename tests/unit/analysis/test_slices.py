@@ -7,9 +7,9 @@ import torch
 
 from metric_cases import found, known
 from onestage.analysis.kinds import kinds_of
-from onestage.analysis.matches import match
 from onestage.analysis.slices import Slice, Slices, brightness_of, slices_of, wilson
-from onestage.analysis.tables import tabulate
+from onestage.metrics.matches import match
+from onestage.metrics.tables import tabulate
 
 BOXES = [(0, 0, 10, 10), (100, 100, 300, 150), (110, 100, 310, 150), (400, 200, 420, 300)]
 

@@ -212,7 +212,7 @@ def test_every_package_is_one_that_files_depend_on_or_not():
     needed = {re.match(r"[\w-]+", entry)[0] for entry in [*project["dependencies"], *extras]}
     read_and_show = {"pillow", "safetensors", "pyyaml", "tflite", "defusedxml", "rich", "matplotlib", "jinja2"}
     read_and_show |= {"tensorboard", "mlflow-skinny", "wandb"}
-    assert needed - {*MAKERS} == read_and_show | {"tyro", "filelock", "huggingface-hub", "faster-coco-eval"}
+    assert needed - {*MAKERS} == read_and_show | {"tyro", "filelock", "huggingface-hub"}
 
 
 def test_only_equal_detectors_have_equal_fingerprints(exported):

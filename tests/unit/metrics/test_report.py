@@ -59,7 +59,7 @@ def test_the_csv_holds_a_line_per_class(report: Report, tmp_path: Path) -> None:
     with (tmp_path / "per_class.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["name"] for row in rows] == [row.name for row in report.rows]
-    assert (rows[0]["objects"], rows[0]["AP"], rows[3]["AP"]) == ("1", "1.0", "")
+    assert (rows[0]["objects"], float(rows[0]["AP"]), rows[3]["AP"]) == ("1", pytest.approx(1), "")
 
 
 def test_the_page_stands_alone_and_names_are_text(report: Report, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onestage.analysis.tables import Bools, Floats, Ints, Table, ranks
+from onestage.metrics.tables import Bools, Floats, Ints, Table, ranks
 
 IOUS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 """COCO's thresholds, computed as pycocotools does: some differ from .55, .6 and so on in the last bit."""

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onestage.analysis.matches import Matches, Size, match
-from onestage.analysis.tables import Bools, Floats, Table
-from onestage.metrics.coco import FIGURES, RECALLS
+from onestage.metrics.matches import Matches
+from onestage.metrics.tables import Bools, Floats
+
+RECALLS = np.linspace(0, 1, 101)
+"""(R,) the recalls at which precision is read."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,27 +35,16 @@ class AveragePrecision:
     @property
     def mean(self) -> float:
         """AP over all thresholds and classes; NaN if no class has objects."""
-        return _mean(self.precision)
+        return mean_known(self.precision)
 
     def at(self, threshold: int) -> float:
         """The AP over all classes at one threshold, by its number, 0..T - 1."""
-        return _mean(self.precision[threshold])
+        return mean_known(self.precision[threshold])
 
     @property
     def mean_recall(self) -> float:
         """AR, the recall over all thresholds and classes; NaN if no class has objects."""
-        return _mean(self.recall)
-
-
-def coco_figures(table: Table) -> dict[str, float]:
-    """COCO's twelve figures by name, in its order: pycocotools' to the last bit; NaN if there is nothing to find."""
-    matches = match(table)
-    every = average_precision(matches)
-    sizes: tuple[Size, ...] = ("small", "medium", "large")
-    by_size = [average_precision(match(table, size=size)) for size in sizes]
-    aps = [every.mean, every.at(matches.at(0.5)), every.at(matches.at(0.75)), *(ap.mean for ap in by_size)]
-    few = [average_precision(matches, limit=limit) for limit in (1, 10)]
-    return dict(zip(FIGURES, [*aps, *(ap.mean_recall for ap in (*few, every, *by_size))], strict=True))
+        return mean_known(self.recall)
 
 
 def average_precision(matches: Matches, *, limit: int | None = None) -> AveragePrecision:
@@ -91,7 +82,7 @@ def curve(hit: Bools, kept: Bools, truths: int, *, recalls: Floats = RECALLS) ->
     return np.append(best, 0.0)[np.searchsorted(recall, recalls)], float(recall[-1])
 
 
-def _mean(values: Floats) -> float:
+def mean_known(values: Floats) -> float:
     """The mean of the values that are not NaN; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if known.size else float("nan")

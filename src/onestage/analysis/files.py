@@ -1,4 +1,4 @@
-"""An analysis as files: analysis.json, errors.csv and pictures.csv."""
+"""An analysis as files: analysis.json, errors.csv, pictures.csv and errors.png."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TypeAlias
 
 from onestage.analysis.analysis import Analysis
+from onestage.analysis.plots import plot_errors
 from onestage.files import atomic_file, make_folder, write_file
 from onestage.metrics.report_files import table_cell
 from onestage.structures import Detections, Truth
 
-NAMES = ("analysis.json", "errors.csv", "pictures.csv")
+NAMES = ("analysis.json", "errors.csv", "pictures.csv", "errors.png")
 """The files."""
 ERROR_COLUMNS = ("image", "what", "row", "letter", "class", "score", "xmin", "ymin", "xmax", "ymax", "object")
 PICTURE_COLUMNS = ("image", "objects", "found", "detections", "AP_lost", "by_false_alarms", "by_missed", "label_quality")
@@ -26,14 +27,17 @@ def save_analysis(analysis: Analysis, pairs: Sequence[Pair], folder: Path) -> No
     """Write the files into ``folder``, which is made if it is missing. pairs: the detections and the truth of each picture.
 
     errors.csv has a row for each detection and each object, with its letter of ``PictureErrors``; object: the row of the object
-    that a detection takes, or is meant for. pictures.csv has the pictures that cost most first.
+    that a detection takes, or is meant for. pictures.csv has the pictures that cost most first. errors.png shows what each type
+    of error costs.
     """
     make_folder(folder)
-    json_file, errors_file, pictures_file = (folder / name for name in NAMES)
+    json_file, errors_file, pictures_file, chart = (folder / name for name in NAMES)
     write_file(json_file, analysis.to_json().encode("utf-8", "backslashreplace") + b"\n")
     _write_table(errors_file, ERROR_COLUMNS, _error_rows(analysis, pairs))
     names = {found.image_id: _name(found, truth) for found, truth in pairs}
     _write_table(pictures_file, PICTURE_COLUMNS, _picture_rows(analysis, names))
+    if analysis.errors is not None:
+        plot_errors(analysis.errors, chart)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:

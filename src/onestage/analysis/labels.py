@@ -20,6 +20,8 @@ from onestage.metrics.tables import Bools, Floats, Ints, Table
 Reason: TypeAlias = Literal["overlooked", "badly placed", "swapped"]
 Box: TypeAlias = tuple[float, float, float, float]
 
+REASONS: tuple[Reason, ...] = ("overlooked", "badly placed", "swapped")
+
 IOU_WEIGHT, DISTANCE_RATE = 0.9, 0.1
 """Of the IoU in the similarity, and of the distance, per pixel."""
 
@@ -65,11 +67,12 @@ class PictureQuality:
 class Labels:
     """The labels that are probably wrong, the worst first, and the quality of each picture's labels, the worst first.
 
-    sure: from this score on, a detection is believed against the labels. counts: how many labels of each reason are below
-    SUSPECT; ``suspects`` may list fewer.
+    sure: from this score on, a detection is believed against the labels. confident: how many detections have such a score.
+    counts: how many labels of each reason are below SUSPECT; ``suspects`` may list fewer.
     """
 
     sure: float
+    confident: int
     counts: dict[str, int]
     suspects: tuple[Suspect, ...]
     pictures: tuple[PictureQuality, ...]
@@ -126,11 +129,11 @@ def find_suspects(table: Table, *, sure: float = 0.95, likely: float = 0.5, most
     scores, partner = label_scores(table, sure=sure, likely=likely), _labelled_twice(table)
     every = [*_overlooked(table, scores), *_doubtful(table, scores, partner)]
     every.sort(key=lambda suspect: suspect.quality)
-    reasons: tuple[Reason, ...] = ("overlooked", "badly placed", "swapped")
-    counts: dict[str, int] = {reason: sum(s.reason == reason for s in every) for reason in reasons}
+    counts: dict[str, int] = {reason: sum(s.reason == reason for s in every) for reason in REASONS}
     quality = picture_quality(table, scores).tolist()
     pictures = [PictureQuality(image_id, value) for image_id, value in zip(table.image_ids, quality, strict=True)]
-    return Labels(sure, counts, tuple(every[:most]), tuple(sorted(pictures, key=lambda p: p.quality)))
+    confident = int((table.found.score >= sure).sum())
+    return Labels(sure, confident, counts, tuple(every[:most]), tuple(sorted(pictures, key=lambda p: p.quality)))
 
 
 def picture_quality(table: Table, scores: Scores) -> Floats:

@@ -15,6 +15,7 @@ from onestage.analysis.confusion import Confusion
 from onestage.analysis.errors import Errors
 from onestage.analysis.labels import Labels
 from onestage.analysis.olrp import OlrpFigures
+from onestage.analysis.reach import Reach, ReachedPart
 from onestage.analysis.reliability import Reliability
 from onestage.analysis.slices import Quality, Slice, Slices
 from onestage.analysis.thresholds import Thresholds, without_use
@@ -30,11 +31,33 @@ CONFUSED = 15
 MISTAKEN, SUSPECTS = 20, 20
 """The most pairs of classes, and labels, in a table."""
 
+MEASURED = {
+    "size": "the area of the object in pixels of its picture",
+    "shape": "the width of the box by its height",
+    "crowding": "the highest IoU with another object of the class",
+    "border": "whether the box ends within a pixel of the border of the picture",
+    "brightness": "the mean luma (ITU-R BT.601) of the pixels in the box, 0 to 255; dark is below 64, bright from 192 on",
+}
+"""How each quality of objects is measured."""
+
+REACH_HEAD = (
+    "part",
+    "objects",
+    "reached",
+    "share",
+    "not reached",
+    "smaller than every anchor",
+    "missed",
+    "of these not reached",
+)
+
 STYLE = """  .advice { padding: .8rem 1rem .8rem 2.4rem; border-left: .25rem solid #ffb000; background: var(--note); }
   .key span { display: inline-block; margin-right: 1.4rem; }
-  .key i { display: inline-block; width: 1.6rem; height: .8rem; margin-right: .4rem; border: 3px solid; }
+  .key i { display: inline-block; width: 1.6rem; height: .9rem; margin-right: .4rem; border: 3px solid; background: #3d434d; }
+  summary { margin-top: .6rem; color: var(--blue); cursor: pointer; }
   .key .hit { border-color: #2f9bff; } .key .missed { border-color: #ffc400; border-style: dashed; }
   .key .false { border-color: #ff3c82; border-style: dotted; }
+  .small { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 100%), 1fr)); }
 """
 """What the sections add to the style of the page."""
 
@@ -42,17 +65,23 @@ KEY = """<p class="key"><span><i class="hit"></i>found: solid blue</span> \
 <span><i class="missed"></i>missed object: dashed yellow</span> \
 <span><i class="false"></i>false alarm: dotted pink</span></p>
 """
-PICTURES = """<div class="examples">
+LABEL_KEY = """<p class="key"><span><i class="missed"></i>the label: dashed yellow</span> \
+<span><i class="hit"></i>the detection: solid blue</span></p>
+"""
+PICTURES = """<div class="examples{{ size }}">
 {% for picture in pictures %}<figure><img src="data:image/jpeg;base64,{{ data[loop.index0] }}" \
 alt="{{ picture.words }}"><figcaption>{{ picture.caption }}: {{ picture.words }}</figcaption></figure>
 {% endfor %}</div>
 """
 
 
-def sections(analysis: Analysis, *, advice: Sequence[str] = (), pictures: Sequence[Drawn] = ()) -> list[Section]:
+def sections(
+    analysis: Analysis, *, advice: Sequence[str] = (), pictures: Sequence[Drawn] = (), suspects: Sequence[Drawn] = ()
+) -> list[Section]:
     """The sections, in the order in which a reader needs them; those of absent parts are left out.
 
-    advice: what to do next, in sentences. pictures: the worst ones, as ``worst_pictures`` draws them.
+    advice: what to do next, in sentences. pictures: the worst ones, as ``worst_pictures`` draws them. suspects: labels, as
+    ``suspect_pictures`` draws them.
     """
     found = [Section("What to do next", _list(advice))] if advice else []
     if analysis.errors is not None:
@@ -63,6 +92,8 @@ def sections(analysis: Analysis, *, advice: Sequence[str] = (), pictures: Sequen
         found.append(Section("The worst pictures", _pictures(pictures, analysis.slices)))
     if analysis.slices is not None:
         found.append(Section("Which objects are found", _slices(analysis.slices)))
+    if analysis.reach is not None:
+        found.append(Section("Which objects anchors reach", _reach(analysis.reach)))
     if analysis.confusion is not None:
         found.append(Section("Which class is taken for which", _confusion(analysis.confusion)))
     if analysis.AP is not None:
@@ -70,7 +101,7 @@ def sections(analysis: Analysis, *, advice: Sequence[str] = (), pictures: Sequen
     if analysis.reliability is not None:
         found.append(Section("Can scores be believed", _reliability(analysis.reliability, analysis)))
     if analysis.labels is not None:
-        found.append(Section("Labels that may be wrong", _labels(analysis.labels, analysis.classes)))
+        found.append(Section("Labels that may be wrong", _labels(analysis.labels, analysis.classes, suspects)))
     return found
 
 
@@ -121,13 +152,18 @@ def _pictures(pictures: Sequence[Drawn], slices: Slices | None) -> Markup:
     """The pictures with the key to their lines."""
     words = f"Detections of a score of at least {slices.score:.3f} are drawn. " if slices is not None else ""
     note = _text(f"{words}The picture that costs most AP comes first.")
-    data = [as_base64(picture.jpeg) for picture in pictures]
-    return note + Markup(KEY) + fragment(PICTURES, pictures=pictures, data=data)
+    return note + Markup(KEY) + _drawn(pictures)
+
+
+def _drawn(pictures: Sequence[Drawn], size: str = "") -> Markup:
+    """Drawings side by side. size: a class of their columns, with a blank in front."""
+    return fragment(PICTURES, pictures=pictures, data=[as_base64(picture.jpeg) for picture in pictures], size=size)
 
 
 def _slices(slices: Slices) -> Markup:
     """The share of objects that are found, by each quality; the classes as a table, as there may be many."""
-    words = f"Found: a detection of a score of at least {slices.score:.3f} hits the object. A thin line is the 95 % interval."
+    words = f"Found: a detection of a score of at least {slices.score:.3f} hits the object. A thin line is the 95 % interval. "
+    words += " ".join(f"{quality.name.capitalize()}: {MEASURED[quality.name]}." for quality in slices.qualities[1:])
     charts = [_quality(quality) for quality in slices.qualities if quality.name != "class"]
     parts = [_text(words), Markup('<div class="charts">\n{}\n</div>\n').format(Markup("\n").join(charts))]
     head = ("part", "objects", "found", "share", "95 % interval", "a wrong box instead")
@@ -144,6 +180,44 @@ def _quality(quality: Quality) -> Markup:
     bars = [Bar(s.name, s.share, f"{s.found:,} of {s.objects:,}", s.low, s.high) for s in quality.slices]
     chart = bar_chart(f"Share of objects that are found, by {quality.name}", bars)
     return Markup("<figure><figcaption>by {}</figcaption>{}</figure>").format(quality.name, chart)
+
+
+def _reach(reach: Reach) -> Markup:
+    """How many objects an anchor reaches, by class, size and level, and whether the missed ones are among the others."""
+    total = reach.total
+    words = (
+        f"Anchors reach {_share(total.reached, total.objects)} of {counted(total.objects, 'object')}: their IoU is at least "
+        f"{reach.iou:g}. A detector learns little from objects that no anchor reaches. "
+    )
+    words += f"Missed: no detection of a score of at least {reach.score:.3f} finds the object. "
+    words += (
+        f"Of {counted(total.missed, 'missed object')}, {total.missed_unreached:,} are among those that no anchor reaches "
+        f"({_share(total.missed_unreached, total.missed)}; of all objects {_share(total.unreached, total.objects)})."
+        if total.missed
+        else "No object is missed."
+    )
+    parts = [_text(words)]
+    for kind, rows in (("class", reach.classes), ("size", reach.sizes)):
+        cells = [(*_reached(row), row.unreached, row.small, row.missed, row.missed_unreached) for row in rows]
+        parts.append(table(f"What anchors reach, by {kind} of the objects", REACH_HEAD, [_with_commas(row) for row in cells]))
+    levels = [_with_commas(_reached(row)) for row in reach.levels]
+    parts.append(
+        table("What the anchors of each level reach alone, from the finest map to the coarsest", REACH_HEAD[:4], levels)
+    )
+    return Markup("\n").join(parts)
+
+
+def _reached(row: ReachedPart) -> tuple[str, int, int, str]:
+    return row.name, row.objects, row.reached, _share(row.reached, row.objects)
+
+
+def _share(part: int, whole: int) -> str:
+    """A share in per cent, rounded down to a tenth, so that 100 % means all; a dash for a share of nothing."""
+    return f"{1000 * part // whole / 10:g} %" if whole else "-"
+
+
+def _with_commas(row: Sequence[str | int]) -> list[str]:
+    return [f"{cell:,}" if isinstance(cell, int) else cell for cell in row]
 
 
 def _confusion(confusion: Confusion) -> Markup:
@@ -164,8 +238,12 @@ def _confusion(confusion: Confusion) -> Markup:
     )
     rows = [(names[cell.true], names[cell.predicted], f"{cell.count:,}") for cell in mistaken[:MISTAKEN]]
     pairs = table("Classes taken for each other most often", ("class", "detected as", "objects"), rows, texts=2)
-    chart = matrix_chart(f"Confusion matrix of {which}", [names[label] for label in shown], matrix)
-    return _text(words) + chart + (pairs if rows else _text("No class is taken for another."))
+    shown_names = [names[label] for label in shown]
+    chart = matrix_chart(f"Confusion matrix of {which}; its counts stand in the table below", shown_names, matrix)
+    cells = [(name, *(f"{count:,}" for count in row)) for name, row in zip(shown_names, matrix, strict=True)]
+    counts = table(f"The confusion matrix of {which}", ("object", *shown_names), cells)
+    folded = Markup("<details><summary>The matrix as a table</summary>\n{}</details>\n").format(counts)
+    return _text(words) + chart + folded + (pairs if rows else _text("No class is taken for another."))
 
 
 def _sureness(ap: Sureness) -> Markup:
@@ -226,17 +304,21 @@ def _diagram(label: str, measured: Mapping[str, Reliability]) -> Markup:
     return line_chart(label, curves, x="score", y=f"share of hits, IoU {iou:g}", diagonal="scores that can be believed")
 
 
-def _labels(labels: Labels, classes: Sequence[str]) -> Markup:
-    """How many labels are in doubt, and the worst of them."""
+def _labels(labels: Labels, classes: Sequence[str], pictures: Sequence[Drawn]) -> Markup:
+    """How many labels are in doubt, and the worst of them, drawn and as a table."""
     counts = ", ".join(f"{count:,} {reason}" for reason, count in labels.counts.items())
-    words = f"By detections of a score of at least {labels.sure:g}: {counts}. "
-    words += "The lower the quality, the more likely a label is wrong."
     rows = [
         (_name(one.image_id), one.reason, classes[one.label], classes[one.suggested_label], f"{one.quality:.3f}")
         for one in labels.suspects[:SUSPECTS]
     ]
+    words = f"By {counted(labels.confident, 'detection')} of a score of at least {labels.sure:g}: {counts}. "
+    words += "The lower the quality, the more likely a label is wrong." if rows else ""
+    words += "" if labels.confident else " Try a lower score: --sure 0.5."
+    if rows:
+        words += " For a label tool, add --suspects coco or --suspects labelme to onestage evaluate."
     head = ("picture", "reason", "class", "the detection says", "quality")
-    return _text(words) + (table("The labels to look at first", head, rows, texts=4) if rows else Markup())
+    drawn = Markup(LABEL_KEY) + _drawn(pictures, " small") if pictures else Markup()
+    return _text(words) + drawn + (table("The labels to look at first", head, rows, texts=4) if rows else Markup())
 
 
 def _name(image_id: int | str) -> str:

@@ -92,14 +92,16 @@ def evaluate(
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
             and everything; for detections the first that has all of their pictures
         out: also write to this folder: index.html, a page that holds everything; metrics.json, per_class.csv, pr_curves.png,
-            analysis.json, errors.csv (each detection and object), pictures.csv, predictions.json and pictures/
+            errors.png, analysis.json, errors.csv (each detection and object), pictures.csv, predictions.json and pictures/
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or detection, or an unreadable picture: stop, or leave it out
     """
+    from onestage.cli.suspects import check_suspects
     from onestage.data.detections import holds_detections
     from onestage.files import given_path
 
     path = given_path(model, "model")
+    check_suspects(judging, out)
     wanted = _Wanted(data, split, out, format, on_bad, judging, keeping)
     if holds_detections(path):
         _evaluate_file(path, wanted, machine)
@@ -142,7 +144,7 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
     if left_out := len(dataset.problems) + len(dataset) - len(figures.found):
         say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
     if out is not None:
-        _save(figures.report, figures.found, dataset, out, analysis, advice)
+        _save(figures.report, figures.found, dataset, out, analysis=analysis, advice=advice, judging=judging)
     if target is not None:
         keep(keeping, target, judging=judging, measured=figures, analysis=analysis, dataset=dataset, path=path)
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
@@ -186,7 +188,7 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     if dataset.problems:
         say(("left out:", "bold yellow"), f" {len(dataset.problems):,} bad labels; see them: onestage data check {data}")
     if out is not None:
-        _save(report, objects.detections, dataset, out, analysis, advice)
+        _save(report, objects.detections, dataset, out, analysis=analysis, advice=advice, judging=judging)
 
 
 def refuse_model_options(path: Path, machine: Machine) -> None:
@@ -210,15 +212,20 @@ def _save(
     detections: list[Detections],
     dataset: Dataset,
     out: Path,
+    *,
     analysis: Analysis | None,
     advice: tuple[str, ...],
+    judging: Judging,
 ) -> None:
-    """Write the folder of a report, and say where its page is."""
+    """Write the folder of a report, and say where its page is, and the labels to check if they are wanted."""
+    from onestage.cli.judge import with_truths
     from onestage.cli.report import save_report
+    from onestage.cli.suspects import save_suspects
 
     page = save_report(report, detections, dataset, out, analysis=analysis, advice=advice)
     stdout().print()
     tell(f"report: {page}")
+    save_suspects(analysis, with_truths(detections, dataset), dataset, out, judging)
 
 
 def find(name: str, machine: Machine) -> Detector | Predictor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from onestage.cli.output import say, stdout
+from onestage.cli.output import progress, say, stdout
 from onestage.errors import ConfigError, DataError
 from onestage.model.codec import Range
 
@@ -36,9 +36,18 @@ class Judging:
     learning_curve: float | None = None
     """Also train three times, so many minutes each, on a quarter, half and all of the pictures of the run, and say whether more
     pictures would help."""
+    suspects: Literal["coco", "labelme"] | None = None
+    """With --out: also write the labels that are probably wrong for a label tool, each with the reason: suspects.json, a COCO
+    data set, or suspects/, a LabelMe file for each picture. Your labels stay as they are. Where the model says something else,
+    its box is added in a class that begins with "proposal: ", so that no program takes it for a label."""
+    all_pictures: bool = False
+    """With --suspects: also write the pictures of which no label looks wrong."""
+    sure: float = 0.95
+    """A detection of at least this score is believed against the labels. Many models never reach 0.95."""
 
     def __post_init__(self) -> None:
         Range(least=0, most=1_000_000).check(self.draws, "draws")
+        Range(least=0, most=1).check(self.sure, "sure")
         if self.want != Judging.want:
             self.wanted()
 
@@ -88,8 +97,9 @@ def judged(
         method: Method | None = (
             "temperature" if calibrated is None and known.facts.keeps and not known.facts.calibrated else None
         )
-        settings = AnalysisSettings(want=judging.wanted(), draws=judging.draws, calibrate=method)
-        analysis = analyse(found, truths, dataset.classes, settings=settings, overlaps=known.overlaps)
+        settings = AnalysisSettings(want=judging.wanted(), draws=judging.draws, sure=judging.sure, calibrate=method)
+        bright, overlaps = brightness(found, dataset), known.overlaps
+        analysis = analyse(found, truths, dataset.classes, settings=settings, brightness=bright, overlaps=overlaps)
     except (DataError, MemoryError) as error:  # after an hour of measuring, the figures must not be lost for it
         say(("not analysed:", "bold yellow"), f" {error}", lines=True)
         return None, ()
@@ -105,3 +115,28 @@ def with_truths(found: Sequence[Detections], dataset: Dataset) -> list[tuple[Det
     """The detections of each picture with its truth."""
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     return [(one, dataset.truth(row_of[one.image_id])) for one in found]
+
+
+def brightness(found: Sequence[Detections], dataset: Dataset) -> dict[int | str, tuple[float, ...]] | None:
+    """How bright each object is, by picture; None if no picture is there, as for labels alone. A JPEG is read at a quarter of
+    its sides. A picture that cannot be read is left out.
+    """
+    from onestage.analysis.slices import brightness_of
+    from onestage.images import decode_image, read_header
+
+    result: dict[int | str, tuple[float, ...]] = {}
+    if not dataset.is_on_disk:
+        return None
+    with progress("brightness", len(found)) as bar:
+        for one, truth in with_truths(found, dataset):
+            bar.advance(1)
+            if not len(truth.boxes):
+                continue
+            try:
+                reduction = min(4, max(read_header(truth.path).reductions))
+                image = decode_image(truth.path, reduction=reduction)
+            except DataError:
+                continue
+            scale = truth.boxes.new_tensor([*image.shape[:0:-1]]) / truth.boxes.new_tensor([*one.size[::-1]])
+            result[truth.image_id] = brightness_of(image, truth.boxes * scale.repeat(2))
+    return result or None

@@ -12,6 +12,7 @@ from onestage.analysis import Analysis
 from onestage.analysis.files import NAMES as ANALYSIS_FILES
 from onestage.analysis.files import save_analysis
 from onestage.analysis.page import STYLE, sections
+from onestage.analysis.suspects import suspect_pictures
 from onestage.analysis.worst import worst_pictures
 from onestage.cli.judge import with_truths
 from onestage.cli.results import results_folder
@@ -78,8 +79,9 @@ def save_report(
         return report.save(folder, examples=examples)
     pairs, readable = with_truths(found, dataset), {detections.image_id for detections in there}
     save_analysis(analysis, pairs, folder)
-    worst = [*worst_pictures(analysis, (pair for pair in pairs if pair[0].image_id in readable))]
-    parts = sections(analysis, advice=advice, pictures=worst)
+    shown = [pair for pair in pairs if pair[0].image_id in readable]
+    worst, suspects = [*worst_pictures(analysis, shown)], [*suspect_pictures(analysis, shown)]
+    parts = sections(analysis, advice=advice, pictures=worst, suspects=suspects)
     return report.save(folder, examples=examples, sections=parts, style=STYLE)
 
 

@@ -150,6 +150,6 @@ def _cells(names: Sequence[str], counts: Sequence[Sequence[int]], side: float) -
             if count:
                 told = printable(f"{name}, detected as {names[j]}: {count:,}")
                 corner = NAMES + j * side, NAMES + i * side
-                yield cell.format(*corner, side - 1, side - 1, 0.08 + 0.52 * count / total, told)
+                yield cell.format(*corner, side - 1, side - 1, 0.08 + 0.5 * count / total, told)
                 if side >= 30:
                     yield _text(corner[0] + side / 2, corner[1] + side / 2 + 4, f"{count:,}", anchor="middle")

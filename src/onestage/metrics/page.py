@@ -22,7 +22,7 @@ HEAD = """<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>{{ title }}</title>
 <style>
-  :root { --ink: #2b2f36; --faint: #656c78; --line: #e4e7ec; --blue: #2f6fde; --paper: #fff; --note: #fff8e6; }
+  :root { --ink: #2b2f36; --faint: #656c78; --line: #e4e7ec; --blue: #2b69d6; --paper: #fff; --note: #fff8e6; }
   @media screen and (prefers-color-scheme: dark) {
     :root { --ink: #e6e8ec; --faint: #a3acb9; --line: #363c47; --blue: #6ea1ff; --paper: #16191e; --note: #3a3218; }
   }
@@ -49,12 +49,13 @@ HEAD = """<!doctype html>
   .share { min-width: 6rem; }
   .share div { border-radius: .3rem; background: var(--line); }
   .share i { display: block; height: .6rem; border-radius: .3rem; background: var(--blue); }
-  td.words, th.words { min-width: 8rem; text-align: left; }
+  td { white-space: nowrap; }
+  td.words, th.words { min-width: 8rem; text-align: left; white-space: normal; }
   img { max-width: 100%; height: auto; }
   figure { margin: 0; }
   figcaption { color: var(--faint); font-size: .85rem; overflow-wrap: anywhere; }
   .examples { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
-  .wide { overflow-x: auto; }
+  .wide { margin-top: 1rem; overflow-x: auto; }
   @media (max-width: 40rem) { body { padding: 1.2rem .9rem 3rem; } }
   @media print {
     body { max-width: none; padding: 0; font-size: 12px; }

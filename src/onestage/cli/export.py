@@ -215,6 +215,8 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
     if made.agreement is not None:
         pairs = f"{made.agreement.paired:,} of {made.agreement.compared:,} detections agree"
         tell(f"checked: {pairs}, with IoU of at least {made.agreement.iou:.4f} and scores within {made.agreement.score:.1e}")
+        if made.agreement.slivers:
+            tell(f"{made.agreement.slivers:,} of them are small boxes, whose sides agree; their IoU is less")
         if alone := made.agreement.compared - made.agreement.paired:
             tell(f"the other {alone:,} have no partner: if two boxes overlap almost as much as NMS allows, rounding decides")
     _show_int8(made)

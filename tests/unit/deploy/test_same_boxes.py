@@ -99,9 +99,15 @@ def found_in(file, photos, batch):
 
 def left_over(config, expected, found):
     """What rounding does not explain in the pictures where a detection has no partner, and the agreement of all."""
-    places = config.postprocess.detections
     agreements = [
-        compare(one.detections, detections, TOLERANCE, places=places, least=LEAST)
+        compare(
+            one.detections,
+            detections,
+            TOLERANCE,
+            places=config.postprocess.detections,
+            least=LEAST,
+            scale=config.preprocess.place(one.detections.size).scale,
+        )
         for one, (detections, _) in zip(expected, found, strict=True)
     ]
     pairs = [(one.raw, raw) for one, (_, raw) in zip(expected, found, strict=True)]

@@ -11,7 +11,7 @@ import exported_files
 import onestage
 from onestage.errors import WeightsError
 from onestage.predict.contract import TEXT, Contract
-from onestage.predict.engines.exported import FileEngine
+from onestage.predict.engines.exported import MOST_BYTES, FileEngine
 from onestage.predict.exported import OPENERS
 from onestage.predict.seal import SEALS, check_seal, write_seal
 
@@ -256,6 +256,18 @@ def test_a_number_of_detections_that_cannot_be_is_an_error(number):
     outputs = [np.zeros((1, 2, 4), np.float32), np.zeros((1, 2), np.float32), np.zeros((1, 2), int), np.array([number])]
     with pytest.raises(WeightsError, match="does not give what it promises"):
         FileEngine(contract, lambda _: outputs, "x")(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4))
+
+
+@pytest.mark.parametrize("suffix", list(OPENERS))
+def test_a_file_that_is_too_large_is_not_read(suffix, tmp_path, monkeypatch):
+    pytest.importorskip({".xml": "openvino", ".param": "ncnn", ".tflite": "ai_edge_litert"}.get(suffix, "onnx"))
+    path = tmp_path / f"x{suffix}"
+    for end in {suffix, *SEALS[suffix].parts} if suffix in SEALS else {suffix}:
+        path.with_suffix(end).touch()
+        os.truncate(path.with_suffix(end), MOST_BYTES + 1)
+    monkeypatch.setattr(type(path), "open", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(WeightsError, match="too large"):
+        onestage.load(path, trusted=True)
 
 
 @pytest.mark.parametrize("suffix", list(OPENERS))

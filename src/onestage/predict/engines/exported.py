@@ -136,13 +136,16 @@ def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
     it cannot be read, is no regular file, or is too large.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # before it is opened: a pipe would wait for a writer
+        about = path.stat()
+        if not stat.S_ISREG(about.st_mode):  # before it is opened: a pipe would wait for a writer
             raise WeightsError("this is not a file", where=path, expected="an exported model", fix="check the path")
-        with path.open("rb") as file:
-            data = file.read(most + 1)
+        data = b""
+        if about.st_size <= most:
+            with path.open("rb") as file:
+                data = file.read(most + 1)  # it may have grown since
     except OSError as error:
         raise WeightsError("this file cannot be read", where=path, got=error.strerror, fix="check the path") from error
-    if len(data) > most:
+    if max(about.st_size, len(data)) > most:
         expected = f"at most {most:,} bytes"
         raise WeightsError("this file is too large", where=path, expected=expected, fix="export a smaller detector")
     return data

@@ -9,6 +9,7 @@ import torch
 
 import exported_files
 import onestage
+from onestage.cli.main import main
 from onestage.errors import WeightsError
 from onestage.predict.contract import TEXT, Contract
 from onestage.predict.engines.exported import MOST_BYTES, FileEngine
@@ -256,6 +257,19 @@ def test_a_number_of_detections_that_cannot_be_is_an_error(number):
     outputs = [np.zeros((1, 2, 4), np.float32), np.zeros((1, 2), np.float32), np.zeros((1, 2), int), np.array([number])]
     with pytest.raises(WeightsError, match="does not give what it promises"):
         FileEngine(contract, lambda _: outputs, "x")(torch.zeros(1, 3, 8, 8), torch.zeros(1, 4))
+
+
+def test_a_program_of_torch_is_not_opened_without_trust(tmp_path, capsys, monkeypatch):
+    path = tmp_path / "x.pt2"
+    path.write_bytes(b"any program")
+    (tmp_path / "a.png").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(type(path), "open", lambda *_: pytest.fail("it was opened"))
+        refused(path, "could run code")
+        assert main(["predict", str(path), str(tmp_path / "a.png")]) == 2
+    assert "say so: --trusted" in capsys.readouterr().err
+    with pytest.raises(WeightsError, match="cannot be read"):
+        onestage.load(path, trusted=True)
 
 
 @pytest.mark.parametrize("suffix", list(OPENERS))

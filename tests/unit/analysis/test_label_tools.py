@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 from metric_cases import found, known
 from onestage.analysis.label_tools import PROPOSAL, ToCheck, common_folder, pictures_to_check, write_coco, write_labelme
 from onestage.analysis.labels import find_suspects
-from onestage.analysis.tables import tabulate
 from onestage.data import load_dataset
+from onestage.metrics.tables import tabulate
 from onestage.structures import Detections, Truth
 
 CLASSES = ("cat", "dög <b>")

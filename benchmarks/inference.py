@@ -51,9 +51,9 @@ def effdet_predictor(model: nn.Module) -> Callable[[Sequence[Tensor]], object]:
     """effdet's DetBenchPredict, with the letterbox and the normalisation that its data loader would do before it."""
     from effdet import DetBenchPredict
 
-    bench = DetBenchPredict(model).eval()
-    height, width = model.config.image_size
     device = next(model.parameters()).device
+    bench = DetBenchPredict(model).eval().to(device)
+    height, width = model.config.image_size
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
 
     @torch.inference_mode()

@@ -238,10 +238,13 @@ def fields_of(owner: object) -> dict[str, object]:
     for kind in filter(is_ours, owner.__mro__[::-1] if inspect.isclass(owner) else ()):
         found |= {name: hint(kind, name) for name in vars(kind).get("__annotations__", {})}
         for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
-            for target in node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            names = [
+                name.id for name in (*targets, getattr(node, "value", None)) if isinstance(name, ast.Name)
+            ]  # self.a = a = f()
+            for target in targets:
                 if isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name) and target.value.id == "self":
-                    given = node.value.id if isinstance(getattr(node, "value", None), ast.Name) else ""
-                    found.setdefault(target.attr, hint(kind.__init__, given))
+                    found.setdefault(target.attr, hint(kind.__init__, names[0] if names else ""))
     return found
 
 

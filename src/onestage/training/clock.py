@@ -19,11 +19,15 @@ MEASUREMENTS = 10
 TRUSTED = 0.5
 """The part of the time before which nothing is cut: other work on the machine may end by itself."""
 SLACK = 0.04
-"""A rest that ends this part of the time too late is cut, so that it ends as much too early: then one cut is mostly enough."""
+"""A rest that ends this part of the time too late is cut, so that it ends as much too early: then one cut is mostly enough. One
+that ends more than twice as much too early is made longer in the same way.
+"""
 RECENT = 0.1
 """The speed is that of the steps within this last part of the time."""
 PROOF = 0.05
-"""A rest that seems to end too late is cut after this part of the time, or half of what is left, by the speed from then on."""
+"""A rest that seems to end at a wrong time is changed after this part of the time, or half of what is left, by the speed from
+then on.
+"""
 FIRST = 3
 """Steps of a process before its speed is known."""
 
@@ -98,7 +102,7 @@ class Pace:
             self._sum -= self._taken.popleft()
 
     def fitting(self, step: int, steps: int, *, elapsed: float, lap: int, overhead: float) -> int:
-        """The number of steps in all that fits with some room: ``steps`` unless the end would come too late.
+        """The number of steps in all that fits with some room: ``steps`` unless the end would come too late, or much too early.
 
         step: steps done, in ``elapsed`` seconds. overhead: seconds for each measurement with its checkpoint, after every
         ``lap`` steps.
@@ -107,7 +111,8 @@ class Pace:
             return steps
         pace = self._sum / len(self._taken)
         measurements = math.ceil(steps / lap) - step // lap
-        if elapsed + (steps - step) * pace + measurements * overhead <= (1 + SLACK) * self.budget:
+        end = elapsed + (steps - step) * pace + measurements * overhead
+        if (1 - 2 * SLACK) * self.budget <= end <= (1 + SLACK) * self.budget:
             self._doubted = None
             return steps
         if self._doubted is None:  # the steps until now were of two speeds
@@ -117,4 +122,4 @@ class Pace:
             return steps
         self._doubted = None
         more = int(((1 - SLACK) * self.budget - elapsed - overhead) / (pace + overhead / lap))
-        return min(steps, step + max(1, more))
+        return min(steps, step + max(1, more)) if end > self.budget else max(steps, step + more)

@@ -306,7 +306,8 @@ class Training:
                 self._keep_to_time(at - before)
 
     def _keep_to_time(self, seconds: float) -> None:
-        """Cut the rest of the training if it does not fit into its minutes any more. The plan says so before the next step.
+        """Change the length of the rest if it would end too late for its minutes, or much too early. The plan says so before
+        the next step.
 
         seconds: that the last step took.
         """
@@ -317,8 +318,8 @@ class Training:
         lap, elapsed = run.config.evaluate_steps or len(run.loader), self._seconds()
         fit = partial(self._pace.fitting, state.step, run.steps, elapsed=elapsed, lap=lap, overhead=state.overhead)
         steps = run.group.on_main(fit)
-        if steps < run.steps:
-            why = "the time nears its end, and the machine became slower"
+        if steps != run.steps:
+            why = "the time nears its end, and the machine became slower" if steps < run.steps else "the machine became faster"
             changes = with_steps(run.changes, state.step, run.steps, steps, why=why)
             self.run = run = replace(run, config=replace(run.config, steps=steps), changes=changes)
             run.group.on_main(partial(run.plan.save, run.folder))

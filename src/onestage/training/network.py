@@ -6,6 +6,8 @@ Shape letters: B images of a batch; C channels, H and W of an image or a map.
 from __future__ import annotations
 
 import contextlib
+import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar, cast
@@ -97,11 +99,27 @@ def check_compiler(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def reproducible(device: torch.device) -> Iterator[None]:
-    """Leave torch's global random numbers as they were. On a GPU, cuDNN uses only its deterministic kernels."""
-    before = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    """Leave torch's global random numbers as they were. On a GPU, take deterministic kernels alone: of cuDNN, of cuBLAS, and
+    where torch would add up numbers in any order.
+
+    cuBLAS reads its setting when it is first used. A program that has used the GPU before has to set it by itself
+    (docs/training.md).
+    """
+    if device.type != "cuda":
+        with torch.random.fork_rng([]):
+            yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    strict = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.use_deterministic_algorithms(True, warn_only=True)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with torch.random.fork_rng([device]), warnings.catch_warnings():
+            # Into one cell, as in TinySSD, nothing is added up: each map has one maximum.
+            warnings.filterwarnings("ignore", "adaptive_max_pool2d_backward_cuda")
             yield
     finally:
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before
+        cudnn.deterministic, cudnn.benchmark = before
+        torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])

@@ -118,6 +118,19 @@ def test_one_cut_is_enough_for_a_machine_that_goes_on_becoming_slower(slower: Ca
     assert cuts == 1 and 280 < elapsed + 3 < 312
 
 
+@pytest.mark.parametrize("faster", [lambda time: 0.6, lambda time: 1.0 if time < 120 else 0.7, lambda time: 1.0 - time / 1000])
+def test_a_machine_that_becomes_faster_trains_longer(faster: Callable[[float], float]) -> None:
+    """One change is enough: it ends neither late nor more than a tenth too early."""
+    pace, elapsed, step, steps, changes = Pace(300.0), 0.0, 0, 550, 0
+    while step < steps:
+        step, seconds = step + 1, 0.5 * faster(elapsed)
+        elapsed += seconds + (3.0 if step % 60 == 0 else 0.0)
+        pace.add(seconds)
+        fitting = pace.fitting(step, steps, elapsed=elapsed, lap=60, overhead=3.0)
+        steps, changes = fitting, changes + (fitting != steps)
+    assert steps > 550 and changes == 1 and 270 < elapsed + 3 < 312
+
+
 def test_a_cut_before_an_earlier_one_takes_its_place() -> None:
     """The run went on from a checkpoint before the first cut."""
     changes = with_steps(with_steps((), 80, 200, 150), 60, 150, 120)

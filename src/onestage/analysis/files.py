@@ -33,18 +33,18 @@ def save_analysis(analysis: Analysis, pairs: Sequence[Pair], folder: Path) -> No
     make_folder(folder)
     json_file, errors_file, pictures_file, chart = (folder / name for name in NAMES)
     write_file(json_file, analysis.to_json().encode("utf-8", "backslashreplace") + b"\n")
-    _write_table(errors_file, ERROR_COLUMNS, _error_rows(analysis, pairs))
+    write_table(errors_file, ERROR_COLUMNS, _error_rows(analysis, pairs))
     names = {found.image_id: _name(found, truth) for found, truth in pairs}
-    _write_table(pictures_file, PICTURE_COLUMNS, _picture_rows(analysis, names))
+    write_table(pictures_file, PICTURE_COLUMNS, _picture_rows(analysis, names))
     if analysis.errors is not None:
         plot_errors(analysis.errors, chart)
 
 
-def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
-    """Write a CSV file row by row: there may be millions."""
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> None:
+    """Write a CSV file row by row: there may be millions. columns: their names."""
     with atomic_file(path) as file:
         writer = csv.writer(codecs.getwriter("utf-8")(file, "replace"))
-        writer.writerow(columns)
+        writer.writerow([table_cell(name) for name in columns])
         writer.writerows([table_cell(value) for value in row] for row in rows)
 
 

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isnan
 from pathlib import Path
-from string import ascii_uppercase
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
-from onestage.cli.evaluate import THIS_MACHINE, Machine, find, measured, refuse_model_options, runner, tell_remarks
-from onestage.cli.output import say, stdout
-from onestage.console import words
-from onestage.errors import ConfigError, counted, printable
+from onestage.cli.evaluate import THIS_MACHINE, Machine, find, measured, refuse_model_options, runner
+from onestage.cli.output import say, stdout, tell
+from onestage.cli.results import results_folder
+from onestage.errors import ConfigError, counted
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
-    from onestage.analysis.compare import Comparison, Difference, Pairing
+    from onestage.analysis.compare import Comparison
     from onestage.data import Dataset
-    from onestage.data.detections import OpenDetections
-    from onestage.structures import Detections
+    from onestage.data.detections import FoundObjects, OpenDetections
+    from onestage.model.detector import Detector
+    from onestage.predict.predictor import Predictor
+    from onestage.structures import Detections, Truth
 
-CLASSES, PICTURES = 20, 5
-"""The most classes and pictures that the terminal shows of two detectors: those on which they differ most."""
+UNTOLD = frozenset({"best.safetensors", "last.safetensors", "model.safetensors", "predictions.json", "results.json"})
+"""Names that alone do not tell one detector from another: the folder belongs to them."""
+
+UNSEEN = "A picture without detections is one in which nothing was found: if a detector never saw it, name a split that it saw"
+"""Said if a file of detections has none for some picture."""
 
 
 @dataclass(frozen=True)
@@ -59,85 +61,165 @@ def compare(
     *,
     data: Path,
     split: str | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     format: Literal["coco", "voc", "yolo", "csv"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     draws: Draws = Draws(),
     machine: Machine = THIS_MACHINE,
 ) -> int:
-    """Compare detectors on the same pictures: the difference of their AP, of each size and class, with the interval in which 95
-    of 100 drawn data sets have it. If it holds 0, the two cannot be told apart.
+    """Tell whether one detector is better than another on the same pictures: the difference of their AP, of each size and
+    class, with the interval in which 95 of 100 drawn data sets have it. If it holds 0, the two cannot be told apart. The first
+    detector is compared with each of the others.
 
-    onestage compare runs/first runs/second --data pictures/
+    onestage compare runs/first runs/second --data pictures/ --out compared/
 
     onestage compare runs/first results.json --data pictures/ --split val
+
+    The page in --out begins with the answer, and shows the pictures on which the two differ most, side by side.
 
     Args:
         systems: two or more: run folders, models or files of detections, as evaluate takes them
         data: the labelled pictures: a folder or a file, as evaluate takes it
         split: train, val, test or trainval; by default as evaluate chooses it
+        out: also write to this folder: index.html, a page that holds everything; compare.json; compare.csv (each picture)
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or detection, or an unreadable picture: stop, or leave it out
     """
     from onestage.analysis.compare import compare as compared
+    from onestage.analysis.compare_terminal import comparison_table
+    from onestage.predict.measure import name_of
 
-    if len(systems) < 2 or len({*systems}) < len(systems):
-        got, fix = ", ".join(systems) or "none", "name two or more, each once: onestage compare A B --data DATA"
-        raise ConfigError("there is nothing to compare", got=got, expected="two different detectors or more", fix=fix)
-    dataset, found = _detections(systems, _Labelled(data, split, format, on_bad), machine)
-    row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
-    seen = [image_id for image_id in row_of if all(image_id in by_id for by_id in found.values())]
-    if left_out := len(dataset) - len(seen):
-        say(("left out:", "bold yellow"), f" {counted(left_out, 'picture')} that cannot be read")
-    comparison = compared(
-        {name: [by_id[image_id] for image_id in seen] for name, by_id in found.items()},
-        [dataset.truth(row_of[image_id]) for image_id in seen],
-        dataset.classes,
-        draws=draws.draws,
-        seed=draws.seed,
-    )
-    _show(comparison, dataset)
+    sources = dict(zip(short_names(systems), systems, strict=True))
+    measured = _measure_all(sources, _Labelled(data, split, format, on_bad), machine, out)
+    dataset, found, truths, remarks = measured
+    comparison = compared(found, truths, dataset.classes, data=name_of(dataset), draws=draws.draws, seed=draws.seed)
+    stdout().print(comparison_table(comparison, sources))
+    for remark in remarks:
+        say(("note:", "bold"), f" {remark}")
+    if out is not None:
+        _save(comparison, measured, out, [*remarks, *_told(sources, data)])
     return 0
 
 
-def _detections(
-    systems: Sequence[str], labelled: _Labelled, machine: Machine
-) -> tuple[Dataset, dict[str, dict[int | str, Detections]]]:
-    """The pictures, and what each system finds in them, by picture. Raise ConfigError if they differ in pictures or classes."""
+def short_names(systems: Sequence[str]) -> list[str]:
+    """A name for each detector: the end of its path, as short as possible. Raise ConfigError for one alone, or twice."""
+    paths = [Path(name).absolute().parts if os.path.lexists(name) else (name,) for name in systems]
+    if len({os.path.realpath(name) for name in systems}) < max(len(systems), 2):
+        got, fix = ", ".join(systems) or "none", "name two or more, each once: onestage compare A B --data DATA"
+        raise ConfigError("there is nothing to compare", got=got, expected="two different detectors or more", fix=fix)
+    names = []
+    for path in paths:
+        others = [other for other in paths if other != path]
+        lengths = range(2 if path[-1] in UNTOLD else 1, len(path) + 1)
+        length = next((n for n in lengths if all(other[-n:] != path[-n:] for other in others)), len(path))
+        names.append("/".join(path[-length:]))
+    return names
+
+
+class _Measured(NamedTuple):
+    """What every detector finds, by its name, in the pictures that can be read, and the truth of these; and what a reader of
+    the figures should know.
+    """
+
+    dataset: Dataset
+    found: dict[str, list[Detections]]
+    truths: list[Truth]
+    remarks: list[str]
+
+
+def _measure_all(sources: Mapping[str, str], labelled: _Labelled, machine: Machine, out: Path | None) -> _Measured:
+    """Open everything, so that what does not fit is an error before anything is measured; then let each model predict.
+
+    Raise ConfigError if the detectors differ in pictures or classes.
+    """
+    from onestage.analysis.compare_files import NAMES
     from onestage.data.detections import holds_detections, open_detections
-    from onestage.evaluation import data_of_all
 
-    files = {name: open_detections(Path(name)) for name in systems if holds_detections(Path(name))}
-    found: dict[str, dict[int | str, Detections]] = {}
-    dataset: Dataset | None = None
-    for name in (name for name in systems if name not in files):
-        other, detections = _run(name, labelled, machine)
-        dataset = other if dataset is None else dataset
-        _check_same(dataset, other, name, next(iter(found), name))
-        found[name] = {one.image_id: _relabelled(one, dataset.classes) for one in detections}
-    if dataset is None:
-        refuse_model_options(Path(systems[0]), machine)
-        data, split, format, on_bad = labelled
-        dataset = data_of_all([*files.values()], data, split=split, format=format, on_bad=on_bad)
-    for name, opened in files.items():
-        found[name] = _read(opened, dataset, labelled)
-    return dataset, {name: found[name] for name in systems}
+    files = {name: open_detections(Path(source)) for name, source in sources.items() if holds_detections(Path(source))}
+    models = {name: _open(source, labelled, machine) for name, source in sources.items() if name not in files}
+    dataset = _data(sources, files, models, labelled, machine)
+    if out is not None:
+        results_folder(out, NAMES, dataset)
+    read = {name: opened.on(dataset, on_bad=labelled.on_bad) for name, opened in files.items()}
+    found = {name: objects.detections for name, objects in read.items()}
+    for name, (model, pictures) in models.items():
+        detections = measured(runner(model, pictures, machine), pictures, machine, labelled.on_bad)[1]
+        found[name] = [_relabelled(one, dataset.classes) for one in detections]
+    return _kept(dataset, {name: found[name] for name in sources}, read)
 
 
-def _run(name: str, labelled: _Labelled, machine: Machine) -> tuple[Dataset, list[Detections]]:
-    """The pictures that measure a model, and what it finds in them."""
+def _kept(dataset: Dataset, found: Mapping[str, Sequence[Detections]], read: Mapping[str, FoundObjects]) -> _Measured:
+    """Leave out the pictures that some detector could not read. read: the files of detections."""
+    seen = set.intersection(*({one.image_id for one in detections} for detections in found.values()))
+    rows = [row for row, image_id in enumerate(dataset.image_ids) if image_id in seen]
+    return _Measured(
+        dataset,
+        {name: [one for one in detections if one.image_id in seen] for name, detections in found.items()},
+        [dataset.truth(row) for row in rows],
+        _remarks(dataset, read, left_out=len(dataset) - len(rows)),
+    )
+
+
+def _open(source: str, labelled: _Labelled, machine: Machine) -> tuple[Detector | Predictor, Dataset]:
+    """A model, and the pictures that measure it."""
     from onestage.evaluation import data_to_measure
 
     data, split, format, on_bad = labelled
-    model = find(name, machine)
-    dataset, _ = data_to_measure(model, data, run=Path(name), split=split, format=format, on_bad=on_bad)
-    return dataset, measured(runner(model, dataset, machine), dataset, machine, on_bad)[1]
+    model = find(source, machine)
+    return model, data_to_measure(model, data, run=Path(source), split=split, format=format, on_bad=on_bad)[0]
 
 
-def _read(opened: OpenDetections, dataset: Dataset, labelled: _Labelled) -> dict[int | str, Detections]:
-    """The detections of a file by picture."""
-    objects = opened.on(dataset, on_bad=labelled.on_bad)
-    tell_remarks(objects)
-    return {one.image_id: one for one in objects.detections}
+def _data(
+    sources: Mapping[str, str],
+    files: Mapping[str, OpenDetections],
+    models: Mapping[str, tuple[Detector | Predictor, Dataset]],
+    labelled: _Labelled,
+    machine: Machine,
+) -> Dataset:
+    """The pictures that every detector is measured on; the classes are in the order of the first model."""
+    from onestage.evaluation import data_of_all
+
+    if not models:
+        refuse_model_options(Path(next(iter(sources.values()))), machine)
+        data, split, format, on_bad = labelled
+        return data_of_all([*files.values()], data, split=split, format=format, on_bad=on_bad)
+    (first, (_, dataset)), *others = models.items()
+    for name, (_, other) in others:
+        _check_same(dataset, other, name, first)
+    return dataset
+
+
+def _remarks(dataset: Dataset, read: Mapping[str, FoundObjects], *, left_out: int) -> list[str]:
+    """What was left out, and how something unclear was understood. read: the files. left_out: so many pictures."""
+    remarks = [f"{problem} (left out)" for objects in read.values() for problem in objects.left_out]
+    remarks += [str(note) for objects in read.values() for note in objects.notes]
+    if any(not len(one) for objects in read.values() for one in objects.detections):
+        remarks.append(UNSEEN)
+    if dataset.problems:
+        remarks.append(f"{counted(len(dataset.problems), 'bad label')} left out")
+    return [*remarks, f"{counted(left_out, 'picture')} that cannot be read left out"] if left_out else remarks
+
+
+def _told(sources: Mapping[str, str], data: Path) -> list[str]:
+    """What the page tells besides: what the names stand for, and how to look at one detector."""
+    typed = f"onestage evaluate {shlex.quote(next(iter(sources.values())))} {shlex.quote(str(data))} --out report/"
+    names = [f"{name} is {source}" for name, source in sources.items() if name != source]
+    return [*names, f"Where one of them fails, and what to do next, says {typed}"]
+
+
+def _save(comparison: Comparison, measured: _Measured, out: Path, remarks: Sequence[str]) -> None:
+    """Write the folder of a comparison, and say where its page is."""
+    from onestage.analysis.compare_files import save_comparison
+    from onestage.analysis.compare_pictures import draw_differing
+    from onestage.data.files import is_regular
+
+    dataset, found, truths, _ = measured
+    there = [truth for truth in truths if not dataset.is_on_disk or is_regular(Path(truth.path))]
+    paths = dict(zip(dataset.image_ids, dataset.paths, strict=True))
+    drawn = draw_differing(comparison, found, there)
+    page = save_comparison(comparison, out, paths=paths, drawn=drawn, remarks=remarks)
+    stdout().print()
+    tell(f"page: {page}")
 
 
 def _check_same(dataset: Dataset, other: Dataset, name: str, first: str) -> None:
@@ -155,54 +237,3 @@ def _relabelled(found: Detections, classes: Sequence[str]) -> Detections:
     """The same detections, with the labels that their names have among ``classes``."""
     label_of = {name: label for label, name in enumerate(classes)}
     return replace(found, labels=found.labels.new_tensor([label_of[name] for name in found.class_names]))
-
-
-def _show(comparison: Comparison, dataset: Dataset) -> None:
-    """The tables of every two detectors, which are called A, B and so on: their paths would fill the columns."""
-    out = stdout()
-    pictures, draws = counted(comparison.pictures, "picture"), counted(comparison.draws, "draw")
-    out.print(words((f"{' '.join(filter(None, (dataset.root.name, dataset.split)))}", "bold"), f": {pictures}, {draws}"))
-    signs = [*ascii_uppercase, *map(str, range(len(ascii_uppercase) + 1, len(comparison.names) + 1))]
-    letters = dict(zip(comparison.names, signs, strict=False))
-    for name, letter in letters.items():
-        out.print(words((letter, "bold"), f"  {name}"), soft_wrap=True)
-    for named in comparison.pairings:
-        pairing = replace(named, first=letters[named.first], second=letters[named.second])
-        out.print()
-        out.print(_table(pairing.figures, pairing, "figure"))
-        out.print(words((f"{pairing.first} and {pairing.second}: {_verdict(pairing.figures[0], pairing)}", "bold")))
-        classes = sorted(pairing.per_class, key=lambda row: 1.0 if isnan(row.difference.value) else -abs(row.difference.value))
-        out.print()
-        out.print(_table(classes[:CLASSES], pairing, "class"))
-        if len(classes) > CLASSES:
-            out.print(words((f"and {counted(len(classes) - CLASSES, 'class')} that differ less", "dim")))
-        for picture in pairing.pictures[:PICTURES]:
-            errors = f"{counted(picture.first, 'error')} of {pairing.first}, {picture.second:,} of {pairing.second}"
-            out.print(words(f"picture {picture.image_id}: {errors}"))
-
-
-def _table(rows: Sequence[Difference], pairing: Pairing, title: str) -> Table:
-    """Figures of two detectors, and what their difference says. All are 0..1."""
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
-    table.add_column(title, overflow="ellipsis", no_wrap=True)
-    for heading in (pairing.first, pairing.second, "difference", "95 % of draws"):
-        table.add_column(Text(printable(heading)), justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    for row in rows:
-        change = row.difference
-        between = "-" if isnan(change.low) else f"{change.low:+.3f} to {change.high:+.3f}"
-        cells = [_figure(row.first), _figure(row.second), _figure(change.value, sign="+"), between]
-        table.add_row(Text(printable(row.name)), *cells, Text(printable(_verdict(row, pairing))))
-    return table
-
-
-def _verdict(row: Difference, pairing: Pairing) -> str:
-    """Which of two detectors is better, if that can be told."""
-    if isnan(row.difference.value):
-        return "nothing to find"
-    better = pairing.second if row.difference.value > 0 else pairing.first
-    return f"{better} is better" if row.told_apart else "cannot be told apart"
-
-
-def _figure(value: float, *, sign: Literal["", "+"] = "") -> str:
-    return "-" if isnan(value) else f"{value:{sign}.3f}"

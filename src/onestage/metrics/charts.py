@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from markupsafe import Markup
 
@@ -19,6 +19,8 @@ WIDTH = 480
 """Of every chart."""
 LONGEST = 34
 """The most characters of a name."""
+NEXT_TO_FIGURES = 26
+"""The most characters of a name that has an interval beside it."""
 ROW = 40
 """The height of a bar with its name."""
 LEFT, TOP, SIDE = 44, 10, 300
@@ -33,22 +35,48 @@ STYLE = """  svg.chart { display: block; width: 100%; max-width: 34rem; height: 
   .chart .grid { stroke: var(--line); }
   .chart .track { fill: var(--line); }
   .chart .bar, .chart .cell { fill: var(--blue); }
+  .chart .bar.first { fill: #e0662f; stroke: none; }
+  .chart .bar.second { fill: var(--blue); stroke: none; }
   .chart .range { stroke: var(--ink); stroke-width: 2; }
+  .chart .first { stroke: #e0662f; fill: #e0662f; stroke-width: 2.5; }
+  .chart .second { stroke: var(--blue); fill: var(--blue); stroke-width: 2.5; }
+  .chart .unsure { stroke: var(--faint); fill: var(--paper); stroke-width: 2; stroke-dasharray: 4 3; }
+  .chart circle.unsure { stroke-dasharray: none; }
+  .chart .zero { stroke: var(--faint); stroke-width: 1.5; }
   .chart .curve { fill: none; stroke-width: 2; }
   .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(22rem, 100%), 1fr)); gap: 1.5rem; }
+  @media (max-width: 40rem) { svg.rows { font-size: 16px; } }
   @media print { .chart * { print-color-adjust: exact; } }
 """
 """What a page with charts adds to its style."""
 
 
+Side = Literal["first", "second", ""]
+"""One of two things, which has a colour, or neither."""
+
+
 class Bar(NamedTuple):
-    """A value with its name and its text; low, high: its interval, or NaN."""
+    """A value with its name and its text; low, high: its interval, or NaN. side: what it belongs to."""
 
     name: str
     value: float
     text: str
     low: float = math.nan
     high: float = math.nan
+    side: Side = ""
+
+
+class Change(NamedTuple):
+    """A difference of the second of two things less the first, with its name, text and interval. side: which of the two it
+    speaks for; empty if for none.
+    """
+
+    name: str
+    value: float
+    text: str
+    low: float
+    high: float
+    side: Side
 
 
 class Curve(NamedTuple):
@@ -61,7 +89,22 @@ class Curve(NamedTuple):
 def bar_chart(label: str, bars: Sequence[Bar], *, most: float = 1.0) -> Markup:
     """Bars one below the other, each under its name and text; one of the value ``most`` has the full width."""
     drawn = (part for number, bar in enumerate(bars) for part in _bar(bar, ROW * number, most))
-    return _svg(label, ROW * max(len(bars), 1), drawn)
+    return _svg(label, ROW * max(len(bars), 1), drawn, kind="chart rows")
+
+
+def difference_chart(label: str, rows: Sequence[Change], *, left: str, right: str) -> Markup:
+    """Differences one below the other, each under its name and text: a point and its interval beside or across the line of 0.
+
+    Those that speak for neither have a hollow point and a dashed line. left, right: what the two sides mean.
+    """
+    most = _round_limit([abs(part) for row in rows for part in (row.value, row.low, row.high)])
+    bottom = TOP + 20 + ROW * len(rows)
+    zero = Markup('<path class="zero" d="M{0} {1}V{2}"/>').format(WIDTH // 2, TOP + 16, bottom)
+    heads = [_text(0, TOP + 4, f"\u2190 {left}"), _text(WIDTH, TOP + 4, f"{right} \u2192", anchor="end")]
+    drawn = [part for number, row in enumerate(rows) for part in _change(row, TOP + 20 + ROW * number, most)]
+    scale = [(0, f"-{most:g}", "start"), (WIDTH // 2, "0", "middle"), (WIDTH, f"+{most:g}", "end")]
+    foot = [_text(x, bottom + 16, text, anchor=anchor) for x, text, anchor in scale]
+    return _svg(label, bottom + 22, [*heads, zero, *drawn, *foot], kind="chart rows")
 
 
 def line_chart(label: str, curves: Sequence[Curve], *, x: str, y: str, diagonal: str = "") -> Markup:
@@ -76,9 +119,9 @@ def matrix_chart(label: str, names: Sequence[str], counts: Sequence[Sequence[int
     return _svg(label, WIDTH, _cells(names, counts, (WIDTH - NAMES) / max(len(names), 1)))
 
 
-def _svg(label: str, height: float, parts: Iterable[Markup]) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {} {:g}" role="img" aria-label="{}">\n{}\n</svg>')
-    return head.format(WIDTH, height, printable(label), Markup("\n").join(parts))
+def _svg(label: str, height: float, parts: Iterable[Markup], *, kind: str = "chart") -> Markup:
+    head = Markup('<svg class="{}" viewBox="0 0 {} {:g}" role="img" aria-label="{}">\n{}\n</svg>')
+    return head.format(kind, WIDTH, height, printable(label), Markup("\n").join(parts))
 
 
 def _text(x: float, y: float, text: str, *, anchor: str = "start", turned: int = 0) -> Markup:
@@ -93,7 +136,7 @@ def _bar(bar: Bar, top: float, most: float) -> Iterator[Markup]:
     yield _text(0, top + 14, bar.name)
     yield _text(WIDTH, top + 14, bar.text, anchor="end")
     yield rectangle.format("track", top + 20, WIDTH)
-    yield rectangle.format("bar", top + 20, _part(bar.value, most))
+    yield rectangle.format(f"bar {bar.side}".strip(), top + 20, _part(bar.value, most))
     if math.isfinite(bar.low) and math.isfinite(bar.high):
         low, high = _part(bar.low, most), _part(bar.high, most)
         line = Markup('<path class="range" d="M{:.1f} {:g}H{:.1f}M{:.1f} {:g}v8M{:.1f} {:g}v8"/>')
@@ -103,6 +146,26 @@ def _bar(bar: Bar, top: float, most: float) -> Iterator[Markup]:
 def _part(value: float, most: float) -> float:
     """The length of a bar; none for NaN."""
     return WIDTH * min(max(value / most, 0.0), 1.0) if math.isfinite(value) and most > 0 else 0.0
+
+
+def _round_limit(values: Iterable[float]) -> float:
+    """The least of .01, .02, .05, .1 ... 1 that none of the values, 0..1, exceeds."""
+    highest = max((value for value in values if math.isfinite(value)), default=0.0)
+    return next(limit for limit in (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0) if limit >= highest or limit == 1)
+
+
+def _change(row: Change, top: float, most: float) -> Iterator[Markup]:
+    """A difference with its name and text above it; without a point if it is not known."""
+    kind, middle = row.side or "unsure", top + 26
+    yield _text(0, top + 14, shortened(row.name, NEXT_TO_FIGURES))
+    yield _text(WIDTH, top + 14, row.text, anchor="end")
+    yield Markup('<path class="grid" d="M0 {:g}H{}"/>').format(middle, WIDTH)
+    value, low, high = (_part(0.5 + part / most / 2, 1.0) for part in (row.value, row.low, row.high))
+    if math.isfinite(row.low) and math.isfinite(row.high):
+        line = Markup('<path class="{}" d="M{:.1f} {:g}H{:.1f}M{:.1f} {:g}v8M{:.1f} {:g}v8"/>')
+        yield line.format(kind, low, middle, high, low, middle - 4, high, middle - 4)
+    if math.isfinite(row.value):
+        yield Markup('<circle class="{}" cx="{:.1f}" cy="{:g}" r="5"/>').format(kind, value, middle)
 
 
 def _place(x: float, y: float) -> str:

@@ -60,6 +60,7 @@ HEAD = """<!doctype html>
   @media print {
     body { max-width: none; padding: 0; font-size: 12px; }
     .wide { overflow: visible; }
+    td { white-space: normal; }
     figure, tr, .tile { break-inside: avoid; }
     h2, h3, caption { break-after: avoid; }
   }
@@ -81,6 +82,32 @@ TABLE = """<div class="wide" role="region" tabindex="0" aria-label="{{ caption }
 """It scrolls sideways where it is wider than the page, by keyboard too."""
 
 
+SECTIONED = """<a class="skip" href="#figures">To the content</a>
+<main>
+<h1>{{ title }}</h1>
+{% for sentence in lead %}<p class="lead">{{ sentence }}</p>
+{% endfor %}<p>{{ subtitle }}</p>
+<nav aria-label="Sections">{% for part in parts %}<a href="#part-{{ loop.index }}">{{ part.title }}</a>
+{% endfor %}</nav>
+<div class="tiles" id="figures">
+{% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
+{% endfor %}</div>
+{% if note %}<p>{{ note }}</p>
+{% endif %}{% for part in parts %}<section aria-labelledby="part-{{ loop.index }}">
+<h2 id="part-{{ loop.index }}">{{ part.title }}</h2>
+{{ part.body }}</section>
+{% endfor %}</main>
+</body>
+</html>
+"""
+SECTIONED_STYLE = """  .lead { margin-top: .6rem; color: var(--ink); font-size: 1.1rem; }
+  .skip { position: absolute; left: -100rem; }
+  .skip:focus { left: 1rem; top: .5rem; padding: .3rem .6rem; background: var(--paper); }
+  nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: 1.2rem; font-size: .9rem; }
+  @media print { nav, .skip { display: none; } }
+"""
+
+
 class Section(NamedTuple):
     """A part of a page that is made apart from it: its heading, and what stands below, escaped."""
 
@@ -94,6 +121,23 @@ def fill(body: str, *, style: str = "", **content: object) -> str:
     Content is escaped: what would be HTML in it, and control characters, which could reverse or hide the text after them.
     """
     return str(fragment(HEAD.replace("</style>", f"{style}</style>") + body, **content))
+
+
+def sectioned(
+    title: str,
+    subtitle: str,
+    *,
+    parts: Sequence[Section],
+    lead: Sequence[str] = (),
+    tiles: Sequence[tuple[str, str]] = (),
+    note: str = "",
+    style: str = "",
+) -> str:
+    """A whole page of sections, with links to them. lead: what it says, in sentences. tiles: the first figures, as name and
+    value; a note stands below them. style: the rules that the sections need.
+    """
+    content = {"title": title, "subtitle": subtitle, "lead": lead, "tiles": tiles, "note": note, "parts": parts}
+    return fill(SECTIONED, style=SECTIONED_STYLE + style, **content)
 
 
 def fragment(template: str, **content: object) -> Markup:

@@ -10,7 +10,7 @@ from onestage.metrics import charts
 from onestage.metrics.ap import RECALLS
 from onestage.metrics.charts import Curve, line_chart
 from onestage.metrics.coco import CocoMetrics
-from onestage.metrics.page import Section, as_base64, fill, fragment, table
+from onestage.metrics.page import Section, as_base64, fragment, sectioned, table
 from onestage.metrics.results import Results
 from onestage.metrics.wording import (
     CLASS_TITLES,
@@ -25,30 +25,6 @@ from onestage.metrics.wording import (
 
 NAMED = 10
 """The most classes with a curve: those with the most objects."""
-
-STYLE = """  .skip { position: absolute; left: -100rem; }
-  .skip:focus { left: 1rem; top: .5rem; padding: .3rem .6rem; background: var(--paper); }
-  nav { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; margin-top: 1.2rem; font-size: .9rem; }
-  @media print { nav, .skip { display: none; } }
-"""
-
-PAGE = """<a class="skip" href="#figures">To the content</a>
-<main>
-<h1>{{ title }}</h1>
-<p>{{ subtitle }}</p>
-<nav aria-label="Sections">{% for part in parts %}<a href="#part-{{ loop.index }}">{{ part.title }}</a>
-{% endfor %}</nav>
-<div class="tiles" id="figures">
-{% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
-{% endfor %}</div>
-{% if missing %}<p>{{ missing }}</p>
-{% endif %}{% for part in parts %}<section aria-labelledby="part-{{ loop.index }}">
-<h2 id="part-{{ loop.index }}">{{ part.title }}</h2>
-{{ part.body }}</section>
-{% endfor %}</main>
-</body>
-</html>
-"""
 
 FIGURES = """{{ table }}<p>AR, 10 each: recall with at most 10 detections of a class in a picture. Small: an area below 32 × 32
 pixels, medium: below 96 × 96. A dash: nothing to find.</p>
@@ -74,14 +50,13 @@ def report_page(results: Results, *, examples: Mapping[str, bytes], sections: Se
     if examples:
         pictures = [(caption, as_base64(data)) for caption, data in examples.items()]
         parts.append(Section("Pictures", fragment(EXAMPLES, examples=pictures)))
-    return fill(
-        PAGE,
-        style=STYLE + charts.STYLE + style,
-        title=title(results),
-        subtitle=subtitle(results),
-        tiles=list(_tiles(results)),
-        missing=missing_line(results),
+    return sectioned(
+        title(results),
+        subtitle(results),
         parts=parts,
+        tiles=list(_tiles(results)),
+        note=missing_line(results),
+        style=charts.STYLE + style,
     )
 
 

@@ -14,7 +14,6 @@ from metric_cases import found, known
 from onestage.analysis import bootstrap
 from onestage.analysis.bootstrap import class_rows, drawn_ap, how_sure, over_classes, weighted_ap
 from onestage.analysis.calibration import Calibration, Lines, Temperature, calibrate, fit_lines, fit_temperature
-from onestage.analysis.compare import compare
 from onestage.analysis.olrp import optimal_lrp
 from onestage.analysis.reliability import localisation_reliability, reliability
 from onestage.analysis.thresholds import Want, find_thresholds, without_use
@@ -206,26 +205,6 @@ def test_calibrated_detections_are_best_first_again():
     calibrated = Calibration((Lines(((0.8, 0.3),)), Temperature(1.0))).apply(detections)
     assert calibrated.labels.tolist() == [1, 0, 0] and calibrated.boxes[:, 2].tolist() == [5, 9, 7]
     assert calibrated.scores.tolist() == pytest.approx([0.8, 0.65, 0.2625]) and calibrated.scores.dtype == torch.float32
-
-
-def test_two_detectors_are_told_apart_or_not():
-    good, truths, classes = squares([(0.9, i % 5 > 0) for i in range(60)])
-    bad = squares([(0.9, i % 5 > 2) for i in range(60)])[0]
-    found = compare({"bad": bad, "good": good, "again": good}, truths, classes, draws=100)
-    names = [(pairing.first, pairing.second) for pairing in found.pairings]
-    assert names == [("bad", "good"), ("bad", "again"), ("good", "again")]
-    first, _, same = found.pairings
-    figures = {row.name: row for row in first.figures}
-    assert list(figures) == ["AP", "AP50", "APs", "APm", "APl"]
-    assert figures["AP"].told_apart and figures["AP"].difference.low > 0 and first.per_class[0].told_apart
-    assert np.isnan(figures["APl"].first) and not figures["APl"].told_apart
-    assert [row.told_apart for row in same.figures] == [False] * 5 and same.pictures == ()
-    assert {(row.image_id, row.first, row.second) for row in first.pictures} == {
-        (i, 2, 0) for i in range(60) if i % 5 in (1, 2)
-    }
-    assert json.loads(json.dumps(dataclasses.asdict(found)))["names"] == ["bad", "good", "again"]
-    with pytest.raises(ConfigError, match="two detectors or more"):
-        compare({"good": good}, truths, classes)
 
 
 def test_the_distance_in_some_pictures_is_that_of_a_table_without_the_others():

@@ -5,7 +5,6 @@ import io
 import re
 from dataclasses import replace
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +23,11 @@ from onestage.analysis.worst import FALSE, HIT, MISSED, Outcome, draw_outcome, o
 from onestage.metrics.page import HEAD
 from onestage.metrics.report import measure
 from onestage.structures import Detections, Truth
+from web_pages import Structure
 
 CAT, DOG, FAR = (40, 40, 160, 200), (300, 100, 420, 220), (500, 300, 600, 400)
 EVIL = "<script>alert('x')</script>"
 CLASSES = ("cat", EVIL)
-VOID = {"meta", "img"}
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +82,6 @@ def test_an_empty_analysis_has_views_too() -> None:
     assert "no score gives the best F1" in shown(empty) and sections(empty)
 
 
-class Structure(HTMLParser):
-    """Checks that every element is closed, and keeps the headings, captions and pictures without an alternative text."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.faults: list[str] = []
-        self.captions = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self.captions += tag == "caption"
-        names = dict(attrs)
-        if (tag == "img" and not names.get("alt")) or (tag == "svg" and not names.get("aria-label")):
-            self.faults.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.faults.append(f"/{tag}")
-
-
 def test_the_page_stands_alone_and_can_be_read_by_a_screen_reader(
     analysis: Analysis, pairs: list[tuple[Detections, Truth]], tmp_path: Path
 ) -> None:
@@ -115,8 +89,7 @@ def test_the_page_stands_alone_and_can_be_read_by_a_screen_reader(
     drawn = {"pictures": [*worst_pictures(analysis, pairs)], "suspects": [*suspect_pictures(analysis, pairs)]}
     parts = sections(analysis, advice=["Label more.", EVIL], **drawn)
     page = report.save(tmp_path, sections=parts, style=STYLE).read_text()
-    structure = Structure()
-    structure.feed(page)
+    structure = Structure(page)
     assert structure.open == [] and structure.faults == []
     assert structure.captions == page.count("<table>") > 5
     assert "<script" not in page and "&lt;script&gt;" in page

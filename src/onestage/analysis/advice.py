@@ -39,7 +39,7 @@ WRONG = 0.02
 """The share of the objects whose labels are probably wrong, from which the labels come first; and at least FEW labels."""
 FEW = 5
 DOUBTED = 0.05
-"""A D-ECE from which scores are not to be believed, if a calibration takes DOUBTED_LESS away on other pictures."""
+"""A D-ECE of the detections that are shown from which they are not to be believed, if a calibration takes DOUBTED_LESS away."""
 DOUBTED_LESS = 0.02
 WIDE = 0.1
 """The width of the interval of AP from which more pictures should measure."""
@@ -257,17 +257,17 @@ def _unsure(analysis: Analysis, facts: Facts) -> str | None:
 
 
 def _calibration(analysis: Analysis, facts: Facts) -> str | None:
-    fitted, measured = analysis.calibrated, analysis.reliability
-    if fitted is None or measured is None or facts.calibrated or not measured.error >= DOUBTED:
+    fitted = analysis.calibrated
+    if fitted is None or facts.calibrated or not fitted.helps or not fitted.shown_before.error >= DOUBTED:
         return None
-    if not fitted.before.error - fitted.after.error >= DOUBTED_LESS:
+    before, after = fitted.shown_before.error, fitted.shown_after.error
+    if before - after < DOUBTED_LESS:
         return None
-    worst = max((part for part in measured.bins if part.count), key=lambda part: part.count * abs(part.hits - part.score))
-    text = (
-        f"scores cannot be believed: of {counted(worst.count, 'detection')} with a score from {worst.low:g} to {worst.high:g},"
-    )
-    text += f" {100 * worst.hits:.0f} % are right (D-ECE {_figure(fitted.before.error)}; on the same pictures"
-    text += f" {_figure(fitted.after.error)}, if the scores are calibrated with others)"
+    bins = [part for part in fitted.shown_before.bins if part.count]
+    worst = max(bins, key=lambda part: part.count * abs(part.hits - part.score))
+    text = f"scores cannot be believed: of {counted(worst.count, 'detection')} of a score from {worst.low:g} to {worst.high:g},"
+    text += f" {100 * worst.hits:.0f} % are right. A calibration takes the mean distance from {_figure(before)} to"
+    text += f" {_figure(after)} on other pictures"
     return f"{text}: onestage evaluate {facts.measured} --calibrate --keep-thresholds"
 
 

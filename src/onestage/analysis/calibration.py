@@ -6,7 +6,7 @@ it rises, the order of the detections inside a class stays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
@@ -15,6 +15,7 @@ import torch
 
 from onestage.analysis.bootstrap import class_rows, over_classes, weighted_ap
 from onestage.analysis.reliability import LocalisationReliability, Reliability, localisation_reliability, reliability
+from onestage.analysis.thresholds import find_thresholds
 from onestage.errors import ConfigError
 from onestage.metrics.matches import Matches, match
 from onestage.metrics.tables import Bools, Floats, Ints, rescored
@@ -57,7 +58,8 @@ class Lines:
 
 
 Rule: TypeAlias = Temperature | Lines
-Method = Literal["temperature", "lines"]
+Method = Literal["best", "temperature", "lines"]
+"""What a class may get besides no change; "best": either."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,8 @@ class Calibration:
 class Calibrated:
     """A calibration, and what it does to the pictures that it was not fitted on, whose number is ``pictures``.
 
-    AP is COCO's, of these pictures. It changes only if calibrated scores become equal or lie too near for their type.
+    shown: the detections of at least the score of the best F1 before, those that a user would see; most others have scores near
+    0. AP is COCO's, of these pictures. It changes only if calibrated scores become equal or lie too near for their type.
     """
 
     calibration: Calibration
@@ -94,6 +97,8 @@ class Calibrated:
     pictures: int
     before: Reliability
     after: Reliability
+    shown_before: Reliability
+    shown_after: Reliability
     localisation_before: LocalisationReliability
     localisation_after: LocalisationReliability
     AP_before: float
@@ -101,16 +106,18 @@ class Calibrated:
 
     @property
     def helps(self) -> bool:
-        """Whether D-ECE is less than before, on the pictures that the calibration was not fitted on."""
-        return self.after.error < self.before.error
+        """Whether D-ECE is less than before, and not more among the detections that are shown, on the pictures that the
+        calibration was not fitted on.
+        """
+        return self.after.error < self.before.error and not self.shown_after.error > self.shown_before.error
 
 
-def calibrate(matches: Matches, *, method: Method = "temperature", seed: int = 0) -> Calibrated:
+def calibrate(matches: Matches, *, method: Method = "best", seed: int = 0) -> Calibrated:
     """Fit a calibration on one half of the pictures and judge it on the other half; the seed says which half is which.
 
     A hit is one at IoU .5, which is among the thresholds of the matches; ignored detections teach nothing. Each class takes,
-    of no change, a rule for all classes, and a rule for it alone, the one of least log loss when the fitted half is divided
-    once more. Raise ConfigError for an unknown method.
+    of no change, a rule for all classes, and a rule for it alone, of each kind that the method has, the one of least log loss
+    when the fitted half is divided once more. Raise ConfigError for an unknown method.
     """
     if method not in FITS:
         raise ConfigError("no such way to calibrate", got=repr(method), expected=" or ".join(FITS))
@@ -120,14 +127,18 @@ def calibrate(matches: Matches, *, method: Method = "temperature", seed: int = 0
     calibration = Calibration(_fit_classes(matches, part[matches.picture], FITS[method]))
     changed = match(rescored(matches.table, calibration(matches.score, matches.table.found.label)), ious=matches.ious)
     judged = part >= 2
+    shown = matches.score >= find_thresholds(matches, draws=0).overall.score.value  # none, if the score is NaN
+    before, after = judged[matches.picture], judged[changed.picture]  # rows stay where they are: rules rise
     return Calibrated(
         calibration=calibration,
         method=method,
         seed=seed,
         fitted_pictures=int((~judged).sum()),
         pictures=int(judged.sum()),
-        before=reliability(matches, rows=judged[matches.picture]),
-        after=reliability(changed, rows=judged[changed.picture]),
+        before=reliability(matches, rows=before),
+        after=reliability(changed, rows=after),
+        shown_before=reliability(matches, rows=before & shown),
+        shown_after=reliability(changed, rows=after & shown),
         localisation_before=localisation_reliability(matches.table, pictures=judged),
         localisation_after=localisation_reliability(changed.table, pictures=judged),
         AP_before=_ap(matches, judged),
@@ -163,7 +174,12 @@ def fit_lines(score: Floats, hit: Bools) -> Lines:
     return Lines(tuple(knot for block in blocks if block[2] and 0 < (knot := _knot(*block))[0] < 1))
 
 
-FITS: dict[Method, Callable[[Floats, Bools], Rule]] = {"temperature": fit_temperature, "lines": fit_lines}
+Fit: TypeAlias = Callable[[Floats, Bools], Rule]
+FITS: dict[Method, tuple[Fit, ...]] = {
+    "best": (fit_temperature, fit_lines),
+    "temperature": (fit_temperature,),
+    "lines": (fit_lines,),
+}
 
 
 def _knot(scores: float, hits: float, count: int) -> tuple[float, float]:
@@ -175,21 +191,22 @@ def _rises(last: tuple[float, float, int], block: tuple[float, float, int]) -> b
     return all(a < b for a, b in zip(_knot(*last), _knot(*block), strict=True))
 
 
-def _fit_classes(matches: Matches, part: Ints, fit: Callable[[Floats, Bools], Rule]) -> tuple[Rule, ...]:
+def _fit_classes(matches: Matches, part: Ints, fits: Sequence[Fit]) -> tuple[Rule, ...]:
     """The rule of each class; part (N,): 0 or 1 for the detections of the two halves to fit on."""
     at = matches.at(0.5)
     kept = ~matches.ignored[at] & (part < 2)
     score, hit, part, label = matches.score[kept], matches.hit[at, kept], part[kept], matches.table.found.label[kept]
     halves = [part == 0, part == 1]
-    pooled, pooled_halves = fit(score, hit), [fit(score[half], hit[half]) for half in halves]
+    pooled = [(fit(score, hit), [fit(score[half], hit[half]) for half in halves]) for fit in fits]
     rules: list[Rule] = []
     for k in range(len(matches.table.classes)):
         mine = label == k
-        candidates: list[tuple[Rule, list[Rule]]] = [(Temperature(), [Temperature()] * 2), (pooled, pooled_halves)]
+        candidates: list[tuple[Rule, list[Rule]]] = [(Temperature(), [Temperature()] * 2), *pooled]
         if all((mine & half).sum() >= FEWEST for half in halves):
-            candidates.append((fit(score[mine], hit[mine]), [fit(score[mine & half], hit[mine & half]) for half in halves]))
+            parts = [(score[mine & half], hit[mine & half]) for half in halves]
+            candidates += [(fit(score[mine], hit[mine]), [fit(*part) for part in parts]) for fit in fits]
         losses = [_held_out(fitted, [(score[mine & half], hit[mine & half]) for half in halves]) for _, fitted in candidates]
-        rules.append(candidates[int(np.argmin(losses))][0] if mine.any() else pooled)
+        rules.append(candidates[int(np.argmin(losses))][0] if mine.any() else pooled[0][0])
     return tuple(rules)
 
 

@@ -280,19 +280,20 @@ def _calibrated(fitted: Calibrated) -> Markup:
     words = (
         f"Calibration moves the scores of a class nearer to the share of hits. It was fitted on "
         f"{counted(fitted.fitted_pictures, 'picture')}; the others, {fitted.pictures:,}, say what it does. "
+        "Shown: the detections of at least the score of the best F1. "
     )
     words += (
         "onestage evaluate --calibrate keeps it in the model." if fitted.helps else "It does not help here: leave the scores."
     )
     rows = [
-        (name, figure(hits.error), figure(place.LaECE), figure(place.LaACE), figure(ap))
-        for name, hits, place, ap in (
-            ("before", fitted.before, fitted.localisation_before, fitted.AP_before),
-            ("after", fitted.after, fitted.localisation_after, fitted.AP_after),
+        (name, figure(hits.error), figure(shown.error), figure(place.LaECE), figure(place.LaACE), figure(ap))
+        for name, hits, shown, place, ap in (
+            ("before", fitted.before, fitted.shown_before, fitted.localisation_before, fitted.AP_before),
+            ("after", fitted.after, fitted.shown_after, fitted.localisation_after, fitted.AP_after),
         )
     ]
     caption = "Before and after calibration, on pictures that it was not fitted on"
-    figures = table(caption, ("scores", "D-ECE", "LaECE", "LaACE", "AP"), rows)
+    figures = table(caption, ("scores", "D-ECE", "D-ECE, shown", "LaECE", "LaACE", "AP"), rows)
     chart = _diagram("Reliability diagram before and after calibration", {"before": fitted.before, "after": fitted.after})
     return _text(words) + figures + chart
 

@@ -38,7 +38,7 @@ class Background(NamedTuple):
 
     def keeping(self, scores: Scores | None, *, thresholds: bool) -> Background:
         """The same for a model with these scores. thresholds: whether they are kept now."""
-        has, believed = (False, False) if scores is None else (bool(scores.thresholds), bool(scores.temperatures))
+        has, believed = (False, False) if scores is None else (bool(scores.thresholds), scores.calibrates)
         return self._replace(facts=replace(self.facts, thresholds=has or thresholds, calibrated=believed))
 
 

@@ -94,9 +94,7 @@ def judged(
 
     truths = [truth for _, truth in with_truths(found, dataset)]
     try:
-        method: Method | None = (
-            "temperature" if calibrated is None and known.facts.keeps and not known.facts.calibrated else None
-        )
+        method: Method | None = "best" if calibrated is None and known.facts.keeps and not known.facts.calibrated else None
         settings = AnalysisSettings(want=judging.wanted(), draws=judging.draws, sure=judging.sure, calibrate=method)
         bright, overlaps = brightness(found, dataset), known.overlaps
         analysis = analyse(found, truths, dataset.classes, settings=settings, brightness=bright, overlaps=overlaps)

@@ -43,8 +43,8 @@ class Keeping:
     """Write into the file of the model which score of each class is reported: predict does so then, and so do exported files.
     evaluate never does."""
     calibrate: bool = False
-    """Fit a temperature for each class on one half of the pictures, judge it on the other half, and write it into the file if
-    it helps: scores are then nearer to the share of hits, and thresholds are about the new scores."""
+    """Fit a temperature or joined lines for each class on one half of the pictures, judge them on the other half, and write
+    them into the file if they help: scores are then nearer to the share of hits, and thresholds are about the new scores."""
 
 
 NOTHING_KEPT = Keeping()
@@ -93,7 +93,7 @@ class Measured(NamedTuple):
 
 
 def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Measured:
-    """Fit temperatures to detections that have the scores of the network, and say what it gives. If it does not help, report
+    """Fit a calibration to detections that have the scores of the network, and say what it gives. If it does not help, report
     and detections stay.
     """
     from onestage.analysis.calibration import Temperature, calibrate
@@ -108,7 +108,9 @@ def calibrated(report: Report, found: list[Detections], dataset: Dataset) -> Mea
     if not fitted.helps:
         return Measured(report, found, None, fitted)
     rules = fitted.calibration.rules
-    scores = Scores(temperatures=tuple(rule.value for rule in rules if isinstance(rule, Temperature)))
+    heat = tuple(rule.value if isinstance(rule, Temperature) else 1.0 for rule in rules)
+    lines = tuple(() if isinstance(rule, Temperature) else rule.knots for rule in rules)
+    scores = Scores(temperatures=heat if any(value != 1 for value in heat) else (), lines=lines if any(lines) else ())
     changed = [scores.calibrated(one) for one in found]
     again = measure(
         changed,
@@ -148,7 +150,7 @@ def keep(
             thresholds = find_thresholds(_matched(measured.found, dataset), judging.wanted(), draws=judging.draws)
         scores = replace(scores, thresholds=_chosen(thresholds, judging.want))
         _show_thresholds(thresholds)
-    elif scores.temperatures == before.temperatures:
+    elif (scores.temperatures, scores.lines) == (before.temperatures, before.lines):
         scores = replace(scores, thresholds=before.thresholds)
     elif before.thresholds:
         say(("note:", "bold"), " the thresholds in the file were about other scores and are dropped: add --keep-thresholds")
@@ -156,8 +158,8 @@ def keep(
     if new is None and detector.scores is None:
         return
     detector.scores = new
-    kept = [name for name in ("thresholds", "temperatures") if getattr(scores, name)]
-    tell(f"kept in {keep_scores(path, detector)}: {' and '.join(kept) or 'neither thresholds nor temperatures'}")
+    kept = ["thresholds"] * bool(scores.thresholds) + ["calibration"] * scores.calibrates
+    tell(f"kept in {keep_scores(path, detector)}: {' and '.join(kept) or 'neither thresholds nor calibration'}")
 
 
 def _chosen(found: Thresholds, want: str) -> tuple[float, ...]:

@@ -14,11 +14,12 @@ from string import Template
 from onestage.errors import ConfigError
 from onestage.files import write_file
 from onestage.model.config import DetectorConfig
+from onestage.model.output.scores import Scores
 from onestage.model.output.suppress import HardNMS
 from onestage.predict.contract import Contract, Ending
 
 LEAST_SCORE = 0.5
-"""The programs show detections of at least that score."""
+"""The programs show detections of at least that score, if the model holds no thresholds."""
 PLAIN_NAME = re.compile(r"[\w.() -]+")
 """Names of files that a program may contain: no quote, backslash or new line, which would become a part of the program."""
 BLANK = "DIGEST"
@@ -93,8 +94,10 @@ def _cpp(contract: Contract, path: Path) -> str:
     config = contract.config
     resize, post, coder = config.preprocess, config.postprocess, config.coder
     assert contract.size is not None and isinstance(post.nms, HardNMS)
+    classes, scores = len(config.classes), contract.scores or Scores()
+    least = scores.thresholds or (LEAST_SCORE,) * classes
     scopes = {
-        "class": ("box.label", len(config.classes)),
+        "class": ("box.label", classes),
         "level": ("box.level", len(config.levels)),
         "image": ("0", 1),
     }
@@ -110,7 +113,10 @@ def _cpp(contract: Contract, path: Path) -> str:
         "PADDING": _list(contract.padding),
         "VARIANCES": _list(coder.variances),
         "MAX_LOG_SCALE": coder.max_log_scale,
-        "LEAST_SCORE": max(LEAST_SCORE, post.score_threshold),
+        "LEAST_SCORE": max(min(_before(scores, label, score) for label, score in enumerate(least)), post.score_threshold),
+        "LEAST": _list(least),
+        "HEAT": _list(scores.temperatures or [1] * classes),
+        "LINES": _list(_points([(0, 0), *knots, (1, 1)]) for knots in scores.lines or [()] * classes),
         "NMS_IOU": post.nms.iou_threshold,
         "TOP_K": post.top_k,
         "DETECTIONS": post.detections,
@@ -122,14 +128,24 @@ def _cpp(contract: Contract, path: Path) -> str:
     return Template(_text("example_ncnn.txt")).substitute(constants)
 
 
+def _before(scores: Scores, label: int, score: float) -> float:
+    """A score that every detection of the class has before calibration, if it has ``score`` afterwards."""
+    return Scores(temperatures=scores.temperatures[label : label + 1], lines=scores.lines[label : label + 1]).before(score)
+
+
+def _points(points: Iterable[Iterable[float]]) -> str:
+    """Points, or shapes, as a C++ list of lists."""
+    return f"{{{_list(f'{{{_list(point)}}}' for point in points)}}}"
+
+
 def _levels(config: DetectorConfig, contract: Contract) -> str:
     """The anchor levels as C++ values: number, size of the map, steps and offset of its cells, the last centre, shapes."""
     assert contract.size is not None
     rows = []
     for number, (level, size) in enumerate(zip(config.levels, contract.level_sizes, strict=True)):
         last = contract.size if level.inside else (FAR, FAR)
-        shapes = f"{{{_list(f'{{{_list(shape)}}}' for shape in level.shapes)}}}"
-        rows.append(f"{{{_list((number, *size, *level.steps(size, contract.size), level.offset, *last))}, {shapes}}}")
+        numbers = _list((number, *size, *level.steps(size, contract.size), level.offset, *last))
+        rows.append(f"{{{numbers}, {_points(level.shapes)}}}")
     return _list(rows)
 
 

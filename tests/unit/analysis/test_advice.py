@@ -182,11 +182,11 @@ def test_scores_that_cannot_be_believed() -> None:
         [found(i, [(0, 0.85 + i / 2000, *BOX)]) for i in range(80)],
         truths,
         ["cat"],
-        settings=AnalysisSettings(draws=2, calibrate="temperature"),
+        settings=AnalysisSettings(draws=2, calibrate="best"),
     )
     kept = replace(FACTS, measured="runs/x pictures/", keeps=True)
     text = said("calibration", doubted, kept)
-    assert text and text.startswith("scores cannot be believed: of 80 detections with a score from 0.8 to 0.9, 25 % are right")
+    assert text and text.startswith("scores cannot be believed: of 40 detections of a score from 0.8 to 0.9, ")
     assert text.endswith("onestage evaluate runs/x pictures/ --calibrate --keep-thresholds")
     assert said("calibration", doubted, replace(kept, calibrated=True)) is None
     assert said("calibration", replace(doubted, calibrated=None), kept) is None
@@ -195,7 +195,7 @@ def test_scores_that_cannot_be_believed() -> None:
 
 
 def helpless(fitted: Calibrated) -> Calibrated:
-    return replace(fitted, after=fitted.before)
+    return replace(fitted, shown_after=fitted.shown_before)
 
 
 def test_at_most_five_come_in_their_order() -> None:

@@ -179,20 +179,21 @@ def test_rules_rise_and_keep_0_and_1(rule):
     assert (rule(score)[0], rule(score)[-1]) == (0, 1) and np.all(np.diff(rule(score)) >= 0)
 
 
-@pytest.mark.parametrize("method", ["temperature", "lines"])
+@pytest.mark.parametrize("method", ["best", "temperature", "lines"])
 def test_calibration_helps_on_other_pictures_and_leaves_ap(method):
     score, hit = believed(400, Temperature(0.3), seed=5)
     matches = match(tabulate(*squares(list(zip(score.tolist(), hit.tolist(), strict=True)))))
     found = calibrate(matches, method=method, seed=1)
     assert (found.fitted_pictures, found.pictures, found.after.detections) == (200, 200, 200)
     assert found.helps and found.after.error < 0.6 * found.before.error and found.AP_after == pytest.approx(found.AP_before)
-    assert found == calibrate(matches, method=method, seed=1) != calibrate(matches, method=method, seed=2)
+    again = [str(calibrate(matches, method=method, seed=seed)) for seed in (1, 2)]
+    assert str(found) == again[0] != again[1]
 
 
 def test_scores_that_can_be_believed_stay():
     score, hit = believed(400, Temperature(), seed=2)
     matches = match(tabulate(*squares(list(zip(score.tolist(), hit.tolist(), strict=True)))))
-    (rule,) = calibrate(matches).calibration.rules
+    (rule,) = calibrate(matches, method="temperature").calibration.rules
     assert isinstance(rule, Temperature) and rule.value == pytest.approx(1, abs=0.2)
     with pytest.raises(ConfigError, match="calibrate"):
         calibrate(matches, method="magic")

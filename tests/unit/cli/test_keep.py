@@ -85,7 +85,7 @@ def test_a_calibration_that_does_not_help_is_not_kept(
     kept: Path, shapes: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     before = (kept / "best.safetensors").read_bytes()
-    monkeypatch.setitem(FITS, "temperature", lambda score, hit: Temperature())
+    monkeypatch.setitem(FITS, "best", (lambda score, hit: Temperature(),))
     assert main(["evaluate", str(kept), str(shapes), "--calibrate", "--workers", "0"]) == 0
     assert "not calibrated: fitted on 2 pictures" in capsys.readouterr().out
     assert (kept / "best.safetensors").read_bytes() == before

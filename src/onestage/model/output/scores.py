@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from onestage.errors import require
-from onestage.model.codec import Part, Range, WithoutKind
-from onestage.model.limits import MANY_CLASSES, Share
+from onestage.model.codec import Limit, Part, Range, WithoutKind
+from onestage.model.limits import MANY_CLASSES, Probability, Share
 from onestage.structures import Detections
 
 Temperature = Annotated[float, Range(least=0.01, most=100)]
 """Those that are fitted lie between 0.05 and 20."""
+Knots = Annotated[tuple[tuple[Probability, Probability], ...], Limit("knots of joined lines", 1000)]
+"""Points (score, calibrated score) that rise in both; (0, 0) and (1, 1) are the ends."""
 ROUNDING = 1e-4
 """More of a score than rounding changes, at any temperature."""
 
@@ -29,25 +32,45 @@ class Scores(Part, WithoutKind):
     file. So they are no part of a config, and a training drops them.
 
     thresholds: the least score of each of the K classes, by label, that is reported by default; empty: none was kept.
-    temperatures: of each of the K classes: score -> sigmoid(logit(score) / temperature), before thresholds are looked at. It
-    rises, so the detections of a class stay in their order. Empty: scores stay as they are.
+    temperatures, lines: how the scores of each of the K classes are calibrated, before thresholds are looked at: score ->
+    sigmoid(logit(score) / temperature), and what comes of it -> the height of straight lines from (0, 0) over the knots to
+    (1, 1). Both rise, so the detections of a class stay in their order. Empty: scores stay as they are, as at a temperature of
+    1 and without knots.
     """
 
     thresholds: Annotated[tuple[Share, ...], MANY_CLASSES] = ()
     temperatures: Annotated[tuple[Temperature, ...], MANY_CLASSES] = ()
+    lines: Annotated[tuple[Knots, ...], MANY_CLASSES] = ()
 
     def check(self, classes: int) -> None:
-        """Raise ConfigError unless there is a number for each of so many classes, or none at all."""
-        for name, numbers in (("thresholds", self.thresholds), ("temperatures", self.temperatures)):
-            rule, fix = f"{name} are one for each of the {classes} classes, or none", "measure this model again"
-            require(len(numbers) in (0, classes), rule, got=f"{len(numbers)} numbers", fix=fix)
+        """Raise ConfigError unless there is something for each of so many classes, or for none, and all lines rise."""
+        fix = "measure this model again"
+        for name in ("thresholds", "temperatures", "lines"):
+            given = len(getattr(self, name))
+            rule = f"{name} are one for each of the {classes} classes, or none"
+            require(given in (0, classes), rule, got=given, fix=fix)
+        for knots in self.lines:
+            rising = all(a[0] < b[0] and a[1] < b[1] for a, b in pairwise(knots))
+            require(rising, "the knots of joined lines rise", got=list(knots), fix=fix)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether scores change."""
+        return bool(self.temperatures or self.lines)
 
     def calibrated(self, found: Detections) -> Detections:
         """The same D detections with scores to be believed, best first again."""
-        if not self.temperatures:
+        if not self.calibrates:
             return found
-        raw, heat = found.scores.double(), _of_each(self.temperatures, found.labels)
-        scores = torch.where(heat == 1, raw, _tempered(raw, heat)).to(found.scores.dtype)
+        scores = found.scores.double()
+        if self.temperatures:
+            heat = _of_each(self.temperatures, found.labels)
+            scores = torch.where(heat == 1, scores, _tempered(scores, heat))
+        for label in found.labels.unique().tolist() if self.lines else ():
+            if knots := self.lines[label]:
+                mine = found.labels == label
+                scores[mine] = _on_lines(scores[mine], knots)
+        scores = scores.to(found.scores.dtype)
         return replace(found, scores=scores).select(scores.argsort(descending=True, stable=True))
 
     def reported(self, found: Detections, score: float | None) -> Detections:
@@ -61,10 +84,12 @@ class Scores(Part, WithoutKind):
 
     def before(self, score: float) -> float:
         """A score from 0 to 1 before calibration: what lies below it does not reach ``score`` in any class afterwards."""
-        if not self.temperatures:
+        if not self.calibrates:
             return score
-        heat = torch.tensor(self.temperatures, dtype=torch.float64, device="cpu")
-        raw = _tempered(torch.full_like(heat, min(score, 1.0)), 1 / heat)
+        least = torch.tensor([min(score, 1.0)], dtype=torch.float64, device="cpu")
+        raw = torch.cat([_on_lines(least, [(b, a) for a, b in knots]) for knots in self.lines]) if self.lines else least
+        if self.temperatures:
+            raw = _tempered(raw, 1 / torch.tensor(self.temperatures, dtype=torch.float64, device="cpu"))
         return float(raw.min()) * (1 - ROUNDING)
 
 
@@ -77,3 +102,11 @@ def _tempered(score: Tensor, heat: Tensor) -> Tensor:
     """sigmoid(logit(score) / heat), for scores (D,) in 0..1, whose logits may be infinite, and temperatures (D,)."""
     yes, no = score ** (1 / heat), (1 - score) ** (1 / heat)
     return yes / (yes + no)
+
+
+def _on_lines(score: Tensor, knots: Sequence[tuple[float, float]]) -> Tensor:
+    """(D,) float64: the heights of the lines from (0, 0) over the knots to (1, 1) at scores (D,) in 0..1."""
+    x, y = torch.tensor([(0.0, 0.0), *knots, (1.0, 1.0)], dtype=torch.float64, device=score.device).T.contiguous()
+    right = torch.searchsorted(x, score).clamp(1, len(x) - 1)
+    part = (score - x[right - 1]) / (x[right] - x[right - 1])
+    return (y[right - 1] + part * (y[right] - y[right - 1])).clamp(0, 1)

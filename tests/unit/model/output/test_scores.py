@@ -6,13 +6,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from onestage.analysis.calibration import Temperature
+from onestage.analysis.calibration import Lines, Temperature
 from onestage.errors import ConfigError
 from onestage.model.output.scores import Scores
 from onestage.structures import Detections
 
 CLASSES = 3
 HEAT = (0.05, 1.0, 3.0)
+LINES = (((0.2, 0.5), (0.5, 0.75)), ((0.125, 0.0625),), ())
+"""The first class has both: a temperature, and then lines."""
 
 
 def detections(scores, labels):
@@ -32,22 +34,22 @@ some = st.lists(st.tuples(st.floats(0, 1, width=32), st.integers(0, CLASSES - 1)
 @given(some)
 def test_calibrated_scores_rise_in_each_class_and_come_best_first(rows):
     found = detections([score for score, _ in rows], [label for _, label in rows])
-    changed = Scores(temperatures=HEAT).calibrated(found)
+    changed = Scores((), HEAT, LINES).calibrated(found)
     assert len(changed) == len(found) and not bool((changed.scores.diff() > 0).any())
     assert changed.scores.dtype == torch.float32 and bool(changed.scores.isfinite().all())
     for label, heat in enumerate(HEAT):
         before, after = (one.select(one.labels == label) for one in (found, changed))
         assert before.boxes.equal(after.boxes) and before.class_names == after.class_names
-        expected = Temperature(heat)(before.scores.double().numpy())
+        expected = Lines(LINES[label])(Temperature(heat)(before.scores.double().numpy()))
         assert np.allclose(after.scores.numpy(), expected, atol=1e-7)
-    one = HEAT.index(1.0)
-    assert changed.scores[changed.labels == one].equal(found.scores[found.labels == one])
+    same = Scores(temperatures=(1.0,) * CLASSES).calibrated(found)
+    assert same.scores.equal(found.scores)
 
 
 @settings(max_examples=25)
 @given(some, st.floats(0, 1))
 def test_what_lies_below_the_score_before_calibration_does_not_reach_it(rows, score):
-    scores = Scores(temperatures=HEAT)
+    scores = Scores((), HEAT, LINES)
     found = detections([score for score, _ in rows], [label for _, label in rows])
     cut = found.select(found.scores > scores.before(score))
     assert scores.reported(found, score).boxes.equal(scores.reported(cut, score).boxes)
@@ -79,16 +81,25 @@ def test_the_steepest_temperatures_give_numbers():
 
 
 @pytest.mark.parametrize(
-    "numbers", [{"thresholds": (0.5,)}, {"temperatures": (1.0, 1.0, 1.0, 1.0)}, {"thresholds": (0.5, 0.5, 0.5, 0.5)}]
+    "numbers",
+    [{"thresholds": (0.5,)}, {"temperatures": (1.0, 1.0, 1.0, 1.0)}, {"thresholds": (0.5, 0.5, 0.5, 0.5)}, {"lines": ((), ())}],
 )
 def test_there_is_a_number_for_each_class(numbers):
-    Scores((0.5,) * CLASSES, HEAT).check(CLASSES)
+    Scores((0.5,) * CLASSES, HEAT, LINES).check(CLASSES)
     Scores().check(CLASSES)
     with pytest.raises(ConfigError, match=r"one for each of the 3 classes"):
         Scores(**numbers).check(CLASSES)
 
 
-@pytest.mark.parametrize("numbers", [{"thresholds": (1.5,)}, {"thresholds": (float("nan"),)}, {"temperatures": (0,)}])
+@pytest.mark.parametrize("knots", [((0.5, 0.5), (0.5, 0.6)), ((0.2, 0.5), (0.3, 0.4))])
+def test_lines_that_do_not_rise_are_refused(knots):
+    with pytest.raises(ConfigError, match="rise"):
+        Scores(lines=(knots, (), ())).check(CLASSES)
+
+
+@pytest.mark.parametrize(
+    "numbers", [{"thresholds": (1.5,)}, {"thresholds": (float("nan"),)}, {"temperatures": (0,)}, {"lines": (((0, 0.5),),)}]
+)
 def test_numbers_out_of_their_range_are_refused(numbers):
     with pytest.raises(ConfigError):
         Scores(**numbers)

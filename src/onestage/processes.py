@@ -95,8 +95,9 @@ def _number(text: str) -> int:
 class Distributed:
     """This process among all processes of the training: number ``rank`` of ``world``, number ``local_rank`` on its machine.
 
-    timeout: seconds that an exchange waits for another process. A context manager: leaving it leaves the group. An error that
-    came from a lost process leaves it as a LostError.
+    timeout: seconds that an exchange waits for another process. joined: whether this joined the group, and not a block around
+    it. A context manager: leaving it leaves the group that it joined. An error that came from a lost process leaves it as a
+    LostError.
     """
 
     rank: int
@@ -104,6 +105,7 @@ class Distributed:
     local_rank: int
     device: torch.device
     timeout: float = 600.0
+    joined: bool = True
     _alarm: "_Alarm | None" = field(default=None, repr=False, compare=False)
 
     @property
@@ -182,7 +184,7 @@ class Distributed:
         """Leave the group. A process can join another group only afterwards."""
         if self._alarm is not None:
             self._alarm.close()
-        if self.world > 1 and dist.is_initialized():
+        if self.world > 1 and self.joined and dist.is_initialized():
             dist.destroy_process_group()
 
     def __enter__(self) -> Self:
@@ -270,7 +272,7 @@ def leave(code: int) -> None:
 
 
 def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
-    """Join the other processes of this training, if there are any.
+    """Join the other processes of this training, if there are any. Inside a block that has joined them, they stay joined.
 
     device: "cpu" or "cuda"; by default cuda if there is one. Each process takes the GPU of its local rank. timeout: seconds to
     wait for another process, here and at every exchange. Raise ConfigError if the device cannot be used, if the launcher's
@@ -285,14 +287,16 @@ def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
     if on_gpu:
         torch.cuda.set_device(wanted)
     # gloo beside nccl: objects and plain numbers are gathered without a copy to the GPU
+    joined = not dist.is_initialized()
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
+        if joined:
+            dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     except RuntimeError as error:
         if "EADDRINUSE" in str(error):
             what, fix = "another program has the port of this training", "torchrun --standalone, or another --master-port"
             raise ConfigError(what, got=os.environ["MASTER_PORT"], fix=fix) from error
         raise _lost(error) from error
-    return Distributed(launch.rank, launch.world, launch.local_rank, wanted, timeout, _Alarm())
+    return Distributed(launch.rank, launch.world, launch.local_rank, wanted, timeout, joined, _Alarm())
 
 
 def _of_rank(name: str | None, launch: Launch) -> str:

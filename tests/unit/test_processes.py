@@ -59,7 +59,8 @@ def take_part(out: Path) -> None:
     with init("cpu") as group:
         part = torch.tensor([group.rank + 1.0, 10.0], requires_grad=True)
         total = group.all_reduce_sum(part)
-        gathered = group.gather_objects({"rank": group.rank, "ids": ["a"] * group.rank})
+        with init("cpu") as again:  # stays in the group around it
+            gathered = again.gather_objects({"rank": again.rank, "ids": ["a"] * group.rank})
         shared = torch.tensor([5.0, 6.0]) * (group.rank + 1)
         group.share([shared])
         if not group.is_main:

@@ -138,11 +138,12 @@ NO_CHOICE = ModelChoice()
 
 
 def choose_detector(
-    asked: ModelChoice, data: Dataset, machine: Machine | None, *, gpu: bool, minutes: float | None
+    asked: ModelChoice, data: Dataset, machine: Machine | None, *, gpu: bool, minutes: float | None, fresh: bool = False
 ) -> tuple[ModelChoice, list[Decision], int | None]:
     """The choice completed by a model and its input, how they were decided, and the pictures that it should see in the time.
 
-    data: the pictures to learn from. minutes: the time for the training, if the user set it.
+    data: the pictures to learn from. minutes: the time for the training, if the user set it. fresh: no trained weights can be
+    taken, though some may seem to be at hand.
     """
     from onestage.cli.candidates import HOUR, DataFacts, choose, larger_than, sizes_for
     from onestage.training.rules import Decision
@@ -150,7 +151,9 @@ def choose_detector(
     facts = DataFacts.of(data)
     sizes = sizes_for(facts, gpu=gpu) if asked.size is None else [parse_size(asked.size)]
     larger = None if gpu or asked.size is not None else larger_than(sizes[0], facts)
-    candidates = _with_weights(_usable(asked, gpu=gpu), asked, data.classes)
+    candidates = _usable(asked, gpu=gpu)
+    if not fresh:
+        candidates = _with_weights(candidates, asked, data.classes)
     seconds = HOUR if minutes is None else 60 * minutes
     found = choose(candidates, sizes, machine, seconds=seconds, larger=larger)
     candidate, (height, width) = found.candidate, found.size

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
-from onestage.cli.choose import AUTO, NONE, ModelChoice, make_model
+from onestage.cli.choose import AUTO, NONE, ModelChoice, choose_detector, make_model
+from onestage.data import Dataset
 from onestage.errors import WeightsError
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
+from onestage.training.machine import Machine
 from onestage.training.rules import Decision
 from onestage.weights.at_hand import Offer, offers
 from onestage.weights.load_backbone import published_backbone
-from onestage.weights.source import open_weights
+from onestage.weights.source import Source, open_weights
 
 
 class Start(NamedTuple):
@@ -22,6 +25,42 @@ class Start(NamedTuple):
     model: Detector
     decision: Decision
     trained: bool
+
+
+class Begun(NamedTuple):
+    """A detector at its start. trained: whether any of its weights were trained before. decisions: how it was decided.
+
+    seen: the pictures that the time is enough for, if the rules chose the detector.
+    """
+
+    model: Detector
+    trained: bool
+    decisions: tuple[Decision, ...] = ()
+    seen: int | None = None
+
+
+def choose_and_begin(asked: ModelChoice, data: Dataset, machine: Machine, *, minutes: float | None, seed: int) -> Begun:
+    """The detector that the rules choose for the pictures to learn from, with its start.
+
+    Trained weights that seem to be at hand may not fit, or cannot be fetched. Then it is chosen again, without them.
+    """
+    choose = partial(choose_detector, asked, data, machine, gpu=machine.device == "cuda", minutes=minutes)
+    chosen, decisions, seen = choose()
+    begun = begin(chosen, chosen.source(), data.classes, seed=seed)  # a tag has waited for the model
+    if not begun.trained:
+        before = chosen
+        chosen, decisions, seen = choose(fresh=True)
+        if chosen != before:
+            begun = begin(chosen, chosen.source(), data.classes, seed=seed)
+    return begun._replace(decisions=(*decisions, *begun.decisions), seen=seen)
+
+
+def begin(detector: ModelChoice, source: Source | None, classes: tuple[str, ...], *, seed: int) -> Begun:
+    """The detector with the weights that the user names, or with the best at hand."""
+    if source is not None or detector.backbone_weights is not None:
+        return Begun(make_model(classes, detector, source, seed=seed), trained=True)
+    start = best_start(detector, classes, seed=seed)
+    return Begun(start.model, start.trained, (start.decision,))
 
 
 def best_start(asked: ModelChoice, classes: tuple[str, ...], *, seed: int) -> Start:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import tyro
 
 from onestage.cli.anchors import fitted
-from onestage.cli.choose import NO_CHOICE, ModelChoice, choose_detector, make_model
+from onestage.cli.choose import NO_CHOICE, ModelChoice
 from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
@@ -20,6 +21,7 @@ from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
+    from onestage.processes import Distributed
     from onestage.training.going_on import NewSettings
     from onestage.training.inputs import TrainData
     from onestage.training.loop import TrainResult
@@ -71,9 +73,8 @@ def train(
     if accept_changes or data is None:
         raise _no_new_run(accept_changes)
     given = given_settings(training)
-    if plan_only:
-        return _tell_plan(_prepared(data, detector, given, format, fit=fit_anchors))
-    return _start(data, out, detector, given, format, fit=fit_anchors)
+    prepare = partial(_prepared, data, detector, given, format, fit=fit_anchors)
+    return _tell_plan(prepare, given) if plan_only else _start(prepare, given, out, fit=fit_anchors)
 
 
 def _no_new_run(accept_changes: bool) -> ConfigError:
@@ -91,16 +92,30 @@ class Prepared(NamedTuple):
     chosen: Chosen
 
 
+def _joined(given: Mapping[str, Setting]) -> Distributed:
+    """The group of this process, joined already: several processes measure the machine together, to decide the same."""
+    from onestage.processes import init
+    from onestage.training.rules import before_data
+
+    config = before_data(given)
+    return init(config.device, timeout=1.1 * config.worker_timeout)
+
+
 def _prepared(
-    data: Path, detector: ModelChoice, given: Mapping[str, Setting], format: str | None, *, fit: bool = False
+    data: Path,
+    detector: ModelChoice,
+    given: Mapping[str, Setting],
+    format: str | None,
+    group: Distributed,
+    *,
+    fit: bool = False,
 ) -> Prepared:
     """Read the data, decide what was left open, and make the detector. fit: fit its anchors to the pictures."""
-    from onestage.cli.start import best_start
-    from onestage.processes import Launch, choose_device
+    from onestage.cli.start import begin, choose_and_begin
     from onestage.training.inputs import read_data
     from onestage.training.loggers import check_installed
-    from onestage.training.machine import measure_machine
-    from onestage.training.rules import Decision, Facts, before_data, decide
+    from onestage.training.machine import measure_together
+    from onestage.training.rules import Facts, before_data, decide
 
     if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
         raise DataError(absent(data), where=data, fix="correct the path of the data set")
@@ -109,30 +124,33 @@ def _prepared(
         _check_recipe(detector, source)
     config = before_data(given)
     check_installed(config.log)
-    pictures, device = read_data(data, config, format=format), choose_device(config.device)
-    machine = measure_machine(device) if Launch.from_environment().world == 1 else None  # several must decide the same
-    decisions, seen = list[Decision](), None
+    pictures = read_data(data, config, format=format)
+    machine = measure_together(group)
     if detector.named is None and source is None:
-        detector, decisions, seen = choose_detector(
-            detector, pictures.train, machine, gpu=device.type == "cuda", minutes=config.minutes
-        )
-        source = detector.source()  # a tag has waited for the model
-    if source is None and detector.backbone_weights is None:
-        model, start, trained = best_start(detector, pictures.train.classes, seed=config.seed)
-        decisions.append(start)
+        begun = choose_and_begin(detector, pictures.train, machine, minutes=config.minutes, seed=config.seed)
     else:
-        model, trained = make_model(pictures.train.classes, detector, source, seed=config.seed), True
-    if config.freeze and not trained:
+        begun = begin(detector, source, pictures.train.classes, seed=config.seed)
+    model, decisions = begun.model, begun.decisions
+    if config.freeze and not begun.trained and group.is_main:
         warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
     if fit:
         model, decision = fitted(model, pictures.train, seed=config.seed)
-        decisions.append(decision)
-    facts = Facts.of(pictures.train, pictures.val, machine=machine, seen=None if config.minutes is None else seen)
+        decisions = (*decisions, decision)
+    facts = Facts.of(pictures.train, pictures.val, machine=machine, seen=None if config.minutes is None else begun.seen)
     chosen = decide(model, facts, given=given)
     return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)))
 
 
-def _tell_plan(prepared: Prepared) -> int:
+def _tell_plan(prepare: Callable[[Distributed], Prepared], given: Mapping[str, Setting]) -> int:
+    """Print what would be decided, of several processes once."""
+    with _joined(given) as group:
+        prepared = prepare(group)
+        if group.is_main:
+            _tell(prepared)
+    return 0
+
+
+def _tell(prepared: Prepared) -> None:
     """Print what was decided."""
     from onestage.data.problems import left_out_of
     from onestage.training.coverage import coverage_of, told
@@ -147,11 +165,10 @@ def _tell_plan(prepared: Prepared) -> int:
     if lost := summary(left_out_of(train_set, val_set)):
         tell(f"left out: {lost}; see them: onestage data check")
     tell(told(coverage_of(model, train_set), fitted=ANCHORS in [decision.setting for decision in decisions]))
-    return 0
 
 
 def _start(
-    data: Path, out: Path | None, detector: ModelChoice, given: Mapping[str, Setting], format: str | None, *, fit: bool = False
+    prepare: Callable[[Distributed], Prepared], given: Mapping[str, Setting], out: Path | None, *, fit: bool = False
 ) -> int:
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
@@ -169,9 +186,10 @@ def _start(
     if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
         return _go_on(out)
     keep_freed_memory()
-    pictures, model, chosen = _prepared(data, detector, given, format, fit=fit)
-    pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
-    return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
+    with _joined(given) as group:
+        pictures, model, chosen = prepare(group)
+        pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
+        return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 
 
 def _go_on_with(

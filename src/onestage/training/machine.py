@@ -14,13 +14,14 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from onestage.processes import Distributed
 from onestage.training.network import DepthwiseInFp32
 
 Precision = Literal["fp32", "bf16"]
@@ -103,7 +104,7 @@ class Machine:
     device: "cpu" or "cuda". cores: those that this process may use. share: the part of their time that it gets, 0..1. dense:
     the step of 3x3 convolutions, as in VGG and ResNet. depthwise: the step of convolutions that treat each channel alone, as in
     MobileNet and EfficientDet. memory: gigabytes that are free for this process, None if unknown. gpu: its name; gpu_memory:
-    gigabytes that are free on it. Both are None without a GPU.
+    gigabytes that are free on it. Both are None without a GPU. processes: that train together, each as fast as was measured.
     """
 
     device: str
@@ -114,15 +115,18 @@ class Machine:
     memory: float | None = None
     gpu: str | None = None
     gpu_memory: float | None = None
+    processes: int = 1
 
     def times(self, network: nn.Module) -> StepTimes:
         """The times of the small network that resembles this one."""
         return self.depthwise if _is_depthwise(network) else self.dense
 
     def rate(self, kernels: Kernels, multiply_adds: float) -> float:
-        """Pictures per second to expect in training, of a network with so many multiply-adds for a picture."""
+        """Pictures per second to expect in training, of all processes together, of a network with so many multiply-adds for a
+        picture.
+        """
         times, work = (self.depthwise, DEPTHWISE_WORK) if kernels == "depthwise" else (self.dense, DENSE_WORK)
-        return 1e12 * SPEEDS[kernels] * work / times.best / multiply_adds
+        return self.processes * 1e12 * SPEEDS[kernels] * work / times.best / multiply_adds
 
     def precision(self, network: nn.Module) -> Precision:
         """The arithmetic in which such a network trains faster here."""
@@ -157,6 +161,12 @@ def measure_machine(device: torch.device | str = "cpu") -> Machine:
             gpu=torch.cuda.get_device_name(device) if on_gpu else None,
             gpu_memory=round(torch.cuda.mem_get_info(device)[0] / 1e9, 2) if on_gpu else None,
         )
+
+
+def measure_together(group: Distributed) -> Machine:
+    """What the first process measures while all others do the same, as they will train: so all decide the same by it."""
+    machines = group.gather_objects(measure_machine(group.device))
+    return replace(machines[0], processes=group.world)
 
 
 def kernels_of(network: nn.Module) -> Kernels:

@@ -149,7 +149,7 @@ def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Itera
     if not any(name in given for name in LENGTHS):
         yield Rule("epochs", epochs, f"{count:,} pictures, seen {epochs * count:,} times in all")
     seen = facts.seen or expected_pictures(model, facts.machine, given.get("minutes")) or epochs * count
-    yield from _by_pictures_seen(count, seen, given)
+    yield from _by_pictures_seen(count, seen, given, processes=1 if facts.machine is None else facts.machine.processes)
     if "minutes" not in given and "evaluate_steps" not in given:
         every = min(max(1, round(facts.measured * FORWARD / (MEASURING * count))), epochs)
         yield Rule("evaluate_every", every, f"to measure {facts.measured:,} pictures takes long" if every > 1 else "")
@@ -158,13 +158,17 @@ def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Itera
     yield from _cache(facts)
 
 
-def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting]) -> Iterator[Rule]:
-    """What depends on how many pictures are seen in all, each as often as it comes. count: of them are different."""
+def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting], *, processes: int) -> Iterator[Rule]:
+    """What depends on how many pictures are seen in all, each as often as it comes. count: of them are different. processes:
+    that share each batch.
+    """
     steps = int(_number(given.get("steps")) or 0)  # so many, whatever the batch
     batch = BATCHES[0] if steps else next((size for size in BATCHES if seen >= ENOUGH_STEPS * size), BATCHES[-1])
     batch = max(batch, int(_number(given.get("accumulate")) or 1))
-    small = f"makes {seen // batch:,} steps; fewer of them teach less"
-    yield Rule("batch_size", batch, small if batch < BATCHES[0] else "")
+    reason = f"makes {seen // batch:,} steps; fewer of them teach less" if batch < BATCHES[0] else ""
+    if batch % processes:
+        batch, reason = -(-batch // processes) * processes, f"each of {processes} processes takes as many of them"
+    yield Rule("batch_size", batch, reason)
     seen = steps * int(_number(given.get("batch_size")) or batch) if steps else seen
     passes = seen / count
     if passes < MANY_PASSES:

@@ -9,7 +9,7 @@ import torch
 from onestage.cli.candidates import CANDIDATES, DataFacts, choose, larger_than, on_backbone, rate_of, shaped, sizes_for
 from onestage.cli.choose import ModelChoice, choose_detector
 from onestage.cli.main import main
-from onestage.cli.start import best_start
+from onestage.cli.start import best_start, choose_and_begin
 from onestage.data import load_dataset
 from onestage.errors import WeightsError
 from onestage.model.detector import Detector
@@ -186,6 +186,23 @@ def test_a_start_from_trained_weights_needs_fewer_pictures(
     assert chosen.backbone == backbone and seen is not None and seen < ON_CPU[0].needs
     assert decisions[0].option == f"--model dssd --backbone {backbone}"
     assert ("from trained weights" in decisions[0].reason) == (backbone != LIGHT)
+
+
+def test_weights_that_do_not_fit_are_not_counted_on(shapes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They seem to be at hand for the second candidate, which would need a third of the pictures from them."""
+    offer, made = Offer("ImageNet weights", "backbone_weights", "imagenet", Path("x.pth")), list[str | None]()
+
+    def make(classes: object, choice: ModelChoice, source: object, *, seed: int) -> None:
+        made.append(choice.backbone)
+        if choice.backbone_weights is not None:
+            raise WeightsError("these are no weights for it")
+
+    monkeypatch.setattr("onestage.weights.at_hand.offers", lambda config: [offer])
+    monkeypatch.setattr("onestage.cli.start.offers", lambda config: [offer])
+    monkeypatch.setattr("onestage.cli.start.make_model", make)
+    begun = choose_and_begin(ModelChoice(), load_dataset(shapes, split="train"), machine(40), minutes=30, seed=0)
+    assert not begun.trained and made[-1] == LIGHT and "timm/resnet18" in made
+    assert "from trained weights" not in begun.decisions[0].reason and "cannot be taken" in begun.decisions[-1].reason
 
 
 def test_the_data_alone_is_enough(shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:

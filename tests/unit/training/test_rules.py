@@ -10,6 +10,7 @@ from onestage.errors import ConfigError
 from onestage.model.cost import cost_of
 from onestage.training import folder as run_folder
 from onestage.training import loop
+from onestage.training import machine as machines
 from onestage.training.config import RULED, TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine, StepTimes
@@ -68,6 +69,7 @@ def test_every_recipe_has_settings_that_exist() -> None:
         (Facts(10, 1, machine=with_memory(8.0), decoded=2.1), {"cache": 0.0}),
         (Facts(10, 1, machine=with_memory(80.0), decoded=4.1), {"cache": 0.0}),
         (Facts(10, 1, decoded=0.1), {"cache": 0.0}),
+        (Facts(205, 87, machine=replace(machine(), processes=3)), {"batch_size": 9}),
     ],
 )
 def test_what_follows_from_numbers(facts: Facts, expected: dict[str, object]) -> None:
@@ -144,7 +146,7 @@ def test_a_wrong_value_that_is_given_is_an_error() -> None:
 
 
 def test_what_python_gives_holds_and_rules_decide_the_rest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "measure_machine", lambda device: machine())
+    monkeypatch.setattr(machines, "measure_machine", lambda device: machine())
     monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
     given, out = {"steps": 2, "workers": 0, "seed": 3, "lr": None, "device": "cpu"}, tmp_path / "run"
     loop.train(detector(), pictures(8), out=out, config=given)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -139,12 +140,9 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
     else:
         figures = Measured(*measured(predictor, dataset, machine, on_bad), found.scores)
     known = background(found, path, data, dataset, split=split).keeping(figures.scores, thresholds=keeping.keep_thresholds)
-    analysis, advice = judged(figures.found, dataset, judging, known, calibrated=figures.fitted)
-    _show(figures.report, dataset if was_held_out else None)
-    if left_out := len(dataset.problems) + len(dataset) - len(figures.found):
-        say(("left out:", "bold yellow"), f" {left_out:,} bad labels or pictures; see them: onestage data check {data}")
-    if out is not None:
-        _save(figures.report, figures.found, dataset, out, analysis=analysis, advice=advice, judging=judging)
+    judge = partial(judged, figures.found, dataset, judging, known, calibrated=figures.fitted)
+    finish = partial(_finish, figures.report, figures.found, dataset, wanted, held_out=was_held_out)
+    analysis = _judged_and_finished(judge, finish)
     if target is not None:
         keep(keeping, target, judging=judging, measured=figures, analysis=analysis, dataset=dataset, path=path)
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
@@ -182,13 +180,48 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     if out is not None:
         report_folder(out, dataset)
     report, objects = measure_detections(opened, dataset, on_bad=on_bad)
-    analysis, advice = judged(objects.detections, dataset, judging, of_detections(data))
-    _show(report, None)
-    tell_remarks(objects)
-    if dataset.problems:
-        say(("left out:", "bold yellow"), f" {len(dataset.problems):,} bad labels; see them: onestage data check {data}")
-    if out is not None:
-        _save(report, objects.detections, dataset, out, analysis=analysis, advice=advice, judging=judging)
+    judge = partial(judged, objects.detections, dataset, judging, of_detections(data))
+    _judged_and_finished(judge, partial(_finish, report, objects.detections, dataset, wanted, objects=objects))
+
+
+def _judged_and_finished(
+    judge: Callable[[], tuple[Analysis | None, tuple[str, ...]]], finish: Callable[[Analysis | None, tuple[str, ...]], None]
+) -> Analysis | None:
+    """The analysis that ``judge`` gives, once ``finish`` has told and saved all. At Ctrl-C it does so without the analysis: the
+    figures may have taken an hour.
+    """
+    try:
+        analysis, advice = judge()
+    except KeyboardInterrupt:
+        say(("not analysed:", "bold yellow"), " it was interrupted; the figures are complete")
+        finish(None, ())
+        raise
+    finish(analysis, advice)
+    return analysis
+
+
+def _finish(
+    report: Report,
+    found: list[Detections],
+    dataset: Dataset,
+    wanted: _Wanted,
+    analysis: Analysis | None,
+    advice: tuple[str, ...],
+    *,
+    held_out: bool = False,
+    objects: FoundObjects | None = None,
+) -> None:
+    """Show the figures, tell what was left out, and write the folder of the report. objects: of a file of detections."""
+    _show(report, dataset if held_out else None)
+    if objects is not None:
+        tell_remarks(objects)
+    bad, what = len(dataset.problems), "bad labels"
+    if objects is None:
+        bad, what = bad + len(dataset) - len(found), "bad labels or pictures"
+    if bad:
+        say(("left out:", "bold yellow"), f" {bad:,} {what}; see them: onestage data check {wanted.data}")
+    if wanted.out is not None:
+        _save(report, found, dataset, wanted.out, analysis=analysis, advice=advice, judging=wanted.judging)
 
 
 def refuse_model_options(path: Path, machine: Machine) -> None:

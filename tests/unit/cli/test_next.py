@@ -35,6 +35,24 @@ def test_the_sentences_come_before_the_figures(run: Path, shapes: Path, tmp_path
     assert capsys.readouterr().out.startswith("What to do next\n1. hardly anything is found")
 
 
+def test_an_analysis_that_is_interrupted_loses_no_figure(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    (labels,) = (shapes / "annotations").glob("*test*.json")
+    image_id = json.loads(labels.read_text())["images"][0]["id"]
+    (tmp_path / "one.json").write_text(
+        json.dumps([{"image_id": image_id, "category_id": 1, "bbox": [1, 1, 9, 9], "score": 0.5}])
+    )
+    monkeypatch.setattr("onestage.analysis.analyse", interrupted)
+    assert main(["evaluate", str(tmp_path / "one.json"), str(shapes), "--out", str(tmp_path / "report")]) == 130
+    told = capsys.readouterr()
+    assert "not analysed: it was interrupted" in told.err and "VOC mAP" in told.out
+    assert (tmp_path / "report" / "metrics.json").exists()
+
+
 def test_what_a_run_tells(tmp_path: Path) -> None:
     folder, data = tmp_path / "a run", Path("my data")
     assert facts_of_run(folder, data).history == () and facts_of_run(folder, data).data == "'my data'"

@@ -15,6 +15,7 @@ from onestage.data.dataset import Problem
 from onestage.data.problems import left_out_of, most_left_out, too_many
 from onestage.errors import OnestageError, counted
 from onestage.files import write_atomically
+from onestage.images import decode_image
 from onestage.training.folder import LEFT_OUT
 from onestage.training.monitor import Monitor
 from onestage.training.run import Run
@@ -35,7 +36,8 @@ class LeftOut:
     """What was left out when the data was read, and the pictures that turn out unreadable later.
 
     most: how many may be left out; None: any number. Pictures of a data set that was made in Python count only once they turn
-    out unreadable: the rest is not this training's choice.
+    out unreadable: the rest is not this training's choice. Those that an earlier process of the run has listed count from the
+    beginning, unless they were mended since.
     """
 
     def __init__(self, run: Run) -> None:
@@ -44,9 +46,9 @@ class LeftOut:
         self.most = None if share is None else most_left_out(share, data.train, data.val)
         self._read = left_out_of(data.train, data.val)
         self._counted = len(self._read) if data.path is not None else 0
-        self._later: dict[str, Problem] = {}
         self._earlier = _listed(run.folder)
-        self._seen = self._said = 0
+        self._later = self._still_unreadable() if run.config.on_bad != "stop" else {}
+        self._seen, self._said = 0, len(self._later)
 
     @property
     def all(self) -> tuple[Problem, ...]:
@@ -57,6 +59,18 @@ class LeftOut:
     def unreadable(self) -> frozenset[str]:
         """The paths of the pictures that turned out unreadable, as far as this process knows."""
         return frozenset(self._later)
+
+    def _still_unreadable(self) -> dict[str, Problem]:
+        """The pictures that an earlier process has listed and that cannot be read today either, by path."""
+        data, found = self._run.data, dict[str, Problem]()
+        places = {row.place for row in self._earlier} - {problem.where for problem in self._read}
+        for path in dict.fromkeys((*data.train.paths, *data.val.paths)) if places else ():
+            if (place := os.path.relpath(path, data.train.root)) in places:
+                try:
+                    decode_image(path)
+                except OnestageError as error:
+                    found[path] = Problem.of(place, error, fault="picture")
+        return found
 
     def add(self, errors: Mapping[str, OnestageError]) -> None:
         """Count pictures that cannot be read. errors: why not, by path."""

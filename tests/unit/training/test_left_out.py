@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +182,33 @@ def test_a_run_that_goes_on_keeps_what_it_has_listed(data: Path, tmp_path: Path,
     broken.write_bytes(content)
     resume(out, accept_changes=True)
     assert rows(out) == listed
+
+
+def test_pictures_of_an_earlier_process_count_from_the_beginning(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless they were mended. So no night of restarts leaves out more than the limit says."""
+    change(data, flatten(0))
+    broken, other = paths(data)[3:5]
+    contents = {path: path.read_bytes() for path in (broken, other)}
+    broken.write_bytes(contents[broken][:300])
+    with monkeypatch.context() as patch:
+        stop_at(7, patch)
+        train(detector(), data, out=tmp_path / "run", config=replace(LIMIT, epochs=2))
+    heard = Heard()
+    with monkeypatch.context() as patch:
+        stop_at(8, patch)
+        assert resume(tmp_path / "run", monitor=heard).interrupted
+    assert any("left out: 1 box without area, 1 picture (at most 2)" in line for line in heard.said)
+    assert not any("could not be read" in line for line in heard.said)  # that was said by the earlier process
+    with (tmp_path / "run" / NAME).open("a") as file:
+        file.write(f"{os.path.relpath(other, data)},picture,it was broken yesterday\n")
+    other.write_bytes(b"")
+    with pytest.raises(DataError, match="and at most 2 may be left out"):
+        resume(tmp_path / "run", accept_changes=True)
+    for path, content in contents.items():
+        path.write_bytes(content)
+    assert not resume(tmp_path / "run", accept_changes=True).interrupted
 
 
 def deleted(picture: Path) -> None:

@@ -22,7 +22,7 @@ Annotations of every format refer to the picture after its EXIF orientation is a
 Pillow alone decodes: it survives mutated files that crash or stall other decoders. There is one exception, if it is asked for:
 torchvision decodes an upright JPEG in colour whose header Pillow has read, twice as fast. Where it refuses one, Pillow judges.
 One that is cut off never gets there: torchvision's libjpeg prints a remark for each. It still does for damage within a scan, so
-the processes that load pictures drop what a library prints.
+the loader of a training drops what a library prints.
 The tensor is a channels-last view of
 rows of colours: to make it contiguous would take 0.3 ms for 640 x 480, and to resize it then 1.0 ms instead of 0.4.
 

@@ -30,6 +30,7 @@ from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.memory import Admit, Share
 from onestage.data.mosaic import PICTURES, Mosaic
+from onestage.data.remarks import without_remarks
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
 from onestage.data.undecoded import Decoder, PictureSource, Undecoded
@@ -387,7 +388,8 @@ class _Reader:
     def _parcels(self, batches: Sequence[Keys]) -> Iterator[Parcel[_Rest]]:
         if self._workers.count == 0:
             for keys in batches:
-                pixels, rest = self._pictures.load(keys, _unasked)
+                with without_remarks() if self._pictures.source.decoder == "fast" else contextlib.nullcontext():
+                    pixels, rest = self._pictures.load(keys, _unasked)
                 yield Parcel(pixels.pin_memory() if self._pin_memory and pixels is not None else pixels, rest)
             return
         if self._pool is None:  # workers live through many epochs

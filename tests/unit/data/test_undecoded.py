@@ -5,6 +5,7 @@ import math
 import os
 import pickle
 import random
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.loader import Feed, TrainLoader
 from onestage.data.memory import Share
+from onestage.data.remarks import without_remarks
 from onestage.data.transforms import Augment, Region, TrainTransform, View, stretch
 from onestage.data.undecoded import PictureSource, Undecoded
 from onestage.data.workers import Parcel, WorkerPool, Workers
@@ -95,6 +97,22 @@ def test_nothing_is_printed_of_a_jpeg_that_is_cut_off(capfd: pytest.CaptureFixtu
         for length in range(len(data) // 3, len(data), 40):
             assert error_of(data[:length], fast=True) is not None
     assert capfd.readouterr() == ("", "")
+
+
+def test_damage_within_a_scan_prints_nothing_without_workers_either(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(jpeg(smooth(45, 67), quality=90))
+    middle = data.index(b"\xff\xda") + 200
+    data[middle : middle + 8] = b"\xff\xd3" + bytes(6)  # a restart that nothing announced
+    (tmp_path / "a.jpg").write_bytes(data)
+    decode_image(tmp_path / "a.jpg", fast=True)
+    assert "Corrupt JPEG data" in capfd.readouterr().err
+    with without_remarks():
+        decode_image(tmp_path / "a.jpg", fast=True)
+        print("a word", file=sys.stderr, flush=True)
+        os.write(2, b"another\n")
+        with without_remarks():
+            decode_image(tmp_path / "a.jpg", fast=True)
+    assert "Corrupt" not in (said := capfd.readouterr().err) and "another\n" in said
 
 
 def decoded(data: bytes, share: Share) -> Parcel[bool]:

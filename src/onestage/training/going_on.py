@@ -86,6 +86,9 @@ def went_on(
     if not any(name in OF_LENGTH for name in settings.given):
         return now, (*before.history, *changes)
     total = old.steps or old.epochs * old_epoch
+    if now.minutes is not None and settings.minutes is not None and 60 * now.minutes <= state.seconds:
+        what, expected = "the run has worked for more minutes than that already", f"more than {state.seconds / 60:.3g}"
+        raise ConfigError(what, where="minutes", got=now.minutes, expected=expected)
     if now.minutes is not None:
         return now, with_steps((*before.history, *changes), state.step, total, None)
     left = (now.epochs - done) * len(loader) if settings.epochs is not None else (total - state.step) * len(loader) / old_epoch

@@ -13,10 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from onestage.data import Dataset
-from onestage.errors import ConfigError, DataError, OnestageError, counted, known_keywords
+from onestage.errors import ConfigError, DataError, OnestageError, WriteError, counted, known_keywords
 from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
@@ -38,7 +36,7 @@ from onestage.training.journal import Journal
 from onestage.training.left_out import LeftOut
 from onestage.training.lock import FolderLock
 from onestage.training.loggers import check_installed
-from onestage.training.machine import measure_machine
+from onestage.training.machine import Machine, measure_together
 from onestage.training.monitor import Monitor, TerminalMonitor
 from onestage.training.network import reproducible
 from onestage.training.pictures import forget
@@ -144,9 +142,9 @@ def _settings(
     return replace(chosen, train=replace(chosen.train, epochs=epochs, steps=None, minutes=None))
 
 
-def _decided(model: Detector, data: TrainData, given: Mapping[str, Setting], device: torch.device) -> Chosen:
+def _decided(model: Detector, data: TrainData, given: Mapping[str, Setting], machine: Machine) -> Chosen:
     """The settings that are given, and those that rules decide."""
-    return decide(model, Facts.of(data.train, data.val, machine=measure_machine(device)), given=given)
+    return decide(model, Facts.of(data.train, data.val, machine=machine), given=given)
 
 
 def _train(
@@ -173,7 +171,7 @@ def _train(
             data = read_data(data, config, format=format, classes=named_classes(model), begun=begin.pictures_in(folder))
         adopt_classes(model, data.train)
         if not isinstance(settings, Chosen):
-            settings = group.on_main(partial(_decided, model, data, settings, group.device))
+            settings = group.on_main(partial(_decided, model, data, settings, measure_together(group)))
         run = Run.of(model.to(group.device), data, settings, folder, group)
         if not run.store.checkpoints.exists():  # a new run
             data.train.check_apart(folder)
@@ -182,7 +180,7 @@ def _train(
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
             run, state = start(run, shown, lock, begin)
             began -= state.seconds if state.step else 0.0
-            with contextlib.closing(Journal(run, state, shown)) as journal:
+            with contextlib.closing(Journal(run, state, shown)) as journal, run.says_how_to_go_on():
                 introduce(run, state, journal)
                 if run.plan.is_unfitted:
                     fitted = rehearse(run, state, shown, stop, began=began)
@@ -345,8 +343,10 @@ class Training:
             yield
         except Exception as error:
             self._save()
-            if isinstance(error, DataError):
+            if isinstance(error, DataError) and not isinstance(error, WriteError):
                 self._forget(error)
+            else:
+                self.monitor.say(f"all until step {self.step} is saved. Go on with: {self.run.go_on}")
             raise
 
     def _forget(self, error: DataError) -> None:

@@ -24,7 +24,7 @@ from onestage.training.step import take_step
 WARM_UP = 3
 """Steps before those that are timed: workers start, memory is taken."""
 SHARE = 0.04
-"""The part of the time that the timed steps take at most, unless one step alone takes longer."""
+"""The part of the time that the timed steps take at most, the slowest one aside."""
 STEADY = 0.05
 """The speed is steady if the two halves of the timed steps differ by at most this part."""
 ALONE = 0.25
@@ -91,8 +91,16 @@ def _step_seconds(run: Run, state: RunState, stop: StopSignal, budget: float) ->
         taken.append(at - before)
         if run.group.on_main(partial(_is_steady, taken, budget)):
             break
+    return run.group.on_main(lambda: _usual_seconds(taken))
+
+
+def _usual_seconds(taken: list[float]) -> float:
+    """Of a step, after some that warm up. The slowest one is left out where there are many: the program may have been stopped
+    in it, or have waited for a disk.
+    """
     timed = taken[min(WARM_UP, len(taken) - 1) :]
-    return run.group.on_main(lambda: sum(timed) / len(timed))
+    timed = sorted(timed)[:-1] if len(timed) >= LEAST else timed
+    return sum(timed) / len(timed)
 
 
 def _endless(loader: TrainLoader) -> Iterator[Batch]:
@@ -104,10 +112,12 @@ def _endless(loader: TrainLoader) -> Iterator[Batch]:
 
 
 def _is_steady(taken: list[float], budget: float) -> bool:
-    """Whether the steps so far tell the speed, or have taken as much time as they may."""
+    """Whether the steps so far tell the speed, or have taken as much time as they may, the slowest one aside."""
     timed = taken[WARM_UP:]
-    if sum(taken) > SHARE * budget:
-        return len(taken) > 1 or sum(taken) > ALONE * budget
+    if len(taken) == 1:
+        return taken[0] > ALONE * budget
+    if sum(taken) - max(taken) > SHARE * budget:
+        return True
     half = len(timed) // 2
     first, second = sum(timed[:half]), sum(timed[half : 2 * half])
     return len(timed) >= MOST or (len(timed) >= LEAST and abs(first - second) <= STEADY * max(first, second))

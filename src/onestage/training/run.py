@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import count
@@ -16,11 +17,11 @@ from torch import nn
 from onestage.data import Dataset
 from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, OnestageError, WeightsError, first_ten
+from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, first_ten
 from onestage.files import BEST, LAST
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
-from onestage.training.checkpoint import Checkpoint, CheckpointStore
+from onestage.training.checkpoint import STATE, Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
 from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
@@ -160,6 +161,16 @@ class Run:
     def go_on(self) -> str:
         """The command that resumes this run."""
         return f"onestage train --resume {shlex.quote(str(self.folder))}"
+
+    @contextlib.contextmanager
+    def says_how_to_go_on(self) -> Iterator[None]:
+        """Inside, the error of a file that cannot be written, as on a full disk, says how the run goes on afterwards."""
+        try:
+            yield
+        except (WriteError, WeightsError) as error:
+            if any(self.store.checkpoints.glob(f"*/{STATE}")):
+                error.fix = f"{error.fix}; then go on with the run: {self.go_on}"
+            raise
 
 
 def round_epochs(epochs: float) -> float:

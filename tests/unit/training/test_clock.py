@@ -141,7 +141,14 @@ def test_a_cut_before_an_earlier_one_takes_its_place() -> None:
 
 def test_a_slow_first_step_does_not_tell_the_speed() -> None:
     assert not rehearsal._is_steady([60.0], budget=600)  # as with compile=
-    assert rehearsal._is_steady([60.0, 1.0], budget=600) and rehearsal._is_steady([200.0], budget=600)
+    assert rehearsal._is_steady([60.0, 25.0], budget=600) and rehearsal._is_steady([200.0], budget=600)
+
+
+def test_a_step_in_which_the_program_was_stopped_does_not_tell_the_speed() -> None:
+    taken = [2.0, 1.0, 1.0, 1.0]
+    assert not rehearsal._is_steady([*taken, 60.0], 600)
+    taken = [*taken, 60.0, *[1.0] * 8]
+    assert rehearsal._is_steady([*taken, *[1.0] * 14], 600) and rehearsal._usual_seconds(taken) == 1
 
 
 def test_measurements_take_a_tenth_of_the_time() -> None:

@@ -89,6 +89,8 @@ def test_what_cannot_change_is_told(folder: Path, capsys: pytest.CaptureFixture[
     assert "--weights" not in capsys.readouterr().err  # no advice names a file that is not there
     with pytest.raises(ConfigError, match="more epochs than that already"):
         resume(folder, settings=NewSettings(epochs=1))
+    with pytest.raises(ConfigError, match="more minutes than that already"):
+        resume(folder, settings=NewSettings(minutes=1e-6))
     with pytest.raises(ConfigError, match="two settings say how long"):
         resume(folder, settings=NewSettings(epochs=9, minutes=1))
     assert main(["train", "data", "--epochs", "100", "--minutes", "1"]) == 2

@@ -1,5 +1,6 @@
 """The training loop: the same bits whatever interrupts it, several processes as one, clear words when something is wrong."""
 
+import errno
 import json
 import os
 import random
@@ -15,7 +16,7 @@ from torch import nn
 
 import onestage
 from onestage.creation import create
-from onestage.errors import ConfigError, DataError, LostError, WeightsError
+from onestage.errors import ConfigError, DataError, LostError, WeightsError, WriteError
 from onestage.evaluation import evaluate
 from onestage.files import BEST, LAST
 from onestage.predict.measure import evaluate_dataset
@@ -385,10 +386,39 @@ def test_a_corrupt_picture_is_named_and_mending_it_is_enough(tmp_path: Path, fin
     assert all(tensor.equal(weights(finished)[key]) for key, tensor in weights(out).items())
 
 
+@pytest.mark.parametrize("number", [1, 12, 25])
+def test_a_full_disk_says_how_to_go_on(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """Whichever file does not fit. number: of the first such file."""
+    left, replace_file = iter(range(number)), os.replace
+    (tmp_path / "run").mkdir()
+
+    def full(source: Any, target: Any, **options: Any) -> None:
+        if "run" in str(target) and "pictures" not in str(target) and next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace_file(source, target, **options)
+
+    with monkeypatch.context() as patch, pytest.raises((WriteError, WeightsError), match="No space left") as caught:
+        patch.setattr(os, "replace", full)
+        run(data, tmp_path / "run", CONFIG)
+    begun = [*(tmp_path / "run").glob("checkpoints/*/state.json")]
+    assert (f"then go on with the run: onestage train --resume {tmp_path / 'run'}" in str(caught.value)) == bool(begun)
+    if begun:
+        resume(tmp_path / "run")
+        assert same_bits(tmp_path / "run", finished)
+
+
 @pytest.mark.parametrize("epoch", [1, 3])
 @pytest.mark.parametrize("error", [LostError("silence"), DataError("a bad picture"), RuntimeError("no memory")], ids=repr)
 def test_what_ends_a_measurement_loses_no_training(
-    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, epoch: int
+    data: Path,
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    error: Exception,
+    epoch: int,
 ) -> None:
     """The run goes on with the measurement, not with the epoch before it, to the same bits."""
     measured = iter(range(1, 9))
@@ -402,6 +432,7 @@ def test_what_ends_a_measurement_loses_no_training(
     out, config = tmp_path / "run", replace(CONFIG, checkpoint_minutes=1e3)
     with pytest.raises(type(error), match=str(error)):
         run(data, out, config)
+    assert f"--resume {out}" in capsys.readouterr().out
     checkpoint = CheckpointStore(out).latest()[0]
     assert checkpoint is not None and checkpoint.step == 3 * epoch
     steps: list[int] = []

@@ -31,7 +31,7 @@ def anchors(
     *,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("anchors.json"),
     detector: ModelChoice = NO_CHOICE,
-    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
     seed: int = 0,
 ) -> int:
     """Fit the shapes of a model's anchors to the objects of a data set, and show how many objects they reach.
@@ -43,7 +43,7 @@ def anchors(
     of them to anchors.png. `onestage train pictures/ --config anchors.json` trains it. Bad annotations are left out.
 
     Args:
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
         out: file for the model with its anchors, in JSON; the drawing has the same name, and ends in .png
         format: the data set's format, if it is not recognised
         seed: of what is random in the search; the same seed gives the same file

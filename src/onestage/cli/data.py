@@ -34,7 +34,7 @@ def check(
     path: tyro.conf.Positional[Path],
     /,
     *,
-    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
     split: str | None = None,
     fast: bool = False,
     picture_memory: float = 2.0,
@@ -47,9 +47,9 @@ def check(
     missing or unreadable pictures, pictures that are in two splits, annotations that nothing reads. The exit code is 1 if
     there are problems and 0 if there are none, for scripts.
 
-    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO and CSV by the files in the folder. Training stops
-    at faulty pictures and annotations with the same list, and warns of other problems; it does not open every picture first.
-    `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
+    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO, CSV and LabelMe by the files in the folder. Training
+    stops at faulty pictures and annotations with the same list, and warns of other problems; it does not open every picture
+    first. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
 
     Args:
         path: the data set's folder, or its .json, .csv or .yaml file

@@ -71,7 +71,7 @@ def evaluate(
     *,
     split: str | None = None,
     out: Path | None = None,
-    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     judging: Judging = USUAL_JUDGING,
     keeping: Keeping = NOTHING_KEPT,
@@ -89,7 +89,8 @@ def evaluate(
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models); or detections:
             COCO results, JSON lines or CSV as predict writes them, VOC's comp4_det files or YOLO's texts, one or a folder
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV; for detections COCO and VOC do without pictures
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe; for detections COCO and VOC do without
+            pictures
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
             and everything; for detections the first that has all of their pictures
         out: also write to this folder: index.html, a page that holds everything; metrics.json, per_class.csv, pr_curves.png,
@@ -116,7 +117,7 @@ class _Wanted(NamedTuple):
     data: Path
     split: str | None
     out: Path | None
-    format: Literal["coco", "voc", "yolo", "csv"] | None
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None
     on_bad: Literal["stop", "skip"]
     judging: Judging
     keeping: Keeping

@@ -33,7 +33,7 @@ def explain_picture(
     labels: Path | None = None,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("explained"),
     score: float = 0.3,
-    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     device: str | None = None,
 ) -> int:
@@ -50,7 +50,7 @@ def explain_picture(
     Args:
         model: a run folder, a .safetensors file, published weights, or a recipe (see onestage models)
         picture: the picture to look at
-        labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO or CSV
+        labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
         out: folder for index.html, the pictures and figures.json
         score: the least score of the detections to show and of those that stand in for labels
         format: the data set's format; by default it is recognised

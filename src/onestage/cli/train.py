@@ -38,7 +38,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     accept_changes: bool = False,
-    format: Literal["coco", "voc", "yolo", "csv"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
     detector: ModelChoice = NO_CHOICE,
     fit_anchors: bool = False,
     plan_only: bool = False,
@@ -58,7 +58,7 @@ def train(
     as DATA the place to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
 
     Args:
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO or CSV
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
         out: run folder for models, curves and numbers; by default runs/MODEL-1, -2, ...
         resume: go on with the interrupted run in this folder; the folder knows the data and the settings
         accept_changes: with --resume: go on though pictures have changed since the run began

@@ -1,4 +1,4 @@
-"""Annotations in formats that are not read: how a file of each begins, so that messages can name the format.
+"""Annotations in other formats: how a file of each begins, so that messages can name those that are not read.
 
 One key proves nothing: tools add keys to files of formats that are read. So a reader asks first for what its format has.
 
@@ -25,8 +25,11 @@ class _Form(NamedTuple):
 _JSON = (".json",)
 _NUMBER = r"-?\d+(\.\d+)?"
 
+LABELME = "LabelMe's JSON"
+"""It is read, but a file with COCO's keys too is COCO's only if it has all of them."""
+
 _FORMS: Mapping[str, _Form] = {
-    "LabelMe's JSON": _Form(_JSON, (r'"shapes"\s*:\s*\[', r'"(shape_type|imagePath)"\s*:')),
+    LABELME: _Form(_JSON, (r'"shapes"\s*:\s*\[', r'"(shape_type|imagePath)"\s*:')),
     "VGG Image Annotator's JSON": _Form(_JSON, (r'"shape_attributes"\s*:',)),
     "VGG Image Annotator's CSV": _Form((".csv",), ("region_shape_attributes",)),
     "Label Studio's JSON": _Form(
@@ -43,7 +46,7 @@ _FORMS: Mapping[str, _Form] = {
 
 
 def foreign_format(file: Path) -> str | None:
-    """The name of the format that a file is in, if it is one that is not read; None otherwise."""
+    """The name of the format that a file is in, if it is one of these; None otherwise."""
     forms = {name: form for name, form in _FORMS.items() if file.suffix.lower() in form.suffixes}
     text = head(file) if any(form.marks for form in forms.values()) else ""
     return next((name for name, form in forms.items() if all(re.search(mark, text) for mark in form.marks)), None)
@@ -51,4 +54,4 @@ def foreign_format(file: Path) -> str | None:
 
 def first_foreign(files: Iterable[Path]) -> tuple[Path, str] | None:
     """The first file in a format that is not read, and the format's name; None if there is none."""
-    return next(((file, name) for file in files if (name := foreign_format(file))), None)
+    return next(((file, name) for file in files if (name := foreign_format(file)) and name != LABELME), None)

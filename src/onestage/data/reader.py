@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol
 
-from onestage.data import coco, csv, voc, yolo
+from onestage.data import coco, csv, labelme, voc, yolo
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.files import (
     CONVERT,
@@ -74,7 +74,7 @@ class Reader(Protocol):
         ...
 
 
-FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv}
+FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv, "labelme": labelme}
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,7 @@ class OpenData:
 def open_data(path: str | Path, format: str | None = None, *, labels_alone: bool = False) -> OpenData:
     """Find out which format a data set has and which files belong to it.
 
-    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
+    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo", "csv" or "labelme"; recognised if left out.
     labels_alone: only the labels are needed, so a picture of COCO or VOC whose size is stated may be missing.
     Raise DataError if there is no data set, or more than one.
     """
@@ -322,7 +322,7 @@ def load_dataset(
 ) -> Dataset:
     """Read the annotations of a data set; its pictures stay on disk.
 
-    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo" or "csv"; recognised if left out.
+    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo", "csv" or "labelme"; recognised if left out.
     split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
     labels 0..K-1 stand for, for example those of a trained model; the data set's names if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.

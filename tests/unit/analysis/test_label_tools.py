@@ -130,7 +130,16 @@ def test_a_labelme_file_has_what_labelme_reads(pairs: list[tuple[Detections, Tru
             assert shape["shape_type"] == "rectangle" and [len(point) for point in shape["points"]] == [2, 2]
             assert all(isinstance(name, str) and isinstance(value, bool) for name, value in shape["flags"].items())
             assert shape["label"].startswith(PROPOSAL) == shape["flags"].get("proposal", False)
-    shapes = json.loads(files[0].read_text())["shapes"]
+    for file, picture in zip(files, sorted(to_check(pairs), key=lambda one: one.path), strict=True):
+        file.rename(picture.path.with_suffix(".json"))  # as LabelMe keeps it, beside its picture
+        (data,) = [data for data in [load_dataset(picture.path.parent)] if data.format == "labelme"]
+        truth = data.truth(data.image_ids.index(picture.path.stem))
+        names = [data.classes[label] for label in truth.labels.tolist()]
+        assert [name.startswith(PROPOSAL) for name in names] == [box.proposal for box in picture.boxes]
+        assert [name.removeprefix(PROPOSAL) for name in names] == [CLASSES[box.label] for box in picture.boxes]
+        assert truth.boxes.tolist() == [list(box.box) for box in picture.boxes]
+        assert truth.crowd.tolist() == [box.crowd for box in picture.boxes]
+    shapes = json.loads((root / "x" / "a.json").read_text())["shapes"]
     assert [shape["flags"] for shape in shapes[:4]] == [{}, {"suspect": True}, {"suspect": True}, {"crowd": True}]
     assert shapes[1]["points"] == [[100, 100], [160, 160]] and shapes[1]["description"].startswith("swapped: ")
 

@@ -109,7 +109,6 @@ def test_a_file_that_is_no_annotation_file_leads_to_the_folder(name: str, tmp_pa
 
 
 FOREIGN = {
-    "LabelMe": ("a.json", '{"version": "5.0.1", "images": [], "shapes": [], "imagePath": "a.jpg", "imageData": null}'),
     "VGG Image Annotator": (
         "via.json",
         '{"a.jpg1": {"filename": "a.jpg", "regions": [{"shape_attributes": {"name": "rect"}}]}}',

@@ -59,17 +59,18 @@ class Epoch:
 class Facts:
     """What advice depends on besides the analysis.
 
-    history: of the run. run, data: as they are typed in a command, and so is model, the file of the weights. larger: whether a
-    larger input would show most pictures with more of their pixels. finer: options of a model with a finer map that reaches the
-    objects; empty if none is known. fitted: whether the anchors were fitted to the objects. measured: what was typed after
-    ``onestage evaluate``. keeps: whether the model has a file that can keep thresholds and a calibration. thresholds,
-    calibrated: whether it has these.
+    history: of the run. run, data: as they are typed in a command, and so is model, the file of the weights. recipe: its name
+    in the zoo, empty if it has none. larger: whether a larger input would show most pictures with more of their pixels. finer:
+    options of a model with a finer map that reaches the objects; empty if none is known. fitted: whether the anchors were
+    fitted to the objects. measured: what was typed after ``onestage evaluate``. keeps: whether the model has a file that can
+    keep thresholds and a calibration. thresholds, calibrated: whether it has these.
     """
 
     history: tuple[Epoch, ...] = ()
     run: str = "RUN"
     data: str = "DATA"
     model: str = "MODEL"
+    recipe: str = ""
     larger: bool = True
     finer: str = ""
     fitted: bool = False
@@ -80,8 +81,8 @@ class Facts:
 
     @property
     def train(self) -> str:
-        """The command that trains on the data."""
-        return f"onestage train {self.data}"
+        """The command that trains such a model on the data."""
+        return f"onestage train {self.data}" + (f" --model {self.recipe}" if self.recipe else "")
 
 
 def advise(analysis: Analysis, facts: Facts = Facts()) -> tuple[str, ...]:
@@ -191,7 +192,7 @@ def _small(analysis: Analysis, facts: Facts) -> str | None:
     text = f"small objects are found less often: {_percent(worst)} of those {worst.name}, {_percent(best)} of those {best.name}"
     if facts.larger:
         return f"{text}. A larger input shows more of their pixels: {facts.train} --size HEIGHTxWIDTH"
-    return f"{text}. A model with a finer map may find more{f' ({facts.finer})' if facts.finer else ''}: {facts.train}"
+    return f"{text}. A model with a finer map may find more: onestage train {facts.data} {facts.finer or '--model NAME'}"
 
 
 def _worst_class(analysis: Analysis, facts: Facts) -> str | None:

@@ -83,7 +83,8 @@ difference is the second detector less the first. Its interval: as many pictures
 again, with repeats, the same for all detectors; in 95 of 100 drawn sets the difference lies inside. If 0 lies inside too, \
 these pictures cannot tell the two apart; nor can they if fewer than {FEWEST} of them have objects for a figure. By chance \
 alone about one figure in 20 looks different that is not: a single class counts for little if AP does not differ. Another \
-training of the same detector, with another seed, would differ too, and no interval here knows by how much."""
+training of the same detector, with another seed, would differ too, and no interval here knows by how much. \
+Figures are rounded one by one."""
 """What a newcomer needs to know."""
 
 
@@ -197,7 +198,7 @@ def _errors(comparison: Comparison) -> Markup:
         for row in kinds
         for number, (kind, system) in enumerate(zip(row, systems, strict=True))
     ]
-    words = "What AP50 would rise by if only the errors of one type were mended, and in brackets how many there are."
+    words = "What AP50 gains without the errors of one type, and in brackets how many there are, of any score."
     head = ["error", "what it is"]
     for system in systems:
         head += [f"{system.name}: count", "AP50 it costs"]

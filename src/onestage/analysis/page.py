@@ -125,7 +125,10 @@ def _errors(errors: Errors, olrp: OlrpFigures | None) -> Markup:
         (errors.false_negatives, "all objects that are not found"),
     ]
     rows += [(kind.name, meaning, f"{kind.count:,}", figure(kind.gain)) for kind, meaning in both]
-    words = f"AP50 is {figure(errors.AP)}, with {counted(errors.hits, 'hit')}. Errors of these types cost what is missing to 1."
+    words = (
+        f"AP50 is {figure(errors.AP)}, with {counted(errors.hits, 'hit')} among detections of any score. What errors of one "
+        "type cost is what AP50 gains without them while all others stay, so the figures do not add up to what is missing to 1."
+    )
     head = ("error", "what it is", "count", "AP50 it costs")
     parts = [_text(words), bar_chart("AP50 that each type of error costs", bars, most=most)]
     parts.append(table("Errors by type; each figure is what AP50 gains if these errors alone were mended", head, rows, texts=2))

@@ -68,6 +68,7 @@ def facts_of_run(path: Path, data: Path) -> Facts:
     """What a run folder, or that of a model file in one, tells; for any other path the names alone."""
     from onestage.training.folder import Plan, saved_model
     from onestage.training.rules import ANCHORS
+    from onestage.zoo.table import ZOO
 
     run = path if path.is_dir() else path.parent
     model = saved_model(run) if path.is_dir() else path if path.suffix == ".safetensors" else None
@@ -77,8 +78,9 @@ def facts_of_run(path: Path, data: Path) -> Facts:
         plan = Plan.load(run if path.exists() else path)
     except ConfigError:  # no run, or one of another version: there is less to say
         return facts
+    recipe = plan.model.name if plan.model.name in ZOO else ""
     fitted = ANCHORS in [decision.setting for decision in plan.decisions]
-    return replace(facts, history=_history(run), run=shlex.quote(str(run)), fitted=fitted)
+    return replace(facts, history=_history(run), run=shlex.quote(str(run)), recipe=recipe, fitted=fitted)
 
 
 def tell_advice(sentences: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from onestage.errors import counted
 from onestage.metrics.results import ClassRow, Results
 
-CLASS_TITLES = ("class", "objects", "found", "AP", "AP50", "AR", "VOC07", "VOC10")
+CLASS_TITLES = ("class", "objects", "boxes", "AP", "AP50", "AR", "VOC07", "VOC10")
 FIGURE_TITLES = ("COCO", "IoU", "all", "small", "medium", "large")
 
 NO_LOGITS = "the engine gives boxes, no logits"

@@ -99,6 +99,8 @@ def test_the_classes_that_are_mistaken_most_are_named() -> None:
 
 def test_hardly_anything_is_found() -> None:
     assert "onestage data check pictures/" in (said("nothing", with_AP50(0.04)) or "")
+    again = said("nothing", with_AP50(0.04), replace(FACTS, recipe="tinyssd"))
+    assert again and again.endswith("onestage train pictures/ --model tinyssd")
     assert said("nothing", with_AP50(0.06)) is None
 
 
@@ -113,7 +115,7 @@ def test_small_objects_are_found_less() -> None:
     text = said("small", seen(2))
     assert text and "17 % of those below 16 x 16 pixels, 100 % of those from 96 x 96 on" in text and "--size" in text
     finer = said("small", seen(2), replace(FACTS, larger=False, finer="--model x"))
-    assert finer and "finer map may find more (--model x)" in finer
+    assert finer and finer.endswith("finer map may find more: onestage train pictures/ --model x")
     assert said("small", seen(10)) is None
 
 

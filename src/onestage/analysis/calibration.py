@@ -70,9 +70,10 @@ class Calibration:
 
     def __call__(self, score: Floats, label: Ints) -> Floats:
         """Scores (N,) of detections with these labels (N,) -> calibrated scores (N,)."""
-        result = np.array(score, np.float64)
-        for k in np.unique(label).tolist():
-            result[label == k] = self.rules[k](result[label == k])
+        result, order = np.array(score, np.float64), np.argsort(label, kind="stable")
+        labels, starts = np.unique(label[order], return_index=True)
+        for k, rows in zip(labels.tolist(), np.split(order, starts[1:]), strict=True) if len(order) else ():
+            result[rows] = self.rules[k](result[rows])
         return result
 
     def apply(self, detections: Detections) -> Detections:
@@ -199,14 +200,14 @@ def _fit_classes(matches: Matches, part: Ints, fits: Sequence[Fit]) -> tuple[Rul
     halves = [part == 0, part == 1]
     pooled = [(fit(score, hit), [fit(score[half], hit[half]) for half in halves]) for fit in fits]
     rules: list[Rule] = []
-    for k in range(len(matches.table.classes)):
-        mine = label == k
+    starts = np.searchsorted(label, np.arange(len(matches.table.classes) + 1)).tolist()  # the rows of a class stand together
+    for mine in map(slice, starts[:-1], starts[1:]):
+        parts = [(score[mine][half[mine]], hit[mine][half[mine]]) for half in halves]
         candidates: list[tuple[Rule, list[Rule]]] = [(Temperature(), [Temperature()] * 2), *pooled]
-        if all((mine & half).sum() >= FEWEST for half in halves):
-            parts = [(score[mine & half], hit[mine & half]) for half in halves]
+        if all(len(rows) >= FEWEST for rows, _ in parts):
             candidates += [(fit(score[mine], hit[mine]), [fit(*part) for part in parts]) for fit in fits]
-        losses = [_held_out(fitted, [(score[mine & half], hit[mine & half]) for half in halves]) for _, fitted in candidates]
-        rules.append(candidates[int(np.argmin(losses))][0] if mine.any() else pooled[0][0])
+        losses = [_held_out(fitted, parts) for _, fitted in candidates]
+        rules.append(candidates[int(np.argmin(losses))][0] if mine.start < mine.stop else pooled[0][0])
     return tuple(rules)
 
 

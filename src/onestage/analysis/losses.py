@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from onestage.metrics.matches import Matches
-from onestage.metrics.tables import Floats
+from onestage.metrics.tables import Bools, Floats
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def losses_by_picture(matches: Matches) -> tuple[PictureLoss, ...]:
     return _by_picture(matches, wrong, missed)
 
 
-def _cost_of_false_alarms(hit: np.ndarray, kept: np.ndarray) -> Floats:
+def _cost_of_false_alarms(hit: Bools, kept: Bools) -> Floats:
     """(N,) for a class with its best detection first: what each false alarm takes from the precision at all hits after it."""
     share = np.where(hit, 1 / np.maximum(np.cumsum(kept), 1), 0.0)
     after = np.cumsum(share[::-1])[::-1]
@@ -66,8 +66,8 @@ def _by_picture(matches: Matches, wrong: Floats, missed: Floats) -> tuple[Pictur
     table, pictures = matches.table, len(matches.table.image_ids)
     first = int(np.argmin(matches.ious))
     columns = (
-        np.bincount(table.found.picture, wrong, minlength=pictures).tolist(),
-        np.bincount(table.true.picture, missed, minlength=pictures).tolist(),
+        np.bincount(table.found.picture, wrong, minlength=pictures).astype(np.float64).tolist(),  # of nothing it gives int64
+        np.bincount(table.true.picture, missed, minlength=pictures).astype(np.float64).tolist(),
         np.bincount(table.true.picture[matches.counted], minlength=pictures).tolist(),
         np.bincount(table.found.picture[matches.hit[first]], minlength=pictures).tolist(),
         table.counts.tolist(),

@@ -54,17 +54,14 @@ def optimal_lrp(matches: Matches, *, iou: float = 0.5) -> OlrpFigures:
     for k, count in enumerate(truths):
         kept = ~matches.ignored[at, matches.of(k)]
         hit, score = matches.hit[at, matches.of(k)][kept], matches.score[matches.of(k)][kept]
-        rows.append(_least(hit, overlap[matches.of(k)][kept], score, (iou, count)) if count else NOTHING)
+        rows.append(_least(hit, overlap[matches.of(k)][kept], score=score, iou=iou, truths=count) if count else NOTHING)
     columns = np.array([[r.error, r.loc, r.false_alarms, r.missed] for r in rows]).reshape(-1, 4).T
     error, loc, false, missed = (float(known.mean()) if len(known := c[~np.isnan(c)]) else float("nan") for c in columns)
     return OlrpFigures(iou, Olrp(error, loc, false, missed, float("nan")), tuple(rows))
 
 
-def _least(hit: Bools, overlap: Floats, score: Floats, limits: tuple[float, int]) -> Olrp:
-    """The optimal error of one class, from its detections (N,) each. limits: the IoU threshold, and how many objects there
-    are.
-    """
-    iou, truths = limits
+def _least(hit: Bools, overlap: Floats, *, score: Floats, iou: float, truths: int) -> Olrp:
+    """The optimal error of one class with so many ``truths``, from its detections (N,) each; iou: the threshold of hits."""
     if not hit.any():
         return Olrp(1.0, float("nan"), float("nan"), 1.0, float("nan"))
     found = hit.cumsum()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
@@ -54,7 +55,8 @@ def _read(kind: object, value: Json, where: str) -> object:
         return _read_items(parts, value, where)
     allowed, make = _SIMPLE.get(kind, _NONE)
     if type(value) in allowed:
-        return make(value)
+        with suppress(OverflowError):  # of a number beyond all floats
+            return make(value)
     raise _unfit(value, where, getattr(kind, "__name__", kind))
 
 
@@ -70,9 +72,16 @@ def _read_items(kinds: tuple[object, ...], value: list[Json], where: str) -> tup
     return tuple(_read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(each, value, strict=True)))
 
 
+def _finite(value: float) -> float:
+    """The number. Raise OverflowError for one that JSON does not have."""
+    if not math.isfinite(value):
+        raise OverflowError(value)
+    return value
+
+
 _NONE: tuple[tuple[type, ...], Callable[[Json], object]] = ((), lambda value: value)
 _SIMPLE: dict[object, tuple[tuple[type, ...], Callable[[Json], object]]] = {
-    float: ((float, int, NoneType), lambda value: math.nan if value is None else float(cast(float, value))),
+    float: ((float, int, NoneType), lambda value: math.nan if value is None else _finite(float(cast(float, value)))),
     int: ((int,), lambda value: value),
     str: ((str,), lambda value: value),
     bool: ((bool,), lambda value: value),

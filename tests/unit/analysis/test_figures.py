@@ -245,3 +245,25 @@ def test_a_class_that_is_hardly_found_has_no_score_of_use():
     assert [row.name for row in without_use(cuts)] == ["b"] and cuts.per_class[1].f1.value < 0.2
     assert without_use(dataclasses.replace(cuts, want=Want("recall", 0.1))) == []
     assert np.isnan(cuts.overall.reached)
+
+
+@pytest.mark.parametrize("want", [Want(), Want("precision", 0.6), Want("recall", 0.3)], ids=["f1", "precision", "recall"])
+def test_the_threshold_is_the_best_of_all_scores(want):
+    """All scores are tried, one by one, for the class with most objects and for all classes."""
+    for seed in range(4):
+        matches = match(tabulate(*random_case(seed)))
+        cuts, at, label = find_thresholds(matches, want, draws=0), matches.at(0.5), int(matches.truths.argmax())
+        for chosen, mine, truths in (
+            (cuts.overall, np.ones(len(matches.score), bool), int(matches.counted.sum())),
+            (cuts.per_class[label], matches.table.found.label == label, int(matches.truths[label])),
+        ):
+            rated = mine & ~matches.ignored[at]
+            tried = []
+            for score in np.unique(matches.score[rated]):
+                shown = rated & (matches.score >= score)
+                hits, count = int((matches.hit[at] & shown).sum()), int(shown.sum())
+                figures = {"f1": 2 * hits / (count + truths), "precision": hits / count, "recall": hits / truths}
+                if hits and figures[want.figure] >= want.value:
+                    goal = {"f1": "f1", "precision": "recall", "recall": "precision"}[want.figure]
+                    tried.append((figures[goal], figures["precision"], score))
+            equal(chosen.score.value, max(tried)[2] if tried else np.nan)

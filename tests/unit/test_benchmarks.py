@@ -11,7 +11,8 @@ import torch
 
 import onestage
 from loaded import loaded
-from onestage.data import load_dataset
+from onestage.data import load_dataset, open_data
+from onestage.data.detections import open_detections
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate
 from onestage.data.writers import write_coco
@@ -61,6 +62,21 @@ def test_evaluation(load, tmp_path, capsys):
     rows = load("evaluation").main(pictures=6, classes=3, objects=30, detections=8, draws=3, json=path)
     assert len(rows) >= 2 and len(json.loads(path.read_text())["seconds"]) == len(rows)
     assert "6 pictures, 3 classes" in capsys.readouterr().out
+
+
+def test_large_files_hold_the_same_detections_in_each_form(load, tmp_path):
+    files = load("detection_files")
+    data = files.draw_pictures(pictures=5, classes=3, objects=10, detections=8)
+    files.write_truth(data, tmp_path / "truth.json")
+    dataset = open_data(tmp_path / "truth.json", labels_alone=True).load()
+    found = []
+    for name, write in files.WRITERS.items():
+        (tmp_path / name).mkdir()
+        opened = open_detections(write(files.block_of(data, 30), 70, tmp_path / name))
+        assert len(opened.rows) == pytest.approx(70, abs=3)  # VOC's files repeat, each for itself
+        found.append([{(*d.box, d.score, d.label) for d in picture} for picture in opened.on(dataset).detections])
+    rows = torch.tensor([[d for picture in form for d in sorted(picture)] for form in found])
+    assert len(rows) == 4 and torch.allclose(rows, rows[:1], atol=0.02)
 
 
 def test_sizes_that_are_new_to_a_model_are_timed_against_a_second_time(load):

@@ -22,6 +22,9 @@ from onestage.structures import Detections, Truth
 Floats = NDArray[np.float64]
 Style = Literal["2007", "2010"]
 
+CELLS = 1 << 20
+"""So many pairs of a detection and an object are held at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class VocClass:
@@ -93,11 +96,13 @@ def _match(pairs: Sequence[Pair], inclusive: bool) -> _Matches:
     grow = torch.tensor([0, 0, 1, 1], device="cpu") * inclusive
     best, overlap, before = [np.zeros(0, np.int64)], [np.zeros(0)], 0
     for found, truth in pairs:
-        same = found.labels[:, None] == truth.labels
-        ious = (box_ops.iou(found.boxes.double() + grow, truth.boxes.double() + grow) * same).numpy()
-        ious = np.pad(ious, ((0, 0), (0, 1)))  # a last column of zeros, so that there is a best even without objects
-        best.append(ious.argmax(1) + before)
-        overlap.append(ious.max(1))
+        rows = max(1, CELLS // max(1, len(truth.labels)))
+        for boxes, labels in zip(found.boxes.split(rows), found.labels.split(rows), strict=True):
+            same = labels[:, None] == truth.labels
+            ious = (box_ops.iou(boxes.double() + grow, truth.boxes.double() + grow) * same).numpy()
+            ious = np.pad(ious, ((0, 0), (0, 1)))  # a last column of zeros, so that there is a best even without objects
+            best.append(ious.argmax(1) + before)
+            overlap.append(ious.max(1))
         before += len(truth.labels)
     return _Matches(
         scores=_column([p.found.scores.double() for p in pairs], torch.float64).numpy(),

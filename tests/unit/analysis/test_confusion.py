@@ -14,16 +14,18 @@ CLASSES = ["cat", "dog"]
 CAT, DOG = (10, 10, 60, 60), (100, 100, 160, 160)
 
 
-@pytest.mark.parametrize(("name", "score"), [("fakebbox100", 0.3), ("fakebbox100", 0.001), ("voc100", 0.3)])
+@pytest.mark.parametrize(("name", "score"), [(n, s) for n in ("fakebbox100", "voc100") for s in (0.3, 0.001)])
 def test_the_matrix_is_that_of_supervision(shared_data: Path, name: str, score: float) -> None:
     figures = reference(shared_data)["thresholds_and_confusion"][name]
     case = file_case(shared_data, figures["inputs"])
     table = tabulate(case.detections, case.truths, case.classes)
     result = confusion(table, score=score)
-    expected = np.zeros_like(result.matrix)
-    for true, predicted, count in figures[f"supervision_confusion_conf_{score}_iou_0.5"]["nonzero"]:
+    theirs, expected = figures[f"supervision_confusion_conf_{score}_iou_0.5"], np.zeros_like(result.matrix)
+    for true, predicted, count in theirs["nonzero"]:
         expected[true, predicted] = count
     assert np.array_equal(result.matrix, expected)
+    missed, alarms, hits = result.matrix[:-1, -1].sum(), result.matrix[-1].sum(), np.trace(result.matrix)
+    assert [hits, alarms, missed] == [theirs[key] for key in ("diagonal", "predicted_on_background", "missed")]
 
 
 def test_a_pair_of_one_class_goes_before_a_pair_of_a_higher_overlap() -> None:

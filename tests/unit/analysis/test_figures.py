@@ -20,6 +20,7 @@ from onestage.analysis.thresholds import Want, find_thresholds, without_use
 from onestage.analysis.wording import interval
 from onestage.errors import ConfigError
 from onestage.metrics.ap import average_precision
+from onestage.metrics.coco import coco_figures
 from onestage.metrics.matches import Matches, match
 from onestage.metrics.tables import tabulate
 
@@ -41,17 +42,27 @@ def equal(ours, theirs, within=1e-12):
 
 
 @pytest.mark.parametrize("name", SETS)
+def test_the_twelve_figures_are_those_of_pycocotools_to_the_last_bit(shared_data, name):
+    matches, expected = matched(shared_data, name), reference(shared_data)["tide"][name]
+    assert list(coco_figures(matches.table).values()) == expected["pycocotools_stats"]
+    assert np.count_nonzero(matches.truths) == expected["pycocotools_classes_averaged"]
+
+
+@pytest.mark.parametrize("name", SETS)
 def test_reliability_is_that_of_netcal_and_detection_calibration(shared_data, name):
     matches, expected = matched(shared_data, name), reference(shared_data)["calibration"]["sets"][name]
     for bins, figures in expected["confidence_only"].items():
         equal(reliability(matches, bins=int(bins)).error, figures["ECE"])
     found = reliability(matches)
     assert (found.detections, found.hits) == (expected["detections"], expected["hits"])
+    equal([found.detections, found.error], [expected["hotcoco_1.3.0"][key] for key in ("num_detections", "ece")])
     for ours, theirs in zip(found.bins, expected["reliability_10"], strict=True):
         values = [np.nan if v is None else v for v in theirs.values()]
         equal([ours.low, ours.high, ours.count, ours.score, ours.hits], values)
     boxes, expected = localisation_reliability(matches.table), reference(shared_data)["lrp_and_laece"][name]
     equal([boxes.LaECE, boxes.LaACE], [expected["LaECE_00_25bins"], expected["LaACE_00"]])
+    if not expected["D-ECE_classes_left_out_or_it_crashes"]:
+        equal([reliability(matches, bins=bins).error for bins in (10, 25)], [expected[f"D-ECE_50_{n}bins"] for n in (10, 25)])
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -61,6 +72,7 @@ def test_olrp_is_that_of_its_authors(shared_data, name):
         figures = optimal_lrp(match(matched(shared_data, name).table, ious=(iou,)), iou=iou)
         columns = ("oLRP", "oLRP_Loc", "oLRP_FP", "oLRP_FN")
         equal(dataclasses.astuple(figures.mean)[:4], [expected[key][column] for column in columns])
+        assert sum(not np.isnan(row.error) for row in figures.per_class) == expected[key]["classes"]
     figures = optimal_lrp(matched(shared_data, name))
     rows = dict(zip(matched(shared_data, name).table.classes, figures.per_class, strict=True))
     for label, row in expected["oLRP_IoU50"]["by_class"].items():
@@ -81,9 +93,15 @@ def test_thresholds_of_best_f1_are_those_of_libreyolo(shared_data, name):
 @pytest.mark.parametrize(("name", "within"), [("voc100", 1e-12), ("fakebbox100", 5e-4)], ids=["no ties", "ties"])
 def test_intervals_are_those_of_pycocotools_on_drawn_pictures(shared_data, name, within):
     matches, expected = matched(shared_data, name), reference(shared_data)["bootstrap"]["sets"][name]
-    drawn = drawn_ap(matches, draws=5)
-    for ours, key in ((drawn.mean(1), "AP"), (drawn[:, 0], "AP50")):
-        equal(over_classes(ours), [row[key] for row in expected["first_replicates"]], within)
+    drawn = drawn_ap(matches, draws=expected["replicates"])
+    there = (~np.isnan(drawn[:, 0])).sum(1)
+    assert [there.min(), there.max()] == expected["classes_with_truth_min_max"]
+    for by_class, key in ((drawn.mean(1), "AP"), (drawn[:, 0], "AP50")):
+        ours = over_classes(by_class)
+        equal(ours[:5], [row[key] for row in expected["first_replicates"]], within)
+        equal([ours.mean(), ours.std(ddof=1)], np.array([expected[f"{key}_{what}"] for what in ("mean", "sd")]) / 100, within)
+        for some in (200, 500):
+            equal(np.percentile(ours[:some], [2.5, 97.5]), np.array(expected[f"{key}_percentile_first_{some}"]) / 100, within)
     sure = how_sure(matches)
     for ours, key in ((sure.AP, "AP"), (sure.AP50, "AP50")):
         equal(dataclasses.astuple(ours), np.array([expected[key], *expected[f"{key}_percentile_2_5_97_5"]]) / 100, within)

@@ -6,6 +6,7 @@ import pytest
 
 from metric_cases import found, known
 from onestage.errors import ConfigError, DataError
+from onestage.metrics import voc
 from onestage.metrics.voc import voc_metrics
 
 FAR = (300, 300, 340, 340)
@@ -77,6 +78,14 @@ def test_whole_pixels_make_boxes_one_wider_and_higher() -> None:
 def test_an_iou_that_decides_nothing_is_an_error(iou: float) -> None:
     with pytest.raises(ConfigError, match="IoU"):
         voc_metrics([], [], ["cat"], iou=iou)
+
+
+def test_pairs_are_held_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    truths = [known(1, [(0, *LEFT), (1, *LEFT)])]
+    case = [found(1, [(k, 0.9 - 0.1 * i, 0, 0, 40, 30 - i) for i, k in enumerate((0, 1, 0, 1))])], truths, ["cat", "dog"]
+    whole = voc_metrics(*case)
+    monkeypatch.setattr(voc, "CELLS", 1)
+    assert [row.AP for row in voc_metrics(*case).per_class] == [row.AP for row in whole.per_class]
 
 
 def test_other_pictures_are_an_error() -> None:

@@ -57,7 +57,7 @@ STYLE = """  .advice { padding: .8rem 1rem .8rem 2.4rem; border-left: .25rem sol
   summary { margin-top: .6rem; color: var(--blue); cursor: pointer; }
   .key .hit { border-color: #2f9bff; } .key .missed { border-color: #ffc400; border-style: dashed; }
   .key .false { border-color: #ff3c82; border-style: dotted; }
-  .small { grid-template-columns: repeat(auto-fill, minmax(min(11rem, 100%), 1fr)); }
+  .small { grid-template-columns: repeat(auto-fill, minmax(min(9rem, 100%), 1fr)); }
 """
 """What the sections add to the style of the page."""
 

@@ -54,6 +54,9 @@ FARTHEST = 1e9
 """Pixels from the corner of the picture. The areas of farther boxes are no numbers any more."""
 
 _READERS = {"coco": detections_json.read_list, "coco set": detections_json.read_set, "jsonl": detections_json.read_lines}
+COMPRESSED = "a compressed file"
+_PACKED = (b"\x1f\x8b", b"PK\x03\x04", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")
+"""How files of gzip, zip, bzip2, xz, zstd and 7-Zip begin."""
 NONE_FITS = "no detection of this file can be used"
 _CLASS_FILE = re.compile(r"^comp\d+_(?:det|cls)_[^_]+_")
 _MODELS = ("best.safetensors", "last.safetensors", "config.json", "checkpoints")
@@ -115,9 +118,18 @@ def open_detections(path: str | Path) -> OpenDetections:
         return OpenDetections(detections_text.read_csv(path))
     if kind == "text":
         return OpenDetections(detections_text.read_texts([path], path))
-    raise DataError(
-        "these are no detections in a form that is read", where=path, expected=KINDS, fix="name a file of detections"
-    )
+    what, got = "these are no detections in a form that is read", _seen(path)
+    fix = "unpack it first" if got == COMPRESSED else "name a file of detections"
+    raise DataError(what, where=path, got=got, expected=KINDS, fix=fix)
+
+
+def _seen(file: Path) -> str | None:
+    """What a file is instead of detections, if its first bytes tell."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+    if not start:
+        return "an empty file"
+    return COMPRESSED if start.startswith(_PACKED) else None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """What the readers share about files: listing a folder, names of splits, and reading text safely."""
 
 import codecs
+import errno
 import io
 import os
 import re
@@ -112,11 +113,21 @@ def _walk(folder: Path, above: frozenset[str], *, locked: bool) -> Iterator[Path
             raise
         return
     for entry in entries:
-        if not entry.name.startswith("._") and entry.name.lower() not in _LEFT_BY_SYSTEMS and entry.is_file():
+        if not entry.name.startswith("._") and entry.name.lower() not in _LEFT_BY_SYSTEMS and _says(entry.is_file):
             yield folder / entry.name
     for entry in entries:
-        if not entry.name.startswith(".") and entry.name.lower() not in _PASSED_OVER and entry.is_dir():
+        if not entry.name.startswith(".") and entry.name.lower() not in _PASSED_OVER and _says(entry.is_dir):
             yield from _walk(folder / entry.name, above | {real}, locked=locked)
+
+
+def _says(look: Callable[[], bool]) -> bool:
+    """What an entry of a folder says of itself. A link that leads back to itself is no file and no folder."""
+    try:
+        return look()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
 
 
 def is_folder(path: Path) -> bool:

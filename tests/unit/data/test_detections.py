@@ -1,6 +1,9 @@
 """Anybody's detections: one set in every form gives the same, and what cannot be used is told and counted."""
 
+import bz2
+import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +219,7 @@ REFUSED = {
     "other pictures": (json.dumps([entry(r, image_id=9) for r in FOUND]), "no detection of this file can be used"),
     "outlines": (json.dumps([{"image_id": 100, "category_id": 3, "segmentation": {}, "score": 1}]), "no bbox"),
     "a pointer": ("version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
-    "nothing": ("", "no detections in a form"),
+    "nothing": ("", "an empty file"),
 }  # fmt: skip
 
 
@@ -240,6 +243,15 @@ def test_what_is_refused(what: str, coco: Dataset, tmp_path: Path) -> None:
 def test_what_is_refused_of_texts(name: str, content: str, words: str, coco: Dataset, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         read_detections(saved(tmp_path / name, content), coco)
+
+
+def test_a_compressed_file_is_to_be_unpacked(tmp_path: Path) -> None:
+    file = tmp_path / "results.json"
+    for packed in (gzip.compress(b"[]"), bz2.compress(b"[]"), lzma.compress(b"[]"), b"PK\x03\x04" + bytes(60)):
+        file.write_bytes(packed)
+        with pytest.raises(DataError, match="a compressed file") as caught:
+            open_detections(file)
+        assert caught.value.fix == "unpack it first"
 
 
 def test_an_empty_list_finds_nothing(coco: Dataset, tmp_path: Path) -> None:

@@ -32,6 +32,14 @@ def test_the_annotations_of_coco_pass() -> None:
     assert MAX_BYTES[".json"] > 4 * 450e6
 
 
+def test_a_link_to_itself_is_passed_over(tmp_path: Path) -> None:
+    root = trees.WRITERS["coco"](tmp_path)
+    before = len(load_dataset(root))
+    (root / "loop.json").symlink_to("loop.json")
+    (root / "annotations" / "loop").symlink_to("loop")
+    assert len(load_dataset(root)) == before
+
+
 def test_a_pipe_is_no_data_set(tmp_path: Path) -> None:
     """To open it would wait for a writer."""
     os.mkfifo(tmp_path / "labels.json")

@@ -43,15 +43,15 @@ class Background(NamedTuple):
 
 
 def background(
-    model: Detector | Predictor, path: Path, data: Path, dataset: Dataset, *, split: str | None = None
+    model: Detector | Predictor, path: Path, data: Path, dataset: Dataset, *, options: Sequence[str] = ()
 ) -> Background:
-    """Gather it for the model at ``path``, and the pictures of ``data`` that measure it. split: the one that was asked for."""
+    """Gather it for the model at ``path``, and the pictures of ``data`` that measure it. options: that say which these are."""
     from onestage.model.detector import Detector
     from onestage.training.coverage import PlacedObjects
 
     facts = facts_of_run(path, data)
-    typed = [str(path), str(data)] + ([] if split is None else ["--split", split])
-    facts = replace(facts, measured=shlex.join(typed), keeps=isinstance(model, Detector) and path.exists())
+    measured = shlex.join([str(path), str(data), *options])
+    facts = replace(facts, measured=measured, keeps=isinstance(model, Detector) and path.exists())
     if not isinstance(model, Detector):
         return Background(None, facts)
     objects = PlacedObjects.of(model, dataset)

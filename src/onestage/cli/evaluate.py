@@ -122,6 +122,12 @@ class _Wanted(NamedTuple):
     judging: Judging
     keeping: Keeping
 
+    @property
+    def typed(self) -> list[str]:
+        """The options that say which pictures measure, as they are typed."""
+        given = {"--split": self.split, "--format": self.format, "--on-bad": self.on_bad if self.on_bad != "stop" else None}
+        return [word for name, value in given.items() if value is not None for word in (name, value)]
+
 
 def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
     from onestage.cli.advice import background
@@ -140,7 +146,9 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
         figures = calibrated(*measured(replace(predictor, scores=None), dataset, machine, on_bad), dataset)
     else:
         figures = Measured(*measured(predictor, dataset, machine, on_bad), found.scores)
-    known = background(found, path, data, dataset, split=split).keeping(figures.scores, thresholds=keeping.keep_thresholds)
+    known = background(found, path, data, dataset, options=wanted.typed).keeping(
+        figures.scores, thresholds=keeping.keep_thresholds
+    )
     judge = partial(judged, figures.found, dataset, judging, known, calibrated=figures.fitted)
     finish = partial(_finish, figures.report, figures.found, dataset, wanted, held_out=was_held_out)
     analysis = _judged_and_finished(judge, finish)

@@ -129,3 +129,13 @@ def test_what_is_wanted_is_read_as_it_is_typed() -> None:
     for text in ("", "F1", "recall=", "recall=nan", "precision=-1", "precision=0.9=1"):
         with pytest.raises(ConfigError, match="what is wanted is not understood"):
             Judging(want=text)
+
+
+def test_the_advice_names_the_command_that_keeps_the_thresholds(kept: Path, shapes: Path, capsys: Captured) -> None:
+    options = ["--split", "val", "--on-bad", "skip"]
+    assert main(["evaluate", "kept", str(shapes), "--workers", "0", "--draws", "0", *options]) == 0
+    command = f"onestage evaluate kept {shapes} {' '.join(options)} --keep-thresholds"
+    assert command in capsys.readouterr().out
+    assert main([*command.split()[1:], "--workers", "0", "--draws", "0"]) == 0
+    told = capsys.readouterr().out
+    assert "kept in kept/best.safetensors: thresholds" in told and "the model holds a score for each class" in told

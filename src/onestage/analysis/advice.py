@@ -81,8 +81,9 @@ class Facts:
 
     @property
     def train(self) -> str:
-        """The command that trains such a model on the data."""
-        return f"onestage train {self.data}" + (f" --model {self.recipe}" if self.recipe else "")
+        """The command that trains such a model on the data, with anchors that are fitted again if they were."""
+        recipe = f" --model {self.recipe}" if self.recipe else ""
+        return f"onestage train {self.data}{recipe}{' --fit-anchors' if self.fitted else ''}"
 
 
 def advise(analysis: Analysis, facts: Facts = Facts()) -> tuple[str, ...]:
@@ -138,8 +139,11 @@ def _costliest(analysis: Analysis, facts: Facts) -> str | None:
     most = "most of what is lost is" if 2 * worst.gain >= sum(kind.gain for kind in errors.types) else "what costs most is"
     gain = f"without it, AP50 would be {_figure(errors.AP + worst.gain)} in place of {_figure(errors.AP)}"
     what, remedy = REMEDIES[worst.name]
+    remedy = LONGER if worst.name == "Loc" and facts.fitted else remedy
     return f"{most} {what} ({gain}){_pair(analysis) if worst.name == 'Cls' else ''}: {remedy.format(facts=facts)}"
 
+
+LONGER = "train longer, with --epochs or --minutes: {facts.train}"
 
 REMEDIES = {
     "Cls": (
@@ -153,7 +157,7 @@ REMEDIES = {
     ),
     "Both": (
         "boxes of a wrong class in a wrong place",
-        "train longer, with --epochs or --minutes: {facts.train}",
+        LONGER,
     ),
     "Dupe": (
         "objects that are found more than once",

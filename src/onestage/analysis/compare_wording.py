@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from onestage.analysis.compare import FEWEST, Comparison, Difference, Pairing, System
+from onestage.analysis.compare import FEWEST, LEAST, Comparison, Difference, Pairing, System
 from onestage.analysis.errors import ErrorType
 from onestage.analysis.wording import MEANINGS
 from onestage.errors import counted
@@ -22,8 +22,8 @@ MOST_TIMES = 100
 
 
 def signed(value: float) -> str:
-    """A difference with its sign; a dash if it is not known."""
-    return "-" if math.isnan(value) else f"{value:+.3f}"
+    """A difference with its sign, unless it is shown as 0; a dash if it is not known."""
+    return "-" if math.isnan(value) else f"{value:+.3f}" if abs(value) >= LEAST else "0.000"
 
 
 def between(row: Difference) -> str:
@@ -67,6 +67,8 @@ def first_sentence(pairing: Pairing) -> str:
             f"{better} is better than {worse}: AP {figure(high)} against {figure(low)}. That is {high - low:.3f} more; {sure}."
         )
     values = f"AP is {figure(row.first)} and {figure(row.second)}"
+    if max(abs(row.difference.low), abs(row.difference.high)) < LEAST:
+        return f"{names[0]} and {names[1]} are equally good: {values}, and that holds with other pictures of this kind, too."
     sure = f"with other pictures of this kind the difference of {signed(row.difference.value)} would be anything from"
     return f"{names[0]} and {names[1]} cannot be told apart by these pictures: {values}; {sure} {between(row)} (95 % interval)."
 
@@ -138,9 +140,11 @@ def _pictures_needed(comparison: Comparison, pairing: Pairing) -> str:
     """
     row = pairing.figures[0]
     change, half = abs(row.difference.value), (row.difference.high - row.difference.low) / 2
-    if row.told_apart or not half > 0 or row.pictures < FEWEST:
+    if row.told_apart or math.isnan(half) or row.pictures < FEWEST:
         return ""
-    times = (half / change) ** 2 if change else math.inf
+    if max(abs(row.difference.low), abs(row.difference.high)) < LEAST:
+        return "What they find is the same, or differs by so little that AP does not show it."
+    times = (half / change) ** 2 if change >= LEAST else math.inf
     if times > MOST_TIMES:
         return "The difference is so small that no number of pictures would tell: take the one that is faster or smaller."
     here = len(comparison.pictures)

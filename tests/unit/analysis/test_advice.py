@@ -72,7 +72,7 @@ def test_objects_that_no_anchor_reaches() -> None:
         " train pictures/ --fit-anchors"
     )
     odd = said("unreached", with_reach(replace(poor, small=10)), replace(FACTS, fitted=True, larger=False))
-    assert odd and "no anchor has their size and shape" in odd and "--fit-anchors" not in odd
+    assert odd and "no anchor has their size and shape" in odd and "Train with --fit-anchors" not in odd
     assert said("unreached", with_reach(replace(poor, reached=71))) is None  # enough are reached
     assert said("unreached", with_reach(replace(poor, missed_unreached=30))) is None  # most missed ones are reached
     assert said("unreached", with_reach(replace(poor, objects=9, reached=0))) is None  # too few to tell
@@ -86,6 +86,8 @@ def test_the_costliest_error(name: str) -> None:
     assert text and text.startswith(f"most of what is lost is {REMEDIES[name][0]}")
     assert "AP50 would be .600 in place of .400" in text and "onestage" in text and "{" not in text
     assert said("costliest", with_gain(**{name: 0.01})) is None
+    fitted = said("costliest", with_gain(**{name: 0.2}), replace(FACTS, fitted=True))
+    assert fitted and "or with anchors that fit" not in fitted and fitted.count("--fit-anchors") <= 1
     others = {other: 0.15 for other in REMEDIES if other != name}
     assert (said("costliest", with_gain(**{name: 0.2}, **others)) or "").startswith("what costs most is")
 

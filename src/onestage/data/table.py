@@ -138,7 +138,10 @@ class Table:
             raise complain(self.root, problems, empty=not len(rows))
         kept = self._sizes.readable.nonzero().flatten().tolist()
         if not kept and not may_be_empty:
-            what, fix = "no usable picture in this data set", "onestage data check lists all that is wrong"
+            what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
+            fix = "onestage data check lists all that is wrong"
+            if split is not None and not problems:
+                fix = "add pictures to it, or take it out of the data set"
             raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
         rows = rows[columns.picture[rows].argsort(stable=True)]
         counts = columns.picture[rows].bincount(minlength=len(self.pictures))[kept]

@@ -273,6 +273,15 @@ def test_a_data_set_without_usable_pictures_is_an_error_even_when_skipping(tmp_p
         load_dataset(root, on_bad="skip")
 
 
+def test_a_split_without_pictures_is_named(tmp_path: Path) -> None:
+    root = trees.coco(tmp_path)
+    labels = next(root.glob("annotations/*train*.json"))
+    content = json.loads(labels.read_text()) | {"images": [], "annotations": []}
+    labels.with_name(labels.name.replace("train", "val")).write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"no usable picture in split val of this data set(.|\n)*take it out"):
+        load_dataset(root, split="val")
+
+
 def test_only_regular_files_are_pictures(tmp_path: Path) -> None:
     root = trees.coco(tmp_path)
     (root / "train2017/a.png").unlink()

@@ -104,6 +104,21 @@ class FolderLock:
             self._write(f"process {os.getpid()} on {socket.gethostname()}")
             self._signed = True
 
+    def renewed(self) -> bool:
+        """If the folder was moved away or deleted, take the lock of a new one of its name. Return whether that was so.
+
+        Raise ConfigError if another process has that by now.
+        """
+        if self._file is None:
+            return False
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.fstat(self._file.fileno()), self.path.stat()):
+                return False
+        self.__exit__()
+        self.__enter__()
+        self.sign()
+        return True
+
     def _write(self, text: str) -> None:
         if self._file is not None and self._file.writable():
             with contextlib.suppress(OSError):  # a full disk; the lock holds all the same

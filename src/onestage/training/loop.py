@@ -42,7 +42,7 @@ from onestage.training.network import reproducible
 from onestage.training.pictures import forget
 from onestage.training.rehearsal import rehearse
 from onestage.training.rules import Chosen, Facts, before_data, decide
-from onestage.training.run import Beginning, Run, round_epochs, start
+from onestage.training.run import Beginning, Run, open_again, round_epochs, start
 from onestage.training.signals import StopSignal
 from onestage.training.state import RISE, Record, RunState, figures_of
 from onestage.training.step import take_step
@@ -188,7 +188,7 @@ def _train(
                         shown.say(f"stopped before the number of steps was known; it is looked for again with: {run.go_on}")
                         return TrainResult(folder, state.best_ap, None, True, clock.now() - began)
                     run, state = fitted
-                return Training(run, state, journal, stop, began=began).finish()
+                return Training(run, state, journal, stop, lock=lock, began=began).finish()
 
 
 @known_keywords
@@ -226,8 +226,10 @@ class Training:
     left_out: bad pictures and annotations.
     """
 
-    def __init__(self, run: Run, state: RunState, journal: Journal, stop: StopSignal, *, began: float) -> None:
-        self.run, self.state, self.journal, self.stop = run, state, journal, stop
+    def __init__(
+        self, run: Run, state: RunState, journal: Journal, stop: StopSignal, *, lock: FolderLock, began: float
+    ) -> None:
+        self.run, self.state, self.journal, self.stop, self.lock = run, state, journal, stop, lock
         self.monitor = journal.monitor
         self.checks = Checks(state, run.group)
         self.stopping = False
@@ -438,6 +440,7 @@ class Training:
         self.saved = clock.now()
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
+            open_again(self.run, self.monitor, self.lock)
             self.run.store.save(self.state.checkpoint(self.run.result, self.model, self.run.optimizer), best=best)
 
     def _seconds(self) -> float:

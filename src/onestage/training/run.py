@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -266,6 +267,8 @@ def _open_folder(
     kept: the stamps with which the run began stay. new: the run begins.
     """
     run.store.probe()
+    if new:
+        _tell_little_room(run, monitor)
     if lock.left_by is not None:
         monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
     lock.sign()
@@ -276,6 +279,29 @@ def _open_folder(
     run.plan.save(run.folder)
     if state.history:  # the last process may have ended between its checkpoint and these files
         write_history(run.folder, state.history)
+
+
+def _tell_little_room(run: Run, monitor: Monitor) -> None:
+    """Say so if the disk has less room than the checkpoints and models of the run will take."""
+    model = sum(tensor.nbytes for tensor in run.model.state_dict().values())
+    momenta = 2 if run.config.optimizer == "adamw" else 1
+    checkpoint = (1 + momenta + (run.averages is not None)) * model
+    needs = (run.store.keep + 1) * checkpoint + 3 * model  # last, best, and one that is being written
+    free = shutil.disk_usage(run.folder).free
+    if free < needs:
+        monitor.say(
+            f"there may be too little room: {free / 1e6:,.0f} MB are free on the disk of {run.folder}, and the run needs up to"
+            f" {needs / 1e6:,.0f} MB"
+        )
+
+
+def open_again(run: Run, monitor: Monitor, lock: FolderLock) -> None:
+    """If the folder was moved away or deleted, write what a run needs to go on into a new one of its name."""
+    if lock.renewed():
+        monitor.say(f"{run.folder} was moved away or deleted: from here on there is a new one of that name")
+        run.plan.save(run.folder)
+        if run.data.path is not None and not run.data.gone:
+            Inventory.of(run.data.train, run.data.val).save(run.folder)
 
 
 def _beyond_repair(run: Run, damaged: Sequence[str]) -> ConfigError:

@@ -10,10 +10,23 @@ from pathlib import Path
 import pytest
 
 from onestage.errors import ConfigError
+from onestage.training import folder as run_folder
 from onestage.training import lock as module
-from onestage.training.lock import FolderLock
-from onestage.training.loop import resume
-from small_runs import CONFIG, run, send, signal_here, start, wait_for_step, write_pictures
+from onestage.training.inventory import Inventory
+from onestage.training.lock import NAME, FolderLock
+from onestage.training.loop import Training, resume
+from small_runs import (
+    CONFIG,
+    before_step,
+    finished,
+    run,
+    same_bits,
+    send,
+    signal_here,
+    start,
+    wait_for_step,
+    write_pictures,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -130,6 +143,22 @@ def test_without_locks_the_text_is_the_lock(tmp_path: Path, monkeypatch: pytest.
             pass
     with FolderLock(tmp_path) as lock:
         assert lock.left_by is None
+
+
+def test_a_run_whose_folder_is_moved_away_goes_on_in_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of it is there then, also what says how to go on, and nobody holds the folder that was moved."""
+    monkeypatch.setattr(run_folder, "plot_training_curves", lambda *_: None)
+    data, out = write_pictures(tmp_path / "data"), tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(Training, "_step", before_step(5, lambda _: out.rename(tmp_path / "moved")))
+        run(data, out)
+    assert "was moved away or deleted: from here on there is a new one" in capsys.readouterr().out
+    for folder in (out, tmp_path / "moved"):
+        assert (folder / "checkpoints" / NAME).read_text() == "" and Inventory.load(folder) is not None
+        assert finished(resume(folder)) == folder
+    assert same_bits(out, tmp_path / "moved")
 
 
 def test_two_runs_do_not_share_a_folder(

@@ -4,9 +4,12 @@ import errno
 import json
 import os
 import random
+import re
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -384,6 +387,19 @@ def test_a_corrupt_picture_is_named_and_mending_it_is_enough(tmp_path: Path, fin
         run(data, out)
     assert weights(out).keys() == weights(finished).keys()
     assert all(tensor.equal(weights(finished)[key]) for key, tensor in weights(out).items())
+
+
+def test_a_disk_with_too_little_room_is_told_at_the_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the run needs is about what it takes: three checkpoints for a moment, the last and the best model."""
+    out = tmp_path / "run"
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**6))
+    run(data, out, replace(CONFIG, epochs=1, ema=0.9))
+    told = re.search(r"too little room: 1 MB are free .* needs up to (\d+) MB", capsys.readouterr().out)
+    (checkpoint,) = out.glob("checkpoints/step-*")
+    sizes = [sum(file.stat().st_size for file in folder.glob("*.safetensors")) for folder in (checkpoint, out)]
+    assert told is not None and float(told[1]) == pytest.approx((3 * sizes[0] + 1.5 * sizes[1]) / 1e6, rel=0.1)
 
 
 @pytest.mark.parametrize("number", [1, 12, 25])

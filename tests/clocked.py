@@ -26,12 +26,14 @@ SLOW = 3.0
 class Machine:
     """A machine on a clock that only moves with its work: a step takes ``step`` seconds, a validation picture 0.1, a save 0.2.
 
-    slower_at: the time from which on everything takes SLOW times as long. real: steps train and measurements measure, and do
-    not only take time.
+    slower_at: the time from which on everything takes ``slow`` times as long. real: steps train and
+    measurements measure, and do not only take time.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: float, slower_at: float = 1e9, real: bool = False) -> None:
-        self.time, self.slower_at = 0.0, slower_at
+    def __init__(
+        self, monkeypatch: pytest.MonkeyPatch, *, step: float, slower_at: float = 1e9, slow: float = SLOW, real: bool = False
+    ) -> None:
+        self.time, self.slower_at, self.slow = 0.0, slower_at, slow
         self.reports: list[Any] = []
         inner, save, measure = loop.take_step, CheckpointStore.save, loop.evaluate_dataset
 
@@ -62,7 +64,7 @@ class Machine:
 
     def work(self, seconds: float) -> None:
         """Let time pass."""
-        self.time += seconds * (SLOW if self.time >= self.slower_at else 1)
+        self.time += seconds * (self.slow if self.time >= self.slower_at else 1)
 
 
 def undisturbed(run: Path, model: Detector, data: Path, *, out: Path) -> Path:

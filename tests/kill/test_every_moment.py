@@ -69,29 +69,46 @@ def few(copies: list[Path]) -> list[Path]:
     return [copies[cut - 1], copies[cut], copies[rows - 1]]
 
 
+def some(copies: list[Path]) -> list[Path]:
+    return copies[::9]
+
+
 def has(file: Path, text: str) -> bool:
     return file.exists() and text in file.read_text()
 
 
 @pytest.mark.parametrize(
-    ("minutes", "picked"), [(0.1, few), pytest.param(0.15, list, marks=pytest.mark.slow)], ids=["few", "every"]
+    ("minutes", "slow", "picked"),
+    [
+        (0.1, 3.0, few),
+        pytest.param(0.15, 3.0, list, marks=pytest.mark.slow),
+        pytest.param(0.15, 0.4, some, marks=pytest.mark.slow),
+    ],
+    ids=["few", "every", "longer"],
 )
 def test_a_run_that_is_killed_at_any_moment_goes_on_with_the_same_bits(
-    minutes: float, picked: Callable[[list[Path]], list[Path]], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    minutes: float,
+    slow: float,
+    picked: Callable[[list[Path]], list[Path]],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """Its plan has a cut, or, on a machine that becomes faster, more steps."""
     config, wholes = replace(RUN, minutes=minutes), dict[bytes, Path]()
-    Machine(monkeypatch, step=0.25, slower_at=1.5, real=True)
+    Machine(monkeypatch, step=0.25, slower_at=1.5, slow=slow, real=True)
     with copied_at_every_change(tmp_path / "run", tmp_path / "copies"):
         finished(train(detector(changes=PLAIN), data, out=tmp_path / "run", config=config))
     copies = sorted((tmp_path / "copies").iterdir())
     for run in (*picked(copies), tmp_path / "run"):
         begun = [*run.glob("checkpoints/*/state.json")]
         with monkeypatch.context() as patch:
-            Machine(patch, step=0.25, slower_at=0.0, real=True)
+            Machine(patch, step=0.25, slower_at=0.0, slow=slow, real=True)
             finished(resume(run) if begun else train(detector(changes=PLAIN), data, out=run, config=config))
         plan = (run / CONFIG).read_bytes()
         if plan not in wholes:
             wholes[plan] = undisturbed(run, detector(changes=PLAIN), data, out=tmp_path / f"whole-{len(wholes)}")
         assert same_bits(run, wholes[plan])
-    assert len(copies) > 100 and Plan.load(tmp_path / "run").history
+    change = Plan.load(tmp_path / "run").history[0]
+    assert len(copies) > 100 and (int(change.after or 0) < int(change.before or 0)) == (slow > 1)
     print(f"\n{len(copies)} copies, {len(picked(copies))} resumed, {len(wholes)} plans, all with the same bits")

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from onestage.analysis.analysis import Analysis
+from onestage.analysis.analysis import Analysis, AnalysisSettings
 from onestage.analysis.reach import ReachedPart
 from onestage.analysis.slices import Slice
 from onestage.errors import counted, printable
@@ -249,7 +249,9 @@ def _labels(analysis: Analysis, facts: Facts) -> str | None:
     kinds = ", ".join(f"{number:,} {kind}" for kind, number in analysis.labels.counts.items() if number)
     pictures = ", ".join(dict.fromkeys(printable(str(suspect.image_id)) for suspect in analysis.labels.suspects[:FEW]))
     text = f"{counted(count, 'label')} are probably wrong ({kinds}). Look at these pictures first: {pictures}"
-    return f"{text}; correct them, and train again: {facts.train}"
+    sure = "" if analysis.labels.sure == AnalysisSettings.sure else f" --sure {analysis.labels.sure:g}"
+    tool = f"for a label tool: onestage evaluate {facts.run} {facts.data}{sure} --out suspects --suspects coco"
+    return f"{text}; correct them ({tool}), and train again: {facts.train}"
 
 
 def _unsure(analysis: Analysis, facts: Facts) -> str | None:

@@ -216,7 +216,7 @@ def _reached(row: ReachedPart) -> tuple[str, int, int, str]:
 
 def _share(part: int, whole: int) -> str:
     """A share in per cent, rounded down to a tenth, so that 100 % means all; a dash for a share of nothing."""
-    return f"{1000 * part // whole / 10:g} %" if whole else "-"
+    return f"{1000 * part // whole / 10:g}\N{NO-BREAK SPACE}%" if whole else "-"
 
 
 def _with_commas(row: Sequence[str | int]) -> list[str]:

@@ -121,8 +121,8 @@ def _partners(these: _Compared, those: _Compared, tolerance: Tolerance, least: f
         return Agreement(compared=len(these.scores))
     worst = float(apart.gather(1, partner[:, None])[found].max())
     alike = best[best >= tolerance.iou]
-    iou_of_worst = float(alike.min()) if len(alike) else 1.0
-    return Agreement(len(these.scores), int(found.sum()), iou_of_worst, worst, int(found.sum()) - len(alike))
+    lowest = float(alike.min()) if len(alike) else 1.0
+    return Agreement(len(these.scores), int(found.sum()), lowest, worst, int(found.sum()) - len(alike))
 
 
 def check_file(source: Detector, file: Predictor, pictures: Sequence[Tensor], tolerance: Tolerance) -> Agreement:

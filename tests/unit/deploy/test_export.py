@@ -219,6 +219,8 @@ def test_the_contract_says_what_a_stranger_needs(model, folder):
     assert about["resize"] == {"mode": "stretch", "size": [96, 128], "antialias": True, "padding": [124, 116, 104]}
     assert about["checked"] is True and about["batch"] is None and about["pixels"] == "uint8"
     assert {"onestage", "torch", "onnx"} <= about["versions"].keys() and len(about["source_sha256"]) == 64
+    documented = (Path(__file__).resolve().parents[3] / "docs" / "deploy.md").read_text(encoding="utf-8")
+    assert not [key for key in about if f"`{key}`" not in documented]
 
 
 def test_the_vectors_are_what_the_file_sees_and_finds(folder):
@@ -477,6 +479,7 @@ def test_what_is_not_written_is_not_in_the_way(model, copied, tmp_path):
     (tmp_path / "m_example.py").write_text("mine")
     (tmp_path / "m_vectors").mkdir()
     made = export(model, tmp_path / "m.onnx", check=False)
+    assert not made.contract.checked
     assert (made.vectors, made.example) == (None, None) and (tmp_path / "m_example.py").read_text() == "mine"
     with pytest.raises(ConfigError, match=r"exists already\n.*n_example"):
         (tmp_path / "n_example.py").touch()

@@ -24,16 +24,28 @@ from onestage.model.output.postprocess import RawDetections
 from onestage.model.output.suppress import HardNMS
 from onestage.structures import HeadOutput
 
+STEPS = 2.0**-21
+"""How far the scores of equal logits may be apart in two programs: eight steps of float32 just below 1."""
+
 
 @dataclass(frozen=True)
 class Rounding:
-    """How far two programs may be apart. score: of a candidate; pixels: of a side of its box; iou: of the overlap of two equal
-    pairs of boxes, which some compute in float32.
+    """How far two programs may be apart. score: of a candidate with a score of 1/2; others by what their logits differ; pixels:
+    of a side of its box; iou: of the overlap of two equal pairs of boxes, which some compute in float32.
     """
 
     score: float
     pixels: float
     iou: float = 1e-6
+
+    def of(self, scores: Tensor) -> Tensor:
+        """(N,) -> (N,): how far each score may be from that of the other program. The nearer to 0 or 1, the less."""
+        return self.score * _slope(scores) + STEPS
+
+
+def _slope(scores: Tensor) -> Tensor:
+    """How much scores (...) change with their logits, as a part of what a score of 1/2 does."""
+    return 4 * scores * (1 - scores)
 
 
 class Candidates(NamedTuple):
@@ -71,23 +83,32 @@ def candidates(config: DetectorConfig, output: HeadOutput, row: int, frame: Tens
 
 def fates(config: DetectorConfig, some: Candidates, rounding: Rounding) -> Fates:
     """What postprocessing, with hard NMS, must and may report of candidates, in whatever program."""
-    post, slack = config.postprocess, 2 * rounding.score  # both scores of a comparison are rounded
+    post = config.postprocess
     scopes = {"class": some.labels, "level": some.levels, "image": torch.zeros_like(some.labels)}
-    surely, maybe = _better(some.scores, scopes[post.scope], slack)
+    surely, maybe = _better(some.scores, scopes[post.scope], 2 * rounding.of(some.scores))  # both of a comparison are rounded
+    enters = (surely < post.top_k).nonzero()[:, 0]
+    inside = Candidates(*(column[enters] for column in some[:4]), some.frame)
+    must, may = some.scores.new_zeros(2, len(some.scores), dtype=torch.bool)
+    must[enters], may[enters] = _reported(config, inside, rounding, surely=maybe[enters] < post.top_k)
+    return Fates(must, may)
+
+
+def _reported(config: DetectorConfig, some: Candidates, rounding: Rounding, *, surely: Tensor) -> Fates:
+    """The fates of candidates that may enter NMS. surely: whether they must (N,)."""
+    post, slack = config.postprocess, 2 * rounding.of(some.scores)
     small, large = some.grown(-rounding.pixels), some.grown(rounding.pixels)
-    must = (maybe < post.top_k) & (box_ops.area(small) > 0)
-    may = (surely < post.top_k) & (box_ops.area(large) > 0)
+    must, may = surely & (box_ops.area(small) > 0), box_ops.area(large) > 0
     groups = torch.zeros_like(some.labels) if post.class_agnostic else some.labels
     assert isinstance(post.nms, HardNMS)
     for group in groups.unique():
         rows = (groups == group).nonzero()[:, 0]
         least, most = _overlaps(small[rows], large[rows])
         ahead = some.scores[rows, None] - some.scores[rows]
-        removes = (ahead > slack) & (least > post.nms.iou_threshold + rounding.iou)
-        may_remove = (ahead > -slack) & (most > post.nms.iou_threshold - rounding.iou)
+        removes = (ahead > slack[rows]) & (least > post.nms.iou_threshold + rounding.iou)
+        may_remove = (ahead > -slack[rows]) & (most > post.nms.iou_threshold - rounding.iou)
         must[rows], may[rows] = _survivors(must[rows], may[rows], removes, may_remove.fill_diagonal_(False))
-    surely, maybe = (_ahead(some.scores, some.scores[there], by) for there, by in ((must, slack), (may, -slack)))
-    return Fates(must & (maybe - may.long() < post.detections), may & (surely < post.detections))
+    better, worse = (_ahead(some.scores, some.scores[there], by) for there, by in ((must, slack), (may, -slack)))
+    return Fates(must & (worse - may.long() < post.detections), may & (better < post.detections))
 
 
 def unexplained(
@@ -99,8 +120,9 @@ def unexplained(
     must, may = fates(config, some, rounding)
     apart = (some.scores[:, None] - found.scores.double()).abs()
     sides = torch.cdist(some.grown(0), found.boxes.double(), p=torch.inf)
-    same = (some.labels[:, None] == found.labels) & (apart <= rounding.score) & (sides <= rounding.pixels)
-    missing = must & (some.scores > least + rounding.score) & ~same.any(dim=1)
+    near = rounding.of(some.scores)
+    same = (some.labels[:, None] == found.labels) & (apart <= near[:, None]) & (sides <= rounding.pixels)
+    missing = must & (some.scores > least + near) & ~same.any(dim=1)
     foreign = (found.scores > least) & ~(same & may[:, None]).any(dim=0)
     lost = [f"missing: score {some.scores[i]:.6f}, box {some.grown(0)[i].tolist()}" for i in missing.nonzero()[:, 0]]
     return lost + [f"foreign: score {found.scores[i]:.6f}, box {found.boxes[i].tolist()}" for i in foreign.nonzero()[:, 0]]
@@ -116,23 +138,24 @@ def measured(pairs: Iterable[tuple[RawDetections, RawDetections]], *, iou: float
         overlaps = box_ops.iou(one.boxes.double(), other.boxes.double())
         same = (one.labels[:, None] == other.labels) & (apart <= score) & (overlaps >= iou)
         sides = torch.cdist(one.boxes.double(), other.boxes.double(), p=torch.inf)
-        scores += apart[same].tolist()
+        slope = _slope(one.scores)[:, None].expand_as(apart)[same]
+        scores += (apart[same] / slope)[slope > 0.1].tolist()
         pixels += sides[same].tolist()
     return Rounding(2 * max(scores), 2 * max(pixels))
 
 
-def _ahead(scores: Tensor, others: Tensor, by: float) -> Tensor:
-    """(N,) and (M,) -> (N,): how many of the others are ahead of each score by more than ``by``."""
+def _ahead(scores: Tensor, others: Tensor, by: Tensor) -> Tensor:
+    """(N,), (M,) and (N,) -> (N,): how many of the others are ahead of each score by more than ``by``."""
     return len(others) - torch.searchsorted(others.sort().values, scores + by, right=True)
 
 
-def _better(scores: Tensor, scopes: Tensor, slack: float) -> tuple[Tensor, Tensor]:
-    """(N,) and (N,) -> how many others of its scope are surely better than each candidate (N,), and how many may be (N,)."""
+def _better(scores: Tensor, scopes: Tensor, slack: Tensor) -> tuple[Tensor, Tensor]:
+    """(N,), (N,) and (N,) -> how many others of its scope are surely better than each candidate (N,), and how many may be."""
     surely, maybe = torch.zeros_like(scopes), torch.zeros_like(scopes)
     for scope in scopes.unique():
         inside = scopes == scope
-        surely[inside] = _ahead(scores[inside], scores[inside], slack)
-        maybe[inside] = _ahead(scores[inside], scores[inside], -slack) - 1  # all but itself
+        surely[inside] = _ahead(scores[inside], scores[inside], slack[inside])
+        maybe[inside] = _ahead(scores[inside], scores[inside], -slack[inside]) - 1  # all but itself
     return surely, maybe
 
 

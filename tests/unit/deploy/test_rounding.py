@@ -74,6 +74,20 @@ def test_equal_scores_leave_open_which_box_removes_the_other(detector):
     assert must.tolist() == [False, False] and may.tolist() == [True, True]
 
 
+def test_scores_near_one_are_nearer_to_each_other(detector):
+    """What logits differ by moves them less than others."""
+    rounding = Rounding(score=1e-4, pixels=1e-4)
+    for best, decided in ((0.5, False), (0.99999, True)):
+        must, may = fates(detector.config, some((best, [0, 0, 30, 10]), (best - 5e-6, [1, 0, 31, 10])), rounding)
+        assert (must.tolist(), may.tolist()) == (([True, False],) * 2 if decided else ([False] * 2, [True] * 2))
+
+
+def test_no_candidates_have_no_fates(detector):
+    none = some((0.9, [0, 0, 30, 10]))._replace(scores=torch.zeros(0), labels=torch.zeros(0, dtype=torch.int64))
+    none = none._replace(boxes=torch.zeros(0, 4), levels=none.labels)
+    assert [len(fate) for fate in fates(detector.config, none, SMALL)] == [0, 0]
+
+
 @pytest.mark.parametrize("limit", [{"top_k": 2}, {"detections": 2}])
 def test_the_limits_leave_open_which_of_equal_scores_come_in(detector, limit):
     config = replace(detector.config, postprocess=replace(detector.config.postprocess, **limit))

@@ -129,8 +129,8 @@ def left_over(config, expected, found):
     for one, (_, raw) in zip(expected, found, strict=True):
         lines += unexplained(config, one.candidates, raw, rounding, least=one.least)
         must, _ = fates(config, one.candidates, rounding)
-        decided += int((must & (one.candidates.scores > one.least)).sum())
-        total += int((one.raw.scores > one.least).sum())
+        decided += int((must & (one.candidates.scores > LEAST)).sum())
+        total += int((one.raw.scores > LEAST).sum())
     return Found(lines, sum(agreements, Agreement()), decided / total)
 
 

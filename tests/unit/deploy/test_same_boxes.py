@@ -43,7 +43,7 @@ BELOW = {"retinanet_r50_fpn": 4.5}
 """Its maps are large: with more scores above ``LEAST``, NMS can leave too few of the 2,000 candidates that a graph looks at."""
 MOST_PIXELS = 0.05
 """A side of a box may be so far apart in two programs and still be called rounding."""
-DECIDED = 0.85
+DECIDED = 0.8
 """The part of the detections about which rounding may leave no choice, at the least. Otherwise it would explain everything."""
 LARGE = "retinanet_r50_fpn in its usual size"
 MOST_LARGE = 10

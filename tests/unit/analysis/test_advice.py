@@ -228,7 +228,8 @@ def test_every_option_that_a_sentence_names_exists() -> None:
     text = re.sub(r'"\n\s+f?"', "", Path(source).read_text(encoding="utf-8"))
     named = {*re.findall(r"--[a-z][a-z-]*", text)}
     assert {"--fit-anchors", "--size", "--epochs", "--balance", "--score"} <= named
-    assert named - options["train"] == {"--score", "--data", "--keep-thresholds", "--want", "--calibrate"}
-    assert {"--keep-thresholds", "--want", "--calibrate"} <= options["evaluate"]
+    evaluates = {"--keep-thresholds", "--want", "--calibrate", "--suspects", "--sure"}
+    assert named - options["train"] == {"--score", "--data"} | evaluates
+    assert evaluates <= options["evaluate"]
     assert "--score" in options["predict"] and "--data" in options["compare"]
     assert {verb for verb in re.findall(r"onestage ([a-z]+(?: check)?)", text) if verb not in VERBS} == set()

@@ -250,7 +250,7 @@ def _labels(analysis: Analysis, facts: Facts) -> str | None:
     pictures = ", ".join(dict.fromkeys(printable(str(suspect.image_id)) for suspect in analysis.labels.suspects[:FEW]))
     text = f"{counted(count, 'label')} are probably wrong ({kinds}). Look at these pictures first: {pictures}"
     sure = "" if analysis.labels.sure == AnalysisSettings.sure else f" --sure {analysis.labels.sure:g}"
-    tool = f"for a label tool: onestage evaluate {facts.run} {facts.data}{sure} --out suspects --suspects coco"
+    tool = f"for a label tool: onestage evaluate {facts.measured}{sure} --out suspects --suspects coco"
     return f"{text}; correct them ({tool}), and train again: {facts.train}"
 
 

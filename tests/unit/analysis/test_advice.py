@@ -156,7 +156,7 @@ def test_labels_that_are_probably_wrong() -> None:
     truths = [known(i, [(0, *BOX)] if i > 5 else [(0, 300, 300, 400, 400)]) for i in range(20)]
     text = said("labels", analyse(detections, truths, ["cat"], settings=AnalysisSettings(draws=2)))
     assert text and text.startswith("6 labels are probably wrong (6 overlooked). Look at these pictures first: ")
-    assert "(for a label tool: onestage evaluate runs/x pictures/ --out suspects --suspects coco)" in text
+    assert "(for a label tool: onestage evaluate RUN DATA --out suspects --suspects coco)" in text
     assert said("labels") is None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from onestage.analysis.analysis import Analysis, AnalysisSettings
+from onestage.analysis.labels import PLACED
 from onestage.analysis.reach import ReachedPart
 from onestage.analysis.slices import Slice
 from onestage.errors import counted, printable
@@ -38,6 +39,8 @@ LATEST = 3
 WRONG = 0.02
 """The share of the objects whose labels are probably wrong, from which the labels come first; and at least FEW labels."""
 FEW = 5
+LOOSE = 0.15
+"""The mean of 1 - IoU of the hits from which a detector places boxes too loosely to doubt how those of labels are placed."""
 DOUBTED = 0.05
 """A D-ECE of the detections that are shown from which they are not to be believed, if a calibration takes DOUBTED_LESS away."""
 DOUBTED_LESS = 0.02
@@ -242,12 +245,14 @@ def _unfinished(analysis: Analysis, facts: Facts) -> str | None:
 def _labels(analysis: Analysis, facts: Facts) -> str | None:
     if analysis.labels is None:
         return None
-    count = sum(analysis.labels.counts.values())
-    objects = sum(part.objects for part in _slices(analysis, "class"))
+    loose = analysis.olrp is None or not analysis.olrp.mean.loc < LOOSE
+    doubted = {kind: number for kind, number in analysis.labels.counts.items() if number and not (loose and kind == PLACED)}
+    count, objects = sum(doubted.values()), sum(part.objects for part in _slices(analysis, "class"))
     if count < max(FEW, WRONG * objects):
         return None
-    kinds = ", ".join(f"{number:,} {kind}" for kind, number in analysis.labels.counts.items() if number)
-    pictures = ", ".join(dict.fromkeys(printable(str(suspect.image_id)) for suspect in analysis.labels.suspects[:FEW]))
+    kinds = ", ".join(f"{number:,} {kind}" for kind, number in doubted.items())
+    suspects = [suspect for suspect in analysis.labels.suspects if suspect.reason in doubted]
+    pictures = ", ".join(dict.fromkeys(printable(str(suspect.image_id)) for suspect in suspects[:FEW]))
     text = f"{counted(count, 'label')} are probably wrong ({kinds}). Look at these pictures first: {pictures}"
     sure = "" if analysis.labels.sure == AnalysisSettings.sure else f" --sure {analysis.labels.sure:g}"
     tool = f"for a label tool: onestage evaluate {facts.measured}{sure} --out suspects --suspects coco"

@@ -20,7 +20,8 @@ from onestage.metrics.tables import Bools, Floats, Ints, Table
 Reason: TypeAlias = Literal["overlooked", "badly placed", "swapped"]
 Box: TypeAlias = tuple[float, float, float, float]
 
-REASONS: tuple[Reason, ...] = ("overlooked", "badly placed", "swapped")
+PLACED: Reason = "badly placed"
+REASONS: tuple[Reason, ...] = ("overlooked", PLACED, "swapped")
 
 IOU_WEIGHT, DISTANCE_RATE = 0.9, 0.1
 """Of the IoU in the similarity, and of the distance, per pixel."""

@@ -160,6 +160,18 @@ def test_labels_that_are_probably_wrong() -> None:
     assert said("labels") is None
 
 
+@pytest.mark.parametrize(("shift", "speaks"), [(0.0, True), (16.0, False)])
+def test_a_detector_that_places_boxes_loosely_does_not_doubt_boxes(shift: float, speaks: bool) -> None:
+    """Of 20 labels six are badly placed. shift: pixels by which the detector misses the others."""
+    boxes = [(20 + (60 if i < 6 else shift), 20, 120 + (60 if i < 6 else shift), 120) for i in range(20)]
+    detections = [found(i, [(0, 0.99, *boxes[i])]) for i in range(20)]
+    truths = [known(i, [(0, 20, 20, 120, 120)]) for i in range(20)]
+    analysis = analyse(detections, truths, ["cat"], settings=AnalysisSettings(draws=2))
+    assert analysis.labels is not None and analysis.labels.counts["badly placed"] >= 6
+    text = said("labels", analysis)
+    assert ("6 badly placed" in (text or "")) == speaks
+
+
 def test_an_interval_that_is_wide() -> None:
     every = PERFECT.AP
     assert every is not None

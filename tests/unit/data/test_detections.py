@@ -287,18 +287,29 @@ def test_labels_alone_do_without_pictures(tmp_path: Path) -> None:
     assert plain(read_detections(MADE["COCO results"](tmp_path), data))[0] == FOUND[0]
 
 
+BOX = ",".join(map(str, FOUND[0][2]))
+LARGE = {
+    "r.json": ("[", json.dumps(entry(FOUND[0])), ",", "]"),
+    "r.jsonl": ("", f'{{"path": "a.png", "detections": [{{"box": [{BOX}], "score": 0.9, "class_name": "cat"}}]}}', "\n", "\n"),
+    "r.csv": ("image,label,xmin,ymin,xmax,ymax,score\n", f"a.png,cat,{BOX},0.9", "\n", "\n"),
+    "comp4_det_val_cat.txt": ("", f"a 0.9 {BOX.replace(',', ' ')}", "\n", "\n"),
+}
+"""The beginning of a file, a row, what stands between two rows, the end."""
+
+
 @pytest.mark.slow
-def test_a_million_rows_need_little_memory(coco: Dataset, tmp_path: Path) -> None:
-    """Their entries as Python objects would need more than 500 MB."""
+@pytest.mark.parametrize("name", LARGE)
+def test_many_rows_need_little_memory(name: str, coco: Dataset, tmp_path: Path) -> None:
+    """56 bytes a row, and room to grow. As Python objects they would need more than 500."""
     import tracemalloc
 
-    line = json.dumps(entry(FOUND[0]))
-    with (tmp_path / "r.json").open("w") as file:
-        file.write("[" + ",".join([line] * 1_000_000) + "]")
+    rows, (start, row, between, end) = 200_000, LARGE[name]
+    with (tmp_path / name).open("w") as file:
+        file.write(start + between.join([row] * rows) + end)
     tracemalloc.start()
-    opened = open_detections(tmp_path / "r.json")
+    opened = open_detections(tmp_path / name)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(opened.rows) == 1_000_000 and most < 120e6
+    assert len(opened.rows) == rows and most < 120 * rows + 8e6
     found = opened.on(coco).detections
-    assert len(found[0]) == 1_000_000 and torch.equal(found[0].boxes[0], found[0].boxes[-1])
+    assert len(found[0]) == rows and torch.equal(found[0].boxes[0], found[0].boxes[-1])

@@ -88,6 +88,20 @@ def test_pairs_are_held_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [row.AP for row in voc_metrics(*case).per_class] == [row.AP for row in whole.per_class]
 
 
+@pytest.mark.slow
+def test_many_detections_in_one_picture_need_little_memory() -> None:
+    """All pairs at once would need 160 MB, several times."""
+    import tracemalloc
+
+    rows = [(0, 0.5, x % 400, 0, x % 400 + 20, 40) for x in range(100_000)]
+    case = [found(1, rows)], [known(1, [(0, 3 * i, 0, 3 * i + 20, 40) for i in range(200)])], ["cat"]
+    tracemalloc.start()
+    assert voc_metrics(*case).mAP > 0
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 60e6
+
+
 def test_other_pictures_are_an_error() -> None:
     with pytest.raises(DataError, match="only in the truths: 1"):
         voc_metrics([], [known(1)], ["cat"])

@@ -7,7 +7,7 @@ say. The first sentences are given, in the order of RULES.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from onestage.analysis.analysis import Analysis, AnalysisSettings
@@ -44,6 +44,12 @@ LOOSE = 0.15
 DOUBTED = 0.05
 """A D-ECE of the detections that are shown from which they are not to be believed, if a calibration takes DOUBTED_LESS away."""
 DOUBTED_LESS = 0.02
+LONGER_SIDES = 4 / 3
+"""How many times as long the sides of a larger input are, at least."""
+GRID = 128
+"""Its sides are multiples of so many pixels, which all recipes take."""
+APART = 0.2
+"""How far the best score of a class is from that of all classes, to be named."""
 WIDE = 0.1
 """The width of the interval of AP from which more pictures should measure."""
 
@@ -63,7 +69,8 @@ class Facts:
     """What advice depends on besides the analysis.
 
     history: of the run. run, data: as they are typed in a command, and so is model, the file of the weights. recipe: its name
-    in the zoo, empty if it has none. larger: whether a larger input would show most pictures with more of their pixels. finer:
+    in the zoo, empty if it has none. size: (height, width) of the model's input; None if it is not known. resized: whether that
+    is another one than the recipe's. larger: whether a larger input would show most pictures with more of their pixels. finer:
     options of a model with a finer map that reaches the objects; empty if none is known. fitted: whether the anchors were
     fitted to the objects. measured: what was typed after ``onestage evaluate``. keeps: whether the model has a file that can
     keep thresholds and a calibration. thresholds, calibrated: whether it has these.
@@ -74,6 +81,8 @@ class Facts:
     data: str = "DATA"
     model: str = "MODEL"
     recipe: str = ""
+    size: tuple[int, int] | None = None
+    resized: bool = False
     larger: bool = True
     finer: str = ""
     fitted: bool = False
@@ -84,7 +93,18 @@ class Facts:
 
     @property
     def train(self) -> str:
-        """The command that trains such a model on the data, with anchors that are fitted again if they were."""
+        """The command that trains such a model on the data: of its input size, with fitted anchors if they were fitted."""
+        size = f" --size {_typed(self.size)}" if self.resized and self.size is not None else ""
+        return f"{self._train}{size}"
+
+    @property
+    def train_larger(self) -> str:
+        """The same with sides that are a third longer, or a little more."""
+        longer = None if self.size is None else tuple(GRID * math.ceil(side * LONGER_SIDES / GRID) for side in self.size)
+        return f"{self._train} --size {_typed(longer)}"
+
+    @property
+    def _train(self) -> str:
         recipe = f" --model {self.recipe}" if self.recipe else ""
         return f"onestage train {self.data}{recipe}{' --fit-anchors' if self.fitted else ''}"
 
@@ -169,7 +189,8 @@ REMEDIES = {
     "Bkg": (
         "false alarms where no object is",
         "add pictures without objects that show what is mistaken, and train on from this model: {facts.train} --weights"
-        " {facts.model}; or show detections of better scores only: onestage predict --score",
+        " {facts.model}; or show fewer detections, of which more are right, from the score that this names: onestage evaluate"
+        " {facts.measured} --want precision=0.95",
     ),
     "Miss": (
         "objects that nothing is found for",
@@ -198,7 +219,7 @@ def _small(analysis: Analysis, facts: Facts) -> str | None:
         return None
     text = f"small objects are found less often: {_percent(worst)} of those {worst.name}, {_percent(best)} of those {best.name}"
     if facts.larger:
-        return f"{text}. A larger input shows more of their pixels: {facts.train} --size HEIGHTxWIDTH"
+        return f"{text}. A larger input shows more of their pixels: {facts.train_larger}"
     return f"{text}. A model with a finer map may find more: onestage train {facts.data} {facts.finer or '--model NAME'}"
 
 
@@ -278,8 +299,8 @@ def _calibration(analysis: Analysis, facts: Facts) -> str | None:
     bins = [part for part in fitted.shown_before.bins if part.count]
     worst = max(bins, key=lambda part: part.count * abs(part.hits - part.score))
     text = f"scores cannot be believed: of {counted(worst.count, 'detection')} of a score from {worst.low:g} to {worst.high:g},"
-    text += f" {100 * worst.hits:.0f} % are right. A calibration takes the mean distance from {_figure(before)} to"
-    text += f" {_figure(after)} on other pictures"
+    text += f" {100 * worst.hits:.0f} % are right. On pictures that it was not fitted on, a calibration takes D-ECE of the"
+    text += f" detections that are shown from {_figure(before)} to {_figure(after)}"
     return f"{text}: onestage evaluate {facts.measured} --calibrate --keep-thresholds"
 
 
@@ -290,13 +311,29 @@ def _score(analysis: Analysis, facts: Facts) -> str | None:
     wanted = "" if want.figure == "f1" else f" --want {want.figure}={want.value:g}"
     why = "the best F1" if want.figure == "f1" else f"a {want.figure} of {want.value:g}"
     text = f"for {why}, show detections of a score of at least {best.score.value:.3g}: {_figure(best.precision.value)} of them"
-    text += f" are right, and they find {_figure(best.recall.value)} of the objects"
+    text += f" are right, and they find {_figure(best.recall.value)} of the objects{_apart(analysis)}"
     if facts.thresholds:
         return f"{text}; the model holds a score for each class, and uses it: onestage predict {facts.run} PICTURES"
     if facts.keeps:
         text += ". Keep the score of each class in the model, for predict and exported files"
         return f"{text}: onestage evaluate {facts.measured} --keep-thresholds{wanted}"
     return f"{text}: onestage predict {facts.run} PICTURES --score {best.score.value:.3g}"
+
+
+def _apart(analysis: Analysis) -> str:
+    """The class whose best score is farthest from that of all classes, as a part of a sentence; empty if all are near."""
+    thresholds = analysis.thresholds
+    many = {part.name for part in _slices(analysis, "class") if part.objects >= ENOUGH}
+    rows = [] if thresholds is None else [row for row in thresholds.per_class if row.name in many]
+    if thresholds is None or not rows:
+        return ""
+    overall = thresholds.overall.score.value
+    rows = [row for row in rows if abs(row.score.value - overall) > APART]
+    if not rows:
+        return ""
+    far = max(rows, key=lambda row: abs(row.score.value - overall))
+    found = f"there {_figure(far.precision.value)} are right, and {_figure(far.recall.value)} are found"
+    return f"; {printable(far.name)} alone need {far.score.value:.3g} ({found})"
 
 
 SCORE = "score"
@@ -320,6 +357,11 @@ def _slices(analysis: Analysis, quality: str) -> tuple[Slice, ...]:
     """The parts of all objects by this quality."""
     qualities = () if analysis.slices is None else analysis.slices.qualities
     return next((each.slices for each in qualities if each.name == quality), ())
+
+
+def _typed(size: Sequence[int] | None) -> str:
+    """A size (height, width) as --size takes it."""
+    return "HEIGHTxWIDTH" if size is None else "x".join(map(str, size))
 
 
 def _percent(part: Slice) -> str:

@@ -55,20 +55,22 @@ def background(
     if not isinstance(model, Detector):
         return Background(None, facts)
     objects = PlacedObjects.of(model, dataset)
-    facts = replace(facts, larger=objects.larger, finer=_finer_model(model, objects, dataset))
+    facts = replace(
+        facts, size=model.config.preprocess.size, larger=objects.larger, finer=_finer_model(model, objects, dataset)
+    )
     return Background(_overlaps(model, objects, dataset), facts)
 
 
-def of_detections(data: Path) -> Background:
-    """What is known of detections in a file: the name of the pictures."""
-    return Background(None, Facts(data=shlex.quote(str(data))))
+def of_detections(path: Path, data: Path, *, options: Sequence[str] = ()) -> Background:
+    """What is known of detections in a file: its name and that of the pictures. options: that say which these are."""
+    return Background(None, Facts(data=shlex.quote(str(data)), measured=shlex.join([str(path), str(data), *options])))
 
 
 def facts_of_run(path: Path, data: Path) -> Facts:
     """What a run folder, or that of a model file in one, tells; for any other path the names alone."""
     from onestage.training.folder import Plan, saved_model
     from onestage.training.rules import ANCHORS
-    from onestage.zoo.table import ZOO
+    from onestage.zoo.table import ZOO, recipe
 
     run = path if path.is_dir() else path.parent
     model = saved_model(run) if path.is_dir() else path if path.suffix == ".safetensors" else None
@@ -78,9 +80,10 @@ def facts_of_run(path: Path, data: Path) -> Facts:
         plan = Plan.load(run if path.exists() else path)
     except ConfigError:  # no run, or one of another version: there is less to say
         return facts
-    recipe = plan.model.name if plan.model.name in ZOO else ""
+    name = plan.model.name if plan.model.name in ZOO else ""
+    resized = bool(name) and recipe(name, plan.model.classes).preprocess.size != plan.model.preprocess.size
     fitted = ANCHORS in [decision.setting for decision in plan.decisions]
-    return replace(facts, history=_history(run), run=shlex.quote(str(run)), recipe=recipe, fitted=fitted)
+    return replace(facts, history=_history(run), run=shlex.quote(str(run)), recipe=name, resized=resized, fitted=fitted)
 
 
 def tell_advice(sentences: Sequence[str]) -> None:

@@ -189,7 +189,8 @@ def _evaluate_file(path: Path, wanted: _Wanted, machine: Machine) -> None:
     if out is not None:
         report_folder(out, dataset)
     report, objects = measure_detections(opened, dataset, on_bad=on_bad)
-    judge = partial(judged, objects.detections, dataset, judging, of_detections(data))
+    known = of_detections(path, data, options=wanted.typed)
+    judge = partial(judged, objects.detections, dataset, judging, known)
     _judged_and_finished(judge, partial(_finish, report, objects.detections, dataset, wanted, objects=objects))
 
 

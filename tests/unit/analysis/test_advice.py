@@ -116,6 +116,10 @@ def test_small_objects_are_found_less() -> None:
 
     text = said("small", seen(2))
     assert text and "17 % of those below 16 x 16 pixels, 100 % of those from 96 x 96 on" in text and "--size" in text
+    run = replace(FACTS, recipe="tinyssd", size=(300, 480), resized=True)
+    assert (said("small", seen(2), run) or "").endswith("onestage train pictures/ --model tinyssd --size 512x640")
+    assert run.train == "onestage train pictures/ --model tinyssd --size 300x480"
+    assert replace(run, resized=False).train == "onestage train pictures/ --model tinyssd"
     finer = said("small", seen(2), replace(FACTS, larger=False, finer="--model x"))
     assert finer and finer.endswith("finer map may find more: onestage train pictures/ --model x")
     assert said("small", seen(10)) is None
@@ -191,6 +195,15 @@ def test_which_score_to_deploy_with() -> None:
     assert text.endswith("--keep-thresholds --want precision=0.95")
     text = said("score", facts=replace(kept, thresholds=True))
     assert text and text.endswith("the model holds a score for each class, and uses it: onestage predict runs/x PICTURES")
+
+
+def test_a_class_that_needs_another_score_is_named() -> None:
+    """Cats have scores around .9, dogs of .3; false alarms of cats have .5."""
+    truths = [known(i, [(i % 2, *BOX)]) for i in range(40)]
+    detections = [found(i, [(1, 0.3, *BOX)] if i % 2 else [(0, 0.9, *BOX), (0, 0.5, 1, 1, 9, 9)]) for i in range(40)]
+    text = said("score", analyse(detections, truths, ["cat", "dog"], settings=AnalysisSettings(draws=2)))
+    assert text and "at least 0.3: " in text and "; cat alone need 0.9 (there 1.000 are right, and 1.000 are found)" in text
+    assert "alone" not in (said("score") or "")
 
 
 def test_scores_that_cannot_be_believed() -> None:

@@ -58,12 +58,14 @@ def test_what_a_run_tells(tmp_path: Path) -> None:
     assert facts_of_run(folder, data).history == () and facts_of_run(folder, data).data == "'my data'"
     folder.mkdir()
     decisions = (Decision(ANCHORS, "fitted", "", "--fit-anchors"),)
-    Plan(recipe("tinyssd", ("ball",)), TrainConfig(), None, decisions=decisions).save(folder)
+    Plan(recipe("tinyssd", ("ball",), size=(256, 320)), TrainConfig(), None, decisions=decisions).save(folder)
     (folder / "last.safetensors").write_bytes(b"")
     (folder / "metrics.csv").write_text("epoch,step,loss,val/loss,val/AP\n1,3,2.5,,\n2,6,2.0,2.25,0.5\n")
     for path in (folder, folder / "last.safetensors"):
         facts = facts_of_run(path, data)
-        assert facts.fitted and facts.run == f"'{folder}'" and facts.model == f"'{folder / 'last.safetensors'}'"
+        assert (
+            facts.fitted and facts.resized and facts.run == f"'{folder}'" and facts.model == f"'{folder / 'last.safetensors'}'"
+        )
         assert facts.history[1] == Epoch(2, 2.0, 2.25, 0.5)
         assert facts.history[0].loss == 2.5 and facts.history[0].AP != facts.history[0].AP
     (folder / "metrics.csv").write_text("epoch,loss\nnone,\n")

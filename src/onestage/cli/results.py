@@ -26,8 +26,8 @@ BEGINNINGS = {
     "analysis.json": re.compile(rb'\{"classes": \[("|\])'),
     "errors.csv": re.compile(rb"image,what,row,letter,"),
     "pictures.csv": re.compile(rb"image,objects,found,detections,"),
-    "compare.json": re.compile(rb'\{"data": ".*"systems": \[', re.DOTALL),
-    "compare.csv": re.compile(rb"image,objects,[^\n]*: found,"),
+    "compare.json": re.compile(rb'\{"data": ".*", "classes": \['),
+    "compare.csv": re.compile(rb'image,objects,.*: found"?,'),
     "figures.json": re.compile(rb'\{\s+"model": .*"picture": ', re.DOTALL),
     "index.html": re.compile(rb".*Content-Security-Policy\" content=\"default-src 'none'; img-src data:", re.DOTALL),
 }

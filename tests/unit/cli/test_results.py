@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from metric_cases import found, known
+from onestage.analysis.compare import compare
+from onestage.analysis.compare_files import NAMES, save_comparison
 from onestage.cli.report import FILES
 from onestage.cli.results import BENCHMARK, CHECKUP, check_replaceable, results_folder
 from onestage.data.predictions import FORMATS, PredictionWriter
@@ -71,3 +74,12 @@ def test_only_a_file_of_the_same_verb_is_replaced(text: str, beginning: object, 
     file.write_text('{"images": []}')
     with pytest.raises(ConfigError, match="onestage did not write it"):
         check_replaceable(file, beginning)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("name", "classes"), [("first", 1), ("first", 600), ('a, "b"', 1)])
+def test_a_comparison_of_an_earlier_run_is_replaced(name: str, classes: int, tmp_path: Path) -> None:
+    """However many classes it names before its figures, and however a detector is called."""
+    names = [f"a class with the number {k}" for k in range(classes)]
+    comparison = compare({name: [found(1)], f"{name} again": [found(1)]}, [known(1)], names, data="pictures test", draws=0)
+    save_comparison(comparison, tmp_path, paths={})
+    results_folder(tmp_path, NAMES)

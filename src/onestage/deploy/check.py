@@ -87,7 +87,8 @@ def compare(
     """
     last = [float(side.scores[-1]) + tolerance.score for side in (expected, got) if len(side) == places]
     above = max(least, *last, 0.0)
-    one, other = (_Compared(side.boxes.double() * _corners(scale), side.scores, side.labels) for side in (expected, got))
+    corners = torch.tensor([*scale[::-1]] * 2, dtype=torch.float64, device=expected.boxes.device)
+    one, other = (_Compared(side.boxes.double() * corners, side.scores, side.labels) for side in (expected, got))
     return _partners(one, other, tolerance, above) + _partners(other, one, tolerance, above)
 
 
@@ -97,12 +98,6 @@ class _Compared(NamedTuple):
     boxes: Tensor
     scores: Tensor
     labels: Tensor
-
-
-def _corners(scale: tuple[float, float]) -> Tensor:
-    """(y, x) -> (4,): the scale of each number of a box."""
-    y, x = scale
-    return torch.tensor([x, y, x, y], dtype=torch.float64)
 
 
 def _partners(these: _Compared, those: _Compared, tolerance: Tolerance, least: float) -> Agreement:

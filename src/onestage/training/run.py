@@ -170,7 +170,8 @@ class Run:
             yield
         except (WriteError, WeightsError) as error:
             if any(self.store.checkpoints.glob(f"*/{STATE}")):
-                error.fix = f"{error.fix}; then go on with the run: {self.go_on}"
+                first = f"{error.fix}; then " if error.fix else ""
+                error.fix = f"{first}go on with the run: {self.go_on}"
             raise
 
 

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from onestage.analysis.advice import LOOSE
 from onestage.analysis.analysis import Analysis
 from onestage.analysis.bootstrap import Estimate, Sureness
 from onestage.analysis.calibration import Calibrated
 from onestage.analysis.confusion import Confusion
 from onestage.analysis.errors import Errors
-from onestage.analysis.labels import Labels
+from onestage.analysis.labels import PLACED, Labels
 from onestage.analysis.olrp import OlrpFigures
 from onestage.analysis.reach import Reach, ReachedPart
 from onestage.analysis.reliability import Reliability
@@ -101,7 +102,7 @@ def sections(
     if analysis.reliability is not None:
         found.append(Section("Can scores be believed", _reliability(analysis.reliability, analysis)))
     if analysis.labels is not None:
-        found.append(Section("Labels that may be wrong", _labels(analysis.labels, analysis.classes, suspects)))
+        found.append(Section("Labels that may be wrong", _labels(analysis.labels, analysis, suspects)))
     return found
 
 
@@ -125,9 +126,13 @@ def _errors(errors: Errors, olrp: OlrpFigures | None) -> Markup:
         (errors.false_negatives, "all objects that are not found"),
     ]
     rows += [(kind.name, meaning, f"{kind.count:,}", figure(kind.gain)) for kind, meaning in both]
+    seen = errors.hits + errors.false_positives.count
     words = (
-        f"AP50 is {figure(errors.AP)}, with {counted(errors.hits, 'hit')} among detections of any score. What errors of one "
-        "type cost is what AP50 gains without them while all others stay, so the figures do not add up to what is missing to 1."
+        f"AP50 is {figure(errors.AP)}, with {counted(errors.hits, 'hit')} among {counted(seen, 'detection')} of any score: of"
+    )
+    words += (
+        " each class the best 100 in a picture count. What errors of one type cost is what AP50 gains without them while all"
+        " others stay, so the figures do not add up to what is missing to 1."
     )
     head = ("error", "what it is", "count", "AP50 it costs")
     parts = [_text(words), bar_chart("AP50 that each type of error costs", bars, most=most)]
@@ -308,8 +313,9 @@ def _diagram(label: str, measured: Mapping[str, Reliability]) -> Markup:
     return line_chart(label, curves, x="score", y=f"share of hits, IoU {iou:g}", diagonal="scores that can be believed")
 
 
-def _labels(labels: Labels, classes: Sequence[str], pictures: Sequence[Drawn]) -> Markup:
+def _labels(labels: Labels, analysis: Analysis, pictures: Sequence[Drawn]) -> Markup:
     """How many labels are in doubt, and the worst of them, drawn and as a table."""
+    classes, olrp = analysis.classes, analysis.olrp
     counts = ", ".join(f"{count:,} {reason}" for reason, count in labels.counts.items())
     rows = [
         (_name(one.image_id), one.reason, classes[one.label], classes[one.suggested_label], f"{one.quality:.3f}")
@@ -317,6 +323,10 @@ def _labels(labels: Labels, classes: Sequence[str], pictures: Sequence[Drawn]) -
     ]
     words = f"By {counted(labels.confident, 'detection')} of a score of at least {labels.sure:g}: {counts}. "
     words += "The lower the quality, the more likely a label is wrong." if rows else ""
+    if labels.counts.get(PLACED) and olrp is not None and olrp.mean.loc >= LOOSE:
+        words += (
+            f" But badly placed ones may be right: the detector places its hits loosely (mean of 1 - IoU {olrp.mean.loc:.3f})."
+        )
     words += "" if labels.confident else " Try a lower score: --sure 0.5."
     if rows:
         words += " For a label tool, add --suspects coco or --suspects labelme to onestage evaluate."

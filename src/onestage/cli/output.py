@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,6 +10,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from onestage.console import Part, Terminal, words
+
+LINE_SECONDS = 30.0
+"""Without a terminal, how often a line tells how far the work is, at most. Training does so too."""
 
 
 def stdout() -> Terminal:
@@ -32,7 +36,7 @@ def say(*parts: Part, lines: bool = False) -> None:
 
 
 class _Rate(ProgressColumn):
-    """Pictures (or other units) per second."""
+    """Pictures (or other units) per second, since the first one was begun: they come in batches, and a batch comes at once."""
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -40,32 +44,40 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The rate; nothing before it is known."""
-        return Text(f"{task.speed:.1f} {self.unit}/s" if task.speed else "")
+        seconds = task.finished_time or task.elapsed
+        return Text(f"{task.completed / seconds:,.1f} {self.unit}/s" if task.completed and seconds else "")
 
 
 def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
     """The parts of a progress line: how many of how many, how fast, and the time left; at the end the time it took."""
-    time = TimeRemainingColumn(elapsed_when_finished=True)
-    return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), time
+    left = TimeRemainingColumn(elapsed_when_finished=True)
+    return TextColumn("{task.description:>5}"), BarColumn(), MofNCompleteColumn(), _Rate(unit), left
 
 
 @contextmanager
 def progress(what: str, total: int, *, unit: str = "pictures") -> Iterator[PictureProgress]:
-    """Show how many of ``total`` pictures (or other units) are done, how fast, and the time left; on a terminal only."""
+    """Show how many of ``total`` pictures (or other units) are done, how fast, and the time left. Without a terminal there is a
+    line for every LINE_SECONDS.
+    """
     console = stderr()
     with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield PictureProgress(bars, bars.add_task(what, total=total))
+        yield PictureProgress(bars, bars.add_task(what, total=total), unit)
 
 
 class PictureProgress:
-    """Count pictures, and print lines above the progress line."""
+    """Count pictures (or other units), and print lines above the progress line."""
 
-    def __init__(self, bars: Progress, task: TaskID) -> None:
-        self._bars, self._task = bars, task
+    def __init__(self, bars: Progress, task: TaskID, unit: str) -> None:
+        self._bars, self._task, self._unit = bars, task, unit
+        self._told = time.monotonic()
 
     def advance(self, count: int) -> None:
         """Count so many more pictures as done."""
         self._bars.update(self._task, advance=count)
+        if self._bars.disable and time.monotonic() - self._told >= LINE_SECONDS:
+            self._told = time.monotonic()
+            (task,) = (task for task in self._bars.tasks if task.id == self._task)
+            self.say(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {self._unit}")
 
     def say(self, *parts: Part) -> None:
         """Print words, which may be several lines, above the progress line."""

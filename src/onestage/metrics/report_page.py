@@ -27,7 +27,8 @@ NAMED = 10
 """The most classes with a curve: those with the most objects."""
 
 FIGURES = """{{ table }}<p>AR, 10 each: recall with at most 10 detections of a class in a picture. Small: an area below 32 × 32
-pixels, medium: below 96 × 96. A dash: nothing to find.</p>
+pixels, medium: below 96 × 96. Each size is a mean over the classes that have such objects, so all may lie outside of the three.
+A dash: nothing to find.</p>
 """
 
 BAR = """<div class="share"><div><i style="width: {{ part }}%"></i></div></div>"""

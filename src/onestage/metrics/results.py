@@ -25,7 +25,7 @@ class Results:
     """The figures of one model on one set of pictures.
 
     model, data: their names, for the reader. losses: the validation loss and its parts, by name. book: the d2l book's class
-    error and box MAE. Both need the network's logits: they are None (or empty) if the engine gives boxes, no logits.
+    error and box MAE. Both need the network's logits: they are None (or empty) if an engine or a file gives boxes alone.
     """
 
     coco: CocoMetrics

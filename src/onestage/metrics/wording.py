@@ -11,7 +11,7 @@ from onestage.metrics.results import ClassRow, Results
 CLASS_TITLES = ("class", "objects", "boxes", "AP", "AP50", "AR", "VOC07", "VOC10")
 FIGURE_TITLES = ("COCO", "IoU", "all", "small", "medium", "large")
 
-NO_LOGITS = "the engine gives boxes, no logits"
+NO_LOGITS = "there are boxes, but no logits"
 """Why a figure of FIGURES_OF_LOGITS can be missing."""
 FIGURES_OF_LOGITS = {"losses": "loss", "class_error": "class error", "box_mae": "box MAE"}
 """The figures that need logits, and their names for the reader."""

@@ -31,6 +31,8 @@ ALONE = 0.25
 """The first step is slow: workers start, a network is compiled. It tells the speed only if it takes this part of the time."""
 LEAST, MOST = 8, 200
 """Steps that are timed, if there is time."""
+FEW_STEPS = 100
+"""Below so many steps a detector has hardly begun to learn, and the user is told."""
 MEASURED = 2
 """Batches of validation pictures that are timed."""
 
@@ -71,6 +73,7 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
         f"{length.steps:,} steps ({run.epochs:g} epochs) fit: a step takes {costs.step:.3g} s; every"
         f" {counted(length.evaluate_steps, 'step')} {counted(length.evaluate_pictures, 'picture')} measure it, in"
         f" {state.overhead:.2g} s"
+        + (f". Fewer than {FEW_STEPS} steps teach next to nothing: give it more time" if length.steps < FEW_STEPS else "")
     )
     return run, state
 

@@ -130,5 +130,6 @@ def model_file(path: str | Path) -> Path:
     found = next((path / name for name in (BEST, LAST) if (path / name).is_file()), None)
     if found is None:
         what, expected = "this folder holds no trained model", f"{BEST} or {LAST}, which train writes"
-        raise WeightsError(what, where=path, expected=expected)
+        fix = "give the folder of a run, or the file itself, of a model or of detections"
+        raise WeightsError(what, where=path, expected=expected, fix=fix)
     return found

@@ -117,6 +117,21 @@ def text_of(html: str) -> str:
     return " ".join(unescape(re.sub(r"<[^>]*>", " ", html)).split())
 
 
+def test_the_page_doubts_places_of_labels_only_by_a_detector_that_places_well(analysis: Analysis) -> None:
+    labels, olrp = analysis.labels, analysis.olrp
+    assert labels is not None and olrp is not None
+
+    def said(loc: float, placed: int) -> bool:
+        counts = {**labels.counts, "badly placed": placed}
+        mean = replace(olrp, mean=replace(olrp.mean, loc=loc))
+        section = next(
+            s for s in sections(replace(analysis, labels=replace(labels, counts=counts), olrp=mean)) if "Labels" in s[0]
+        )
+        return f"places its hits loosely (mean of 1 - IoU {loc:.3f})" in str(section[1])
+
+    assert [said(0.2, 3), said(0.1, 3), said(0.2, 0)] == [True, False, False]
+
+
 def test_the_matrix_stands_in_a_table_too(analysis: Analysis) -> None:
     body = next(section.body for section in sections(analysis) if section.title == "Which class is taken for which")
     table = body[body.index("<details>") : body.index("</details>")]

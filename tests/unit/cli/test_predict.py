@@ -124,7 +124,7 @@ def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch
         (["RUN", "photos", "--out", "photos"], "would replace pictures"),
         (["RUN", "photos", "--out", "photos/a/x.jpg"], "results cannot be written here"),
         (["RUN", "photos", "--device", "gpu"], "this device cannot be used"),
-        (["photos", "photos"], "this folder holds no trained model"),
+        (["photos", "photos"], "or the file itself, of a model or of detections"),
         (["photos/a/x.jpg", "photos"], "not a weights file of onestage"),
         (["tinyssd", "photos"], "recipe without weights"),
         (["ssd300_vgg16.coc", "photos"], "did you mean 'ssd300_vgg16.coco'?"),

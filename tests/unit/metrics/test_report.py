@@ -107,10 +107,10 @@ def test_figures_that_need_logits_are_said_to_be_missing_in_every_view(tmp_path:
     report = measure([found(1)], [known(1, [(0, 1, 1, 9, 9)])], ["cat"], losses=None, book=None)
     assert report.not_measured == ("losses", "class_error", "box_mae")
     lines = shown(report, 100)
-    reason = "not measured: the engine gives boxes, no logits"
+    reason = "not measured: there are boxes, but no logits"
     assert f"Loss          {reason}" in lines and f"Anchors       {reason}" in lines
     page = report.save(tmp_path).read_text()
-    assert "<p>Not measured: loss, class error, box MAE (the engine gives boxes, no logits).</p>" in page
+    assert "<p>Not measured: loss, class error, box MAE (there are boxes, but no logits).</p>" in page
     assert not re.search(r"<span>(loss|class error|box MAE)", page)
     content = json.loads((tmp_path / "metrics.json").read_text())
     assert (content["losses"], content["class_error"], content["box_mae"]) == (None, None, None)

@@ -14,6 +14,8 @@ from metric_cases import found, known
 from onestage.structures import Detections, Truth
 
 FOLDER = "error_analysis"
+LAST_BIT = 1e-15
+"""How far means from 0 to 1 may be from those of the files: another numpy may add up in another order."""
 
 
 @dataclass(frozen=True)

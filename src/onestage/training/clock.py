@@ -17,7 +17,7 @@ MEASURING = 0.1
 MEASUREMENTS = 10
 """Measurements in a training of fewer epochs than these; others are measured after every epoch, if time allows."""
 TRUSTED = 0.5
-"""The part of the time before which nothing is cut: other work on the machine may end by itself."""
+"""The part of the time, or of the steps, before which nothing is changed: other work on the machine may end by itself."""
 SLACK = 0.04
 """A rest that ends this part of the time too late is cut, so that it ends as much too early: then one cut is mostly enough. One
 that ends more than twice as much too early is made longer in the same way.
@@ -107,7 +107,7 @@ class Pace:
         step: steps done, in ``elapsed`` seconds. overhead: seconds for each measurement with its checkpoint, after every
         ``lap`` steps.
         """
-        if elapsed < TRUSTED * self.budget or len(self._taken) < FIRST:
+        if max(elapsed / self.budget, step / steps) < TRUSTED or len(self._taken) < FIRST:
             return steps
         pace = self._sum / len(self._taken)
         measurements = math.ceil(steps / lap) - step // lap

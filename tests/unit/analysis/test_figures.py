@@ -42,9 +42,10 @@ def equal(ours, theirs, within=1e-12):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_twelve_figures_are_those_of_pycocotools_to_the_last_bit(shared_data, name):
+def test_the_twelve_figures_are_those_of_pycocotools(shared_data, name):
+    """With the numpy that is installed they are its to the last bit (tests/unit/metrics). These are of another numpy."""
     matches, expected = matched(shared_data, name), reference(shared_data)["tide"][name]
-    assert list(coco_figures(matches.table).values()) == expected["pycocotools_stats"]
+    assert list(coco_figures(matches.table).values()) == pytest.approx(expected["pycocotools_stats"], rel=0, abs=LAST_BIT)
     assert np.count_nonzero(matches.truths) == expected["pycocotools_classes_averaged"]
 
 

@@ -118,7 +118,9 @@ def test_one_cut_is_enough_for_a_machine_that_goes_on_becoming_slower(slower: Ca
     assert cuts == 1 and 280 < elapsed + 3 < 312
 
 
-@pytest.mark.parametrize("faster", [lambda time: 0.6, lambda time: 1.0 if time < 120 else 0.7, lambda time: 1.0 - time / 1000])
+@pytest.mark.parametrize(
+    "faster", [lambda time: 0.6, lambda time: 1.0 if time < 120 else 0.7, lambda time: 1.0 - time / 1000, lambda time: 0.2]
+)
 def test_a_machine_that_becomes_faster_trains_longer(faster: Callable[[float], float]) -> None:
     """One change is enough: it ends neither late nor more than a tenth too early."""
     pace, elapsed, step, steps, changes = Pace(300.0), 0.0, 0, 550, 0

@@ -14,6 +14,7 @@ from onestage.analysis.analysis import Analysis, AnalysisSettings
 from onestage.analysis.labels import PLACED
 from onestage.analysis.reach import ReachedPart
 from onestage.analysis.slices import Slice
+from onestage.analysis.thresholds import without_use
 from onestage.errors import counted, printable
 
 SENTENCES = 5
@@ -321,14 +322,17 @@ def _score(analysis: Analysis, facts: Facts) -> str | None:
 
 
 def _apart(analysis: Analysis) -> str:
-    """The class whose best score is farthest from that of all classes, as a part of a sentence; empty if all are near."""
+    """The class whose best score is farthest from that of all classes, as a part of a sentence; empty if all are near. Classes
+    without a score of use are passed over.
+    """
     thresholds = analysis.thresholds
     many = {part.name for part in _slices(analysis, "class") if part.objects >= ENOUGH}
     rows = [] if thresholds is None else [row for row in thresholds.per_class if row.name in many]
     if thresholds is None or not rows:
         return ""
     overall = thresholds.overall.score.value
-    rows = [row for row in rows if abs(row.score.value - overall) > APART]
+    useless = {row.name for row in without_use(thresholds)}
+    rows = [row for row in rows if abs(row.score.value - overall) > APART and row.name not in useless]
     if not rows:
         return ""
     far = max(rows, key=lambda row: abs(row.score.value - overall))

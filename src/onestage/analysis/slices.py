@@ -133,12 +133,13 @@ def brightness_of(image: Tensor, boxes: Tensor) -> tuple[float, ...]:
 
     image (3, H, W) uint8 RGB; boxes (N, 4) xyxy pixels. Grey is ITU-R BT.601's: .299 R + .587 G + .114 B.
     """
-    sums = torch.zeros(image.shape[1] + 1, image.shape[2] + 1, dtype=torch.float64)
-    grey = (image.double() * image.new_tensor([299, 587, 114], dtype=torch.float64)[:, None, None]).sum(0) / 1000
-    sums[1:, 1:] = grey.cumsum(0).cumsum(1)
+    sums = torch.zeros(image.shape[1] + 1, image.shape[2] + 1, dtype=torch.int64)  # of 1000 times the grey value
+    for channel, weight in zip(image, (299, 587, 114), strict=True):  # one by one: a picture may be large
+        sums[1:, 1:] += weight * channel.int()
+    sums = sums.cumsum_(0).cumsum_(1)
     x1, y1, x2, y2 = box_ops.clip(boxes.double(), (image.shape[1], image.shape[2])).round().long().unbind(1)
     total = sums[y2, x2] - sums[y1, x2] - sums[y2, x1] + sums[y1, x1]
-    return tuple((total / ((x2 - x1) * (y2 - y1))).tolist())
+    return tuple((total / (1000 * (x2 - x1) * (y2 - y1)).double()).tolist())
 
 
 def fate(table: Table, kinds: Kinds, score: float) -> tuple[Bools, Bools]:

@@ -204,6 +204,9 @@ def test_a_class_that_needs_another_score_is_named() -> None:
     text = said("score", analyse(detections, truths, ["cat", "dog"], settings=AnalysisSettings(draws=2)))
     assert text and "at least 0.3: " in text and "; cat alone need 0.9 (there 1.000 are right, and 1.000 are found)" in text
     assert "alone" not in (said("score") or "")
+    hardly = [found(i, [(1, 0.05, *(BOX if i == 1 else (1, 1, 9, 9)))] if i % 2 else [(0, 0.9, *BOX)]) for i in range(40)]
+    text = said("score", analyse(hardly, truths, ["cat", "dog"], settings=AnalysisSettings(draws=2)))
+    assert text and "alone" not in text  # no score is of use for dogs
 
 
 def test_scores_that_cannot_be_believed() -> None:

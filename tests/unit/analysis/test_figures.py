@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from analysis_cases import LAST_BIT
 from coco_cases import FILES, random_case, read_coco
 from metric_cases import found, known
 from onestage.analysis import bootstrap

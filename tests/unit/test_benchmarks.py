@@ -246,6 +246,9 @@ def test_a_gpu_is_asked_for_and_the_program_can_be_tried_without(load, monkeypat
     assert [row.what for row in found] == ["one, fp32, 1 at once", "one, fp32, 3 at once"]
     assert asked == [(peer, batch) for batch in (1, 3) for _ in range(gpu.WARMUP + 2)]
     assert len(json.loads(path.read_text())["seconds"]) == 2 and "predict() on cpu" in capsys.readouterr().out
+    gpu.main(models=("one",), forms=("fp32",), batches=(2,), device="cpu", repeats=2, stages_alone=True)
+    out = capsys.readouterr().out
+    assert "one, fp32, 2 at once: resize on the CPU " in out and "network " in out and "decode and NMS " in out
     monkeypatch.setattr(gpu, "compare", Mock(side_effect=torch.OutOfMemoryError))
     assert gpu.main(models=("one",), forms=("fp32",), batches=(1,), device="cpu") == []
     assert "not measured: one, fp32, 1 at once: the memory" in capsys.readouterr().out

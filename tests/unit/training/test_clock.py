@@ -106,16 +106,25 @@ def test_a_picture_that_breaks_while_the_first_steps_are_timed_costs_nothing(
     assert not went(tmp_path, 0.5).interrupted and "it begins again" in capsys.readouterr().out
 
 
+def kept_to_time(steps: int, seconds: float, speed: Callable[[float], float], *, lap: int) -> tuple[int, int, float]:
+    """Plan ``steps`` for 300 s. A step takes ``seconds`` times speed(time); a measurement after every ``lap`` steps takes 3 s.
+
+    Return the steps that were taken, how often their number was changed, and when it all ended.
+    """
+    pace, elapsed, step, changes = Pace(300.0), 0.0, 0, 0
+    while step < steps:
+        step, taken = step + 1, seconds * speed(elapsed)
+        elapsed += taken + (3.0 if step % lap == 0 else 0.0)
+        pace.add(taken)
+        fitting = pace.fitting(step, steps, elapsed=elapsed, lap=lap, overhead=3.0)
+        steps, changes = fitting, changes + (fitting != steps)
+    return steps, changes, elapsed + 3
+
+
 @pytest.mark.parametrize("slower", [lambda time: 1 + max(0.0, time - 100) / 300, lambda time: 1.0 if time < 160 else 1.45])
 def test_one_cut_is_enough_for_a_machine_that_goes_on_becoming_slower(slower: Callable[[float], float]) -> None:
-    pace, elapsed, step, steps, cuts = Pace(300.0), 0.0, 0, 55, 0
-    while step < steps:
-        step, seconds = step + 1, 4.5 * slower(elapsed)
-        elapsed += seconds + (3.0 if step % 6 == 0 else 0.0)
-        pace.add(seconds)
-        fitting = pace.fitting(step, steps, elapsed=elapsed, lap=6, overhead=3.0)
-        steps, cuts = fitting, cuts + (fitting < steps)
-    assert cuts == 1 and 280 < elapsed + 3 < 312
+    steps, changes, end = kept_to_time(55, 4.5, slower, lap=6)
+    assert steps < 55 and changes == 1 and 280 < end < 312
 
 
 @pytest.mark.parametrize(
@@ -123,14 +132,8 @@ def test_one_cut_is_enough_for_a_machine_that_goes_on_becoming_slower(slower: Ca
 )
 def test_a_machine_that_becomes_faster_trains_longer(faster: Callable[[float], float]) -> None:
     """One change is enough: it ends neither late nor more than a tenth too early."""
-    pace, elapsed, step, steps, changes = Pace(300.0), 0.0, 0, 550, 0
-    while step < steps:
-        step, seconds = step + 1, 0.5 * faster(elapsed)
-        elapsed += seconds + (3.0 if step % 60 == 0 else 0.0)
-        pace.add(seconds)
-        fitting = pace.fitting(step, steps, elapsed=elapsed, lap=60, overhead=3.0)
-        steps, changes = fitting, changes + (fitting != steps)
-    assert steps > 550 and changes == 1 and 270 < elapsed + 3 < 312
+    steps, changes, end = kept_to_time(550, 0.5, faster, lap=60)
+    assert steps > 550 and changes == 1 and 270 < end < 312
 
 
 def test_a_cut_before_an_earlier_one_takes_its_place() -> None:

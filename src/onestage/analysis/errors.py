@@ -60,17 +60,18 @@ class PictureErrors:
 class Errors:
     """The errors of a detector at one IoU threshold, and what each type of them costs.
 
-    AP at ``iou``, 0..1; NaN if there is nothing to find. types: Cls, Loc, Both, Dupe, Bkg, Miss, in the order in which they are
-    mended in turn. AP_mended: with all of them mended. false_positives: gained if every hit had a better score than every other
-    detection. false_negatives: gained if there were no objects but those found. Mending may cost AP, by rounding or because
-    classes leave the mean; the gain of a type is then 0. ignored: errors with no part in AP. classes: those in the mean.
-    pictures: in the order of their ids.
+    AP at ``iou``, 0..1; NaN if there is nothing to find. AP_by_class (K,): its parts, NaN for a class outside of the mean.
+    types: Cls, Loc, Both, Dupe, Bkg, Miss, in the order in which they are mended in turn. AP_mended: with all of them mended.
+    false_positives: gained if every hit had a better score than every other detection. false_negatives: gained if there were no
+    objects but those found. Mending may cost AP, by rounding or because classes leave the mean; the gain of a type is then 0.
+    ignored: errors with no part in AP. classes: those in the mean. pictures: in the order of their ids.
     """
 
     average: Average
     iou: float
     background: float
     AP: float
+    AP_by_class: tuple[float, ...]
     AP_mended: float
     types: tuple[ErrorType, ...]
     false_positives: ErrorType
@@ -88,13 +89,14 @@ def errors_of(table: Table, kinds: Kinds) -> Errors:
     rules, the mean runs over the classes with objects.
     """
     mending = _Mending.of(table, kinds)
-    base, classes = mending.ap()
+    by_class = mending.by_class()
+    base = _mean(by_class)
     types: list[ErrorType] = []
     before = base
     for name in (*TYPES, MISS):
-        after = mending.ap([name, *(row.name for row in types)])[0]
+        after = mending.ap([name, *(row.name for row in types)])
         count = int(kinds.missed.sum()) if name == MISS else int((kinds.kind == TYPES[name]).sum())
-        alone = mending.ap((name,))[0]
+        alone = mending.ap((name,))
         types.append(ErrorType(name, count, max(alone - base, 0.0), max(after - before, 0.0)))
         before = after
     positives, negatives = mending.without_false_positives(), mending.without_false_negatives()
@@ -106,13 +108,14 @@ def errors_of(table: Table, kinds: Kinds) -> Errors:
         iou=kinds.iou,
         background=kinds.background,
         AP=base,
+        AP_by_class=tuple(by_class.tolist()),
         AP_mended=before,
         types=tuple(types),
         false_positives=ErrorType("FalsePos", int((wrong & ~kinds.ignored).sum()), positives - base),
         false_negatives=ErrorType("FalseNeg", lost, negatives - base),
         hits=hits,
         ignored=int((wrong & kinds.ignored).sum()),
-        classes=classes,
+        classes=int(np.count_nonzero(~np.isnan(by_class))),
         pictures=pictures_of(table, kinds),
     )
 
@@ -132,8 +135,12 @@ class _Mending:
         place[np.lexsort((table.found.row, table.found.picture, -table.found.score))] = np.arange(len(place))
         return cls(table, kinds, place)
 
-    def ap(self, mended: Collection[str] = ()) -> tuple[float, int]:
-        """AP with the errors of these types mended, and the number of classes in its mean.
+    def ap(self, mended: Collection[str]) -> float:
+        """AP with the errors of these types mended."""
+        return _mean(self.by_class(mended))
+
+    def by_class(self, mended: Collection[str] = ()) -> Floats:
+        """(K,) the AP of each class with the errors of these types mended; NaN outside of the mean.
 
         The mender of an object becomes a hit of the object's class. All others of the type are taken out. An object has one
         mender, the best-scored of its Cls and Loc together. An object that is Miss is taken out.
@@ -146,25 +153,25 @@ class _Mending:
         label[menders] = self.table.true.label[kinds.target[menders]]
         hit[menders] = True
         objects = kinds.counted & ~kinds.missed if MISS in mended else kinds.counted
-        return self._mean(label, hit, hit | ~(gone | kinds.ignored), self.place, objects=objects)
+        return self._by_class(label, hit, hit | ~(gone | kinds.ignored), self.place, objects=objects)
 
     def without_false_positives(self) -> float:
         """AP if every hit had a better score than every other detection."""
         hit, label = self.kinds.kind == kind_of.HIT, self.table.found.label
-        return self._mean(label, hit, self._listed, ~hit, objects=self.kinds.counted)[0]
+        return _mean(self._by_class(label, hit, self._listed, ~hit, objects=self.kinds.counted))
 
     def without_false_negatives(self) -> float:
         """AP if there were no objects but those that are found."""
         hit, label = self.kinds.kind == kind_of.HIT, self.table.found.label
-        return self._mean(label, hit, self._listed, self.place, objects=self.kinds.found)[0]
+        return _mean(self._by_class(label, hit, self._listed, self.place, objects=self.kinds.found))
 
     @property
     def _listed(self) -> Bools:
         """(N,) the detections that have a part in AP."""
         return ~(self.kinds.ignored | (self.kinds.kind == kind_of.DROPPED))
 
-    def _mean(self, label: Ints, hit: Bools, listed: Bools, key: Ints | Bools, *, objects: Bools) -> tuple[float, int]:
-        """The mean AP of the ``listed`` (N,) detections, in the order of ``key`` (N,), and over how many classes it runs.
+    def _by_class(self, label: Ints, hit: Bools, listed: Bools, key: Ints | Bools, *, objects: Bools) -> Floats:
+        """(K,) the AP of the ``listed`` (N,) detections, in the order of ``key`` (N,); NaN for a class outside of the mean.
 
         label (N,): the class; hit (N,): whether it finds an object; objects (G,): those that are to be found.
         """
@@ -175,11 +182,17 @@ class _Mending:
         truths = np.bincount(self.table.true.label[objects], minlength=classes)
         starts = np.searchsorted(label, np.arange(classes + 1))
         taking_part = truths > 0 if self.kinds.average == "coco" else (truths > 0) | (np.diff(starts) > 0)
-        aps = np.zeros(classes)
+        aps = np.where(taking_part, 0.0, math.nan)
         for k in np.flatnonzero(truths).tolist():
             mine = hit[starts[k] : starts[k + 1]]
             aps[k] = curve(mine, np.ones_like(mine), int(truths[k]), recalls=GRIDS[self.kinds.average])[0].mean()
-        return float(aps[taking_part].mean()) if taking_part.any() else math.nan, int(taking_part.sum())
+        return aps
+
+
+def _mean(aps: Floats) -> float:
+    """The mean of the AP (K,) of the classes that have one; NaN if none has."""
+    known = aps[~np.isnan(aps)]
+    return float(known.mean()) if len(known) else math.nan
 
 
 def pictures_of(table: Table, kinds: Kinds) -> tuple[PictureErrors, ...]:

@@ -12,12 +12,13 @@ FUZZ_SEED ?= 0
 EXPORTED ?= exported
 TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each (tests/conftest.py); a third process works while others wait
 
-.PHONY: help setup demo test test-slow test-export test-oldest fuzz kill check benchmark benchmark-runtimes benchmark-minutes clean
+.PHONY: help setup demo test test-slow test-ray test-export test-oldest fuzz kill check benchmark benchmark-runtimes benchmark-minutes clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 5 minutes)"
 	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=3)"
 	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
+	@echo "make test-ray   batch work on Ray clusters of two nodes on this machine: workers, nodes and drivers killed"
 	@echo "make test-export compare exported files of every family with their models on 50 real pictures"
 	@echo "make fuzz       give every reader broken input for FUZZ_SECONDS=60 each, from FUZZ_SEED=0"
 	@echo "make kill       kill workers, runs and ranks at random moments"
@@ -44,7 +45,11 @@ test-export: $(READY)  # of fewer pictures: EXPORT_PICTURES=10
 	$(BIN)/python -m pytest tests/unit/deploy/test_same_boxes.py -m slow -s
 
 test-slow: $(READY)
-	$(BIN)/python $(TEST) -m "slow or not slow" --timeout 1800
+	$(BIN)/python $(TEST) -m "not ray" --timeout 1800
+
+test-ray: $(READY)  # one after another: each cluster takes the machine
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt 'ray[data]'
+	$(BIN)/python -m pytest tests/unit/scale -m ray --timeout 900
 
 $(OLDEST)/.ready: pyproject.toml .ci/oldest.py
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)

@@ -24,7 +24,7 @@ from onestage.model.detector import Detector, mirror
 from onestage.model.output.postprocess import RawDetections, check_finite
 from onestage.model.output.scores import Scores
 from onestage.model.reached import reached
-from onestage.structures import Detections, HeadOutput, ImageMeta
+from onestage.structures import Detections, HeadOutput, ImageMeta, Size
 
 MOST_PIXELS = 25_000_000
 """Larger pictures are resized on the CPU: there a GPU would need more than 300 MB for one of them."""
@@ -92,8 +92,80 @@ def not_a_detector(given: object) -> ConfigError:
     return ConfigError(what, got=got, expected="a Detector", fix=fix)
 
 
+class Looker(Protocol):
+    """What looks at pictures and says what is there: a Predictor, or what makes a few looks into one, such as tiles.
+
+    Whoever takes pictures further (pipelines, films, measuring) needs no more of it than this.
+    """
+
+    @property
+    def name(self) -> str:
+        """How it looks, for the header of a report: the name of its model, and what is done beyond the plain call."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the K classes; label k stands for ``classes[k]``."""
+        ...
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's id of each class, (K,)."""
+        ...
+
+    @property
+    def scores(self) -> Scores | None:
+        """What was measured about its scores, and what ``predict`` applies; None if there is nothing."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        ...
+
+    def detect(self, pictures: Sequence[Tensor], *, score: float | None = None) -> list[Detections]:
+        """The detections of B pictures, each (3, H, W) uint8 RGB, before ``scores`` are applied.
+
+        score: the least one to report; by default the threshold of the config.
+        """
+        ...
+
+    def passes(self, size: Size) -> int:
+        """How many pictures go through a network for one picture of that (height, width): what a look costs."""
+        return 1
+
+    def predict(
+        self,
+        images: Picture | Sequence[Picture],
+        *,
+        score: float | None = None,
+        batch_size: int = 8,
+        channels: Channels = "rgb",
+    ) -> list[Detections]:
+        """One Detections per picture, in order; for the arguments see ``Detector.predict``."""
+        check_number("batch_size", batch_size, least=1, whole=True)
+        least = score
+        if self.scores is not None and score is not None:
+            check_number("score", score, least=0)
+            least = self.scores.before(score)
+        several: Sequence[Picture] = images if isinstance(images, list | tuple) else [cast(Picture, images)]
+        found: list[Detections] = []
+        for start in range(0, len(several), batch_size):
+            part = several[start : start + batch_size]
+            pictures = [_pixels(image, channels) for image in part]
+            detections = self.detect(pictures, score=least)
+            if self.scores is not None:
+                detections = [self.scores.reported(one, score) for one in detections]
+            found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
+        return found
+
+    def believed(self, found: Detections) -> Detections:
+        """The same detections with calibrated scores, if the file of the model holds a calibration."""
+        return found if self.scores is None else self.scores.calibrated(found)
+
+
 @dataclass(frozen=True, eq=False)
-class Predictor:
+class Predictor(Looker):
     """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means.
 
     scores: what was measured about the scores, if the file of the model holds it. ``predict`` applies all of it, a measurement
@@ -136,43 +208,24 @@ class Predictor:
         return self.decoder.config
 
     @property
+    def name(self) -> str:
+        """The name of the recipe that the model comes from."""
+        return self.config.name
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """The names of the K classes; label k stands for ``classes[k]``."""
         return self.config.classes
 
     @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The data set's id of each class, (K,)."""
+        return self.config.category_ids
+
+    @property
     def device(self) -> torch.device:
         """Where the engine computes."""
         return self.engine.device
-
-    def predict(
-        self,
-        images: Picture | Sequence[Picture],
-        *,
-        score: float | None = None,
-        batch_size: int = 8,
-        channels: Channels = "rgb",
-    ) -> list[Detections]:
-        """One Detections per picture, in order; for the arguments see ``Detector.predict``."""
-        check_number("batch_size", batch_size, least=1, whole=True)
-        least = score
-        if self.scores is not None and score is not None:
-            check_number("score", score, least=0)
-            least = self.scores.before(score)
-        several: Sequence[Picture] = images if isinstance(images, list | tuple) else [cast(Picture, images)]
-        found: list[Detections] = []
-        for start in range(0, len(several), batch_size):
-            part = several[start : start + batch_size]
-            pictures = [_pixels(image, channels) for image in part]
-            detections = self.detect(pictures, score=least)
-            if self.scores is not None:
-                detections = [self.scores.reported(one, score) for one in detections]
-            found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
-        return found
-
-    def believed(self, found: Detections) -> Detections:
-        """The same detections with calibrated scores, if the file of the model holds a calibration."""
-        return found if self.scores is None else self.scores.calibrated(found)
 
     def detect(self, pictures: Sequence[Tensor], *, score: float | None = None) -> list[Detections]:
         """The detections of B pictures, each (3, H, W) uint8 RGB, that go through the network together.

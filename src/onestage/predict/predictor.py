@@ -95,7 +95,7 @@ def not_a_detector(given: object) -> ConfigError:
 class Looker(Protocol):
     """What looks at pictures and says what is there: a Predictor, or what makes a few looks into one, such as tiles.
 
-    Whoever takes pictures further (pipelines, films, measuring) needs no more of it than this.
+    Pipelines, films and measuring need no more of a model than this.
     """
 
     @property

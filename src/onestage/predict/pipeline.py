@@ -25,7 +25,7 @@ from onestage.errors import DataError, WriteError
 from onestage.files import make_folder, write_file
 from onestage.images import decode_image, decoding_cost, image_size
 from onestage.predict.pictures import SOFTWARE, PictureFile
-from onestage.predict.predictor import Predictor
+from onestage.predict.predictor import Looker
 from onestage.structures import Detections
 
 QUALITY = 92
@@ -53,6 +53,10 @@ class Selection:
         return found if self.top is None else found.select(torch.arange(min(len(found), self.top)))
 
 
+ALL = Selection()
+"""All detections that the looker reports."""
+
+
 class Outcome(NamedTuple):
     """What became of one picture: its detections, or the error that says why it could not be read."""
 
@@ -61,10 +65,10 @@ class Outcome(NamedTuple):
 
 
 def predict_files(
-    predictor: Predictor,
+    looker: Looker,
     pictures: Sequence[PictureFile],
     *,
-    selection: Selection = Selection(),
+    selection: Selection = ALL,
     batch_size: int = 8,
     unsaved: Callable[[WriteError], None] | None = None,
     gigabytes: float = GIGABYTES,
@@ -86,7 +90,7 @@ def predict_files(
             after = next(batches, None)
             fits = after is not None and saving.cost + batch.cost + after.cost <= limit
             reading = _read(threads, after) if fits else []
-            outcomes = _detect(predictor, batch.pictures, ready, selection)
+            outcomes = _detect(looker, batch.pictures, ready, selection)
             saving.finish()
             saving.start(outcomes, ready, batch.cost)
             yield from outcomes
@@ -168,11 +172,11 @@ def _decoded(path: Path) -> Tensor | DataError:
 
 
 def _detect(
-    predictor: Predictor, batch: Sequence[PictureFile], ready: Sequence[Tensor | DataError], selection: Selection
+    looker: Looker, batch: Sequence[PictureFile], ready: Sequence[Tensor | DataError], selection: Selection
 ) -> list[Outcome]:
     """The outcome of each picture of a batch. ready: the pixels (3, H, W) of each picture, or why it has none."""
     readable = [content for content in ready if isinstance(content, Tensor)]
-    found = iter(predictor.predict(readable, score=selection.score, batch_size=max(1, len(readable))))
+    found = iter(looker.predict(readable, score=selection.score, batch_size=max(1, len(readable))))
     return [
         Outcome(picture, content if isinstance(content, DataError) else _named(selection(next(found)), picture))
         for picture, content in zip(batch, ready, strict=True)

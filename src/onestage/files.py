@@ -54,6 +54,9 @@ FIXES = {
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 """The numbers of errors that say, wherever they come from, that a disk takes no more."""
 
+PART = ".part"
+"""The end of the name of a file that is written for hours, until it is whole: its writer may be killed and go on."""
+
 LONGEST = 200
 """Bytes of a name that the name of its temporary file begins with: most systems take 255 in all."""
 
@@ -205,13 +208,13 @@ def _is_claimed(path: Path) -> bool | None:
 class _Unbuffered(io.FileIO):
     """A file whose errors name another one: that which it is written for."""
 
-    def __init__(self, at: Path, mode: Literal["wb", "xb"], path: Path) -> None:
+    def __init__(self, at: Path, mode: Literal["wb", "xb", "ab"], path: Path) -> None:
         self._path = path
         with writing(path):
             super().__init__(at, mode)
 
     @classmethod
-    def opened(cls, at: Path, mode: Literal["wb", "xb"], path: Path) -> io.BufferedWriter:
+    def opened(cls, at: Path, mode: Literal["wb", "xb", "ab"], path: Path) -> io.BufferedWriter:
         """The new file at ``at`` with a buffer. Its errors name ``path``."""
         return io.BufferedWriter(cls(at, mode, path))
 
@@ -224,6 +227,65 @@ class _Unbuffered(io.FileIO):
         """Close the file. Some file systems say only now that their disk is full."""
         with writing(self._path):
             super().close()
+
+
+class GrowingFile:
+    """A file that is written for hours. Until it is whole, what it holds is at ``path`` with PART after the name, and a file of
+    an earlier run stays at ``path``.
+
+    So a killed writer can go on: ``sync`` gives the bytes that are on the disk, and a new writer's ``go_on`` cuts off all after
+    them. Nothing is on the disk before the first of ``write``, ``sync`` and ``finish``. Every method raises WriteError, which
+    names ``path``, if the system takes no more.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.part = path.with_name(path.name + PART)
+        self._file: BinaryIO | None = None
+
+    def write(self, content: bytes) -> None:
+        """Write the bytes after all others."""
+        self._opened().write(content)
+
+    def sync(self) -> int:
+        """Put everything on the disk. Return the number of bytes so far."""
+        file = self._opened()
+        with writing(self.path):
+            file.flush()
+            os.fsync(file.fileno())
+            return file.tell()
+
+    def go_on(self, size: int) -> None:
+        """Go on after the first ``size`` bytes that an earlier writer left, finished or not. Raise WriteError if they are not
+        there.
+        """
+        with writing(self.path):
+            if not self.part.exists() and self.path.exists():
+                self.path.replace(self.part)
+            there = self.part.stat().st_size if self.part.exists() else 0
+            if there < size:
+                what, fix = "a part of an earlier run is not there any more", "start again without --resume"
+                raise WriteError(what, where=self.part, got=f"{there:,} bytes", expected=f"{size:,} or more", fix=fix)
+            os.truncate(self.part, size) if there else self.part.touch()
+        self._file = _Unbuffered.opened(self.part, "ab", self.path)
+
+    def finish(self) -> None:
+        """Give the file its name. What comes afterwards would begin a new one."""
+        self.sync()
+        self.close()
+        with writing(self.path):
+            self.part.replace(self.path)
+
+    def close(self) -> None:
+        """Let go of the file as it is, so that another writer can go on."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _opened(self) -> BinaryIO:
+        if self._file is None:
+            self._file = _Unbuffered.opened(self.part, "wb", self.path)
+        return self._file
 
 
 def write_file(path: Path | str, content: str | bytes) -> None:

@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import tyro
 
 from onestage.cli.output import progress, say, tell
+from onestage.cli.writing import Output, pieces_of, sinks_of
 from onestage.errors import ConfigError, DataError, WriteError, counted
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
-    from onestage.data.predictions import Format
     from onestage.model.detector import Detector
     from onestage.predict.pipeline import Outcome
     from onestage.predict.predictor import Predictor
+    from onestage.predict.sinks import Sink
     from onestage.structures import Detections
 
 USUAL_SCORE = 0.5
@@ -78,9 +78,8 @@ def predict(
     /,
     *,
     detection: Choice = Choice(),
+    output: Output = Output(),
     out: Path = Path("predictions"),
-    format: tuple[Literal["coco", "csv", "jsonl"], ...] = (),
-    draw: Annotated[bool, tyro.conf.arg(name="pictures")] = True,
 ) -> int:
     """Find objects in pictures. Save a copy of each picture with its objects drawn in, and result files on request.
 
@@ -94,31 +93,23 @@ def predict(
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
         pictures: files, folders (with all below them) and globs
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
-        format: predictions.json in COCO's results form, predictions.csv, predictions.jsonl; one or several
-        draw: save annotated copies of the pictures
     """
-    if not draw and not format:
-        raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format csv")
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
-    return _predict(model, pictures, detection, out, format, draw=draw)
+    return _predict(model, pictures, detection=detection, output=output, out=out)
 
 
-def _predict(
-    model: str, pictures: tuple[str, ...], detection: Choice, out: Path, format: tuple[Format, ...], *, draw: bool
-) -> int:
+def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output: Output, out: Path) -> int:
     from onestage.cli.common import TRIED_WITH, find_any_model, labels_of, run_model
-    from onestage.cli.results import results_folder
-    from onestage.data.predictions import FORMATS
     from onestage.predict.pictures import find_pictures, name_pictures
     from onestage.predict.pipeline import Selection, first_pictures, predict_files
 
-    files = name_pictures(find_pictures(pictures, results=out), copies=out if draw else None)
+    files = name_pictures(find_pictures(pictures, results=out))
+    pieces = pieces_of(output, out, files)
     limits: Limits = {"gigabytes": detection.picture_memory, "timeout": detection.worker_timeout}
     found = find_any_model(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
     labels = tuple(labels_of(detection.classes, found.classes))
-    targets = [(out / FORMATS[name].file_name, name) for name in dict.fromkeys(format)]
-    results_folder(out, [path.name for path, _ in targets])
+    sinks = sinks_of(output, out)
     some = partial(first_pictures, files, TRIED_WITH, **limits)
     score, numbers = _least_score(found, detection.score), detection.precision
     predictor = run_model(found, detection.runtime, pictures=some, total=len(files), score=score, numbers=numbers)
@@ -130,12 +121,12 @@ def _predict(
         predictor,
         files,
         selection=selection,
+        pieces=tuple(pieces.values()),
         batch_size=detection.batch_size,
         **limits,
     )
-    interrupted = _write(run, targets, tally=tally, total=len(files))
-    results = {f"results ({name})": path for path, name in targets}
-    places = ({"annotated pictures": out} if draw and tally.read else {}) | results
+    interrupted = _write(run, tuple(sinks.values()), tally=tally, total=len(files))
+    places = {name: piece.folder for name, piece in pieces.items() if tally.read} | {n: sink.path for n, sink in sinks.items()}
     tally.show(len(files), time.monotonic() - began, places=places, score=score)
     return 130 if interrupted else 1 if tally.unreadable or tally.unsaved else 0
 
@@ -147,34 +138,34 @@ def _least_score(model: Detector | Predictor, score: float | Literal["auto"]) ->
     return None if model.scores is not None and model.scores.thresholds else USUAL_SCORE
 
 
-def _write(run: Callable[..., Iterator[Outcome]], targets: Sequence[tuple[Path, Format]], *, tally: Tally, total: int) -> bool:
-    """Write the detections of all pictures to the result files. Return whether Ctrl-C ended it. The finished part is
-    then kept.
+def _write(run: Callable[..., Iterator[Outcome]], sinks: Sequence[Sink], *, tally: Tally, total: int) -> bool:
+    """Write the outcomes of all pictures. Return whether Ctrl-C ended it. The finished part is then kept.
 
     run: predict_files with all arguments but the last.
     """
-    from onestage.data.predictions import PredictionWriter
+    from onestage.predict.sinks import closing
 
-    with ExitStack() as stack, progress("predicting", total) as bar:
+    interrupted = False
+    with closing(sinks), progress("predicting", total) as bar:
 
         def unsaved(error: WriteError) -> None:
             tally.unsaved += 1
             bar.say(("not saved:", "bold yellow"), f" {error}")
 
-        writers = [stack.enter_context(PredictionWriter(*target)) for target in targets]
         try:
-            for _, found in run(unsaved=unsaved):
-                tally.add(found)
+            for outcome in run(unsaved=unsaved):
+                tally.add(outcome.found)
                 bar.advance(1)
-                if isinstance(found, DataError):
-                    bar.say(("skipped:", "bold yellow"), f" {found}")
-                    continue
-                for writer in writers:
-                    writer.add(found)
+                if isinstance(outcome.found, DataError):
+                    bar.say(("skipped:", "bold yellow"), f" {outcome.found}")
+                for sink in sinks:
+                    sink.add(outcome)
         except KeyboardInterrupt:  # the files are finished as if these had been all pictures
             bar.say(("interrupted:", "bold yellow"), " what is done is kept")
-            return True
-    return False
+            interrupted = True
+        for sink in sinks:
+            sink.finish()
+    return interrupted
 
 
 @dataclass

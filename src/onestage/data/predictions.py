@@ -128,11 +128,11 @@ class PredictionWriter:
             self._write(self._form.tail)
 
     def _write(self, text: str) -> None:
-        self._file.write(_encoded(text))
+        self._file.write(encoded(text))
 
 
-def _encoded(text: str) -> bytes:
-    """As UTF-8. File names that are not UTF-8 keep their bytes; other halves of characters are written as ``\\ud83d``."""
+def encoded(text: str) -> bytes:
+    """As UTF-8. Names of files that are not UTF-8 keep their bytes; other halves of characters are written as ``\\ud83d``."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:

@@ -23,21 +23,20 @@ _BEGINNING = 512  # bytes; Pillow writes EXIF data before the pixels
 
 @dataclass(frozen=True)
 class PictureFile:
-    """One picture: its path, its id in the results, and the path of its annotated copy if one is made."""
+    """One picture: its path, its id in the results, and the name of its copies.
+
+    name: a path below the folder of such copies, with forward slashes, that no other picture has.
+    """
 
     path: Path
     image_id: int | str
-    copy: Path | None = None
+    name: str = ""
 
 
-def name_pictures(paths: Sequence[Path], *, copies: Path | None = None) -> list[PictureFile]:
-    """The pictures with their ids. copies: the folder for annotated copies, if there are to be any.
-
-    Raise DataError if a copy would replace a picture that is not such a copy itself.
-    """
+def name_pictures(paths: Sequence[Path]) -> list[PictureFile]:
+    """The pictures with their ids and the names of their copies."""
     names = names_of(paths)
-    placed = [None] * len(paths) if copies is None else copies_of(names, paths, copies)
-    return [PictureFile(*row) for row in zip(paths, ids_of(names), placed, strict=True)]
+    return [PictureFile(*row) for row in zip(paths, ids_of(names), copy_names(names), strict=True)]
 
 
 def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
@@ -118,26 +117,29 @@ def ids_of(names: Sequence[str]) -> list[int | str]:
     return list(numbers) if len(set(numbers)) == len(names) else list(names)
 
 
-def copies_of(names: Sequence[str], paths: Sequence[Path], out: Path) -> list[Path]:
-    """The paths of the annotated copies in the folder ``out``, no two the same. A copy has the name of its picture, with .jpg
-    added if that format is not written.
-
-    Raise DataError if a copy would replace one of the pictures, by whatever links, or any file but an earlier copy.
-    """
+def copy_names(names: Sequence[str]) -> list[str]:
+    """The names of the pictures' copies, no two the same: that of the picture, with .jpg added if its format is not written."""
     taken = {name for name in names if _keeps_format(name)}
-    copies: list[Path] = []
+    copies: list[str] = []
     for name in names:
         copy = name
         while not _keeps_format(name) and (copy == name or copy in taken):
             copy += ".jpg"
         taken.add(copy)
-        copies.append(out / copy)
-    originals = set(map(os.path.realpath, paths))
+        copies.append(copy)
+    return copies
+
+
+def check_copies(pictures: Sequence[PictureFile], folder: Path) -> None:
+    """Raise DataError if a copy in this folder would replace one of the pictures, by whatever links, or any file but an earlier
+    copy.
+    """
+    originals = {os.path.realpath(picture.path) for picture in pictures}
+    copies = [folder / picture.name for picture in pictures]
     replaced = [str(copy) for copy in copies if os.path.realpath(copy) in originals or not _may_replace(copy)]
     if replaced:
         what, got = "annotated copies would replace pictures that are no such copies", ", ".join(replaced[:3])
-        raise DataError(what, where=out, got=got, fix="choose another folder: --out annotated")
-    return copies
+        raise DataError(what, where=folder, got=got, fix="choose another folder: --out annotated")
 
 
 def _may_replace(path: Path) -> bool:

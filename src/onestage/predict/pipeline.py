@@ -5,7 +5,6 @@ Shape letters: D detections, H and W of a picture.
 
 from __future__ import annotations
 
-import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
@@ -15,24 +14,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from PIL import ExifTags, Image
 from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, in_bytes, return_freed_memory
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError, WriteError
-from onestage.files import make_folder, write_file
 from onestage.images import decode_image, decoding_cost, image_size
-from onestage.predict.pictures import SOFTWARE, PictureFile
+from onestage.predict.copies import Copies, Piece
+from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Looker
 from onestage.structures import Detections
-
-QUALITY = 92
-"""The quality of annotated JPEGs, as Pillow counts it: 0..95."""
-
-DRAWN = 11
-"""Bytes for each pixel of a picture while its copy is drawn and saved: its tensor, Pillow's copy and the encoder's."""
 
 
 @dataclass(frozen=True)
@@ -69,21 +61,23 @@ def predict_files(
     pictures: Sequence[PictureFile],
     *,
     selection: Selection = ALL,
+    pieces: Sequence[Piece] = (),
     batch_size: int = 8,
     unsaved: Callable[[WriteError], None] | None = None,
     gigabytes: float = GIGABYTES,
     timeout: float = TIMEOUT,
 ) -> Iterator[Outcome]:
-    """The outcome of each picture, in order. Annotated copies are saved for those that have a place for one.
+    """The outcome of each picture, in order. pieces: what is made of each one's pixels, such as an annotated copy.
 
     At most three batches of pictures are in memory at any time, and at most ``gigabytes`` of pictures; one that is larger comes
-    alone. A picture that cannot be read stops nothing. A copy that cannot be saved stops nothing either if ``unsaved`` takes
+    alone. A picture that cannot be read stops nothing. A piece that cannot be saved stops nothing either if ``unsaved`` takes
     its error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than ``timeout`` seconds.
     """
     limit = in_bytes(gigabytes)
     with PatientThreads(timeout=timeout) as threads:
-        batches = _batches(_costs(pictures, threads, ahead=2 * batch_size), batch_size, limit)
-        saving, batch = _Saving(threads, unsaved), next(batches, None)
+        drawn = max((piece.cost for piece in pieces), default=0)
+        batches = _batches(_costs(pictures, threads, ahead=2 * batch_size, drawn=drawn), batch_size, limit)
+        saving, batch = Copies(pieces, threads, unsaved=unsaved), next(batches, None)
         reading = _read(threads, batch)
         while batch is not None:
             ready = [threads.result(future, str(picture.path)) for future, picture in zip(reading, batch.pictures, strict=True)]
@@ -92,7 +86,7 @@ def predict_files(
             reading = _read(threads, after) if fits else []
             outcomes = _detect(looker, batch.pictures, ready, selection)
             saving.finish()
-            saving.start(outcomes, ready, batch.cost)
+            saving.start(list(_found(outcomes, ready)), batch.cost)
             yield from outcomes
             del ready, outcomes
             if not fits:  # wait until the memory is free
@@ -110,7 +104,7 @@ def first_pictures(
     Raise LostError if reading takes longer than ``timeout`` seconds.
     """
     with PatientThreads(timeout=timeout) as threads:
-        batch = next(_batches(_costs(pictures[:count], threads, ahead=count), count, in_bytes(gigabytes)), None)
+        batch = next(_batches(_costs(pictures[:count], threads, ahead=count, drawn=0), count, in_bytes(gigabytes)), None)
         ready = [threads.result(future, "the first pictures") for future in _read(threads, batch)]
     return [image for image in ready if isinstance(image, Tensor)]
 
@@ -122,11 +116,13 @@ class _Batch(NamedTuple):
     cost: int
 
 
-def _costs(pictures: Sequence[PictureFile], threads: PatientThreads, *, ahead: int) -> Iterator[tuple[PictureFile, int]]:
-    """The pictures, each with its cost. Threads ask the files, because a dead disk does not answer."""
+def _costs(
+    pictures: Sequence[PictureFile], threads: PatientThreads, *, ahead: int, drawn: int
+) -> Iterator[tuple[PictureFile, int]]:
+    """The pictures, each with its cost. Threads ask the files, because a dead disk does not answer. drawn: as for _cost."""
     asked: deque[tuple[PictureFile, Future[int]]] = deque()
     for picture in pictures:
-        asked.append((picture, threads.submit(partial(_cost, picture))))
+        asked.append((picture, threads.submit(partial(_cost, picture, drawn))))
         if len(asked) > ahead:
             first, cost = asked.popleft()
             yield first, threads.result(cost, str(first.path))
@@ -148,11 +144,11 @@ def _batches(pictures: Iterable[tuple[PictureFile, int]], size: int, limit: int)
         yield _Batch(batch, cost)
 
 
-def _cost(picture: PictureFile) -> int:
-    """Bytes to decode a picture or, if that takes more, to draw its copy."""
+def _cost(picture: PictureFile, drawn: int) -> int:
+    """Bytes to decode a picture or, if that takes more, to draw its copies: ``drawn`` for each pixel."""
     try:
-        height, width = image_size(picture.path) if picture.copy is not None else (0, 0)
-        return max(decoding_cost(picture.path), DRAWN * height * width)
+        height, width = image_size(picture.path) if drawn else (0, 0)
+        return max(decoding_cost(picture.path), drawn * height * width)
     except DataError:  # reading it will fail too
         return 0
 
@@ -188,41 +184,10 @@ def _named(found: Detections, picture: PictureFile) -> Detections:
     return replace(found, path=str(picture.path), image_id=picture.image_id, source=partial(decode_image, str(picture.path)))
 
 
-def _draw(found: Detections, image: Tensor, path: Path) -> None:
-    """Save a copy of the picture (3, H, W) with its detections drawn in."""
-    make_folder(path.parent)
-    mark = Image.Exif()
-    mark[ExifTags.Base.Software] = SOFTWARE
-    drawn = io.BytesIO()  # Pillow does not notice when a file on a full disk takes only a part of its bytes
-    found.draw(image).save(drawn, Image.registered_extensions()[path.suffix.lower()], quality=QUALITY, exif=mark)
-    write_file(path, drawn.getvalue())
-    return_freed_memory(image.numel())
-
-
-class _Saving:
-    """The annotated copies that threads are drawing and saving. cost: bytes of memory for their pictures."""
-
-    def __init__(self, threads: PatientThreads, unsaved: Callable[[WriteError], None] | None) -> None:
-        self.cost = 0
-        self._threads, self._unsaved = threads, unsaved
-        self._copies: list[tuple[Path, Future[None]]] = []
-
-    def start(self, outcomes: Sequence[Outcome], pixels: Sequence[Tensor | DataError], cost: int) -> None:
-        """Begin with the copies of a batch. pixels: of each picture, (3, H, W), if it could be read."""
-        self.cost = cost
-        self._copies = [
-            (picture.copy, self._threads.submit(partial(_draw, found, image, picture.copy)))
-            for (picture, found), image in zip(outcomes, pixels, strict=True)
-            if picture.copy is not None and isinstance(found, Detections) and isinstance(image, Tensor)
-        ]
-
-    def finish(self) -> None:
-        """Wait for the copies. Raise the error of a copy that could not be saved, unless ``unsaved`` takes it."""
-        for path, future in self._copies:
-            try:
-                self._threads.result(future, str(path))
-            except WriteError as error:
-                if self._unsaved is None:
-                    raise
-                self._unsaved(error)
-        self._copies, self.cost = [], 0
+def _found(
+    outcomes: Sequence[Outcome], pixels: Sequence[Tensor | DataError]
+) -> Iterator[tuple[PictureFile, Detections, Tensor]]:
+    """The pictures of a batch that could be read, with their detections and pixels (3, H, W)."""
+    for (picture, found), image in zip(outcomes, pixels, strict=True):
+        if isinstance(found, Detections) and isinstance(image, Tensor):
+            yield picture, found, image

@@ -10,7 +10,7 @@ from layouts import build
 from onestage.data import check, load_dataset, table, threads
 from onestage.data.threads import PatientThreads
 from onestage.errors import ConfigError, LostError
-from onestage.predict import pipeline
+from onestage.predict import copies, pipeline
 from onestage.predict.pictures import name_pictures
 from onestage.predict.pipeline import predict_files
 from onestage.predict.predictor import Predictor
@@ -48,15 +48,15 @@ def test_results_and_errors_come_back_and_begun_work_is_finished() -> None:
         PatientThreads(timeout=0)
 
 
-@pytest.mark.parametrize("stuck", ["decode_image", "_draw"])
-def test_predict_does_not_wait_forever(never, stuck: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("place", "stuck"), [(pipeline, "decode_image"), (copies, "save_picture")])
+def test_predict_does_not_wait_forever(never, place, stuck: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sorted((write_pictures(tmp_path / "data") / "train").iterdir())[:3]
-    files = name_pictures(paths, copies=tmp_path / "seen")
-    monkeypatch.setattr(pipeline, stuck, never)
+    monkeypatch.setattr(place, stuck, never)
     monkeypatch.setattr(pipeline, "PatientThreads", lambda timeout: PatientThreads(timeout=timeout, farewell=0.0))
     with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        list(predict_files(Predictor.of(detector().eval()), files, timeout=0.3))
+        pieces = [copies.Annotated(tmp_path / "seen")]
+        list(predict_files(Predictor.of(detector().eval()), name_pictures(paths), pieces=pieces, timeout=0.3))
 
 
 def test_the_doctor_does_not_wait_forever(never, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from onestage.errors import DataError
-from onestage.predict.pictures import absolute, copies_of, find_pictures, ids_of, names_of
+from onestage.predict.pictures import PictureFile, absolute, check_copies, copy_names, find_pictures, ids_of, names_of
 
 
 @pytest.fixture
@@ -75,18 +75,19 @@ def test_ids_are_numbers_only_where_all_names_are_different_numbers() -> None:
 
 
 def test_no_two_copies_have_the_same_name() -> None:
-    names = ["x.gif", "x.gif.jpg", "x.webp", "y.jpg", "y.png"]
-    copies = copies_of(names, [Path("in") / name for name in names], Path("out"))
-    assert [copy.as_posix() for copy in copies] == [
-        "out/x.gif.jpg.jpg", "out/x.gif.jpg", "out/x.webp.jpg", "out/y.jpg", "out/y.png",
-    ]  # fmt: skip
+    copies = copy_names(["x.gif", "x.gif.jpg", "x.webp", "y.jpg", "y.png"])
+    assert copies == ["x.gif.jpg.jpg", "x.gif.jpg", "x.webp.jpg", "y.jpg", "y.png"]
+
+
+def check(names: list[str], paths: list[Path], folder: Path) -> None:
+    check_copies([PictureFile(path, name, name) for name, path in zip(names, paths, strict=True)], folder)
 
 
 def test_a_copy_never_replaces_a_picture() -> None:
     with pytest.raises(DataError, match="would replace"):
-        copies_of(["a.jpg", "b.jpg"], [Path("in/a.jpg"), Path("in/b.jpg")], Path("in"))
+        check(["a.jpg", "b.jpg"], [Path("in/a.jpg"), Path("in/b.jpg")], Path("in"))
     with pytest.raises(DataError, match="would replace"):
-        copies_of(["a/x.jpg", "x.jpg"], [Path("in/a/x.jpg"), Path("in/x.jpg")], Path("in/a"))
+        check(["a/x.jpg", "x.jpg"], [Path("in/a/x.jpg"), Path("in/x.jpg")], Path("in/a"))
 
 
 @pytest.mark.parametrize("given", ["in", "link"])
@@ -98,7 +99,7 @@ def test_a_copy_never_replaces_a_picture_through_a_link(given: str, out: str, tm
     (tmp_path / "link").symlink_to("in")
     (tmp_path / "other/in").symlink_to(tmp_path / "in")
     with pytest.raises(DataError, match="would replace"):
-        copies_of(["a.jpg"], [tmp_path / given / "a.jpg"], tmp_path / out)
+        check(["a.jpg"], [tmp_path / given / "a.jpg"], tmp_path / out)
 
 
 def test_a_picture_that_is_a_link_is_not_replaced(tmp_path: Path) -> None:
@@ -107,7 +108,7 @@ def test_a_picture_that_is_a_link_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "store/a.jpg").touch()
     (tmp_path / "in/a.jpg").symlink_to("../store/a.jpg")
     with pytest.raises(DataError, match="would replace"):
-        copies_of(["a.jpg"], [tmp_path / "in/a.jpg"], tmp_path / "store")
+        check(["a.jpg"], [tmp_path / "in/a.jpg"], tmp_path / "store")
 
 
 def test_earlier_results_are_left_out_through_a_link_too(tree: Path) -> None:
@@ -127,7 +128,7 @@ def test_a_copy_replaces_no_other_file(name: str, held: bytes | None, tmp_path: 
     else:
         target.write_bytes(held)
     with pytest.raises(DataError, match="would replace"):
-        copies_of([name], [Path("in") / name], tmp_path)
+        check([name], [Path("in") / name], tmp_path)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a folder that can be deleted while it is the current one")

@@ -14,7 +14,8 @@ import onestage
 from onestage.errors import DataError, LostError
 from onestage.images import decode_image
 from onestage.model.detector import Detector
-from onestage.predict import pipeline
+from onestage.predict import copies, pipeline
+from onestage.predict.copies import Annotated
 from onestage.predict.pictures import PictureFile, name_pictures
 from onestage.predict.pipeline import Selection, predict_files
 from onestage.predict.predictor import Predictor
@@ -32,12 +33,17 @@ def files(tmp_path: Path) -> list[PictureFile]:
     paths = [tmp_path / f"{number}.png" for number in range(7)]
     for number, path in enumerate(paths):
         Image.fromarray(np.full((40, 50, 3), 30 * number, np.uint8)).save(path)
-    return name_pictures(paths, copies=tmp_path / "seen")
+    return name_pictures(paths)
 
 
-def test_every_picture_has_an_outcome_in_order(model: Detector, files: list[PictureFile]) -> None:
+@pytest.fixture
+def annotated(tmp_path: Path) -> Annotated:
+    return Annotated(tmp_path / "seen")
+
+
+def test_every_picture_has_an_outcome_in_order(model: Detector, files: list[PictureFile], annotated: Annotated) -> None:
     files[3].path.write_bytes(b"no picture")
-    outcomes = list(predict_files(Predictor.of(model), files, batch_size=2))
+    outcomes = list(predict_files(Predictor.of(model), files, pieces=[annotated], batch_size=2))
     assert [outcome.picture for outcome in outcomes] == files
     wrong = outcomes.pop(3).found
     assert isinstance(wrong, DataError) and wrong.where == str(files[3].path)
@@ -47,8 +53,8 @@ def test_every_picture_has_an_outcome_in_order(model: Detector, files: list[Pict
         torch.testing.assert_close(found.scores, expected.scores)
         assert len(found) > 0
         assert (found.path, found.image_id) == (str(picture.path), picture.image_id)
-        assert picture.copy is not None and decode_image(picture.copy).shape == (3, 40, 50)
-    assert files[3].copy is not None and not files[3].copy.exists()
+        assert decode_image(annotated.folder / picture.name).shape == (3, 40, 50)
+    assert not (annotated.folder / files[3].name).exists()
 
 
 def test_outcomes_hold_no_pixels(model: Detector, files: list[PictureFile]) -> None:
@@ -67,30 +73,31 @@ def test_a_selection_keeps_classes_and_the_best(model: Detector, files: list[Pic
     assert chosen.boxes.equal(expected.boxes) and len(chosen) == 2
 
 
-def test_an_error_while_a_copy_is_saved_is_not_lost(model: Detector, files: list[PictureFile], monkeypatch) -> None:
-    monkeypatch.setattr(pipeline, "_draw", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+def test_an_error_while_a_copy_is_saved_is_not_lost(
+    model: Detector, files: list[PictureFile], annotated: Annotated, monkeypatch
+) -> None:
+    monkeypatch.setattr(copies, "save_picture", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space left"):
-        list(predict_files(Predictor.of(model), files, batch_size=2))
+        list(predict_files(Predictor.of(model), files, pieces=[annotated], batch_size=2))
 
 
 def test_no_pictures_are_no_outcomes(model: Detector) -> None:
     assert list(predict_files(Predictor.of(model), [])) == []
 
 
-def test_a_full_disk_leaves_no_half_copy(model: Detector, files: list[PictureFile], monkeypatch) -> None:
+def test_a_full_disk_leaves_no_half_copy(model: Detector, files: list[PictureFile], annotated: Annotated) -> None:
     """A copy that does not fit is an error and leaves nothing; Pillow alone would stop in the middle without a word."""
-    assert files[0].copy is not None
-    files[0].copy.parent.mkdir()
+    annotated.folder.mkdir()
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:
         with pytest.raises(OSError):
-            list(predict_files(Predictor.of(model), files[:1], selection=Selection(score=0.0)))
+            list(predict_files(Predictor.of(model), files[:1], pieces=[annotated], selection=Selection(score=0.0)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, handler)
-    assert list(files[0].copy.parent.iterdir()) == []
+    assert list(annotated.folder.iterdir()) == []
 
 
 def test_a_disk_that_does_not_answer_while_headers_are_read_ends_with_a_message(tmp_path, monkeypatch):

@@ -247,6 +247,10 @@ class GrowingFile:
         """Write the bytes after all others."""
         self._opened().write(content)
 
+    def flush(self) -> None:
+        """Let other programs see everything so far."""
+        self._opened().flush()
+
     def sync(self) -> int:
         """Put everything on the disk. Return the number of bytes so far."""
         file = self._opened()

@@ -6,7 +6,7 @@ image. Pictures are RGB, boxes xyxy pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -85,9 +85,7 @@ class Detector(nn.Module):
         self.head: HeadModule = config.head.build(channels, shapes, config.logits)
 
     def _check_places(self) -> None:
-        """Raise ConfigError if the network cannot take its input size, or has too many anchors there, or if anchors are not at
-        the cells of a map.
-        """
+        """Raise ConfigError for an input size that the network cannot take, too many anchors, or some beside the cells."""
         size = self.config.preprocess.largest
         self._level_sizes = {size: self._behind_neck(_checked_maps(self.backbone, size, where=self.config.backbone), size)}
         ANCHORS.check(sum(self.level_counts(size)), self.config.name)
@@ -136,8 +134,7 @@ class Detector(nn.Module):
     def level_sizes(self, input_size: Size) -> tuple[Size, ...]:
         """(height, width) of every map for an input of that size, before any image has been processed.
 
-        The first call for a size costs a dry run on the meta device. ``predict`` and training never call it: they read the
-        sizes from the HeadOutput. Raise ConfigError if the network cannot take such an input.
+        The first call for a size costs a dry run on the meta device. Raise ConfigError if the network cannot take it.
         """
         kept = self._level_sizes
         if input_size not in kept:
@@ -159,26 +156,19 @@ class Detector(nn.Module):
         return self._anchors.counts(self.level_sizes(input_size))
 
     def assign(self, targets: Sequence[Targets], input_size: Size) -> Assignment:
-        """Which anchor learns which object of B images; targets in input pixels, on the model's device.
-
-        Raise DataError for a label outside 0..K-1. Labels on a GPU are not checked: the program would wait for the GPU.
-        """
+        """Which anchor learns which object of B images; see ``Criterion.assign``. Targets are on the model's device."""
         return self.criterion.assign(targets, self.level_sizes(input_size), input_size, device=self.device)
 
     def loss(
         self, output: HeadOutput, targets: Sequence[Targets] | Assignment, *, normalizer: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """{"cls": (), "box": ()}: training minimises the sum.
-
-        targets: one per image, in input pixels, or their assignment. ``normalizer``: the divisor () of a larger batch that
-        these images are part of (several processes, accumulated steps); by default the divisor of these images.
-        """
+        """{"cls": (), "box": ()}: training minimises the sum. For the arguments see ``Criterion.loss``."""
         return self.criterion.loss(self._sized(output), targets, normalizer=normalizer)
 
     def decode(self, output: HeadOutput, metas: Sequence[ImageMeta], *, score: float | None = None) -> list[Detections]:
         """One Detections per image, in pixels of the original pictures. ``score`` replaces the config's score threshold.
 
-        output: logits (B, A, C) and deltas (B, A, 4), as ``forward`` gives them.
+        output: logits (B, A, C) and deltas (B, A, 4).
         """
         return self.decoder.decode(self._sized(output), metas, score=score)
 
@@ -210,6 +200,20 @@ class Detector(nn.Module):
         from onestage.predict.predictor import Predictor
 
         return Predictor.of(self).predict(images, score=score, batch_size=batch_size, channels=channels)
+
+    @known_keywords
+    def stream(
+        self, frames: Iterable[Picture], *, score: float | None = None, batch_size: int = 8, channels: Channels = "rgb"
+    ) -> Iterator[Detections]:
+        """The detections of pictures that come one after the other, such as frames of a film: one for each, in order.
+
+        frames: any iterable of what ``predict`` takes. A thread asks it for them, at most two batches ahead, and copies them.
+        For a camera, ``batch_size=1`` gives each result as soon as possible. An error of the iterable is raised after the
+        detections before it. The thread ends with the last picture, or as soon as the iterator is closed or dropped.
+        """
+        from onestage.predict.predictor import Predictor
+
+        return Predictor.of(self).stream(frames, score=score, batch_size=batch_size, channels=channels)
 
     @known_keywords
     def save(self, path: str | Path) -> None:
@@ -245,8 +249,7 @@ class Criterion:
     ) -> Assignment:
         """Which anchor learns which object of B images. targets: in input pixels, on the device.
 
-        level_sizes: (height, width) of each of the L maps, as a HeadOutput has them. Raise DataError for a label outside
-        0..K-1; labels on a GPU are not checked, because the program would wait for the GPU.
+        level_sizes: (height, width) of each of the L maps. Raise DataError for a label outside 0..K-1, unless it is on a GPU.
         """
         for number, target in enumerate(targets):
             if target.labels.device.type == "cpu":
@@ -269,9 +272,7 @@ class Criterion:
         same = targets.anchors is anchors or targets.anchors.equal(anchors)  # they are kept, so mostly it is the same tensor
         if not same or targets.matches.shape != output.deltas.shape[:2]:
             what = "the assignment was made for other images than the output of the network"
-            got, expected = (
-                f"{len(matches)} images, {matches.shape[1]} anchors" for matches in (targets.matches, output.deltas)
-            )
+            got, expected = (f"{len(m)} images, {m.shape[1]} anchors" for m in (targets.matches, output.deltas))
             raise ConfigError(what, got=got, expected=expected, fix="assign the targets for the size of these images")
         return self.config.loss(output, targets, self.config.coder, normalizer=normalizer)
 
@@ -370,8 +371,7 @@ def map_sizes(backbone: Backbone, size: Size) -> tuple[Size, ...]:
 
 
 def _checked_maps(features: Features, size: Size, *, where: object) -> list[Tensor]:
-    """The maps (1, C_l, H_l, W_l) of a built backbone for an input of that size, without numbers. Raise ConfigError with
-    ``where`` as ``map_sizes`` does.
+    """The maps (1, C_l, H_l, W_l) of a built backbone, without numbers. Raise ConfigError as ``map_sizes`` does.
 
     Convolutions without padding (Inception) give fewer cells than promised: anchors would not be centred on what these see.
     """
@@ -398,8 +398,7 @@ def dry_run(module: nn.Module, inputs: Tensor | list[Tensor], size: Size, *, whe
     """The maps that a module gives, as shapes without numbers: tensors on torch's meta device.
 
     inputs: one image (1, 3, H, W), or maps (1, C_l, H_l, W_l), on the meta device. size: (height, width) of the image. The
-    module stays as it is: a copy without numbers runs. Raise ConfigError with ``where`` if the module cannot take such an
-    input.
+    module stays as it is: a copy without numbers runs. Raise ConfigError with ``where`` if it cannot take them.
     """
     made: dict[int, Tensor] = {}  # a tensor that several modules share stays one
     shapes = mirror(module, lambda tensor: made.setdefault(id(tensor), _without_numbers(tensor)))

@@ -6,7 +6,7 @@ Pictures are RGB; boxes are xyxy pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,6 +24,7 @@ from onestage.model.detector import Detector, mirror
 from onestage.model.output.postprocess import RawDetections, check_finite
 from onestage.model.output.scores import Scores
 from onestage.model.reached import reached
+from onestage.predict.stream import stream
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size
 
 MOST_PIXELS = 25_000_000
@@ -158,6 +159,17 @@ class Looker(Protocol):
                 detections = [self.scores.reported(one, score) for one in detections]
             found += [_with_source(d, i, p) for d, i, p in zip(detections, part, pictures, strict=True)]
         return found
+
+    def stream(
+        self,
+        frames: Iterable[Picture],
+        *,
+        score: float | None = None,
+        batch_size: int = 8,
+        channels: Channels = "rgb",
+    ) -> Iterator[Detections]:
+        """The detections of pictures that come one after the other, in order; for the arguments see ``Detector.stream``."""
+        return stream(self.predict, frames, score=score, batch_size=batch_size, channels=channels)
 
     def believed(self, found: Detections) -> Detections:
         """The same detections with calibrated scores, if the file of the model holds a calibration."""

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import tyro
 
 from onestage.cli.generate import parse_size
 from onestage.cli.output import say
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, require
 
 if TYPE_CHECKING:
     from onestage.cli.candidates import Candidate, Choice
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
     from onestage.model.detector import Detector
+    from onestage.training.config import Setting
     from onestage.training.machine import Machine
     from onestage.training.rules import Decision
     from onestage.weights.source import Source
 
 
+DETECTOR, TRAINING = "detector", "training"
+"""The parts of a file that ``onestage tune`` wrote."""
 AUTO, NONE = "auto", "none"
 """Values of --weights: the best published ones, fetched if need be; and fresh ones."""
 FITS = 0.7
@@ -55,7 +59,8 @@ class ModelChoice:
     changes: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Change anything else of the recipe, as often as wanted: --set loss.negative_ratio=2 --set assigner.claim=greedy."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """A model as a file that onestage data anchors wrote; it replaces --model, --size, --backbone and --box-sizes."""
+    """A model as a file that onestage data anchors wrote, or the best trial of onestage tune with its settings; it replaces
+    --model, --size, --backbone and --box-sizes."""
 
     @property
     def named(self) -> str | None:
@@ -120,18 +125,52 @@ class ModelChoice:
 
 def read_config(path: Path) -> DetectorConfig:
     """The model that a file describes. Raise ConfigError if it holds none, OSError if it cannot be read."""
-    from onestage.files import open_regular
     from onestage.model.config import DetectorConfig
-    from onestage.model.limits import CONFIG_TEXT
 
-    with open_regular(path) as file:
-        text = file.read(int(CONFIG_TEXT.most) + 1)
+    text, tuned = _read(path)
     try:
-        return DetectorConfig.from_json(text.decode(errors="replace"))
+        return DetectorConfig.from_json(text if tuned is None else json.dumps(tuned.get(DETECTOR)))
     except ConfigError as error:
         raised = ConfigError.because("this file does not describe a model", error, where=path)
         raised.fix = "give a file that this wrote: onestage data anchors DATA --model NAME --out FILE"
         raise raised from error
+
+
+def tuned_settings(path: Path | None) -> dict[str, Setting]:
+    """The settings of the training in a file that ``onestage tune`` wrote; none in a file of anchors, or without a file.
+
+    Raise ConfigError if one of them is not known or not possible.
+    """
+    from onestage.training.config import known_settings, make_config
+
+    tuned = None if path is None else _read(path)[1]
+    if tuned is None:
+        return {}
+    settings = tuned.get(TRAINING)
+    try:
+        require(isinstance(settings, dict), "a file of onestage tune has settings for the training", got=settings)
+        given = cast("dict[str, Setting]", settings)
+        found = known_settings({name: tuple(v) if isinstance(v, list) else v for name, v in given.items()})
+        make_config(found)
+    except ConfigError as error:
+        raised = ConfigError.because("the settings of this file cannot be taken", error, where=path)
+        raised.fix = "give a file that onestage tune wrote: best.json"
+        raise raised from error
+    return found
+
+
+def _read(path: Path) -> tuple[str, dict[str, object] | None]:
+    """The text of a config file, and what is in it if ``onestage tune`` wrote it."""
+    from onestage.files import open_regular
+    from onestage.model.limits import CONFIG_TEXT
+
+    with open_regular(path) as file:
+        text = file.read(int(CONFIG_TEXT.most) + 1).decode(errors="replace")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):  # the reader of configs says what is wrong
+        content = None
+    return text, content if isinstance(content, dict) and {DETECTOR, TRAINING} <= content.keys() else None
 
 
 NO_CHOICE = ModelChoice()

@@ -45,6 +45,7 @@ class Verb(NamedTuple):
 
 VERBS = {
     "train": Verb("train", "train", "learn to detect from labelled pictures, or go on with an interrupted training"),
+    "tune": Verb("tune", "tune", "look for settings that train better, by many short trainings"),
     "evaluate": Verb("evaluate", "evaluate", "measure a detector, or detections of any program: COCO AP, VOC AP, each class"),
     "compare": Verb("compare", "compare", "which of two or more detectors is better on the same pictures, if that can be told"),
     "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import tyro
 
 from onestage.cli.anchors import fitted
-from onestage.cli.choose import NO_CHOICE, ModelChoice
+from onestage.cli.choose import NO_CHOICE, ModelChoice, tuned_settings
 from onestage.cli.output import stdout, tell
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from onestage.training.going_on import NewSettings
     from onestage.training.inputs import TrainData
     from onestage.training.loop import TrainResult
+    from onestage.training.machine import Machine
     from onestage.training.rules import Chosen
     from onestage.weights.source import Source
 
@@ -72,7 +73,7 @@ def train(
         return _go_on_with(resume, data, given_settings(training), named, accept_changes=accept_changes)
     if accept_changes or data is None:
         raise _no_new_run(accept_changes)
-    given = given_settings(training)
+    given = {**tuned_settings(detector.config_file), **given_settings(training)}
     prepare = partial(_prepared, data, detector, given, format, fit=fit_anchors)
     return _tell_plan(prepare, given) if plan_only else _start(prepare, given, out, fit=fit_anchors)
 
@@ -85,11 +86,14 @@ def _no_new_run(accept_changes: bool) -> ConfigError:
 
 
 class Prepared(NamedTuple):
-    """All that a training needs: the pictures, the detector that starts, and the settings."""
+    """All that a training needs: the pictures, the detector that starts, and the settings. trained: whether any of its weights
+    were trained before.
+    """
 
     pictures: TrainData
     model: Detector
     chosen: Chosen
+    trained: bool
 
 
 def _joined(given: Mapping[str, Setting]) -> Distributed:
@@ -111,11 +115,10 @@ def _prepared(
     fit: bool = False,
 ) -> Prepared:
     """Read the data, decide what was left open, and make the detector. fit: fit its anchors to the pictures."""
-    from onestage.cli.start import begin, choose_and_begin
     from onestage.training.inputs import read_data
     from onestage.training.loggers import check_installed
     from onestage.training.machine import measure_together
-    from onestage.training.rules import Facts, before_data, decide
+    from onestage.training.rules import before_data
 
     if not data.exists() and detector == NO_CHOICE:  # before anything is looked for
         raise DataError(absent(data), where=data, fix="correct the path of the data set")
@@ -125,20 +128,39 @@ def _prepared(
     config = before_data(given)
     check_installed(config.log)
     pictures = read_data(data, config, format=format)
-    machine = measure_together(group)
+    return prepared(pictures, measure_together(group), detector, given, source=source, fit=fit)
+
+
+def prepared(
+    pictures: TrainData,
+    machine: Machine,
+    detector: ModelChoice,
+    given: Mapping[str, Setting],
+    *,
+    source: Source | None,
+    fit: bool = False,
+) -> Prepared:
+    """The detector for the pictures on this machine, at its start, and all settings. source: the weights that ``detector``
+    names. fit: fit its anchors to the pictures.
+    """
+    from onestage.cli.start import begin, choose_and_begin
+    from onestage.processes import Launch
+    from onestage.training.rules import Facts, before_data, decide
+
+    config = before_data(given)
     if detector.named is None and source is None:
         begun = choose_and_begin(detector, pictures.train, machine, minutes=config.minutes, seed=config.seed)
     else:
         begun = begin(detector, source, pictures.train.classes, seed=config.seed)
     model, decisions = begun.model, begun.decisions
-    if config.freeze and not begun.trained and group.is_main:
+    if config.freeze and not begun.trained and Launch.from_environment().is_main:
         warn_outside(["what is frozen has no weights that were trained: give --weights or --backbone-weights"])
     if fit:
         model, decision = fitted(model, pictures.train, seed=config.seed)
         decisions = (*decisions, decision)
     facts = Facts.of(pictures.train, pictures.val, machine=machine, seen=None if config.minutes is None else begun.seen)
     chosen = decide(model, facts, given=given)
-    return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)))
+    return Prepared(pictures, model, replace(chosen, decisions=(*decisions, *chosen.decisions)), begun.trained)
 
 
 def _tell_plan(prepare: Callable[[Distributed], Prepared], given: Mapping[str, Setting]) -> int:
@@ -187,7 +209,7 @@ def _start(
         return _go_on(out)
     keep_freed_memory()
     with _joined(given) as group:
-        pictures, model, chosen = prepare(group)
+        pictures, model, chosen, _ = prepare(group)
         pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
         return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
 

@@ -34,6 +34,8 @@ from onestage.weights.tensor_file import read_bytes, unpack_tensors
 FORMAT = 1
 EARLIER = "take an earlier checkpoint"
 MODEL, TRAINING, STATE = "model.safetensors", "training.safetensors", "state.json"
+CHECKPOINTS = "checkpoints"
+"""The folder of checkpoints in a run folder."""
 STEP_FOLDER = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
@@ -60,7 +62,7 @@ class CheckpointStore:
     def __init__(self, folder: Path | str, *, keep: int = 2) -> None:
         assert keep >= 1
         self.folder = Path(folder)
-        self.checkpoints = self.folder / "checkpoints"
+        self.checkpoints = self.folder / CHECKPOINTS
         self.keep = keep
         self._damaged: set[Path] = set()
 

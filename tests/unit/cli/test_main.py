@@ -227,7 +227,7 @@ def test_a_wrong_option_is_found_before_what_the_verb_works_with_is_imported() -
 import sys
 from onestage.cli.main import VERBS, main
 heavy = ["torchvision", "timm", "matplotlib"]
-for verb in sorted(VERBS, key=lambda verb: (verb in ("train", "data anchors", "data generate"), verb != "train")):
+for verb in sorted(VERBS, key=lambda verb: (verb in ("train", "tune", "data anchors", "data generate"), verb != "train")):
     if verb == "train":
         print("torch" in sys.modules)
     assert main([*verb.split(), "--nonsense"]) == 2

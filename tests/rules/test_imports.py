@@ -26,7 +26,7 @@ ALLOWED = {
     "model": GROUND,
     "data": GROUND,
     "metrics": GROUND,
-    "analysis": GROUND | {"metrics"},
+    "analysis": GROUND | {"metrics", "data"},
     "zoo": GROUND | {"model"},
     "weights": GROUND | {"model", "zoo"},
     "creation": GROUND | {"zoo", "weights", "model"},

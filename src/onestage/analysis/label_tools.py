@@ -2,15 +2,13 @@
 
 Nothing is corrected here. All labels of a picture stay as they are, and a doubted one says why. A box that a detector proposes
 has a class of another name, PROPOSAL and the class that is meant: so no program takes it for a label until a person renames it.
-Formats: https://cocodataset.org/#format-data, and labelme 5 and 6 (labelme/_label_file.py), which keep ``description`` and
-``flags`` of a shape, and show the ``flags`` of a picture.
+The formats are in data/label_files.py.
 
 Shape letters: N objects of one picture.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections import defaultdict
@@ -19,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.analysis.labels import Box, Labels, Reason, Suspect
+from onestage.data.label_files import Shape, coco_categories, json_text, labelme_text
+from onestage.data.stems import Stems
 from onestage.errors import printable
 from onestage.files import Json, make_folder, write_file
 from onestage.structures import Detections, Size, Truth
@@ -26,8 +26,6 @@ from onestage.structures import Detections, Size, Truth
 PROPOSAL = "proposal: "
 """How the class of a box begins that a detector proposes."""
 ABOUT = f"Labels to check, by onestage evaluate. A class that begins with '{PROPOSAL}' is a detector's box, and no label."
-VERSION = "5.0.0"
-"""Of LabelMe: the first one with descriptions writes this form."""
 
 Pair = tuple[Detections, Truth]
 
@@ -126,7 +124,7 @@ def write_coco(
         for box in picture.boxes:
             category = after + used.index(box.label) if box.proposal else category_ids[box.label]
             annotations.append(_annotation(box, len(annotations) + 1, number, category))
-    categories: list[Json] = [{"id": i, "name": name} for i, name in zip(category_ids, classes, strict=True)]
+    categories = coco_categories(classes, category_ids)
     categories += [{"id": after + place, "name": proposed(classes, label)} for place, label in enumerate(used)]
     content: dict[str, Json] = {
         "info": {"description": ABOUT},
@@ -135,7 +133,7 @@ def write_coco(
         "categories": categories,
     }
     make_folder(file.parent)
-    write_file(file, _text(content))
+    write_file(file, json_text(content))
 
 
 def _annotation(box: Marked, number: int, picture: int, category: int) -> dict[str, Json]:
@@ -156,37 +154,19 @@ def write_labelme(pictures: Sequence[ToCheck], folder: Path, *, classes: Sequenc
     ``labelme PICTURES --output FOLDER`` opens them. A reason is the ``description`` of a shape; ``flags`` tell proposals,
     crowds and ignored objects. The kinds of reasons in a picture are its ``flags``, which LabelMe shows.
     """
-    taken: set[Path] = set()
+    stems = Stems()
     for picture in pictures:
         place = _below(picture.path, root)
-        file = folder / place.with_suffix(".json")
-        if file in taken:  # a.jpg and a.png
-            file = folder / f"{place}.json"
-        taken.add(file)
+        file = folder / (stems.take(str(place.with_suffix("")), str(place)) + ".json")  # there may be a.jpg and a.png
         make_folder(file.parent)
-        write_file(file, _text(_labelme(picture, file, classes)))
+        shapes = [_shape(box, classes) for box in picture.boxes]
+        write_file(file, labelme_text(_relative(picture.path, file.parent), picture.size, shapes, picture.reasons))
 
 
-def _labelme(picture: ToCheck, file: Path, classes: Sequence[str]) -> dict[str, Json]:
-    height, width = picture.size
-    flags: dict[str, Json] = dict.fromkeys(picture.reasons, True)
-    content: dict[str, Json] = {"version": VERSION, "flags": flags}
-    content["shapes"] = [_shape(box, classes) for box in picture.boxes]
-    content["imagePath"] = _relative(picture.path, file.parent)
-    return content | {"imageData": None, "imageHeight": height, "imageWidth": width}
-
-
-def _shape(box: Marked, classes: Sequence[str]) -> dict[str, Json]:
-    x1, y1, x2, y2 = (round(side, 3) for side in box.box)
+def _shape(box: Marked, classes: Sequence[str]) -> Shape:
     marks = {"proposal": box.proposal, "suspect": bool(box.reason), "crowd": box.crowd, "ignore": box.ignore}
-    return {
-        "label": proposed(classes, box.label) if box.proposal else classes[box.label],
-        "points": [[x1, y1], [x2, y2]],
-        "group_id": None,
-        "description": box.reason,
-        "shape_type": "rectangle",
-        "flags": {name: True for name, holds in marks.items() if holds},
-    }
+    name = proposed(classes, box.label) if box.proposal else classes[box.label]
+    return Shape(box.box, name, description=box.reason, flags=tuple(mark for mark, holds in marks.items() if holds))
 
 
 def proposed(classes: Sequence[str], label: int) -> str:
@@ -208,11 +188,6 @@ def _relative(path: Path, folder: Path) -> str:
         return Path(os.path.relpath(path, os.path.realpath(folder))).as_posix()
     except ValueError:
         return path.absolute().as_posix()
-
-
-def _text(content: dict[str, Json]) -> bytes:
-    """JSON as UTF-8; a name that is no text, as file systems allow, is written so that it stays itself."""
-    return json.dumps(content, ensure_ascii=True, indent=1).encode()
 
 
 def common_folder(paths: Iterable[str]) -> Path:

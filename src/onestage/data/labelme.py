@@ -26,12 +26,11 @@ from onestage.data.dataset import Problem
 from onestage.data.files import FilePerSplit, Sources, by_split, head, pieces, read_text, split_above
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, pair
-from onestage.data.table import PictureFile, Row, Table
+from onestage.data.table import Row, Said, Table
 from onestage.data.text import quoted, stated_size
 from onestage.data.tree import Tree, folded
 from onestage.errors import DataError, counted
 from onestage.files import Json
-from onestage.structures import Size
 
 LAYOUT = "LabelMe: a.json with shapes for each picture a.jpg, in one folder or in two"
 
@@ -55,16 +54,10 @@ class _Object(NamedTuple):
 
 
 @dataclass
-class _Annotation:
-    """What one file says. errors: what is wrong, with the place in the file; usable: its picture is part of the set; thin: how
-    many shapes have no area.
-    """
+class _Annotation(Said):
+    """What one file says. thin: how many shapes have no area."""
 
-    picture: str = ""
-    size: Size | None = None
     objects: list[_Object] = field(default_factory=list)
-    errors: list[tuple[str, DataError]] = field(default_factory=list)
-    usable: bool = True
     thin: int = 0
 
 
@@ -90,23 +83,18 @@ class LabelmeSet(FilePerSplit):
 
     def _fill(self, table: Table, file: Path, owners: dict[Path, Path]) -> None:
         """Put one file into the table. owners: the files of the pictures so far."""
-        where, annotation = table.name(file), self._annotations[file]
-        for place, error in annotation.errors:
-            table.problem(where + place, error)
-        if not annotation.usable:
-            return
-        try:
-            beside = file.parent / (annotation.picture or file.stem)
-            path = table.picture(partial(self._picture, file, annotation.picture), beside, annotation.size)
+        annotation = self._annotations[file]
+
+        def check(path: Path) -> None:
             if (owner := owners.setdefault(path, file)) != file:
                 what, got = "a second file holds labels of this picture", f"{table.name(path)}, labelled in {table.name(owner)}"
                 raise DataError(what, got=got, fix="leave one of them")
-        except DataError as error:
-            table.problem(where, error)
-            return
-        picture = table.add(PictureFile(str(path), file.stem, annotation.size))
-        for number, name, box, ignore, crowd in annotation.objects:
-            table.objects.append(Row(picture, box, name, f"{where} shapes[{number}]", ignore=ignore, crowd=crowd))
+
+        picture = table.labelled(file, annotation, partial(self._picture, file, annotation.picture or ""), check)
+        if picture is not None:
+            for number, name, box, ignore, crowd in annotation.objects:
+                where = f"{table.name(file)} shapes[{number}]"
+                table.objects.append(Row(picture, box, name, where, ignore=ignore, crowd=crowd))
 
     @cached_property
     def _annotations(self) -> dict[Path, _Annotation]:

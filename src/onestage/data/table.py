@@ -51,6 +51,20 @@ class PictureFile(NamedTuple):
     size: Size | None = None
 
 
+@dataclass
+class Said:
+    """What a file of annotations says about its one picture.
+
+    picture: its name as the file has it. size: as stated. errors: what is wrong, each with the place in the file. usable: the
+    picture is part of the set.
+    """
+
+    picture: str | None = None
+    size: Size | None = None
+    errors: list[tuple[str, DataError]] = field(default_factory=list)
+    usable: bool = True
+
+
 class Row(NamedTuple):
     """One object.
 
@@ -102,6 +116,28 @@ class Table:
             if not self.labels_alone or size is None:
                 raise
             return beside
+
+    def labelled(
+        self, file: Path, said: Said, find: Callable[[], Path], check: Callable[[Path], None] | None = None
+    ) -> int | None:
+        """Add the picture of a file of annotations, and note what is wrong with that file. Return the row of the picture, or
+        None if the file is not usable.
+
+        find: finds the picture, or raises DataError. check: raises DataError if this picture cannot be that of the file.
+        """
+        where = self.name(file)
+        for place, error in said.errors:
+            self.problem(where + place, error)
+        if not said.usable:
+            return None
+        try:
+            path = self.picture(find, file.parent / (said.picture or file.stem), said.size)
+            if check is not None:
+                check(path)
+        except DataError as error:
+            self.problem(where, error)
+            return None
+        return self.add(PictureFile(str(path), file.stem, said.size))
 
     def problem(self, where: str, error: DataError) -> None:
         """Note what is wrong at a place."""

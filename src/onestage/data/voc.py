@@ -33,7 +33,7 @@ from onestage.data.files import PICTURE_SUFFIXES, Sources, by_split, head, read_
 from onestage.data.labels import StoredClasses
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.split_words import SPLITS, split_name
-from onestage.data.table import PictureFile, Row, Table
+from onestage.data.table import Row, Said, Table
 from onestage.data.text import decimal, flag, listed, misspelt, no_scores, quoted, renaming, stated_size, unquoted
 from onestage.data.tree import ByName, Tree, folded
 from onestage.errors import DataError, counted, shortened
@@ -61,16 +61,10 @@ class _Object(NamedTuple):
 
 
 @dataclass
-class _Annotation:
-    """What one XML file says. errors: what is wrong, with the place in the file; usable: its picture is part of the set;
-    deleted: how many objects are left out as deleted; has_scores: whether some object has a score.
-    """
+class _Annotation(Said):
+    """What one XML file says. deleted: how many objects are left out as deleted. has_scores: some object has a score."""
 
-    file_name: str | None = None
-    size: Size | None = None
     objects: list[_Object] = field(default_factory=list)
-    errors: list[tuple[str, DataError]] = field(default_factory=list)
-    usable: bool = True
     deleted: int = 0
     has_scores: bool = False
 
@@ -237,7 +231,7 @@ def _parse(file: Path) -> _Annotation:
         root = _root(file)
     except DataError as error:
         return _Annotation(errors=[("", error)], usable=False)
-    annotation = _Annotation(file_name=root.findtext("filename"))
+    annotation = _Annotation(root.findtext("filename"))
     try:
         annotation.size = _size(root)
     except DataError as error:
@@ -378,17 +372,7 @@ def _only(element: Element, path: str) -> str | None:
 
 
 def _fill(table: Table, file: Path, annotation: _Annotation, picture_of: Callable[[Path, str | None], Path]) -> None:
-    where = table.name(file)
-    for place, error in annotation.errors:
-        table.problem(where + place, error)
-    if not annotation.usable:
-        return
-    try:
-        beside = file.parent / (annotation.file_name or file.stem)
-        path = table.picture(partial(picture_of, file, annotation.file_name), beside, annotation.size)
-    except DataError as error:
-        table.problem(where, error)
-        return
-    picture = table.add(PictureFile(str(path), file.stem, annotation.size))
-    for number, name, box, difficult in annotation.objects:
-        table.objects.append(Row(picture, box, name, f"{where} object {number}", ignore=difficult))
+    picture = table.labelled(file, annotation, partial(picture_of, file, annotation.picture))
+    if picture is not None:
+        for number, name, box, difficult in annotation.objects:
+            table.objects.append(Row(picture, box, name, f"{table.name(file)} object {number}", ignore=difficult))

@@ -145,7 +145,8 @@ def test_a_labelme_file_has_what_labelme_reads(pairs: list[tuple[Detections, Tru
 
 
 def test_two_pictures_that_differ_in_their_suffix_have_two_files(tmp_path: Path) -> None:
-    pairs = [(found(i, [(0, 0.99, *NEW)]), replace(known(i), path=str(tmp_path / f"a.{i}"))) for i in ("jpg", "png")]
+    suffixes = ("jpg", "png", "png.webp")  # the last one has the name that the second one gets
+    pairs = [(found(i, [(0, 0.99, *NEW)]), replace(known(i), path=str(tmp_path / f"a.{i}"))) for i in suffixes]
     write_labelme(to_check(pairs), tmp_path / "s", classes=CLASSES, root=tmp_path)
     names = {json.loads(file.read_text())["imagePath"]: file.name for file in (tmp_path / "s").iterdir()}
-    assert sorted(names) == ["../a.jpg", "../a.png"] and len(set(names.values())) == 2
+    assert sorted(names) == ["../a.jpg", "../a.png", "../a.png.webp"] and len(set(names.values())) == 3

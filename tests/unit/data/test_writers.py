@@ -104,3 +104,11 @@ def test_what_cannot_be_written_is_refused(write: Callable[..., int], samples: l
         write([samples[0], dataclasses.replace(samples[1], image_id=3)], tmp_path / "twice", classes=CLASSES)
     with pytest.raises(DataError, match="a label has no class"):
         write(samples, tmp_path / "labels", classes=CLASSES[:2])
+
+
+@pytest.mark.parametrize("format", WRITERS)
+@pytest.mark.parametrize("name", ["000003.png", "000003.JPG"])
+def test_two_pictures_with_one_file_of_labels_are_refused(name: str, format: str, tmp_path: Path) -> None:
+    first = encode(_sample(3, [[1, 2, 3, 4]], [2]))
+    with pytest.raises(DataError, match="the same id"):
+        WRITERS[format]([first, dataclasses.replace(first, name=name)], tmp_path, classes=CLASSES)

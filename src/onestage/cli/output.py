@@ -44,8 +44,14 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """The rate; nothing before it is known."""
-        seconds = task.finished_time or task.elapsed
-        return Text(f"{task.completed / seconds:,.1f} {self.unit}/s" if task.completed and seconds else "")
+        found = rate_of(task)
+        return Text(f"{found:,.1f} {self.unit}/s" if found else "")
+
+
+def rate_of(task: Task) -> float:
+    """Pictures (or other units) per second since the work began, without those that were done before; 0 if it is unknown."""
+    seconds, count = task.finished_time or task.elapsed, task.completed - task.fields.get("before", 0)
+    return count / seconds if seconds else 0.0
 
 
 def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
@@ -55,13 +61,22 @@ def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
 
 
 @contextmanager
-def progress(what: str, total: int, *, unit: str = "pictures") -> Iterator[PictureProgress]:
+def progress(what: str, total: int, *, unit: str = "pictures", done: int = 0) -> Iterator[PictureProgress]:
     """Show how many of ``total`` pictures (or other units) are done, how fast, and the time left. Without a terminal there is a
-    line for every LINE_SECONDS.
+    line for every LINE_SECONDS. done: so many were done before.
     """
     console = stderr()
     with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
-        yield PictureProgress(bars, bars.add_task(what, total=total), unit)
+        yield PictureProgress(bars, bars.add_task(what, total=total, completed=done, before=done), unit)
+
+
+def _speed(task: Task, unit: str) -> str:
+    """How fast it is, and the time left, for a line; nothing before it is known."""
+    rate, left = rate_of(task), (task.total or 0) - task.completed
+    if not rate:
+        return ""
+    minutes, seconds = divmod(round(left / rate), 60)
+    return f", {rate:,.1f} {unit}/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
 
 class PictureProgress:
@@ -77,7 +92,7 @@ class PictureProgress:
         if self._bars.disable and time.monotonic() - self._told >= LINE_SECONDS:
             self._told = time.monotonic()
             (task,) = (task for task in self._bars.tasks if task.id == self._task)
-            self.say(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {self._unit}")
+            self.say(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {self._unit}{_speed(task, self._unit)}")
 
     def say(self, *parts: Part) -> None:
         """Print words, which may be several lines, above the progress line."""

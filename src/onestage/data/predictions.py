@@ -55,10 +55,10 @@ def _coco(found: Detections) -> Iterator[str]:
 def _csv(found: Detections) -> Iterator[str]:
     boxes = _rounded(found.boxes.tolist())
     for name, box, score, category in zip(found.class_names, boxes, _scores(found), found.category_ids, strict=True):
-        yield _csv_line((found.path or found.image_id, name, *box, score, category))
+        yield csv_line((found.path or found.image_id, name, *box, score, category))
 
 
-def _csv_line(cells: Sequence[str | int | float]) -> str:
+def csv_line(cells: Sequence[str | int | float]) -> str:
     """A row. The csv module quotes a cell with a carriage return only if this is a part of the end of a row."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(cells)
@@ -93,7 +93,7 @@ class Form(NamedTuple):
 
 FORMATS: Mapping[Format, Form] = {
     "coco": Form("predictions.json", _coco, "[\n", ",\n", "\n]\n"),
-    "csv": Form("predictions.csv", _csv, _csv_line(COLUMNS)),
+    "csv": Form("predictions.csv", _csv, csv_line(COLUMNS)),
     "jsonl": Form("predictions.jsonl", _json_line),
 }
 

@@ -1,6 +1,11 @@
-"""Many pictures through a predictor: they are read and drawn in threads while the network works.
+"""Many pictures through a looker: they are read and drawn in threads while the network works.
 
 Shape letters: D detections, H and W of a picture.
+
+Threads read files, not processes: Pillow lets other threads work while it decodes, and a process would have to copy every
+picture to this one, which takes as long as to decode it (docs/predict.md). The batches that go through the network follow from
+the order and the headers of the pictures alone. So neither the number of workers nor the moment at which a run was interrupted
+changes a result.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,12 +25,16 @@ from torch import Tensor
 from onestage.data.memory import GIGABYTES, in_bytes, return_freed_memory
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
-from onestage.errors import DataError, WriteError
+from onestage.errors import DataError, WriteError, check_number
 from onestage.images import decode_image, decoding_cost, image_size
 from onestage.predict.copies import Copies, Piece
 from onestage.predict.pictures import PictureFile
 from onestage.predict.predictor import Looker
+from onestage.predict.streams import MOST, Streams
 from onestage.structures import Detections
+
+AHEAD = 2
+"""Batches that are read or wait for the network, beyond those that are in it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,28 @@ ALL = Selection()
 """All detections that the looker reports."""
 
 
+@dataclass(frozen=True)
+class Resources:
+    """What the work may take. It changes no result, except that a batch never holds more pictures than fit into the memory.
+
+    workers: batches that go through the network at the same time; None: as many as pay, which is tried. gigabytes: of pictures
+    in memory at the same time; one that is larger comes alone. timeout: the longest wait for a file, in seconds.
+    """
+
+    workers: int | None = None
+    gigabytes: float = GIGABYTES
+    timeout: float = TIMEOUT
+
+    def __post_init__(self) -> None:
+        if self.workers is not None:
+            check_number("workers", self.workers, least=1, most=MOST, whole=True)
+        in_bytes(self.gigabytes)
+
+
+USUAL = Resources()
+"""What the work takes if nothing is said."""
+
+
 class Outcome(NamedTuple):
     """What became of one picture: its detections, or the error that says why it could not be read."""
 
@@ -64,35 +96,58 @@ def predict_files(
     pieces: Sequence[Piece] = (),
     batch_size: int = 8,
     unsaved: Callable[[WriteError], None] | None = None,
-    gigabytes: float = GIGABYTES,
-    timeout: float = TIMEOUT,
+    resources: Resources = USUAL,
 ) -> Iterator[Outcome]:
     """The outcome of each picture, in order. pieces: what is made of each one's pixels, such as an annotated copy.
 
-    At most three batches of pictures are in memory at any time, and at most ``gigabytes`` of pictures; one that is larger comes
-    alone. A picture that cannot be read stops nothing. A piece that cannot be saved stops nothing either if ``unsaved`` takes
-    its error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than ``timeout`` seconds.
+    A picture that cannot be read stops nothing. A piece that cannot be saved stops nothing either if ``unsaved`` takes its
+    error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than the timeout.
     """
-    limit = in_bytes(gigabytes)
-    with PatientThreads(timeout=timeout) as threads:
-        drawn = max((piece.cost for piece in pieces), default=0)
+    for batch in in_batches(
+        looker,
+        pictures,
+        selection=selection,
+        pieces=pieces,
+        batch_size=batch_size,
+        unsaved=unsaved,
+        resources=resources,
+    ):
+        yield from batch
+
+
+def in_batches(
+    looker: Looker,
+    pictures: Sequence[PictureFile],
+    *,
+    selection: Selection = ALL,
+    pieces: Sequence[Piece] = (),
+    batch_size: int = 8,
+    unsaved: Callable[[WriteError], None] | None = None,
+    resources: Resources = USUAL,
+) -> Iterator[list[Outcome]]:
+    """The outcomes of ``predict_files``, those of a batch at once. By then the pieces of all batches before are saved.
+
+    So a run that was interrupted after some batches goes on with the pictures after them, and gets the same numbers.
+    """
+    limit = in_bytes(resources.gigabytes)
+    drawn = max((piece.cost for piece in pieces), default=0)
+    look = partial(_detect, looker, selection)
+    with PatientThreads(timeout=resources.timeout) as threads, Streams(resources.workers) as streams:
         batches = _batches(_costs(pictures, threads, ahead=2 * batch_size, drawn=drawn), batch_size, limit)
-        saving, batch = Copies(pieces, threads, unsaved=unsaved), next(batches, None)
-        reading = _read(threads, batch)
-        while batch is not None:
-            ready = [threads.result(future, str(picture.path)) for future, picture in zip(reading, batch.pictures, strict=True)]
-            after = next(batches, None)
-            fits = after is not None and saving.cost + batch.cost + after.cost <= limit
-            reading = _read(threads, after) if fits else []
-            outcomes = _detect(looker, batch.pictures, ready, selection)
-            saving.finish()
-            saving.start(list(_found(outcomes, ready)), batch.cost)
-            yield from outcomes
-            del ready, outcomes
-            if not fits:  # wait until the memory is free
+        saving, flights, after = Copies(pieces, threads, unsaved=unsaved), deque[_Flight](), next(batches, None)
+        while after is not None or flights:
+            while after is not None and len(flights) < streams.count + AHEAD and _fits(after, flights, saving.cost, limit):
+                flights.append(_Flight(after, threads, streams, look))
+                after = next(batches, None)
+            if not flights:  # what is being saved takes the memory
                 saving.finish()
-                reading = _read(threads, after)
-            batch = after
+                continue
+            flight = flights.popleft()
+            outcomes, pixels = flight.land(threads)
+            saving.finish()
+            saving.start(list(_found(outcomes, pixels)), flight.batch.cost)
+            del flight, pixels
+            yield outcomes
         saving.finish()
 
 
@@ -105,7 +160,7 @@ def first_pictures(
     """
     with PatientThreads(timeout=timeout) as threads:
         batch = next(_batches(_costs(pictures[:count], threads, ahead=count, drawn=0), count, in_bytes(gigabytes)), None)
-        ready = [threads.result(future, "the first pictures") for future in _read(threads, batch)]
+        ready = [threads.result(future, "the first pictures") for future in _read(threads, batch.pictures if batch else ())]
     return [image for image in ready if isinstance(image, Tensor)]
 
 
@@ -116,17 +171,48 @@ class _Batch(NamedTuple):
     cost: int
 
 
+class _Flight:
+    """A batch on its way: threads read its pictures, then a stream puts them through the network."""
+
+    def __init__(
+        self,
+        batch: _Batch,
+        threads: PatientThreads,
+        streams: Streams,
+        look: Callable[[Sequence[PictureFile], Sequence[Tensor | DataError]], list[Outcome]],
+    ) -> None:
+        self.batch = batch
+        self._reading = _read(threads, batch.pictures)
+        action = partial(_look, look, batch.pictures, self._reading, streams)
+        self._looking = streams.submit(action, pictures=len(batch.pictures))
+
+    def land(self, threads: PatientThreads) -> tuple[list[Outcome], list[Tensor | DataError]]:
+        """The outcomes of the pictures, and the pixels (3, H, W) of each, or why it has none. Raise LostError if reading takes
+        too long.
+        """
+        pictures = self.batch.pictures
+        pixels = [threads.result(future, str(picture.path)) for future, picture in zip(self._reading, pictures, strict=True)]
+        return self._looking.result(), pixels
+
+
+def _fits(batch: _Batch, flights: Iterable[_Flight], saving: int, limit: int) -> bool:
+    """Whether there is memory for one more batch. One that is larger than all memory comes alone."""
+    taken = saving + sum(flight.batch.cost for flight in flights)
+    return taken + batch.cost <= limit or (not saving and not any(True for _ in flights))
+
+
 def _costs(
     pictures: Sequence[PictureFile], threads: PatientThreads, *, ahead: int, drawn: int
 ) -> Iterator[tuple[PictureFile, int]]:
     """The pictures, each with its cost. Threads ask the files, because a dead disk does not answer. drawn: as for _cost."""
     asked: deque[tuple[PictureFile, Future[int]]] = deque()
-    for picture in pictures:
-        asked.append((picture, threads.submit(partial(_cost, picture, drawn))))
-        if len(asked) > ahead:
-            first, cost = asked.popleft()
-            yield first, threads.result(cost, str(first.path))
-    for first, cost in asked:
+    left = iter(pictures)
+    while True:
+        for picture in islice(left, ahead + 1 - len(asked)):
+            asked.append((picture, threads.submit(partial(_cost, picture, drawn))))
+        if not asked:
+            return
+        first, cost = asked.popleft()
         yield first, threads.result(cost, str(first.path))
 
 
@@ -153,8 +239,8 @@ def _cost(picture: PictureFile, drawn: int) -> int:
         return 0
 
 
-def _read(threads: PatientThreads, batch: _Batch | None) -> list[Future[Tensor | DataError]]:
-    return [] if batch is None else [threads.submit(partial(_decoded, picture.path)) for picture in batch.pictures]
+def _read(threads: PatientThreads, pictures: Sequence[PictureFile]) -> list[Future[Tensor | DataError]]:
+    return [threads.submit(partial(_decoded, picture.path)) for picture in pictures]
 
 
 def _decoded(path: Path) -> Tensor | DataError:
@@ -167,8 +253,18 @@ def _decoded(path: Path) -> Tensor | DataError:
     return image
 
 
+def _look(
+    look: Callable[[Sequence[PictureFile], Sequence[Tensor | DataError]], list[Outcome]],
+    pictures: Sequence[PictureFile],
+    reading: Sequence[Future[Tensor | DataError]],
+    streams: Streams,
+) -> list[Outcome]:
+    """In a stream: the outcomes of a batch, as soon as it is read."""
+    return look(pictures, streams.results(reading))
+
+
 def _detect(
-    looker: Looker, batch: Sequence[PictureFile], ready: Sequence[Tensor | DataError], selection: Selection
+    looker: Looker, selection: Selection, batch: Sequence[PictureFile], ready: Sequence[Tensor | DataError]
 ) -> list[Outcome]:
     """The outcome of each picture of a batch. ready: the pixels (3, H, W) of each picture, or why it has none."""
     readable = [content for content in ready if isinstance(content, Tensor)]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from onestage.data.memory import GIGABYTES
 from onestage.data.workers import TIMEOUT
 from onestage.predict.pictures import PictureFile
-from onestage.predict.pipeline import ALL, Outcome, Selection, predict_files
+from onestage.predict.pipeline import ALL, Outcome, Resources, Selection, predict_files
 from onestage.predict.predictor import Looker
 from onestage.structures import Detections, Size
 
@@ -62,7 +62,8 @@ def rows(
     numbers. Raise LostError if reading takes longer than ``timeout`` seconds.
     """
     began = time.perf_counter()
-    outcomes = predict_files(looker, pictures, selection=selection, batch_size=batch_size, gigabytes=gigabytes, timeout=timeout)
+    means = Resources(gigabytes=gigabytes, timeout=timeout)
+    outcomes = predict_files(looker, pictures, selection=selection, batch_size=batch_size, resources=means)
     for outcome in outcomes:
         now = time.perf_counter()
         yield row_of(outcome, seconds=now - began)

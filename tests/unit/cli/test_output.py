@@ -1,5 +1,7 @@
 """What is shown of work that takes long."""
 
+import re
+
 import pytest
 
 from onestage.cli import output
@@ -15,7 +17,10 @@ def test_without_a_terminal_lines_tell_how_far_the_work_is(
     with output.progress("measuring", 2000) as bar:
         bar.advance(1000)
         bar.advance(1000)
-    assert capsys.readouterr().err == "measuring: 1,000 of 2,000 pictures\nmeasuring: 2,000 of 2,000 pictures\n"
+    first, second = capsys.readouterr().err.splitlines()
+    speed = r", [\d,.]+ pictures/s, 0:00:0\d left"
+    assert re.fullmatch("measuring: 1,000 of 2,000 pictures" + speed, first)
+    assert re.fullmatch("measuring: 2,000 of 2,000 pictures" + speed, second)
 
 
 def test_the_rate_is_that_since_the_first_picture(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,3 +36,14 @@ def test_the_rate_is_that_since_the_first_picture(monkeypatch: pytest.MonkeyPatc
     for _ in range(7):
         bars.update(task, advance=1)
     assert str(rate.render(bars.tasks[0])) == "3.5 pictures/s"
+
+
+def test_the_rate_does_not_count_what_was_done_before() -> None:
+    from rich.progress import Progress
+
+    now = [0.0]
+    bars = Progress(disable=True, get_time=lambda: now[0])
+    task = bars.add_task("predicting", total=100, completed=90, before=90)
+    now[0] = 2.0
+    bars.update(task, advance=5)
+    assert output.rate_of(bars.tasks[0]) == 2.5

@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from onestage import load
+from onestage import create, load
 from onestage.cli.main import main
 from onestage.images import decode_image
-from onestage.predict import pipeline
+from onestage.predict import journal, pipeline
 
 Captured = pytest.CaptureFixture[str]
 
@@ -111,7 +111,7 @@ def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch
         "a/x.jpg", "b/x.jpg",
     }  # fmt: skip
     captured = capsys.readouterr()
-    assert "interrupted" in captured.err and "2 of 3 pictures" in captured.out
+    assert "interrupted" in captured.err and "--resume goes on" in captured.err and "2 of 3 pictures" in captured.out
 
 
 @pytest.mark.parametrize(
@@ -141,3 +141,60 @@ def test_what_is_refused(arguments: list[str], message: str, run: Path, photos: 
 def test_impossible_options(option: list[str], run: Path, photos: Path, capsys: Captured) -> None:
     assert main(["predict", str(run), "photos", *option]) == 2
     assert option[0] in capsys.readouterr().err
+
+
+RESUMED = ["photos", "--score", "0.2", "--batch-size", "1", "--format", "coco", "csv", "jsonl"]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def interrupted(run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The results of a run that Ctrl-C ended after two of four pictures, one of which is broken."""
+    (photos / "a/w.jpg").write_bytes(b"broken")
+    decode = pipeline.decode_image
+
+    def stopped(path: Path) -> torch.Tensor:
+        if path.name == "y.jpg":
+            raise KeyboardInterrupt
+        return decode(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "decode_image", stopped)
+        patch.setattr(journal, "SECONDS", 0.0)
+        assert main(["predict", str(run), *RESUMED, "--out", "found"]) == 130
+    return Path("found")
+
+
+def test_a_run_that_was_interrupted_goes_on_to_the_same_files(run: Path, interrupted: Path, capsys: Captured) -> None:
+    """Those that it has finished can be read before it goes on."""
+    assert json.loads((interrupted / "predictions.json").read_text())
+    assert main(["predict", str(run), *RESUMED, "--out", "found", "--resume", "--workers", "2"]) == 1
+    told = capsys.readouterr()
+    assert "going on after 2 of 4 pictures" in told.err and "3 of 4 pictures" in told.out
+    assert main(["predict", str(run), *RESUMED, "--out", "whole"]) == 1
+    assert contents(Path("found")) == contents(Path("whole"))
+    assert "failures.csv" in contents(Path("found")) and "photos/a/w.jpg" in Path("found/failures.csv").read_text()
+
+
+def test_an_interrupted_run_is_not_mixed_with_another(run: Path, interrupted: Path, photos: Path, capsys: Captured) -> None:
+    again = ["predict", str(run), *RESUMED, "--out", "found", "--resume"]
+    before = contents(interrupted)
+    for change, said in ((["--top", "2"], "top: null, now 2"), (["--no-pictures"], "draw: true, now false")):
+        assert main([*again, *change]) == 2
+        assert said in capsys.readouterr().err
+    (photos / "new.jpg").write_bytes((photos / "a/x.jpg").read_bytes())
+    assert main(again) == 2 and "photos/new.jpg" in capsys.readouterr().err
+    (photos / "new.jpg").unlink()
+    torch.manual_seed(1)
+    create("tinyssd", classes=("ball", "ring"), size=(64, 64)).save("other.safetensors")
+    assert main(["predict", "other.safetensors", *again[2:]]) == 2 and "model: " in capsys.readouterr().err
+    assert contents(interrupted) == before
+    assert main(again) == 1
+
+
+def test_resume_begins_where_nothing_was_interrupted(run: Path, photos: Path) -> None:
+    assert main(["predict", str(run), *RESUMED, "--resume"]) == 0
+    assert not (Path("predictions") / journal.FOLDER).exists()

@@ -29,6 +29,9 @@ from torchvision.transforms.v2 import functional as tv
 
 import onestage
 from onestage.data.synthetic import SyntheticConfig, generate
+from onestage.deploy.benchmark import pictures as pictures
+from onestage.deploy.benchmark import processor
+from onestage.deploy.machine import instructions
 
 CLASSES = 90
 PASSING = 1500
@@ -104,13 +107,6 @@ def lively_pictures(count: int) -> list[Tensor]:
     """``count`` pictures (3, H, W) uint8 by which ``enliven`` chooses: of both kinds that the benchmarks use."""
     drawn = [generate(index, SyntheticConfig(seed=7, size=(480, 640))).image for index in range(count // 2)]
     return [*drawn, *pictures(count - len(drawn))]
-
-
-def pictures(count: int = 4, size: tuple[int, int] = (480, 640)) -> list[Tensor]:
-    """``count`` smooth, colourful pictures (3, *size) uint8; the same pictures at every call."""
-    generator = torch.Generator().manual_seed(1)
-    clouds = torch.rand(count, 3, 9, 9, generator=generator)
-    return list(F.interpolate(clouds, size, mode="bicubic").clamp(0, 1).mul(255).byte())
 
 
 def pair(name: str) -> tuple[onestage.Detector, nn.Module]:
@@ -220,11 +216,7 @@ def report(title: str, comparisons: Sequence[Comparison], *, path: Path | None) 
 
 def processor_name() -> str:
     """The processor and those of its instructions that inference programs choose by."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    about = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    has = about.get("flags", "").split()
-    useful = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in has]
-    return " ".join([about.get("model name", platform.processor()), *useful])
+    return " ".join([processor(), *instructions()])
 
 
 def environment() -> dict[str, str | int]:

@@ -19,26 +19,18 @@ from functools import partial
 from pathlib import Path
 
 import tyro
-from PIL import Image
 from torchvision.io import ImageReadMode, decode_image
 
 import onestage
 from common import Clock, Comparison, compare, pair
-from onestage.data.reader import open_data
-from onestage.data.synthetic import SyntheticConfig, generate
-from onestage.data.writers import Split, write_coco
+from onestage.deploy.drawn import USUAL, drawn_data, jpegs
 from onestage.deploy.export import FORMATS, export
-from onestage.deploy.int8 import Int8Data, divided
 from onestage.deploy.plan import ExportConfig
 from onestage.errors import OnestageError
 from onestage.predict.predictor import Predictor
 
 FORMAT_OF = {"onnxruntime": "onnx", "openvino": "openvino", "ncnn": "ncnn"}
 """The runtimes besides torch, and the format of the files that they run."""
-SIZE = (480, 640)
-"""(height, width) of the drawn pictures."""
-DRAWN: dict[Split, range] = {"train": range(2, 6), "val": range(2)}
-"""The drawn pictures that an int8 file is calibrated with, and those that it is measured with: ``enliven`` chose by these."""
 PAUSE = 0.1
 """Seconds before each turn."""
 
@@ -53,25 +45,6 @@ class Engine:
 
     def __str__(self) -> str:
         return f"{self.model}, {self.runtime} {self.precision}"
-
-
-def jpegs(folder: Path, count: int = 8) -> list[Path]:
-    """Drawn pictures as JPEG files in the folder: the same at every call."""
-    paths = [folder / f"{index}.jpg" for index in range(count)]
-    for index, path in enumerate(paths):
-        if not path.exists():
-            picture = generate(index, SyntheticConfig(seed=7, size=SIZE)).image
-            Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(path, quality=90)
-    return paths
-
-
-def drawn_data(model: onestage.Detector, folder: Path) -> Int8Data:
-    """Drawn pictures to make an int8 file of random weights with. These have no AP to lose, so any drop will do."""
-    config = SyntheticConfig(seed=7, size=SIZE)
-    for split, indices in DRAWN.items():
-        write_coco((generate(index, config) for index in indices), folder, classes=model.classes, split=split)
-    calibrate, measure = divided(open_data(folder), model.classes)
-    return Int8Data(calibrate.paths, measure, max_drop=1.0)
 
 
 def path_of(engine: Engine, folder: Path) -> Path:
@@ -91,11 +64,13 @@ def open_engine(engine: Engine, model: onestage.Detector, folder: Path) -> Predi
     to, path = FORMAT_OF[engine.runtime], path_of(engine, folder)
     if not path.exists():
         follows = model.config.preprocess.mode == "shortest_edge"
-        size = model.config.preprocess.place(SIZE).input if follows else None
+        size = model.config.preprocess.place(USUAL).input if follows else None
         config = ExportConfig(size=size, nms="none" if to == "ncnn" else "graph")
         if engine.precision == "int8":
             with tempfile.TemporaryDirectory() as data:
-                export(model, path, to=to, config=replace(config, precision="int8"), labelled=drawn_data(model, Path(data)))
+                export(
+                    model, path, to=to, config=replace(config, precision="int8"), labelled=drawn_data(model.classes, Path(data))
+                )
         else:
             export(model, path, to=to, config=config, check=False)
     return onestage.load(path, runtime=engine.runtime)

@@ -1,7 +1,7 @@
 """Write models.md: the zoo as a table, from ``onestage models`` and the times in latency.json. It also refreshes such
 numbers in other pages: the times in which-model.md, the lines of source files in architecture.md, the README's table of models.
 
-onestage benchmark --json docs/latency.json   # on a quiet machine
+onestage benchmark --repeats 30 --json docs/latency.json   # on a quiet machine
 python docs/make_models.py
 
 A number from latency.json is between ``<!-- time: MODEL -->``, ``<!-- ratio: MODEL / OTHER -->`` or
@@ -34,9 +34,9 @@ INTRODUCTION = """# The zoo
 Made by `python docs/make_models.py` from `onestage models` and `onestage benchmark`; do not edit.
 
 Parameters and multiply-adds (a multiplication and its addition count as one) are for 80 classes at the model's usual input size
-(height x width). Any model takes another `--size`. Times are milliseconds for one 640x480 picture, decoded, in eager fp32 with
-random weights: `predict()` as a whole, with resizing and postprocessing, and the network alone, the median of {repeats} turns,
-on this machine: {environment}.
+(height x width). Any model takes another `--size`. Times are milliseconds for one 640x480 picture, decoded, by torch in fp32,
+{how}, with random weights: `predict()` as a whole, with resizing and postprocessing, and the network
+alone, the median of {repeats} turns, on this machine: {environment}.
 
 Which model to choose: [which-model.md](which-model.md).
 """
@@ -47,7 +47,8 @@ def page(rows: list[dict[str, Any]], latency: dict[str, Any]) -> str:
     timings = {timing["model"]: timing for timing in latency["timings"]}
     environment = ", ".join(f"{key} {value}" for key, value in latency["environment"].items())
     repeats = len(latency["timings"][0]["predict"])
-    parts = [INTRODUCTION.format(environment=environment, repeats=repeats)]
+    how = "as `onestage predict` runs it" if "turns" in latency["timings"][0] else "as the network is written"
+    parts = [INTRODUCTION.format(environment=environment, repeats=repeats, how=how)]
     lines = [
         "| model | input | parameters | multiply-adds | anchors | predict() ms | network ms |",
         "|---|---|---:|---:|---:|---:|---:|",

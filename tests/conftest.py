@@ -75,3 +75,15 @@ def surroundings_stay() -> Iterator[None]:
     after = _surroundings()
     changed = {name: (value, after[name]) for name, value in before.items() if after[name] != value}
     assert not changed, f"the test left other surroundings, (before, after): {changed}"
+
+
+@pytest.fixture
+def cells_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``onestage benchmark`` measure in the process of the test: a new one imports torch for seconds. Peaks are made up."""
+    from onestage.cli import benchmark_run
+    from onestage.cli.cell import Answer, Order, answered
+
+    def ask(order: Order, *, timeout: float) -> Answer:
+        return Answer(peaks={"fp32": 100.0, "int8": 400.0}) if order.what == "peaks" else answered(order)
+
+    monkeypatch.setattr(benchmark_run, "ask", ask)

@@ -208,7 +208,7 @@ def test_an_engine_that_cannot_run_says_why(load, tmp_path):
 
 def test_int8_files_are_made_with_drawn_pictures(load, tmp_path):
     runtimes = load("runtimes")
-    data = runtimes.drawn_data(onestage.create("tinyssd", 9, size=(64, 64)), tmp_path)
+    data = runtimes.drawn_data(("ball", "ring"), tmp_path)
     assert (len(data.pictures), len(data.measure), data.max_drop) == (4, 2, 1.0)
 
 

@@ -407,3 +407,38 @@ def options_of(verb: str) -> set[str]:
 def test_the_command_lines_test_sees_mistakes(line, says, parse):
     error = parse(line)
     assert says in error and bool(error) == bool(says)
+
+
+def test_the_part_of_the_benchmark_is_up_to_date():
+    make = loaded("docs/make_performance.py")
+    text = (DOCS / "performance.md").read_text()
+    assert text == make.with_part(text, make.figures()), "run: python docs/make_performance.py"
+
+
+def test_the_part_of_the_benchmark_has_every_cell():
+    make = loaded("docs/make_performance.py")
+    times = {"p50_ms": 12.34, "p90_ms": None, "p99_ms": None, "pictures_per_second": 80.1, "predict": [0.1], "network": [0.1]}
+    row = times | {
+        "given": "m",
+        "runtime": "openvino",
+        "numbers": "fp16",
+        "computed_in": "fp32",
+        "batch": 8,
+        "memory_bytes": 5e8,
+    }
+    row |= {"share_of_peak": 0.42, "ap": 0.5, "ap_lost": 0.0045, "other_work": 0.3}
+    failed = {"model": "n", "runtime": "ncnn", "numbers": "fp32", "batch": 1, "reason": "a crash"}
+    content = {"environment": {"cores": 2}, "command": "onestage benchmark m", "data": "set", "peaks": {"fp32": 1234.5}}
+    content |= {"conclusion": ["Deploy m."], "timings": [row], "not_measured": [failed]}
+    kept = make.without_times(content)
+    assert "predict" not in kept["timings"][0] and kept["timings"][0]["p50_ms"] == 12.34
+    page = make.with_part(f"a\n{make.MARKS[0]}old{make.MARKS[1]}b", kept)
+    for told in (
+        "| m | openvino fp16 (in fp32) | 8 | 12.3 | - | - | 80.1 | 500 | 42 % | .5000 | -.0045 |",
+        "fp32 1,234",
+        "a crash",
+    ):
+        assert told in page
+    assert "up to 30 % of the processors" in page and "> Deploy m." in page and "old" not in page
+    with pytest.raises(SystemExit, match="has no"):
+        make.with_part("no marks", kept)

@@ -24,7 +24,9 @@ from onestage.weights.source import WEIGHTS
 from onestage.zoo.table import ZOO
 
 Numbers = Literal["exact", "fp32", "bf16"]
-"""How torch computes: as in training, to the bit; in float32, faster, with other rounding; in bfloat16."""
+"""How torch computes: as in training, to the bit; in float32, faster, with other rounding; in bfloat16. OpenVINO knows the last
+two.
+"""
 TRIED_WITH = 5
 """Pictures with which runtimes are measured and compared."""
 
@@ -35,15 +37,20 @@ def find_model(name: str, *, device: str | None = None) -> Detector:
 
     Raise WeightsError if there is none.
     """
+    check_model_name(name, recipes=False)
     path = given_path(name, "model")
     if path.exists():
         detector = load_detector(path)
-    elif name in WEIGHTS:
+    else:
         model, tag = name.split(".", 1)
         detector = create(model, weights=tag).eval()
-    else:
-        raise _no_model(name)
     return detector.to(choose_device(device))
+
+
+def check_model_name(name: str, *, recipes: bool = True) -> None:
+    """Raise WeightsError unless a file, a folder or published weights have that name. recipes: or a recipe of the zoo."""
+    if not (given_path(name, "model").exists() or name in WEIGHTS or (recipes and name in ZOO)):
+        raise _no_model(name)
 
 
 def find_any_model(
@@ -74,20 +81,23 @@ def run_model(
 
     pictures: gives some, (3, H, W) uint8 each, by which "auto" chooses, and which a new file is checked with. total: how many
     there are to do. A choice is said in a line. score: the least to report; below the threshold of a detector, torch alone
-    finds anything. numbers: how torch computes. Raise ConfigError for bfloat16 if torch does not run the model.
+    finds anything. numbers: how torch computes, and with bfloat16 OpenVINO too. Raise ConfigError for bfloat16 if the model is
+    an exported file, or if the runtime or the processor does not compute in it.
     """
-    if numbers == "bf16" and (isinstance(model, Predictor) or runtime not in (None, "auto", "torch")):
-        what, fix = "torch alone computes in bfloat16, and it runs no exported files", "leave --precision bf16 out"
-        raise ConfigError(what, where=model.config.name, got=f"--runtime {runtime or 'of the file'}", fix=fix)
+    bf16 = numbers == "bf16"
     if isinstance(model, Predictor):
+        if bf16:
+            what = "an exported file has its precision"
+            fix = "leave --precision bf16 out, or name the model that it was made from"
+            raise ConfigError(what, where=model.config.name, got="--precision bf16", fix=fix)
         return model
     below = score is not None and _is_below_threshold(model, score)
-    if runtime in (None, "torch") or (runtime == "auto" and (below or numbers == "bf16")):
-        return Predictor.of(model) if numbers == "exact" else Predictor.folded(model, bf16=numbers == "bf16")
+    if runtime in (None, "torch") or (runtime == "auto" and (below or bf16)):
+        return Predictor.of(model) if numbers == "exact" else Predictor.folded(model, bf16=bf16)
     from onestage.deploy.runtimes import AUTO, choose, run_by  # it takes a while to import
 
     if runtime != AUTO:
-        return run_by(model, runtime, pictures=pictures)
+        return run_by(model, runtime, pictures=pictures, bf16=bf16)
     predictor, choice = choose(model, pictures, total=total, exact=numbers == "exact")
     if choice.milliseconds:
         other = "torch" if choice.runtime != "torch" else "onnxruntime"

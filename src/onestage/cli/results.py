@@ -29,11 +29,13 @@ BEGINNINGS = {
     "pictures.csv": re.compile(rb"image,objects,found,detections,"),
     "compare.json": re.compile(rb'\{"data": ".*", "classes": \['),
     "compare.csv": re.compile(rb'image,objects,.*: found"?,'),
+    "benchmark.json": re.compile(rb'\{\s+"environment": '),
+    "benchmark.csv": re.compile(rb"model,runtime,numbers,"),
     "figures.json": re.compile(rb'\{\s+"model": .*"picture": ', re.DOTALL),
     "index.html": re.compile(rb".*Content-Security-Policy\" content=\"default-src 'none'; img-src data:", re.DOTALL),
 }
 """How the files of results begin."""
-BENCHMARK = re.compile(rb'\{\s+"environment": ')
+BENCHMARK = BEGINNINGS["benchmark.json"]
 CHECKUP = re.compile(rb'\{\s+"path": .*"format": ', re.DOTALL)
 """How the files of ``--json`` begin: those of ``benchmark`` and of ``data check``."""
 MODEL_CONFIG = re.compile(rb'\{\s+"name": .*"classes": ', re.DOTALL)

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -25,8 +26,9 @@ from filelock import FileLock
 from torch import Tensor
 
 from onestage.deploy.benchmark import processor
-from onestage.deploy.export import FORMATS, export
-from onestage.deploy.plan import fingerprint, versions
+from onestage.deploy.export import FORMATS, USUAL, Exported, export
+from onestage.deploy.int8 import Int8Data
+from onestage.deploy.plan import ExportConfig, fingerprint, versions
 from onestage.errors import WeightsError, WriteError, warn_outside
 from onestage.files import ABANDONED_AFTER, cache_folder, make_folder, temporary_folder, writing
 from onestage.model.detector import Detector
@@ -74,32 +76,45 @@ class Cached:
         parts = [self.source, processor(), json.dumps(versions(), sort_keys=True), program(PROGRAM), *settings]
         return self.root / hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
-    def _path(self, to: str) -> Path:
-        """The place of the file of that format."""
-        return self.place(to) / f"model{FORMATS[to].suffix}"
+    def path(self, to: str, config: ExportConfig = USUAL, labelled: Int8Data | None = None) -> Path:
+        """The place of the file of that format, and of what else ``export`` is told. There may be none yet."""
+        settings = [] if config == USUAL else [repr(config)]
+        settings += [] if labelled is None else [labelled.fingerprint]
+        return self.place(to, *settings) / f"model{FORMATS[to].suffix}"
 
-    def has(self, to: str) -> bool:
-        """Whether there is a file of that format. It may be damaged."""
-        return self._path(to).is_file()
+    def has(self, to: str, config: ExportConfig = USUAL) -> bool:
+        """Whether there is a file of that format, exported so. It may be damaged."""
+        return self.path(to, config).is_file()
 
-    def open(self, to: str, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
+    def open(
+        self,
+        to: str,
+        runtime: str,
+        *,
+        pictures: Callable[[], Sequence[Tensor]] = tuple,
+        config: ExportConfig = USUAL,
+        labelled: Int8Data | None = None,
+        bf16: bool = False,
+    ) -> Predictor:
         """The file of the format ``to``, run by the ``runtime``. It is exported and checked if it is not there, or is damaged.
         Any number of processes may ask for the same file at once.
 
-        pictures: gives some, (3, H, W) uint8 each, to check a new file with; without any, they are drawn. Raise what ``export``
-        raises; WriteError if the cache cannot be written.
+        pictures: gives some, (3, H, W) uint8 each, to check a new file with; without any, they are drawn. config, labelled: as
+        for ``export``. bf16: compute in bfloat16. Raise what ``export`` and ``open_exported`` raise; WriteError if the cache
+        cannot be written.
         """
-        path = self._path(to)
+        path = self.path(to, config, labelled)
         folder = path.parent
+        open_it = partial(_open, path, runtime, self.detector.scores, bf16=bf16)
         with contextlib.suppress(WeightsError):  # there is none, or it is damaged, or just being deleted
-            return _open(path, runtime, self.detector.scores)
+            return open_it()
         make_folder(folder.parent)
         with _locked(folder.with_name(f".{folder.name}.lock")):
             with contextlib.suppress(WeightsError):  # another process made it while this one waited
-                return _open(path, runtime, self.detector.scores)
-            _make(self.detector, to, path, pictures() or None)
+                return open_it()
+            _make(path, partial(export, self.detector, to=to, config=config, pictures=pictures() or None, labelled=labelled))
             _limit(folder)
-            return _open(path, runtime, self.detector.scores)
+            return open_it()
 
 
 @contextlib.contextmanager
@@ -134,22 +149,22 @@ def program(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path, runtime: str, scores: Scores | None) -> Predictor:
+def _open(path: Path, runtime: str, scores: Scores | None, *, bf16: bool) -> Predictor:
     """The file, opened. It may be older than what was measured about the scores of its detector, which is given. Raise
     WeightsError if it is damaged, or not there.
     """
-    predictor = replace(open_exported(path, runtime), scores=scores)
+    predictor = replace(open_exported(path, runtime, bf16=bf16), scores=scores)
     with contextlib.suppress(OSError):  # a cache that is only read serves too
         os.utime(path.parent)
     return predictor
 
 
-def _make(detector: Detector, to: str, path: Path, pictures: Sequence[Tensor] | None) -> None:
-    """Export the file into a temporary folder, which then gets its name."""
+def _make(path: Path, write: Callable[[Path], Exported]) -> None:
+    """Export the file into a temporary folder, which then gets its name. write: exports it to a path."""
     folder = path.parent
     with temporary_folder(folder) as temporary:
         draft = make_folder(temporary / folder.name)
-        made = export(detector, draft / path.name, to=to, pictures=pictures)
+        made = write(draft / path.name)
         if made.vectors is not None:
             shutil.rmtree(made.vectors)
         shutil.rmtree(folder, ignore_errors=True)  # a damaged one

@@ -5,6 +5,7 @@ Shape letters: B images, h and w of the input.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,6 +72,21 @@ class Int8Data:
         measured = {Path(path).resolve() for path in self.measure.paths}
         rest = [path for path in map(Path, self.calibrate) if path.resolve() not in measured]
         return rest[:: -(-len(rest) // MOST_CALIBRATED) or 1]
+
+    @property
+    def fingerprint(self) -> str:
+        """A SHA-256 of what a file made with these pictures depends on: their paths, sizes and times of change, the labels, and
+        the limit.
+        """
+        digest = hashlib.sha256(f"{self.max_drop} {self.measure.classes}".encode())
+        for path in (*self.pictures, *map(Path, self.measure.paths)):
+            about = path.stat()
+            digest.update(f"\n{path.resolve()} {about.st_size} {about.st_mtime_ns}".encode(errors="surrogateescape"))
+        for row in range(len(self.measure)):
+            truth = self.measure.truth(row)
+            for tensor in (truth.boxes, truth.labels, truth.ignore):
+                digest.update(f"{tuple(tensor.shape)}".encode() + tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
 
 def divided(data: OpenData, classes: tuple[str, ...], *, on_bad: OnBad = "stop") -> tuple[Dataset, Dataset]:

@@ -9,7 +9,6 @@ import contextlib
 import functools
 import json
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,8 +19,8 @@ from torch import Tensor
 from onestage.deploy.benchmark import least_seconds
 from onestage.deploy.cache import Cached
 from onestage.deploy.check import TOLERANCE, check_file, drawn_pictures
-from onestage.deploy.export import FORMATS, export
-from onestage.deploy.plan import is_as_built
+from onestage.deploy.export import FORMATS, USUAL
+from onestage.deploy.plan import ExportConfig, is_as_built
 from onestage.errors import (
     ConfigError,
     MismatchError,
@@ -32,11 +31,10 @@ from onestage.errors import (
     nearest,
     warn_outside,
 )
-from onestage.files import Json, make_folder, temporary_folder, write_file
+from onestage.files import Json, make_folder, write_file
 from onestage.model.detector import Detector
 from onestage.predict.engines import litert, ncnn, onnxruntime, openvino
 from onestage.predict.engines.exported import threads
-from onestage.predict.exported import open_exported
 from onestage.predict.predictor import Predictor
 
 
@@ -69,6 +67,11 @@ RUNTIMES = {
 }
 """The runtimes besides torch, by name."""
 
+BF16 = (TORCH, openvino.NAME)
+"""The runtimes that compute in bfloat16, if the processor can."""
+PLAIN = ExportConfig(winograd=False)
+"""A file to compute in bfloat16: plain convolutions, because Winograd's algorithm multiplies rounding."""
+
 GAIN = 0.9
 """Another runtime is chosen if it takes at most that part of torch's time: a smaller gain is not worth a change."""
 SAVED = 0.4
@@ -97,33 +100,54 @@ class Choice:
         return self.milliseconds.get(TORCH, 0.0) - self.milliseconds.get(self.runtime, 0.0)
 
 
-def run_by(detector: Detector, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple) -> Predictor:
+def run_by(
+    detector: Detector, runtime: str, *, pictures: Callable[[], Sequence[Tensor]] = tuple, bf16: bool = False
+) -> Predictor:
     """The predictor that runs a detector with the runtime of that name. All but torch run an exported file, which is kept in a
     cache; see ``Cached``. Without a cache that can be written it is made for this process alone, with a warning. For a
     detector with hooks or exchanged parts it is made at every call. pictures: gives some, (3, H, W) uint8 each, to check a new
-    file with.
+    file with. bf16: compute in bfloat16.
 
-    Raise ConfigError if there is no such runtime, if it is not installed, or if the detector is on a GPU.
+    Raise ConfigError if there is no such runtime, if it is not installed, if the detector is on a GPU, or if this runtime or
+    the processor does not compute in bfloat16.
     """
     if runtime == TORCH:
-        return Predictor.of(detector)
+        return Predictor.folded(detector, bf16=True) if bf16 else Predictor.of(detector)
     about = _runtime(detector, runtime)
+    check_bf16(runtime, wanted=bf16)
     if not is_as_built(detector):
         with Cached.for_once(detector) as cached:
-            return _from_cache(cached, runtime, about, pictures)
+            return _from_cache(cached, runtime, about, pictures, bf16=bf16)
     try:
-        return _from_cache(Cached.of(detector), runtime, about, pictures)
+        return _from_cache(Cached.of(detector), runtime, about, pictures, bf16=bf16)
     except WriteError as error:
-        return _from_cache(Cached.without_cache(detector, error), runtime, about, pictures)
+        return _from_cache(Cached.without_cache(detector, error), runtime, about, pictures, bf16=bf16)
 
 
-def _from_cache(cached: Cached, runtime: str, about: Runtime, pictures: Callable[[], Sequence[Tensor]]) -> Predictor:
+def _from_cache(
+    cached: Cached, runtime: str, about: Runtime, pictures: Callable[[], Sequence[Tensor]], *, bf16: bool
+) -> Predictor:
     """The file of a cache, run by the runtime of that name. pictures: gives some, (3, H, W) uint8 each, to check it."""
+    config = PLAIN if bf16 else USUAL
     missing = [package for package in about.packages if find_spec(package) is None]
-    if missing and not cached.has(about.to):  # an export takes a while, so this is said before
-        what, fix = f"to run a detector with {runtime}, packages are missing", "docs/deploy.md says how to install them"
-        raise ConfigError(what, got=f"no {', '.join(missing)}", fix=fix)
-    return cached.open(about.to, runtime, pictures=pictures)
+    if missing and not cached.has(about.to, config):  # an export takes a while, so this is said before
+        raise _missing(runtime, missing)
+    return cached.open(about.to, runtime, pictures=pictures, config=config, bf16=bf16)
+
+
+def computes_in(runtime: str, *, gpu: bool = False) -> tuple[str, ...]:
+    """The numbers that a runtime computes a network in, or takes a file in. The processor may still lack them."""
+    if runtime == TORCH:
+        return ("fp32", "bf16", "fp16") if gpu else ("fp32", "bf16")
+    known = FORMATS[RUNTIMES[runtime].to].precisions if runtime in RUNTIMES else ()
+    return (*known, "bf16") if runtime in BF16 else tuple(known)
+
+
+def check_bf16(runtime: str, *, wanted: bool) -> None:
+    """Raise ConfigError if bfloat16 is wanted of a runtime that never computes in it. The processor may still lack it."""
+    if wanted and runtime not in BF16:
+        what, fix = "this runtime does not compute in bfloat16", "leave --precision bf16 out, or choose another --runtime"
+        raise ConfigError(what, got=runtime, expected=" or ".join(BF16), fix=fix)
 
 
 def _runtime(detector: Detector, runtime: str) -> Runtime:
@@ -141,14 +165,19 @@ def _runtime(detector: Detector, runtime: str) -> Runtime:
     return RUNTIMES[runtime]
 
 
-def run_unchecked(detector: Detector, runtime: str) -> Predictor:
-    """As ``run_by``, without check and cache: for the times of a detector with random weights, which may find nothing."""
-    if runtime == TORCH:
-        return Predictor.of(detector)
-    to = _runtime(detector, runtime).to
-    with temporary_folder(Path(tempfile.gettempdir()) / "onestage") as folder:
-        made = export(detector, folder / f"model{FORMATS[to].suffix}", to=to, check=False)
-        return open_exported(made.path, runtime)
+def needed_for(detector: Detector, runtime: str) -> Runtime:
+    """What must be exported so that a runtime besides torch runs the detector. Raise ConfigError if it cannot, or if packages
+    are missing.
+    """
+    about = _runtime(detector, runtime)
+    if missing := [package for package in about.packages if find_spec(package) is None]:
+        raise _missing(runtime, missing)
+    return about
+
+
+def _missing(runtime: str, packages: Sequence[str]) -> ConfigError:
+    what, fix = f"to run a detector with {runtime}, packages are missing", "docs/deploy.md says how to install them"
+    return ConfigError(what, got=f"no {', '.join(packages)}", fix=fix)
 
 
 def choose(

@@ -100,7 +100,7 @@ def class_curves(history: History, classes: Mapping[str, str]) -> bytes:
             _draw_curve(axes, history, key, label=UNNAMED, color=GRID)
     axes.set(xlabel="epoch", ylim=(0, 1.02))
     _legend(axes, empty="no values", below=True)
-    return _png(figure)
+    return as_png(figure)
 
 
 def plot_anchors(objects: Shapes, before: Sequence[Shapes], after: Sequence[Shapes], path: str | Path) -> None:
@@ -233,10 +233,11 @@ def _legend(axes: Axes, *, empty: str, below: bool = False) -> None:
 
 def save(figure: Figure, path: str | Path) -> None:
     """Write the figure as a PNG. Raise WriteError if the file cannot be written."""
-    write_file(path, _png(figure))
+    write_file(path, as_png(figure))
 
 
-def _png(figure: Figure) -> bytes:
+def as_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG file."""
     drawn = io.BytesIO()  # Pillow, which encodes it, does not notice when a file on a full disk takes only a part of its bytes
     with without_warnings("Glyph .* missing"):  # a script that the font lacks shows as boxes
         figure.savefig(drawn, format="png")

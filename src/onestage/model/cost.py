@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 
 from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector, ShapesAlone
-from onestage.structures import HeadOutput
+from onestage.structures import HeadOutput, Size
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,13 @@ class _Counter(TorchDispatchMode):
         return output
 
 
-def cost_of(config: DetectorConfig) -> Cost:
-    """The cost of a detector at the input size of its config; at the largest input where the size varies."""
+def cost_of(config: DetectorConfig, size: Size | None = None) -> Cost:
+    """The cost of a detector for an input of ``size`` (height, width); by default at the input size of its config, and at the
+    largest input where the size varies.
+    """
     with torch.device("meta"):
         detector = Detector(config).eval()
-        image = torch.empty(1, 3, *config.preprocess.largest)
+        image = torch.empty(1, 3, *(size or config.preprocess.largest))
     with torch.no_grad(), ShapesAlone(), _Counter() as counter:  # norms are not counted, so they need not run
         output: HeadOutput = detector(image)
     return Cost(

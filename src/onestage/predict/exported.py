@@ -36,10 +36,10 @@ def is_exported(path: str | Path) -> bool:
     return path.suffix.lower() in OPENERS and not path.is_dir()
 
 
-def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False) -> Predictor:
+def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False, bf16: bool = False) -> Predictor:
     """The predictor of an exported file, run by the runtime of that name; "auto" is the usual one, as without a name.
 
-    trusted: whether a file may be opened that could run code (.pt2).
+    trusted: whether a file may be opened that could run code (.pt2). bf16: compute in bfloat16, which OpenVINO alone does.
 
     Raise WeightsError if the file cannot be used, ConfigError if the runtime does not take such files, or is not installed.
     """
@@ -60,5 +60,8 @@ def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool
         )
         fix = f"leave runtime= out: it is then {next(iter(openers))}"
         raise ConfigError(what, where=path, got=name, expected=", ".join(openers), fix=fix)
-    engine = openers[name](path)
+    if bf16 and name != openvino.NAME:
+        what, fix = "of the runtimes of exported files, OpenVINO alone computes in bfloat16", "leave --precision bf16 out"
+        raise ConfigError(what, where=path, got=name, expected=openvino.NAME, fix=fix)
+    engine = openvino.open_openvino(path, bf16=True) if bf16 else openers[name](path)
     return Predictor(engine, Decoder.of(engine.contract.config), engine.contract.scores)

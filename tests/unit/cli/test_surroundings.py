@@ -69,7 +69,7 @@ VERBS = {
     "explain nothing": ["explain", "RUN", f"{EVIL}.jpg"],
     "import": ["import", "FILE", "--out", "OUT.safetensors"],
     "models": ["models", EVIL],
-    "benchmark": ["benchmark", "RUN", "--repeats", "1", "--picture", "32", "--json", "OUT.json"],
+    "benchmark": ["benchmark", "RUN", "--repeats", "1", "--picture", "32", "--json", "OUT.json", "--out", "OUT"],
     "data check": ["data", "check", "DATA", "--json", "OUT.json"],
     "data generate": ["data", "generate", "OUT", "--train", "1", "--val", "0", "--size", "32"],
     "data generate nothing": ["data", "generate", "DATA", "--classes", EVIL],
@@ -84,7 +84,7 @@ VERBS = {
 }
 
 
-@pytest.mark.usefixtures("small_panels")
+@pytest.mark.usefixtures("small_panels", "cells_here")
 @pytest.mark.parametrize("verb", VERBS)
 def test_no_name_steers_the_terminal(verb: str, hostile: Path, capsys: Captured) -> None:
     places = {"RUN": hostile / "run", "DATA": hostile / "data", "OUT": hostile / "out", "FILE": hostile / "data" / "bad.pth"}
@@ -132,7 +132,6 @@ WRITING = {
     "explain": ["explain", "RUN", "PICTURE", "--labels", "DATA", "--out", "OUT"],
     "data generate": ["data", "generate", "OUT", "--train", "1", "--val", "0", "--size", "32"],
     "data check": ["data", "check", "DATA", "--json", "OUT"],
-    "benchmark": ["benchmark", "RUN", "--repeats", "1", "--picture", "32", "--json", "OUT"],
 }
 
 

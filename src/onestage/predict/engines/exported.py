@@ -29,11 +29,14 @@ Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 
 @dataclass(frozen=True, eq=False)
 class FileEngine:
-    """Run an exported file as its contract says. runtime: the name of the program that runs it, such as "onnxruntime"."""
+    """Run an exported file as its contract says. runtime: the name of the program that runs it, such as "onnxruntime". numbers:
+    what its float layers are computed in, "fp32", "fp16" or "bf16"; "" if the program does not tell.
+    """
 
     contract: Contract
     run: Run
     runtime: str
+    numbers: str = ""
 
     @property
     def device(self) -> torch.device:

@@ -23,6 +23,8 @@ TYPES = {"u8": "uint8", "f32": "float32"}
 """OpenVINO's names of types, and ours."""
 FIX = "export it again, or update openvino"
 PRECISION = "INFERENCE_PRECISION_HINT"
+NUMBERS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+"""OpenVINO's names of numbers that it computes with, and ours."""
 
 _ONE_AT_A_TIME = Lock()
 
@@ -45,11 +47,13 @@ def _core() -> openvino.Core:
     return openvino.Core()
 
 
-def open_openvino(path: Path) -> FileEngine:
+def open_openvino(path: Path, *, bf16: bool = False) -> FileEngine:
     """The engine of a .xml file (with its .bin) or a .onnx file that ``export`` wrote. It computes in float32, and files
     that say fp16 in float16 if the processor can.
 
-    Raise ConfigError if OpenVINO is not installed, WeightsError if the file is damaged, or was not made by ``export``.
+    bf16: in bfloat16, up to the last convolution or matrix product; what stands behind it stays in float32. Raise ConfigError
+    if the processor does not, or if OpenVINO is not installed, WeightsError if the file is damaged, or was not made by
+    ``export``.
     """
     try:
         import openvino  # noqa: F401
@@ -65,23 +69,35 @@ def open_openvino(path: Path) -> FileEngine:
         raise WeightsError("OpenVINO cannot read this file", where=path, got=got, fix=FIX) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
-    programs = _Programs(core, model, half=contract.precision == "fp16")
+    wanted = "bf16" if bf16 else "f16" if contract.precision == "fp16" else "f32"
+    programs = _Programs(core, model, wanted=wanted)
     try:
-        programs.of(contract.batch or 1)
+        numbers = NUMBERS.get(_read_back(programs.of(contract.batch or 1)), "fp32")
     except Exception as error:
         got = str(error).strip()[:200]
         raise WeightsError("OpenVINO cannot run this file", where=path, got=got, fix=FIX) from error
-    return FileEngine(contract, _Requests(programs, OUTPUTS[contract.ending]), NAME)
+    if bf16 and numbers != "bf16":
+        what, fix = "OpenVINO does not compute in bfloat16 on this processor", "leave --precision bf16 out"
+        raise ConfigError(what, where=path, got=numbers, expected="a processor with AVX512_BF16 or AMX", fix=fix)
+    return FileEngine(contract, _Requests(programs, OUTPUTS[contract.ending]), NAME, numbers)
 
 
-def _compiled(core: openvino.Core, model: openvino.Model, *, half: bool) -> openvino.CompiledModel:
-    """The model for this processor, in float32; with ``half`` in float16, if the processor can. OpenVINO raises many types."""
+def _compiled(core: openvino.Core, model: openvino.Model, wanted: str) -> openvino.CompiledModel:
+    """The model for this processor, in the numbers ``wanted`` if it can compute with them, or else in float32. OpenVINO raises
+    many types.
+    """
     settings = {PRECISION: "f32", "PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads()}
-    if half:
-        compiled = core.compile_model(model, "CPU", settings | {PRECISION: "f16"})
-        if compiled.get_property(PRECISION).get_type_name() == "f16":  # or it took bfloat16, which is far less exact
+    if wanted != "f32":
+        compiled = core.compile_model(model, "CPU", settings | {PRECISION: wanted})
+        if _read_back(compiled) == wanted:  # or it took other numbers without a word, such as bfloat16 for float16
             return compiled
     return core.compile_model(model, "CPU", settings)
+
+
+def _read_back(compiled: openvino.CompiledModel) -> str:
+    """OpenVINO's name of the numbers that a compiled model really computes with: what was asked for is a hint."""
+    name: str = compiled.get_property(PRECISION).get_type_name()
+    return name
 
 
 def _read(path: Path) -> tuple[str, bytes, bytes]:
@@ -99,8 +115,8 @@ class _Programs:
     faster with sizes that it knows.
     """
 
-    def __init__(self, core: openvino.Core, model: openvino.Model, *, half: bool) -> None:
-        self._core, self._model, self._half = core, model, half
+    def __init__(self, core: openvino.Core, model: openvino.Model, *, wanted: str) -> None:
+        self._core, self._model, self._wanted = core, model, wanted
         self._compiled: dict[bool, openvino.CompiledModel] = {}
         self._one_at_a_time = Lock()
 
@@ -110,7 +126,7 @@ class _Programs:
         with self._one_at_a_time:
             if alone not in self._compiled:
                 model = _for_one_image(self._model) if alone else self._model
-                self._compiled[alone] = _compiled(self._core, model, half=self._half)
+                self._compiled[alone] = _compiled(self._core, model, self._wanted)
             return self._compiled[alone]
 
 

@@ -1,6 +1,6 @@
 """Draw boxes and labels into pictures, for people to look at.
 
-Shape letters: H, W height and width of the picture; D boxes. Boxes are xyxy float pixels.
+Shape letters: H, W height and width of the picture; D boxes; V corners of a polygon. Boxes are xyxy float pixels.
 """
 
 from collections.abc import Sequence
@@ -28,6 +28,7 @@ class Stroke(NamedTuple):
 
 
 _RIM = (0, 0, 0, 90)
+_ZONE = (255, 255, 255)
 _LONGEST = 100  # characters of a label
 _CROWD = 1 / 6  # of the picture, the most that labels hide
 
@@ -91,6 +92,31 @@ def draw_strokes(
     return _draw(canvas, boxes * boxes.new_tensor([across, down, across, down]), strokes, captions)
 
 
+def draw_zones(image: Tensor | Image.Image, polygons: Sequence[Tensor], captions: Sequence[str]) -> Image.Image:
+    """A copy of the picture, (3, H, W) or PIL, with polygons, (V, 2) x and y of V corners each, and a caption for each. Zones
+    are white, because every class has a colour.
+    """
+    canvas = _canvas(image)
+    line, font = _line_and_font(canvas)
+    pen = ImageDraw.Draw(canvas, "RGBA")
+    for polygon in polygons:
+        corners = [(x, y) for x, y in polygon.tolist()]
+        pen.polygon(corners, fill=(*_ZONE, 40))
+        for colour, width in ((_RIM, line + 2), (_ZONE, line)):
+            pen.line([*corners, *corners[:2]], fill=colour, width=width, joint="curve")
+    for polygon, caption in zip(polygons, captions, strict=True):
+        text = _shorten(caption, font, canvas.size)
+        if not text:
+            continue
+        width, height = _plate_size(text, font)
+        x, y = polygon.mean(0).tolist()
+        left = max(0, min(round(x - width / 2), canvas.width - width))
+        top = max(0, min(round(y - height / 2), canvas.height - height))
+        pen.rectangle((left, top, left + width - 1, top + height - 1), fill=_ZONE)
+        pen.text((left + width / 2, top + height / 2), text, fill=_ink_on(_ZONE), font=font, anchor="mm")
+    return canvas
+
+
 def _of_classes(labels: Tensor) -> list[Stroke]:
     """Solid lines in the colours of the labels (D,)."""
     return [Stroke(colour_of(label)) for label in labels.tolist()]
@@ -103,12 +129,11 @@ def _canvas(image: Tensor | Image.Image) -> Image.Image:
 
 def _draw(canvas: Image.Image, boxes: Tensor, strokes: Sequence[Stroke], captions: Sequence[str]) -> Image.Image:
     """All boxes, then all labels over them, from the last to the first."""
-    scale = (canvas.width * canvas.height) ** 0.5
-    line, font = max(1, round(scale / 220)), _font(max(9, round(scale / 42)))
+    line, font = _line_and_font(canvas)
     boxes = _outlines(boxes.detach().float().cpu(), line, canvas.size)
     captions = [_shorten(caption, font, canvas.size) for caption in captions]
     sizes = torch.tensor([_plate_size(c, font) for c in captions]).view(-1, 2)
-    seen = sizes.prod(1).cumsum(0) <= max(_CROWD * scale**2, float(sizes[:1].prod()))
+    seen = sizes.prod(1).cumsum(0) <= max(_CROWD * canvas.width * canvas.height, float(sizes[:1].prod()))
     captions = [caption if shown else "" for caption, shown in zip(captions, seen.tolist(), strict=True)]
     plates = _place(boxes, sizes * seen[:, None], canvas.size)
 
@@ -125,6 +150,12 @@ def _draw(canvas: Image.Image, boxes: Tensor, strokes: Sequence[Stroke], caption
             pen.rectangle((x1, y1, x2 - 1, y2 - 1), fill=strokes[i].colour)
             pen.text(((x1 + x2) / 2, (y1 + y2) / 2), captions[i], fill=_ink_on(strokes[i].colour), font=font, anchor="mm")
     return canvas
+
+
+def _line_and_font(canvas: Image.Image) -> tuple[int, ImageFont.FreeTypeFont]:
+    """The width of lines and the font that suit the size of a picture."""
+    scale = (canvas.width * canvas.height) ** 0.5
+    return max(1, round(scale / 220)), _font(max(9, round(scale / 42)))
 
 
 def _outline(pen: ImageDraw.ImageDraw, box: tuple[float, float, float, float], stroke: Stroke, line: int) -> None:

@@ -298,6 +298,18 @@ def write_file(path: Path | str, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def place_file(source: Path, path: Path, *, link: bool) -> None:
+    """Put a copy of the file ``source`` at ``path``, whole or not at all; or a link to it. Raise WriteError if that fails."""
+    if not link:
+        with atomic_file(path) as file, writing(path), source.open("rb") as opened:
+            shutil.copyfileobj(opened, file, 1 << 20)
+        return
+    with writing(path):
+        temporary = path.with_name(f"{_beginning(path)}{secrets.token_hex(4)}{TEMPORARY}")
+        temporary.symlink_to(source.absolute())
+        temporary.replace(path)
+
+
 def write_atomically(path: Path | str, data: bytes) -> None:
     """Put ``data`` at ``path``, durably, so that a reader, a crash or a full disk never meets half a file.
 

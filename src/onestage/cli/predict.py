@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, failures_of, identity, notes_of, settings_of, work_through
-from onestage.cli.writing import Output, pieces_of, sinks_of
+from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
 from onestage.model.codec import Range
 
@@ -67,6 +67,10 @@ def predict(
 
     onestage predict runs/first archive/ --no-pictures --format jsonl --out found --resume
 
+    onestage predict runs/first photos/ --blur face --save-crops --zone door=0.1,0.4,0.3,0.4,0.3,1,0.1,1
+
+    onestage predict runs/first unlabelled/ --no-pictures --to labelme
+
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
         pictures: files, folders (with all below them) and globs
@@ -82,9 +86,10 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     from onestage.predict.journal import About, Journal, earlier
     from onestage.predict.pictures import find_pictures, name_pictures
     from onestage.predict.pipeline import Selection, first_pictures, in_batches
+    from onestage.structures import ClassSet
 
     files = name_pictures(find_pictures(pictures, results=out))
-    pieces = pieces_of(output, out, files)
+    check_blurring(output, classes=detection.classes, top=detection.top)
     before = earlier(out) if work.resume else None
     runtime = as_before(before, detection.runtime)
     found = find_any_model(model, device=detection.device, runtime=runtime, trusted=detection.trusted)
@@ -93,7 +98,9 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     journal = Journal(out, About(settings, files))
     if before is not None:
         journal.compare()
-    sinks = sinks_of(output, out) | failures_of(out)
+    classes = ClassSet(tuple(found.classes), tuple(found.config.category_ids))
+    pieces = pieces_of(output, out, files, classes)
+    sinks = sinks_of(output, out, classes, labels=labels, go_on=before is not None) | failures_of(out)
     some = partial(first_pictures, files, TRIED_WITH, gigabytes=work.picture_memory, timeout=work.worker_timeout)
     score, numbers = _least_score(found, detection.score), detection.precision
     looker = run_model(found, runtime, pictures=some, total=len(files), score=score, numbers=numbers)
@@ -113,6 +120,7 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     places = {name: piece.folder for name, piece in pieces.items() if tally.read}
     places |= {name: sink.path for name, sink in sinks.items() if sink.path.exists()}
     tally.show(len(files), time.monotonic() - began, places=places, score=score)
+    tell_counts(sinks.values())
     return tally.code
 
 

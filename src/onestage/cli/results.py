@@ -22,6 +22,7 @@ BEGINNINGS = {
     "predictions.csv": re.compile(rb"image,label,xmin,ymin,xmax,ymax,score,category_id\r?\n"),
     "predictions.jsonl": re.compile(rb'\{"image_id": |\Z'),
     "failures.csv": re.compile(rb"image,what,got\n"),
+    "counts.csv": re.compile(rb"image,zone,objects(,|\n)"),
     "metrics.json": re.compile(rb'\{\s+"model": .*"data": ', re.DOTALL),
     "per_class.csv": re.compile(rb"name,objects,found,AP,"),
     "analysis.json": re.compile(rb'\{"classes": \[("|\])'),

@@ -255,7 +255,7 @@ class Tally:
         if self.unreadable:
             say((f"{self.unreadable:,} could not be read", "bold yellow"), " and were skipped; failures.csv says why")
         if self.unsaved:
-            say((f"{self.unsaved:,} annotated copies could not be saved", "bold yellow"), ", as said above")
+            say((f"the files of {counted(self.unsaved, 'picture')} could not all be saved", "bold yellow"), ", as said above")
         if not self.objects and self.read:
             least = "the threshold of its class" if score is None else f"a score of {score:g}"
             say(f"nothing reached {least}: try --score {(score or USUAL_SCORE) / 5:.1g}")

@@ -59,7 +59,7 @@ def _csv(found: Detections) -> Iterator[str]:
 
 
 def csv_line(cells: Sequence[str | int | float]) -> str:
-    """A row. The csv module quotes a cell with a carriage return only if this is a part of the end of a row."""
+    """A row of a CSV file. The csv module quotes a cell with a carriage return only if this is a part of the end of a row."""
     line = io.StringIO()
     csv.writer(line, lineterminator="\r\n").writerow(cells)
     return line.getvalue().removesuffix("\r\n") + "\n"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onestage.data.files import PICTURE_SUFFIXES
+from onestage.data.stems import flat_stems
 from onestage.errors import DataError, absent, first_ten
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
@@ -23,20 +24,22 @@ _BEGINNING = 512  # bytes; Pillow writes EXIF data before the pixels
 
 @dataclass(frozen=True)
 class PictureFile:
-    """One picture: its path, its id in the results, and the name of its copies.
+    """One picture: its path, its id in the results, and what files about it are called.
 
-    name: a path below the folder of such copies, with forward slashes, that no other picture has.
+    name: of its copies: a path below the folder of such copies, with forward slashes, that no other picture has. stem: of files
+    in one folder for all pictures, such as labels: a plain name without a suffix, that no other picture has on any system.
     """
 
     path: Path
     image_id: int | str
     name: str = ""
+    stem: str = ""
 
 
 def name_pictures(paths: Sequence[Path]) -> list[PictureFile]:
-    """The pictures with their ids and the names of their copies."""
+    """The pictures with their ids and the names of their files."""
     names = names_of(paths)
-    return [PictureFile(*row) for row in zip(paths, ids_of(names), copy_names(names), strict=True)]
+    return [PictureFile(*row) for row in zip(paths, ids_of(names), copy_names(names), flat_stems(names), strict=True)]
 
 
 def find_pictures(given: Sequence[str], *, results: Path) -> list[Path]:
@@ -136,13 +139,13 @@ def check_copies(pictures: Sequence[PictureFile], folder: Path) -> None:
     """
     originals = {os.path.realpath(picture.path) for picture in pictures}
     copies = [folder / picture.name for picture in pictures]
-    replaced = [str(copy) for copy in copies if os.path.realpath(copy) in originals or not _may_replace(copy)]
+    replaced = [str(copy) for copy in copies if os.path.realpath(copy) in originals or not may_replace(copy)]
     if replaced:
         what, got = "annotated copies would replace pictures that are no such copies", ", ".join(replaced[:3])
         raise DataError(what, where=folder, got=got, fix="choose another folder: --out annotated")
 
 
-def _may_replace(path: Path) -> bool:
+def may_replace(path: Path) -> bool:
     """Whether no file is at this path, or one whose EXIF data, at its beginning, name ``SOFTWARE``."""
     try:
         with path.open("rb") if path.is_file() else nullcontext() as file:

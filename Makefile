@@ -21,7 +21,7 @@ help:
 	@echo "make test-ray   batch work on Ray clusters of two nodes on this machine: workers, nodes and drivers killed"
 	@echo "make test-export compare exported files of every family with their models on 50 real pictures"
 	@echo "make fuzz       give every reader broken input for FUZZ_SECONDS=60 each, from FUZZ_SEED=0"
-	@echo "make kill       kill workers, runs and ranks at random moments"
+	@echo "make kill       kill workers, runs, ranks and predictions at random moments"
 	@echo "make check      lint and types           make benchmark  time us against torchvision"
 	@echo "make benchmark-runtimes  the same with every runtime, files kept in EXPORTED=exported (15 minutes, and the exports)"
 	@echo "make benchmark-minutes DATA=FOLDER  compare what is trained in MINUTES=10 minutes with YOLO and torchvision (45 minutes)"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -13,6 +14,7 @@ import torch
 
 from onestage.cli.output import PictureProgress, progress, say, tell
 from onestage.errors import DataError, WeightsError, WriteError, counted
+from onestage.files import remove_leftovers
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
@@ -146,6 +148,7 @@ def work_through(
     with closing(tuple(sinks.values())):
         done = 0
         if resume:
+            _remove_leftovers(journal.folder.parent)
             point = journal.go_on(sinks)
             done = point.done
             tally.go_on(point.counts)
@@ -161,6 +164,12 @@ def work_through(
         if not tally.interrupted:
             journal.remove()
     return tally.interrupted
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Delete the copies that the interrupted run was just writing. Nothing writes into the folder now."""
+    for folder, _, _ in os.walk(out):
+        remove_leftovers(Path(folder), older_than=0.0)
 
 
 def _add_all(

@@ -7,7 +7,7 @@ The peer is a plain loop over pictures that are decoded already: ``looker.predic
 It is what the whole work would take if reading and writing cost nothing. Each turn of the loop is followed by a turn of the
 pipeline over files, with each number of workers, so that other load on the machine slows all.
 
-``--counts`` runs the command line in a process of its own for each number of pictures. It prints pictures per second and the
+``--counts`` runs the command line in a separate process for each number of pictures. It prints pictures per second and the
 most memory and threads of the process: neither grows with the number. ``--decoding`` compares how threads and processes read
 the same files.
 """
@@ -167,7 +167,7 @@ def _shape(path: Path) -> tuple[int, ...]:
 
 
 def one_process(model: Path, folder: Path, out: Path) -> dict[str, float]:
-    """The command line over a folder, in a process of its own: pictures per second, megabytes and threads at most."""
+    """The command line over a folder, in a separate process: pictures per second, megabytes and threads at most."""
     here = str(Path(__file__).parent)
     arguments = [sys.executable, "-c", CHILD, here, str(model), str(folder), str(out)]
     done = subprocess.run(arguments, capture_output=True, text=True, check=True)
@@ -225,7 +225,7 @@ def main(
         batch: pictures that go through the network together.
         workers: numbers of batches at the same time; 0 is as many as pay.
         repeats: turns of each.
-        counts: numbers of pictures for the memory, each in a process of its own.
+        counts: numbers of pictures for the memory, each in a separate process.
         decoding: compare threads and processes that only read.
         json: a file for all that was measured.
     """

@@ -17,6 +17,7 @@ _HOMES = {
     "load": "loading:load",
     "recipe": "zoo.table:recipe",
     "resume": "training.loop:resume",
+    "to_pandas": "structures:to_pandas",
     "train": "training.loop:train",
     **{module: module for module in ("boxes", "data", "draw", "errors", "images", "model", "structures", "zoo")},
 }
@@ -41,6 +42,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage.loading import load as load
     from onestage.model.detector import Detector as Detector
     from onestage.structures import Detections as Detections
+    from onestage.structures import to_pandas as to_pandas
     from onestage.training.config import TrainConfig as TrainConfig
     from onestage.training.going_on import NewSettings as NewSettings
     from onestage.training.loop import resume as resume

@@ -8,7 +8,7 @@ K foreground classes, N objects in one image, D detections, M chosen rows. Boxes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Self, TypeAlias, TypedDict, overload
@@ -341,20 +341,40 @@ class Detections:
         return Supervised(boxes.copy(), confidence=scores.copy(), class_id=labels.copy(), data={"class_name": names})
 
     def to_pandas(self) -> pandas.DataFrame:
-        """A table of D rows: x1, y1, x2, y2, score, label, class_name, category_id, image_id, path.
+        """A table of D rows: x1, y1, x2, y2, score, label, class_name, category_id, image_id, path. For several pictures there
+        is ``onestage.to_pandas``.
 
         Raise ConfigError if pandas is not installed.
         """
-        with _demanded("pandas"):
-            from pandas import DataFrame, Series
+        return to_pandas([self])
 
-        boxes, scores, labels = (column.copy() for column in self.numpy())
-        columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True)) | {"score": scores, "label": labels}
-        rows = len(self)
-        names = Series([*self.class_names, ""])[:rows]  # one value more than rows tells the type of a column without rows
-        ids = {"class_name": names, "category_id": np.array(self.category_ids, dtype=np.int64)}
-        picture = {"image_id": Series([self.image_id] * (rows + 1))[:rows], "path": Series([self.path] * (rows + 1))[:rows]}
-        return DataFrame(columns | ids | picture)
+
+def to_pandas(found: Iterable[Detections]) -> pandas.DataFrame:
+    """One table for several pictures: a row for each detection, with the columns of ``Detections.to_pandas``, in the order of
+    the pictures. A picture without detections has no row.
+
+    Raise ConfigError if pandas is not installed.
+    """
+    with _demanded("pandas"):
+        from pandas import DataFrame, Series
+
+    pictures = list(found)
+    arrays = [picture.numpy() for picture in pictures]
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(array.boxes for array in arrays)])
+    scores = np.concatenate([np.zeros(0, np.float32), *(array.scores for array in arrays)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(array.labels for array in arrays)])
+    columns = dict(zip(("x1", "y1", "x2", "y2"), boxes.T, strict=True)) | {"score": scores, "label": labels}
+    rows = len(scores)
+
+    def column(values: Iterable[object], example: object) -> pandas.Series:
+        return Series([*values, example])[:rows]  # one value more than rows tells the type of a column without rows
+
+    names = column((name for picture in pictures for name in picture.class_names), "")
+    ids = np.array([number for picture in pictures for number in picture.category_ids], dtype=np.int64)
+    owners = [picture for picture in pictures for _ in range(len(picture))]
+    image_ids = column((picture.image_id for picture in owners), pictures[0].image_id if pictures else "")
+    paths = column((picture.path for picture in owners), "")
+    return DataFrame(columns | {"class_name": names, "category_id": ids, "image_id": image_ids, "path": paths})
 
 
 def _row_numbers(rows: Rows, count: int) -> list[int]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from onestage.errors import ConfigError, DataError, RowError
-from onestage.structures import Detection, Detections
+from onestage.structures import Detection, Detections, to_pandas
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [5, 5, 20, 30], [1, 2, 3, 4]])
 LABELS = torch.tensor([0, 1, 0])
@@ -186,6 +186,18 @@ def test_pandas_gets_the_same_types_without_detections(image_id):
     pytest.importorskip("pandas")
     some, none = (found(image_id=image_id, path="a.jpg")[:count].to_pandas() for count in (2, 0))
     assert len(none) == 0 and none.dtypes.to_dict() == some.dtypes.to_dict() and list(none) == list(some)
+
+
+def test_pandas_gets_one_table_for_several_pictures():
+    pandas = pytest.importorskip("pandas")
+    pictures = [found(image_id=5, path="a.jpg"), found(image_id=6, path="b.jpg")[:0], found(image_id=7, path="c.jpg")[:2]]
+    table = to_pandas(iter(pictures))
+    expected = pandas.concat([pictures[0].to_pandas(), pictures[2].to_pandas()], ignore_index=True)
+    pandas.testing.assert_frame_equal(table, expected)
+    for none in ([], pictures[1:2]):
+        assert len(to_pandas(none)) == 0 and list(to_pandas(none)) == list(table)
+    assert to_pandas(pictures[1:2]).dtypes.to_dict() == table.dtypes.to_dict()
+    assert table.groupby("image_id").size().to_dict() == {5: 3, 7: 2}
 
 
 @pytest.mark.parametrize("package", ["supervision", "pandas"])

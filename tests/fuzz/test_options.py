@@ -102,7 +102,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def done(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for room, name in ((benchmark, "_time_all"), (walkthrough, "_trained"), (generate, "_write"), (walkthrough, "_pictures")):
+    for room, name in ((benchmark, "_run"), (walkthrough, "_trained"), (generate, "_write"), (walkthrough, "_pictures")):
         monkeypatch.setattr(room, name, done)
     monkeypatch.setattr("onestage.training.loop.train", done)
     monkeypatch.setattr("onestage.deploy.export.export", done)

@@ -22,7 +22,7 @@ from onestage.deploy.cells import Cell, Row
 from onestage.deploy.drawn import jpegs
 from onestage.deploy.machine import instructions
 from onestage.deploy.plan import versions
-from onestage.deploy.runtimes import RUNTIMES, TORCH
+from onestage.deploy.runtimes import TORCH, format_for
 from onestage.errors import DataError, OnestageError
 from onestage.files import Json, cache_folder, make_folder, write_file
 from onestage.predict.exported import is_exported
@@ -155,8 +155,7 @@ class Benchmark:
 
     def _file(self, order: Order) -> Answer:
         """The file that a runtime runs. Two runtimes may share it."""
-        about = RUNTIMES.get(order.runtime)
-        key = (order.model, about.to if about is not None else order.runtime, order.numbers)
+        key = (order.model, format_for(order.runtime, order.numbers), order.numbers)
         if key not in self._files:
             self._files[key] = self._ask(replace(order, what="file"))
         return self._files[key]

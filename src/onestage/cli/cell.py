@@ -221,25 +221,26 @@ def _file(order: Order) -> Answer:
     from onestage.deploy.cache import Cached
     from onestage.deploy.export import FORMATS, export
     from onestage.deploy.plan import is_as_built
-    from onestage.deploy.runtimes import needed_for
+    from onestage.deploy.runtimes import format_for, needed_for
     from onestage.errors import WriteError
     from onestage.model.detector import Detector
 
     detector = _model(replace(order, device="cpu"))
     assert isinstance(detector, Detector)
-    about, config = needed_for(detector, order.runtime), _config(order.numbers)
+    needed_for(detector, order.runtime)
+    to, config = format_for(order.runtime, order.numbers), _config(order.numbers)
     labelled = _int8(order, detector) if order.numbers == "int8" else None
     if is_recipe(order.model) or not is_as_built(detector):
-        path = Path(order.folder) / f"{len(list(Path(order.folder).iterdir()))}{FORMATS[about.to].suffix}"
-        made = export(detector, path, to=about.to, config=config, labelled=labelled, check=labelled is not None)
+        path = Path(order.folder) / f"{len(list(Path(order.folder).iterdir()))}{FORMATS[to].suffix}"
+        made = export(detector, path, to=to, config=config, labelled=labelled, check=labelled is not None)
         return Answer(file=str(made.path))
     try:
         cached = Cached.of(detector)
-        cached.open(about.to, order.runtime, config=config, labelled=labelled)
+        cached.open(to, order.runtime, config=config, labelled=labelled)
     except WriteError:
         cached = replace(Cached.of(detector), root=Path(order.folder))
-        cached.open(about.to, order.runtime, config=config, labelled=labelled)
-    return Answer(file=str(cached.path(about.to, config, labelled)))
+        cached.open(to, order.runtime, config=config, labelled=labelled)
+    return Answer(file=str(cached.path(to, config, labelled)))
 
 
 def _config(numbers: str) -> ExportConfig:

@@ -26,6 +26,8 @@ FILES = ("benchmark.json", "benchmark.csv", "benchmark.png", "index.html")
 """What is written into a folder."""
 MARKERS = {"torch": "o", "onnxruntime": "s", "openvino": "D", "ncnn": "^", "litert": "v"}
 """The mark of each runtime."""
+LINE, WIDTH = 14, 42
+"""Pixels: the height and the width of a label beside a point."""
 LONGEST = 30
 """Characters of a name in the picture."""
 COLUMNS = (
@@ -179,13 +181,28 @@ def _draw_points(axes: Axes, rows: Sequence[Row]) -> None:
             axes.plot([1000 * row.median, x], [y, y], color=colour, linewidth=1.5, alpha=0.5, zorder=2)
             marker = MARKERS.get(row.cell.runtime, "P")
             axes.plot([x], [y], marker, color=colour, markersize=8, markeredgecolor="white", zorder=3)
-            axes.annotate(_short_engine(row, rows), (x, y), (5, 5), textcoords="offset points", fontsize=8, color=INK)
         axes.plot([], [], "o", color=colour, label=shortened(printable(model), LONGEST))
     for runtime in dict.fromkeys(row.cell.runtime for row in rows):
         axes.plot([], [], MARKERS.get(runtime, "P"), color=FAINT, label=runtime)
     axes.set(xlabel=f"milliseconds of a turn, {_which(rows)}", ylabel="AP", xscale="log")
     _plain_numbers(axes)
     axes.margins(0.12)
+    _label_points(axes, rows)
+
+
+def _label_points(axes: Axes, rows: Sequence[Row]) -> None:
+    """Write beside each point what it is computed in, at the nearest place where no other label is."""
+    axes.autoscale_view()
+    models, taken = list(dict.fromkeys(row.cell.model for row in rows)), list[tuple[float, float]]()
+    for row in sorted(rows, key=lambda row: row.latency):
+        point = (1000 * row.latency, row.ap or 0.0)
+        x, y = axes.transData.transform(point)
+        places = [step * LINE for step in (0.5, -1.3, 1.5, -2.3, 2.5, -3.3)]
+        free = (up for up in places if not any(abs(x - a) < WIDTH and abs(y + up - b) < 0.9 * LINE for a, b in taken))
+        up = next(free, places[0])
+        taken.append((x, y + up))
+        place, colour = (5, up * 72 / axes.figure.dpi), COLOURS[models.index(row.cell.model) % len(COLOURS)]
+        axes.annotate(_short_engine(row, rows), point, place, textcoords="offset points", fontsize=8, color=colour)
 
 
 def _short_engine(row: Row, rows: Sequence[Row]) -> str:
@@ -226,7 +243,7 @@ def _plain_numbers(axes: Axes) -> None:
 
 
 def _name_points(figure: Figure, axes: Axes) -> None:
-    legend = axes.legend(loc="lower right", fontsize=9, frameon=True, ncols=2)
+    legend = axes.legend(loc="best", fontsize=9, frameon=True, ncols=2)
     for text in legend.get_texts():
         text.set_parse_math(False)
 
@@ -287,8 +304,8 @@ def _more_sections(findings: Findings) -> list[Section]:
 
 
 HEAD = (
-    *("model", "runs on", "at once", "input", "turns", "median ms", "90 % ms", "99 % ms", "spread", "pictures/s", "network ms"),
-    *("memory MB", "of the peak", "AP", "against fp32"),
+    *("model", "runs on", "at once", "median ms", "90 % ms", "99 % ms", "pictures/s", "AP", "against fp32", "memory MB"),
+    *("of the peak", "network ms", "spread", "turns", "input"),
 )
 
 
@@ -300,18 +317,18 @@ def _line(row: Row, findings: Findings) -> list[str]:
         row.cell.model,
         wording.engine(row),
         str(row.cell.batch),
-        f"{timing.input[0]}x{timing.input[1]}",
-        f"{len(timing.whole)}",
-        wording.milliseconds(row.percentile(50) or row.median),
+        wording.milliseconds(row.median),
         wording.milliseconds(row.percentile(90)),
         wording.milliseconds(row.percentile(99)),
-        wording.percent(row.spread),
         wording.rate(row.rate),
-        wording.network(row),
-        wording.megabytes(row.memory),
-        wording.percent(row.share(dict(findings.peaks))),
         wording.accuracy(row.ap),
         wording.cost(lost(findings.rows, row)),
+        wording.megabytes(row.memory),
+        wording.percent(row.share(dict(findings.peaks))),
+        wording.network(row),
+        wording.percent(row.spread),
+        f"{len(timing.whole)}",
+        f"{timing.input[0]}x{timing.input[1]}",
     ]
 
 

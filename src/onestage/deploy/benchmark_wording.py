@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from onestage.deploy.cells import BUSY, PERCENTILES, Row, Wish, best, lost, turns_for
+from onestage.deploy.export import FORMATS
+from onestage.deploy.runtimes import format_for
 from onestage.errors import counted
 from onestage.predict.exported import is_exported
 
@@ -42,6 +44,8 @@ def accuracy(value: float | None) -> str:
 
 def cost(value: float | None) -> str:
     """How much AP is lost, as a change: -.0045 for a loss."""
+    if value is not None and abs(value) < 0.00005:
+        return "0"
     return "-" if value is None else f"{-value:+.4f}".replace("0.", ".", 1)
 
 
@@ -139,9 +143,10 @@ def command(row: Row, data: Path | None, *, is_recipe: bool) -> str:
     if is_exported(model):
         return f"onestage predict {shlex.quote(model)} PICTURES --runtime {runtime}{together}"
     if numbers in ("fp16", "int8") and runtime != "torch":
-        file = f"{Path(model).name.removesuffix('.safetensors')}.onnx"
+        to = format_for(runtime, numbers)
+        file = f"{Path(model).name.removesuffix('.safetensors')}{FORMATS[to].suffix}"
         given = f" --data {shlex.quote(str(data))}" if data is not None and numbers == "int8" else ""
-        made = f"onestage export {shlex.quote(model)} -o {shlex.quote(file)} --precision {numbers}{given}"
+        made = f"onestage export {shlex.quote(model)} --to {to} -o {shlex.quote(file)} --precision {numbers}{given}"
         return f"{made} && onestage predict {shlex.quote(file)} PICTURES --runtime {runtime}{together}"
     precision = " --precision bf16" if numbers == "bf16" else ""
     return f"onestage predict {shlex.quote(model)} PICTURES --runtime {runtime}{precision}{together}"

@@ -169,7 +169,9 @@ def lost(rows: Sequence[Row], row: Row) -> float | None:
 
 def front(rows: Sequence[Row]) -> list[Row]:
     """The cells that no other one beats in both, AP and latency, the fastest first; those with AP alone."""
-    known = sorted((row for row in rows if row.timing is not None and row.ap is not None), key=lambda row: row.latency)
+    known = sorted(
+        (row for row in rows if row.timing is not None and row.ap is not None), key=lambda row: (row.latency, -(row.ap or 0.0))
+    )
     kept: list[Row] = []
     for row in known:
         if not kept or (row.ap or 0.0) > (kept[-1].ap or 0.0):

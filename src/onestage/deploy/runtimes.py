@@ -175,6 +175,15 @@ def needed_for(detector: Detector, runtime: str) -> Runtime:
     return about
 
 
+def format_for(runtime: str, numbers: str) -> str:
+    """The format of the file that a runtime besides torch runs. In int8, OpenVINO gets a file that was measured in OpenVINO:
+    the AP of an int8 file is that of the program that it was measured with.
+    """
+    if runtime == openvino.NAME and numbers == "int8":
+        return openvino.NAME
+    return RUNTIMES[runtime].to
+
+
 def _missing(runtime: str, packages: Sequence[str]) -> ConfigError:
     what, fix = f"to run a detector with {runtime}, packages are missing", "docs/deploy.md says how to install them"
     return ConfigError(what, got=f"no {', '.join(packages)}", fix=fix)

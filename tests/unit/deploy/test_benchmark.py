@@ -304,7 +304,6 @@ def test_torch_in_bfloat16(monkeypatch, capsys):
 def test_a_cell_that_cannot_be_measured_is_a_row(monkeypatch, capsys):
     """A RetinaNet's input follows the picture, and this runtime has files of one size."""
     monkeypatch.setattr(runtimes, "RUNTIMES", {"a": runtimes.Runtime("onnx", (), any_size=False)})
-    monkeypatch.setattr(benchmark_run, "RUNTIMES", runtimes.RUNTIMES)
     recipe = onestage.recipe("tinyssd", ("a",), size=(64, 96)).replace({"preprocess.mode": "shortest_edge"})
     onestage.build(recipe).save("m.safetensors")
     assert main(["benchmark", "m.safetensors", *SMALL, "--runtime", "auto", "--out", "o"]) == 0

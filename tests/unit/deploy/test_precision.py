@@ -122,6 +122,57 @@ def test_an_export_in_float16_is_checked_as_one_and_opened_as_one(model, whole, 
     assert hints[0][0] == "f16" and hints[-1] in {("f16", "f16"), ("f32", "f32")}  # never bfloat16
 
 
+@pytest.mark.parametrize("able", [True, False])
+def test_bfloat16_in_openvino_is_not_believed_but_read_back(able, folder, monkeypatch):
+    openvino = pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    from onestage.predict.engines import openvino as engine
+
+    compile_model, hints = openvino.Core.compile_model, []
+
+    def compiled(core, model, device, settings):
+        hints.append(settings[PRECISION])
+        return compile_model(core, model, device, settings | {PRECISION: "f32"})
+
+    monkeypatch.setattr(openvino.Core, "compile_model", compiled)
+    if able:  # whatever this processor can
+        monkeypatch.setattr(engine, "_read_back", lambda compiled: "bf16")
+        opened = open_exported(folder / "model.onnx", "openvino", bf16=True)
+        assert opened.engine.numbers == "bf16" and hints == ["bf16"]
+        return
+    with pytest.raises(ConfigError, match="does not compute in bfloat16 on this processor"):
+        open_exported(folder / "model.onnx", "openvino", bf16=True)
+    assert hints == ["bf16", "f32"]
+    with pytest.raises(ConfigError, match="OpenVINO alone computes in bfloat16"):
+        open_exported(folder / "model.onnx", "onnxruntime", bf16=True)
+
+
+def test_bfloat16_in_openvino_finds_the_same_objects(model, folder):
+    """Boxes are decoded in float32: with 8 bits their sides would be off by pixels."""
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    try:
+        file = open_exported(folder / "model.onnx", "openvino", bf16=True)
+    except ConfigError:
+        pytest.skip("this processor does not compute in bfloat16")
+    images = pictures(4, (96, 128))
+    exact = open_exported(folder / "model.onnx", "openvino").predict(images)
+    near = 0
+    for one, other in zip(exact, file.predict(images), strict=True):
+        overlap = onestage.boxes.iou(one.boxes[:20], other.boxes)
+        near += int(((overlap > 0.9) & (one.labels[:20, None] == other.labels)).any(1).sum())
+        assert not other.boxes.equal(other.boxes.bfloat16().float()), "they have more bits than bfloat16"
+    assert near >= 0.8 * sum(min(20, len(one)) for one in exact)
+
+
+def test_an_int8_file_of_another_runtime_is_told_in_openvino(folder, whole, tmp_path):
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    again = onnx.ModelProto()
+    again.CopyFrom(whole)
+    describe(again, replace(open_exported(folder / "model.onnx").engine.contract, precision="int8"))
+    save_onnx(again, tmp_path / "m.onnx")
+    with pytest.warns(UserWarning, match="was measured in onnxruntime"):
+        open_exported(tmp_path / "m.onnx", "openvino")
+
+
 def test_int8_layers_are_integers_and_go_back_to_float(parts, inputs):
     pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
     network = quantised(parts.network, inputs, len(inputs))

@@ -370,6 +370,21 @@ def test_mistakes(exported):
         needed_for(onestage.Detector.on("meta", model.config), "onnxruntime")
 
 
+def test_bfloat16_takes_a_file_of_plain_convolutions_and_only_where_it_can_be(exported, home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cache, "open_exported", lambda path, runtime, *, bf16: asked.append((runtime, bf16)) or exported[0])
+    monkeypatch.setattr(cache, "replace", lambda predictor, **_: predictor)
+    run_by(exported[0], "openvino", bf16=True)
+    assert asked == [("openvino", True)] and runtimes.PLAIN.winograd is False
+    assert Cached.of(exported[0]).path("onnx", runtimes.PLAIN) != Cached.of(exported[0]).path("onnx")
+    for runtime in ("onnxruntime", "ncnn"):
+        with pytest.raises(ConfigError, match="does not compute in bfloat16"):
+            run_by(exported[0], runtime, bf16=True)
+        assert "bf16" not in runtimes.computes_in(runtime)
+    assert runtimes.computes_in("openvino") == ("fp32", "fp16", "int8", "bf16") and runtimes.computes_in("no") == ()
+    assert "fp16" in runtimes.computes_in("torch", gpu=True) and "fp16" not in runtimes.computes_in("torch")
+
+
 def test_a_missing_package_is_told_before_the_export(exported, home, monkeypatch):
     monkeypatch.setattr(runtimes, "RUNTIMES", {"a": Runtime("onnx", ("onnx", "no_such_package"))})
     with pytest.raises(ConfigError, match="packages are missing") as error:

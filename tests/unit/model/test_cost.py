@@ -68,3 +68,10 @@ def test_multiply_adds_are_those_of_torchs_counter(name: str) -> None:
         with FlopCounterMode(display=False) as counter:
             model(torch.empty(1, 3, *config.preprocess.size))
     assert cost_of(config).multiply_adds == counter.get_total_flops() // 2
+
+
+def test_the_cost_follows_the_size_of_the_input():
+    config = recipe("retinanet_r18_fpn", numbered_classes(3))
+    small, large = cost_of(config, (256, 256)), cost_of(config, (512, 256))
+    assert large.multiply_adds == 2 * small.multiply_adds and large.parameters == small.parameters
+    assert cost_of(config, config.preprocess.largest) == cost_of(config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, WeightsError, warn_outside
 from onestage.predict.contract import OUTPUTS, Contract
 from onestage.predict.engines import ir_file, onnx_file
 from onestage.predict.engines.exported import FileEngine, check_inputs, read_bytes, read_file, threads
@@ -69,6 +69,9 @@ def open_openvino(path: Path, *, bf16: bool = False) -> FileEngine:
         raise WeightsError("OpenVINO cannot read this file", where=path, got=got, fix=FIX) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
+    if contract.precision == "int8" and path.suffix.lower() == ".onnx":
+        what = "the AP of this int8 file was measured in onnxruntime. In OpenVINO its layers may find other objects"
+        warn_outside([f"{path}: {what}: export one with --to openvino, or measure it"])
     wanted = "bf16" if bf16 else "f16" if contract.precision == "fp16" else "f32"
     programs = _Programs(core, model, wanted=wanted)
     try:

@@ -38,7 +38,8 @@ def create(
     size: (height, width) of the input in pixels. box_sizes: of the default boxes, in input pixels, one per level and one more.
     backbone: any timm model, for a model of ANY_BACKBONE. weights: of a whole detector: a file (ours or a foreign one, which is
     recognised by its keys) or a published tag such as "coco". Tensors that do not fit the classes start fresh, and a warning
-    names them. backbone_weights: of a classifier: a file, or "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
+    names them; classes that the file knows by name keep their outputs. backbone_weights: of a classifier: a file, or
+    "imagenet". Files may be "https://..." or "hf-hub:owner/name" too.
     If no weights are given, they are drawn from torch's global random numbers; under ``torch.device("meta")`` the detector has
     no numbers, as torch builds modules there.
 

@@ -6,7 +6,7 @@ Shape letters: S anchor shapes per cell of a level, C logits per anchor, K class
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -46,14 +46,14 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
 
     The pixel normalisation of the weights replaces that of the config. If the file holds a detector with the name of the
     config, the settings that the file changed in its recipe replace those of the config, unless the config changes them too.
-    Outputs for other classes or other default boxes keep fresh values. A note names them, and any tensor of our files that does
-    not fit.
+    Outputs for other classes or other default boxes keep fresh values, and a note names them, and any tensor of our files that
+    does not fit. Classes of the file that have the same name keep their outputs, though the others are fresh.
 
     Raise WeightsError if the weights belong to another network. In a foreign file, one tensor that does not fit is enough.
     """
     foreign, source = source.origin != OURS, source.settled(len(config.classes))
     usual = recipe_of(config)
-    tensors, stored = _in_our_terms(source, usual)
+    every, stored = _in_our_terms(source, usual)
     if stored.name == config.name:
         config = with_parts_of(stored, config, stored_recipe=recipe_of(stored), recipe=usual)
     if foreign and is_numbered(stored) and len(stored.classes) == len(config.classes):
@@ -67,12 +67,15 @@ def load_weights(config: DetectorConfig, source: Source) -> Loaded:
         detector = Detector.on("cpu", config)
     config = detector.config
     with adapting(source.origin, source.path):
-        tensors = for_classes(tensors, stored, detector)
+        tensors = for_classes(every, stored, detector)
     if foreign:  # no memory is allocated before the tensors fit
         _check_exact(tensors, stored, detector, source)
         detector = Detector.on("cpu", config)
     fresh = load_fitting(detector, tensors, where=source.path)
-    notes = [source.note, fresh_note(fresh, source.path, _other_classes(stored, config))]
+    known = load_known_classes(detector, every, stored)
+    if len(known) == len(config.classes):
+        fresh = tuple(name for name in fresh if name not in outputs_of(detector))
+    notes = [source.note, fresh_note(fresh, source.path, _other_classes(stored, config, known))]
     if not same_anchors(stored, config):
         what = "made for other default boxes, so its box offsets have another meaning until they are trained"
         notes.append(f"{source.path}: {what}")
@@ -142,12 +145,15 @@ def _levels_in(source: Source) -> int:
     return len(config.levels)
 
 
-def _other_classes(stored: DetectorConfig, config: DetectorConfig) -> str:
+def _other_classes(stored: DetectorConfig, config: DetectorConfig, known: Sequence[str]) -> str:
     """The end of a note that says why class outputs start fresh: the file's class names, if they are not those of the
-    config.
+    config. known: classes whose outputs are those of the file.
     """
     if set(stored.classes) == set(config.classes):
         return ""
+    if known:
+        more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+        return f", but not their rows for classes that the file knows by name: {', '.join(known[:10])}{more}"
     more = f" and {len(stored.classes) - 10} more" if len(stored.classes) > 10 else ""
     return f"; the file's classes are others: {', '.join(stored.classes[:10])}{more}"
 
@@ -278,6 +284,27 @@ def for_classes(tensors: Mapping[str, Tensor], stored: DetectorConfig, detector:
     if set(config.classes) == set(stored.classes):
         return {k: _reordered(t, stored, config) if k in outputs else t for k, t in tensors.items()}
     return {k: t for k, t in tensors.items() if k not in outputs}
+
+
+def load_known_classes(detector: Detector, tensors: Mapping[str, Tensor], stored: DetectorConfig) -> tuple[str, ...]:
+    """Give classes that a file for other classes knows by name the rows of its class outputs. Return their names.
+
+    tensors: of the file, under our names. The background logit comes along. Other classes, and outputs with another number of
+    shapes (S * C, ...) or of inputs, stay as they are.
+    """
+    config = detector.config
+    known = tuple(name for name in config.classes if name in stored.classes)
+    if not known or set(config.classes) == set(stored.classes) or not same_anchors(stored, config):
+        return ()
+    ours, outputs = detector.state_dict(), outputs_of(detector)
+    pairs = [(ours[k].unflatten(0, (-1, config.logits)), tensors[k].unflatten(0, (-1, stored.logits))) for k in outputs]
+    first = config.logits - len(config.classes)
+    if first != stored.logits - len(stored.classes) or any(a[:, 0].shape != b[:, 0].shape for a, b in pairs):
+        return ()
+    to, of = (torch.tensor([*range(first), *(first + side.classes.index(name) for name in known)]) for side in (config, stored))
+    for mine, theirs in pairs:
+        mine[:, to] = theirs[:, of].to(mine)
+    return known
 
 
 def outputs_of(detector: Detector, *, boxes: bool = False) -> tuple[str, ...]:

@@ -57,6 +57,13 @@ def test_class_outputs_of_every_head(name, tmp_path):
         other = onestage.create(name, classes=["a", "b", "c"], weights=tmp_path / "own.safetensors", **options)
     tensors = other.state_dict()
     assert {k for k, v in old.state_dict().items() if not torch.equal(v, tensors[k])} == outputs
+    fewer = quietly(name, classes=["emu", "cat"], weights=tmp_path / "own.safetensors", **options)(images)
+    torch.testing.assert_close(fewer.logits, theirs.logits[:, :, [*background, len(background) + 2, len(background)]])
+    with pytest.warns(UserWarning, match="start fresh.* but not their rows for classes that the file knows by name: dog$"):
+        mixed = onestage.create(name, classes=["yak", "dog"], weights=tmp_path / "own.safetensors", **options).eval()
+    logits = mixed(images).logits
+    torch.testing.assert_close(logits[:, :, [*background, -1]], theirs.logits[:, :, [*background, len(background) + 1]])
+    assert not torch.isclose(logits[:, :, [-2]], theirs.logits[:, :, len(background) :]).all(dim=1).any()
 
 
 def at_sizes(name, old, new, **options):

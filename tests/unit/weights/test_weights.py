@@ -333,9 +333,20 @@ def test_classes_in_another_order_take_their_outputs_along(tmp_path):
 
 def test_other_names_never_inherit_class_outputs(tmp_path):
     old, path = own_file(tmp_path, ["cat", "dog"])
-    with pytest.warns(UserWarning, match="10 tensors do not fit .*the file's classes are others: cat, dog"):
+    with pytest.warns(UserWarning, match="10 tensors do not fit .*for classes that the file knows by name: dog"):
         new = onestage.create("tinyssd", classes=["dog", "emu"], size=(64, 64), weights=path)
-    assert not any(torch.equal(a.weight, b.weight) for a, b in zip(new.head.cls, old.head.cls, strict=True))
+    for ours, theirs in zip(new.head.cls, old.head.cls, strict=True):
+        mine, cat_and_dog = ours.weight.unflatten(0, (-1, 3)), theirs.weight.unflatten(0, (-1, 3))
+        assert torch.equal(mine[:, :2], cat_and_dog[:, [0, 2]])  # background and dog
+        assert not (mine[:, [2]] == cat_and_dog).flatten(2).all(dim=2).any()
+
+
+def test_known_names_take_nothing_from_other_default_boxes(tmp_path):
+    old, path = own_file(tmp_path, ["cat", "dog"])
+    with pytest.warns(UserWarning, match="start fresh"):
+        new = onestage.create("tinyssd", classes=["dog", "emu"], size=(64, 64), weights=path, box_sizes=[5, 10, 20, 30, 40, 50])
+    for ours, theirs in zip(new.head.cls, old.head.cls, strict=True):
+        assert not (ours.weight[:, None] == theirs.weight[None]).flatten(2).all(dim=2).any()
 
 
 def test_other_default_boxes_are_told(tmp_path):

@@ -57,9 +57,12 @@ from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
 from onestage.errors import ConfigError, DataError, absent
+from onestage.parts import Part, located
 from onestage.pixels import BEHIND_TRANSPARENCY as BEHIND_TRANSPARENCY
-from onestage.pixels import array_pixels, over_grey, span_of, tensor_pixels, to_uint8, unusable
+from onestage.pixels import TURNS, UNREAD, array_pixels, over_grey, span_of, tensor_pixels, to_uint8, unusable
 
+Stored = str | Path | Part
+"""Where a picture is stored: the path of a file or of a member of a tar, or a place in a file."""
 Picture = str | Path | Image.Image | NDArray[np.generic] | Tensor
 """A picture that a user gives: a file's path, a PIL picture, an array (H, W) or (H, W, 3), a tensor (3, H, W)."""
 REDUCTIONS = (1, 2, 4, 8)
@@ -76,28 +79,7 @@ _FORMATS: dict[type[ImageFile], re.Pattern[bytes]] = {
     TiffImageFile: re.compile(rb"II[*+]\0|MM\0[*+]"),
     GifImageFile: re.compile(rb"GIF8[79]a"),
 }
-_UNREAD = {
-    "a HEIC picture": re.compile(rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL),
-    "an AVIF picture": re.compile(rb"....ftypavi[fs]", re.DOTALL),
-    "a JPEG XL picture": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
-    "a JPEG 2000 picture": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
-    "a PSD picture": re.compile(rb"8BPS"),
-    "a PDF document": re.compile(rb"%PDF-"),
-    "a page of HTML": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
-}
-"""What a file that is not read may be instead, by how it begins."""
 _GIT_LFS = b"version https://git-lfs.github.com/spec"
-
-# EXIF 2.3, tag 0x0112: what has to be done to the stored rows to see the picture upright.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 # A JPEG marker: not a stuffed zero byte, fill byte, TEM or restart marker, which occur inside the data of a scan or alone.
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
@@ -134,7 +116,7 @@ class ImageLimits:
 class _Counted:
     """A file whose header has not too many parts: Pillow takes time for each, and copies a JPEG's EXIF data again each time."""
 
-    reads, most_bytes, in_header = 0, sys.maxsize, True
+    reads, most_bytes, in_header, length = 0, sys.maxsize, True, 0
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read as any file does. Raise ValueError if a header takes too many reads or bytes."""
@@ -151,7 +133,7 @@ class _File(_Counted, io.BufferedReader): ...
 
 
 def decode_image(
-    source: str | Path | bytes, limits: ImageLimits = ImageLimits(), *, reduction: int = 1, fast: bool = False
+    source: Stored | bytes, limits: ImageLimits = ImageLimits(), *, reduction: int = 1, fast: bool = False
 ) -> Tensor:
     """The picture in a file (a path) or in memory (bytes) as (3, H, W) uint8 RGB, channels-last in memory.
 
@@ -180,7 +162,7 @@ def decode_image(
 
 def _by_torchvision(image: JpegImageFile, data: bytes) -> Tensor | None:
     """A JPEG as (3, H, W) uint8 RGB, channels-last in memory; None if it is grey, CMYK or turned, or torchvision refuses it."""
-    if image.mode != "RGB" or _orientation(image) in _TURNS:
+    if image.mode != "RGB" or _orientation(image) in TURNS:
         return None
     try:
         from torchvision.io import ImageReadMode  # here, because it takes as long to import as torch
@@ -193,7 +175,7 @@ def _by_torchvision(image: JpegImageFile, data: bytes) -> Tensor | None:
     return pixels if pixels.shape == (3, image.height, image.width) else None
 
 
-def picture_bytes(path: str | Path, limits: ImageLimits = ImageLimits()) -> bytes:
+def picture_bytes(path: Stored, limits: ImageLimits = ImageLimits()) -> bytes:
     """The content of a picture's file, for ``decode_image``. At most ``limits.max_bytes`` are ever read, even if it grows.
 
     Raise DataError, which names the file, if it cannot be read, is no regular file, is empty or is too large.
@@ -205,13 +187,13 @@ def picture_bytes(path: str | Path, limits: ImageLimits = ImageLimits()) -> byte
 
 
 @contextmanager
-def _header(path: str | Path, limits: ImageLimits) -> Iterator[ImageFile]:
-    """The picture in a file, of which only the header is read. Errors inside are as those of ``decode_image``."""
+def _header(path: Stored, limits: ImageLimits) -> Iterator[tuple[ImageFile, int]]:
+    """The picture in a file, of which only the header is read, and its bytes. Errors inside are those of ``decode_image``."""
     with _naming(str(path)), _regular_file(path, limits) as file, _open(file, str(path), limits) as image:
-        yield image
+        yield image, file.length
 
 
-def image_size(path: str | Path, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
+def image_size(path: Stored, limits: ImageLimits = ImageLimits()) -> tuple[int, int]:
     """(height, width) that ``decode_image`` would give, from the file's header alone. Raise DataError as it does."""
     return read_header(path, limits).size
 
@@ -226,21 +208,21 @@ class Header(NamedTuple):
     reductions: tuple[int, ...]
 
 
-def read_header(path: str | Path, limits: ImageLimits = ImageLimits()) -> Header:
+def read_header(path: Stored, limits: ImageLimits = ImageLimits()) -> Header:
     """Size and cost of the picture in a file. Raise DataError as ``decode_image`` does."""
-    with _header(path, limits) as image:
+    with _header(path, limits) as (image, length):
         size = image.size if _orientation(image) in _ROWS_TO_COLUMNS else (image.height, image.width)
         most = min(size) if isinstance(image, JpegImageFile) else 1
-        return Header(size, _cost(image, path), tuple(reduction for reduction in REDUCTIONS if reduction <= most))
+        return Header(size, _cost(image, length), tuple(reduction for reduction in REDUCTIONS if reduction <= most))
 
 
-def is_turned(path: str | Path, limits: ImageLimits = ImageLimits()) -> bool:
+def is_turned(path: Stored, limits: ImageLimits = ImageLimits()) -> bool:
     """Whether the EXIF orientation of a picture swaps its width and height. Raise DataError as ``image_size`` does."""
-    with _header(path, limits) as image:
+    with _header(path, limits) as (image, _):
         return _orientation(image) in _ROWS_TO_COLUMNS
 
 
-def decoding_cost(path: str | Path, limits: ImageLimits = ImageLimits()) -> int:
+def decoding_cost(path: Stored, limits: ImageLimits = ImageLimits()) -> int:
     """Bytes of memory that ``decode_image`` takes for this file at most, from its header alone. Raise DataError as it does.
 
     They are the bytes of the file, some for each pixel and up to 21 MB (TIFF: 54 MB). For each pixel Pillow has 4 or less, the
@@ -249,7 +231,7 @@ def decoding_cost(path: str | Path, limits: ImageLimits = ImageLimits()) -> int:
     return read_header(path, limits).cost
 
 
-def _cost(image: ImageFile, path: str | Path) -> int:
+def _cost(image: ImageFile, length: int) -> int:
     stored = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2, "I;16L": 2}.get(image.mode, 4)
     each, more = stored + 3, 4_000_000
     if isinstance(image, JpegImageFile):
@@ -259,7 +241,7 @@ def _cost(image: ImageFile, path: str | Path) -> int:
     elif isinstance(image, TiffImageFile):  # of four channels of 16 bits
         each, more = stored + 8, more + 8 * _LARGEST_TILE**2
     pixels = image.width * image.height
-    return Path(path).stat().st_size + each * pixels + 16 * min(pixels, _PIXELS_AT_ONCE) + more
+    return length + each * pixels + 16 * min(pixels, _PIXELS_AT_ONCE) + more
 
 
 def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEMORY) -> Tensor:
@@ -286,13 +268,26 @@ def to_tensor(image: object, *, channels: Channels = "rgb", where: str = _IN_MEM
 
 
 @contextmanager
-def _regular_file(path: str | Path, limits: ImageLimits) -> Iterator[_File]:
-    """The open file. Raise DataError unless it is a regular file within the limit: a pipe or device could go on forever."""
-    found = Path(path).stat()
+def _regular_file(path: Stored, limits: ImageLimits) -> Iterator[_File | _Bytes]:
+    """The open file, or part. Raise DataError unless it is a regular file within the limit: a pipe could go on for ever."""
+    if isinstance(path, Part):
+        _check_length(path.length, str(path), limits)
+        with _Bytes(path.read(limits.max_bytes + 1)) as part:
+            part.length = len(part.getbuffer())
+            _check_length(part.length, str(path), limits)
+            yield part
+        return
+    try:
+        found = Path(path).stat()
+    except NotADirectoryError:  # a file in place of a folder: it may be a tar
+        with _regular_file(located(path), limits) as part:
+            yield part
+        return
     if not stat.S_ISREG(found.st_mode):
         raise DataError("this is not a file", where=path, expected="a picture file")
     _check_length(found.st_size, str(path), limits)
     with _File(io.FileIO(os.fspath(path), opener=_open_at_once)) as file:
+        file.length = found.st_size
         yield file
 
 
@@ -333,7 +328,7 @@ def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
         if head.startswith(_GIT_LFS):
             fix = "fetch the real files with: git lfs pull"
             raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix)
-        known = next((kind for kind, signature in _UNREAD.items() if signature.match(head)), None)
+        known = next((kind for kind, signature in UNREAD.items() if signature.match(head)), None)
         got, fix = known or f"a file that begins with {head[:16]!r}", "convert it to JPEG or PNG, upright, or leave it out"
         expected = "JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says"
         raise DataError("this is not a picture of a known format", where=where, got=got, expected=expected, fix=fix)
@@ -407,7 +402,7 @@ def _orientation(image: Image.Image) -> int:
         found = exif.get(ExifTags.Base.Orientation)
     except Exception:  # corrupt EXIF data are no reason to refuse good pixels
         return 1
-    return found if found in _TURNS else 1
+    return found if found in TURNS else 1
 
 
 def _pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
@@ -419,7 +414,7 @@ def _pixels(image: Image.Image, where: str) -> NDArray[np.uint8]:
     pixels = np.empty((width, height, 3) if turn in _ROWS_TO_COLUMNS else (height, width, 3), np.uint8)
     convert = _conversion(image, where, twelve_bits=twelve_bits)
     for start, stop, strip in _strips(image):
-        upright = strip.transpose(_TURNS[turn]) if turn in _TURNS else strip
+        upright = strip.transpose(TURNS[turn]) if turn in TURNS else strip
         rows = slice(height - stop, height - start) if turn in _LAST_ROW_FIRST else slice(start, stop)
         (pixels[:, rows] if turn in _ROWS_TO_COLUMNS else pixels[rows])[...] = convert(upright)
     return pixels

@@ -6,6 +6,7 @@ Shape letters: H, W height and width of the picture.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import numpy as np
@@ -18,6 +19,27 @@ from onestage.errors import DataError
 
 BEHIND_TRANSPARENCY = (128, 128, 128)
 """The colour behind transparent parts of a picture."""
+UNREAD = {
+    "a HEIC picture": re.compile(rb"....ftyp(hei[cxms]|hev[cx]|mif1|msf1)", re.DOTALL),
+    "an AVIF picture": re.compile(rb"....ftypavi[fs]", re.DOTALL),
+    "a JPEG XL picture": re.compile(rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n"),
+    "a JPEG 2000 picture": re.compile(rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51"),
+    "a PSD picture": re.compile(rb"8BPS"),
+    "a PDF document": re.compile(rb"%PDF-"),
+    "a page of HTML": re.compile(rb"\s*<(!doctype )?html", re.IGNORECASE),
+}
+"""What a file that is not read may be instead, by how it begins."""
+
+# EXIF 2.3, tag 0x0112: what has to be done to the stored rows to see the picture upright.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def tensor_pixels(image: Tensor, where: str) -> Tensor:

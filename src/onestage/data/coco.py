@@ -65,7 +65,7 @@ class CocoSet(FilePerSplit):
         categories: dict[int, str] = {}
         for file in self.sources[split]:
             content = _parse(file)
-            found = _categories(file, content["categories"])
+            found = categories_of(file, content["categories"])
             if categories not in ({}, found):
                 what = "the splits of this data set disagree on their categories"
                 got, expected = (listed(f"{key} {name}" for key, name in names.items()) for names in (found, categories))
@@ -107,7 +107,7 @@ def _is_of_other_kind(file: Path) -> bool:
     return file.name.startswith(kinds) and any(file.parent.glob("instances_*.json"))
 
 
-def _plain(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
+def plain_object(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     """A JSON object as a dictionary, without its outlines: they are most of a file's size, and nothing here reads them."""
     content = dict(pairs)
     if len(content) < len(pairs):
@@ -117,7 +117,7 @@ def _plain(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
     return content
 
 
-def _refuse(constant: str) -> NoReturn:
+def refuse_constant(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
 
 
@@ -125,7 +125,7 @@ def _parse(file: Path) -> dict[str, list[Json]]:
     """The three lists of a COCO file. Raise DataError if it is not one."""
     text = read_text(file)
     try:
-        content: Json = json.loads(text, object_pairs_hook=_plain, parse_constant=_refuse)
+        content: Json = json.loads(text, object_pairs_hook=plain_object, parse_constant=refuse_constant)
     except RecursionError as error:
         raise DataError("this JSON is nested too deeply", where=file, fix=_EXPORT) from error
     except ValueError as error:
@@ -146,7 +146,7 @@ def _lists_missing(file: Path, missing: list[str], content: Mapping[str, Json]) 
     return DataError("this is not a COCO data set", where=file, got=listed(content), expected=expected, fix=fix)
 
 
-def _id(value: Json) -> Id | None:
+def as_id(value: Json) -> Id | None:
     """A whole number, perhaps written as 3.0, or a text; None for anything else, such as a bool, which would find the id 1."""
     return value if isinstance(value, str) else whole_number(value)
 
@@ -156,21 +156,21 @@ def _other_form(stored_id: Id) -> Id:
     return str(stored_id) if isinstance(stored_id, int) else int(stored_id) if is_number(stored_id) else stored_id
 
 
-def _field(entry: Json, key: str) -> Json:
+def field_of(entry: Json, key: str) -> Json:
     """A field of a JSON object; None if it is missing, or if this is no object."""
     return entry.get(key) if isinstance(entry, dict) else None
 
 
-def _categories(file: Path, entries: list[Json]) -> dict[int, str]:
+def categories_of(file: Path, entries: list[Json]) -> dict[int, str]:
     """Name by id, ordered by id. Raise DataError if an entry is no category, or an id or name comes twice."""
     found: dict[int, str] = {}
     id_of: dict[str, int] = {}
     for number, entry in enumerate(entries):
         where = f"{file}: categories[{number}]"
-        name, stored_id = _field(entry, "name"), _id(_field(entry, "id"))
+        name, stored_id = field_of(entry, "name"), as_id(field_of(entry, "id"))
         category = _other_form(stored_id) if isinstance(stored_id, str) else stored_id
         if not isinstance(name, str) or not isinstance(category, int) or category < 0:
-            got = f"id {quoted(_field(entry, 'id'))}, name {quoted(name)}"
+            got = f"id {quoted(field_of(entry, 'id'))}, name {quoted(name)}"
             fix = 'write it as {"id": 1, "name": "cat"}; ids are 0 or more'
             raise DataError("a category needs a whole number as id, and a name", where=where, got=got, fix=fix)
         if category in found or name in id_of:
@@ -201,9 +201,9 @@ def _read_images(table: Table, file: Path, entries: list[Json], pictures: Named)
     id_of: dict[str, Id] = {}
     name = table.name(file)
     for number, entry in enumerate(entries):
-        where, image_id = f"{name}: images[{number}]", _id(_field(entry, "id"))
+        where, image_id = f"{name}: images[{number}]", as_id(field_of(entry, "id"))
         if not isinstance(entry, dict) or image_id is None:
-            got = quoted(_field(entry, "id"))
+            got = quoted(field_of(entry, "id"))
             fix = "write the id that image_id of its annotations has, or remove the image"
             table.problem(where, DataError("an image needs a number or a string as id", got=got, fix=fix))
         elif image_id in rows:
@@ -246,13 +246,13 @@ def _read_annotations(
     name = table.name(file)
     keys: dict[Id, int] = {str(category): category for category in categories}  # ids that are written as text
     seen: set[Id] = set()
-    if any(_field(entry, "score") is not None for entry in entries):
+    if any(field_of(entry, "score") is not None for entry in entries):
         table.notes.append(Problem(name, no_scores(["score"])))
     no_flag = _no_flag(entries)
     if no_flag:
         table.notes.append(Problem(name, f"difficult {no_flag}"))
     for number, entry in enumerate(entries):
-        stored_id = _id(_field(entry, "id"))
+        stored_id = as_id(field_of(entry, "id"))
         where = f"{name}: annotations[{number}]" + ("" if stored_id is None else f" (id {_shown(stored_id)})")
         try:
             if stored_id is not None:
@@ -278,7 +278,7 @@ def _no_flag(entries: list[Json]) -> str | None:
 
 def _difficult(entry: Json) -> str:
     """What an annotation says in ``difficult``; nothing if it is null or missing."""
-    value = _field(entry, "difficult")
+    value = field_of(entry, "difficult")
     return "" if value is None else str(value)
 
 
@@ -291,19 +291,21 @@ def _row(entry: Json, rows: Mapping[Id, int | None], *, keys: Mapping[Id, int], 
         what = f"this annotation has no {' and no '.join(absent)}"
         fix = renaming(misspelt(absent, entry)) or "write what is missing, or remove the annotation"
         raise DataError(what, got=listed(entry), fix=fix)
-    image_id, category = _id(entry.get("image_id")), _id(entry.get("category_id"))
+    image_id, category = as_id(entry.get("image_id")), as_id(entry.get("category_id"))
     if image_id is None or image_id not in rows:
         fix = "correct image_id, add the image to images, or remove the annotation"
         raise DataError(f"there is no image with id {quoted(entry.get('image_id'))}", fix=fix)
     if category is None:
         fix = "write the id of a category of this file, or remove the annotation"
         raise DataError("category_id should be a number", got=quoted(entry.get("category_id")), fix=fix)
-    box, ignore, crowd = _box(entry.get("bbox")), _flag(entry, "ignore"), _flag(entry, "iscrowd")
+    box, ignore, crowd = box_numbers(entry.get("bbox")), flag_field(entry, "ignore"), flag_field(entry, "iscrowd")
     picture = rows[image_id]
-    return None if picture is None else Row(picture, box, keys.get(category, category), where, ignore, crowd, _area(entry))
+    return (
+        None if picture is None else Row(picture, box, keys.get(category, category), where, ignore, crowd, stated_area(entry))
+    )
 
 
-def _box(value: Json) -> list[float]:
+def box_numbers(value: Json) -> list[float]:
     """Left, top, width, height, within a range that floats can hold."""
     numbers = [number for number in value if type(number) is int or type(number) is float] if isinstance(value, list) else []
     if not isinstance(value, list) or len(value) != 4 or len(numbers) != 4:
@@ -312,14 +314,14 @@ def _box(value: Json) -> list[float]:
     return [max(-_HUGE, min(number, _HUGE)) for number in numbers]
 
 
-def _flag(entry: Mapping[str, Json], key: str) -> bool:
+def flag_field(entry: Mapping[str, Json], key: str) -> bool:
     value = entry.get(key)
     if value not in (None, 0, 1, "0", "1"):
         raise DataError(f"{key} should be 0 or 1", got=quoted(value), fix=f"write 0 or 1, or leave {key} out for 0")
     return value in (1, "1")
 
 
-def _area(entry: Mapping[str, Json]) -> float:
+def stated_area(entry: Mapping[str, Json]) -> float:
     """As stated, or nan if it is missing, not positive or absurd."""
     area = entry.get("area")
     return area if isinstance(area, int | float) and area is not True and 0 < area < _HUGE else math.nan

@@ -15,9 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from onestage.data.columns import Parts, chosen
 from onestage.data.text import size_text
 from onestage.errors import ConfigError, DataError, OnestageError, PictureError, ProblemsError, counted, first_ten
-from onestage.images import decode_image, decoding_cost, image_size, is_turned
+from onestage.images import Stored, decode_image, decoding_cost, image_size, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
 Fault = Literal["picture", "box"]
@@ -69,15 +70,16 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     of picture i are the rows offsets[i]:offsets[i + 1] of boxes (M, 4), labels (M,) int64 in 0..K-1, ignore (M,) bool
     (difficult objects), crowd (M,) bool (crowd regions) and area (M,) float32. classes and category_ids: the K names, and
     the K ids that the data set has for them. problems: what was wrong and is left out; only reading with on_bad="skip"
-    leaves anything out. notes: how something unclear was understood.
+    leaves anything out. notes: how something unclear was understood. parts: where the pictures lie inside larger files, if they
+    do; their paths then go on behind those of the files.
     """
 
     root: Path
     format: str
     split: str | None
-    paths: tuple[str, ...]
-    image_ids: tuple[int | str, ...]
-    sizes: tuple[Size | None, ...]
+    paths: Sequence[str]
+    image_ids: Sequence[int | str]
+    sizes: Sequence[Size | None]
     offsets: Tensor
     boxes: Tensor
     labels: Tensor
@@ -88,6 +90,7 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     category_ids: tuple[int, ...]
     problems: tuple[Problem, ...] = field(default=(), repr=False)
     notes: tuple[Problem, ...] = field(default=(), repr=False)
+    parts: Parts | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         columns = (self.boxes, self.labels, self.ignore, self.crowd, self.area)
@@ -129,18 +132,24 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         """Whether picture i is the file paths[i]; not so in a subclass that gets its pictures in another way."""
         return type(self).__getitem__ is Dataset.__getitem__
 
+    def stored(self, index: int) -> Stored:
+        """Where picture ``index`` is stored: its path, or its place inside a larger file."""
+        path = self.paths[index]
+        part = None if self.parts is None else self.parts.part(index, path)
+        return path if part is None else part
+
     def size_of(self, index: int) -> Size | None:
         """(height, width) of picture ``index``, from its annotation or its header; None if neither says it."""
         if (size := self.sizes[index]) is not None:
             return size
         try:
-            return image_size(self.paths[index])
+            return image_size(self.stored(index))
         except OnestageError:
             return None
 
     def decoding_cost(self, index: int) -> int:
         """Bytes of memory to decode picture ``index``, from its header. Raise DataError if that cannot be read."""
-        return decoding_cost(self.paths[index])
+        return decoding_cost(self.stored(index))
 
     def __getitem__(self, index: int) -> Sample:
         """Decode picture ``index``: image (3, H, W), boxes (N, 4).
@@ -148,28 +157,32 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         Raise DataError with the file's path if the picture cannot be read or its size contradicts its annotation.
         """
         truth = self.truth(index)
-        image = decode_image(truth.path)
+        image = decode_image(self.stored(index))
         if truth.size is not None and truth.size != tuple(image.shape[1:]):
             raise contradiction(truth.path, (image.shape[1], image.shape[2]), truth.size)
         return Sample(image, truth.boxes, truth.labels, truth.ignore | truth.crowd, truth.image_id, truth.path)
 
     def subset(self, indices: Sequence[int], split: str | None = None) -> Dataset:
         """The pictures at ``indices`` and their objects, in this order."""
-        rows = [torch.arange(self._rows(i).start, self._rows(i).stop) for i in indices]
-        picked = torch.cat(rows) if rows else torch.zeros(0, dtype=torch.int64)
-        lengths = torch.tensor([0, *(len(r) for r in rows)])
+        rows = torch.as_tensor(indices, dtype=torch.int64).reshape(-1)
+        if len(rows) and not 0 <= int(rows.min()) <= int(rows.max()) < len(self):
+            raise IndexError(f"{int(rows.min())} to {int(rows.max())}")
+        counts = self.offsets.diff()[rows]
+        ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        picked = torch.arange(int(ends[-1])) + torch.repeat_interleave(self.offsets[rows] - ends[:-1], counts)
         return replace(
             self,
             split=split or self.split,
-            paths=tuple(self.paths[i] for i in indices),
-            image_ids=tuple(self.image_ids[i] for i in indices),
-            sizes=tuple(self.sizes[i] for i in indices),
-            offsets=lengths.cumsum(0),
+            paths=chosen(self.paths, indices),
+            image_ids=chosen(self.image_ids, indices),
+            sizes=chosen(self.sizes, indices),
+            offsets=ends,
             boxes=self.boxes[picked],
             labels=self.labels[picked],
             ignore=self.ignore[picked],
             crowd=self.crowd[picked],
             area=self.area[picked],
+            parts=None if self.parts is None else self.parts.chosen(indices),
         )
 
     def check_apart(self, folder: Path) -> None:
@@ -228,11 +241,11 @@ def complain(root: Path, problems: Sequence[Problem], *, empty: bool, more: str 
     return ProblemsError(what, where=root, got=f"\n{got}", fix=(CORRECT if empty else LEAVE_OUT) + more)
 
 
-def contradiction(path: str, found: Size, stated: Size) -> DataError:
+def contradiction(path: Stored, found: Size, stated: Size) -> DataError:
     """The error for a picture whose size is not that of its annotation. The size before the EXIF rotation is told as that."""
     what, fix = "the picture's size contradicts its annotation", "correct the annotation"
     if stated == found[::-1] and is_turned(path):
         what = "the annotation gives the picture's size before its EXIF rotation"
         fix = "remove the EXIF orientation from the picture if the boxes are right without it, else correct the annotation"
     fix += ", or leave the picture out with --on-bad skip"
-    return DataError(what, where=path, got=f"{size_text(found)} in the picture", expected=size_text(stated), fix=fix)
+    return DataError(what, where=str(path), got=f"{size_text(found)} in the picture", expected=size_text(stated), fix=fix)

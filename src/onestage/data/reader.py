@@ -9,7 +9,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Protocol
 
-from onestage.data import coco, csv, labelme, voc, yolo
+from onestage.data import coco, csv, labelme, parquet, voc, wds, yolo
 from onestage.data.dataset import Dataset, Problem
 from onestage.data.files import (
     CONVERT,
@@ -25,6 +25,7 @@ from onestage.data.files import (
 )
 from onestage.data.foreign import first_foreign
 from onestage.data.labels import MODEL, StoredClasses, assign_labels
+from onestage.data.shards import ShardSet, ShardTable
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import OnBad, Table
 from onestage.data.text import listed
@@ -65,7 +66,7 @@ class Reader(Protocol):
 
     LAYOUT: str
 
-    def find(self, tree: Tree) -> Layout | None:
+    def find(self, tree: Tree) -> Layout | ShardSet | None:
         """The data set of this format among these files, or None."""
         ...
 
@@ -74,7 +75,15 @@ class Reader(Protocol):
         ...
 
 
-FORMATS: Mapping[str, Reader] = {"coco": coco, "voc": voc, "yolo": yolo, "csv": csv, "labelme": labelme}
+FORMATS: Mapping[str, Reader] = {
+    "coco": coco,
+    "voc": voc,
+    "yolo": yolo,
+    "csv": csv,
+    "labelme": labelme,
+    "wds": wds,
+    "parquet": parquet,
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +96,10 @@ class OpenData:
     path: Path
     root: Path
     format: str
-    layout: Layout = field(repr=False)
+    layout: Layout | ShardSet = field(repr=False)
     tree: Tree = field(repr=False)
     labels_alone: bool = False
-    _tables: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _tables: dict[str, Table | ShardTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -257,14 +266,16 @@ class OpenData:
         only_split = self.splits[0] if len(self.splits) == 1 else None
         return table.dataset(self.format, key or only_split, labels=labels, on_bad="skip", may_be_empty=True)
 
-    def _table(self, key: str) -> Table:
-        if key not in self._tables:
+    def _table(self, key: str) -> Table | ShardTable:
+        if key not in self._tables and isinstance(self.layout, ShardSet):
+            self._tables[key] = self.layout.open(self.root, key)
+        elif key not in self._tables and not isinstance(self.layout, ShardSet):
             table = Table(self.root, labels_alone=self.labels_alone)
             self.layout.read(table, key)
             self._tables[key] = table
         return self._tables[key]
 
-    def _classes(self, table: Table, wanted: Sequence[str] | None) -> StoredClasses:
+    def _classes(self, table: Table | ShardTable, wanted: Sequence[str] | None) -> StoredClasses:
         """The classes of the data set. If nothing names them, their numbers count the wanted ones."""
         if table.classes is None and not wanted:
             near = yolo.misspelt_names(self.tree)
@@ -291,7 +302,8 @@ class OpenData:
 def open_data(path: str | Path, format: str | None = None, *, labels_alone: bool = False) -> OpenData:
     """Find out which format a data set has and which files belong to it.
 
-    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo", "csv" or "labelme"; recognised if left out.
+    path: a folder, or one .json, .csv, .yaml, .tar or .parquet file. format: "coco", "voc", "yolo", "csv", "labelme", "wds"
+    (tars) or "parquet"; recognised if left out.
     labels_alone: only the labels are needed, so a picture of COCO or VOC whose size is stated may be missing.
     Raise DataError if there is no data set, or more than one.
     """
@@ -322,7 +334,8 @@ def load_dataset(
 ) -> Dataset:
     """Read the annotations of a data set; its pictures stay on disk.
 
-    path: a folder, or one .json, .csv or .yaml file. format: "coco", "voc", "yolo", "csv" or "labelme"; recognised if left out.
+    path: a folder, or one .json, .csv, .yaml, .tar or .parquet file. format: "coco", "voc", "yolo", "csv", "labelme", "wds"
+    (tars) or "parquet"; recognised if left out.
     split: "train", "val" (or "valid", "validation"), "test" or "trainval"; everything if left out. classes: the names that
     labels 0..K-1 stand for, for example those of a trained model; the data set's names if left out. on_bad: "stop" raises one
     DataError that lists what is wrong; "skip" leaves out what is wrong and keeps the list in ``Dataset.problems``.
@@ -367,7 +380,7 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
             "no labelled pictures were recognised by this file",
             f"name the folder of the data set: {surroundings(path)}",
         )
-        return DataError(what, where=path, expected="a folder, or one .json, .csv or .yaml file", fix=fix)
+        return DataError(what, where=path, expected="a folder, or one .json, .csv, .yaml, .tar or .parquet file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
     fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
     fix = CONVERT_ALL if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix

@@ -37,7 +37,7 @@ OnBad = Literal["stop", "skip"]
 WHOLE = 1.5
 """A box that is given in parts of its picture ends at 1; one that reaches beyond this is in pixels."""
 
-_ONE_NAME = "if they are one class, write one name in all annotations"
+ONE_NAME = "if they are one class, write one name in all annotations"
 
 UNKNOWN = -1
 """In the column of labels: the object's class is not among the wanted classes."""
@@ -198,7 +198,7 @@ class Table:
             classes=labels.table.names,
             category_ids=labels.table.ids,
             problems=tuple(problems),
-            notes=(*self.notes, *(Problem(str(self.root), text, fix=_ONE_NAME) for text in alike(self._names))),
+            notes=(*self.notes, *(Problem(str(self.root), text, fix=ONE_NAME) for text in alike(self._names))),
         )
 
     def _check_unit(self) -> None:

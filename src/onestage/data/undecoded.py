@@ -65,7 +65,7 @@ class PictureSource:
             admit(self.dataset.decoding_cost(index))
             return self.dataset[index]
         truth = self.dataset.truth(index)
-        size, cost, reductions = read_header(truth.path)
+        size, cost, reductions = read_header(self.dataset.stored(index))
         if truth.size not in (None, size):
             raise contradiction(truth.path, size, truth.size)
         admit(cost)
@@ -85,7 +85,7 @@ class PictureSource:
         kept = None if self.cache is None else self.cache.get(index, reduction)
         if kept is not None:
             return kept
-        image = decode_image(self.dataset.paths[index], reduction=reduction, fast=self.decoder == "fast")
+        image = decode_image(self.dataset.stored(index), reduction=reduction, fast=self.decoder == "fast")
         if self.cache is not None:
             self.cache.put(index, reduction, image)
         return image

@@ -141,9 +141,9 @@ def next_commands(run: Path, plan: Plan) -> dict[str, str]:
 
 def fingerprint(dataset: Dataset) -> str:
     """A checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
-    digest = hashlib.sha256(repr((dataset.image_ids, dataset.classes)).encode())
+    digest = hashlib.sha256(repr((tuple(dataset.image_ids), dataset.classes)).encode())
     for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
-        digest.update(column.contiguous().numpy().tobytes())
+        digest.update(column.contiguous().numpy())
     return digest.hexdigest()
 
 

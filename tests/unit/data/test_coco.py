@@ -320,11 +320,11 @@ def test_a_class_that_was_not_asked_for_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_file_that_is_no_data_set(text: str, message: str, tmp_path: Path) -> None:
-    from onestage.data.coco import _categories, _parse
+    from onestage.data.coco import _parse, categories_of
 
     file = trees.write(tmp_path / "instances.json", text)
     with pytest.raises(DataError) as caught:
-        _categories(file, _parse(file)["categories"])
+        categories_of(file, _parse(file)["categories"])
     assert message in str(caught.value) and "instances.json" in str(caught.value)
 
 

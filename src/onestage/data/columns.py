@@ -1,0 +1,240 @@
+"""The columns of a data set in one file, which is mapped into memory: a million pictures are open at once, and all processes on
+a machine share the memory.
+
+The file: a line that names its kind and version, the length of the facts in eight digits of hexadecimal, the facts as JSON,
+then the arrays, each at a multiple of 64 bytes. The facts list the arrays. A file is written whole or not at all. Nothing in it
+is code.
+
+Shape letters: P pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Generic, TypeVar, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onestage.errors import RowError
+from onestage.files import Json, atomic_file
+from onestage.parts import Part, Stamp
+from onestage.structures import Size
+
+MAGIC = b"onestage columns 1\n"
+KINDS = ("uint8", "bool", "int32", "int64", "float32")
+_ALIGNED = 64
+_DIGITS = 8
+_PIECE = 4096
+"""Texts that are made at a time where all are wanted."""
+
+Item = TypeVar("Item", covariant=True)
+Array = NDArray[Any]
+
+
+class Column(Sequence[Item], Generic[Item]):
+    """A sequence whose items are made when they are asked for. A slice of it is a tuple. It equals any sequence of the same
+    items.
+    """
+
+    def _item(self, row: int) -> Item:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Item, ...]: ...
+    def __getitem__(self, index: int | slice) -> Item | tuple[Item, ...]:
+        if isinstance(index, slice):
+            return tuple(self._item(row) for row in range(*index.indices(len(self))))
+        if not -len(self) <= index < len(self):
+            raise RowError("there is no such row", got=index, expected=f"0 to {len(self) - 1}")
+        return self._item(index % len(self))
+
+    def __iter__(self) -> Iterator[Item]:
+        return map(self._item, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or isinstance(other, str):
+            return NotImplemented
+        return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+    def __repr__(self) -> str:
+        """The first items."""
+        return f"<{len(self):,}: {', '.join(map(repr, self[:3]))}{', ...' if len(self) > 3 else ''}>"
+
+
+class Texts(Column[str]):
+    """P texts. ends (P + 1,) int64: text i is the bytes ends[i]:ends[i + 1] of blob. before: what each text begins with."""
+
+    def __init__(self, blob: Array, ends: Array, before: str = "") -> None:
+        self.blob, self.ends, self.before = blob, ends, before
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.ends) - 1
+
+    def _item(self, row: int) -> str:
+        return self.before + self.blob[self.ends[row] : self.ends[row + 1]].tobytes().decode("utf-8", "replace")
+
+    def __iter__(self) -> Iterator[str]:
+        for first in range(0, len(self), _PIECE):
+            ends = self.ends[first : first + _PIECE + 1].tolist()
+            piece = self.blob[ends[0] : ends[-1]].tobytes()
+            for start, stop in pairwise(ends):
+                yield self.before + piece[start - ends[0] : stop - ends[0]].decode("utf-8", "replace")
+
+    @staticmethod
+    def packed(texts: Sequence[str]) -> tuple[Array, Array]:
+        """The blob and the ends of some texts."""
+        pieces = [text.encode("utf-8", "backslashreplace") for text in texts]
+        ends = np.zeros(len(pieces) + 1, np.int64)
+        np.cumsum([len(piece) for piece in pieces], out=ends[1:])
+        return np.frombuffer(b"".join(pieces), np.uint8), ends
+
+
+class Numbers(Column[int]):
+    """P whole numbers (P,)."""
+
+    def __init__(self, numbers: Array) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.numbers)
+
+    def _item(self, row: int) -> int:
+        return int(self.numbers[row])
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers.tolist())
+
+
+class Sizes(Column[Size]):
+    """P sizes (P, 2): height and width."""
+
+    def __init__(self, sizes: Array) -> None:
+        self.sizes = sizes
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.sizes)
+
+    def _item(self, row: int) -> Size:
+        height, width = self.sizes[row].tolist()
+        return height, width
+
+    def __iter__(self) -> Iterator[Size]:
+        return map(tuple, self.sizes.tolist())  # type: ignore[arg-type]
+
+
+class Chosen(Column[Item]):
+    """Some items of a column, by their rows."""
+
+    def __init__(self, column: Column[Item], rows: Array) -> None:
+        self.column, self.rows = column, rows
+
+    def __len__(self) -> int:
+        """How many are chosen."""
+        return len(self.rows)
+
+    def _item(self, row: int) -> Item:
+        return self.column[int(self.rows[row])]
+
+
+def chosen(items: Sequence[Item], rows: Sequence[int]) -> Sequence[Item]:
+    """The items of these rows: a tuple, or of a column a column."""
+    if isinstance(items, Chosen):
+        return Chosen(items.column, items.rows[np.asarray(rows, np.int64)])
+    if isinstance(items, Column):
+        return Chosen(items, np.asarray(rows, np.int64))
+    return tuple(items[row] for row in rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Where P pictures lie inside larger files. files and stamps: of each file. file (P,): which one. offset, length (P,): the
+    place in it, in bytes; an offset below 0 if only the file's own format finds the picture.
+    """
+
+    files: tuple[str, ...]
+    stamps: tuple[Stamp, ...]
+    file: Array
+    offset: Array
+    length: Array
+
+    def part(self, row: int, path: str) -> Part | None:
+        """The place of a picture with that path; None if its path has to do."""
+        if self.offset[row] < 0:
+            return None
+        file = int(self.file[row])
+        return Part(path, self.files[file], int(self.offset[row]), int(self.length[row]), self.stamps[file])
+
+    def chosen(self, rows: Sequence[int]) -> Parts:
+        """Those of some pictures."""
+        wanted = np.asarray(rows, np.int64)
+        return Parts(self.files, self.stamps, self.file[wanted], self.offset[wanted], self.length[wanted])
+
+
+def write_columns(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, Json]) -> None:
+    """Write a file of columns, whole or not at all. Raise WriteError if that is not possible."""
+    listed: dict[str, Json] = {}
+    at = 0
+    for name, array in arrays.items():
+        listed[name] = [array.dtype.name, [*array.shape], at]
+        at += -(-array.nbytes // _ALIGNED) * _ALIGNED
+    head = json.dumps({"arrays": listed, "bytes": at, **facts}).encode()
+    begun = MAGIC + f"{len(head):0{_DIGITS}x}".encode() + head
+    with atomic_file(path) as file:
+        file.write(begun.ljust(_aligned(len(begun)), b"\0"))
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(bytes(_aligned(array.nbytes) - array.nbytes))
+
+
+def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Json]] | None:
+    """The arrays and the facts of a file of columns; None if there is none, or it is damaged, which is as good as none.
+
+    The arrays are mapped: what is changed in them changes no file.
+    """
+    try:
+        with path.open("rb") as file:
+            length = os.fstat(file.fileno()).st_size
+            content = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY)
+        return _arrays(content)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _arrays(content: mmap.mmap) -> tuple[dict[str, Array], dict[str, Json]]:
+    """Raise ValueError and its like unless this is a whole file of columns."""
+    start = len(MAGIC) + _DIGITS
+    if content[: len(MAGIC)] != MAGIC:
+        raise ValueError("another kind of file")
+    stop = start + int(content[len(MAGIC) : start], 16)
+    facts = json.loads(content[start:stop])
+    first = _aligned(stop)
+    if len(content) != first + facts["bytes"]:
+        raise ValueError("another length than it states")
+    arrays: dict[str, Array] = {}
+    for name, (kind, shape, at) in facts.pop("arrays").items():
+        if kind not in KINDS or any(side < 0 for side in shape) or at < 0:
+            raise ValueError(f"an array {name} of {kind}")
+        count = int(np.prod(shape, dtype=np.int64))
+        arrays[name] = np.frombuffer(content, np.dtype(kind), count, first + at).reshape(shape)
+    return arrays, facts
+
+
+def _aligned(length: int) -> int:
+    return -(-length // _ALIGNED) * _ALIGNED

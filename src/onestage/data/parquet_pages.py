@@ -1,0 +1,122 @@
+"""Where the values of a column of bytes lie in a Parquet file, so that one picture can be read without its whole row group.
+
+That is possible where the column is neither compressed nor in a dictionary, as ``onestage data convert`` writes it: a value is
+then its length in four bytes, and its bytes. The format: https://parquet.apache.org/docs/file-format/data-pages/. The heads of
+the pages are in Thrift's compact protocol
+(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). All that is found is checked: the values fill
+their page to its last byte, and there are as many as the row group has rows. Otherwise there is no answer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+_HEAD = 4096
+"""Bytes that the head of a page takes at most: without statistics some twenty."""
+_DATA_PAGE, _PLAIN = 0, 0
+"""PageType.DATA_PAGE and Encoding.PLAIN in parquet.thrift."""
+_BOOLEANS, _INTEGERS, _DOUBLE, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 7, 8, 12
+"""Types of the compact protocol. Others do not occur in the head of a page."""
+
+Place = tuple[int, int]
+"""Where a value begins in the file, and its length, in bytes."""
+Fields = dict[int, "int | Fields"]
+"""The numbers of a Thrift structure by their ids; other fields are passed over."""
+
+
+def places(parquet: ParquetFile, file: BinaryIO, group: int, column: str) -> list[Place] | None:
+    """The places of all values of a column in a row group; None if they do not lie there as they are. file: the same, open."""
+    numbers = [i for i in range(len(parquet.schema)) if parquet.schema.column(i).path == column]
+    if not numbers:
+        return None
+    about, rows = parquet.schema.column(numbers[0]), parquet.metadata.row_group(group).num_rows
+    chunk = parquet.metadata.row_group(group).column(numbers[0])
+    if chunk.compression != "UNCOMPRESSED" or about.max_repetition_level or about.max_definition_level:
+        return None
+    at, stop = chunk.data_page_offset, chunk.data_page_offset + chunk.total_compressed_size
+    found: list[Place] = []
+    try:
+        while len(found) < rows and at < stop:
+            at = _page(file, at, stop, found)
+    except (ValueError, IndexError, KeyError, TypeError, RecursionError):
+        return None
+    return found if len(found) == rows else None
+
+
+def _page(file: BinaryIO, at: int, stop: int, found: list[Place]) -> int:
+    """Add the values of the page at a place. Return where the next one begins. Raise ValueError if this is no plain page."""
+    file.seek(at)
+    reader = _Compact(file.read(min(_HEAD, stop - at)))
+    head = reader.structure()
+    about = head[5]
+    if head[1] != _DATA_PAGE or not isinstance(about, dict) or about[2] != _PLAIN:
+        raise ValueError("another kind of page")
+    start, size, count = at + reader.at, _number(head[3]), _number(about[1])
+    position, end = start, start + size
+    if end > stop:
+        raise ValueError("a page that ends after its column")
+    for _ in range(count):
+        file.seek(position)
+        length = int.from_bytes(file.read(4), "little")
+        found.append((position + 4, length))
+        position += 4 + length
+        if position > end:
+            raise ValueError("a value that ends after its page")
+    if position != end:
+        raise ValueError("values that do not fill their page")
+    return end
+
+
+def _number(value: int | Fields) -> int:
+    if not isinstance(value, int) or value < 0:
+        raise ValueError(value)
+    return value
+
+
+class _Compact:
+    """Reads a structure of Thrift's compact protocol. at: how many bytes were read."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content, self.at = content, 0
+
+    def structure(self) -> Fields:
+        """The numbers of a structure, and of those inside it."""
+        fields: Fields = {}
+        field = 0
+        while (head := self._byte()) != 0:
+            field = field + (head >> 4) if head >> 4 else self._zigzag()
+            kind = head & 15
+            if kind in _BOOLEANS:
+                fields[field] = int(kind == 1)
+            elif kind in _INTEGERS:
+                fields[field] = self._zigzag()
+            elif kind == _STRUCT:
+                fields[field] = self.structure()
+            elif kind in (_DOUBLE, _BINARY):
+                self._skip(8 if kind == _DOUBLE else self._varint())
+            else:
+                raise ValueError(f"a field of type {kind}")
+        return fields
+
+    def _byte(self) -> int:
+        self.at += 1
+        return self.content[self.at - 1]
+
+    def _skip(self, count: int) -> None:
+        self.at += count
+        if self.at > len(self.content):
+            raise ValueError("a field that ends after its head")
+
+    def _varint(self) -> int:
+        value, shift = 0, 0
+        while (byte := self._byte()) & 128:
+            value |= (byte & 127) << shift
+            shift += 7
+        return value | byte << shift
+
+    def _zigzag(self) -> int:
+        value = self._varint()
+        return (value >> 1) ^ -(value & 1)

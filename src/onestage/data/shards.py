@@ -1,0 +1,371 @@
+"""Data sets in shards: files that each hold some thousand pictures with their labels. What tars and Parquet files share.
+
+Every shard is read once. What it says is checked as that of any other format, shard by shard, and kept as columns in a file of
+the cache (``files.cache_folder``), from which the data set is open at once the next time. The columns are made again if a shard,
+or the list of classes, has another size or time of change.
+
+The classes are listed in classes.json beside the shards, ``{"classes": [{"id": 1, "name": "cat"}]}``, as COCO lists its
+categories. Without the list they are all names in the objects, sorted.
+
+Shape letters: P pictures, M objects of the whole set, K classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import Progress
+
+from onestage.console import Terminal
+from onestage.data.coco import categories_of
+from onestage.data.columns import Array, Numbers, Parts, Sizes, Texts, read_columns, write_columns
+from onestage.data.dataset import Dataset, Problem, complain
+from onestage.data.files import Sources, by_split, read_text, split_above
+from onestage.data.labels import MODEL, ClassKey, Labels, StoredClasses, alike, assign_labels
+from onestage.data.split_words import split_name
+from onestage.data.table import ONE_NAME, UNKNOWN, OnBad, PictureFile, Table
+from onestage.data.text import listed, quoted
+from onestage.data.tree import Tree
+from onestage.errors import DataError, OnestageError, WriteError, counted
+from onestage.files import Json, cache_folder, make_folder
+from onestage.parts import Stamp, stamp_of
+from onestage.structures import ClassSet
+
+VERSION = 1
+"""Of the readers: columns that others have made are made again."""
+CLASSES = "classes.json"
+MANY = 8
+"""Shards whose first reading shows a bar."""
+
+Places = Mapping[str, tuple[int, int]]
+"""Where a picture begins in its shard, and its length, by its path; none where only the format finds it."""
+ReadShard = Callable[[Path, Table], Places]
+"""Puts what a shard says into a table."""
+
+
+def shard_sources(tree: Tree, files: Sequence[Path]) -> Sources:
+    """The shards of each split: the name of the file says it, or that of a folder above."""
+    return by_split(files, [split_name(file.stem) or split_above(file, tree.root) for file in files])
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """A data set in shards, found on disk. format: its name. read_shard: how a shard of it is read. listed: the classes, where
+    the shards themselves list them.
+    """
+
+    missing: ClassVar[Mapping[str, DataError]] = {}
+    tree: Tree = field(repr=False)
+    format: str
+    sources: Sources
+    read_shard: ReadShard = field(repr=False)
+    listed: Callable[[Sequence[Path]], StoredClasses | None] = field(default=lambda files: None, repr=False)
+    sure: bool = True
+
+    @property
+    def label_files(self) -> frozenset[Path]:
+        """The shards that are read for some split."""
+        splits = [files for split, files in self.sources.items() if split] or [self.sources[""]]
+        return frozenset(file for files in splits for file in files)
+
+    def open(self, root: Path, split: str) -> ShardTable:
+        """The columns of a split ("" for all), from the cache, or read now. Raise DataError if the list of classes, or a class,
+        is wrong.
+        """
+        files = self.sources[split]
+        list_of_classes = self._list_of_classes()
+        stamps = [_stamp(file) for file in (*files, *list_of_classes)]
+        asked: dict[str, Json] = {
+            "version": VERSION,
+            "format": self.format,
+            "files": [self.tree.short(file) for file in (*files, *list_of_classes)],
+            "stamps": [[*stamp] for stamp in stamps],
+        }
+        place = _place(self.tree.top, self.format, split)
+        found = None if place is None else read_columns(place)
+        if found is None or {key: found[1].get(key) for key in asked} != asked:
+            stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
+            arrays, facts = _read(root, files, self.read_shard, self.format, stored)
+            found = _kept(place, arrays, facts | asked)
+        return ShardTable(root, files, tuple(stamps[: len(files)]), *found)
+
+    def _list_of_classes(self) -> tuple[Path, ...]:
+        """The list of the classes beside the shards, or in the folder above them; none if there is none."""
+        folders = dict.fromkeys((self.sources[""][0].parent, self.tree.root))
+        return tuple(path for folder in folders if (path := folder / CLASSES).is_file())[:1]
+
+
+def _stamp(file: Path) -> Stamp:
+    try:
+        return stamp_of(file)
+    except OSError:
+        return Stamp(-1, -1)
+
+
+def _place(top: Path, format: str, split: str) -> Path | None:
+    """The file of the cache for a split; None if there is no place for a cache."""
+    with suppress(WriteError):
+        digest = hashlib.sha256(repr((str(top.resolve()), format, split)).encode("utf-8", "backslashreplace"))
+        return cache_folder("columns") / f"{digest.hexdigest()[:32]}.columns"
+    return None
+
+
+def _kept(
+    place: Path | None, arrays: Mapping[str, Array], facts: Mapping[str, Json]
+) -> tuple[Mapping[str, Array], Mapping[str, Json]]:
+    """The columns as they are in the cache now; those in memory if nothing can be written there."""
+    if place is not None:
+        with suppress(WriteError):
+            make_folder(place.parent)
+            write_columns(place, arrays, facts)
+            return read_columns(place) or (arrays, facts)
+    return arrays, facts
+
+
+def _read_classes(file: Path) -> StoredClasses:
+    """The listed classes. Objects may write their names or their ids."""
+    fix = 'write it as {"classes": [{"id": 1, "name": "cat"}]}'
+    try:
+        content = json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, OnestageError):
+            raise
+        raise DataError("this is not valid JSON", where=file, got=error, fix=fix) from error
+    entries = content.get("classes") if isinstance(content, dict) else None
+    if not isinstance(entries, list):
+        raise DataError("this is no list of classes", where=file, got=quoted(content), fix=fix)
+    return listed_classes(file, entries)
+
+
+def listed_classes(file: Path, entries: list[Json]) -> StoredClasses:
+    """Classes from a list of ids and names, as COCO has it. Objects may write either."""
+    names = categories_of(file, entries)
+    keys: dict[ClassKey, str] = {**names, **{name: name for name in names.values()}}
+    return StoredClasses(ClassSet(tuple(names.values()), tuple(names)), keys)
+
+
+class _Collected(NamedTuple):
+    """What was read of each shard so far. label (M,): the number of a name in ``names``, which are in the order of their first
+    occurrence.
+    """
+
+    datasets: list[Dataset]
+    labels: list[NDArray[np.int64]]
+    places: list[NDArray[np.int64]]
+    names: dict[str, int]
+
+
+def _read(
+    root: Path, files: Sequence[Path], read_shard: ReadShard, format: str, stored: StoredClasses | None
+) -> tuple[dict[str, Array], dict[str, Json]]:
+    """The columns of all shards."""
+    names = {} if stored is None else {name: number for number, name in enumerate(stored.table.names)}
+    collected = _Collected([], [], [], names)
+    numbered = True
+    console = Terminal(stderr=True)
+    with Progress(console=console, transient=True, disable=len(files) < MANY or not console.is_terminal) as bar:
+        for file in bar.track(files, description="reading shards, this once"):
+            table = Table(root)
+            try:
+                places = read_shard(file, table)
+            except DataError as error:
+                table.problems.append(Problem.of(table.name(file), error))
+                places = {}
+            numbered &= all(isinstance(row.key, int) for row in table.objects)
+            _collect(collected, table, places, format, stored)
+    ids = range(len(names)) if stored is None else stored.table.ids
+    return _merged(root, collected, sorted(names) if stored is None else list(names), [*ids], numbered and stored is None)
+
+
+def _collect(to: _Collected, table: Table, places: Places, format: str, stored: StoredClasses | None) -> None:
+    """Check what a shard says, and add it."""
+    table.classes = stored or StoredClasses(
+        ClassSet(own := tuple(dict.fromkeys(str(row.key) for row in table.objects)), tuple(range(len(own)))),
+        {row.key: str(row.key) for row in table.objects},
+    )
+    labels = assign_labels(table.classes, None, where=table.root)
+    data = table.dataset(format, None, labels=labels, on_bad="skip", may_be_empty=True)
+    numbers = np.array([to.names.setdefault(name, len(to.names)) for name in data.classes], np.int64)
+    to.labels.append(numbers[data.labels.numpy()] if len(numbers) else data.labels.numpy())
+    to.places.append(np.array([places.get(path, (-1, -1)) for path in data.paths], np.int64).reshape(-1, 2))
+    to.datasets.append(data)
+
+
+def _merged(
+    root: Path, found: _Collected, names: list[str], ids: list[int], numbered: bool
+) -> tuple[dict[str, Array], dict[str, Json]]:
+    """One table of all shards. names, ids: of the classes, in order."""
+    sets = found.datasets
+    order = np.array([names.index(name) for name in found.names], np.int64)
+    labels = np.concatenate([np.zeros(0, np.int64), *found.labels])
+    paths = [path.removeprefix(_before(root)) for data in sets for path in data.paths]
+    image_ids: list[int | str] = [image_id for data in sets for image_id in data.image_ids]
+    notes = [note for data in sets for note in data.notes]
+    if len({*image_ids}) < len(image_ids):
+        what = f"{counted(len(image_ids) - len({*image_ids}), 'id')} of pictures occur in several shards, so all pictures are called"
+        notes.append(Problem(str(root), f"{what} by their paths"))
+        image_ids = [*paths]
+    if any(isinstance(image_id, str) for image_id in image_ids):
+        image_ids = [str(image_id) for image_id in image_ids]
+    counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(data.offsets.diff() for data in sets)])
+    places = np.concatenate([np.zeros((0, 2), np.int64), *found.places])
+    arrays: dict[str, Array] = {
+        **dict(zip(("paths", "path_ends"), Texts.packed(paths), strict=True)),
+        **_id_columns(image_ids),
+        "sizes": np.array([size for data in sets for size in data.sizes], np.int32).reshape(-1, 2),
+        "offsets": counts.cumsum(0).numpy(),
+        "file": np.repeat(np.arange(len(sets), dtype=np.int32), [len(data) for data in sets]),
+        "offset": np.ascontiguousarray(places[:, 0]),
+        "length": np.ascontiguousarray(places[:, 1]),
+        "labels": order[labels] if len(order) else labels,
+        **{
+            name: np.concatenate([getattr(data, name).numpy() for data in sets])
+            for name in ("boxes", "ignore", "crowd", "area")
+        },
+    }
+    facts: dict[str, Json] = {
+        "names": [*names],
+        "ids": [*ids],
+        "numbered": numbered,
+        "problems": [_packed(problem) for data in sets for problem in data.problems],
+        "notes": [_packed(note) for note in dict.fromkeys(notes)],
+    }
+    return arrays, facts
+
+
+def _before(root: Path) -> str:
+    """How the paths of files in a folder begin."""
+    return "" if root == Path() else f"{str(root).rstrip('/')}/"
+
+
+def _id_columns(image_ids: Sequence[int | str]) -> dict[str, Array]:
+    texts = [image_id for image_id in image_ids if isinstance(image_id, str)]
+    if not texts:
+        return {"ids": np.array(image_ids, np.int64)}
+    return dict(zip(("id_texts", "id_ends"), Texts.packed(texts), strict=True))
+
+
+def _packed(problem: Problem) -> list[Json]:
+    return [problem.where, problem.what, problem.got, problem.expected, problem.fix, problem.fault]
+
+
+@dataclass(frozen=True, eq=False)
+class ShardTable:
+    """The columns of some shards. It makes data sets as a ``Table`` does. stamps: of the files. arrays, facts: as read."""
+
+    root: Path
+    files: Sequence[Path]
+    stamps: tuple[Stamp, ...]
+    arrays: Mapping[str, Array]
+    facts: Mapping[str, Any]
+    pictures: ClassVar[Sequence[PictureFile]] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The K names of the classes."""
+        return tuple(self.facts["names"])
+
+    @property
+    def classes(self) -> StoredClasses | None:
+        """The classes of the shards; None if objects only number them."""
+        if self.facts["numbered"] and self.names:
+            return None
+        return StoredClasses(ClassSet(self.names, tuple(self.facts["ids"])), {name: name for name in self.names})
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What is wrong in the shards."""
+        return [Problem(*entry) for entry in self.facts["problems"]]
+
+    def _table(self, labels: Labels) -> NDArray[np.int64]:
+        """(K,) the label of each class, or UNKNOWN."""
+        keys = [int(name) for name in self.names] if self.facts["numbered"] else self.names
+        return np.array([labels.of.get(key, UNKNOWN) for key in keys], np.int64)
+
+    def other_classes(self, labels: Labels, split: str | None) -> DataError | None:
+        """The error if there are objects of classes that no label counts; None if there are none."""
+        count = np.bincount(self.arrays["labels"], minlength=len(self.names))
+        lost = {
+            name: int(number)
+            for name, number, label in zip(self.names, count, self._table(labels), strict=True)
+            if number and label == UNKNOWN
+        }
+        if not lost:
+            return None
+        train = ", or train a model for these classes" if labels.owner == MODEL else ""
+        return DataError(
+            f"{counted(sum(lost.values()), 'object')} of {counted(len(lost), 'class')} that {labels.owner} does not have: {listed(lost)}",
+            where=f"{self.root} ({split})" if split else self.root,
+            got=f"{len(self.names)} in the data: {listed(self.names)}",
+            expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",
+            fix=f"use the same names{train}, or leave these objects out: --on-bad skip",
+        )
+
+    def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad, may_be_empty: bool = False) -> Dataset:
+        """The data set, mapped into memory as far as no object is left out. Errors: see ``Table.dataset``."""
+        strangers = self.other_classes(labels, split)
+        if strangers is not None and on_bad == "stop":
+            raise strangers
+        problems = self.problems
+        if strangers is not None:
+            problems.append(Problem.of_whole(self.root, strangers))
+        if problems and on_bad == "stop":
+            raise complain(self.root, problems, empty=not len(self.arrays["boxes"]))
+        if not len(self.arrays["sizes"]) and not may_be_empty:
+            what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
+            fix = "onestage data check lists all that is wrong"
+            raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
+        notes = [*(Problem(*entry) for entry in self.facts["notes"])]
+        notes += [Problem(str(self.root), text, fix=ONE_NAME) for text in alike(self.names)]
+        return self._labelled(self._table(labels), labels)(format, split, tuple(problems), tuple(notes))
+
+    def _labelled(self, table: NDArray[np.int64], labels: Labels) -> Callable[..., Dataset]:
+        """What makes the data set, once its format, its split, its problems and notes are known."""
+        columns = {name: self.arrays[name] for name in ("labels", "boxes", "ignore", "crowd", "area")}
+        offsets = self.arrays["offsets"]
+        if not np.array_equal(table, np.arange(len(table))):
+            columns["labels"] = table[columns["labels"]] if len(table) else columns["labels"]
+        if (table == UNKNOWN).any():
+            known = columns["labels"] != UNKNOWN
+            offsets = np.concatenate([[0], known.cumsum()])[offsets]
+            columns = {name: column[known] for name, column in columns.items()}
+        tensors = {name: torch.from_numpy(column) for name, column in columns.items()}
+
+        def made(format: str, split: str | None, problems: tuple[Problem, ...], notes: tuple[Problem, ...]) -> Dataset:
+            return Dataset(
+                root=self.root,
+                format=format,
+                split=split,
+                paths=Texts(self.arrays["paths"], self.arrays["path_ends"], _before(self.root)),
+                image_ids=self._image_ids,
+                sizes=Sizes(self.arrays["sizes"]),
+                offsets=torch.from_numpy(offsets),
+                **tensors,
+                classes=labels.table.names,
+                category_ids=labels.table.ids,
+                problems=problems,
+                notes=tuple(dict.fromkeys(notes)),
+                parts=self._parts,
+            )
+
+        return made
+
+    @property
+    def _image_ids(self) -> Sequence[int | str]:
+        if "ids" in self.arrays:
+            return Numbers(self.arrays["ids"])
+        return Texts(self.arrays["id_texts"], self.arrays["id_ends"])
+
+    @property
+    def _parts(self) -> Parts:
+        files = tuple(map(str, self.files))
+        return Parts(files, self.stamps, self.arrays["file"], self.arrays["offset"], self.arrays["length"])

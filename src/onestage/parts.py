@@ -1,0 +1,238 @@
+"""Pictures that are parts of larger files: members of a tar, rows of a Parquet file.
+
+The path of such a picture goes on behind its file: shards/train-000000.tar/000001.jpg. So it has a name and a suffix, and
+messages, lists and checksums treat it as any other path. Nothing is extracted: a picture is read from its place.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple
+
+from onestage import tars
+from onestage.errors import ConfigError, DataError, absent
+
+if TYPE_CHECKING:
+    from pyarrow.parquet import ParquetFile
+
+TAR, PARQUET = ".tar", ".parquet"
+IMAGE, NAME = "image", "name"
+"""The columns of a Parquet file that hold a picture's bytes, and its name."""
+LARGEST_GROUP = 2 * 10**9
+"""Bytes of a row group. Where pictures do not lie in a file as they are, a whole group is read for each."""
+KEPT = 512_000_000
+"""Bytes of row groups that a process keeps, and the last one however large it is."""
+
+
+class Stamp(NamedTuple):
+    """By what a file is known not to have changed: its size in bytes, and its time of change in nanoseconds."""
+
+    size: int
+    changed: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A picture inside a file. path: of the picture, for messages. file: that it lies in, with the ``stamp`` that it had when
+    the place was found. offset and length: the place, in bytes.
+    """
+
+    path: str
+    file: str
+    offset: int
+    length: int
+    stamp: Stamp
+
+    def __str__(self) -> str:
+        """Its path."""
+        return self.path
+
+    def read(self, most: int | None = None) -> bytes:
+        """Its bytes, or the first ``most`` of them. Raise DataError if the file has changed; OSError if it cannot be read."""
+        with open(self.file, "rb", opener=_open_at_once, buffering=0) as file:
+            if _stamp(os.fstat(file.fileno())) != self.stamp:
+                what, fix = "this file has changed since it was opened", "begin again: it is then read anew"
+                raise DataError(what, where=self.path, got=f"another size or time of change of {self.file}", fix=fix)
+            file.seek(self.offset)
+            return _whole(file.read, self.length if most is None else min(most, self.length))
+
+
+@dataclass(frozen=True)
+class Row(Part):
+    """A picture in a row of a Parquet file that does not hold it as it is, but compressed. group, row: where it is."""
+
+    group: int = 0
+    row: int = 0
+
+    def read(self, most: int | None = None) -> bytes:
+        """Its bytes, or the first ``most`` of them. The pictures of its row group are read with it."""
+        return _groups.pictures(self.file, self.stamp, self.group)[self.row][:most]
+
+
+def stamp_of(file: str | Path) -> Stamp:
+    """The stamp of a file. Raise OSError if there is none."""
+    return _stamp(Path(file).stat())
+
+
+def located(path: str | Path) -> Part:
+    """The picture of this path inside a file. Raise DataError if there is none."""
+    place = next((parent for parent in Path(path).parents if parent.is_file()), None)
+    if place is None:
+        raise DataError(absent(path), where=path, fix="check the path")
+    kind = {TAR: _in_tar, PARQUET: _in_parquet}.get(place.suffix.lower())
+    if kind is None:
+        got, fix = f"{place} is a file", "check the path"
+        raise DataError("there is no such picture", where=path, got=got, expected="a folder, .tar or .parquet", fix=fix)
+    stamp = stamp_of(place)
+    found = kind(str(place), stamp).get(Path(path).relative_to(place).as_posix())
+    if found is None:
+        raise DataError(f"there is no such picture in {place.name}", where=path, fix="check the name")
+    return found
+
+
+def picture_names(names: list[str | None]) -> list[str]:
+    """The name of the picture in each row of a Parquet file: as the file has it, without folders; numbers if names are missing
+    or not all different.
+    """
+    own = [(name or "").replace("\\", "/").rpartition("/")[2] for name in names]
+    good = len({*own}) == len(own) and all(name and "\0" not in name and name not in (".", "..") for name in own)
+    return own if good else [f"{row:07d}" for row in range(len(own))]
+
+
+def open_parquet(file: str | Path) -> ParquetFile:
+    """A Parquet file. Raise DataError, which names it, if it is none or is damaged; ConfigError without pyarrow."""
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        what, fix = "Parquet files are read by a package that is not installed", "pip install 'onestage[parquet]'"
+        raise ConfigError(what, where=file, got="no pyarrow", fix=fix) from error
+    try:
+        return ParquetFile(file)
+    except (ArrowException, OSError) as error:
+        what, fix = "this Parquet file is cut off or damaged", "copy or write it again, whole"
+        raise DataError(what, where=file, got=_first_line(error), fix=fix) from error
+
+
+def image_column(file: ParquetFile) -> str | None:
+    """The path of the column of bytes that holds the pictures, such as image or image.bytes; None if there is none."""
+    paths = {file.schema.column(i).path: file.schema.column(i).physical_type for i in range(len(file.schema))}
+    return next((path for path in (IMAGE, f"{IMAGE}.bytes") if paths.get(path) == "BYTE_ARRAY"), None)
+
+
+def name_column(file: ParquetFile) -> str | None:
+    """The path of the column that holds the names of the pictures; None if there is none."""
+    paths = {file.schema.column(i).path for i in range(len(file.schema))}
+    return next((path for path in (NAME, "file_name", f"{IMAGE}.path") if path in paths), None)
+
+
+def column(file: ParquetFile, group: int, path: str) -> list[object]:
+    """The values of a column in a row group, as Python has them. path: with a dot where it is inside another one. Raise
+    DataError if they cannot be read.
+    """
+    from pyarrow import ArrowException
+
+    outer, _, inner = path.partition(".")
+    try:
+        values = file.read_row_group(group, columns=[path]).column(outer).to_pylist()
+    except (ArrowException, OSError) as error:
+        what, fix = "a part of this Parquet file cannot be read", "copy or write it again, whole"
+        raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error
+    return [value and value.get(inner) for value in values] if inner else values
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _whole(read: Callable[[int], bytes | None], length: int) -> bytes:
+    """So many bytes, in as many reads as the system wants."""
+    found = read(length) or b""
+    while len(found) < length and (more := read(length - len(found))):
+        found += more
+    return found
+
+
+def _stamp(found: os.stat_result) -> Stamp:
+    return Stamp(found.st_size, found.st_mtime_ns)
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open a file. A pipe that has taken its place is not waited for."""
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DataError("this is not a regular file", where=path, fix="put the file back")
+    return descriptor
+
+
+@lru_cache(maxsize=16)
+def _in_tar(file: str, stamp: Stamp) -> Mapping[str, Part]:
+    """The pictures and other files of a tar by their names, up to where it is cut off or damaged; the first of each name."""
+    found: dict[str, Part] = {}
+    with Path(file).open("rb") as tar:
+        try:
+            for name, offset, size, kind in tars.members(tar, stamp.size):
+                if kind == "file":
+                    found.setdefault(name.removeprefix("./"), Part(f"{file}/{name}", file, offset, size, stamp))
+        except DataError:
+            if not found:
+                raise
+    return found
+
+
+@lru_cache(maxsize=16)
+def _in_parquet(file: str, stamp: Stamp) -> Mapping[str, Part]:
+    """The pictures of a Parquet file by their names."""
+    with open_parquet(file) as parquet:
+        path = name_column(parquet)
+        groups = range(parquet.num_row_groups)
+        rows = [(group, row) for group in groups for row in range(parquet.metadata.row_group(group).num_rows)]
+        stated = [value for group in groups for value in column(parquet, group, path)] if path else []
+    names = picture_names([name if isinstance(name, str) else None for name in stated] or [None] * len(rows))
+    return {name: Row(f"{file}/{name}", file, -1, -1, stamp, *place) for name, place in zip(names, rows, strict=True)}
+
+
+class _Groups:
+    """The pictures of the row groups that were read last."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, Stamp, int], list[bytes]] = OrderedDict()
+        self._lock = Lock()
+
+    def pictures(self, file: str, stamp: Stamp, group: int) -> list[bytes]:
+        """The bytes of the pictures of a row group; none for a row without a picture."""
+        key = file, stamp, group
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = _read_group(file, stamp, group)
+                while len(self._kept) > 1 and sum(sum(map(len, kept)) for kept in self._kept.values()) > KEPT:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
+
+
+def _read_group(file: str, stamp: Stamp, group: int) -> list[bytes]:
+    if stamp_of(file) != stamp:
+        what, fix = "this file has changed since it was opened", "begin again: it is then read anew"
+        raise DataError(what, where=file, fix=fix)
+    with open_parquet(file) as parquet:
+        path = image_column(parquet)
+        if path is None:
+            raise DataError("this Parquet file has no pictures", where=file, expected=f"a column {IMAGE} of bytes")
+        size = parquet.metadata.row_group(group).total_byte_size
+        if size > LARGEST_GROUP:
+            got, expected = f"row group {group} has {size:,} bytes", f"at most {LARGEST_GROUP:,}"
+            fix = "write it again with smaller row groups: some hundred pictures each"
+            raise DataError("a row group of this Parquet file is too large", where=file, got=got, expected=expected, fix=fix)
+        return [value if isinstance(value, bytes) else b"" for value in column(parquet, group, path)]
+
+
+_groups = _Groups()

@@ -31,7 +31,7 @@ def anchors(
     *,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("anchors.json"),
     detector: ModelChoice = NO_CHOICE,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     seed: int = 0,
 ) -> int:
     """Fit the shapes of a model's anchors to the objects of a data set, and show how many objects they reach.

@@ -51,7 +51,7 @@ class _Labelled(NamedTuple):
 
     data: Path
     split: str | None
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None
     on_bad: Literal["stop", "skip"]
 
 
@@ -62,7 +62,7 @@ def compare(
     data: Path,
     split: str | None = None,
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     draws: Draws = Draws(),
     machine: Machine = THIS_MACHINE,

@@ -34,7 +34,7 @@ def check(
     path: tyro.conf.Positional[Path],
     /,
     *,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     split: str | None = None,
     fast: bool = False,
     picture_memory: float = 2.0,

@@ -71,7 +71,7 @@ def evaluate(
     *,
     split: str | None = None,
     out: Path | None = None,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     judging: Judging = USUAL_JUDGING,
     keeping: Keeping = NOTHING_KEPT,
@@ -117,7 +117,7 @@ class _Wanted(NamedTuple):
     data: Path
     split: str | None
     out: Path | None
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None
     on_bad: Literal["stop", "skip"]
     judging: Judging
     keeping: Keeping

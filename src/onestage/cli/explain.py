@@ -33,7 +33,7 @@ def explain_picture(
     labels: Path | None = None,
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("explained"),
     score: float = 0.3,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     device: str | None = None,
 ) -> int:

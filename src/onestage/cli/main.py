@@ -55,6 +55,7 @@ VERBS = {
     "models": Verb("models", "models", "the zoo: parameters, multiply-adds, input sizes, published accuracy"),
     "benchmark": Verb("benchmark", "benchmark", "how fast detectors are on this machine"),
     "data check": Verb("data", "check", "what is in a data set, and what is wrong with it"),
+    "data convert": Verb("convert", "convert", "write a data set in another format, such as tars for many pictures"),
     "data anchors": Verb("anchors", "anchors", "fit a model's anchors to the objects of a data set"),
     "data generate": Verb("generate", "generate", "draw a labelled data set that needs no download"),
     "demo": Verb("demo", "demo", "all of it in one go, on generated pictures, in minutes"),

@@ -39,7 +39,7 @@ def train(
     out: Path | None = None,
     resume: Path | None = None,
     accept_changes: bool = False,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     detector: ModelChoice = NO_CHOICE,
     fit_anchors: bool = False,
     plan_only: bool = False,

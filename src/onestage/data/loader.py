@@ -11,11 +11,9 @@ Shape letters: B images, N objects of one picture, M objects of a batch; h, w th
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import weakref
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypeVar
@@ -25,11 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from onestage.data.balance import repeat_factors, repeated
+from onestage.data.balance import repeat_factors
 from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.memory import Admit, Share
 from onestage.data.mosaic import PICTURES, Mosaic
+from onestage.data.order import Order, repetitions, seed_of
 from onestage.data.remarks import without_remarks
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
@@ -118,13 +117,15 @@ class TrainLoader:
         self.seed = seed
         self.shard = shard
         self._count = len(dataset)
-        self._factors = repeat_factors(dataset, feed.balance) if feed.balance else None
+        factors = repeat_factors(dataset, feed.balance) if feed.balance else None
+        shards = None if dataset.parts is None else torch.from_numpy(dataset.parts.file)
+        self._order = Order(len(dataset), seed, factors, shards)
         spare = _SPARE if on_bad == "skip" else 0
         workers = _as_workers(workers)
         size = int(feed.cache * 1e9)
         cache = PictureCache(size, count=len(dataset), processes=max(workers.count, 1)) if size else None
         source = PictureSource(dataset, feed.decoder, cache)
-        pictures = _Pictures(source, transform, clean=transform.clean, seed=seed, spare=spare)
+        pictures = _Pictures(source, transform, clean=transform.clean, order=self._order, spare=spare)
         self._reader = _Reader(pictures, workers=workers, on_bad=on_bad, pin_memory=feed.pin_memory)
 
     def __len__(self) -> int:
@@ -140,11 +141,16 @@ class TrainLoader:
         """This process's share of each batch of an epoch, images (B, 3, h, w), from batch ``start`` on. Earlier
         pictures are not decoded. From batch ``clean_from`` on, there is no mosaic and no scale jitter; None: all may have them.
         """
-        order = epoch_order(self._count, seed=self.seed, epoch=epoch, factors=self._factors)
+        order = self._order.epoch(epoch)
+        again = repetitions(order)
         clean = len(order) if clean_from is None else clean_from * self.batch_size
-        keys = [Key(epoch, i, again, n >= clean) for n, (i, again) in enumerate(zip(order, _repetitions(order), strict=True))]
-        batches = [keys[i * self.batch_size : (i + 1) * self.batch_size] for i in range(start, len(self))]
-        for batch in self._reader.read([b[self.shard.rank :: self.shard.world] for b in batches]):
+        size, shard = self.batch_size, self.shard
+
+        def keys(number: int) -> Keys:
+            mine = range(number * size + shard.rank, min((number + 1) * size, len(order)), shard.world)
+            return [Key(epoch, int(order[n]), int(again[n]), n >= clean) for n in mine]
+
+        for batch in self._reader.read(map(keys, range(start, len(self)))):
             if batch is None:
                 raise DataError(
                     f"more than {_SPARE} pictures in a row cannot be read",
@@ -175,7 +181,7 @@ class EvalLoader:
         _check_batch_size(batch_size, Shard(), count=None)
         self.batch_size = batch_size
         self.indices = range(shard.rank, len(dataset), shard.world)
-        pictures = _Pictures(PictureSource(dataset), transform, clean=transform, seed=0, spare=0)
+        pictures = _Pictures(PictureSource(dataset), transform, clean=transform, order=Order(len(dataset), 0), spare=0)
         self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 
     def __len__(self) -> int:
@@ -189,34 +195,9 @@ class EvalLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         """The batches in order, images (B, 3, h, w)."""
-        keys = [Key(0, i) for i in self.indices]
-        batches = [keys[i : i + self.batch_size] for i in range(0, len(keys), self.batch_size)]
+        firsts = range(0, len(self.indices), self.batch_size)
+        batches = ([Key(0, i) for i in self.indices[first : first + self.batch_size]] for first in firsts)
         return (batch for batch in self._reader.read(batches) if batch is not None)
-
-
-def epoch_order(count: int, *, seed: int, epoch: int, factors: Tensor | None = None) -> list[int]:
-    """The order in which an epoch shows ``count`` pictures, factors (count,) many times each; None: once."""
-    generator = torch.Generator().manual_seed(seed_of(seed, epoch))
-    if factors is None:
-        return torch.randperm(count, generator=generator).tolist()
-    shown = repeated(factors, generator)
-    return shown[torch.randperm(len(shown), generator=generator)[:count]].tolist()
-
-
-def _repetitions(order: Sequence[int]) -> list[int]:
-    """How often each picture of an order was there before."""
-    before: Counter[int] = Counter()
-    found = []
-    for index in order:
-        found.append(before[index])
-        before[index] += 1
-    return found
-
-
-def seed_of(*parts: int) -> int:
-    """One 32-bit seed from several numbers. Neighbouring numbers give unrelated seeds; all machines give the same ones."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=4).digest()
-    return int.from_bytes(digest, "little")
 
 
 def usual_workers(world: int = 1) -> int:
@@ -249,7 +230,7 @@ class _Pictures:
     source: PictureSource
     transform: TrainTransform | EvalTransform
     clean: TrainTransform | EvalTransform
-    seed: int
+    order: Order
     spare: int
 
     def load(self, keys: Keys, share: Share) -> Parcel[_Rest]:
@@ -281,10 +262,11 @@ class _Pictures:
         transform = self.transform
         if key.clean or not isinstance(transform, TrainTransform) or not transform.augment.mosaic:
             return None
-        generator = torch.Generator().manual_seed(seed_of(self.seed, key.epoch, key.index, key.repetition, PICTURES))
+        generator = torch.Generator().manual_seed(seed_of(self.order.seed, key.epoch, key.index, key.repetition, PICTURES))
         if float(torch.rand((), generator=generator)) >= transform.augment.mosaic:
             return None
-        return Mosaic(transform, first=key.index, count=len(self.dataset), generator=generator)
+        among = self.order.neighbours(key.epoch, key.index)
+        return Mosaic(transform, first=key.index, among=len(self.dataset) if among is None else among, generator=generator)
 
     def _use(
         self,
@@ -302,7 +284,7 @@ class _Pictures:
         repetition = (key.repetition,) if key.repetition else ()
         purpose = repetition if cell is None else (key.repetition, key.index, cell)
         for index in (i % len(self.dataset) for i in range(wanted, wanted + 1 + self.spare)):
-            generator = torch.Generator().manual_seed(seed_of(self.seed, key.epoch, index, *purpose))
+            generator = torch.Generator().manual_seed(seed_of(self.order.seed, key.epoch, index, *purpose))
             try:
                 with share() as admit:
                     return make(self.source.open(index, admit), generator)
@@ -379,13 +361,13 @@ class _Reader:
         self._pictures, self._workers, self._on_bad, self._pin_memory = pictures, workers, on_bad, pin_memory
         self._pool: WorkerPool[Keys, _Rest] | None = None
 
-    def read(self, batches: Sequence[Keys]) -> Iterator[Batch | None]:
+    def read(self, batches: Iterable[Keys]) -> Iterator[Batch | None]:
         """The batches in order; None for a batch of which no picture could be read."""
         for parcel in self._parcels(batches):
             self._note(parcel.rest.failures)
             yield _unpack(parcel)
 
-    def _parcels(self, batches: Sequence[Keys]) -> Iterator[Parcel[_Rest]]:
+    def _parcels(self, batches: Iterable[Keys]) -> Iterator[Parcel[_Rest]]:
         if self._workers.count == 0:
             for keys in batches:
                 with without_remarks() if self._pictures.source.decoder == "fast" else contextlib.nullcontext():

@@ -39,12 +39,13 @@ class Mosaic:
     """One input made of four pictures, which are added one after the other. The first one decides the size of the input.
 
     transform: says how large pictures are shown, their colours and mirror images. pictures: the numbers of the four: ``first``
-    and three of the ``count`` pictures of a data set, drawn by ``generator``.
+    and three drawn by ``generator`` ``among`` so many pictures of a data set, or among the pictures of these numbers.
     """
 
-    def __init__(self, transform: TrainTransform, *, first: int, count: int, generator: torch.Generator) -> None:
+    def __init__(self, transform: TrainTransform, *, first: int, among: int | Tensor, generator: torch.Generator) -> None:
         self._transform = transform
-        self.pictures: list[int] = [first, *torch.randint(count, (PICTURES - 1,), generator=generator).tolist()]
+        drawn = torch.randint(among if isinstance(among, int) else len(among), (PICTURES - 1,), generator=generator)
+        self.pictures: list[int] = [first, *(drawn if isinstance(among, int) else among[drawn]).tolist()]
         low, high = MEETING
         self._meeting = (low + (high - low) * torch.rand(2, generator=generator)).tolist()
         self._canvas = torch.empty(0)

@@ -1,9 +1,9 @@
 """Parquet files with a picture in each row: its bytes in the column image, its objects as a list of rows in the column objects.
 
 An object has ``bbox`` (left, top, width, height in pixels) and ``category``, a name or an id, and, as in COCO, ``area``,
-``iscrowd`` and ``ignore``. Other columns that are read: ``name`` or ``file_name``, ``image_id``, ``height`` and ``width``. So are
-files with image.bytes and image.path, and with objects as lists of boxes and of categories, whose names are in the metadata, as
-the package datasets writes them. Policy:
+``iscrowd`` and ``ignore``. Other columns that are read: ``name`` or ``file_name``, ``image_id``, ``height`` and ``width``. So
+are files with image.bytes and image.path, and with objects as lists of boxes and of categories, whose names are in the
+metadata, as the package datasets writes them. Policy:
 - A file among the others without these columns is a problem, and so is one that is cut off or damaged.
 - A row without a picture is a problem, and so is a name that another row of the file has.
 - Classes are listed in the metadata of the files (``onestage.classes``), or as in shards.py.
@@ -205,7 +205,7 @@ def _category_names(parquet: ParquetFile) -> Sequence[str]:
         return ()
     for key in ("info", "features", OBJECTS):
         content = content.get(key) if isinstance(content, dict) else None
-    while isinstance(content, list) and content or isinstance(content, dict) and "feature" in content:
+    while (isinstance(content, list) and content) or (isinstance(content, dict) and "feature" in content):
         content = content[0] if isinstance(content, list) else content["feature"]
     for name in _CATEGORIES:
         about = content.get(name) if isinstance(content, dict) else None

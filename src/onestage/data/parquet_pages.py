@@ -3,8 +3,8 @@
 That is possible where the column is neither compressed nor in a dictionary, as ``onestage data convert`` writes it: a value is
 then its length in four bytes, and its bytes. The format: https://parquet.apache.org/docs/file-format/data-pages/. The heads of
 the pages are in Thrift's compact protocol
-(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). All that is found is checked: the values fill
-their page to its last byte, and there are as many as the row group has rows. Otherwise there is no answer.
+(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). All that is found is checked: the values
+fill their page to its last byte, and there are as many as the row group has rows. Otherwise there is no answer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Data sets in shards: files that each hold some thousand pictures with their labels. What tars and Parquet files share.
 
 Every shard is read once. What it says is checked as that of any other format, shard by shard, and kept as columns in a file of
-the cache (``files.cache_folder``), from which the data set is open at once the next time. The columns are made again if a shard,
-or the list of classes, has another size or time of change.
+the cache (``files.cache_folder``), from which the data set is open at once the next time. The columns are made again if a
+shard, or the list of classes, has another size or time of change.
 
 The classes are listed in classes.json beside the shards, ``{"classes": [{"id": 1, "name": "cat"}]}``, as COCO lists its
 categories. Without the list they are all names in the objects, sorted.
@@ -211,8 +211,10 @@ def _merged(
     image_ids: list[int | str] = [image_id for data in sets for image_id in data.image_ids]
     notes = [note for data in sets for note in data.notes]
     if len({*image_ids}) < len(image_ids):
-        what = f"{counted(len(image_ids) - len({*image_ids}), 'id')} of pictures occur in several shards, so all pictures are called"
-        notes.append(Problem(str(root), f"{what} by their paths"))
+        what = (
+            f"{counted(len(image_ids) - len({*image_ids}), 'picture')} with an id of another shard: paths take the place of ids"
+        )
+        notes.append(Problem(str(root), what))
         image_ids = [*paths]
     if any(isinstance(image_id, str) for image_id in image_ids):
         image_ids = [str(image_id) for image_id in image_ids]
@@ -302,8 +304,9 @@ class ShardTable:
         if not lost:
             return None
         train = ", or train a model for these classes" if labels.owner == MODEL else ""
+        of = f"{counted(sum(lost.values()), 'object')} of {counted(len(lost), 'class')}"
         return DataError(
-            f"{counted(sum(lost.values()), 'object')} of {counted(len(lost), 'class')} that {labels.owner} does not have: {listed(lost)}",
+            f"{of} that {labels.owner} does not have: {listed(lost)}",
             where=f"{self.root} ({split})" if split else self.root,
             got=f"{len(self.names)} in the data: {listed(self.names)}",
             expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",

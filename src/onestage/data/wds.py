@@ -1,15 +1,15 @@
 """WebDataset: tars in which files of one name, before the first dot, are a picture and its labels: 000001.jpg and 000001.json.
 
 The convention: https://github.com/webdataset/webdataset, "The WebDataset format". Labels have the form
-``{"image_id": 1, "height": 480, "width": 640, "objects": [{"bbox": [10, 20, 30, 40], "category": "cat"}]}``, with boxes as left,
-top, width, height in pixels, and, as in COCO, ``area``, ``iscrowd`` and ``ignore`` of an object. Policy:
+``{"image_id": 1, "height": 480, "width": 640, "objects": [{"bbox": [10, 20, 30, 40], "category": "cat"}]}``, with boxes as
+left, top, width, height in pixels, and, as in COCO, ``area``, ``iscrowd`` and ``ignore`` of an object. Policy:
 - A category is a name, or an id of the list of classes (shards.py). height and width may be missing: the picture tells them.
   Without image_id, the name is the id.
 - A picture without labels is a problem, not a picture without objects. So are labels without a picture, a name that occurs
   twice, and a member that is a link, a device or the like. A tar that is cut off or damaged is read up to there, and is a
   problem.
-- Nothing is extracted: labels are read from the tar, and pictures when they are needed. What else is in a tar is passed over, with
-  a note.
+- Nothing is extracted: labels are read from the tar, and pictures when they are needed. What else is in a tar is passed over,
+  with a note.
 """
 
 from __future__ import annotations

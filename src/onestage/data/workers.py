@@ -23,10 +23,11 @@ import time
 import traceback
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -135,7 +136,7 @@ class WorkerPool(Generic[Task, Rest]):
         self._closed = False
         self._owner = os.getpid()
 
-    def run(self, tasks: Sequence[Task]) -> Iterator[Parcel[Rest]]:
+    def run(self, tasks: Iterable[Task]) -> Iterator[Parcel[Rest]]:
         """The results of a round of tasks, in order. A new round ends the one before.
 
         Raise LostError if a worker is silent for too long, or if a task ends several of them.
@@ -144,12 +145,15 @@ class WorkerPool(Generic[Task, Rest]):
             self._round += 1
             self._jobs.clear()
             self._results.clear()
-        jobs = [_Job(number, self._round, task) for number, task in enumerate(tasks)]
-        self._begin(jobs[: AHEAD * self.workers.count])
-        for job in jobs:
+        jobs = (_Job(number, round, task) for round in [self._round] for number, task in enumerate(tasks))
+        begun = deque(islice(jobs, AHEAD * self.workers.count))
+        self._begin(begun)
+        while begun:
+            job = begun.popleft()
             self._staff()
             result = self._result(job)
-            self._begin(jobs[(ahead := job.number + AHEAD * self.workers.count) : ahead + 1])
+            begun.extend(more := [*islice(jobs, 1)])
+            self._begin(more)
             if isinstance(result, Exception):
                 raise result
             yield result
@@ -168,7 +172,7 @@ class WorkerPool(Generic[Task, Rest]):
             keeper.process.join(_TICK)  # one that waits for a dead disk cannot be killed, and is left alone
         self._keepers.clear()
 
-    def _begin(self, jobs: Sequence[_Job[Task]]) -> None:
+    def _begin(self, jobs: Iterable[_Job[Task]]) -> None:
         with self._changed:
             self._jobs.extend(jobs)
             self._changed.notify_all()

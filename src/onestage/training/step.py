@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from onestage.data.loader import seed_of
+from onestage.data.order import seed_of
 from onestage.errors import ConfigError
 from onestage.model.anchors.max_iou import Assignment
 from onestage.structures import Batch, HeadOutput

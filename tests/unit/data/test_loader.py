@@ -12,7 +12,8 @@ import torch
 
 from batches import assert_same, eleven_pictures, ids, spoil
 from onestage.data.dataset import Dataset
-from onestage.data.loader import EvalLoader, Shard, TrainLoader, epoch_order, seed_of, usual_workers
+from onestage.data.loader import EvalLoader, Shard, TrainLoader, usual_workers
+from onestage.data.order import Order, seed_of
 from onestage.data.transforms import Augment, EvalTransform, Prepared, TrainTransform, stretch
 from onestage.errors import ConfigError, DataError, LostError, OnestageError
 from onestage.model.preprocess import Preprocess
@@ -46,7 +47,7 @@ def test_an_epoch_resumed_in_its_middle_goes_on_with_the_same_bits(dataset: Data
 
 def test_resuming_does_not_read_what_was_seen(dataset: Dataset) -> None:
     loader = TrainLoader(dataset, AUGMENTED, batch_size=4)
-    spoil(dataset, *epoch_order(11, seed=0, epoch=0)[:4])
+    spoil(dataset, *Order(11, 0).epoch(0).tolist()[:4])
     assert len(list(loader.epoch(0, start=1))) == 1
     with pytest.raises(DataError):
         next(loader.epoch(0))
@@ -65,12 +66,12 @@ def test_the_global_generators_are_not_touched(dataset: Dataset, workers: int) -
 
 
 def test_each_epoch_is_another_permutation(dataset: Dataset) -> None:
-    orders = [epoch_order(50, seed=s, epoch=e) for s in (0, 1) for e in (0, 1)]
+    orders = [Order(50, s).epoch(e).tolist() for s in (0, 1) for e in (0, 1)]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in orders}) == 4
     loader = TrainLoader(dataset, AUGMENTED, batch_size=11)
     (batch,) = loader.epoch(0)
-    assert ids(batch) == [100 + i for i in epoch_order(11, seed=0, epoch=0)]
+    assert ids(batch) == [100 + i for i in Order(11, 0).epoch(0).tolist()]
 
 
 def test_a_picture_is_augmented_anew_in_each_epoch(dataset: Dataset) -> None:
@@ -129,7 +130,7 @@ def test_a_skipped_picture_is_replaced_by_the_next_and_noted(dataset: Dataset) -
         assert sorted(loader.skipped) == sorted(dataset.paths[i] for i in (5, 6, 10))
     assert_same(batches[0], batches[2])
     replaced = {5: 7, 6: 7, 10: 0}
-    assert ids(batches[0][0]) == [100 + replaced.get(i, i) for i in epoch_order(11, seed=0, epoch=0)]
+    assert ids(batches[0][0]) == [100 + replaced.get(i, i) for i in Order(11, 0).epoch(0).tolist()]
 
 
 def test_nothing_but_unreadable_pictures_stop_training_even_when_they_are_skipped(dataset: Dataset) -> None:

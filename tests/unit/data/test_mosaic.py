@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from batches import assert_same, eleven_pictures, ids, spoil
 from onestage.data.balance import repeat_factors
 from onestage.data.dataset import Dataset
-from onestage.data.loader import Feed, Shard, TrainLoader, epoch_order
+from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.mosaic import PICTURES, VISIBLE, Mosaic
+from onestage.data.order import Order
 from onestage.data.transforms import Augment, TrainTransform, place_region, stretch
 from onestage.errors import ConfigError, DataError
 from onestage.model.preprocess import Preprocess
@@ -41,7 +42,7 @@ def flat(size: tuple[int, int], value: int, boxes: list[list[float]], ignore: li
 
 
 def composed(transform: TrainTransform, samples: list[Sample], seed: int) -> Mosaic:
-    mosaic = Mosaic(transform, first=0, count=9, generator=torch.Generator().manual_seed(seed))
+    mosaic = Mosaic(transform, first=0, among=9, generator=torch.Generator().manual_seed(seed))
     for number, sample in enumerate(samples):
         mosaic.add(sample, torch.Generator().manual_seed(seed + number))
     return mosaic
@@ -79,7 +80,7 @@ def test_objects_of_which_a_fifth_is_visible_stay_and_ignored_ones_always() -> N
         for number, (x1, y1, x2, y2) in enumerate(boxes.int().tolist()):
             pixels[:, y1:y2, x1:x2] = number + 1
         sample = Sample(pixels, boxes, torch.arange(36), ignore, "a", "a.png")
-        mosaic = Mosaic(transform, first=0, count=1, generator=torch.Generator().manual_seed(seed))
+        mosaic = Mosaic(transform, first=0, among=1, generator=torch.Generator().manual_seed(seed))
         for cell in range(PICTURES):
             seen = mosaic.add(sample, torch.Generator().manual_seed(100 * seed + cell))
             (top, left), (height, width) = mosaic._cell(cell)
@@ -163,7 +164,7 @@ def test_balance_repeats_the_pictures_of_rare_classes(dataset: Dataset) -> None:
     assert factors.tolist() == pytest.approx(expected)
     assert repeat_factors(data, 0.0).tolist() == [1.0] * 11
     assert repeat_factors(replace(data, ignore=~data.ignore), 1.0).tolist() == [1.0] * 11
-    orders = [epoch_order(11, seed=0, epoch=e, factors=factors) for e in range(300)]
+    orders = [Order(11, 0, factors).epoch(e).tolist() for e in range(300)]
     assert all(len(order) == 11 for order in orders)
     total = sum(order.count(10) for order in orders) / 300
     assert total == pytest.approx(11 * expected[10] / sum(expected), rel=0.1)

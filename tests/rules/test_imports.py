@@ -12,12 +12,14 @@ from loaded import loaded
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-GROUND = {"structures", "boxes", "images", "draw", "errors", "files", "processes", "console"}
+GROUND = {"structures", "boxes", "images", "draw", "errors", "files", "processes", "console", "parts", "tars"}
 ALLOWED = {
     "errors": set(),
     "boxes": {"errors"},
     "pixels": {"errors"},
-    "images": {"pixels", "errors"},
+    "tars": {"errors"},
+    "parts": {"tars", "errors"},
+    "images": {"pixels", "parts", "errors"},
     "files": {"errors"},
     "processes": {"errors"},
     "console": {"errors"},

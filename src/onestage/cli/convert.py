@@ -49,7 +49,10 @@ def convert(
     parts = ", ".join(f"{number:,} {split}" for split, number in found.pictures.items() if split)
     pictures = counted(sum(found.pictures.values()), "picture") + (f" ({parts})" if parts else "")
     if found.problems:
-        say(f"{counted(len(found.problems), 'problem')}, left out:\n{first_ten([str(problem) for problem in found.problems])}", lines=True)
+        say(
+            f"{counted(len(found.problems), 'problem')}, left out:\n{first_ten([str(problem) for problem in found.problems])}",
+            lines=True,
+        )
     for what, number in found.lost.items():
         say(f"the format {to} cannot say everything: {number:,} x {what}")
     tell(f"{pictures} and {counted(found.objects, 'object')} as {to} in {out}, read again and found equal")

@@ -136,7 +136,7 @@ class Sizes(Column[Size]):
         return height, width
 
     def __iter__(self) -> Iterator[Size]:
-        return map(tuple, self.sizes.tolist())  # type: ignore[arg-type]
+        return map(tuple, self.sizes.tolist())
 
 
 class Chosen(Column[Item]):

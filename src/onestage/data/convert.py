@@ -1,7 +1,7 @@
 """A data set in another format: the same labels, and the same bytes of the pictures.
 
-The copy is made in a temporary folder beside its place, which it takes when it is complete: a kill, Ctrl-C or a full disk leaves
-nothing. Then it is read, and compared with the original.
+The copy is made in a temporary folder beside its place, which it takes when it is complete: a kill, Ctrl-C or a full disk
+leaves nothing there. Then it is read, and compared with the original.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ Track = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 
 @dataclass(frozen=True)
 class Converted:
-    """What was written. pictures: of each split; "" for a data set that is not divided. lost: what the format cannot say, and how
-    often. problems: what was left out.
+    """What was written. pictures: of each split; "" for a data set that is not divided. lost: what the format cannot say, and
+    how often. problems: what was left out.
     """
 
     pictures: Mapping[str, int]
@@ -64,13 +64,13 @@ def convert(
 ) -> Converted:
     """Write a data set into the folder ``out``, which is made or empty, in the format ``to``.
 
-    format: that of the data set; recognised if left out. on_bad: "stop" raises DataError if anything is wrong with the data set;
-    "skip" leaves that out. shard: megabytes of a shard. track: shows how far the work is.
+    format: that of the data set; recognised if left out. on_bad: "stop" raises DataError if anything is wrong with the data
+    set; "skip" leaves that out. shard: megabytes of a shard. track: shows how far the work is.
 
     Raise ConfigError if something is in ``out``, or if that lies in the data set; DataError if the copy is not as the original;
     WriteError if it cannot be written.
     """
-    check_number("shard", shard, least=0.001, most=100_000)
+    check_number("shard", shard, least=1e-6, most=100_000)
     opened = open_data(data, format)
     _check_place(opened, out)
     sets = _load(opened, on_bad)
@@ -81,9 +81,13 @@ def convert(
         named, lost, problems = {}, Counter[str](), [*dict.fromkeys(p for part in sets for p in part.problems)]
         for part in sets:
             writer = WRITERS[to](Place(copy, part.split, ClassSet(part.classes, part.category_ids), int(shard * 1e6)))
-            with track(part.split or "pictures", len(part)) as done:
-                named[part.split or ""] = _write(part, writer, names, on_bad, problems, done)
-            writer.finish()
+            try:
+                with track(part.split or "pictures", len(part)) as done:
+                    named[part.split or ""] = _write(part, writer, names, on_bad, problems, done)
+                writer.finish()
+            except BaseException as error:
+                writer.abandon(error)
+                raise
             lost.update(writer.lost)
         with writing(out):
             if out.exists():
@@ -109,8 +113,8 @@ def _check_place(opened: OpenData, out: Path) -> None:
 
 
 def _load(opened: OpenData, on_bad: OnBad) -> list[Dataset]:
-    """All splits; not trainval if there are both of its parts. Raise DataError if something is wrong that is not to be skipped, or
-    if the splits have other classes.
+    """All splits; not trainval if there are both of its parts. Raise DataError if something is wrong that is not to be skipped,
+    or if the splits have other classes.
     """
     both = {"train", "val"} <= {*opened.splits}
     splits: list[str | None] = [split for split in opened.splits if split != "trainval" or not both]
@@ -118,7 +122,10 @@ def _load(opened: OpenData, on_bad: OnBad) -> list[Dataset]:
     if on_bad == "stop":
         refuse_problems(opened, splits, names=None)
     first = opened.load(splits[0], on_bad=on_bad)
-    return [first, *(opened.load(split, classes=first.classes, owner=f"the split {first.split}", on_bad=on_bad) for split in splits[1:])]
+    return [
+        first,
+        *(opened.load(split, classes=first.classes, owner=f"the split {first.split}", on_bad=on_bad) for split in splits[1:]),
+    ]
 
 
 def _write(
@@ -164,7 +171,9 @@ def _compare(out: Path, to: Target, sets: list[Dataset], named: Mapping[str, Map
 def _differences(data: Dataset, copy: Dataset, copied: Mapping[int, str], to: Target) -> Iterator[str]:
     """What is not the same, a line for each picture."""
     row_of = {path.replace("\\", "/").rpartition("/")[2]: row for row, path in enumerate(copy.paths)}
-    label_of = torch.tensor([copy.classes.index(name) if name in copy.classes else -1 for name in data.classes], dtype=torch.int64)
+    label_of = torch.tensor(
+        [copy.classes.index(name) if name in copy.classes else -1 for name in data.classes], dtype=torch.int64
+    )
     yield from map(str, copy.problems)
     if len(copy) != len(copied):
         yield f"{counted(len(copied), 'picture')} in the original, {len(copy):,} in the copy"

@@ -14,10 +14,10 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, TypedDict
 from xml.etree import ElementTree
 
 import yaml
@@ -40,7 +40,15 @@ MOST_IN_SHARD = 10_000
 """Pictures of a shard."""
 _GROUP_BYTES, _GROUP_ROWS = 16_000_000, 100
 """Of a row group: it is in memory until it is written."""
-_SIGNATURES = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"RIFF": ".webp", b"BM": ".bmp", b"GIF8": ".gif", b"II": ".tif", b"MM": ".tif"}
+_SIGNATURES = {
+    b"\xff\xd8\xff": ".jpg",
+    b"\x89PNG": ".png",
+    b"RIFF": ".webp",
+    b"BM": ".bmp",
+    b"GIF8": ".gif",
+    b"II": ".tif",
+    b"MM": ".tif",
+}
 
 
 @dataclass(frozen=True)
@@ -62,20 +70,6 @@ class Copy:
         return zip(boxes, *columns, strict=True)
 
 
-class Writer(Protocol):
-    """Writes one split of a data set."""
-
-    lost: Counter[str]
-
-    def add(self, copy: Copy) -> None:
-        """Write a picture and its labels."""
-        ...
-
-    def finish(self) -> None:
-        """Write what belongs to the split as a whole."""
-        ...
-
-
 @dataclass
 class Place:
     """Where a split is written. split: its name, or None for a data set that is not divided. shard: bytes of a shard."""
@@ -84,6 +78,27 @@ class Place:
     split: str | None
     classes: ClassSet
     shard: int
+
+
+class Writer:
+    """Writes one split of a data set. lost: what its format cannot say, and how often."""
+
+    def __init__(self, place: Place) -> None:
+        self.place, self.lost = place, Counter[str]()
+        self._open = ExitStack()
+
+    def add(self, copy: Copy) -> None:
+        """Write a picture and its labels."""
+        raise NotImplementedError
+
+    def finish(self) -> None:
+        """Write what belongs to the split as a whole."""
+        raise NotImplementedError
+
+    def abandon(self, error: BaseException) -> None:
+        """Close what is open, after an error, without finishing it."""
+        with suppress(Exception):  # such as that of a full disk, once more
+            self._open.__exit__(type(error), error, error.__traceback__)
 
 
 class Names:
@@ -112,12 +127,11 @@ class Names:
         return f"{made}.{suffix}"
 
 
-class TarShards:
+class TarShards(Writer):
     """Shards for WebDataset: train-000000.tar, and classes.json beside them."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.lost = place, Counter[str]()
-        self._open = ExitStack()
+        super().__init__(place)
         self._tar: tarfile.TarFile | None = None
         self._shards = self._bytes = self._count = 0
 
@@ -138,7 +152,7 @@ class TarShards:
     def _next(self) -> None:
         self._open.close()
         file = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".tar")))
-        self._tar = self._open.enter_context(tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT))
+        self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT))
         self._shards, self._bytes, self._count = self._shards + 1, 0, 0
 
     def finish(self) -> None:
@@ -154,8 +168,17 @@ def _shard(place: Place, number: int, suffix: str) -> Path:
     return place.root / f"{place.split or UNDIVIDED}-{number:06d}{suffix}"
 
 
-def _labels(copy: Copy, classes: ClassSet) -> dict[str, Json]:
-    objects: list[Json] = [_entry(*each, classes) for each in copy.objects]
+class _Labels(TypedDict):
+    """The labels of a picture."""
+
+    image_id: int | str
+    height: int
+    width: int
+    objects: list[dict[str, Json]]
+
+
+def _labels(copy: Copy, classes: ClassSet) -> _Labels:
+    objects = [_entry(*each, classes) for each in copy.objects]
     height, width = copy.size
     return {"image_id": copy.truth.image_id, "height": height, "width": width, "objects": objects}
 
@@ -167,7 +190,7 @@ def _entry(
     return {"bbox": [*box], "category": classes.names[label], "area": area, **flags}
 
 
-class ParquetShards:
+class ParquetShards(Writer):
     """Parquet files with a picture in each row: train-000000.parquet. Pictures lie in them as they are."""
 
     def __init__(self, place: Place) -> None:
@@ -177,9 +200,8 @@ class ParquetShards:
         except ImportError as error:
             what, fix = "Parquet files are written by a package that is not installed", "pip install 'onestage[parquet]'"
             raise ConfigError(what, got="no pyarrow", fix=fix) from error
-        self.place, self.lost = place, Counter[str]()
+        super().__init__(place)
         self._arrow = pyarrow
-        self._open = ExitStack()
         self._writer: ParquetWriter | None = None
         self._rows: list[dict[str, object]] = []
         self._shards = self._bytes = self._count = self._waiting = 0
@@ -190,7 +212,9 @@ class ParquetShards:
             self._next(ids_are_numbers=isinstance(copy.truth.image_id, int))
         if self._waiting + len(copy.data) > _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS:
             self._write()
-        self._rows.append({NAME: copy.name, **_labels(copy, self.place.classes), IMAGE: copy.data})
+        labels = _labels(copy, self.place.classes)
+        objects = [entry | {flag: flag in entry for flag in ("ignore", "iscrowd")} for entry in labels["objects"]]
+        self._rows.append({NAME: copy.name, **labels, OBJECTS: objects, IMAGE: copy.data})
         self._bytes, self._count, self._waiting = self._bytes + len(copy.data), self._count + 1, self._waiting + len(copy.data)
 
     def _next(self, *, ids_are_numbers: bool) -> None:
@@ -198,7 +222,9 @@ class ParquetShards:
         file = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".parquet")))
         schema = self._schema(ids_are_numbers=ids_are_numbers)
         words = [f"{OBJECTS}.list.element.category"]
-        writer = self._arrow.parquet.ParquetWriter(file, schema, compression="NONE", use_dictionary=words, write_statistics=words)
+        writer = self._arrow.parquet.ParquetWriter(
+            file, schema, compression="NONE", use_dictionary=words, write_statistics=words
+        )
         self._writer = self._open.enter_context(writer)
         self._shards, self._bytes, self._count = self._shards + 1, 0, 0
 
@@ -236,14 +262,13 @@ class ParquetShards:
         self._close()
 
 
-class CocoCopy:
+class CocoCopy(Writer):
     """train/ and annotations/instances_train.json; images/ and annotations/instances.json if there are no splits."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.lost = place, Counter[str]()
+        super().__init__(place)
         self._folder = make_folder(place.root / (place.split or "images"))
         self._file = make_folder(place.root / "annotations") / f"instances{f'_{place.split}' if place.split else ''}.json"
-        self._open = ExitStack()
         self._json = self._open.enter_context(atomic_file(self._file))
         self._objects = io.BytesIO()
         self._pictures = self._count = 0
@@ -254,12 +279,12 @@ class CocoCopy:
         write_file(self._folder / copy.name, copy.data)
         image_id = copy.truth.image_id
         number = image_id if isinstance(image_id, int) else self._pictures + 1
-        entry = {"id": number, "file_name": copy.name, "height": copy.size[0], "width": copy.size[1]}
+        entry: dict[str, Json] = {"id": number, "file_name": copy.name, "height": copy.size[0], "width": copy.size[1]}
         self._json.write(_next_entry(entry, self._pictures))
         self._pictures += 1
         for box, label, ignore, crowd, area in copy.objects:
             found: dict[str, Json] = {"id": self._count + 1, "image_id": number, "category_id": self.place.classes.ids[label]}
-            found |= {"bbox": [*box], "area": area, "iscrowd": int(crowd)} | ({"ignore": 1} if ignore else {})
+            found |= {"bbox": [*box], "area": area, "iscrowd": int(crowd), "ignore": int(ignore)}
             self._objects.write(_next_entry(found, self._count))
             self._count += 1
 
@@ -276,11 +301,11 @@ def _next_entry(entry: dict[str, Json], before: int) -> bytes:
     return (",\n" if before else "\n").encode() + json.dumps(entry).encode()
 
 
-class YoloCopy:
+class YoloCopy(Writer):
     """images/train/, labels/train/ and data.yaml; images/, labels/ and classes.txt if there are no splits."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.lost = place, Counter[str]()
+        super().__init__(place)
         self._images, self._labels = (make_folder(place.root / kind / (place.split or "")) for kind in ("images", "labels"))
 
     def add(self, copy: Copy) -> None:
@@ -307,11 +332,11 @@ class YoloCopy:
         write_file(self.place.root / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-class VocCopy:
+class VocCopy(Writer):
     """JPEGImages/, Annotations/ and ImageSets/Main/train.txt; no lists if there are no splits."""
 
     def __init__(self, place: Place) -> None:
-        self.place, self.lost = place, Counter[str]()
+        super().__init__(place)
         self._images, self._annotations = (make_folder(place.root / kind) for kind in ("JPEGImages", "Annotations"))
         self._stems: list[str] = []
 

@@ -48,6 +48,8 @@ MANY = 8
 
 Places = Mapping[str, tuple[int, int]]
 """Where a picture begins in its shard, and its length, by its path; none where only the format finds it."""
+Kept = tuple[Mapping[str, Array], Mapping[str, Json]]
+"""Columns and their facts."""
 ReadShard = Callable[[Path, Table], Places]
 """Puts what a shard says into a table."""
 
@@ -91,7 +93,7 @@ class ShardSet:
             "stamps": [[*stamp] for stamp in stamps],
         }
         place = _place(self.tree.top, self.format, split)
-        found = None if place is None else read_columns(place)
+        found: Kept | None = None if place is None else read_columns(place)
         if found is None or {key: found[1].get(key) for key in asked} != asked:
             stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
             arrays, facts = _read(root, files, self.read_shard, self.format, stored)
@@ -119,9 +121,7 @@ def _place(top: Path, format: str, split: str) -> Path | None:
     return None
 
 
-def _kept(
-    place: Path | None, arrays: Mapping[str, Array], facts: Mapping[str, Json]
-) -> tuple[Mapping[str, Array], Mapping[str, Json]]:
+def _kept(place: Path | None, arrays: Mapping[str, Array], facts: Mapping[str, Json]) -> Kept:
     """The columns as they are in the cache now; those in memory if nothing can be written there."""
     if place is not None:
         with suppress(WriteError):
@@ -149,7 +149,7 @@ def _read_classes(file: Path) -> StoredClasses:
 def listed_classes(file: Path, entries: list[Json]) -> StoredClasses:
     """Classes from a list of ids and names, as COCO has it. Objects may write either."""
     names = categories_of(file, entries)
-    keys: dict[ClassKey, str] = {**names, **{name: name for name in names.values()}}
+    keys: dict[ClassKey, str] = dict(names.items()) | {name: name for name in names.values()}
     return StoredClasses(ClassSet(tuple(names.values()), tuple(names)), keys)
 
 

@@ -143,7 +143,7 @@ def fingerprint(dataset: Dataset) -> str:
     """A checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
     digest = hashlib.sha256(repr((tuple(dataset.image_ids), dataset.classes)).encode())
     for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
-        digest.update(column.contiguous().numpy())
+        digest.update(column.contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -1,0 +1,137 @@
+"""How long a data set of a million pictures takes to open, and how much memory it takes, over all processes that load it.
+
+python benchmarks/tables.py                        # 1,000,000 pictures with 7,000,000 boxes in tars, made in a temporary folder
+python benchmarks/tables.py --format parquet
+python benchmarks/tables.py --folder /data/tables  # keep the shards for the next time
+
+The pictures are one tiny JPEG over and over, because tables do not depend on pixels. Printed are the seconds of the first reading,
+which makes the columns; of opening them afterwards, in a new process; and the memory of that process and its workers after some
+batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: a page that n processes share counts as 1/n for each).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+CLASSES = [f"class {number:02d}" for number in range(80)]
+SIDE = 64
+
+
+def main() -> None:
+    """Make the shards unless they are there, then measure in a new process."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--pictures", type=int, default=1_000_000)
+    parser.add_argument("--boxes", type=int, default=7, help="of each picture")
+    parser.add_argument("--format", choices=["wds", "parquet"], default="wds")
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--folder", type=Path, help="where the shards and the columns stay")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure is not None:
+        measure(arguments.measure, arguments.workers)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (arguments.folder or Path(temporary)) / f"{arguments.format}-{arguments.pictures}-{arguments.boxes}"
+        if not (folder / "made").exists():
+            seconds = time.perf_counter()
+            make(folder / "data", arguments.pictures, arguments.boxes, arguments.format)
+            (folder / "made").touch()
+            print(f"made {arguments.pictures:,} pictures in {time.perf_counter() - seconds:.0f} s", flush=True)
+        command = [sys.executable, __file__, "--measure", str(folder / "data"), "--workers", str(arguments.workers)]
+        for text in ("first reading, which makes the columns", "opening the columns"):
+            print(f"\n{text}", flush=True)
+            subprocess.run(command, check=True, env=os.environ | {"ONESTAGE_HOME": str(folder / "cache")})
+
+
+def make(folder: Path, pictures: int, boxes: int, form: str) -> None:
+    """Write the shards, 10,000 pictures in each."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = io.BytesIO()
+    Image.new("RGB", (SIDE, SIDE), (90, 120, 60)).save(file, "JPEG")
+    generator = np.random.default_rng(0)
+    write = make_tar if form == "wds" else make_parquet
+    for first in range(0, pictures, 10_000):
+        count = min(10_000, pictures - first)
+        corners = (generator.random((count, boxes, 4)) * SIDE / 2).round(2) + [0, 0, 1, 1]
+        labels = generator.integers(0, len(CLASSES), (count, boxes))
+        rows = [
+            {"image_id": first + n, "height": SIDE, "width": SIDE, "objects": objects(corners[n].tolist(), labels[n].tolist())}
+            for n in range(count)
+        ]
+        write(folder / f"train-{first // 10_000:06d}", file.getvalue(), rows)
+
+
+def objects(corners: list[list[float]], labels: list[int]) -> list[dict[str, object]]:
+    return [{"bbox": box, "category": CLASSES[label]} for box, label in zip(corners, labels, strict=True)]
+
+
+def make_tar(path: Path, picture: bytes, rows: list[dict[str, object]]) -> None:
+    with tarfile.open(f"{path}.tar", "w") as tar:
+        for row in rows:
+            for suffix, content in (("jpg", picture), ("json", json.dumps(row).encode())):
+                entry = tarfile.TarInfo(f"{row['image_id']:09d}.{suffix}")
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+
+
+def make_parquet(path: Path, picture: bytes, rows: list[dict[str, object]]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    table = pyarrow.Table.from_pylist([row | {"image": picture, "name": f"{row['image_id']:09d}.jpg"} for row in rows])
+    image = table.schema.get_field_index("image")
+    table = table.cast(table.schema.set(image, pyarrow.field("image", pyarrow.binary(), nullable=False)))
+    pyarrow.parquet.write_table(table, f"{path}.parquet", compression="NONE", use_dictionary=False, row_group_size=1000)
+
+
+def measure(folder: Path, workers: int) -> None:
+    """Open the data set, load some batches with workers, and print the seconds and the memory."""
+    from onestage.data import open_data
+    from onestage.data.loader import TrainLoader
+    from onestage.data.transforms import TrainTransform, stretch
+
+    memory = {"Python and torch alone": proportional([os.getpid()])}
+    begun = time.perf_counter()
+    data = open_data(folder).load("train")
+    opened = time.perf_counter() - begun
+    memory["the data set open"] = proportional([os.getpid()])
+    loader = TrainLoader(data, TrainTransform(stretch((SIDE, SIDE))), batch_size=32, workers=workers)
+    begun = time.perf_counter()
+    batches = loader.epoch(0)
+    for _ in range(64):
+        next(batches)
+    first = time.perf_counter() - begun
+    memory[f"this process and {workers} workers after 64 batches of 32"] = proportional([os.getpid(), *children()])
+    print(f"{len(data):,} pictures, {len(data.boxes):,} boxes: open in {opened:.2f} s; 64 batches in {first:.2f} s")
+    for text, size in memory.items():
+        print(f"{size / 1e6:8,.0f} MB  {text}")
+
+
+def proportional(processes: list[int]) -> int:
+    """Bytes of memory that some processes have, each page shared out among those that have it."""
+    size = 0
+    for process in processes:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        size += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return size
+
+
+def children() -> list[int]:
+    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+if __name__ == "__main__":
+    main()

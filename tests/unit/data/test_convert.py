@@ -1,0 +1,186 @@
+"""Data sets in other formats: equal labels, untouched pictures, nothing written over, nothing half done."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from onestage.cli.main import main
+from onestage.data import Dataset, load_dataset
+from onestage.data.convert import WRITERS, convert
+from onestage.data.copies import Names
+from onestage.errors import ConfigError, DataError, WriteError
+from onestage.images import picture_bytes
+from shards import CAT, labels, pairs, picture, tar
+
+FORMATS = ["wds", "parquet", "coco", "yolo", "voc"]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "cache"))
+
+
+def odd_box(generator: np.random.Generator) -> dict[str, object]:
+    """An object whose corners have all digits that float32 has."""
+    x, y = generator.random(2) * 15
+    return {
+        "bbox": [float(x), float(y), *(generator.random(2) * 14 + 0.1).tolist()],
+        "category": str(generator.choice(["cat", "dog"])),
+    }
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    generator = np.random.default_rng(0)
+    members: list[tuple[str, bytes]] = []
+    for number in range(12):
+        objects = [odd_box(generator) for _ in range(number % 4)]
+        kind = ("PNG", "JPEG", "WEBP")[number % 3]
+        name = f"{number:03d}"
+        members += [
+            (f"{name}.{kind.lower()}", picture(number, kind=kind)),
+            (f"{name}.json", labels(*objects, image_id=number + 5)),
+        ]
+    tar(tmp_path / "source" / "train.tar", members[:16])
+    tar(tmp_path / "source" / "val.tar", members[16:])
+    return tmp_path / "source"
+
+
+def said(data: Dataset) -> list[tuple[bytes, list[list[float]], list[str]]]:
+    """The bytes and the labels of each picture, by the bytes."""
+    rows = []
+    for row in range(len(data)):
+        truth = data.truth(row)
+        rows.append(
+            (picture_bytes(data.stored(row)), truth.boxes.tolist(), [data.classes[label] for label in truth.labels.tolist()])
+        )
+    return sorted(rows)
+
+
+@pytest.mark.parametrize("first", FORMATS)
+def test_there_and_back_nothing_changes(source: Path, tmp_path: Path, first: str) -> None:
+    found = convert(source, tmp_path / "there", to=first)  # type: ignore[arg-type]
+    assert (found.pictures, found.objects, found.lost, found.problems) == ({"train": 8, "val": 4}, 18, {}, ())
+    convert(tmp_path / "there", tmp_path / "back", to="wds")
+    for split in ("train", "val"):
+        original = said(load_dataset(source, split=split))
+        assert said(load_dataset(tmp_path / "there", split=split)) == original
+        assert said(load_dataset(tmp_path / "back", split=split)) == original
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_a_set_without_splits_stays_so(source: Path, tmp_path: Path, to: str) -> None:
+    convert(source / "train.tar", tmp_path / "one", to="coco")
+    (tmp_path / "plain").mkdir()
+    tar(tmp_path / "plain" / "a.tar", pairs(4))
+    found = convert(tmp_path / "plain", tmp_path / "copy", to=to)  # type: ignore[arg-type]
+    assert found.pictures == {"": 4} and len(load_dataset(tmp_path / "copy")) == 4
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_what_a_format_cannot_say_is_counted(tmp_path: Path, to: str) -> None:
+    flagged = CAT | {"ignore": 1, "area": 20.0}
+    members = [*pairs(4), ("x.png", picture(9)), ("x.json", labels(CAT, flagged, image_id=50))]
+    tar(tmp_path / "source" / "train.tar", members)
+    lost = convert(tmp_path / "source", tmp_path / "copy", to=to).lost  # type: ignore[arg-type]
+    expected = {
+        "yolo": {"difficult object or crowd, which is left out": 3},
+        "voc": {"crowd, which becomes a difficult object": 2, "area that is not that of its box": 3},
+    }
+    assert lost == expected.get(to, {})
+    if to not in expected:
+        ours, theirs = load_dataset(tmp_path / "source"), load_dataset(tmp_path / "copy")
+        for name in ("boxes", "labels", "ignore", "crowd", "area"):
+            assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+        assert list(theirs.image_ids) == [0, 1, 2, 3, 50]
+
+
+def test_ids_of_classes_are_kept_where_the_format_has_them(source: Path, tmp_path: Path) -> None:
+    (source / "classes.json").write_text(
+        '{"classes": [{"id": 4, "name": "dog"}, {"id": 9, "name": "cat"}, {"id": 11, "name": "cow"}]}'
+    )
+    for to in ("wds", "parquet", "coco"):
+        convert(source, tmp_path / to, to=to)  # type: ignore[arg-type]
+        data = load_dataset(tmp_path / to, split="train")
+        assert (data.classes, data.category_ids) == (("dog", "cat", "cow"), (4, 9, 11))
+
+
+def test_names_are_unique_whole_and_safe() -> None:
+    names = Names(dots=False)
+    jpeg = b"\xff\xd8\xff"
+    given = ["a/x.jpg", "b/X.jpg", "b/x.png", "v1.2.jpg", "s.parquet/0000001", ".._.png", "a:b\n.jpg", "ü" * 300 + ".jpg"]
+    made = [names.of(path, jpeg) for path in given]
+    assert made[:7] == ["x.jpg", "X-2.jpg", "x-3.png", "v1_2.jpg", "0000001.jpg", "_.png", "a_b_.jpg"]
+    assert len(made[7].encode()) < 200
+    assert Names(dots=True).of("v1.2.jpg", jpeg) == "v1.2.jpg"
+
+
+def test_nothing_is_written_over(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for out in (tmp_path / "full", tmp_path / "file"):
+        with pytest.raises(ConfigError, match="would lie among other files"):
+            convert(source, out, to="coco")
+    for out in (source / "copy", source):
+        with pytest.raises(ConfigError, match=r"inside the data set|other files"):
+            convert(source, out, to="coco")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "full", "source"]
+    (tmp_path / "empty").mkdir()
+    convert(source, tmp_path / "empty", to="coco")
+    assert (tmp_path / "empty").stat().st_mode & 0o777 == (tmp_path / "full").stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_an_interrupted_copy_leaves_nothing(source: Path, tmp_path: Path, to: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = WRITERS[to]
+    usual, count = writer.add, iter(range(100))  # type: ignore[attr-defined]
+
+    def add(self: object, copy: object) -> None:
+        if next(count) == 9:
+            raise KeyboardInterrupt
+        usual(self, copy)
+
+    monkeypatch.setattr(writer, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "copy", to=to)  # type: ignore[arg-type]
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["source"]
+
+
+def test_faults_stop_the_copy_or_are_counted(source: Path, tmp_path: Path) -> None:
+    with (source / "train.tar").open("r+b") as file:
+        file.truncate(9000)
+    with pytest.raises(DataError, match="cut off"):
+        convert(source, tmp_path / "copy", to="coco")
+    found = convert(source, tmp_path / "copy", to="coco", on_bad="skip")
+    assert found.pictures["train"] < 8 and "cut off" in str(found.problems[0])
+
+
+def test_a_copy_that_differs_is_an_error_and_goes(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = Names.of
+    monkeypatch.setattr(Names, "of", lambda self, path, data: usual(self, path, data).replace("001.", "wrong."))
+    monkeypatch.setattr(
+        "onestage.data.copies.json.dumps",
+        lambda content, **_: __import__("json").JSONEncoder().encode(content).replace('"category": "cat"', '"category": "dog"'),
+    )
+    with pytest.raises(DataError, match="does not say the same"):
+        convert(source, tmp_path / "copy", to="wds")
+    assert not (tmp_path / "copy").exists()
+
+
+def test_a_full_disk_is_one_error_that_names_the_copy(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: object, copy: object) -> None:
+        raise WriteError("the file could not be written", where="x", fix="free some space on that disk")
+
+    monkeypatch.setattr(WRITERS["yolo"], "add", full)
+    assert main(["data", "convert", str(source), str(tmp_path / "copy"), "--to", "yolo"]) == 2
+    assert not (tmp_path / "copy").exists()
+
+
+def test_the_verb_says_what_it_did(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["data", "convert", str(source), str(tmp_path / "copy"), "--to", "parquet"]) == 0
+    out = capsys.readouterr().out
+    assert "12 pictures (8 train, 4 val) and 18 objects as parquet in" in out and "onestage data check" in out
+    assert main(["data", "check", str(tmp_path / "copy")]) == 0

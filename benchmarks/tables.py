@@ -4,9 +4,9 @@ python benchmarks/tables.py                        # 1,000,000 pictures with 7,0
 python benchmarks/tables.py --format parquet
 python benchmarks/tables.py --folder /data/tables  # keep the shards for the next time
 
-The pictures are one tiny JPEG over and over, because tables do not depend on pixels. Printed are the seconds of the first reading,
-which makes the columns; of opening them afterwards, in a new process; and the memory of that process and its workers after some
-batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: a page that n processes share counts as 1/n for each).
+The pictures are one tiny JPEG over and over, because tables do not depend on pixels. Printed are the seconds of the first
+reading, which makes the columns; of opening them afterwards, in a new process; and the memory of that process and its workers
+after some batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: of a page that n processes share each has 1/n).
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def make(folder: Path, pictures: int, boxes: int, form: str) -> None:
     write = make_tar if form == "wds" else make_parquet
     for first in range(0, pictures, 10_000):
         count = min(10_000, pictures - first)
-        corners = (generator.random((count, boxes, 4)) * SIDE / 2).round(2) + [0, 0, 1, 1]
+        corners = (generator.random((count, boxes, 4)) * SIDE / 2).round(2) + np.array([0, 0, 1, 1])
         labels = generator.integers(0, len(CLASSES), (count, boxes))
         rows = [
             {"image_id": first + n, "height": SIDE, "width": SIDE, "objects": objects(corners[n].tolist(), labels[n].tolist())}

@@ -37,6 +37,8 @@ _KINDS: dict[bytes, Kind] = {
 _WITHOUT_CONTENT = (b"1", b"2", b"3", b"4", b"5", b"6")
 """Whatever their size says: some tars state that of the file that a link leads to."""
 _EXTENSIONS = (b"x", b"g", b"L", b"K")
+END = bytes(2 * BLOCK)
+"""The end mark."""
 _CUT = "copy or write it again, whole"
 
 
@@ -50,7 +52,7 @@ class Member(NamedTuple):
 
 
 def members(file: BinaryIO, length: int) -> Iterator[Member]:
-    """The members of an open tar of ``length`` bytes, in order. Between two of them the caller may read elsewhere.
+    """The members of an open tar of ``length`` bytes, in order. Between two of them the caller may read other places.
 
     Raise DataError, without a place, where the file stops being a tar: it is cut off, damaged or compressed. What came
     before is whole.
@@ -78,6 +80,26 @@ def members(file: BinaryIO, length: int) -> Iterator[Member]:
             yield _member(header, extended, start, size, flag)
             extended = {}
         at = following
+
+
+def write_member(file: BinaryIO, name: str, content: bytes) -> None:
+    """Add a plain file to an open tar. The bytes that are written follow from the name and the content alone."""
+    raw = name.encode("utf-8", "backslashreplace")
+    if len(raw) > 100:
+        record = b" path=" + raw + b"\n"
+        length = len(record) + 1
+        while len(str(length)) + len(record) != length:
+            length = len(str(length)) + len(record)
+        _write_entry(file, b"long name", str(length).encode() + record, b"x")
+    _write_entry(file, raw[:100], content, b"0")
+
+
+def _write_entry(file: BinaryIO, name: bytes, content: bytes, flag: bytes) -> None:
+    numbers = b"0000644\0" + 2 * b"0000000\0" + b"%011o\0" % len(content) + b"%011o\0" % 0
+    header = name.ljust(100, b"\0") + numbers + 8 * b" " + flag + bytes(100) + b"ustar\00000"
+    header = header.ljust(BLOCK, b"\0")
+    file.write(header[:148] + b"%06o\0 " % sum(header) + header[156:])
+    file.write(content + bytes(-len(content) % BLOCK))
 
 
 def _member(header: bytes, extended: dict[str, str], start: int, size: int, flag: bytes) -> Member:

@@ -28,7 +28,7 @@ def convert(
     """Write a data set in another format: the same labels, and the pictures' files byte by byte.
 
     `onestage data convert photos/ shards/ --to wds` makes tars for WebDataset, and `--to parquet` Parquet files: some thousand
-    pictures in each file, which large disks and networks read much faster than files of their own. Training, evaluation and
+    pictures in each file, which large disks and networks read much faster than a file for each. Training, evaluation and
     `onestage data check` read them as any data set. `--to coco`, `yolo` and `voc` make the usual folders, from shards too.
 
     The copy appears when it is complete: an interrupted one leaves nothing. It is then read and compared with the original.

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Generic, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,7 @@ _PIECE = 4096
 """Texts that are made at a time where all are wanted."""
 
 Item = TypeVar("Item", covariant=True)
-Array = NDArray[Any]
+Array = NDArray[np.generic]
 
 
 class Column(Sequence[Item], Generic[Item]):
@@ -165,7 +165,7 @@ def chosen(items: Sequence[Item], rows: Sequence[int]) -> Sequence[Item]:
 @dataclass(frozen=True, eq=False)
 class Parts:
     """Where P pictures lie inside larger files. files and stamps: of each file. file (P,): which one. offset, length (P,): the
-    place in it, in bytes; an offset below 0 if only the file's own format finds the picture.
+    place in it, in bytes; an offset below 0 if only a reader of the file's format finds the picture.
     """
 
     files: tuple[str, ...]

@@ -74,32 +74,24 @@ def convert(
     opened = open_data(data, format)
     _check_place(opened, out)
     sets = _load(opened, on_bad)
+    problems = [*dict.fromkeys(problem for part in sets for problem in part.problems)]
+    named, lost = {}, Counter[str]()
     make_folder(out.parent)
     with temporary_folder(out) as folder:
-        copy = make_folder(folder / "copy")
-        names = Names(dots=to != "wds")
-        named, lost, problems = {}, Counter[str](), [*dict.fromkeys(p for part in sets for p in part.problems)]
+        copy, names = make_folder(folder / "copy"), Names(dots=to != "wds")
         for part in sets:
             writer = WRITERS[to](Place(copy, part.split, ClassSet(part.classes, part.category_ids), int(shard * 1e6)))
-            try:
-                with track(part.split or "pictures", len(part)) as done:
-                    named[part.split or ""] = _write(part, writer, names, on_bad, problems, done)
-                writer.finish()
-            except BaseException as error:
-                writer.abandon(error)
-                raise
+            with track(part.split or "pictures", len(part)) as done:
+                named[part.split or ""] = _write(part, writer, names, on_bad, problems, done)
             lost.update(writer.lost)
         with writing(out):
             if out.exists():
                 out.rmdir()
             copy.replace(out)
     _compare(out, to, sets, named)
-    return Converted(
-        {split: len(copied) for split, copied in named.items()},
-        sum(len(part.truth(row).boxes) for part in sets for row in named[part.split or ""]),
-        {what: number for what, number in lost.items() if number},
-        tuple(problems),
-    )
+    objects = sum(int(part.offsets.diff()[[*named[part.split or ""]]].sum()) for part in sets)
+    pictures = {split: len(copied) for split, copied in named.items()}
+    return Converted(pictures, objects, {what: number for what, number in lost.items() if number}, tuple(problems))
 
 
 def _check_place(opened: OpenData, out: Path) -> None:
@@ -131,8 +123,20 @@ def _load(opened: OpenData, on_bad: OnBad) -> list[Dataset]:
 def _write(
     data: Dataset, writer: Writer, names: Names, on_bad: OnBad, problems: list[Problem], done: Callable[[], None]
 ) -> dict[int, str]:
-    """Write the pictures of a split. Return the name of each by its row; those that cannot be read have none."""
-    found = {}
+    """Write a split. Return the name of each picture by its row; those that cannot be read have none."""
+    try:
+        found = dict(_written(data, writer, names, on_bad, problems, done))
+        writer.finish()
+    except BaseException as error:
+        writer.abandon(error)
+        raise
+    return found
+
+
+def _written(
+    data: Dataset, writer: Writer, names: Names, on_bad: OnBad, problems: list[Problem], done: Callable[[], None]
+) -> Iterator[tuple[int, str]]:
+    """The row and the name of each picture, once it is written."""
     for row in range(len(data)):
         truth = data.truth(row)
         try:
@@ -145,10 +149,10 @@ def _write(
                 raise
             problems.append(Problem.of(truth.path, error, fault="picture"))
         else:
-            found[row] = names.of(truth.path, content)
-            writer.add(Copy(found[row], content, truth, size))
+            name = names.of(truth.path, content)
+            writer.add(Copy(name, content, truth, size))
+            yield row, name
         done()
-    return found
 
 
 def _compare(out: Path, to: Target, sets: list[Dataset], named: Mapping[str, Mapping[int, str]]) -> None:

@@ -11,13 +11,12 @@ from __future__ import annotations
 import io
 import json
 import re
-import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, BinaryIO, TypedDict
 from xml.etree import ElementTree
 
 import yaml
@@ -29,6 +28,7 @@ from onestage.errors import ConfigError
 from onestage.files import LONGEST, Json, atomic_file, make_folder, write_file
 from onestage.parts import IMAGE, NAME
 from onestage.structures import ClassSet, Size, Truth
+from onestage.tars import END, write_member
 
 if TYPE_CHECKING:
     from pyarrow import Schema
@@ -81,7 +81,7 @@ class Place:
 
 
 class Writer:
-    """Writes one split of a data set. lost: what its format cannot say, and how often."""
+    """What writes one split of a data set. lost: what its format cannot say, and how often."""
 
     def __init__(self, place: Place) -> None:
         self.place, self.lost = place, Counter[str]()
@@ -102,8 +102,8 @@ class Writer:
 
 
 class Names:
-    """A file name for each picture that no other has, whether or not capitals count, with the name of its own file as far as
-    possible. dots: whether there may be some before the suffix.
+    """A file name for each picture that no other has, whether or not capitals count: that of the file that it came from, as far
+    as possible. dots: whether there may be some before the suffix.
     """
 
     def __init__(self, *, dots: bool) -> None:
@@ -132,7 +132,7 @@ class TarShards(Writer):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._tar: tarfile.TarFile | None = None
+        self._tar: BinaryIO | None = None
         self._shards = self._bytes = self._count = 0
 
     def add(self, copy: Copy) -> None:
@@ -142,24 +142,26 @@ class TarShards(Writer):
         labels = json.dumps(_labels(copy, self.place.classes), ensure_ascii=False, separators=(",", ":"))
         key = copy.name.rpartition(".")[0]
         for name, content in ((copy.name, copy.data), (f"{key}.json", labels.encode("utf-8", "replace"))):
-            entry = tarfile.TarInfo(name)
-            entry.size, entry.mode = len(content), 0o644
             assert self._tar is not None
-            self._tar.addfile(entry, io.BytesIO(content))
+            write_member(self._tar, name, content)
         self._bytes += len(copy.data)
         self._count += 1
 
-    def _next(self) -> None:
+    def _close(self) -> None:
+        if self._tar is not None:
+            self._tar.write(END)
         self._open.close()
-        file = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".tar")))
-        self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT))
+
+    def _next(self) -> None:
+        self._close()
+        self._tar = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".tar")))
         self._shards, self._bytes, self._count = self._shards + 1, 0, 0
 
     def finish(self) -> None:
         """Close the last shard, and list the classes."""
         if not self._shards:
             self._next()
-        self._open.close()
+        self._close()
         entries = [{"id": number, "name": name} for name, number in zip(*self.place.classes, strict=True)]
         write_file(self.place.root / CLASSES, json.dumps({"classes": entries}, ensure_ascii=False, indent=1) + "\n")
 

@@ -2,7 +2,7 @@
 
 Pictures in shards are mixed inside a window: shards come in a random order, each window takes as many as have ``WINDOW``
 pictures, and its pictures are mixed. So the bytes that are read in a while lie in few files, which the system keeps in memory.
-A data set that is one window is mixed as a whole, as pictures that are files of their own are.
+A data set that is one window is mixed as a whole, as pictures in separate files are.
 
 Shape letters: P pictures.
 """
@@ -26,7 +26,7 @@ WINDOW = 2**15
 @dataclass(frozen=True, eq=False)
 class Order:
     """The order of P pictures. factors (P,): how often each is shown, on average; None: once. shards (P,): the number of the
-    file that holds each; None: each is a file of its own. window: see ``WINDOW``.
+    file that holds each; None: each has a separate file. window: see ``WINDOW``.
     """
 
     count: int

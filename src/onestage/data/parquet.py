@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from onestage import boxes as box_ops
-from onestage.data.coco import as_id
+from onestage.data.coco import as_id, field_of
 from onestage.data.dataset import Problem
 from onestage.data.labels import StoredClasses
 from onestage.data.parquet_pages import places
@@ -204,14 +204,17 @@ def _category_names(parquet: ParquetFile) -> Sequence[str]:
     except (ValueError, RecursionError):
         return ()
     for key in ("info", "features", OBJECTS):
-        content = content.get(key) if isinstance(content, dict) else None
-    while (isinstance(content, list) and content) or (isinstance(content, dict) and "feature" in content):
-        content = content[0] if isinstance(content, list) else content["feature"]
+        content = field_of(content, key)
+    about = _inside(content)
     for name in _CATEGORIES:
-        about = content.get(name) if isinstance(content, dict) else None
-        while isinstance(about, dict) and isinstance(about.get("feature"), dict):
-            about = about["feature"]
-        names = about.get("names") if isinstance(about, dict) else None
+        names = field_of(_inside(field_of(about, name)), "names")
         if isinstance(names, list) and all(isinstance(name, str) for name in names):
             return [str(name) for name in names]
     return ()
+
+
+def _inside(content: Json) -> Json:
+    """What a list is of, in the words of the package datasets."""
+    while isinstance(content, list) or field_of(content, "feature") is not None:
+        content = next(iter(content), None) if isinstance(content, list) else field_of(content, "feature")
+    return content

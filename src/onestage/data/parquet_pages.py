@@ -77,7 +77,7 @@ def _number(value: int | Fields) -> int:
 
 
 class _Compact:
-    """Reads a structure of Thrift's compact protocol. at: how many bytes were read."""
+    """The reader of a structure of Thrift's compact protocol. at: how many bytes were read."""
 
     def __init__(self, content: bytes) -> None:
         self.content, self.at = content, 0

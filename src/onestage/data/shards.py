@@ -43,6 +43,7 @@ from onestage.structures import ClassSet
 VERSION = 1
 """Of the readers: columns that others have made are made again."""
 CLASSES = "classes.json"
+_OBJECT_COLUMNS = ("boxes", "ignore", "crowd", "area")
 MANY = 8
 """Shards whose first reading shows a bar."""
 
@@ -208,16 +209,7 @@ def _merged(
     order = np.array([names.index(name) for name in found.names], np.int64)
     labels = np.concatenate([np.zeros(0, np.int64), *found.labels])
     paths = [path.removeprefix(_before(root)) for data in sets for path in data.paths]
-    image_ids: list[int | str] = [image_id for data in sets for image_id in data.image_ids]
-    notes = [note for data in sets for note in data.notes]
-    if len({*image_ids}) < len(image_ids):
-        what = (
-            f"{counted(len(image_ids) - len({*image_ids}), 'picture')} with an id of another shard: paths take the place of ids"
-        )
-        notes.append(Problem(str(root), what))
-        image_ids = [*paths]
-    if any(isinstance(image_id, str) for image_id in image_ids):
-        image_ids = [str(image_id) for image_id in image_ids]
+    image_ids, notes = _ids(root, paths, [image_id for data in sets for image_id in data.image_ids])
     counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(data.offsets.diff() for data in sets)])
     places = np.concatenate([np.zeros((0, 2), np.int64), *found.places])
     arrays: dict[str, Array] = {
@@ -225,23 +217,33 @@ def _merged(
         **_id_columns(image_ids),
         "sizes": np.array([size for data in sets for size in data.sizes], np.int32).reshape(-1, 2),
         "offsets": counts.cumsum(0).numpy(),
-        "file": np.repeat(np.arange(len(sets), dtype=np.int32), [len(data) for data in sets]),
+        "file": np.repeat(np.arange(len(sets), dtype=np.int32), [*map(len, sets)]),
         "offset": np.ascontiguousarray(places[:, 0]),
         "length": np.ascontiguousarray(places[:, 1]),
         "labels": order[labels] if len(order) else labels,
-        **{
-            name: np.concatenate([getattr(data, name).numpy() for data in sets])
-            for name in ("boxes", "ignore", "crowd", "area")
-        },
+        **{name: np.concatenate([getattr(data, name).numpy() for data in sets]) for name in _OBJECT_COLUMNS},
     }
-    facts: dict[str, Json] = {
-        "names": [*names],
-        "ids": [*ids],
-        "numbered": numbered,
-        "problems": [_packed(problem) for data in sets for problem in data.problems],
-        "notes": [_packed(note) for note in dict.fromkeys(notes)],
-    }
+    facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered} | _lists(sets, notes)
     return arrays, facts
+
+
+def _ids(root: Path, paths: list[str], stated: list[int | str]) -> tuple[Sequence[int | str], list[Problem]]:
+    """The ids of the pictures, and a note if their paths take the place of the ids that are stated."""
+    twice = len(stated) - len({*stated})
+    if twice:
+        what = f"{counted(twice, 'picture')} with an id of another shard: paths take the place of ids"
+        return paths, [Problem(str(root), what)]
+    is_text = any(isinstance(image_id, str) for image_id in stated)
+    return [*map(str, stated)] if is_text else stated, []
+
+
+def _lists(sets: Sequence[Dataset], notes: Sequence[Problem]) -> dict[str, Json]:
+    """What is wrong in the shards, and what is worth a look."""
+    found = dict.fromkeys([*(note for data in sets for note in data.notes), *notes])
+    return {
+        "problems": [_packed(problem) for data in sets for problem in data.problems],
+        "notes": [_packed(note) for note in found],
+    }
 
 
 def _before(root: Path) -> str:
@@ -333,7 +335,7 @@ class ShardTable:
 
     def _labelled(self, table: NDArray[np.int64], labels: Labels) -> Callable[..., Dataset]:
         """What makes the data set, once its format, its split, its problems and notes are known."""
-        columns = {name: self.arrays[name] for name in ("labels", "boxes", "ignore", "crowd", "area")}
+        columns = {name: self.arrays[name] for name in ("labels", *_OBJECT_COLUMNS)}
         offsets = self.arrays["offsets"]
         if not np.array_equal(table, np.arange(len(table))):
             columns["labels"] = table[columns["labels"]] if len(table) else columns["labels"]

@@ -211,10 +211,10 @@ def _save(comparison: Comparison, measured: _Measured, out: Path, remarks: Seque
     """Write the folder of a comparison, and say where its page is."""
     from onestage.analysis.compare_files import save_comparison
     from onestage.analysis.compare_pictures import draw_differing
-    from onestage.data.files import is_regular
+    from onestage.data.files import is_picture_there
 
     dataset, found, truths, _ = measured
-    there = [truth for truth in truths if not dataset.is_on_disk or is_regular(Path(truth.path))]
+    there = [truth for truth in truths if not dataset.is_on_disk or is_picture_there(truth.path)]
     paths = dict(zip(dataset.image_ids, dataset.paths, strict=True))
     drawn = draw_differing(comparison, found, there)
     page = save_comparison(comparison, out, paths=paths, drawn=drawn, remarks=remarks)

@@ -17,7 +17,7 @@ from onestage.analysis.worst import worst_pictures
 from onestage.cli.judge import with_truths
 from onestage.cli.results import results_folder
 from onestage.data import Dataset
-from onestage.data.files import is_regular
+from onestage.data.files import is_picture_there
 from onestage.data.predictions import FORMATS, PredictionWriter
 from onestage.draw import draw_boxes
 from onestage.errors import shortened
@@ -63,7 +63,7 @@ def save_report(
         for detections in found:
             writer.add(detections)
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
-    there = [detections for detections in found if not dataset.is_on_disk or is_regular(Path(detections.path))]
+    there = [detections for detections in found if not dataset.is_on_disk or is_picture_there(detections.path)]
     chosen = there[:: max(1, len(there) // PICTURES)][:PICTURES]
     examples: dict[str, Image.Image] = {}
     for number, detections in enumerate(chosen, start=1):

@@ -27,7 +27,7 @@ from onestage.data.reader import OpenData, open_data
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError
-from onestage.images import decode_image, decoding_cost, image_size, picture_bytes
+from onestage.images import Stored, decode_image, decoding_cost, image_size, picture_bytes
 from onestage.structures import Size
 
 SMALL, MEDIUM = 32**2, 96**2
@@ -203,19 +203,21 @@ def _firsts(owners: Owners) -> list[tuple[Dataset, int]]:
     return [places[0] for places in owners.values()]
 
 
-def _look_at(owners: Owners, look: Callable[[Path, Size | None], _Look], *, timeout: float, progress: bool) -> dict[str, _Look]:
+def _look_at(
+    owners: Owners, look: Callable[[Stored, Size | None], _Look], *, timeout: float, progress: bool
+) -> dict[str, _Look]:
     """Look at every picture, several at a time: Pillow decodes without Python's global lock."""
     firsts = {path: places[0] for path, places in owners.items()}
     with (
         PatientThreads(timeout=timeout, farewell=0.0) as threads,
         Progress(console=Terminal(), transient=True, disable=not progress) as bar,
     ):
-        looks = {p: threads.submit(partial(look, Path(p), data.sizes[index])) for p, (data, index) in firsts.items()}
+        looks = {p: threads.submit(partial(look, data.stored(row), data.sizes[row])) for p, (data, row) in firsts.items()}
         tracked = bar.track(looks.items(), total=len(owners), description="looking at every picture")
         return {path: threads.result(future, path) for path, future in tracked}
 
 
-def _look(path: Path, stated: Size | None, *, memory: PictureMemory, fast: bool) -> _Look:
+def _look(path: Stored, stated: Size | None, *, memory: PictureMemory, fast: bool) -> _Look:
     """Decode a picture, or read only its header, and compare its size with the one in its annotation."""
     try:
         with memory.share() as admit:

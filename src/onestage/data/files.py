@@ -140,6 +140,11 @@ def is_regular(path: Path) -> bool:
     return _has_kind(path, stat.S_ISREG)
 
 
+def is_picture_there(path: str) -> bool:
+    """Whether there is a file of this path, or one that may hold a picture of this path, such as a tar."""
+    return is_regular(Path(path)) or any(map(is_regular, Path(path).parents))
+
+
 def is_there(path: Path) -> bool:
     """Whether anything has this name."""
     return _has_kind(path, lambda _mode: True)

@@ -13,6 +13,7 @@ import re
 import shlex
 import time
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import ConfigError, DataError, counted, first_ten, shortened
 from onestage.files import write_atomically
-from onestage.images import decode_image
+from onestage.images import Stored, decode_image
+from onestage.parts import Part
 
 NAME = "pictures.json"
 KILOBYTE = 1024
@@ -44,10 +46,12 @@ def stamping(stamps: dict[str, str], *sets: Dataset, timeout: float = TIMEOUT) -
     does not give up. Raise LostError if one picture takes more than ``timeout`` seconds.
     """
     told, places = time.monotonic(), [*_names(*sets).items()]
+    inside = {path: (data, row) for data in sets if data.parts is not None for row, path in enumerate(data.paths)}
     with PatientThreads(timeout=timeout, farewell=0.0) as threads:
         for first in range(0, len(places), AT_ONCE):
             part = places[first : first + AT_ONCE]
-            futures = [threads.submit(partial(_stamp, path)) for path, _ in part]
+            stored = [inside[path][0].stored(inside[path][1]) if path in inside else path for path, _ in part]
+            futures = [threads.submit(partial(_stamp, place)) for place in stored]
             for done, ((path, name), future) in enumerate(zip(part, futures, strict=True), start=first + 1):
                 stamp = threads.result(future, path)
                 if stamp is not None:
@@ -70,7 +74,9 @@ def _names(*sets: Dataset) -> dict[str, str]:
     return {path: os.path.relpath(path, data.root) for data in sets for path in data.paths}
 
 
-def _stamp(path: str) -> str | None:
+def _stamp(path: Stored) -> str | None:
+    if isinstance(path, Part):
+        return _stamp_inside(path)
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -80,6 +86,17 @@ def _stamp(path: str) -> str | None:
     except OSError:
         return None
     return f"{size}-{digest.hexdigest()}"
+
+
+def _stamp_inside(part: Part) -> str | None:
+    """As of a file, of a picture inside a larger one."""
+    first = max(0, part.length - KILOBYTE)
+    try:
+        digest = hashlib.blake2b(part.read(KILOBYTE), digest_size=8)
+        digest.update(replace(part, offset=part.offset + first, length=part.length - first).read())
+    except (DataError, OSError):
+        return None
+    return f"{part.length}-{digest.hexdigest()}"
 
 
 def load(folder: Path) -> Stamps | None:

@@ -93,7 +93,7 @@ class ShardSet:
             "files": [self.tree.short(file) for file in (*files, *list_of_classes)],
             "stamps": [[*stamp] for stamp in stamps],
         }
-        place = _place(self.tree.top, self.format, split)
+        place = _place(self.tree.chosen or self.tree.top, self.format, split)
         found: Kept | None = None if place is None else read_columns(place)
         if found is None or {key: found[1].get(key) for key in asked} != asked:
             stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
@@ -114,10 +114,10 @@ def _stamp(file: Path) -> Stamp:
         return Stamp(-1, -1)
 
 
-def _place(top: Path, format: str, split: str) -> Path | None:
-    """The file of the cache for a split; None if there is no place for a cache."""
+def _place(named: Path, format: str, split: str) -> Path | None:
+    """The file of the cache for a split of what the user named; None if there is no place for a cache."""
     with suppress(WriteError):
-        digest = hashlib.sha256(repr((str(top.resolve()), format, split)).encode("utf-8", "backslashreplace"))
+        digest = hashlib.sha256(repr((str(named.resolve()), format, split)).encode("utf-8", "backslashreplace"))
         return cache_folder("columns") / f"{digest.hexdigest()[:32]}.columns"
     return None
 
@@ -223,7 +223,7 @@ def _merged(
         "labels": order[labels] if len(order) else labels,
         **{name: np.concatenate([getattr(data, name).numpy() for data in sets]) for name in _OBJECT_COLUMNS},
     }
-    facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered} | _lists(sets, notes)
+    facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered, **_lists(sets, notes)}
     return arrays, facts
 
 

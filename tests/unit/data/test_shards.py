@@ -251,6 +251,14 @@ def test_columns_that_were_changed_change_no_file(shards: Path, cache: Path) -> 
     assert load_dataset(shards, split="train").boxes[0].tolist() == [2, 3, 12.5, 15]
 
 
+def test_shards_without_any_object_are_read_and_kept(tmp_path: Path, cache: Path) -> None:
+    tar(tmp_path / "a.tar", [("1.png", picture()), ("1.json", labels())])
+    for _ in range(2):
+        data = load_dataset(tmp_path / "a.tar")
+        assert (len(data), len(data.boxes), data.classes, data.is_empty) == (1, 0, (), True)
+    assert len([*cache.iterdir()]) == 1
+
+
 def test_hostile_columns_are_none(tmp_path: Path) -> None:
     for head in (
         '{"arrays": {"a": ["object", [1], 0]}, "bytes": 64}',

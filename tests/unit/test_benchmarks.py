@@ -57,6 +57,21 @@ def test_inference(load, tmp_path, capsys):
     assert LITE in printed and "times as fast" in printed
 
 
+@pytest.mark.parametrize("counts", [(), pytest.param((3, 6), marks=pytest.mark.slow)])
+def test_folders(counts, load, tmp_path, capsys):
+    """The loop and the whole see the same pictures; the command line runs in another process."""
+    path, options = tmp_path / "folders.json", {"model": "tinyssd", "runtime": "torch", "batch": 2, "repeats": 1}
+    load("folders").main(pictures=5, workers=(0, 2), counts=counts, json=path, **options)
+    written = json.loads(path.read_text())
+    assert [row["what"] for row in written["rows"]] == [
+        "the engine in a plain loop", "the whole, workers as many as pay", "the whole, workers 2",
+    ]  # fmt: skip
+    assert all(len(row["wall"]) == len(row["cpu"]) == 1 for row in written["rows"])
+    assert [row["pictures"] for row in written["counts"]] == list(counts)
+    assert all(row["megabytes"] > 100 and row["threads"] > 1 for row in written["counts"])
+    assert "against the first" in capsys.readouterr().out
+
+
 def test_evaluation(load, tmp_path, capsys):
     path = tmp_path / "evaluation.json"
     rows = load("evaluation").main(pictures=6, classes=3, objects=30, detections=8, draws=3, json=path)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, failures_of, identity, notes_of, settings_of, work_through
+from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
 from onestage.model.codec import Range
@@ -115,7 +115,7 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
         resources=work.resources(),
     )
     if before is None:
-        journal.begin(notes_of(looker))
+        begin(journal, looker)
     work_through(run, files, sinks=sinks, journal=journal, tally=tally, resume=before is not None)
     places = {name: piece.folder for name, piece in pieces.items() if tally.read}
     places |= {name: sink.path for name, sink in sinks.items() if sink.path.exists()}

@@ -101,6 +101,13 @@ def notes_of(looker: Predictor) -> dict[str, Json]:
     return {"runtime": getattr(looker.engine, "runtime", "torch"), "threads": torch.get_num_threads()}
 
 
+def begin(journal: Journal, looker: Predictor) -> None:
+    """Begin a run in the journal. Say so if that gives up an interrupted one."""
+    if journal.exists:
+        say(("note:", "bold yellow"), " this takes the place of an interrupted run; --resume would have gone on with it")
+    journal.begin(notes_of(looker))
+
+
 def failures_of(out: Path) -> dict[str, Sink]:
     """The sink for the pictures that cannot be read, by its name for people. Raise ConfigError if a file is in the way."""
     from onestage.cli.results import results_folder

@@ -77,6 +77,11 @@ class Journal:
         self._about = about
         self._last = time.monotonic()
 
+    @property
+    def exists(self) -> bool:
+        """Whether a run was interrupted in this folder, or is at work."""
+        return (self.folder / RUN).exists()
+
     def begin(self, notes: Mapping[str, Json]) -> None:
         """Forget an earlier run, and note what this one is about. notes: what ``earlier`` gives to who goes on with it."""
         self.remove()

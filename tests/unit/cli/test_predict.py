@@ -195,6 +195,12 @@ def test_an_interrupted_run_is_not_mixed_with_another(run: Path, interrupted: Pa
     assert main(again) == 1
 
 
+def test_without_resume_an_interrupted_run_is_given_up_and_that_is_said(run: Path, interrupted: Path, capsys: Captured) -> None:
+    assert main(["predict", str(run), *RESUMED, "--out", "found"]) == 1
+    told = capsys.readouterr()
+    assert "takes the place of an interrupted run" in told.err and "going on" not in told.err
+
+
 def test_resume_begins_where_nothing_was_interrupted(run: Path, photos: Path) -> None:
     assert main(["predict", str(run), *RESUMED, "--resume"]) == 0
     assert not (Path("predictions") / journal.FOLDER).exists()

@@ -230,16 +230,20 @@ def free_port() -> int:
 
 
 @contextmanager
-def together(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Iterator[list[BaseProcess]]:
-    """The same call in two processes of one group, as torchrun would start them; at the end both must have returned."""
+def together(
+    function: Callable[..., Any], *arguments: Any, log: Path | None = None, world: int = 2
+) -> Iterator[list[BaseProcess]]:
+    """The same call in ``world`` processes of one group, as torchrun would start them; at the end all must have returned."""
     port = free_port()
-    launched = [zip(VARIABLES, (str(rank), "2", str(rank), "127.0.0.1", str(port)), strict=True) for rank in range(2)]
+    launched = [
+        zip(VARIABLES, (str(rank), str(world), str(rank), "127.0.0.1", str(port)), strict=True) for rank in range(world)
+    ]
     processes = [start(function, *arguments, log=log, **dict(variables)) for variables in launched]
     try:
         yield processes
         for process in processes:
             process.join(240)
-        assert [process.exitcode for process in processes] == [0, 0], log and log.read_text()
+        assert [process.exitcode for process in processes] == [0] * world, log and log.read_text()
     finally:
         for process in processes:
             process.kill()

@@ -48,6 +48,9 @@ NEW: dict[tuple[str, str], Any] = {
     ("Plan", "machine"): None,
     ("TrainConfig", "log"): None,
     ("TrainConfig", "bad_limit"): None,  # on_bad had no limit
+    ("TrainConfig", "shared_batch_norm"): False,  # each process had its own statistics
+    ("TrainConfig", "recompute"): False,
+    ("TrainConfig", "shard"): False,
 }
 """Each field that c0fbafc did not have, as (part, field): the value by which c0fbafc acted. Old files lack the field, so this
 value must be its default.

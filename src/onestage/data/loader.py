@@ -161,9 +161,10 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Every picture once, in the data set's order: process r of w gets pictures r, r + w, r + 2w ... (``indices``).
+    """Every picture once, in the data set's order (``indices``): process r of w gets the batches r, r + w, r + 2w ... A batch
+    has the same pictures whatever w is: the bits that a network computes may depend on what else is in the batch.
 
-    batch_size counts this process's pictures; the last batch may be smaller. A picture that cannot be read raises DataError.
+    The last batch of all may be smaller. A picture that cannot be read raises DataError.
     With on_bad="skip" it is left out, and ``skipped`` notes the error.
     """
 
@@ -180,7 +181,8 @@ class EvalLoader:
     ) -> None:
         _check_batch_size(batch_size, Shard(), count=None)
         self.batch_size = batch_size
-        self.indices = range(shard.rank, len(dataset), shard.world)
+        firsts = range(shard.rank * batch_size, len(dataset), shard.world * batch_size)
+        self.indices = [i for first in firsts for i in range(first, min(first + batch_size, len(dataset)))]
         pictures = _Pictures(PictureSource(dataset), transform, clean=transform, order=Order(len(dataset), 0), spare=0)
         self._reader = _Reader(pictures, workers=_as_workers(workers), on_bad=on_bad, pin_memory=pin_memory)
 

@@ -5,8 +5,10 @@ Shape letters: B images, A anchors, C logits per anchor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +26,8 @@ from onestage.model.detector import Criterion, Detector
 from onestage.predict.predictor import Predictor
 from onestage.processes import Distributed
 from onestage.structures import Batch, Detections, HeadOutput
+
+T = TypeVar("T")
 
 Advance = Callable[[int], None]
 """A function that gets the number of pictures measured since the last call."""
@@ -47,9 +51,9 @@ def evaluate_dataset(
 
     Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
     are missing in the report if the engine gives detections instead. Scores are calibrated if the file of the model says how;
-    its thresholds are not applied. Process r of w takes pictures r, r + w, ...; no picture is counted twice. skipped: gets
-    why a picture could not be read, by path, with on_bad="skip". Raise ConfigError if the classes of the data set are not
-    those of the model.
+    its thresholds are not applied. Process r of w takes batches r, r + w, ...; no picture is counted twice, and the figures
+    have the same bits for any w. skipped: gets why a picture could not be read, by path, with on_bad="skip". Raise ConfigError
+    if the classes of the data set are not those of the model.
     """
     check_number("batch_size", batch_size, least=1, whole=True)
     predictor = model if isinstance(model, Predictor) else Predictor.of(model)
@@ -73,8 +77,8 @@ def evaluate_dataset(
         dataset.classes,
         model=config.name,
         data=name_of(dataset),
-        losses=_mean_losses(parts) if has_outputs else None,
-        book=sum((part.book for part in parts), BookMetrics()) if has_outputs else None,
+        losses=_mean_losses(_in_turn(part.losses for part in parts)) if has_outputs else None,
+        book=sum(_in_turn(part.books for part in parts), BookMetrics()) if has_outputs else None,
     )
     return report, detections
 
@@ -99,13 +103,14 @@ def _check_classes(dataset: Dataset, classes: tuple[str, ...]) -> None:
 class _Part:
     """What one process measured. skipped: why a picture could not be read, by path.
 
-    losses: (3,) float64, the sums of cls and box and their divisor. It and book stay empty if the engine gives no outputs.
+    losses: for each batch (3,) float64, the sums of cls and box and their divisor. Like books, it stays empty if the engine
+    gives no outputs.
     """
 
     found: list[Detections] = field(default_factory=list)
     skipped: Mapping[str, OnestageError] = field(default_factory=dict)
-    losses: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64, device="cpu"))
-    book: BookMetrics = field(default_factory=BookMetrics)
+    losses: list[Tensor] = field(default_factory=list)
+    books: list[BookMetrics] = field(default_factory=list)
     has_outputs: bool = True
 
 
@@ -145,13 +150,19 @@ def _add_losses(part: _Part, criterion: Criterion, output: HeadOutput, batch: Ba
     assignment = criterion.assign(batch.targets, output.level_sizes, output.input_size, device=one.device)
     losses = criterion.loss(output, assignment, normalizer=one)
     divisor = criterion.config.loss.normalizer(assignment.matches)
-    part.losses += torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu()
-    part.book += _book(criterion, output, assignment)
+    part.losses.append(torch.stack([*(losses[name] for name in _LOSSES), divisor]).double().cpu())
+    part.books.append(_book(criterion, output, assignment))
 
 
-def _mean_losses(parts: Sequence[_Part]) -> dict[str, float]:
-    """The losses per positive anchor over all processes, with their total."""
-    sums = torch.stack([part.losses for part in parts]).sum(0)
+def _in_turn(parts: Iterable[Iterable[T]]) -> Iterator[T]:
+    """What the processes have of their batches, in the order of the batches: sums in one order have the same bits."""
+    missing = object()
+    return (cast(T, one) for turn in zip_longest(*parts, fillvalue=missing) for one in turn if one is not missing)
+
+
+def _mean_losses(batches: Iterable[Tensor]) -> dict[str, float]:
+    """The losses per positive anchor over all batches, each (3,), with their total."""
+    sums = sum(batches, torch.zeros(3, dtype=torch.float64, device="cpu"))
     means = [*(sums[:-1] / sums[-1].clamp(min=1)).tolist()]
     return dict(zip((*_LOSSES, "total"), (*means, sum(means)), strict=True))
 

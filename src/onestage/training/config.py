@@ -65,11 +65,13 @@ FITTED = ("steps", "evaluate_steps", "evaluate_pictures")
 """The settings that a training of a number of minutes finds by itself."""
 LENGTHS = ("steps", "minutes")
 """The other settings that say how long to train."""
+UNCOMPILED = ("shared_batch_norm", "recompute", "shard")
+"""Settings that change how the network runs, which a compiled one does not notice."""
 Setting = bool | int | float | str | tuple[str, ...] | tuple[float, ...] | None
 """A value of a field of ``TrainConfig``."""
 RULED = (
     "epochs", "batch_size", "augment", "augment_with", "evaluate_every", "precision", "channels_last", "fp32_depthwise",
-    "cache", "on_bad", "lr", "warmup", "ema", "fused", "decoder",
+    "cache", "on_bad", "lr", "warmup", "ema", "fused", "decoder", "shared_batch_norm",
 )  # fmt: skip
 """The settings of a new run that rules decide if the user leaves them out (training/rules.py, training/recipes.py)."""
 AUGMENTS = {"ssd": Augment.ssd(), "light": Augment.light(), "none": Augment.none()}
@@ -178,6 +180,14 @@ class TrainConfig:
     bad_limit: float | None = None
     """The share of the pictures, up to 0.1, that may be left out under on_bad limit; by default 0.01. Ten may always be left
     out, but never more than a tenth."""
+    # several processes, large models
+    shared_batch_norm: bool = False
+    """With several processes: batch norm takes its statistics over the pictures of all, with two exchanges for each layer."""
+    recompute: bool = False
+    """Keep no maps inside blocks for the backward pass, but compute them again there (gradient checkpointing): less memory, a
+    slower step, the same result."""
+    shard: bool = False
+    """With several processes: divide the weights that learn, the gradients and the momenta among them (FSDP2)."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():
@@ -205,6 +215,10 @@ class TrainConfig:
             what, got = "fp32_depthwise is for bf16, not compiled", f"precision {self.precision}, compile {self.compile}"
             fix = "precision='bf16' without compile=; or leave fp32_depthwise= out"
             raise ConfigError(what, where="fp32_depthwise", got=got, fix=fix)
+        uncompiled = next((name for name in UNCOMPILED if getattr(self, name)), None)
+        if self.compile and uncompiled is not None:
+            what, fix = f"a compiled network has no {uncompiled}", f"leave compile= or {uncompiled}= out"
+            raise ConfigError(what, where=uncompiled, got="compile True", fix=fix)
         if self.bad_limit is not None and self.on_bad != "limit":
             what, fix = "only on_bad limit has a limit", "on_bad='limit', or leave bad_limit= out"
             raise ConfigError(what, where="bad_limit", got=f"on_bad {self.on_bad}", fix=fix)

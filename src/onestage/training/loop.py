@@ -424,7 +424,7 @@ class Training:
         report, found = evaluate_dataset(
             run.result,
             run.val,
-            batch_size=max(1, run.config.batch_size // run.group.world),
+            batch_size=run.config.batch_size,
             workers=run.config.workers_of(run.group.world),
             on_bad=run.config.on_bad_picture,
             advance=advance,

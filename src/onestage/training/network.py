@@ -9,7 +9,6 @@ import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TypeVar, cast
 
 import torch
@@ -21,6 +20,7 @@ from onestage.errors import ConfigError
 from onestage.model.backbones.any_timm import TimmBackbone
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
+from onestage.training.batch_norm import BatchNormOverAll
 from onestage.training.config import TrainConfig
 
 T = TypeVar("T")
@@ -48,9 +48,15 @@ def make_network(model: Detector, config: TrainConfig, group: Distributed) -> nn
     return group.parallel(network, spare_parts=isinstance(model.config.backbone, TimmBackbone))
 
 
-def arithmetic(config: TrainConfig) -> AbstractContextManager[object]:
-    """What applies to the network's arithmetic besides autocast."""
-    return DepthwiseInFp32() if config.fp32_depthwise else contextlib.nullcontext()
+@contextlib.contextmanager
+def arithmetic(config: TrainConfig, group: Distributed) -> Iterator[None]:
+    """Inside, the network's arithmetic is as the config says, autocast aside."""
+    with contextlib.ExitStack() as stack:
+        if config.fp32_depthwise:
+            stack.enter_context(DepthwiseInFp32())
+        if config.shared_batch_norm and group.world > 1:
+            stack.enter_context(BatchNormOverAll(group))
+        yield
 
 
 class DepthwiseInFp32(TorchFunctionMode):

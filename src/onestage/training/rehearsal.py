@@ -34,7 +34,7 @@ LEAST, MOST = 8, 200
 FEW_STEPS = 100
 """Below so many steps a detector has hardly begun to learn, and the user is told."""
 MEASURED = 2
-"""Batches of validation pictures that are timed."""
+"""Batches of validation pictures that are timed, at least."""
 
 
 def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, began: float) -> tuple[Run, RunState] | None:
@@ -129,8 +129,8 @@ def _is_steady(taken: list[float], budget: float) -> bool:
 def _picture_seconds(run: Run) -> float:
     """Seconds for the measurement of a validation picture."""
     run.group.share(run.result.buffers())
-    val, batch_size = run.data.val, max(1, run.config.batch_size // run.group.world)
-    some = val.subset(range(min(len(val), MEASURED * run.config.batch_size)))
+    val, batch_size = run.data.val, run.config.batch_size
+    some = val.subset(range(min(len(val), max(MEASURED, run.group.world) * batch_size)))  # a batch for each process
     begun = clock.now()
     evaluate_dataset(
         run.result,

@@ -34,7 +34,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
 
     All losses are divided by the positives of the whole step, over all processes. So one process with 8 pictures,
     two with 4 and two accumulated parts of 4 take the same step. Two things differ: batch norm averages over what it sees
-    at once, and drop_path leaves out other pictures.
+    at once (``shared_batch_norm``: all processes at once), and drop_path leaves out other pictures.
     """
     config, group = run.config, run.group
     torch.manual_seed(seed_of(config.seed, state.step, group.rank))  # dropout too is the same after a resume
@@ -68,7 +68,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
 def _forward(run: Run, part: Batch) -> HeadOutput:
     images = run.model.config.preprocess.normalize(part.images).contiguous(memory_format=memory_order(run.config))
     try:
-        with run.autocast, arithmetic(run.config):
+        with run.autocast, arithmetic(run.config, run.group):
             output: HeadOutput = run.network(images)
     except ValueError as e:
         if not _starves_batch_norm(run.model, images):

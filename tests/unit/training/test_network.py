@@ -9,12 +9,15 @@ import torch
 
 from onestage.errors import ConfigError
 from onestage.files import LAST
+from onestage.processes import Distributed
 from onestage.training import network
 from onestage.training.config import TrainConfig
 from onestage.training.loop import resume
 from onestage.training.optim import load_optimizer, make_optimizer
 from onestage.weights.detector_file import load_detector
 from small_runs import CONFIG, PLAIN, detector, run, run_stopped, same_bits, together, weights, write_pictures
+
+ALONE = Distributed(0, 1, 0, torch.device("cpu"))
 
 pytestmark = pytest.mark.usefixtures("no_curves")
 
@@ -65,13 +68,13 @@ def test_depthwise_convolutions_stay_in_fp32_under_bf16() -> None:
     images = torch.rand(1, 4, 5, 5)
     depthwise, whole = torch.nn.Conv2d(4, 4, 3, groups=4), torch.nn.Conv2d(4, 4, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        with network.arithmetic(TrainConfig(precision="bf16", fp32_depthwise=True)):
+        with network.arithmetic(TrainConfig(precision="bf16", fp32_depthwise=True), ALONE):
             assert torch.equal(
                 depthwise(whole(images)),
                 torch.nn.functional.conv2d(whole(images).float(), depthwise.weight.float(), depthwise.bias, groups=4),
             )
             assert depthwise(images).dtype == torch.float32 and whole(images).dtype == torch.bfloat16
-        with network.arithmetic(TrainConfig(precision="bf16")):
+        with network.arithmetic(TrainConfig(precision="bf16"), ALONE):
             assert depthwise(images).dtype == torch.bfloat16
     with pytest.raises(ConfigError, match="fp32_depthwise"):
         TrainConfig(precision="fp32", fp32_depthwise=True)

@@ -17,7 +17,7 @@ from onestage.training.machine import DENSE_WORK, DEPTHWISE_WORK, Machine, StepT
 from onestage.training.recipes import EVERY, RECIPES, recipe_for
 from onestage.training.rules import BEFORE_DATA, Facts, decide, decoded_gigabytes, expected_pictures
 from onestage.zoo.table import recipe
-from small_runs import detector, pictures, write_pictures
+from small_runs import PLAIN, detector, pictures, write_pictures
 
 MIXED = StepTimes(20.0, 25.0, 20.0, mixed=10.0)
 EVEN, FAST = StepTimes(20.0, 20.0, 20.0), StepTimes(20.0, 8.0, 20.0)
@@ -93,7 +93,8 @@ def test_minutes_tell_how_many_pictures_a_named_model_sees(milliseconds: float, 
 
 def test_help_says_of_every_setting_that_rules_decide_it() -> None:
     usual, ruled = vars(TrainConfig()), set(EVERY).union(BEFORE_DATA, *(found.settings for found in RECIPES))
-    for facts in (Facts(1000, 2000, 100, with_memory(80.0), 0.1), Facts(10, 1, machine=machine(MIXED))):
+    together = Facts(10, 1, machine=replace(machine(), processes=2))
+    for facts in (Facts(1000, 2000, 100, with_memory(80.0), 0.1), Facts(10, 1, machine=machine(MIXED)), together):
         ruled |= {name for name, value in vars(decided(facts)).items() if value != usual[name]}
     assert ruled <= {*RULED} <= {*usual}
 
@@ -121,6 +122,27 @@ def test_an_augmentation_that_is_given_gets_no_zoom() -> None:
         chosen = decide(detector(), facts, given=given)
         assert chosen.train.augment_with == given.get("augment_with", ())
         assert not {"augment_with", *given} & {decision.setting for decision in chosen.decisions}
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "given", "shared"),
+    [
+        ({}, 1, {}, False),
+        ({}, 2, {}, True),
+        ({}, 2, {"batch_size": 32}, False),
+        ({}, 2, {"batch_size": 32, "accumulate": 2}, True),
+        ({}, 2, {"compile": True}, False),
+        ({}, 2, {"shared_batch_norm": False}, False),
+        (PLAIN, 2, {}, False),
+    ],
+)
+def test_processes_that_see_few_pictures_share_batch_norm(
+    changes: dict[str, object], processes: int, given: dict[str, object], shared: bool
+) -> None:
+    facts = Facts(205, 87, machine=replace(machine(), processes=processes))
+    chosen = decide(detector(changes=changes), facts, given=given)
+    told = [decision.reason for decision in chosen.decisions if decision.setting == "shared_batch_norm"]
+    assert chosen.train.shared_batch_norm is shared and len(told) == shared, told
 
 
 def test_steps_that_are_given_need_no_smaller_batch() -> None:

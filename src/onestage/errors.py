@@ -48,6 +48,8 @@ class OnestageError(ValueError):
     what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
     valid. fix: what the user can do. Absent parts are None.
 
+    told: whether another process of the same training has told it; None if nobody has asked.
+
     The parts are kept as they are. Every text made from them quotes them escaped (``printable``) and cut (``shortened``).
     """
 
@@ -61,6 +63,7 @@ class OnestageError(ValueError):
         fix: str | None = None,
     ) -> None:
         super().__init__(what)
+        self.told: bool | None = None
         self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
         if isinstance(got, BaseException):  # which would hold on to its traceback, and may not travel between processes
             self.got = str(got)

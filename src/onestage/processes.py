@@ -1,9 +1,11 @@
 """Several processes that train together: plain ``torch.distributed``, started by torchrun.
 
+    onestage train DATA --processes 2
+
     export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --nproc-per-node 2 --max-restarts 3 --no-python onestage train DATA --model NAME --out runs/NAME
 
-After a crash, torchrun starts the same command again. The command line then resumes the run in its --out folder.
+After a crash, both start the same command again. The command line then resumes the run in its --out folder.
 
 torchrun starts every process with RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Other launchers that set the
 same variables work as well. Without these variables, or with one process, everything here does nothing and costs nothing.
@@ -12,12 +14,14 @@ Set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in torchrun's environment: it makes --m
 restarts failed, with it none of 6 (torch 2.15, gloo).
 """
 
+import ctypes
 import os
 import re
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from types import TracebackType
@@ -35,6 +39,18 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """How often torchrun has started this process again."""
+
+TOLD = "ONESTAGE_TOLD"
+"""Where ``onestage train --processes`` has started this process: the file that the first one makes that tells an error."""
+
+LOST = 75
+"""The exit code there of a process that has lost another one."""
+
+TO_CLAIM = 3.0
+"""Seconds to ask whether another process has told an error already."""
+
+_PR_SET_PDEATHSIG = 1
+"""Linux, sys/prctl.h."""
 
 SILENT = 60.0
 """Seconds of waiting for other processes after which a process says so."""
@@ -191,9 +207,13 @@ class Distributed:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        lost = _lost(error) if self.world > 1 and isinstance(error, RuntimeError) and _is_of_group(error) else None
+        told = lost or error
+        if self.world > 1 and isinstance(told, OnestageError) and told.told is None:
+            told.told = not _is_first_to_tell()  # while the group is still joined
         self.close()
-        if self.world > 1 and isinstance(error, RuntimeError) and _is_of_group(error):
-            raise _lost(error) from error
+        if lost is not None:
+            raise lost from error
 
 
 class _Alarm:
@@ -263,6 +283,40 @@ def _lost(error: RuntimeError) -> LostError:
     )
 
 
+def is_told(error: OnestageError) -> bool:
+    """Whether another process of this training has told this error, or the one that led to it."""
+    if error.told is None:
+        error.told = TOLD in os.environ and not _is_first_to_tell()
+    return error.told
+
+
+def _is_first_to_tell() -> bool:
+    """Whether no other process of this training has told an error; from now on, this one has. If it cannot be known, it is."""
+    if path := os.environ.get(TOLD):
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL))
+        except OSError as error:
+            return not isinstance(error, FileExistsError)
+        return True
+    counts: list[int] = []
+
+    def count() -> None:
+        with suppress(Exception):  # the process or the machine with the store has ended
+            store = dist.distributed_c10d._get_default_store()
+            counts.append(store.add("onestage/told", 1))
+
+    asking = threading.Thread(target=count, daemon=True)
+    asking.start()
+    asking.join(TO_CLAIM)
+    return counts in ([], [1])
+
+
+def end_with_parent() -> None:
+    """On Linux the kernel ends this process with its parent, even if it is stopped or in the middle of a task."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def leave(code: int) -> None:
     """End this process at once if it is one of several. What is left of a broken exchange may wait for lost processes."""
     if Launch.from_environment().world > 1:
@@ -313,7 +367,7 @@ def _of_rank(name: str | None, launch: Launch) -> str:
         raise ConfigError(
             "more processes on this machine than it has GPUs",
             got=f"LOCAL_RANK={launch.local_rank} with {count} GPUs",
-            fix="lower --nproc-per-node, or train on the CPU with device=cpu",
+            fix="start fewer (--processes, --nproc-per-node), or train on the CPU with device=cpu",
         )
     return f"cuda:{launch.local_rank}"
 

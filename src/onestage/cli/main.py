@@ -24,7 +24,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from rich.table import Table
 
 from onestage.cli.mistakes import mistakes_as_errors, reword
-from onestage.cli.output import say, stdout, tell
+from onestage.cli.output import ARGUMENTS, say, stdout, tell
 from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, nearest
 
@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line ``arguments`` (of this process if left out) and give the exit code."""
     sys.excepthook = show_traceback
     given = list(sys.argv[1:] if arguments is None else arguments)
+    ARGUMENTS.set(tuple(given))
     with warnings.catch_warnings(), outlets() as out, _ended_like_ctrl_c():
         warnings.showwarning = _show_warning
         try:
@@ -81,13 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _fail(130, "interrupted")
         except LostError as error:
-            from onestage.processes import leave
-
-            code = _fail(1, str(error))
-            leave(code)  # while the error is still alive: what it holds may wait for lost processes when it is freed
-            return code
+            return _leave(error)
         except OnestageError as error:
-            return _fail(2, str(error))
+            return 2 if _is_told(error) else _fail(2, str(error))
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -105,6 +102,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             got, fix = out.fault.strerror, "make room, or send the output to another place"
             return _fail(2, str(WriteError("standard output cannot be written", got=got, fix=fix)))
         return code
+
+
+def _leave(error: LostError) -> int:
+    """End with the exit code after the loss of another process, and one message of all that have lost it."""
+    from onestage.processes import LOST, TOLD, leave
+
+    silent = TOLD in os.environ  # the process that has started this one tells why it has ended
+    code = LOST if silent else 1 if _is_told(error) else _fail(1, str(error))
+    leave(code)  # while the error is still alive: what it holds may wait for lost processes when it is freed
+    return code
+
+
+def _is_told(error: OnestageError) -> bool:
+    """Whether another process of the same training has told this error."""
+    if "RANK" not in os.environ:
+        return False
+    from onestage.processes import is_told
+
+    return is_told(error)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +16,10 @@ import tyro
 from onestage.cli.anchors import fitted
 from onestage.cli.choose import NO_CHOICE, ModelChoice, tuned_settings
 from onestage.cli.output import stdout, tell
+from onestage.cli.ranks import ONE, Ranks, check_ranks, start_ranks
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
+from onestage.processes import TOLD, end_with_parent
 from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
@@ -43,6 +46,7 @@ def train(
     detector: ModelChoice = NO_CHOICE,
     fit_anchors: bool = False,
     plan_only: bool = False,
+    ranks: Ranks = ONE,
     training: Settings = NOTHING_GIVEN,
 ) -> int:
     """Learn to detect the objects of a labelled data set. What you leave out is decided by rules, and told with the reason.
@@ -56,7 +60,7 @@ def train(
     onestage train --resume runs/x
 
     Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, --bad-limit, --log, and
-    as DATA the place to which the data has moved. On several GPUs: torchrun --nproc-per-node 4 --no-python onestage train ...
+    as DATA the place to which the data has moved. On several GPUs: --processes 4. On several machines: docs/scaling.md.
 
     Args:
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
@@ -67,15 +71,29 @@ def train(
         fit_anchors: first fit the shapes of the anchors to the training pictures, as onestage data anchors does
         plan_only: say what would be decided, and end
     """
+    given = given_settings(training)
+    if TOLD in os.environ:
+        end_with_parent()
+    else:
+        check_ranks(ranks)
+        if ranks.processes > 1 and (resume is not None or data is not None):
+            return _start_ranks(ranks, resume, out, detector, plan_only=plan_only)
     if resume is not None:
         flags = {"--model and its like": detector != NO_CHOICE, "--fit-anchors": fit_anchors, "--plan-only": plan_only}
         named = [name for name, value in {"--out": out, "--format": format, **flags}.items() if value not in (None, False)]
-        return _go_on_with(resume, data, given_settings(training), named, accept_changes=accept_changes)
+        return _go_on_with(resume, data, given, named, accept_changes=accept_changes)
     if accept_changes or data is None:
         raise _no_new_run(accept_changes)
-    given = {**tuned_settings(detector.config_file), **given_settings(training)}
+    given = {**tuned_settings(detector.config_file), **given}
     prepare = partial(_prepared, data, detector, given, format, fit=fit_anchors)
     return _tell_plan(prepare, given) if plan_only else _start(prepare, given, out, fit=fit_anchors)
+
+
+def _start_ranks(ranks: Ranks, resume: Path | None, out: Path | None, detector: ModelChoice, *, plan_only: bool) -> int:
+    """The same command in several processes. They agree on the run folder that is chosen here."""
+    folder = resume or out or _free_folder(Path(detector.named or "train").name)
+    more = () if plan_only or folder in (resume, out) else ("--out", str(folder))
+    return start_ranks(ranks, out=folder, more=more)
 
 
 def _no_new_run(accept_changes: bool) -> ConfigError:

@@ -12,7 +12,6 @@ counts the seconds.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import multiprocessing
 import multiprocessing.util  # registers its clean-up at exit: ours is registered later, so it comes before that
 import os
@@ -37,6 +36,7 @@ from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, HEAVY, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
 from onestage.errors import ConfigError, LostError, check_number, require, warn_outside
+from onestage.processes import end_with_parent
 
 SILENT, TIMEOUT = 60.0, 600.0
 """Seconds of silence before a warning, and before the end."""
@@ -49,8 +49,6 @@ AHEAD = 2
 
 _TICK, _LOOK_AROUND = 1.0, 5.0
 """Seconds between two looks: of the parent at silent workers, of an idle worker for its parent."""
-_PR_SET_PDEATHSIG = 1
-"""Linux, sys/prctl.h."""
 _STDERR = 2
 """The number under which C libraries know standard error."""
 _FORKING = threading.Lock()
@@ -342,7 +340,7 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if in_main:  # Linux would end it with any other thread that began it
-        _end_with_parent()
+        end_with_parent()
     _mute_libraries()
     torch.set_num_threads(1)
     share = partial(_share, pipe, unasked)
@@ -366,12 +364,6 @@ def _mute_libraries() -> None:
         os.dup2(nowhere, _STDERR)
         os.close(nowhere)
         sys.stderr = os.fdopen(kept, "w", buffering=1, errors="backslashreplace")
-
-
-def _end_with_parent() -> None:
-    """On Linux the kernel ends this process with its parent, even if it is stopped or in the middle of a task."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _from_parent(pipe: Connection) -> Any:

@@ -21,7 +21,7 @@ from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, first_ten
 from onestage.files import BEST, LAST
 from onestage.model.detector import Detector
-from onestage.processes import Distributed
+from onestage.processes import Distributed, Launch
 from onestage.training.checkpoint import STATE, Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
@@ -205,8 +205,10 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
     planned, settings = begin.planned, begin.settings
     checkpoint, damaged = run.store.latest()
     begun = checkpoint is not None and checkpoint.step > 0
-    if planned is None and not begun and _waits_for_its_length(run.folder):
-        monitor.say("the run in this folder had not begun: it begins again")
+    again = checkpoint is None and bool(Launch.from_environment().restarts)  # killed before its first checkpoint was whole
+    if planned is None and not begun and (again or _waits_for_its_length(run.folder)):
+        if run.plan.is_unfitted or damaged:
+            monitor.say("the run in this folder had not begun: it begins again")
         checkpoint, damaged = None, ()
     if planned is not None:
         replace(planned, train=settings.of(planned.train)).check_same(run.plan, run.folder)

@@ -1,0 +1,201 @@
+"""``onestage train --processes N``: the same command in N processes of this machine, which train together.
+
+They get the variables that torchrun sets. This process only watches: it hands signals on, ends all if one has died, and starts
+them again from the last checkpoint. A terminal's signals come to it alone, because each process has a session of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import tyro
+
+from onestage.cli.output import ARGUMENTS, say
+from onestage.errors import ConfigError, LostError, check_number, counted
+from onestage.processes import LOST, RESTARTS, TOLD, VARIABLES
+
+GRACE = 20.0
+"""Seconds that the others have to end by themselves, once one has died or a second signal has come."""
+LOOK = 0.1
+"""Seconds between two looks at the processes."""
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+Count = Annotated[int, tyro.conf.arg(metavar="N")]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Processes of this machine that train together."""
+
+    processes: Count = 1
+    """Train in so many processes of this machine: each takes a GPU, or a part of the cores. On several machines: torchrun."""
+    restarts: Count = 3
+    """With --processes: if one dies, start all again from the last checkpoint, up to so often without a new checkpoint."""
+
+
+ONE = Ranks()
+
+
+def check_ranks(ranks: Ranks) -> None:
+    """Raise ConfigError for numbers that are not possible, or if a launcher has started this process as one of several."""
+    check_number("processes", ranks.processes, least=1, whole=True)
+    check_number("restarts", ranks.restarts, least=0, whole=True)
+    if ranks.processes > 1 and "RANK" in os.environ:
+        what, got = "two launchers: a variable says that this is one of several processes already", f"RANK={os.environ['RANK']}"
+        raise ConfigError(what, got=got, fix="leave --processes out, or start the command without torchrun")
+
+
+def start_ranks(ranks: Ranks, *, out: Path, more: Sequence[str] = ()) -> int:
+    """Train in several processes, and give the exit code: that of one process, or 130 after a signal.
+
+    out: the run folder. more: words to put behind those of this command line. Raise LostError if processes have died more often
+    than they may.
+    """
+    arguments = (*ARGUMENTS.get(), *more)
+    left, begun, attempt = ranks.restarts, _checkpoints(out), 0
+    while True:
+        ends = _Group.run(ranks.processes, arguments, attempt)
+        if ends.stopped:
+            return 130
+        if not ends.is_lost:
+            return max(ends.codes)
+        if (now := _checkpoints(out)) != begun:  # there was progress
+            left, begun = ranks.restarts, now
+        if not left:
+            raise ends.error(out, ranks.processes)
+        left, attempt = left - 1, attempt + 1
+        place = "from the last checkpoint" if now else "from the beginning"
+        say(
+            ("warning:", "bold yellow"),
+            f" {ends.reason}: all have ended, and start again {place}; {left} more without progress",
+        )
+
+
+def _checkpoints(out: Path) -> frozenset[Path]:
+    """The whole checkpoints of a run."""
+    return frozenset(out.glob("checkpoints/*/state.json"))
+
+
+@dataclass(frozen=True)
+class Ends:
+    """How the processes have ended. codes: of each, negative after a signal, and 0 for one that was ended from here. stopped:
+    by a signal to all of them.
+    """
+
+    codes: tuple[int, ...]
+    stopped: bool
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether one has died, or they have lost one another, and none has told an error of its own."""
+        return any(code < 0 or code == LOST for code in self.codes) and not any(0 < code != LOST for code in self.codes)
+
+    @property
+    def reason(self) -> str:
+        """Why they have ended, for people."""
+        killed = {rank: -code for rank, code in enumerate(self.codes) if code < 0}
+        if not killed:
+            return "the processes of this training have lost one another"
+        rank, number = next(iter(killed.items()))
+        return f"rank {rank} of {len(self.codes)} was ended by {signal.Signals(number).name}"
+
+    def error(self, out: Path, processes: int) -> LostError:
+        """The error that ends a training."""
+        memory = any(code == -signal.SIGKILL for code in self.codes)
+        hint = "if the system did it for want of memory: a smaller --batch-size, fewer --workers, or --recompute; " * memory
+        fix = f"{hint}then go on with the run: onestage train --resume {quote(str(out))} --processes {processes}"
+        return LostError(self.reason, where=f"{counted(processes, 'process')}; all have ended", fix=fix)
+
+
+class _Group:
+    """Processes that run together."""
+
+    def __init__(self, started: Sequence[subprocess.Popen[bytes]]) -> None:
+        self._all = started
+        self._asked = 0
+        self._end = float("inf")
+        self._ended_here: set[int] = set()
+
+    @classmethod
+    def run(cls, count: int, arguments: Sequence[str], attempt: int) -> Ends:
+        """Start ``count`` processes, and wait for the end of all. However this ends, none is left."""
+        with TemporaryDirectory(prefix="onestage-") as folder:
+            common = {**_common(count), RESTARTS: str(attempt), TOLD: str(Path(folder) / "told")}
+            group = cls([])
+            with group._hears(SIGNALS):
+                try:
+                    group._all = [_started(arguments, {**common, **_place(rank, count)}) for rank in range(count)]
+                    return group._wait()
+                finally:
+                    group._kill()
+
+    def _wait(self) -> Ends:
+        """Look at the processes until all have ended. Those that do not end in time, when one has failed, are ended."""
+        while None in (codes := [process.poll() for process in self._all]):
+            if any(codes):  # neither None nor 0
+                self._end = min(self._end, time.monotonic() + GRACE)
+            if time.monotonic() > self._end:
+                self._kill()
+            time.sleep(LOOK)
+        found = [0 if process.pid in self._ended_here else process.returncode for process in self._all]
+        stopped = (self._asked > 0 and any(found)) or 130 in found
+        return Ends(tuple(found), stopped)
+
+    def _kill(self) -> None:
+        for process in self._all:
+            if process.poll() is None:
+                self._ended_here.add(process.pid)
+                process.kill()
+                process.wait()
+
+    @contextmanager
+    def _hears(self, numbers: Sequence[signal.Signals]) -> Iterator[None]:
+        """Inside, signals go on to all processes: the first one lets them save and end, the second one end at once."""
+
+        def hand_on(number: int, frame: object) -> None:
+            self._asked += 1
+            if self._asked > 1:
+                self._end = min(self._end, time.monotonic() + GRACE)
+            for process in self._all:
+                with suppress(ProcessLookupError):
+                    process.send_signal(number)
+
+        heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, hand_on) for number in heard}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _started(arguments: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+    """One process, with the command line of this one. No signal of the terminal reaches it."""
+    command = [sys.executable, "-m", "onestage", *arguments]
+    return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+
+
+def _common(count: int) -> dict[str, str]:
+    """The environment of all processes: a meeting place on this machine, and the cores in equal parts."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    usual = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+    if Path("/sys/class/net/lo").exists():
+        usual["GLOO_SOCKET_IFNAME"] = "lo"  # whatever the name of this machine stands for
+    return {**usual, **os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+
+def _place(rank: int, count: int) -> dict[str, str]:
+    return dict(zip(VARIABLES[:3], (str(rank), str(count), str(rank)), strict=True))

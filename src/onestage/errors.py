@@ -48,7 +48,7 @@ class OnestageError(ValueError):
     what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
     valid. fix: what the user can do. Absent parts are None.
 
-    told: whether another process of the same training has told it; None if nobody has asked.
+    told: whether another process of the same training has told it; None if that is not known yet.
 
     The parts are kept as they are. Every text made from them quotes them escaped (``printable``) and cut (``shortened``).
     """

@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except LostError as error:
             return _leave(error)
         except OnestageError as error:
-            return 2 if _is_told(error) else _fail(2, str(error))
+            return _fail_once(error)
         except OSError as error:
             if error.strerror is None:
                 raise
@@ -112,6 +112,11 @@ def _leave(error: LostError) -> int:
     code = LOST if silent else 1 if _is_told(error) else _fail(1, str(error))
     leave(code)  # while the error is still alive: what it holds may wait for lost processes when it is freed
     return code
+
+
+def _fail_once(error: OnestageError) -> int:
+    """Show an error, unless another process of the same training has shown it."""
+    return 2 if _is_told(error) else _fail(2, str(error))
 
 
 def _is_told(error: OnestageError) -> bool:

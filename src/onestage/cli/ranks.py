@@ -1,7 +1,7 @@
 """``onestage train --processes N``: the same command in N processes of this machine, which train together.
 
 They get the variables that torchrun sets. This process only watches: it hands signals on, ends all if one has died, and starts
-them again from the last checkpoint. A terminal's signals come to it alone, because each process has a session of its own.
+them again from the last checkpoint. A terminal's signals come to it alone, because each process is in another session.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import tyro
 
 from onestage.cli.output import ARGUMENTS, say
 from onestage.errors import ConfigError, LostError, check_number, counted
-from onestage.processes import LOST, RESTARTS, TOLD, VARIABLES
+from onestage.processes import LOST, RESTARTS, TOLD, VARIABLES, end_with_parent
 
 GRACE = 20.0
 """Seconds that the others have to end by themselves, once one has died or a second signal has come."""
@@ -47,13 +47,20 @@ class Ranks:
 ONE = Ranks()
 
 
-def check_ranks(ranks: Ranks) -> None:
-    """Raise ConfigError for numbers that are not possible, or if a launcher has started this process as one of several."""
+def are_to_start(ranks: Ranks) -> bool:
+    """Whether several processes are to be started. One that was started so does its part, and ends with the one that did it.
+
+    Raise ConfigError for numbers that are not possible, or if another launcher has started this process as one of several.
+    """
+    if TOLD in os.environ:
+        end_with_parent()
+        return False
     check_number("processes", ranks.processes, least=1, whole=True)
     check_number("restarts", ranks.restarts, least=0, whole=True)
     if ranks.processes > 1 and "RANK" in os.environ:
         what, got = "two launchers: a variable says that this is one of several processes already", f"RANK={os.environ['RANK']}"
         raise ConfigError(what, got=got, fix="leave --processes out, or start the command without torchrun")
+    return ranks.processes > 1
 
 
 def start_ranks(ranks: Ranks, *, out: Path, more: Sequence[str] = ()) -> int:
@@ -98,7 +105,7 @@ class Ends:
 
     @property
     def is_lost(self) -> bool:
-        """Whether one has died, or they have lost one another, and none has told an error of its own."""
+        """Whether one has died, or they have lost one another, and none has told another error."""
         return any(code < 0 or code == LOST for code in self.codes) and not any(0 < code != LOST for code in self.codes)
 
     @property

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,10 +15,9 @@ import tyro
 from onestage.cli.anchors import fitted
 from onestage.cli.choose import NO_CHOICE, ModelChoice, tuned_settings
 from onestage.cli.output import stdout, tell
-from onestage.cli.ranks import ONE, Ranks, check_ranks, start_ranks
+from onestage.cli.ranks import ONE, Ranks, are_to_start, start_ranks
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
 from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
-from onestage.processes import TOLD, end_with_parent
 from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
@@ -53,14 +51,11 @@ def train(
 
     onestage train pictures/
 
-    onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --epochs 20 --out runs/x
+    onestage train pictures/ --model ssd --backbone timm/resnet34 --size 300x400 --minutes 10 --out runs/x
 
-    onestage train pictures/ --minutes 10
-
-    onestage train --resume runs/x
-
-    Ctrl-C saves and stops. --resume takes --epochs, --minutes, --lr, --batch-size, --workers, --on-bad, --bad-limit, --log, and
-    as DATA the place to which the data has moved. On several GPUs: --processes 4. On several machines: docs/scaling.md.
+    Ctrl-C saves and stops; onestage train --resume runs/x goes on. It takes --epochs, --minutes, --lr, --batch-size, --workers,
+    --on-bad, --bad-limit, --log, and as DATA the place to which the data has moved. On several GPUs: --processes 4. On several
+    machines: docs/scaling.md.
 
     Args:
         data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
@@ -72,19 +67,15 @@ def train(
         plan_only: say what would be decided, and end
     """
     given = given_settings(training)
-    if TOLD in os.environ:
-        end_with_parent()
-    else:
-        check_ranks(ranks)
-        if ranks.processes > 1 and (resume is not None or data is not None):
-            return _start_ranks(ranks, resume, out, detector, plan_only=plan_only)
+    if are_to_start(ranks) and (resume or data) is not None:
+        return _start_ranks(ranks, resume, out, detector, plan_only=plan_only)
     if resume is not None:
-        flags = {"--model and its like": detector != NO_CHOICE, "--fit-anchors": fit_anchors, "--plan-only": plan_only}
-        named = [name for name, value in {"--out": out, "--format": format, **flags}.items() if value not in (None, False)]
-        return _go_on_with(resume, data, given, named, accept_changes=accept_changes)
+        others = {"--out": out, "--format": format, "--model and its like": detector != NO_CHOICE}
+        others |= {"--fit-anchors": fit_anchors, "--plan-only": plan_only}
+        return _go_on_with(resume, data, given, others, accept_changes=accept_changes)
     if accept_changes or data is None:
         raise _no_new_run(accept_changes)
-    given = {**tuned_settings(detector.config_file), **given}
+    given = tuned_settings(detector.config_file) | given
     prepare = partial(_prepared, data, detector, given, format, fit=fit_anchors)
     return _tell_plan(prepare, given) if plan_only else _start(prepare, given, out, fit=fit_anchors)
 
@@ -233,14 +224,15 @@ def _start(
 
 
 def _go_on_with(
-    run: Path, data: Path | None, given: Mapping[str, Setting], refused: Sequence[str], *, accept_changes: bool
+    run: Path, data: Path | None, given: Mapping[str, Setting], others: Mapping[str, object], *, accept_changes: bool
 ) -> int:
-    """The rest of a run with other settings. Raise ConfigError if some are given that cannot change. refused: other such
-    options.
+    """The rest of a run with other settings. Raise ConfigError if some are given that cannot change. others: such options and
+    their values.
     """
     from onestage.training.going_on import NewSettings
 
     names = NewSettings.__dataclass_fields__
+    refused = [name for name, value in others.items() if value not in (None, False)]
     wrong = [*(option(name) for name in given if name not in names), *refused]
     if wrong:
         raise _no_other_settings(run, wrong)

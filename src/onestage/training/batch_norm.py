@@ -1,17 +1,17 @@
-"""Batch norm over the pictures of all processes, on any device: torch's own, SyncBatchNorm, takes tensors on a GPU alone.
+"""Batch norm over the pictures of all processes, on any device: torch's SyncBatchNorm takes tensors on a GPU alone.
 
 Shape letters: B images of this process; C channels, H and W of a map; P processes; N values of a channel over all processes.
 
 Statistics are exchanged once in the forward and once in the backward pass of a layer, and combined exactly (Chan, Golub and
-LeVeque 1979, eq. 2.1), so P processes with B pictures compute what one with P x B computes, but for rounding. No layer and no
-name changes: inside ``BatchNormOverAll`` the function that all layers of this kind call does this instead.
+LeVeque 1979, eq. 2.1), so P processes with B pictures compute what one with P x B computes, except for rounding. No layer and
+no name changes: inside ``BatchNormOverAll`` the function that all layers of this kind call does this instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -56,8 +56,17 @@ class BatchNormOverAll(TorchFunctionMode):
         given = bound.arguments
         if not given["training"]:
             return func(*args, **options)
-        names = ("input", "weight", "bias", "running_mean", "running_var", "momentum", "eps")
-        return cast(T, _OverAll.apply(*(given[name] for name in names), self._group))
+        averages = _Averages(given["running_mean"], given["running_var"], given["momentum"])
+        result = _OverAll.apply(given["input"], given["weight"], given["bias"], averages, given["eps"], self._group)
+        return cast(T, result)
+
+
+class _Averages(NamedTuple):
+    """The running averages of a layer, (C,) each, or None without any; and the part of the new values that they take over."""
+
+    mean: Tensor | None
+    var: Tensor | None
+    momentum: float
 
 
 class _OverAll(Function):
@@ -69,22 +78,20 @@ class _OverAll(Function):
         maps: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: float,
+        averages: _Averages,
         eps: float,
         group: Distributed,
     ) -> Tensor:
-        """(B, C, ...) -> (B, C, ...). weight, bias, running_mean, running_var: (C,). The last two are updated.
+        """(B, C, ...) -> (B, C, ...). weight, bias: (C,). The averages are updated.
 
         Raise ValueError, as torch does, if a channel has one value alone over all processes.
         """
         mean, var, count = _statistics(maps, group)
         if maps.numel() == maps.shape[1] and count <= 1:  # a GPU is not waited for unless this process has one value
             raise ValueError(f"Expected more than 1 value per channel when training, got input size {list(maps.shape)}")
-        if running_mean is not None and running_var is not None:
-            running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-            running_var.lerp_((var * (count / (count - 1))).to(running_var.dtype), momentum)
+        if averages.mean is not None and averages.var is not None:
+            averages.mean.lerp_(mean.to(averages.mean.dtype), averages.momentum)
+            averages.var.lerp_((var * (count / (count - 1))).to(averages.var.dtype), averages.momentum)
         ctx.save_for_backward(maps, weight, mean, (var + eps).rsqrt())
         ctx.count, ctx.group, ctx.has_bias = count, group, bias is not None
         return F.batch_norm(maps, mean, var, weight, bias, training=False, eps=eps)
@@ -111,7 +118,7 @@ class _OverAll(Function):
             grad_maps = grad_maps.to(maps.dtype)
         grad_weight = None if weight is None else sums[1].to(weight.dtype)
         grad_bias = sums[0].to(weight.dtype) if ctx.has_bias and weight is not None else None
-        return grad_maps, grad_weight, grad_bias, None, None, None, None, None
+        return grad_maps, grad_weight, grad_bias, None, None, None
 
 
 def _statistics(maps: Tensor, group: Distributed) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
 
+from torch import nn
+
 from onestage.errors import ConfigError
 from onestage.model.detector import Detector
 from onestage.model.stages import stages_of
@@ -44,10 +46,10 @@ def _names(model: Detector, freeze: Freeze) -> set[str]:
     return set[str]().union(*stages[:freeze])
 
 
-def training_mode(model: Detector, freeze: Freeze) -> None:
+def training_mode(model: nn.Module, freeze: Freeze) -> None:
     """Set training mode, except for what is frozen: batch norm keeps its statistics there, and no block is skipped."""
     model.train()
-    for module in model.backbone.modules() if freeze else ():
+    for module in model.get_submodule("backbone").modules() if freeze else ():
         parameters = [*module.parameters()]
         if parameters and not any(p.requires_grad for p in parameters):
             module.eval()

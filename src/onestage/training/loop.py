@@ -286,7 +286,7 @@ class Training:
         """Train on the rest of the lap, or until a signal."""
         state, seen, waited = self.state, 0, 0.0
         at = begun = clock.now()
-        training_mode(self.model, self.run.config.freeze)
+        training_mode(self.run.learner, self.run.config.freeze)
         while state.step < self._end_of_lap:
             asked = clock.now()
             batch = next(self._batches)
@@ -300,7 +300,7 @@ class Training:
             self.journal.step()
             if self.stopping:
                 return
-            if at - self.saved > 60 * self.run.config.checkpoint_minutes:
+            if self.run.agreed(at - self.saved > 60 * self.run.config.checkpoint_minutes):
                 self._save()
             if self.run.config.minutes is not None:
                 self._keep_to_time(at - before)
@@ -344,6 +344,8 @@ class Training:
         try:
             yield
         except Exception as error:
+            if self.run.is_divided:  # each process has a part, and the others do not save
+                raise
             self._save()
             if isinstance(error, DataError) and not isinstance(error, WriteError):
                 self._forget(error)
@@ -420,7 +422,7 @@ class Training:
             done += count * run.group.world
             self.monitor.validating(min(done, total), total)
 
-        run.group.share(run.result.buffers())  # batch norm's averages: each process has gathered different ones
+        run.agree()
         report, found = evaluate_dataset(
             run.result,
             run.val,
@@ -441,7 +443,7 @@ class Training:
         self.state.seconds = self._seconds()
         if self.run.group.is_main:
             open_again(self.run, self.monitor, self.lock)
-            self.run.store.save(self.state.checkpoint(self.run.result, self.model, self.run.optimizer), best=best)
+        self.run.save(self.state, best=best)
 
     def _seconds(self) -> float:
         return clock.now() - self._began

@@ -6,20 +6,23 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from onestage.errors import ConfigError
 from onestage.model.detector import Detector
 from onestage.model.stages import stages_of
 from onestage.training.config import TrainConfig
 from onestage.training.history import Change, place_on_curve
+from onestage.training.shards import part_of
 
 FLOOR = 0.01
 """The cosine ends at this part of the peak, so the last epoch still learns a little."""
 
 
-def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(model: Detector, config: TrainConfig, *, learner: nn.Module | None = None) -> torch.optim.Optimizer:
     """SGD or AdamW over two groups: weights of two or more dimensions decay; biases, norms and scales do not.
+
+    learner: a copy of the model that learns in its place; by default, the model does.
 
     Layers that learn more slowly come in further pairs of groups; "lr_scale" is their part of the learning rate, as in timm.
     Raise ConfigError if a fused one is wanted and torch has none for the device.
@@ -27,11 +30,11 @@ def make_optimizer(model: Detector, config: TrainConfig) -> torch.optim.Optimize
     slower = lr_scales(model, config)
     groups: list[dict[str, object]] = []
     for scale in sorted({1.0, *slower.values()}, reverse=True):
-        trained = [p for name, p in model.named_parameters() if p.requires_grad and slower.get(name, 1.0) == scale]
+        trained = [p for name, p in (learner or model).named_parameters() if p.requires_grad and slower.get(name, 1.0) == scale]
         scaled: dict[str, object] = {} if scale == 1 else {"lr_scale": scale}
         groups.append({"params": [p for p in trained if p.ndim > 1], "weight_decay": config.decay} | scaled)
         groups.append({"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0} | scaled)
-    fused = config.fused or None  # None: what torch takes by default
+    fused = (config.fused and learner in (None, model)) or None  # None: what torch takes by default
     try:
         if config.optimizer == "sgd":
             return torch.optim.SGD(groups, lr=config.peak_lr, momentum=config.momentum, fused=fused)
@@ -47,8 +50,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, stored: Mapping[str, object
     """
     optimizer.load_state_dict(dict(stored))
     for parameter, state in optimizer.state.items():
+        is_divided = type(parameter.data) is not Tensor
         for name, value in state.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+            if is_divided:
+                state[name] = part_of(value, parameter.data) if isinstance(value, Tensor) else value
+            elif isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
                 state[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 

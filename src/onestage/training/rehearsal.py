@@ -51,13 +51,12 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
     if run.group.on_main(lambda: state.seconds >= budget):
         got = f"{state.seconds / 60:.3g} minutes of work until now"
         raise ConfigError("no time is left to train", where="minutes", got=got, fix="give more minutes=")
-    if run.group.is_main:
-        run.store.save(state.checkpoint(run.result, run.model, run.optimizer))
+    run.save(state)
     save = clock.now() - saving
     step = _step_seconds(run, state, stop, budget)
-    checkpoint, _ = run.store.latest()
-    assert checkpoint is not None, "it was saved above"
-    state = restored(run, checkpoint)
+    saved, _ = run.store.latest()
+    assert saved is not None, "it was saved above"
+    state = restored(run, saved)
     if step is None:
         return None
     costs = run.group.on_main(partial(Costs, step, _picture_seconds(run), save))
@@ -80,7 +79,7 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
 
 def _step_seconds(run: Run, state: RunState, stop: StopSignal, budget: float) -> float | None:
     """Seconds for a step, with the wait for its pictures; None if the run was asked to stop."""
-    training_mode(run.model, run.config.freeze)
+    training_mode(run.learner, run.config.freeze)
     trial, taken = replace(state, sums={}, history=[]), list[float]()
     checks = Checks(trial, run.group, every=1)  # to wait for a GPU is right here: its time is what is measured
     at = clock.now()

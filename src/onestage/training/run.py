@@ -32,13 +32,14 @@ from onestage.training.inventory import Inventory
 from onestage.training.lock import FolderLock
 from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
-from onestage.training.network import make_network
+from onestage.training.network import make_network, memory_order
 from onestage.training.optim import load_optimizer, make_optimizer
 from onestage.training.pictures import Stamps, come_and_gone, stamping
 from onestage.training.pictures import check as check_pictures
 from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
 from onestage.training.rules import ANCHORS, Chosen, Decision
+from onestage.training.shards import divided, gather, spread, whole
 from onestage.training.state import LEARNING, RunState
 from onestage.weights.detector_file import load_detector
 
@@ -47,9 +48,10 @@ from onestage.weights.detector_file import load_detector
 class Run:
     """The parts of a run. They stay the same to its end; what changes is in ``RunState``, in the weights and the momenta.
 
-    network: the model, or the same compiled or under DistributedDataParallel. loader: gives this process its share of every
-    batch. changes: of the plan since the run began. decisions: how the settings that the user left open were decided, and the
-    machine by which.
+    network: the model, or the same compiled or under DistributedDataParallel. learner: the module with the weights that learn:
+    the model, or with ``shard`` a copy that is divided among the processes, from which ``gather`` fills the model. loader:
+    gives this process its share of every batch. changes: of the plan since the run began. decisions: how the settings that the
+    user left open were decided, and the machine by which.
 
     averages: of the model's weights, and of its batch norm's, which are a part of what the averaged weights compute; None
     without ``ema``. Their decay at step t is at most 1 - t ** (-2/3), so that a short training forgets how it began.
@@ -63,6 +65,7 @@ class Run:
     loader: TrainLoader
     optimizer: torch.optim.Optimizer
     network: nn.Module
+    learner: nn.Module
     autocast: torch.autocast
     store: CheckpointStore
     changes: tuple[Change, ...] = ()
@@ -85,21 +88,53 @@ class Run:
             on_bad=config.on_bad_picture,
             feed=Feed(config.balance, config.decoder, config.cache / group.world, pin_memory=group.device.type == "cuda"),
         )
+        model.to(memory_format=memory_order(config))
+        learner = divided(model, group) if config.shard and group.world > 1 else model
         return Run(
             model=model,
+            learner=learner,
             data=data,
             config=config,
             folder=folder,
             group=group,
             loader=loader,
-            optimizer=make_optimizer(model, config),
-            network=make_network(model, config, group),
+            optimizer=make_optimizer(model, config, learner=learner),
+            network=make_network(model, config, group) if learner is model else learner,
             autocast=_autocast(config.precision, group.device),
             store=CheckpointStore(folder),
             averages=ModelEmaV3(model, decay=config.ema, use_warmup=True) if config.ema else None,
             decisions=chosen.decisions,
             machine=chosen.machine,
         )
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether each process has a part of the weights that learn."""
+        return self.learner is not self.model
+
+    def gather(self) -> None:
+        """Let the model have the weights that learn, if they are divided. All processes have to call this."""
+        if self.is_divided:
+            gather(self.learner, self.model)
+
+    def agree(self) -> None:
+        """Let the model that is measured be the same in all processes: batch norm has gathered different averages in each."""
+        self.gather()
+        self.group.share(self.result.buffers())
+
+    def agreed(self, wanted: bool) -> bool:
+        """Whether this process is to save. If the weights are divided, all do what the first one wants."""
+        return self.group.on_main(lambda: wanted) if self.is_divided else wanted
+
+    def save(self, state: RunState, *, best: bool = False) -> None:
+        """Write a checkpoint; the first process does. If the weights are divided, all processes have to call this."""
+        if not (self.group.is_main or self.is_divided):
+            return
+        self.gather()
+        momenta = self.optimizer.state_dict()
+        checkpoint = state.checkpoint(self.result, self.model, whole(momenta) if self.is_divided else momenta)
+        if self.group.is_main:
+            self.store.save(checkpoint, best=best)
 
     @property
     def result(self) -> Detector:
@@ -205,10 +240,7 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
     planned, settings = begin.planned, begin.settings
     checkpoint, damaged = run.store.latest()
     begun = checkpoint is not None and checkpoint.step > 0
-    again = checkpoint is None and bool(Launch.from_environment().restarts)  # killed before its first checkpoint was whole
-    if planned is None and not begun and (again or _waits_for_its_length(run.folder)):
-        if run.plan.is_unfitted or damaged:
-            monitor.say("the run in this folder had not begun: it begins again")
+    if planned is None and not begun and _begins_again(run, checkpoint, monitor):
         checkpoint, damaged = None, ()
     if planned is not None:
         replace(planned, train=settings.of(planned.train)).check_same(run.plan, run.folder)
@@ -234,6 +266,16 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
     run = replace(run, changes=with_left_out(run.changes, state.step, lost))
     run.group.on_main(partial(_open_folder, run, state, monitor, lock, stamps, kept=checked, new=planned is None))
     return run, state
+
+
+def _begins_again(run: Run, checkpoint: Checkpoint | None, monitor: Monitor) -> bool:
+    """Whether the folder holds a run that had not begun: its length was not known, or the launcher starts the processes again,
+    of which one died before the first checkpoint was whole.
+    """
+    again = _waits_for_its_length(run.folder) or (checkpoint is None and Launch.from_environment().restarts > 0)
+    if again and (run.folder / CONFIG).is_file():
+        monitor.say("the run in this folder had not begun: it begins again")
+    return again
 
 
 def _waits_for_its_length(folder: Path) -> bool:
@@ -347,6 +389,8 @@ def restored(run: Run, checkpoint: Checkpoint) -> RunState:
     run.model.load_state_dict(dict(checkpoint.extra.get(LEARNING, checkpoint.model)))
     if run.averages is not None:
         run.result.load_state_dict(dict(checkpoint.model))
+    if run.is_divided:
+        spread(run.model, run.learner)
     load_optimizer(run.optimizer, checkpoint.optimizer)
     return state
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-
-import torch
+from typing import Any
 
 from onestage.errors import WeightsError
 from onestage.metrics.report import Report
@@ -94,13 +94,15 @@ class RunState:
             best = ap if since == 0 else best
         return since
 
-    def checkpoint(self, result: Detector, model: Detector, optimizer: torch.optim.Optimizer) -> Checkpoint:
-        """The run at this moment. result: the model that is measured. model: the one that learns, the same without averages."""
+    def checkpoint(self, result: Detector, model: Detector, momenta: Mapping[str, Any]) -> Checkpoint:
+        """The run at this moment. result: the model that is measured. model: the one that learns, the same without averages.
+        momenta: the state of the optimiser.
+        """
         extra = asdict(self)
         if result is not model:
             extra[LEARNING] = model.state_dict()
         step, epoch = extra.pop("step"), extra.pop("epoch")
-        return Checkpoint(step, epoch, result.state_dict(), metadata(result), optimizer.state_dict(), extra)
+        return Checkpoint(step, epoch, result.state_dict(), metadata(result), momenta, extra)
 
     @staticmethod
     def of(checkpoint: Checkpoint) -> RunState:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -22,7 +23,9 @@ from onestage.structures import Batch, HeadOutput
 from onestage.training.checks import Checks, Taken
 from onestage.training.network import arithmetic, memory_order
 from onestage.training.optim import learning_rate
+from onestage.training.recompute import recomputed
 from onestage.training.run import Run
+from onestage.training.shards import exchange_gradients, whole
 from onestage.training.signals import StopSignal
 from onestage.training.state import RunState
 
@@ -47,7 +50,7 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
     run.optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
     for i, part in enumerate(parts):
-        with _synchronised(run.network, last=i == len(parts) - 1):
+        with _synchronised(run.network, last=i == len(parts) - 1, divided=run.is_divided):
             output = _forward(run, part)
             if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
                 assignments, divisor = _assign(run, parts, output)
@@ -55,20 +58,22 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
             total_loss = torch.stack([*losses.values()]).sum()
             (total_loss * group.world).backward()  # DDP takes the mean over the processes
         total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.clip_norm or math.inf)
+    norm = nn.utils.clip_grad_norm_(run.learner.parameters(), config.clip_norm or math.inf)
+    norm = whole(norm) if run.is_divided else norm
     said = norm.new_tensor([float(stop.asked), float(len(run.loader.skipped))])
     values = group.all_reduce_sum(torch.cat([torch.stack([*total.values(), norm / group.world]), said]))
     pictures = [meta.path or str(meta.image_id) for meta in batch.metas]
     checks.add(Taken(state.step + 1, state.epoch + 1, lr, pictures, tuple(total), values))
     run.optimizer.step()
     if run.averages is not None:
+        run.gather()
         run.averages.update(run.model, step=state.step + 1)
 
 
 def _forward(run: Run, part: Batch) -> HeadOutput:
     images = run.model.config.preprocess.normalize(part.images).contiguous(memory_format=memory_order(run.config))
     try:
-        with run.autocast, arithmetic(run.config, run.group):
+        with run.autocast, arithmetic(run.config, run.group), _sparing(run):
             output: HeadOutput = run.network(images)
     except ValueError as e:
         if not _starves_batch_norm(run.model, images):
@@ -77,6 +82,12 @@ def _forward(run: Run, part: Batch) -> HeadOutput:
         fix = "raise batch_size=, lower accumulate=, or train on more pictures"
         raise ConfigError(what, where=run.model.config.name, fix=fix) from e
     return output
+
+
+def _sparing(run: Run) -> contextlib.AbstractContextManager[None]:
+    """Inside, the forward pass keeps as much for the backward pass as the settings say."""
+    around = partial(arithmetic, run.config, run.group)
+    return recomputed(run.learner, around) if run.config.recompute else contextlib.nullcontext()
 
 
 def _assign(run: Run, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
@@ -91,10 +102,12 @@ def _assign(run: Run, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[
     return assignments, group.all_reduce_sum(positives).clamp(min=1.0)
 
 
-def _synchronised(network: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[None]:
+def _synchronised(network: nn.Module, *, last: bool, divided: bool) -> contextlib.AbstractContextManager[None]:
     """Gradients travel between the processes once per step, with its last part."""
     if isinstance(network, DistributedDataParallel) and not last:
         return network.no_sync()
+    if divided:
+        exchange_gradients(network, now=last)
     return contextlib.nullcontext()
 
 

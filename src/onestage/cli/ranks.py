@@ -76,7 +76,7 @@ def start_ranks(ranks: Ranks, *, out: Path, more: Sequence[str] = ()) -> int:
         if ends.stopped:
             return 130
         if not ends.is_lost:
-            return max(ends.codes)
+            return ends.code
         if (now := _checkpoints(out)) != begun:  # there was progress
             left, begun = ranks.restarts, now
         if not left:
@@ -106,7 +106,12 @@ class Ends:
     @property
     def is_lost(self) -> bool:
         """Whether one has died, or they have lost one another, and none has told another error."""
-        return any(code < 0 or code == LOST for code in self.codes) and not any(0 < code != LOST for code in self.codes)
+        return any(code < 0 or code == LOST for code in self.codes) and not self.code
+
+    @property
+    def code(self) -> int:
+        """The exit code of the one that has told an error; 0 if all are done."""
+        return max((code for code in self.codes if 0 < code != LOST), default=0)
 
     @property
     def reason(self) -> str:

@@ -280,6 +280,11 @@ class TrainConfig:
         share = self.batch_size / 32
         return LEARNING_RATES[self.optimizer] * (share if self.optimizer == "sgd" else share**0.5)
 
+    def lr_rule(self, base: float) -> str:
+        """How the learning rate follows from ``base``, that for 32 pictures per step, in a few words."""
+        how = "" if self.optimizer == "sgd" else "the square root of "
+        return f"{base:g} for 32 pictures per step, times {how}{self.batch_size}/32"
+
     @property
     def decay(self) -> float:
         """The weight decay, for those weights that have one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from onestage.data.dataset import NOTHING_TO_MEASURE
 from onestage.errors import counted
+from onestage.training.config import LEARNING_RATES
 from onestage.training.coverage import told
 from onestage.training.folder import LEFT_OUT
 from onestage.training.journal import Journal
@@ -34,6 +35,8 @@ def introduce(run: Run, state: RunState, journal: Journal) -> None:
     )
     if run.decisions and not state.step:
         monitor.decided(run.decisions)
+    if config.lr is None and not state.step:
+        monitor.say(f"learning rate {config.peak_lr:.3g}: {config.lr_rule(LEARNING_RATES[config.optimizer])}")
     if val_set.is_empty:
         monitor.say(NOTHING_TO_MEASURE)
     left_out = LeftOut(run)

@@ -253,7 +253,8 @@ def _of_recipe(recipe: Recipe, settings: Mapping[str, Setting], given: Mapping[s
     if names:
         values = ", ".join(f"{name} {_text(settings[name])}" for name in names)
         options = [text for name in names for text in typed(name, settings[name])]
-        yield Decision("recipe", values, f"suits {recipe.family}", " ".join(options))
+        rate = "" if recipe.lr is None or "lr" not in names else f"; lr is {make_config(settings).lr_rule(recipe.lr)}"
+        yield Decision("recipe", values, f"suits {recipe.family}{rate}", " ".join(options))
 
 
 def _text(value: Setting) -> str:

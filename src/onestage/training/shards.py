@@ -43,7 +43,7 @@ def whole(value: Any) -> Any:
 
     match value:
         case DTensor():
-            return value.detach().full_tensor()
+            return value.full_tensor().detach()
         case Mapping():
             return {name: whole(inner) for name, inner in value.items()}
         case list():

@@ -159,6 +159,8 @@ def test_the_memory_of_decoded_pictures(tmp_path: Path) -> None:
 def test_a_learning_rate_follows_the_batch_and_leaves_with_the_optimiser() -> None:
     small, large = decided(Facts(20, 5), batch_size=8), decided(Facts(20, 5), batch_size=32)
     assert large.lr == pytest.approx(2 * (small.lr or 0), rel=1e-3)
+    reasons = [one.reason for one in decide(detector(), Facts(20, 5), given={"batch_size": 8}).decisions]
+    assert any("lr is 0.003 for 32 pictures per step, times the square root of 8/32" in reason for reason in reasons)
     assert decided(Facts(20, 5), optimizer="sgd").lr is None
 
 

@@ -1,0 +1,80 @@
+"""Any rank killed at random moments, under ``--processes`` and under torchrun: they start again, and end with the same bits.
+
+Slow: ``make kill`` runs it. KILL_RANKS: how many are killed.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import pytest
+from test_kill import SEED, children, kill
+
+from onestage.files import LAST
+from small_runs import same_bits, write_pictures
+
+COUNT = int(os.environ.get("KILL_RANKS", "10"))
+OPTIONS = [
+    "--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--precision", "fp32",
+    "--batch-size", "4", "--augment", "light", "--epochs", "150", "--evaluate-every", "50", "--checkpoint-minutes", "0.001",
+    "--cache", "0", "--shared-batch-norm",
+]  # fmt: skip
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", str(COUNT + 5)]
+COMMANDS = {
+    "processes": ["-m", "onestage", "train"],
+    "torchrun": [*TORCHRUN, "-m", "onestage", "train"],
+}
+
+
+def command(how: str, data: Path, out: Path) -> list[str]:
+    more = ["--processes", "2", "--restarts", str(COUNT + 5)] if how == "processes" else []
+    return [sys.executable, *COMMANDS[how], str(data), *OPTIONS, *more, "--out", str(out)]
+
+
+def ranks_of(pid: int) -> list[int]:
+    """The processes that train, among those that a launcher has started."""
+    found = []
+    for child in children(pid):
+        try:
+            words = Path(f"/proc/{child}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if any(word.startswith(b"LOCAL_RANK=") for word in words):
+            found.append(child)
+    return found
+
+
+def checkpoints(out: Path) -> set[Path]:
+    return set(out.glob("checkpoints/*/state.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("how", COMMANDS)
+def test_any_rank_is_killed(how: str, tmp_path: Path) -> None:
+    random, killed, last = Random(f"restarts {how} {SEED}"), 0, set[int]()
+    data = write_pictures(tmp_path / "data", train=12, val=2)
+    whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
+    done = subprocess.run(command(how, data, whole), env=ENVIRONMENT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    with log.open("w") as file:
+        process = subprocess.Popen(command(how, data, out), env=ENVIRONMENT, stdout=file, stderr=file)
+        began = time.monotonic()
+        while process.poll() is None and time.monotonic() - began < 3000:
+            ranks = ranks_of(process.pid)
+            if killed < COUNT and len(ranks) == 2 and not last & set(ranks):
+                last, before = set(ranks), checkpoints(out)
+                deadline = time.monotonic() + (120 if random.random() < 0.7 else 0)  # mostly after progress
+                while checkpoints(out) == before and time.monotonic() < deadline and process.poll() is None:
+                    time.sleep(0.01)
+                time.sleep(random.uniform(0.0, 1.0))
+                killed += kill(random.choice(ranks))
+            time.sleep(0.05)
+    assert process.poll() == 0, log.read_text()[-5000:]
+    assert killed > COUNT // 2 and (out / LAST).exists()
+    assert same_bits(out, whole)
+    print(f"\n{how}: {killed} ranks killed in {time.monotonic() - began:.0f} s; 1 run, the same bits")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
@@ -34,7 +33,7 @@ def recomputed(model: nn.Module, around: Around) -> Iterator[None]:
             block.__dict__.pop("forward", None)
 
 
-def _contexts(block: nn.Module, around: Around) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+def _contexts(block: nn.Module, around: Around) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
     """Of the first time and of the second time."""
     return nullcontext(), _second_time(block, around)
 

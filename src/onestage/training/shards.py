@@ -6,15 +6,16 @@ What is measured and saved is whole: the files do not show how many processes ha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-from typing import Any, cast
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from onestage.model.blocks import blocks_of
 from onestage.processes import Distributed
+
+T = TypeVar("T")
 
 
 def divided(model: nn.Module, group: Distributed) -> nn.Module:
@@ -37,23 +38,24 @@ def exchange_gradients(network: nn.Module, *, now: bool) -> None:
     network.set_requires_gradient_sync(now)
 
 
-def whole(value: Any) -> Any:
+def whole(value: T) -> T:
     """A value without divided tensors: a tensor, or a nest of dicts and lists of them. All processes have to call this."""
     from torch.distributed.tensor import DTensor
 
+    made: object = value
     match value:
         case DTensor():
-            return value.full_tensor().detach()
-        case Mapping():
-            return {name: whole(inner) for name, inner in value.items()}
+            made = value.full_tensor().detach()
+        case dict():
+            made = {name: whole(inner) for name, inner in value.items()}
         case list():
-            return [whole(inner) for inner in value]
-    return value
+            made = [whole(inner) for inner in value]
+    return cast(T, made)
 
 
 def gather(learner: nn.Module, model: nn.Module) -> None:
     """Put the weights of a divided network, and what batch norm has gathered here, into the whole model."""
-    model.load_state_dict(whole(learner.state_dict()))
+    model.load_state_dict({name: whole(value) for name, value in learner.state_dict().items()})
 
 
 def spread(model: nn.Module, learner: nn.Module) -> None:

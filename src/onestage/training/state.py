@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from onestage.errors import WeightsError
 from onestage.metrics.report import Report
@@ -94,7 +93,7 @@ class RunState:
             best = ap if since == 0 else best
         return since
 
-    def checkpoint(self, result: Detector, model: Detector, momenta: Mapping[str, Any]) -> Checkpoint:
+    def checkpoint(self, result: Detector, model: Detector, momenta: Mapping[str, object]) -> Checkpoint:
         """The run at this moment. result: the model that is measured. model: the one that learns, the same without averages.
         momenta: the state of the optimiser.
         """

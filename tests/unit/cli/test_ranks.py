@@ -1,4 +1,4 @@
-"""``onestage train --processes``: small programs in place of trainings show what it does if they end, die, hang or are stopped."""
+"""``onestage train --processes``, with small programs in place of trainings: they end, die, hang, or are stopped."""
 
 import os
 import signal

@@ -30,6 +30,8 @@ GRACE = 20.0
 """Seconds that the others have to end by themselves, once one has died or a second signal has come."""
 LOOK = 0.1
 """Seconds between two looks at the processes."""
+PARENT = "ONESTAGE_PARENT"
+"""The variable with the number of the process that has started this one."""
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 Count = Annotated[int, tyro.conf.arg(metavar="N")]
 
@@ -54,6 +56,8 @@ def are_to_start(ranks: Ranks) -> bool:
     """
     if TOLD in os.environ:
         end_with_parent()
+        if os.getppid() != int(os.environ.get(PARENT, os.getppid())):  # it had ended before
+            raise SystemExit(LOST)
         return False
     check_number("processes", ranks.processes, least=1, whole=True)
     check_number("restarts", ranks.restarts, least=0, whole=True)
@@ -143,7 +147,7 @@ class _Group:
     def run(cls, count: int, arguments: Sequence[str], attempt: int) -> Ends:
         """Start ``count`` processes, and wait for the end of all. However this ends, none is left."""
         with TemporaryDirectory(prefix="onestage-") as folder:
-            common = {**_common(count), RESTARTS: str(attempt), TOLD: str(Path(folder) / "told")}
+            common = {**_common(count), RESTARTS: str(attempt), TOLD: str(Path(folder) / "told"), PARENT: str(os.getpid())}
             group = cls([])
             with group._hears(SIGNALS):
                 try:

@@ -284,6 +284,14 @@ def test_a_compiled_network_finds_the_same(load):
     assert model._compiled_call_impl is None and compiled.engine.detector._compiled_call_impl is not None
 
 
+def test_times_agree_if_each_median_lies_within_the_other_s_turns(load):
+    agree = load("agreement").agree
+    times = [1.0 + 0.01 * n for n in range(21)]
+    assert agree(times, [t + 0.05 for t in times]) and agree(times, times)
+    assert not agree(times, [t + 0.2 for t in times])
+    assert not agree([1.0, 5.0, 9.0], [8.9] * 3), "the median of the first lies outside of the second"
+
+
 def test_the_page_of_the_benchmarks_names_each():
     page = (FOLDER / "README.md").read_text()
     programs = [path.name for path in FOLDER.glob("*.py") if "__main__" in path.read_text()]

@@ -53,6 +53,15 @@ class Engines:
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether torch runs on a GPU. Raise ConfigError if there is no such device."""
+        from onestage.processes import choose_device
+
+        if self.device is None and set(self.runtime) - {"torch"}:
+            return False
+        return choose_device(self.device).type == "cuda"
+
     def __post_init__(self) -> None:
         for option, given, usual in (("--batch", self.batch, "1"), ("--precision", self.precision, "fp32")):
             require(bool(given), f"{option} takes one value or several", got="none", fix=f"such as {option} {usual}")
@@ -198,7 +207,7 @@ def _cells(names: Sequence[str], engines: Engines) -> list[Cell]:
     for name in names:
         check_model_name(name)
         for runtime in _programs(name, engines.runtime):
-            able = (AS_MADE,) if is_exported(name) else computes_in(runtime, gpu=engines.device not in (None, "cpu"))
+            able = (AS_MADE,) if is_exported(name) else computes_in(runtime, gpu=engines.on_gpu)
             asked = (AS_MADE,) if is_exported(name) else dict.fromkeys(engines.precision)
             cells += [
                 Cell(name, runtime, kind, batch) for kind in asked if kind in able for batch in dict.fromkeys(engines.batch)

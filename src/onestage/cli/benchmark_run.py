@@ -31,6 +31,8 @@ from onestage.training.other_work import read_ticks
 
 AS_MADE = "as made"
 """What stands for the numbers of an exported file before it is opened."""
+KEPT_FOR = 30 * 86400.0
+"""Seconds that the figures of an interrupted run are kept."""
 
 Tell = Callable[[Cell, Row], None]
 """A function that gets each cell as soon as it is measured, or could not be."""
@@ -62,6 +64,7 @@ class Journal:
             place = make_folder(cache_folder("benchmarks")) / f"{digest}.json"
         except OnestageError:
             return cls(None)
+        _forget_old(place.parent)
         if fresh:
             place.unlink(missing_ok=True)
         try:
@@ -172,6 +175,14 @@ class Benchmark:
         if not order.timed and order.what == "time":
             return Answer(Refusal("DataError", "there are no pictures"))
         return ask(order, timeout=self.timeout)
+
+
+def _forget_old(folder: Path) -> None:
+    """Delete what runs have left that were never gone on with."""
+    for path in folder.glob("*.json"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > KEPT_FOR:
+                path.unlink()
 
 
 def settings_of(base: Order, models: Sequence[str]) -> list[object]:

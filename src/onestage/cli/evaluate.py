@@ -49,7 +49,8 @@ class Machine:
     .xml, torch for .pt2, ncnn for .param, litert for .tflite). auto: the fastest that finds the same, if there are so many
     pictures that trying it pays. Losses, class error and box MAE need torch or a file without NMS."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: torch computes in bfloat16, if the processor can; other figures result. An exported file has its precision."""
+    """bf16: torch, or OpenVINO if it is named, computes in bfloat16, if the processor can; other figures result. An exported
+    file has its precision."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

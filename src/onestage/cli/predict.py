@@ -38,7 +38,8 @@ class Choice:
     exported file the usual one (onnxruntime for .onnx, openvino for .xml, torch for .pt2, ncnn for .param, litert for
     .tflite)."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: torch computes in bfloat16, faster and less exact, if the processor can. An exported file has its precision."""
+    """bf16: torch, or OpenVINO if it is named, computes in bfloat16, faster and less exact, if the processor can. An exported
+    file has its precision."""
     trusted: bool = False
     """Open a .pt2 file, which could run code."""
 

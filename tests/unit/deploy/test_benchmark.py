@@ -411,6 +411,15 @@ def test_a_damaged_journal_is_no_obstacle(tiny, home, monkeypatch):
         assert benchmark_run.Journal.of("x", fresh=False).rows == {}
 
 
+def test_figures_of_runs_that_were_never_gone_on_with_are_deleted(home):
+    old, new = (benchmark_run.Journal.of(name, fresh=False).place for name in ("old", "new"))
+    for path in (old, new):
+        path.write_text("[]")
+    os.utime(old, (0, 0))
+    benchmark_run.Journal.of("another", fresh=False)
+    assert not old.exists() and new.exists()
+
+
 def test_a_home_that_cannot_be_written_is_no_obstacle(monkeypatch):
     monkeypatch.setenv("ONESTAGE_HOME", "~nobody-of-this-name")
     assert benchmark_run.Journal.of("x", fresh=False).place is None

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from test_kill import SEED, children, kill
 
+from kill.test_kill import SEED, children, kill
 from onestage.files import LAST
 from small_runs import same_bits, write_pictures
 

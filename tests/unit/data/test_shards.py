@@ -25,6 +25,8 @@ from onestage.errors import DataError, ProblemsError
 from onestage.images import picture_bytes
 from onestage.parts import Part
 from onestage.structures import Batch
+from onestage.training.inventory import Inventory
+from onestage.training.pictures import stamps_of
 from shards import CAT, DOG, labels, pairs, picture, tar
 
 
@@ -403,3 +405,23 @@ def test_webdataset_reads_what_is_written(tmp_path: Path, shards: Path) -> None:
     assert [sample["__key__"] for sample in found] == [f"{i:04d}" for i in range(7)]
     assert [sample["png"] for sample in found] == [picture(i) for i in range(7)]
     assert json.load(io.BytesIO(found[1]["json"]))["objects"][1]["category"] == "dog"
+
+
+@pytest.mark.parametrize("to", ["wds", "parquet"])
+def test_changed_pictures_are_noticed_in_shards_as_in_files(tmp_path: Path, shards: Path, to: str) -> None:
+    """A run compares these stamps when it goes on. Of the same pictures they are the same, wherever they lie."""
+    convert(shards, tmp_path / "files", to="coco")
+    convert(shards, tmp_path / "copy", to=to)  # type: ignore[arg-type]
+    files, copy = (stamps_of(load_dataset(tmp_path / name, split="train")) for name in ("files", "copy"))
+    assert len(copy) == 7 and [*copy.values()] == [*files.values()]
+
+
+def test_a_run_goes_on_with_the_pictures_of_shards_that_are_left(shards: Path) -> None:
+    train, val = (load_dataset(shards, split=split) for split in ("train", "val"))
+    begun = Inventory.of(train, val)
+    again, measured, gone = begun.divide(load_dataset(shards, split="train"), val)
+    assert gone == () and again.paths == train.paths and begun.changes(again) == [] and measured.image_ids == val.image_ids
+    tar(shards / "train-000001.tar", pairs(2, first=4))
+    again, _, gone = begun.divide(load_dataset(shards, split="train"), val)
+    assert gone == ("train-000001.tar/0006.png",) and list(again.image_ids) == [0, 1, 2, 3, 4, 5, 0]
+    assert [again[i].image[0, 0, 0].item() for i in range(7)] == [0, 1, 2, 3, 4, 5, 0]

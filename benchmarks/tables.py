@@ -20,6 +20,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from PIL import Image
 
 CLASSES = [f"class {number:02d}" for number in range(80)]
 SIDE = 64
+BATCHES = 64
 
 
 def main() -> None:
@@ -109,12 +111,10 @@ def measure(folder: Path, workers: int) -> None:
     memory["the data set open"] = proportional([os.getpid()])
     loader = TrainLoader(data, TrainTransform(stretch((SIDE, SIDE))), batch_size=32, workers=workers)
     begun = time.perf_counter()
-    batches = loader.epoch(0)
-    for _ in range(64):
-        next(batches)
+    count = sum(1 for _ in islice(loader.epoch(0), BATCHES))
     first = time.perf_counter() - begun
-    memory[f"this process and {workers} workers after 64 batches of 32"] = proportional([os.getpid(), *children()])
-    print(f"{len(data):,} pictures, {len(data.boxes):,} boxes: open in {opened:.2f} s; 64 batches in {first:.2f} s")
+    memory[f"this process and {workers} workers after {count} batches of 32"] = proportional([os.getpid(), *children()])
+    print(f"{len(data):,} pictures, {len(data.boxes):,} boxes: open in {opened:.2f} s; {count} batches in {first:.2f} s")
     for text, size in memory.items():
         print(f"{size / 1e6:8,.0f} MB  {text}")
 

@@ -403,3 +403,13 @@ def test_the_loader_is_timed(load, tmp_path, capsys):
     load("loader").main(size=(48, 64), count=4, repeats=1, epochs=0, json_file=path)
     assert min(json.loads(path.read_text())["milliseconds"].values()) > 0
     assert "mosaic" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["wds", "parquet"])
+def test_tables(load, tmp_path, capsys, monkeypatch, form):
+    monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "cache"))
+    tables = load("tables")
+    tables.make(tmp_path / "data", 40, 3, form)
+    tables.measure(tmp_path / "data", 0)
+    printed = capsys.readouterr().out
+    assert "40 pictures, 120 boxes: open in" in printed and "0 workers after 1 batches" in printed

@@ -39,6 +39,7 @@ ALLOWED = {
     "evaluation": GROUND | {"loading", "predict", "training", "data", "metrics", "model"},
     "explain": GROUND | {"predict", "model", "metrics"},
     "deploy": GROUND | {"predict", "weights", "data", "metrics", "model"},
+    "scale": GROUND | {"deploy", "predict", "weights", "data", "metrics", "model"},
 }
 """A room (a file or folder of the package) and the others it may import. cli and the package's own face may import all."""
 DELEGATES = {

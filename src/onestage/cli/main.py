@@ -49,6 +49,10 @@ VERBS = {
     "evaluate": Verb("evaluate", "evaluate", "measure a detector, or detections of any program: COCO AP, VOC AP, each class"),
     "compare": Verb("compare", "compare", "which of two or more detectors is better on the same pictures, if that can be told"),
     "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
+    "batch": Verb(
+        "batch", "batch", "predict on millions of pictures, here or on a Ray cluster: Parquet files, restarted at will"
+    ),
+    "batch report": Verb("batch_report", "report", "what a batch has found: classes, failures, scores, a sheet of pictures"),
     "explain": Verb("explain", "explain_picture", "how a detector looks at one picture: anchors, matches, loss, NMS"),
     "export": Verb("export", "export", "write a detector to a file that other programs run, checked when it is made"),
     "import": Verb("imports", "import_weights", "turn a checkpoint of another project into a detector"),

@@ -98,6 +98,10 @@ class PictureProgress:
             (task,) = (task for task in self._bars.tasks if task.id == self._task)
             self.say(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {self._unit}{_speed(task, self._unit)}")
 
+    def describe(self, what: str) -> None:
+        """Say from now on that this is being done."""
+        self._bars.update(self._task, description=what)
+
     def say(self, *parts: Part) -> None:
         """Print words, which may be several lines, above the progress line."""
         self._bars.console.print(words(*parts, lines=True), soft_wrap=True)

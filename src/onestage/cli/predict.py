@@ -103,7 +103,7 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     pieces = pieces_of(output, out, files, classes)
     sinks = sinks_of(output, out, classes, labels=labels, go_on=before is not None) | failures_of(out)
     some = partial(first_pictures, files, TRIED_WITH, gigabytes=work.picture_memory, timeout=work.worker_timeout)
-    score, numbers = _least_score(found, detection.score), detection.precision
+    score, numbers = least_score(found, detection.score), detection.precision
     looker = run_model(found, runtime, pictures=some, total=len(files), score=score, numbers=numbers)
 
     tally, began = Tally(), time.monotonic()
@@ -125,7 +125,7 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     return tally.code
 
 
-def _least_score(model: Detector | Predictor, score: float | Literal["auto"]) -> float | None:
+def least_score(model: Detector | Predictor, score: float | Literal["auto"]) -> float | None:
     """The score that is asked for; None for the thresholds of the model."""
     if not isinstance(score, str):
         return score

@@ -32,6 +32,7 @@ BEGINNINGS = {
     "compare.csv": re.compile(rb'image,objects,.*: found"?,'),
     "benchmark.json": re.compile(rb'\{\s+"environment": '),
     "benchmark.csv": re.compile(rb"model,runtime,numbers,"),
+    "batch.json": re.compile(rb'\{\s+"model": .*"parts": ', re.DOTALL),
     "figures.json": re.compile(rb'\{\s+"model": .*"picture": ', re.DOTALL),
     "index.html": re.compile(rb".*Content-Security-Policy\" content=\"default-src 'none'; img-src data:", re.DOTALL),
 }

@@ -6,6 +6,7 @@
 | coco set | a COCO data set in JSON whose annotations have a score                                                       |
 | jsonl    | a JSON object for each picture, with a list of detections, as ``onestage predict --format jsonl`` writes it  |
 | csv      | a header with the columns of labels and one for the score                                                    |
+| batch    | a folder of Parquet files with a row for each picture, as ``onestage batch`` writes it                       |
 | text     | lines of a name and five numbers; a file for each class (VOC) or for each picture (YOLO), or a folder of them |
 
 The content tells the kind, never the name of the file. Policy:
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from onestage.data import detections_json, detections_text
 from onestage.data.dataset import Dataset, Problem
+from onestage.data.detections_batch import is_batch, read_batch
 from onestage.data.detections_form import Columns, understood
 from onestage.data.detections_names import NONE, ClassNames, PictureNames
 from onestage.data.detections_rows import Faults, Rows
@@ -66,6 +68,8 @@ _MODELS = ("best.safetensors", "last.safetensors", "config.json", "checkpoints")
 def holds_detections(path: Path) -> bool:
     """Whether a file or a folder is to be read as detections: it looks like some, or it is a text that can be nothing else."""
     if is_folder(path):
+        if is_batch(path):
+            return True
         return not any((path / name).exists() for name in _MODELS) and bool(detections_text.texts_in(path))
     return is_regular(path) and (path.suffix.lower() in SUFFIXES or _kind(path) is not None)
 
@@ -104,6 +108,8 @@ def read_detections(path: str | Path, dataset: Dataset, *, on_bad: OnBad = "stop
 def open_detections(path: str | Path) -> OpenDetections:
     """Read a file, or a folder of texts, of any kind. Raise DataError if it cannot be read or is none of the kinds."""
     path = Path(path)
+    if is_batch(path):
+        return OpenDetections(read_batch(path))
     if is_folder(path):
         if texts := detections_text.texts_in(path):
             return OpenDetections(detections_text.read_texts(texts, path))

@@ -43,7 +43,7 @@ _FORMS: Mapping[str, Callable[[Tensor], Tensor]] = {
     SIDES: box_ops.from_xywh,
     CENTRE: box_ops.from_cxcywh,
 }
-_STATED = {"coco": SIDES, "coco set": SIDES, "jsonl": CORNERS, "csv": CORNERS}
+_STATED = {"coco": SIDES, "coco set": SIDES, "jsonl": CORNERS, "csv": CORNERS, "batch": CORNERS}
 _SCORE_LAST, _SCORE_FIRST = (0, 1, 2, 3, 4), (1, 2, 3, 4, 0)
 
 

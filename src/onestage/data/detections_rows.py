@@ -22,7 +22,7 @@ from onestage.errors import DataError, counted
 Reference = int | str
 """A picture or a class as a file names it: an id, or a name."""
 
-Kind = Literal["coco", "coco set", "jsonl", "csv", "text"]
+Kind = Literal["coco", "coco set", "jsonl", "csv", "text", "batch"]
 """Of a file: see detections.py."""
 
 

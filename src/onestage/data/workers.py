@@ -239,13 +239,13 @@ class WorkerPool(Generic[Task, Rest]):
         if job.deaths >= TRIES:
             fix = "often too little memory: try fewer --workers, or 0; or look for a harmful file: onestage data check"
             what = "a process that loads pictures died, and so did those that took its place"
-            self.finish(job, LostError(what, where=self.name(job.task), got=f"the last one {_end_of(code)}", fix=fix))
+            self.finish(job, LostError(what, where=self.name(job.task), got=f"the last one {end_of(code)}", fix=fix))
             return
         with self._changed:
             if job.round == self._round and not self._closed:
                 self._jobs.appendleft(job)
                 if code != -signal.SIGTERM:
-                    self._notes.append(f"the process {pid}, which loaded pictures, {_end_of(code)}; another one took its place")
+                    self._notes.append(f"the process {pid}, which loaded pictures, {end_of(code)}; another one took its place")
             self._changed.notify_all()
 
 
@@ -321,7 +321,7 @@ class _Keeper(Generic[Task, Rest]):
         return word
 
 
-def _end_of(code: int | None) -> str:
+def end_of(code: int | None) -> str:
     """How a process ended, in words."""
     if code is not None and code < 0:
         with suppress(ValueError):
@@ -341,7 +341,7 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     if in_main:  # Linux would end it with any other thread that began it
         end_with_parent()
-    _mute_libraries()
+    mute_libraries()
     torch.set_num_threads(1)
     share = partial(_share, pipe, unasked)
     while True:
@@ -357,7 +357,7 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
             pipe.send_bytes(pixels.contiguous().view(-1).numpy().data)
 
 
-def _mute_libraries() -> None:
+def mute_libraries() -> None:
     """Drop what C libraries print, such as libjpeg's remark on a damaged picture. Python's standard error stays."""
     with suppress(OSError):  # it is closed
         kept, nowhere = os.dup(_STDERR), os.open(os.devnull, os.O_WRONLY)

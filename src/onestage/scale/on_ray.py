@@ -1,0 +1,217 @@
+"""The engine of many machines: Ray Data hands shards out to actors, each of which has a model.
+
+Every machine of the cluster sees the folder of the results and the pictures, at the same paths. Ray starts lost actors again,
+on machines that are left, and gives them what the lost ones had; a part that is there is not made again. An error never ends
+the job of Ray: it comes back as a row with a status.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from onestage.errors import ConfigError, LostError, OnestageError, shortened
+from onestage.files import atomic_file
+from onestage.scale.batch import Batch, sized
+from onestage.scale.local import processors
+from onestage.scale.manifest import HIDDEN
+from onestage.scale.work import Advance, Conditions, Done, Worker
+
+TRIES = 10
+"""Actors that may die of one shard. Those of machines that were taken away count too."""
+MOST_BLOCKS = 5000
+"""Tasks of Ray. Each is a shard, or several if there are more."""
+SPARE = 1
+"""Logical processors of the cluster that no actor takes: Ray Data waits forever without a word if its actors have all."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where Ray runs. address: of a cluster that is there, such as "auto" or "ray://head:10001"; None starts one here. gpus:
+    that each actor has; it may be a part of one.
+    """
+
+    address: str | None = None
+    gpus: float = 0.0
+
+
+def run_on_ray(
+    batch: Batch, *, workers: int | None, conditions: Conditions, cluster: Cluster = Cluster()
+) -> Iterator[Advance | Done]:
+    """Do the shards that are left. Yield each shard that is done, and its pictures.
+
+    workers: actors; by default as many as the cluster has room for. Raise ConfigError if Ray is not installed, is not reached
+    or has no room; LostError if a shard ends many actors, or Ray itself fails.
+    """
+    _forget_attempts(batch)
+    with _connected(cluster, sized(workers, processors(), batch.left)) as ray:
+        count = _actors(ray.cluster_resources(), sized(workers, MOST_BLOCKS, batch.left), cluster)
+        source = ray.data.from_items(
+            [{"shard": shard} for shard in batch.left], override_num_blocks=min(len(batch.left), MOST_BLOCKS)
+        )
+        done = source.map_batches(
+            Actor,
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=count),
+            num_cpus=1,
+            num_gpus=cluster.gpus or None,
+            fn_constructor_args=(str(batch.folder), batch.manifest.options.device, conditions),
+        )
+        try:
+            for row in done.iter_rows():
+                shard = _understood(row)
+                yield Advance(shard.pictures, sum(shard.failures.values()))
+                yield shard
+        except (ray.exceptions.RayError, RuntimeError) as error:
+            what, fix = "Ray could not finish this batch", "see the state of the cluster (ray status); the same command goes on"
+            got = shortened(str(error).strip().rpartition("\n")[2], 200)
+            raise LostError(what, where=cluster.address or "a cluster on this machine", got=got, fix=fix) from error
+
+
+class Actor:
+    """A process of Ray that does shards. Its model is opened with the first one, so that an error comes back as a row."""
+
+    def __init__(self, folder: str, device: str, conditions: Conditions) -> None:
+        torch.set_num_threads(1)  # results are then the same on any number of machines
+        self._begin = (Path(folder), device, conditions)
+        self._worker: Worker | None = None
+
+    def __call__(self, batch: Any) -> Any:
+        """The outcome of the shards in a table of one row: status, error, and what was done."""
+        import pyarrow as pa
+
+        rows = [self._outcome(shard) for shard in batch.column("shard").to_pylist()]
+        return pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in ("status", "content")]))
+
+    def _outcome(self, shard: int) -> dict[str, str]:
+        try:
+            with _attempt(self._begin[0], shard):
+                if self._worker is None:
+                    self._worker = Worker.begin(*self._begin)
+                done = self._worker(shard, lambda _: None)
+            return {"status": "ok", "content": json.dumps(done)}
+        except OnestageError as error:
+            return {"status": "error", "content": json.dumps({"kind": type(error).__name__, **_plain(error)})}
+        except Exception as error:
+            text = f"{type(error).__name__} in an actor: {error}\n{traceback.format_exc()}"
+            return {"status": "fault", "content": json.dumps(text)}
+
+
+def _plain(error: OnestageError) -> dict[str, str | None]:
+    parts = {name: getattr(error, name) for name in ("what", "where", "got", "expected", "fix")}
+    return {name: None if part is None else str(part) for name, part in parts.items()}
+
+
+def _understood(row: dict[str, str]) -> Done:
+    """A shard that is done. Raise the error of one that is not."""
+    content = json.loads(row["content"])
+    if row["status"] == "fault":
+        raise RuntimeError(content)
+    if row["status"] == "error":
+        kinds: list[type[OnestageError]] = [OnestageError]
+        for kind in kinds:  # with all that come from them
+            kinds += kind.__subclasses__()
+        kind = next((kind for kind in kinds if kind.__name__ == content["kind"]), OnestageError)
+        raise kind(content.pop("what"), **{name: part for name, part in content.items() if name != "kind"})
+    return Done(*content)
+
+
+@contextmanager
+def _attempt(folder: Path, shard: int) -> Iterator[None]:
+    """Note in the folder that a shard is begun, until it ends in any way but death. Raise LostError if it was begun too often:
+    Ray would try forever.
+    """
+    place = _attempt_path(folder, shard)
+    try:
+        before = int(place.read_text()) if place.exists() else 0
+    except (OSError, ValueError):  # another actor writes it
+        before = 0
+    if before >= TRIES:
+        what, fix = "all processes that worked at a shard died", "often too little memory: fewer --workers, or larger machines"
+        raise LostError(what, where=f"shard {shard}", got=f"{before} times", fix=f"{fix}; all other shards are kept")
+    with atomic_file(place) as file:
+        file.write(str(before + 1).encode())
+    yield
+    place.unlink(missing_ok=True)
+
+
+def _attempt_path(folder: Path, shard: int) -> Path:
+    return folder / HIDDEN / f".attempt-{shard:06d}"
+
+
+def _forget_attempts(batch: Batch) -> None:
+    for place in (batch.folder / HIDDEN).glob(".attempt-*"):
+        place.unlink(missing_ok=True)
+
+
+def _actors(resources: dict[str, float], wanted: int, cluster: Cluster) -> int:
+    """How many actors there are. Raise ConfigError if the cluster has no room for one."""
+    room = int(resources.get("CPU", 0)) - SPARE
+    if room < 1:
+        what, fix = "this cluster has too few processors: one is left free for Ray", "add a machine, or use --engine local"
+        raise ConfigError(what, got=f"{resources.get('CPU', 0):g}", expected="2 or more", fix=fix)
+    if cluster.gpus:
+        seats = int(resources.get("GPU", 0) / cluster.gpus + 1e-6)
+        if seats < 1:
+            what, fix = "no machine of this cluster has the GPUs of an actor", "lower --gpus, or leave it out for processors"
+            raise ConfigError(what, got=f"{resources.get('GPU', 0):g} GPUs", expected=f"{cluster.gpus:g}", fix=fix)
+        room = min(room, seats)
+    return min(wanted, room)
+
+
+@contextmanager
+def _connected(cluster: Cluster, workers: int) -> Iterator[Any]:
+    """Ray, connected to a cluster for the block, or to one that is started here. One that is connected already stays so."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would send reports about its use
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks would break the progress line
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        what, fix = "Ray is not installed", "pip install 'onestage[ray]'"
+        raise ConfigError(what, where="--engine ray", got=error, fix=fix) from error
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, cluster, workers)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    try:
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
+    """Connect to a cluster, or start one here with a processor more than workers. Raise ConfigError if it is not reached."""
+    usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if cluster.address is None:
+        gpus = {"num_gpus": torch.cuda.device_count()} if cluster.gpus else {"num_gpus": 0}
+        options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
+    try:
+        ray.init(address=cluster.address or "local", **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what, fix = "this Ray cluster cannot be reached", "start it (ray start --head), or leave --address out"
+        where, got = cluster.address or "a cluster on this machine", shortened(str(error).partition("\n")[0], 200)
+        raise ConfigError(
+            what, where=where, got=got, expected="such as auto, HOST:6379 or ray://HOST:10001", fix=fix
+        ) from error
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Ray sets handlers, and Ctrl-C and SIGTERM are ours
+            for number, handler in usual.items():
+                signal.signal(number, handler)

@@ -1,0 +1,252 @@
+"""Where pictures and lists of them lie: in files of this machine, or at addresses such as s3://bucket/key, over fsspec."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+from onestage.errors import ConfigError, DataError, OnestageError, absent
+
+SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[a-z]+::")
+"""How an address that is no path begins."""
+UNKNOWN = -1
+"""In place of a number of bytes."""
+_STAMPS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
+"""What kinds of storage call that by which a changed file is known."""
+_FIX = "see whether it is there and whether you may read it"
+
+
+class Found(NamedTuple):
+    """A file. address: its path from the root, or its address. name: below the folder that was asked for, with forward
+    slashes. length: bytes, or UNKNOWN. changed: a number that is another one after a change; 0 if nothing tells.
+    """
+
+    address: str
+    name: str
+    length: int
+    changed: int
+
+
+class Store(Protocol):
+    """A kind of storage. Errors name the address."""
+
+    def is_folder(self, address: str) -> bool:
+        """Whether the address is that of a folder."""
+        ...
+
+    def find(self, address: str) -> Found | None:
+        """The file at that address, if there is one."""
+        ...
+
+    def below(self, folder: str) -> Iterator[Found]:
+        """All files in a folder and its subfolders, hidden ones aside, always in the same order."""
+        ...
+
+    def matches(self, pattern: str) -> list[str]:
+        """The addresses of files and folders that a glob fits, sorted."""
+        ...
+
+    def open(self, address: str) -> BinaryIO:
+        """The file at that address, to read and seek in."""
+        ...
+
+
+def store_of(address: str) -> Store:
+    """The storage that an address belongs to. Raise ConfigError if a package for it is missing."""
+    return Remote(address) if is_remote(address) else LOCAL
+
+
+def is_remote(address: str) -> bool:
+    """Whether an address is no path of this machine."""
+    return SCHEME.match(address) is not None and not address.startswith("file://")
+
+
+@dataclass(frozen=True)
+class Local:
+    """Files of this machine. skip: the real path of a folder that is passed over, such as that of the results."""
+
+    skip: str | None = None
+
+    def is_folder(self, address: str) -> bool:
+        """Whether the path is that of a folder."""
+        return Path(_path(address)).is_dir()
+
+    def find(self, address: str) -> Found | None:
+        """The file of that path, if there is one."""
+        path = os.path.abspath(_path(address))  # noqa: PTH100  # a link keeps its name
+        try:
+            found = Path(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (OSError, ValueError) as error:
+            raise DataError("this file cannot be looked at", where=address, got=error, fix=_FIX) from error
+        return Found(path, Path(path).name, found.st_size, found.st_mtime_ns)
+
+    def below(self, folder: str) -> Iterator[Found]:
+        """The files of each folder by name, then those of its subfolders. Links to folders are not followed."""
+        root = os.path.abspath(_path(folder))  # noqa: PTH100
+        yield from self._below(root, "")
+
+    def _below(self, folder: str, name: str) -> Iterator[Found]:
+        files, folders = list[tuple[str, int, int]](), list[str]()
+        try:
+            with os.scandir(folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append(entry.name)
+                        continue
+                    length, changed = _state(entry)
+                    files.append((entry.name, length, changed))
+        except OSError as error:
+            raise DataError("this folder cannot be read", where=folder, got=error.strerror, fix=_FIX) from error
+        for file, length, changed in sorted(files):
+            yield Found(os.path.join(folder, file), name + file, length, changed)  # noqa: PTH118  # a million times
+        for other in sorted(folders):
+            path = os.path.join(folder, other)  # noqa: PTH118
+            if self.skip is None or os.path.realpath(path) != self.skip:
+                yield from self._below(path, f"{name}{other}/")
+
+    def matches(self, pattern: str) -> list[str]:
+        """What a glob fits; ** stands for any folders."""
+        return sorted(glob.glob(_path(pattern), recursive=True))  # noqa: PTH207  # Path.glob knows no absolute patterns
+
+    def open(self, address: str) -> BinaryIO:
+        """The file of that path. Raise DataError if it cannot be opened, or is a pipe or a device."""
+        path = Path(_path(address))
+        try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise DataError("this is not a regular file", where=address, expected="a file", fix=_FIX)
+            return path.open("rb")
+        except OSError as error:
+            what = absent(path, "this file cannot be read")
+            raise DataError(what, where=address, got=error.strerror, fix=_FIX) from error
+
+
+LOCAL = Local()
+
+
+def _path(address: str) -> str:
+    return address.removeprefix("file://")
+
+
+def _state(entry: os.DirEntry[str]) -> tuple[int, int]:
+    """The bytes and the time of change of a file; UNKNOWN and 0 of one that cannot be looked at, as reading it will say."""
+    try:
+        found = entry.stat()
+    except OSError:
+        return UNKNOWN, 0
+    return found.st_size, found.st_mtime_ns
+
+
+class Remote:
+    """Files at addresses of one kind of storage. Its settings and keys come from the environment and from fsspec's files."""
+
+    def __init__(self, address: str) -> None:
+        """Raise ConfigError if fsspec, or the package for this kind of storage, is missing or cannot be set up."""
+        self._files = _filesystem(address if "::" in address else "/".join(address.split("/", 3)[:3]))
+
+    def is_folder(self, address: str) -> bool:
+        """Whether the address is that of a folder, or begins that of files."""
+        with reached(address):
+            return bool(self._files.isdir(self._inside(address)))
+
+    def find(self, address: str) -> Found | None:
+        """The file at that address, if there is one."""
+        with reached(address):
+            try:
+                return self._found(self._files.info(self._inside(address)), "")
+            except FileNotFoundError:
+                return None
+
+    def below(self, folder: str) -> Iterator[Found]:
+        """The files of each folder by name, then those of its subfolders."""
+        inside = self._inside(folder)
+        with reached(folder):
+            yield from self._below(inside, inside.rstrip("/") + "/")
+
+    def _below(self, folder: str, root: str) -> Iterator[Found]:
+        entries = sorted(self._files.ls(folder, detail=True), key=lambda info: str(info["name"]))
+        shown = [info for info in entries if not _last(info).startswith(".") and info["name"].rstrip("/") != folder.rstrip("/")]
+        for info in shown:
+            if info["type"] != "directory":
+                yield self._found(info, root)
+        for info in shown:
+            if info["type"] == "directory":
+                yield from self._below(info["name"], root)
+
+    def matches(self, pattern: str) -> list[str]:
+        """What a glob fits; ** stands for any folders."""
+        with reached(pattern):
+            return sorted(self._files.unstrip_protocol(name) for name in self._files.glob(self._inside(pattern)))
+
+    def open(self, address: str) -> BinaryIO:
+        """The file at that address. Raise DataError if it cannot be opened."""
+        with reached(address):
+            try:
+                file: BinaryIO = self._files.open(self._inside(address), "rb")
+            except FileNotFoundError as error:
+                raise DataError("there is no such file", where=address, fix=_FIX) from error
+            return file
+
+    def read(self, address: str, start: int, end: int | None) -> bytes:
+        """Bytes of the file at that address, from ``start`` up to ``end``. Raise OSError."""
+        content: bytes = self._files.cat_file(self._inside(address), start=start or None, end=end)
+        return content
+
+    def _inside(self, address: str) -> str:
+        inside: str = self._files._strip_protocol(address)
+        return inside
+
+    def _found(self, info: dict[str, Any], root: str) -> Found:
+        name, length = str(info["name"]), info.get("size")
+        state = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
+        changed = int.from_bytes(hashlib.sha256(state.encode()).digest()[:7], "big") if state else 0
+        below = name.removeprefix(root) if root else _last(info)
+        return Found(self._files.unstrip_protocol(name), below, UNKNOWN if length is None else int(length), changed)
+
+
+def _last(info: dict[str, Any]) -> str:
+    """The last part of a name."""
+    return str(info["name"]).rstrip("/").rpartition("/")[2]
+
+
+@lru_cache(maxsize=64)
+def _filesystem(address: str) -> Any:
+    """fsspec's object for the storage that an address begins with."""
+    try:
+        from fsspec.core import url_to_fs
+    except ImportError as error:
+        what, fix = "addresses are read by a package that is not installed", "pip install 'onestage[remote]'"
+        raise ConfigError(what, where=address, got="no fsspec", fix=fix) from error
+    try:
+        return url_to_fs(address)[0]
+    except ImportError as error:
+        what, fix = "the package for this kind of storage is not installed", f"pip install it: {error}"
+        raise ConfigError(what, where=address, got=error, fix=fix) from error
+    except (ValueError, TypeError, OSError) as error:
+        what, fix = "this address is not understood", "correct it, or copy the files to this machine"
+        raise ConfigError(what, where=address, got=error, fix=fix) from error
+
+
+@contextmanager
+def reached(address: str) -> Iterator[None]:
+    """Turn any error of a kind of storage into a DataError that names the address: each package has classes for them."""
+    try:
+        yield
+    except OnestageError:
+        raise
+    except Exception as error:
+        what, got = "this address cannot be read", f"{type(error).__name__}: {error}"
+        fix = "see whether it is there, and whether this machine has the right to read it"
+        raise DataError(what, where=address, got=got, fix=fix) from error

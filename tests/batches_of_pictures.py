@@ -1,0 +1,99 @@
+"""What tests of batch work share: pictures, a model, and a batch in this process or in another one."""
+
+import hashlib
+import io
+import os
+import tarfile
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from onestage.cli.main import main
+from onestage.data.synthetic import generate
+from onestage.scale.parts import part_paths
+from small_runs import PICTURES, detector
+
+SCORE = ("--score", "0.2", "--top", "4")
+"""Few of the many detections of fresh weights."""
+COUNT = 23
+BROKEN = {"b/0007.jpg": b"\xff\xd8\xff\xe0 no picture", "b/0017.jpg": b""}
+
+
+def jpeg(number: int) -> bytes:
+    """Generated picture of that number."""
+    file = io.BytesIO()
+    Image.fromarray(generate(number, PICTURES).image.permute(1, 2, 0).numpy()).save(file, "JPEG")
+    return file.getvalue()
+
+
+def write_batch_pictures(root: Path, count: int = COUNT) -> Path:
+    """Pictures in the folders a and b, two of them broken."""
+    for number in range(count):
+        name = f"{'ab'[number % 2]}/{number:04d}.jpg"
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(BROKEN[name] if name in BROKEN else jpeg(number))
+    return root
+
+
+def write_model(path: Path) -> Path:
+    """A TinySSD for the classes of the pictures."""
+    detector().save(path)
+    return path
+
+
+def write_tar(path: Path, contents: dict[str, bytes]) -> Path:
+    """A tar file of these members."""
+    with tarfile.open(path, "w") as tar:
+        for name, content in contents.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def command(pictures: Path | str, out: Path, model: Path, *more: str) -> list[str]:
+    """A batch of 5 pictures a shard, without the seconds."""
+    words = [
+        "batch",
+        str(pictures),
+        "-o",
+        str(out),
+        "--model",
+        str(model),
+        "--shard-size",
+        "5",
+        "--batch-size",
+        "2",
+        "--no-seconds",
+    ]
+    return [*words, *SCORE, *more]
+
+
+def batch(pictures: Path | str, out: Path, model: Path, *more: str) -> int:
+    """Run it here. Return the exit code."""
+    return main(command(pictures, out, model, *more))
+
+
+def batch_elsewhere(arguments: list[str], slowly: float = 0.0) -> None:
+    """Run a command in a process that a test began. slowly: seconds for each shard, so that it can be killed within."""
+    from onestage.scale.work import Worker
+
+    inner = Worker.__call__
+
+    def slow(self, shard, tell):
+        time.sleep(slowly)
+        return inner(self, shard, tell)
+
+    Worker.__call__ = slow  # type: ignore[method-assign]
+    raise SystemExit(main(arguments))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    """The parts of a folder, each with a digest of its bytes."""
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in part_paths(folder)}
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Temporary files in a folder of results."""
+    return [name for place, _, names in os.walk(folder) for name in names if name.endswith(".onestage-tmp") and place]

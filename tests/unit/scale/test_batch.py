@@ -1,0 +1,244 @@
+"""Batches on this machine: the same bytes whoever does them, nothing lost and nothing twice, failures as rows."""
+
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+import torch
+
+from batches_of_pictures import COUNT, batch, batch_elsewhere, command, digests, jpeg, leftovers, write_tar
+from onestage import load
+from onestage.errors import WriteError
+from onestage.scale import batch as batches
+from onestage.scale import parts, reading, work
+from onestage.scale.local import run_local
+from onestage.scale.manifest import Manifest, Options
+from small_runs import send, signal_here, start
+
+
+def rows(folder: Path) -> list[dict]:
+    return pyarrow.dataset.dataset(folder, format="parquet").to_table().to_pylist()
+
+
+def test_a_row_for_each_picture(whole: Path, pictures: Path, model: Path) -> None:
+    found = rows(whole)
+    names = [f"{folder}/{number:04d}.jpg" for folder, first in (("a", 0), ("b", 1)) for number in range(first, COUNT, 2)]
+    assert [row["id"] for row in found] == names
+    assert [row["path"] for row in found] == [str(pictures / name) for name in names]
+    bad = [row for row in found if row["status"] == "error"]
+    assert [row["id"] for row in bad] == ["b/0007.jpg", "b/0017.jpg"]
+    assert all(row["size"] is None and row["code"] and row["message"] and row["scores"] == [] for row in bad)
+    detector = load(model)
+    for row in found[:3]:
+        (seen,) = detector.predict([row["path"]], score=0.2)
+        assert row["size"] == {"height": 64, "width": 64} and row["code"] is None and row["message"] is None
+        assert row["names"] == list(seen.class_names[:4]) and row["labels"] == seen.labels[:4].tolist()
+        assert row["scores"] == pytest.approx(seen.scores[:4].tolist(), abs=1e-4)
+        assert torch.tensor(row["boxes"]).numpy() == pytest.approx(seen.boxes[:4].numpy(), abs=0.02)
+
+
+def test_any_number_of_processes_writes_the_same_bytes(whole: Path, pictures: Path, model: Path, tmp_path: Path) -> None:
+    assert batch(pictures, tmp_path / "found", model, "--workers", "3") == 1
+    assert digests(tmp_path / "found") == digests(whole) and len(digests(whole)) == 5
+
+
+def test_the_same_command_again_does_nothing(whole: Path, pictures: Path, model: Path, capsys, monkeypatch) -> None:
+    before = {path: path.stat().st_mtime_ns for path in parts.part_paths(whole)}
+    monkeypatch.setattr(work, "write_part", None)
+    assert batch(pictures, whole, model) == 1
+    assert {path: path.stat().st_mtime_ns for path in parts.part_paths(whole)} == before
+    shown = capsys.readouterr()
+    assert "going on: 23 of 23 pictures are done" in shown.err and "23 pictures in" in shown.out
+
+
+def test_lost_and_damaged_parts_are_made_again(whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "found"
+    batch(pictures, out, model)
+    (out / "part-000001.parquet").unlink()
+    cut = out / "part-000003.parquet"
+    cut.write_bytes(cut.read_bytes()[:-40])
+    (out / ".part-000002.parquet.0123.ab.onestage-tmp").write_bytes(b"x")
+    os.utime(out / ".part-000002.parquet.0123.ab.onestage-tmp", (0, 0))
+    assert batch(pictures, out, model) == 1
+    assert digests(out) == digests(whole) and leftovers(out) == []
+    assert "part-000003.parquet: this part is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--score", "0.25"), "--score: 0.2 before, 0.25 now"),
+        (("--classes", "star"), "--classes: all before, star now"),
+        (("--seconds",), "--seconds: off before, on now"),
+        (("--batch-size", "3"), "--batch-size: 2 before, 3 now"),
+    ],
+)
+def test_another_option_is_refused(more, said: str, whole: Path, pictures: Path, model: Path, capsys) -> None:
+    before = digests(whole)
+    assert batch(pictures, whole, model, *more) == 2
+    assert said in capsys.readouterr().err and digests(whole) == before
+
+
+def test_another_model_is_refused(whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    other = load(model)
+    with_change = tmp_path / "other.safetensors"
+    next(other.parameters()).data[0] += 1e-6
+    other.save(with_change)
+    assert batch(pictures, whole, with_change) == 2
+    assert "the model: " in (said := capsys.readouterr().err) and "the input" not in said
+
+
+def test_another_input_is_refused_and_told(model: Path, tmp_path: Path, capsys) -> None:
+    copy, out = tmp_path / "photos", tmp_path / "found"
+    copy.mkdir()
+    for number in range(4):
+        (copy / f"{number}.jpg").write_bytes(jpeg(number))
+    assert batch(copy, out, model) == 0
+    (copy / "0.jpg").unlink()
+    (copy / "1.jpg").write_bytes(jpeg(9))
+    (copy / "new.jpg").write_bytes(jpeg(2))
+    assert batch(copy, out, model) == 2
+    assert "the input: 1 picture came, 1 picture went, 1 picture changed" in capsys.readouterr().err
+    assert not list((out / "_batch").glob("new*"))
+
+
+def test_a_foreign_folder_is_refused(pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert batch(pictures, tmp_path, model) == 2
+    assert "files are in the way" in capsys.readouterr().err and [*tmp_path.iterdir()] == [tmp_path / "notes.txt"]
+
+
+def test_a_part_of_another_batch_is_refused(whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "found"
+    assert batch(pictures, out, model, "--classes", "star") == 1
+    (out / "part-000001.parquet").write_bytes((whole / "part-000001.parquet").read_bytes())
+    assert batch(pictures, out, model, "--classes", "star") == 2
+    assert "a part in this folder is of another batch" in capsys.readouterr().err
+
+
+def wait_for(condition, process) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_two_commands_at_once_are_refused(pictures: Path, model: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(batches, "PATIENCE", 0.1)
+    arguments = command(pictures, tmp_path / "found", model, "--workers", "1")
+    process = start(batch_elsewhere, arguments, 30.0, log=tmp_path / "log")
+    try:
+        wait_for(lambda: (tmp_path / "found" / "_batch" / "manifest.json").exists(), process)
+        assert batch(pictures, tmp_path / "found", model) == 2
+        assert "another process works at this batch" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_killed_goes_on(number: int, whole: Path, pictures: Path, model: Path, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    process = start(batch_elsewhere, command(pictures, out, model, "--workers", "2"), 0.3, log=log)
+    wait_for(lambda: len(digests(out)) >= 1, process)
+    send(number, process)
+    process.join(60)
+    assert process.exitcode == (-number if number == signal.SIGKILL else 130), log.read_text()
+    kept = digests(out)
+    assert 1 <= len(kept) < 5 and kept.items() <= digests(whole).items()
+    assert number == signal.SIGKILL or "Traceback" not in log.read_text()
+    assert batch(pictures, out, model, "--workers", "2") == 1
+    assert digests(out) == digests(whole) and leftovers(out) == []
+
+
+def words(pictures: Path, out: Path, model: Path):
+    """What the local engine says of a batch of two processes."""
+    options = Options(score=0.2, top=4, batch_size=2, shard_size=5, seconds=False)
+    wanted = batches.Wanted(str(model), load(model), (str(pictures),), options)
+    with batches.begun(out, wanted, note=print) as found:
+        yield from run_local(found, workers=2, conditions=work.Conditions())
+
+
+def test_a_worker_that_is_killed_is_replaced(whole: Path, pictures: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
+    inner = parts.write_part
+
+    def once(folder, shard, table, digest):
+        if shard in (1, 3) and not (mark := tmp_path / f"killed-{shard}").exists():
+            mark.touch()
+            signal_here(signal.SIGKILL)
+        inner(folder, shard, table, digest)
+
+    monkeypatch.setattr(work, "write_part", once)
+    with pytest.warns(UserWarning, match=r"was killed \(SIGKILL\); another one takes its place"):
+        said = [*words(pictures, tmp_path / "found", model)]
+    assert digests(tmp_path / "found") == digests(whole) and (tmp_path / "killed-3").exists()
+    assert sum(word.pictures for word in said if isinstance(word, work.Advance)) == COUNT
+
+
+def test_a_shard_that_always_kills_its_worker_ends_the_batch_clearly(pictures, model, tmp_path, monkeypatch, capsys) -> None:
+    def deadly(folder, shard, table, digest):
+        signal_here(signal.SIGKILL)
+
+    monkeypatch.setattr(work, "write_part", deadly)
+    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    assert "a process died, and so did those that took its place" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_batch_clearly(pictures: Path, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def full(folder, shard, table, digest):
+        raise WriteError("the file could not be written", where=folder, got=os.strerror(errno.ENOSPC), fix="free some space")
+
+    monkeypatch.setattr(work, "write_part", full)
+    assert batch(pictures, tmp_path / "found", model) == 2
+    said = capsys.readouterr().err
+    assert "No space left on device" in said and "Traceback" not in said and digests(tmp_path / "found") == {}
+
+
+def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path, monkeypatch) -> None:
+    inner = reading.Part.read
+
+    def changing(self, most=None):
+        content = inner(self, most)
+        if self.path.endswith("0004.jpg"):
+            os.utime(self.path)
+        return content
+
+    copy = tmp_path / "photos"
+    copy.mkdir()
+    for number in range(6):
+        (copy / f"{number:04d}.jpg").write_bytes(jpeg(number))
+        os.utime(copy / f"{number:04d}.jpg", (1000, 1000))
+    monkeypatch.setattr(reading.Part, "read", changing)
+    assert batch(copy, tmp_path / "found", model) == 1
+    (bad,) = [row for row in rows(tmp_path / "found") if row["status"] == "error"]
+    assert bad["id"] == "0004.jpg" and "changed" in bad["message"]
+
+
+def test_a_tenth_of_broken_pictures_in_tar_files(model: Path, tmp_path: Path) -> None:
+    contents = {f"{n:03d}.jpg": jpeg(n)[: None if n % 10 else 300] for n in range(40)}
+    for number in range(2):
+        names = [*contents][number * 20 : number * 20 + 20]
+        members = {name: contents[name] for name in names} | {f"{names[0][:3]}.json": b"{}"}
+        write_tar(tmp_path / f"train-{number:03d}.tar", members)
+    assert batch(f"{tmp_path}/train-{{000..001}}.tar", tmp_path / "found", model) == 1
+    found = rows(tmp_path / "found")
+    assert [row["id"].rpartition("/")[2] for row in found] == [*contents]
+    assert [row["status"] == "error" for row in found] == [n % 10 == 0 for n in range(40)]
+    assert found[1]["path"] == f"{tmp_path}/train-000.tar/001.jpg"
+
+
+def test_seconds_are_there_if_they_are_wanted(pictures: Path, model: Path, tmp_path: Path) -> None:
+    assert batch(pictures, tmp_path / "found", model, "--seconds") == 1
+    found = rows(tmp_path / "found")
+    assert all(row["seconds"] >= 0 for row in found) and sum(row["seconds"] for row in found) > 0
+
+
+def test_the_manifest_says_what_the_batch_is(whole: Path, pictures: Path) -> None:
+    manifest = Manifest.read(whole)
+    assert manifest.pictures.pictures == COUNT and manifest.pictures.shards == 5 and manifest.given == (str(pictures),)
+    assert manifest.options.score == 0.2 and manifest.model.classes == ("ball", "cube", "star")
+    assert load(whole / "_batch" / "model.safetensors").classes == manifest.model.classes

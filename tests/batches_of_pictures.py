@@ -97,3 +97,16 @@ def digests(folder: Path) -> dict[str, str]:
 def leftovers(folder: Path) -> list[str]:
     """Temporary files in a folder of results."""
     return [name for place, _, names in os.walk(folder) for name in names if name.endswith(".onestage-tmp") and place]
+
+
+def slow_actor(arguments: list[str], slowly: float) -> int:
+    """Run a command whose actors take ``slowly`` seconds more for each shard."""
+    from onestage.scale import on_ray
+
+    class SlowActor(on_ray.Actor):
+        def __call__(self, table):
+            time.sleep(slowly)
+            return super().__call__(table)
+
+    on_ray.Actor = SlowActor  # type: ignore[misc]
+    return main(arguments)

@@ -46,7 +46,7 @@ class OnestageError(ValueError):
     """Base of all errors that a user can fix. It holds its parts as data; ``str()`` makes the text.
 
     what: the fault, one line. where: the file, line, image or field. got and expected: the value that was found, and what is
-    valid. fix: what the user can do. Absent parts are None.
+    valid. fix: what the user can do. code: the kind of fault in one word, for programs that count them. Absent parts are None.
 
     told: whether another process of the same training has told it; None if that is not known yet.
 
@@ -61,10 +61,11 @@ class OnestageError(ValueError):
         got: object = None,
         expected: object = None,
         fix: str | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(what)
         self.told: bool | None = None
-        self.what, self.where, self.got, self.expected, self.fix = what, where, got, expected, fix
+        self.what, self.where, self.got, self.expected, self.fix, self.code = what, where, got, expected, fix, code
         if isinstance(got, BaseException):  # which would hold on to its traceback, and may not travel between processes
             self.got = str(got)
 
@@ -101,7 +102,7 @@ class OnestageError(ValueError):
     def of(cls, error: OnestageError, where: object) -> Self:
         """An error of this class with the parts and notes of another, and its place, unless the other already has one."""
         place = where if error.where is None else error.where
-        made = cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix)
+        made = cls(error.what, where=place, got=error.got, expected=error.expected, fix=error.fix, code=error.code)
         for note in getattr(error, "__notes__", ()):
             made.add_note(note)
         return made

@@ -284,7 +284,7 @@ def _regular_file(path: Stored, limits: ImageLimits) -> Iterator[_File | _Bytes]
             yield part
         return
     if not stat.S_ISREG(found.st_mode):
-        raise DataError("this is not a file", where=path, expected="a picture file")
+        raise DataError("this is not a file", where=path, expected="a picture file", code="not_a_file")
     _check_length(found.st_size, str(path), limits)
     with _File(io.FileIO(os.fspath(path), opener=_open_at_once)) as file:
         file.length = found.st_size
@@ -298,11 +298,12 @@ def _open_at_once(path: str, flags: int) -> int:
 
 def _check_length(length: int, where: str, limits: ImageLimits) -> None:
     if length == 0:
-        raise DataError("this picture is empty", where=where, got="0 bytes", fix=_REPLACE)
+        raise DataError("this picture is empty", where=where, got="0 bytes", fix=_REPLACE, code="empty")
     if length > limits.max_bytes:
         got, expected = f"{length:,} bytes", f"at most {limits.max_bytes:,}"
         fix = "store it smaller or compressed, or raise ImageLimits.max_bytes"
-        raise DataError("this picture's file is too large", where=where, got=got, expected=expected, fix=fix)
+        what = "this picture's file is too large"
+        raise DataError(what, where=where, got=got, expected=expected, fix=fix, code="too_large")
 
 
 @contextmanager
@@ -316,7 +317,8 @@ def _naming(where: str) -> Iterator[None]:
         from_system = isinstance(error, OSError) and error.errno is not None  # Pillow's OSErrors have no number
         what = absent(where, "this picture file cannot be read") if from_system else "this picture is broken or cut off"
         fix = "check the path and its permissions" if from_system else _REPLACE
-        raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix) from error
+        code = "missing" if isinstance(error, FileNotFoundError) else "unreadable" if from_system else "broken"
+        raise DataError(what, where=where, got=f"{type(error).__name__}: {error}", fix=fix, code=code) from error
 
 
 def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
@@ -327,11 +329,12 @@ def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
     if plugin is None:
         if head.startswith(_GIT_LFS):
             fix = "fetch the real files with: git lfs pull"
-            raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix)
+            raise DataError("this is a git-lfs pointer, not the picture itself", where=where, fix=fix, code="git_lfs")
         known = next((kind for kind, signature in UNREAD.items() if signature.match(head)), None)
         got, fix = known or f"a file that begins with {head[:16]!r}", "convert it to JPEG or PNG, upright, or leave it out"
         expected = "JPEG, PNG, WebP, BMP, TIFF or GIF, whatever the name says"
-        raise DataError("this is not a picture of a known format", where=where, got=got, expected=expected, fix=fix)
+        what = "this is not a picture of a known format"
+        raise DataError(what, where=where, got=got, expected=expected, fix=fix, code="not_a_picture")
     file.most_bytes = _LONGEST_HEADER if plugin is JpegImageFile else sys.maxsize
     image = plugin(file)
     file.in_header = False
@@ -340,7 +343,8 @@ def _open(file: _Bytes | _File, where: str, limits: ImageLimits) -> ImageFile:
         got = f"{height} x {width} (height x width)"
         expected = f"sides from 1 to {limits.max_side}, at most {limits.max_pixels:,} pixels in all"
         fix = "shrink or tile it, or raise ImageLimits.max_side and max_pixels"
-        raise DataError("this picture has too many pixels", where=where, got=got, expected=expected, fix=fix)
+        what = "this picture has too many pixels"
+        raise DataError(what, where=where, got=got, expected=expected, fix=fix, code="too_large")
     if isinstance(image, TiffImageFile):
         _check_tiles(image)
     return image
@@ -365,7 +369,8 @@ def _check_scans(data: bytes, where: str, most: int) -> bool:
         position = marker.end() + length
         if scans > most:
             got, expected = f"more than {most}", f"at most {most} for its size"
-            raise DataError("this JPEG has too many scans", where=where, got=got, expected=expected, fix=_REPLACE)
+            what = "this JPEG has too many scans"
+            raise DataError(what, where=where, got=got, expected=expected, fix=_REPLACE, code="too_large")
         _check_parts(parts)
     return marker is not None
 

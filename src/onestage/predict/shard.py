@@ -23,7 +23,7 @@ from onestage.predict.predictor import Looker
 from onestage.structures import Detections, Size
 
 UNREADABLE = "unreadable"
-"""The code of a picture that cannot be read, or is none."""
+"""The code of a picture that cannot be read, if its error has no other one: see ``decode_image``."""
 
 
 class Row(NamedTuple):
@@ -76,7 +76,7 @@ def row_of(outcome: Outcome, *, seconds: float = 0.0) -> Row:
     path = str(picture.path)
     if not isinstance(found, Detections):
         message = str(found)
-        return Row(picture.image_id, path, None, "error", UNREADABLE, message, boxes, scores, labels, (), seconds)
+        return Row(picture.image_id, path, None, "error", found.code or UNREADABLE, message, boxes, scores, labels, (), seconds)
     boxes, scores, labels = found.numpy()
     size = found.size
     return Row(picture.image_id, path, size, "ok", None, None, boxes, scores, labels, found.class_names, seconds)

@@ -28,7 +28,7 @@ class Whole(Part):
         content = super().read(most)
         if stamp_of(self.file) != self.stamp:
             what, fix = "this picture changed while it was read", "begin again when nothing writes into its folder"
-            raise DataError(what, where=self.path, got="another size or time of change", fix=fix)
+            raise DataError(what, where=self.path, got="another size or time of change", fix=fix, code="changed")
         return content
 
 

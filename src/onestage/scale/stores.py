@@ -249,4 +249,5 @@ def reached(address: str) -> Iterator[None]:
     except Exception as error:
         what, got = "this address cannot be read", f"{type(error).__name__}: {error}"
         fix = "see whether it is there, and whether this machine has the right to read it"
-        raise DataError(what, where=address, got=got, fix=fix) from error
+        code = "missing" if isinstance(error, FileNotFoundError) else "unreachable"
+        raise DataError(what, where=address, got=got, fix=fix, code=code) from error

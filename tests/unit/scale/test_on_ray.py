@@ -1,0 +1,141 @@
+"""Batches on a Ray cluster of two nodes, both on this machine: workers, a node and the driver are killed.
+
+They take minutes, so they are not among the usual tests: make test-ray.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from batches_of_pictures import batch, command, digests, leftovers, write_batch_pictures
+
+pytestmark = pytest.mark.ray
+SHARDS, SLOWLY = 12, 1.5
+PROGRAM = "import sys, json, batches_of_pictures as b; sys.exit(b.slow_actor(json.loads(sys.argv[1]), float(sys.argv[2])))"
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_batch_pictures(tmp_path_factory.mktemp("many") / "photos", SHARDS * 5)
+
+
+@pytest.fixture(scope="module")
+def expected(many: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What the engine of this machine makes."""
+    out = tmp_path_factory.mktemp("local") / "found"
+    assert batch(many, out, model, "--workers", "2") == 1
+    assert len(digests(out)) == SHARDS
+    return digests(out)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["Cluster"]:  # noqa: F821
+    cluster_utils = pytest.importorskip("ray.cluster_utils")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    try:
+        made.worker = made.add_node(num_cpus=2)
+        made.wait_for_nodes()
+        yield made
+    finally:
+        made.shutdown()
+
+
+def driver(cluster, pictures: Path, out: Path, model: Path, log: Path, *, slowly: float = SLOWLY) -> subprocess.Popen[bytes]:
+    """The command, in another process."""
+    arguments = command(pictures, out, model, "--engine", "ray", "--address", cluster.address, "--workers", "3")
+    with log.open("ab") as file:
+        words = [sys.executable, "-c", PROGRAM, json.dumps(arguments), str(slowly)]
+        return subprocess.Popen(words, stdout=file, stderr=file)
+
+
+def wait_for_parts(out: Path, count: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while len(digests(out)) < count:
+        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+
+
+def ended(process: subprocess.Popen[bytes], log: Path) -> None:
+    assert process.wait(420) == 1, log.read_text()  # some pictures are broken
+    assert "Traceback" not in log.read_text()
+
+
+def actors() -> list[int]:
+    """The processes of actors on this machine."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"MapWorker" in (place / "cmdline").read_bytes():
+                found.append(int(place.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_two_nodes_make_the_same_bytes(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    ended(driver(cluster, many, out, model, log, slowly=0.0), log)
+    assert digests(out) == expected and leftovers(out) == []
+
+
+def test_an_actor_that_is_killed(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    process = driver(cluster, many, out, model, log)
+    wait_for_parts(out, 2, process, log)
+    os.kill(actors()[0], signal.SIGKILL)
+    ended(process, log)
+    assert digests(out) == expected
+
+
+def test_a_node_that_is_killed(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    process = driver(cluster, many, out, model, log)
+    wait_for_parts(out, 2, process, log)
+    cluster.remove_node(cluster.worker, allow_graceful=False)
+    ended(process, log)
+    assert digests(out) == expected
+
+
+def test_a_driver_that_is_killed_and_started_again(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    process = driver(cluster, many, out, model, log)
+    wait_for_parts(out, 2, process, log)
+    process.kill()
+    process.wait(60)
+    kept = digests(out)
+    assert len(kept) < SHARDS and kept.items() <= expected.items()
+    ended(driver(cluster, many, out, model, log, slowly=0.0), log)
+    assert digests(out) == expected and "going on: " in log.read_text()
+
+
+def test_a_cluster_that_is_started_here(many: Path, model: Path, expected, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    before = signal.getsignal(signal.SIGTERM)
+    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--workers", "2") == 1
+    assert digests(tmp_path / "found") == expected and signal.getsignal(signal.SIGTERM) == before
+    assert "pictures in" in capsys.readouterr().out
+
+
+def test_a_cluster_that_is_not_there_is_said(many: Path, model: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--address", "127.0.0.1:1") == 2
+    assert "this Ray cluster cannot be reached" in capsys.readouterr().err
+
+
+def test_a_full_disk_ends_the_job_clearly(cluster, many: Path, model: Path, tmp_path: Path) -> None:
+    """A folder in the place of a part cannot be replaced, as a full disk cannot be written."""
+    out, log = tmp_path / "found", tmp_path / "log"
+    process = driver(cluster, many, out, model, log)
+    wait_for_parts(out, 1, process, log)
+    (out / f"part-{SHARDS - 1:06d}.parquet").mkdir(parents=True)
+    assert process.wait(420) == 2, log.read_text()
+    assert "could not be written" in log.read_text() and "Traceback" not in log.read_text()

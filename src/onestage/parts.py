@@ -58,10 +58,9 @@ class Part:
         """Its bytes, or the first ``most`` of them. Raise DataError if the file has changed; OSError if it cannot be read."""
         with open(self.file, "rb", opener=_open_at_once, buffering=0) as file:
             if _stamp(os.fstat(file.fileno())) != self.stamp:
-                what, fix = "this file has changed since it was opened", "begin again: it is then read anew"
-                raise DataError(
-                    what, where=self.path, got=f"another size or time of change of {self.file}", fix=fix, code="changed"
-                )
+                what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
+                got = f"another size or time of change of {self.file}"
+                raise DataError(what, where=self.path, got=got, fix=fix, code="changed")
             file.seek(self.offset)
             return _whole(file.read, self.length if most is None else min(most, self.length))
 

@@ -189,6 +189,7 @@ def _connected(cluster: Cluster, workers: int) -> Iterator[Any]:
         _connect(ray, cluster, workers)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
+    context.max_consecutive_actor_init_deaths = TRIES  # a machine may be taken away while an actor of it begins
     try:
         yield ray
     finally:

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -197,6 +198,20 @@ def _connected(cluster: Cluster, workers: int) -> Iterator[Any]:
             ray.shutdown()
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Drop what the C++ of Ray prints when it begins. Its errors are exceptions."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
 def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
     """Connect to a cluster, or start one here with a processor more than workers. Raise ConfigError if it is not reached."""
     usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -205,7 +220,8 @@ def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
         gpus = {"num_gpus": torch.cuda.device_count()} if cluster.gpus else {"num_gpus": 0}
         options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
     try:
-        ray.init(address=cluster.address or "local", **options)
+        with _quiet():
+            ray.init(address=cluster.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
         what, fix = "this Ray cluster cannot be reached", "start it (ray start --head), or leave --address out"
         where, got = cluster.address or "a cluster on this machine", shortened(str(error).partition("\n")[0], 200)

@@ -1,6 +1,8 @@
 """Detections that ``onestage batch`` has found: a folder of Parquet files with a row for each picture.
 
 A picture that could not be read has no detections, and neither has one whose part is not there yet; both are told.
+
+Shape letters: P pictures of a part.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
 """The list of all pictures of a batch, as a Parquet file: a row group for each shard, so that any shard is read alone.
 
-Its memory does not grow with the pictures, but for 8 bytes of each: ids are unlike each other, and that is checked.
+To write it takes 8 bytes of memory for each picture, with which it is checked that ids are unlike each other.
+
+Shape letters: N pictures.
 """
 
 from __future__ import annotations

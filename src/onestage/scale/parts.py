@@ -154,5 +154,5 @@ def read_part(path: Path) -> Table:
     try:
         return parquet.read_table(path)
     except (pa.ArrowException, OSError) as error:
-        what, fix = "a part of these results is damaged", "run the same command again: it makes this part anew"
+        what, fix = "a part of these results is damaged", "run the same command again: it makes this part again"
         raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error

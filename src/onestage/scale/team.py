@@ -23,6 +23,7 @@ import torch
 
 from onestage.data.workers import SILENT, TIMEOUT, end_of, mute_libraries
 from onestage.errors import LostError, OnestageError, warn_outside
+from onestage.processes import end_with_parent
 from onestage.scale.work import Advance, Done, Tell
 
 TRIES = 3

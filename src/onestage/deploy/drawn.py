@@ -37,4 +37,4 @@ def drawn_data(classes: Sequence[str], folder: Path, size: Size = USUAL) -> Int8
     for split, indices in SPLITS.items():
         write_coco((generate(index, config) for index in indices), folder, classes=classes, split=split)
     calibrate, measure = divided(open_data(folder), tuple(classes))
-    return Int8Data(calibrate.paths, measure, max_drop=1.0)
+    return Int8Data(calibrate.paths, measure, max_drop=1.0, compared=False)

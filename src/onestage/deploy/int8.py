@@ -48,12 +48,14 @@ class Int8Data:
     """The pictures that an int8 file is made with.
 
     calibrate: paths of pictures that show what the detector will see. measure: labelled pictures; they are left out of the
-    calibration. max_drop: the most AP, 0..1, that int8 may cost.
+    calibration. max_drop: the most AP, 0..1, that int8 may cost. compared: whether the file in float32, of which the int8 file
+    is made, must find what the detector finds. Random weights may give boxes that rounding decides.
     """
 
     calibrate: Sequence[str | Path]
     measure: Dataset
     max_drop: float = MAX_DROP
+    compared: bool = True
 
     def __post_init__(self) -> None:
         what, fix = "calibrate is a list of the paths of pictures", "list(Path(FOLDER).glob('*.jpg'))"

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import onestage
+from lively import lively
 from onestage.cli import alone, benchmark_run, cell
 from onestage.cli.alone import ask
 from onestage.cli.cell import Answer, Order, Pictures, Refusal, answered
@@ -280,6 +281,35 @@ def test_mistakes(arguments, says, capsys):
 def test_int8_of_a_trained_model_needs_labels(tiny, capsys):
     assert main(["benchmark", tiny, "--runtime", "onnxruntime", "--precision", "int8"]) == 2
     assert "int8 needs labelled pictures" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("home", "cells_here")
+def test_int8_of_a_recipe_is_made_with_drawn_pictures(capsys):
+    """Its random weights give boxes that rounding decides, and have no AP to lose."""
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    words = ["--classes", "2", "--runtime", "onnxruntime", "openvino", "--precision", "int8", *SMALL, "--json", "t.json"]
+    assert main(["benchmark", "tinyssd", *words]) == 0, capsys.readouterr().err
+    rows = json.loads(Path("t.json").read_text())["timings"]
+    assert [(row["runtime"], row["numbers"], row["ap"]) for row in rows] == [
+        (r, "int8", None) for r in ("onnxruntime", "openvino")
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("cells_here")
+def test_int8_is_calibrated_and_measured_on_the_pictures_of_the_user(tiny, labelled, home):
+    pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
+    lively(onestage.create("tinyssd", classes=["ball", "ring"], size=(64, 96))).save(tiny)
+    words = ["--runtime", "torch", "onnxruntime", "--precision", "fp32", "int8", "--data", labelled, *SMALL, "--json", "t.json"]
+    assert main(["benchmark", tiny, *words]) == 0
+    rows = json.loads(Path("t.json").read_text())["timings"]
+    assert [row["numbers"] for row in rows] == ["fp32", "fp32", "int8"] and {row["ap_pictures"] for row in rows} == {3}
+    files = [path for path in home.glob("exported/*/model.onnx")]
+    assert len(files) == 2, "both are kept for the next time"
+    quantised = [onestage.load(path).engine.contract.quantised for path in files]
+    (found,) = [one for one in quantised if one is not None]
+    assert (found.calibrated, found.measured) == (3, 3)
 
 
 @pytest.mark.usefixtures("cells_here")

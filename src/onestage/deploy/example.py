@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -114,13 +114,10 @@ def _cpp(contract: Contract, path: Path) -> str:
         "VARIANCES": _list(coder.variances),
         "MAX_LOG_SCALE": coder.max_log_scale,
         "LEAST_SCORE": max(min(_before(scores, label, score) for label, score in enumerate(least)), post.score_threshold),
-        "LEAST": _list(least),
-        "HEAT": _list(scores.temperatures or [1] * classes),
-        "LINES": _list(_points([(0, 0), *knots, (1, 1)]) for knots in scores.lines or [()] * classes),
         "NMS_IOU": post.nms.iou_threshold,
         "TOP_K": post.top_k,
         "DETECTIONS": post.detections,
-        "CLASSES": _list(json.dumps(name, ensure_ascii=False) for name in config.classes),
+        "CLASSES": _classes(config.classes, scores, least),
         "LEVELS": _levels(config, contract),
         "SCOPE": scopes[post.scope][0],
         "SCOPES": scopes[post.scope][1],
@@ -138,14 +135,26 @@ def _points(points: Iterable[Iterable[float]]) -> str:
     return f"{{{_list(f'{{{_list(point)}}}' for point in points)}}}"
 
 
+def _classes(names: Sequence[str], scores: Scores, least: Sequence[float]) -> str:
+    """The classes as C++ values: name, least score to show, temperature, points of the line of calibration."""
+    heats, lines = scores.temperatures or [1] * len(names), scores.lines or [()] * len(names)
+    return _list(
+        f"{{{json.dumps(name, ensure_ascii=False)}, {score}, {heat}, {_points([(0, 0), *line, (1, 1)])}}}"
+        for name, score, heat, line in zip(names, least, heats, lines, strict=True)
+    )
+
+
 def _levels(config: DetectorConfig, contract: Contract) -> str:
-    """The anchor levels as C++ values: number, size of the map, steps and offset of its cells, the last centre, shapes."""
+    """The anchor levels as C++ values: number, the centres of the cells down and across, shapes."""
     assert contract.size is not None
     rows = []
     for number, (level, size) in enumerate(zip(config.levels, contract.level_sizes, strict=True)):
         last = contract.size if level.inside else (FAR, FAR)
-        numbers = _list((number, *size, *level.steps(size, contract.size), level.offset, *last))
-        rows.append(f"{{{numbers}, {_points(level.shapes)}}}")
+        centres = [
+            f"{{{_list(min((cell + level.offset) * step, end) for cell in range(count))}}}"
+            for count, step, end in zip(size, level.steps(size, contract.size), last, strict=True)
+        ]
+        rows.append(f"{{{_list((number, *centres, _points(level.shapes)))}}}")
     return _list(rows)
 
 

@@ -4,6 +4,7 @@ One picture of a hundred is broken. The short form is part of the usual tests; `
 too, and says what memory the process took. KILL_SEED picks the moments, KILL_PICTURES another number of pictures.
 """
 
+import json
 import os
 import signal
 import sys
@@ -64,10 +65,32 @@ def command(model: Path, pictures: Path, out: Path, *more: str) -> list[str]:
     return [str(model), str(pictures), *options, *more]
 
 
-def whole(arguments: Sequence[str], folder: Path) -> tuple[float, int]:
-    """Run it once without a disturbance. Return the seconds that it took, and the most kilobytes of its process."""
-    began, log, peak = time.monotonic(), folder / "log-whole", folder / "peak"
+def going_on(log: Path) -> int:
+    """How many processes have said that they go on."""
+    return log.read_text().count("going on after") if log.exists() else 0
+
+
+def wait_for_work(out: Path, process: BaseProcess, log: Path, before: int | None = None) -> None:
+    """Until the model is there and the work begins. before: how many went on before, if this process goes on."""
+    run, deadline = out / journal.FOLDER / journal.RUN, time.monotonic() + LONGEST
+    while process.is_alive() and time.monotonic() < deadline:
+        if run.exists() if before is None else going_on(log) > before:
+            return
+        time.sleep(0.005)
+
+
+def point(out: Path) -> int:
+    """How many pictures a run is known to have done."""
+    state = out / journal.FOLDER / journal.STATE
+    return int(json.loads(state.read_text())["done"]) if state.exists() else 0
+
+
+def whole(arguments: Sequence[str], folder: Path, out: Path) -> tuple[float, int]:
+    """Run it once without a disturbance. Return the seconds of its work, and the most kilobytes of its process."""
+    log, peak = folder / "log-whole", folder / "peak"
     process = start(predict_here, arguments, journal.SECONDS, peak, log=log)
+    wait_for_work(out, process, log)
+    began = time.monotonic()
     process.join(LONGEST)
     assert process.exitcode == 1, log.read_text()  # some pictures are broken
     return time.monotonic() - began, int(peak.read_text()) if peak.exists() else 0
@@ -83,23 +106,21 @@ def begin(arguments: Sequence[str], seconds: float, number: int, log: Path) -> B
 def test_a_prediction_that_is_killed_goes_on_to_the_same_bytes(count: int, kills: int, tmp_path: Path) -> None:
     model, pictures = tmp_path / "model.safetensors", write_folder(tmp_path / "pictures", count)
     detector().save(model)
-    seconds, most = whole(command(model, pictures, tmp_path / "whole"), tmp_path)
+    seconds, most = whole(command(model, pictures, tmp_path / "whole"), tmp_path, tmp_path / "whole")
     random, killed, points, log = Random(f"predict {SEED}"), 0, [], tmp_path / "log"
     out, number, shortened = tmp_path / "found", 0, seconds
-    noted = out / journal.FOLDER / journal.RUN
     while killed < kills:
         number += 1
         assert number <= 10 * kills, f"nothing is killed: {log.read_text()[-3000:]}"
+        before = going_on(log) if (out / journal.FOLDER).exists() else None
         process = begin(command(model, pictures, out, "--resume"), seconds, number, log)
-        deadline = time.monotonic() + LONGEST
-        while not noted.exists() and process.is_alive() and time.monotonic() < deadline:
-            time.sleep(0.005)
+        wait_for_work(out, process, log, before)
         process.join(random.uniform(0.0, shortened / kills))
         if process.exitcode is None:
             send(signal.SIGKILL, process)
             process.join()
             killed += 1
-            points.append(len(contents(out)))
+            points.append(point(out))
         else:  # it was fast; it begins again, and is killed earlier
             assert process.exitcode == 1 and contents(out) == contents(tmp_path / "whole"), log.read_text()[-3000:]
             shortened /= 2
@@ -109,9 +130,9 @@ def test_a_prediction_that_is_killed_goes_on_to_the_same_bytes(count: int, kills
     assert contents(out) == contents(tmp_path / "whole")
     named = (out / "failures.csv").read_text()
     assert all(f"{broken:05d}.jpg" in named for broken in range(7, count, 100)) and named.count("\n") >= count // 100
-    assert log.read_text().count("going on after") >= 1
+    assert going_on(log) >= 1
     print(
-        f"\n{count:,} pictures in {seconds:.0f} s, {most / 1000:.0f} MB; {killed} kills (files then: {points}), the same bytes"
+        f"\n{count:,} pictures in {seconds:.0f} s, {most / 1000:.0f} MB; {killed} kills (noted then: {points}), the same bytes"
     )
 
 
@@ -123,7 +144,8 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> Non
     taken = []
     for count in (MANY // 10, MANY):
         pictures = write_folder(tmp_path / f"{count}", count)
-        _, most = whole(command(model, pictures, tmp_path / f"found-{count}", "--no-pictures"), tmp_path)
+        out = tmp_path / f"found-{count}"
+        _, most = whole(command(model, pictures, out, "--no-pictures"), tmp_path, out)
         taken.append(most / 1000)
     print(f"\n{MANY // 10:,} pictures: {taken[0]:.0f} MB; {MANY:,}: {taken[1]:.0f} MB")
     assert taken[1] < taken[0] + FEW_MEGABYTES

@@ -19,7 +19,8 @@ from small_runs import same_bits, write_pictures
 COUNT = int(os.environ.get("KILL_RANKS", "10"))
 OPTIONS = [
     "--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--precision", "fp32",
-    "--batch-size", "4", "--augment", "light", "--epochs", "150", "--evaluate-every", "50", "--checkpoint-minutes", "0.001",
+    "--batch-size", "4", "--augment", "light",
+    "--epochs", str(15 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
     "--cache", "0", "--shared-batch-norm",
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

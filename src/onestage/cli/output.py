@@ -65,9 +65,9 @@ def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
 
 
 @contextmanager
-def progress(what: str, total: int, *, unit: str = "pictures", done: int = 0) -> Iterator[PictureProgress]:
+def progress(what: str, total: int | None, *, unit: str = "pictures", done: int = 0) -> Iterator[PictureProgress]:
     """Show how many of ``total`` pictures (or other units) are done, how fast, and the time left. Without a terminal there is a
-    line for every LINE_SECONDS. done: so many were done before.
+    line for every LINE_SECONDS. total: None if it is unknown. done: so many were done before.
     """
     console = stderr()
     with Progress(*picture_columns(unit), console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -79,7 +79,9 @@ def _speed(task: Task, unit: str) -> str:
     rate, left = rate_of(task), (task.total or 0) - task.completed
     if not rate:
         return ""
-    minutes, seconds = divmod(round(left / rate), 60)
+    if task.total is None:
+        return f", {rate:,.1f} {unit}/s"
+    minutes, seconds = divmod(round(max(0.0, left) / rate), 60)
     return f", {rate:,.1f} {unit}/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
 
@@ -96,7 +98,12 @@ class PictureProgress:
         if self._bars.disable and time.monotonic() - self._told >= LINE_SECONDS:
             self._told = time.monotonic()
             (task,) = (task for task in self._bars.tasks if task.id == self._task)
-            self.say(f"{task.description}: {task.completed:,.0f} of {task.total:,.0f} {self._unit}{_speed(task, self._unit)}")
+            of = "" if task.total is None else f" of {task.total:,.0f}"
+            self.say(f"{task.description}: {task.completed:,.0f}{of} {self._unit}{_speed(task, self._unit)}")
+
+    def expect(self, total: int | None) -> None:
+        """Say how many there are in all, as soon as that is known."""
+        self._bars.update(self._task, total=total)
 
     def describe(self, what: str) -> None:
         """Say from now on that this is being done."""

@@ -10,6 +10,17 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
+from onestage.cli.film import (
+    Film,
+    Watching,
+    check_options,
+    check_places,
+    drawing_of,
+    first_frames,
+    names_films,
+    sources_of,
+    watch_films,
+)
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
@@ -18,6 +29,10 @@ from onestage.model.codec import Range
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
     from onestage.predict.predictor import Predictor
+
+
+MANY_FRAMES = 1_000_000
+"""Of a camera or a stream, for the choice of what runs the model."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +71,11 @@ def predict(
     detection: Choice = Choice(),
     output: Output = Output(),
     work: Work = Work(),
+    film: Film = Film(),
     out: Path = Path("predictions"),
 ) -> int:
-    """Find objects in pictures. Save a copy of each picture with its objects drawn in, and result files on request.
+    """Find objects in pictures. Save a copy of each picture with its objects drawn in, and result files on request. A film, a
+    camera or a stream becomes a film with its objects drawn in, and a row of predictions.jsonl for each frame as it comes.
 
     onestage predict runs/first photo.jpg
 
@@ -72,13 +89,17 @@ def predict(
 
     onestage predict runs/first unlabelled/ --no-pictures --to labelme
 
+    onestage predict runs/first film.mp4 --track
+
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
-        pictures: files, folders (with all below them) and globs
+        pictures: files, folders (with all below them) and globs; or films, cameras (0 is the first) and streams (rtsp://...)
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
     """
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
+    if names_films(pictures, film):
+        return _predict_films(model, pictures, detection=detection, output=output, work=work, film=film, out=out)
     return _predict(model, pictures, detection=detection, output=output, work=work, out=out)
 
 
@@ -123,6 +144,30 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
     tally.show(len(files), time.monotonic() - began, places=places, score=score)
     tell_counts(sinks.values())
     return tally.code
+
+
+def _predict_films(
+    model: str, given: tuple[str, ...], *, detection: Choice, output: Output, work: Work, film: Film, out: Path
+) -> int:
+    from onestage.cli.common import TRIED_WITH, find_any_model, labels_of, run_model
+    from onestage.data.memory import in_bytes
+    from onestage.predict.pipeline import Selection
+
+    check_options(output, resume=work.resume)
+    check_blurring(output, classes=detection.classes, top=detection.top)
+    sources, draw = sources_of(given, film), output.draw or bool(output.blur)
+    check_places(sources, out, draw=draw)
+    tried = first_frames(sources[0], TRIED_WITH, film)
+    found = find_any_model(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
+    labels = tuple(labels_of(detection.classes, found.classes))
+    score, numbers = least_score(found, detection.score), detection.precision
+    facts = sources[0].facts
+    total = MANY_FRAMES if facts is None or sources[0].live else (facts.total or 1) // film.every
+    looker = run_model(found, detection.runtime, pictures=lambda: tried, total=total, score=score, numbers=numbers)
+    selection = Selection(score=score, labels=labels, top=detection.top)
+    limit = in_bytes(work.picture_memory) // 4  # what waits, a batch, what the network has, and what is drawn
+    drawing = drawing_of(output, found.classes)
+    return watch_films(Watching(looker, selection, film, work.batch_size, limit, out, draw, drawing), sources)
 
 
 def least_score(model: Detector | Predictor, score: float | Literal["auto"]) -> float | None:

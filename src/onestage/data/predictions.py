@@ -25,7 +25,7 @@ from typing import Literal, NamedTuple, Self, TypedDict
 
 from onestage import boxes as box_ops
 from onestage.files import atomic_file
-from onestage.structures import Detections
+from onestage.structures import Detections, PictureRecord
 
 Format = Literal["coco", "csv", "jsonl"]
 
@@ -65,11 +65,16 @@ def csv_line(cells: Sequence[str | int | float]) -> str:
     return line.getvalue().removesuffix("\r\n") + "\n"
 
 
-def _json_line(found: Detections) -> Iterator[str]:
+def record_of(found: Detections) -> PictureRecord:
+    """``to_dict`` with the rounded numbers of files."""
     content = found.to_dict()
     for entry, box, score in zip(content["detections"], _rounded(found.boxes.tolist()), _scores(found), strict=True):
         entry["box"], entry["score"] = box, score
-    yield json.dumps(content, allow_nan=False) + "\n"
+    return content
+
+
+def _json_line(found: Detections) -> Iterator[str]:
+    yield json.dumps(record_of(found), allow_nan=False) + "\n"
 
 
 def _rounded(boxes: list[list[float]]) -> list[list[float]]:

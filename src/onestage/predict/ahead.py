@@ -24,7 +24,8 @@ class Ahead(Generic[T]):
     is forever.
 
     An error of the iterable is raised after the items before it. ``close`` ends the thread, as leaving a ``with`` block does.
-    A thread that waits inside the iterable then, such as for a camera, is left behind after FAREWELL seconds.
+    A thread that waits inside the iterable then, such as for a camera, is left behind after FAREWELL seconds, or at once if it
+    was silent for too long before.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Ahead(Generic[T]):
         require(most >= 1, "at least one item waits", got=most)
         require(timeout is None or timeout > 0, "the timeout of threads is a number of seconds above 0", got=timeout)
         self._shelf = _Shelf(most, weight, limit, newest=newest)
-        self._timeout = timeout
+        self._timeout, self._farewell = timeout, FAREWELL
         self._thread = threading.Thread(target=_fill, args=(items, self._shelf), daemon=True, name="onestage-ahead")
         self._thread.start()
 
@@ -54,7 +55,11 @@ class Ahead(Generic[T]):
 
     def __next__(self) -> T:
         """Raise LostError if nothing comes for ``timeout`` seconds."""
-        return self._shelf.take(self._timeout)
+        try:
+            return self._shelf.take(self._timeout)
+        except LostError:
+            self._farewell = 0.0  # whatever the thread waits for, it does not come
+            raise
 
     def __enter__(self) -> Ahead[T]:
         return self
@@ -66,7 +71,7 @@ class Ahead(Generic[T]):
         """End the thread. The items that wait are gone."""
         self._shelf.close()
         if self._thread is not threading.current_thread():  # the garbage collector runs in any thread
-            self._thread.join(FAREWELL)
+            self._thread.join(self._farewell)
 
 
 class _Shelf(Generic[T]):

@@ -67,12 +67,21 @@ class Annotated:
 
     def __call__(self, picture: PictureFile, found: Detections, image: Tensor) -> None:
         """Draw the detections into a copy of the picture (3, H, W), and save it."""
-        below: Tensor | Image.Image = image
-        if self.zones:
-            counts = count_in_zones(found, self.zones, self.classes, spot=self.spot)
-            captions = [f"{zone.name}: {in_words(counts[zone.name], self.classes)}" for zone in self.zones]
-            below = draw_zones(image, [zone.polygon(found.size) for zone in self.zones], captions)
+        below = with_zones(image, found, self.zones, classes=self.classes, spot=self.spot)
         save_picture(found.draw(below), self.folder / picture.name)
+
+
+def with_zones(
+    image: Tensor, found: Detections, zones: Sequence[Zone], *, classes: Sequence[str], spot: Spot
+) -> Tensor | Image.Image:
+    """A copy of the picture (3, H, W) with the zones drawn in, and how many objects of each class are in them. The picture
+    itself if there are no zones. classes: all names, by label.
+    """
+    if not zones:
+        return image
+    counts = count_in_zones(found, zones, classes, spot=spot)
+    captions = [f"{zone.name}: {in_words(counts[zone.name], classes)}" for zone in zones]
+    return draw_zones(image, [zone.polygon(found.size) for zone in zones], captions)
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,7 @@ class FilmWriter:
         film.finish()
 
     def _next(self) -> Seen | None:
-        """The next frame; None at the end. Raise _DiscardedError if nobody wants the film any more."""
+        """The next frame; None at the end. Raise _DiscardedError if the film is not wanted any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended)
             if self._discarded:

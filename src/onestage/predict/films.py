@@ -231,7 +231,7 @@ class Film:
                 yield Fault(number, when, DataError(what, where=self.name, got=getattr(error, "got", None) or reason_of(error)))
 
     def _time(self, frame: VideoFrame) -> Fraction:
-        """Seconds since the first frame. Without a time of its own, a frame comes one period after the one before it."""
+        """Seconds since the first frame. Without a time stamp, a frame comes one period after the one before it."""
         period = 1 / (self.facts.rate or UNKNOWN_RATE)
         if frame.pts is None or frame.time_base is None:
             when = self._last + period if self._seen else Fraction(0)

@@ -2,7 +2,7 @@
 
 Shape letters: D detections of a frame.
 
-Each class is followed on its own, so an id never changes its class, and two objects of different classes never swap theirs.
+Each class is followed apart from the others, so an id never changes its class, and objects of two classes never swap theirs.
 The times of frames are used, so a variable frame rate, skipped and dropped frames are no fault. A new id needs two sightings
 at the least score; a weaker detection, down to WEAK, only continues an id (Zhang et al. 2022, ByteTrack, section 3).
 """
@@ -53,7 +53,7 @@ class Tracker:
         """The least score of a class that begins an id."""
         return float(self._scores) if isinstance(self._scores, int | float) else self._scores[label]
 
-    def __call__(self, found: Detections, time: float | Fraction) -> tuple[int | None, ...]:
+    def ids(self, found: Detections, time: float | Fraction) -> tuple[int | None, ...]:
         """The id of each of D detections, from 1, or None for those that no id is known of (yet). time: seconds."""
         ids: list[int | None] = [None] * len(found)
         labels = found.labels.tolist()

@@ -111,7 +111,7 @@ def test_ids_survive_noise(seed: int) -> None:
     for number, when, boxes, scores in noisy(seed):
         looker = Knowing(lambda _, b=boxes, s=scores: (b, s, torch.zeros(len(s), dtype=torch.int64)))
         found = looker.one(torch.zeros(3, 96, 168), 0.1)
-        seen.append((found.boxes, tracker(found, when)))
+        seen.append((found.boxes, tracker.ids(found, when)))
         true.append(truth(number))
     assert idf1(true, seen) > 0.9
 
@@ -128,7 +128,7 @@ def steps(tracker: Tracker, rows: list[tuple[float, list[float], float, int]]) -
     ids = []
     for when, box, score, label in rows:
         looker = Knowing(lambda _, b=box, s=score, k=label: (torch.tensor([b]), torch.tensor([s]), torch.tensor([k])))
-        ids += tracker(looker.one(torch.zeros(3, 96, 168), 0.0), when)
+        ids += tracker.ids(looker.one(torch.zeros(3, 96, 168), 0.0), when)
     return ids
 
 

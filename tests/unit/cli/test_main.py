@@ -122,7 +122,7 @@ def test_an_unknown_format_lists_the_real_ones(verb: str, capsys: Captured) -> N
     said = capsys.readouterr().err
     assert "did you mean 'yolo'?" in said
     listed = said.split("expected: ")[1].splitlines()[0]
-    assert set(listed.split(", ")) == {"coco", "voc", "yolo", "csv", "labelme"}
+    assert set(listed.split(", ")) == {"coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"}
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,8 @@ class _Sample:
 
     def add(self, shard: int, table: Table, good: Any) -> None:
         """Look at the pictures of a part. good: which could be read."""
+        if not self.most:
+            return
         for row, (id, fine) in enumerate(zip(table.column("id").to_pylist(), good.to_pylist(), strict=True)):
             number = -int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "big")
             if not fine or (len(self._kept) == self.most and number <= self._kept[0][0]):

@@ -13,8 +13,10 @@ _HOMES = {
     "create": "creation:create",
     "evaluate": "evaluation:evaluate",
     "export": "deploy.export:export",
+    "fuse": "predict.views:fuse",
     "list_models": "zoo.table:list_models",
     "load": "loading:load",
+    "look": "predict.views:look",
     "recipe": "zoo.table:recipe",
     "resume": "training.loop:resume",
     "to_pandas": "structures:to_pandas",
@@ -41,6 +43,8 @@ if TYPE_CHECKING:  # for editors and type checkers
     from onestage.evaluation import evaluate as evaluate
     from onestage.loading import load as load
     from onestage.model.detector import Detector as Detector
+    from onestage.predict.views import fuse as fuse
+    from onestage.predict.views import look as look
     from onestage.structures import Detections as Detections
     from onestage.structures import to_pandas as to_pandas
     from onestage.training.config import TrainConfig as TrainConfig

@@ -16,13 +16,13 @@ from onestage.loading import load
 from onestage.metrics.report import Report, measure
 from onestage.model.detector import Detector
 from onestage.predict.measure import Advance, evaluate_dataset, name_of
-from onestage.predict.predictor import Predictor
+from onestage.predict.predictor import Looker
 from onestage.training.inputs import held_out
 
 
 @known_keywords
 def evaluate(
-    model: Detector | Predictor | str | Path,
+    model: Detector | Looker | str | Path,
     data: str | Path | Dataset,
     *,
     split: str | None = None,
@@ -34,10 +34,11 @@ def evaluate(
 ) -> Report:
     """Every figure of the detector on a data set: COCO AP, VOC AP, each class, the losses, the book's class error and box MAE.
 
-    model: a detector, its file, a run folder, or an exported file; or a file with detections of any program, which is measured
-    without a model (data/detections.py lists the kinds; what it leaves out or takes for granted is a warning). data: a path, or
-    a Dataset already read. split: of a path. The default is the first that exists of "test", "val", the pictures that the run
-    held out, and everything; for detections the first that has all of their pictures. format: of a path that is not recognised.
+    model: a detector, its file, a run folder, or an exported file; what ``onestage.look`` or ``onestage.fuse`` makes of them;
+    or a file with detections of any program, which is measured without a model (data/detections.py lists the kinds; what it
+    leaves out or takes for granted is a warning). data: a path, or a Dataset already read. split: of a path. The default is the
+    first that exists of "test", "val", the pictures that the run held out, and everything; for detections the first that has
+    all of their pictures. format: of a path that is not recognised.
 
     Raise DataError if the data cannot be used, ConfigError if its classes are not the model's, WeightsError if the model
     cannot be read.
@@ -46,7 +47,7 @@ def evaluate(
         what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
         raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
     run: Path | None = None
-    if not isinstance(model, Detector | Predictor):
+    if isinstance(model, str | Path):
         run = given_path(model, "model")
         if holds_detections(run):
             _refuse_model_options(batch_size=batch_size, workers=workers)
@@ -123,7 +124,7 @@ def data_of_all(
 
 
 def data_to_measure(
-    model: Detector | Predictor,
+    model: Detector | Looker,
     path: str | Path,
     *,
     run: Path | None = None,
@@ -144,8 +145,18 @@ def data_to_measure(
     return read_for(model, path, split=split, on_bad=on_bad, format=format), False
 
 
+def for_classes(
+    dataset: Dataset, classes: tuple[str, ...], path: str | Path, *, format: str | None = None, on_bad: OnBad = "stop"
+) -> Dataset:
+    """The pictures of a data set read from ``path``, with the labels of other classes."""
+    opened = open_data(path, format)
+    read = opened.load(dataset.split if dataset.split in opened.splits else None, classes=classes, on_bad=on_bad)
+    wanted = set(dataset.paths)
+    return read.subset([row for row, name in enumerate(read.paths) if name in wanted], dataset.split)
+
+
 def read_for(
-    model: Detector | Predictor, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None
+    model: Detector | Looker, path: str | Path, *, split: str | None, on_bad: OnBad, format: str | None = None
 ) -> Dataset:
     """The data set at ``path``, with the labels of the model's classes; by default its "test" or "val" split, or everything.
 

@@ -13,6 +13,7 @@ import tyro
 
 from onestage.cli.judge import USUAL_JUDGING, Judging, judged
 from onestage.cli.keep import NOTHING_KEPT, Keeping, Measured, calibrated, keep, to_keep_in
+from onestage.cli.looking import PLAIN_LOOK, Look
 from onestage.cli.output import progress, say, stdout, tell
 from onestage.console import words
 from onestage.errors import ConfigError, WeightsError, counted
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from onestage.data.detections import FoundObjects
     from onestage.metrics.report import Report
     from onestage.model.detector import Detector
-    from onestage.predict.predictor import Predictor
+    from onestage.predict.predictor import Looker, Predictor
     from onestage.structures import Detections
 
 
@@ -76,6 +77,7 @@ def evaluate(
     on_bad: Literal["stop", "skip"] = "stop",
     judging: Judging = USUAL_JUDGING,
     keeping: Keeping = NOTHING_KEPT,
+    look: Look = PLAIN_LOOK,
     machine: Machine = THIS_MACHINE,
 ) -> int:
     """Measure a detector, or the detections of any program, on labelled pictures: COCO AP, VOC AP, each class, loss, and the
@@ -86,6 +88,8 @@ def evaluate(
     onestage evaluate runs/first pictures/ --split val --out report/
 
     onestage evaluate results.json annotations/instances_val2017.json
+
+    onestage evaluate runs/first pictures/ --tiles auto --flip --with runs/second
 
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models); or detections:
@@ -99,17 +103,7 @@ def evaluate(
         format: the data set's format; by default it is recognised
         on_bad: what to do about a bad annotation or detection, or an unreadable picture: stop, or leave it out
     """
-    from onestage.cli.suspects import check_suspects
-    from onestage.data.detections import holds_detections
-    from onestage.files import given_path
-
-    path = given_path(model, "model")
-    check_suspects(judging, out)
-    wanted = _Wanted(data, split, out, format, on_bad, judging, keeping)
-    if holds_detections(path):
-        _evaluate_file(path, wanted, machine)
-        return 0
-    return _evaluate_model(path, wanted, machine)
+    return _evaluate(model, _Wanted(data, split, out, format, on_bad, judging, keeping), look, machine)
 
 
 class _Wanted(NamedTuple):
@@ -130,12 +124,28 @@ class _Wanted(NamedTuple):
         return [word for name, value in given.items() if value is not None for word in (name, value)]
 
 
-def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
+def _evaluate(model: str, wanted: _Wanted, look: Look, machine: Machine) -> int:
+    from onestage.cli.suspects import check_suspects
+    from onestage.data.detections import holds_detections
+    from onestage.files import given_path
+
+    path = given_path(model, "model")
+    check_suspects(wanted.judging, wanted.out)
+    if holds_detections(path):
+        look.refuse("these options say how a model looks, and this is a file of detections", "leave them out")
+        _evaluate_file(path, wanted, machine)
+        return 0
+    return _evaluate_model(path, wanted, look, machine)
+
+
+def _evaluate_model(path: Path, wanted: _Wanted, look: Look, machine: Machine) -> int:
     from onestage.cli.advice import background
     from onestage.cli.report import report_folder
     from onestage.evaluation import data_to_measure
 
     data, split, out, format, on_bad, judging, keeping = wanted
+    if keeping != NOTHING_KEPT or judging.learning_curve is not None:
+        look.refuse("what is kept in a file, and a learning curve, are of the plain call", "leave these options out")
     found = find(str(path), machine)
     target = to_keep_in(path, found, keeping, judging)
     dataset, was_held_out = data_to_measure(found, data, run=path, split=split, format=format, on_bad=on_bad)
@@ -146,16 +156,29 @@ def _evaluate_model(path: Path, wanted: _Wanted, machine: Machine) -> int:
     if keeping.calibrate:
         figures = calibrated(*measured(replace(predictor, scores=None), dataset, machine, on_bad), dataset)
     else:
-        figures = Measured(*measured(predictor, dataset, machine, on_bad), found.scores)
-    known = background(found, path, data, dataset, options=wanted.typed).keeping(
-        figures.scores, thresholds=keeping.keep_thresholds
-    )
+        looker, dataset = _closer(predictor, dataset, look, machine, wanted)
+        figures = Measured(*measured(looker, dataset, machine, on_bad), looker.scores)
+    known = background(predictor if look.is_closer else found, path, data, dataset, options=[*wanted.typed, *look.typed])
+    known = known.keeping(figures.scores, thresholds=keeping.keep_thresholds)
     judge = partial(judged, figures.found, dataset, judging, known, calibrated=figures.fitted)
     finish = partial(_finish, figures.report, figures.found, dataset, wanted, held_out=was_held_out)
     analysis = _judged_and_finished(judge, finish)
     if target is not None:
         keep(keeping, target, judging=judging, measured=figures, analysis=analysis, dataset=dataset, path=path)
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
+
+
+def _closer(predictor: Predictor, dataset: Dataset, look: Look, machine: Machine, wanted: _Wanted) -> tuple[Looker, Dataset]:
+    """What looks at the pictures, and these with the labels of all classes that it knows. What it costs is said."""
+    from onestage.cli.looking import tell_cost
+    from onestage.evaluation import for_classes
+
+    others = [runner(find(name, machine), dataset, machine) for name in look.with_]
+    looker = look.closer([predictor, *others], batch_size=machine.batch_size)
+    if looker.classes != dataset.classes:
+        dataset = for_classes(dataset, looker.classes, wanted.data, format=wanted.format, on_bad=wanted.on_bad)
+    tell_cost(look, looker, dataset)
+    return looker, dataset
 
 
 def _trials(path: Path, data: Path, dataset: Dataset, machine: Machine, minutes: float) -> Trials:
@@ -309,7 +332,7 @@ def _show(report: Report, held_out: Dataset | None) -> None:
 
 
 def measured(
-    predictor: Predictor, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
+    looker: Looker, dataset: Dataset, machine: Machine, on_bad: Literal["stop", "skip"]
 ) -> tuple[Report, list[Detections]]:
     """The figures, and the detections behind them, with a bar for the time that it takes."""
     from onestage.data.loader import usual_workers
@@ -319,4 +342,4 @@ def measured(
     size, count = machine.batch_size, usual_workers() if machine.workers is None else machine.workers
     workers = Workers(count, machine.worker_timeout, machine.picture_memory)
     with progress("measuring", len(dataset)) as bar:
-        return evaluate_dataset(predictor, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)
+        return evaluate_dataset(looker, dataset, batch_size=size, workers=workers, on_bad=on_bad, advance=bar.advance)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from onestage.cli.film import (
     sources_of,
     watch_films,
 )
+from onestage.cli.looking import PLAIN_LOOK, Look, tell_cost
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
@@ -28,7 +30,8 @@ from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
-    from onestage.predict.predictor import Predictor
+    from onestage.predict.pictures import PictureFile
+    from onestage.predict.predictor import Looker, Predictor
 
 
 MANY_FRAMES = 1_000_000
@@ -69,6 +72,7 @@ def predict(
     /,
     *,
     detection: Choice = Choice(),
+    look: Look = PLAIN_LOOK,
     output: Output = Output(),
     work: Work = Work(),
     film: Film = Film(),
@@ -91,6 +95,8 @@ def predict(
 
     onestage predict runs/first film.mp4 --track
 
+    onestage predict runs/first aerial.jpg --tiles auto --flip
+
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
         pictures: files, folders (with all below them) and globs; or films, cameras (0 is the first) and streams (rtsp://...)
@@ -99,33 +105,37 @@ def predict(
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
     if names_films(pictures, film):
-        return _predict_films(model, pictures, detection=detection, output=output, work=work, film=film, out=out)
-    return _predict(model, pictures, detection=detection, output=output, work=work, out=out)
+        return _predict_films(model, pictures, detection=detection, look=look, output=output, work=work, film=film, out=out)
+    return _predict(model, pictures, detection=detection, look=look, output=output, work=work, out=out)
 
 
-def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output: Output, work: Work, out: Path) -> int:
-    from onestage.cli.common import TRIED_WITH, find_any_model, labels_of, run_model
+def _predict(
+    model: str, pictures: tuple[str, ...], *, detection: Choice, look: Look, output: Output, work: Work, out: Path
+) -> int:
+    from onestage.cli.common import find_any_model, labels_of
+    from onestage.predict.fusion import united
     from onestage.predict.journal import About, Journal, earlier
     from onestage.predict.pictures import find_pictures, name_pictures
-    from onestage.predict.pipeline import Selection, first_pictures, in_batches
+    from onestage.predict.pipeline import Selection, in_batches
     from onestage.structures import ClassSet
 
     files = name_pictures(find_pictures(pictures, results=out))
     check_blurring(output, classes=detection.classes, top=detection.top)
     before = earlier(out) if work.resume else None
-    runtime = as_before(before, detection.runtime)
-    found = find_any_model(model, device=detection.device, runtime=runtime, trusted=detection.trusted)
-    labels = tuple(labels_of(detection.classes, found.classes))
-    settings = {"model": identity(model, found)} | settings_of((detection, output, work))
-    journal = Journal(out, About(settings, files))
+    runtime, names = as_before(before, detection.runtime), (model, *look.with_)
+    found = [find_any_model(name, device=detection.device, runtime=runtime, trusted=detection.trusted) for name in names]
+    classes = united(ClassSet(tuple(each.classes), tuple(each.config.category_ids)) for each in found)
+    labels = tuple(labels_of(detection.classes, classes.names))
+    about = {"model": " ".join(map(identity, names, found))} | settings_of((detection, look, output, work))
+    journal = Journal(out, About(about, files))
     if before is not None:
         journal.compare()
-    classes = ClassSet(tuple(found.classes), tuple(found.config.category_ids))
     pieces = pieces_of(output, out, files, classes)
     sinks = sinks_of(output, out, classes, labels=labels, go_on=before is not None) | failures_of(out)
-    some = partial(first_pictures, files, TRIED_WITH, gigabytes=work.picture_memory, timeout=work.worker_timeout)
-    score, numbers = least_score(found, detection.score), detection.precision
-    looker = run_model(found, runtime, pictures=some, total=len(files), score=score, numbers=numbers)
+    predictors = _predictors(found, files, runtime, work, detection)
+    looker = look.closer(predictors, batch_size=work.batch_size)
+    tell_cost(look, looker, files)
+    score = least_score(looker, detection.score)
 
     tally, began = Tally(), time.monotonic()
     run = partial(
@@ -137,7 +147,7 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
         resources=work.resources(),
     )
     if before is None:
-        begin(journal, looker)
+        begin(journal, predictors[0])
     work_through(run, files, sinks=sinks, journal=journal, tally=tally, resume=before is not None)
     places = {name: piece.folder for name, piece in pieces.items() if tally.read}
     places |= {name: sink.path for name, sink in sinks.items() if sink.path.exists()}
@@ -147,30 +157,51 @@ def _predict(model: str, pictures: tuple[str, ...], *, detection: Choice, output
 
 
 def _predict_films(
-    model: str, given: tuple[str, ...], *, detection: Choice, output: Output, work: Work, film: Film, out: Path
+    model: str, given: tuple[str, ...], *, detection: Choice, look: Look, output: Output, work: Work, film: Film, out: Path
 ) -> int:
     from onestage.cli.common import TRIED_WITH, find_any_model, labels_of, run_model
     from onestage.data.memory import in_bytes
+    from onestage.predict.fusion import united
     from onestage.predict.pipeline import Selection
+    from onestage.structures import ClassSet
 
     check_options(output, resume=work.resume)
     check_blurring(output, classes=detection.classes, top=detection.top)
     sources, draw = sources_of(given, film), output.draw or bool(output.blur)
     check_places(sources, out, draw=draw)
     tried = first_frames(sources[0], TRIED_WITH, film)
-    found = find_any_model(model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
-    labels = tuple(labels_of(detection.classes, found.classes))
-    score, numbers = least_score(found, detection.score), detection.precision
+    find = partial(find_any_model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
+    found = [find(name) for name in (model, *look.with_)]
+    classes = united(ClassSet(tuple(each.classes), tuple(each.config.category_ids)) for each in found).names
+    labels = tuple(labels_of(detection.classes, classes))
+    least, numbers = least_score(found[0], detection.score), detection.precision
     facts = sources[0].facts
     total = MANY_FRAMES if facts is None or sources[0].live else (facts.total or 1) // film.every
-    looker = run_model(found, detection.runtime, pictures=lambda: tried, total=total, score=score, numbers=numbers)
-    selection = Selection(score=score, labels=labels, top=detection.top)
+    run = partial(run_model, runtime=detection.runtime, pictures=lambda: tried, total=total, score=least, numbers=numbers)
+    looker = look.closer([run(each) for each in found], batch_size=work.batch_size)
+    selection = Selection(score=least_score(looker, detection.score), labels=labels, top=detection.top)
     limit = in_bytes(work.picture_memory) // 4  # what waits, a batch, what the network has, and what is drawn
-    drawing = drawing_of(output, found.classes)
+    drawing = drawing_of(output, classes)
     return watch_films(Watching(looker, selection, film, work.batch_size, limit, out, draw, drawing), sources)
 
 
-def least_score(model: Detector | Predictor, score: float | Literal["auto"]) -> float | None:
+def _predictors(
+    models: Sequence[Detector | Predictor], files: Sequence[PictureFile], runtime: str, work: Work, detection: Choice
+) -> list[Predictor]:
+    """The models, run by the runtime that was asked for; "auto" is chosen by the first one. It may take a minute."""
+    from onestage.cli.common import TRIED_WITH, run_model
+    from onestage.predict.pipeline import first_pictures
+
+    some = partial(first_pictures, files, TRIED_WITH, gigabytes=work.picture_memory, timeout=work.worker_timeout)
+    least = least_score(models[0], detection.score)
+    run = partial(run_model, pictures=some, total=len(files), score=least, numbers=detection.precision)
+    first = run(models[0], runtime)
+    chosen = getattr(first.engine, "runtime", "torch")
+    rest = runtime if runtime != "auto" else chosen if chosen in ("onnxruntime", "openvino") else "torch"
+    return [first, *(run(model, rest) for model in models[1:])]
+
+
+def least_score(model: Detector | Looker, score: float | Literal["auto"]) -> float | None:
     """The score that is asked for; None for the thresholds of the model."""
     if not isinstance(score, str):
         return score

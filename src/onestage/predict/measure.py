@@ -1,12 +1,13 @@
 """A predictor measured on a data set: the one place where predictions meet metrics.
 
-Shape letters: B images, A anchors, C logits per anchor.
+Shape letters: B images, A anchors, C logits per anchor, H and W of a picture.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import zip_longest
 from typing import TypeVar, cast
 
@@ -23,9 +24,9 @@ from onestage.metrics.book import BookMetrics
 from onestage.metrics.report import Report, measure
 from onestage.model.anchors.max_iou import Assignment
 from onestage.model.detector import Criterion, Detector
-from onestage.predict.predictor import Predictor
+from onestage.predict.predictor import MOST_PIXELS, Looker, Predictor
 from onestage.processes import Distributed
-from onestage.structures import Batch, Detections, HeadOutput
+from onestage.structures import Batch, Detections, HeadOutput, ImageMeta
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ _LOSSES = ("cls", "box")
 
 
 def evaluate_dataset(
-    model: Detector | Predictor,
+    model: Detector | Looker,
     dataset: Dataset,
     *,
     batch_size: int = 16,
@@ -49,25 +50,20 @@ def evaluate_dataset(
 ) -> tuple[Report, list[Detections]]:
     """The report and the detections behind it, in the order of the data set; with several processes, each one gets both.
 
-    Any predictor can be measured. The validation loss, the class error and the box MAE need the output of the network: they
-    are missing in the report if the engine gives detections instead. Scores are calibrated if the file of the model says how;
-    its thresholds are not applied. Process r of w takes batches r, r + w, ...; no picture is counted twice, and the figures
-    have the same bits for any w. skipped: gets why a picture could not be read, by path, with on_bad="skip". Raise ConfigError
-    if the classes of the data set are not those of the model.
+    Anything that looks at pictures can be measured. The validation loss, the class error and the box MAE need the output of the
+    network for the whole picture: they are missing in the report if the engine gives detections instead, or if the model looks
+    closer (``predict.views``). Scores are calibrated if the file of the model says how; its thresholds are not applied. Process
+    r of w takes batches r, r + w, ...; no picture is counted twice, and the figures have the same bits for any w. skipped: gets
+    why a picture could not be read, by path, with on_bad="skip". Raise ConfigError if the classes of the data set are not those
+    of the model.
     """
     check_number("batch_size", batch_size, least=1, whole=True)
-    predictor = model if isinstance(model, Predictor) else Predictor.of(model)
-    config = predictor.decoder.config
-    _check_classes(dataset, config.classes)
-    loader = EvalLoader(
-        dataset,
-        EvalTransform(config.preprocess.resize, fill=config.preprocess.colour),
-        batch_size=batch_size,
-        shard=Shard(distributed.rank, distributed.world),
-        workers=usual_workers(distributed.world) if workers is None else workers,
-        on_bad=on_bad,
-    )
-    part = _run(predictor, loader, advance)
+    looker = Predictor.of(model) if isinstance(model, Detector) else model
+    _check_classes(dataset, looker.classes)
+    shard = Shard(distributed.rank, distributed.world)
+    workers = usual_workers(distributed.world) if workers is None else workers
+    load = partial(EvalLoader, dataset, shard=shard, workers=workers, on_bad=on_bad)
+    part = _part(looker, load, batch_size, advance)
     parts = distributed.gather_objects(part)
     detections, rows = _in_order(dataset, parts, {} if skipped is None else skipped)
     has_outputs = all(part.has_outputs for part in parts)
@@ -75,12 +71,21 @@ def evaluate_dataset(
         detections,
         [dataset.truth(row) for row in rows],
         dataset.classes,
-        model=config.name,
+        model=looker.name,
         data=name_of(dataset),
         losses=_mean_losses(_in_turn(part.losses for part in parts)) if has_outputs else None,
         book=sum(_in_turn(part.books for part in parts), BookMetrics()) if has_outputs else None,
     )
     return report, detections
+
+
+def _part(looker: Looker, load: Callable[..., EvalLoader], batch_size: int, advance: Advance | None) -> _Part:
+    """Measure the pictures of this process. load: makes their loader."""
+    if not isinstance(looker, Predictor):
+        return _look(looker, load(EvalTransform(_as_it_is), batch_size=1), advance, batch_size)
+    preprocess = looker.config.preprocess
+    loader = load(EvalTransform(preprocess.resize, fill=preprocess.colour), batch_size=batch_size)
+    return _run(looker, loader, advance)
 
 
 def name_of(dataset: Dataset) -> str:
@@ -123,6 +128,39 @@ def _in_order(
     found = {d.image_id: d for part in parts for d in part.found}
     assert len(found) == len(rows), "every picture exactly once"
     return [found[dataset.image_ids[row]] for row in rows], rows
+
+
+def _as_it_is(image: Tensor) -> tuple[Tensor, ImageMeta]:
+    """The picture (3, H, W) itself."""
+    size = image.shape[1], image.shape[2]
+    return image, ImageMeta.stretched(size, size)
+
+
+def _look(looker: Looker, loader: EvalLoader, advance: Advance | None, batch_size: int) -> _Part:
+    """Show all pictures of this process to a looker, ``batch_size`` together if they are small. The loader gives them one by
+    one, as they are.
+    """
+    part = _Part(has_outputs=False)
+    waiting: list[Batch] = []
+
+    def look() -> None:
+        found = looker.detect([batch.images[0] for batch in waiting])
+        for one, batch in zip(found, waiting, strict=True):
+            meta = batch.metas[0]
+            part.found.append(looker.believed(replace(one, image_id=meta.image_id, path=meta.path)))
+        if advance is not None:
+            advance(len(waiting))
+        waiting.clear()
+
+    for batch in loader:
+        pixels = sum(one.images[0, 0].numel() for one in (*waiting, batch))
+        if waiting and (len(waiting) == batch_size or pixels > MOST_PIXELS):
+            look()
+        waiting.append(batch)
+    if waiting:
+        look()
+    part.skipped = dict(loader.skipped)
+    return part
 
 
 @torch.inference_mode()

@@ -120,6 +120,11 @@ class Looker(Protocol):
         ...
 
     @property
+    def threshold(self) -> float:
+        """The least score that ``detect`` reports by default."""
+        ...
+
+    @property
     def device(self) -> torch.device:
         """Where it computes."""
         ...
@@ -233,6 +238,11 @@ class Predictor(Looker):
     def category_ids(self) -> tuple[int, ...]:
         """The data set's id of each class, (K,)."""
         return self.config.category_ids
+
+    @property
+    def threshold(self) -> float:
+        """The score threshold of the config."""
+        return self.config.postprocess.score_threshold
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, DataError, counted, first_ten, warn_outside
 from onestage.model.detector import Detector
-from onestage.predict.predictor import Predictor
+from onestage.predict.predictor import Looker, Predictor
 from onestage.processes import Launch
 from onestage.training import clock
 from onestage.training.checkpoint import CheckpointStore
@@ -135,7 +135,7 @@ def _hold_out(data: Dataset, config: TrainConfig) -> tuple[Dataset, Dataset]:
 
 
 def held_out(
-    model: Detector | Predictor, run: str | Path, data: str | Path, *, on_bad: OnBad, format: str | None = None
+    model: Detector | Looker, run: str | Path, data: str | Path, *, on_bad: OnBad, format: str | None = None
 ) -> tuple[Dataset | None, str | None]:
     """The pictures of a data set that the run in a folder held out, and a note for the user.
 
@@ -175,6 +175,7 @@ def adopt_classes(model: Detector, data: Dataset) -> None:
     model.config = replace(model.config, classes=data.classes, category_ids=data.category_ids)
 
 
-def named_classes(model: Detector | Predictor) -> tuple[str, ...] | None:
+def named_classes(model: Detector | Looker) -> tuple[str, ...] | None:
     """The model's class names; None if it was made for a number of classes and still waits for their names."""
-    return None if is_numbered(model.config) else model.config.classes
+    waits = isinstance(model, Detector | Predictor) and is_numbered(model.config)
+    return None if waits else model.classes

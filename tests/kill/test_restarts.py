@@ -21,7 +21,7 @@ OPTIONS = [
     "--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--precision", "fp32",
     "--batch-size", "4", "--augment", "light",
     "--epochs", str(15 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
-    "--cache", "0", "--shared-batch-norm",
+    "--cache", "0", "--shared-batch-norm", "--channels-last",  # all that the speed of the machine would decide
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "--max-restarts", str(COUNT + 5)]

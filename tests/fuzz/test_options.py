@@ -61,8 +61,17 @@ NEEDED = {
     "data check": ["DATA"],
     "data generate": ["drawn", "--train", "1", "--val", "0", "--size", "32"],
     "train": ["DATA", "--model", "tinyssd"],
+    "tune": ["DATA", "--model", "tinyssd"],
+    "compare": ["RUN", "RUN", "--data", "DATA", "--out", "compared"],
+    "batch": ["DATA/test", "-o", "parts", "--model", "RUN"],
+    "batch report": ["parts"],
+    "data convert": ["DATA", "converted", "--to", "voc"],
     "demo": ["--fast"],
 }
+
+
+CHANGING = ("keep_thresholds", "calibrate")
+"""Options that change the model that they are given, as they say."""
 
 
 def options(part) -> Iterator[tuple[str, bool]]:
@@ -71,7 +80,7 @@ def options(part) -> Iterator[tuple[str, bool]]:
     for parameter in signature(part).parameters.values():
         if is_dataclass(parameter.default):
             yield from options(type(parameter.default))
-        elif parameter.kind is not Parameter.POSITIONAL_ONLY:
+        elif parameter.kind is not Parameter.POSITIONAL_ONLY and parameter.name not in CHANGING:
             names = [mark.name for mark in getattr(hints[parameter.name], "__metadata__", ()) if getattr(mark, "name", None)]
             yield "--" + (names or [parameter.name])[0].replace("_", "-"), get_type_hints(part)[parameter.name] is not bool
 
@@ -108,6 +117,7 @@ def no_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("onestage.deploy.export.export", done)
     monkeypatch.setattr("onestage.explain.explain_sample", done)
     monkeypatch.setattr("onestage.model.cost.cost_of", done)
+    monkeypatch.setattr("onestage.cli.trials.Tuner.search", done)
     monkeypatch.setattr(train, "_free_folder", lambda _: Path("free"))
 
 

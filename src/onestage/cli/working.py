@@ -10,10 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-import torch
-
 from onestage.cli.output import PictureProgress, progress, say, tell
-from onestage.errors import DataError, WeightsError, WriteError, counted
+from onestage.errors import ConfigError, DataError, WeightsError, WriteError, counted
 from onestage.files import remove_leftovers
 from onestage.model.codec import Range
 
@@ -85,20 +83,31 @@ def _parts(value: object) -> Sequence[object]:
 
 
 def as_before(notes: Mapping[str, Json] | None, runtime: str) -> str:
-    """What runs the model: what ran it in the interrupted run, if ``runtime`` leaves that open. Torch gets as many threads as
-    it had then, because their number shows in the last digits.
+    """What runs the model: what ran it in the interrupted run, if ``runtime`` leaves that open.
+
+    Raise ConfigError if torch has another number of threads than it had then: their number shows in the last digits.
     """
     if notes is None:
         return runtime
     threads, before = notes.get("threads"), notes.get("runtime")
-    if isinstance(threads, int) and 1 <= threads <= 1024 and threads != torch.get_num_threads():
-        torch.set_num_threads(threads)
+    now = threads_now()
+    if isinstance(threads, int) and threads != now:
+        what = "with another number of threads the last digits would differ"
+        fix = f"OMP_NUM_THREADS={threads} onestage predict ..."
+        raise ConfigError(what, where="--resume", got=f"{now} threads", expected=f"{threads}, as before", fix=fix)
     return before if runtime == "auto" and isinstance(before, str) else runtime
+
+
+def threads_now() -> int:
+    """The threads with which torch computes."""
+    import torch
+
+    return torch.get_num_threads()
 
 
 def notes_of(looker: Predictor) -> dict[str, Json]:
     """What ``as_before`` needs to know."""
-    return {"runtime": getattr(looker.engine, "runtime", "torch"), "threads": torch.get_num_threads()}
+    return {"runtime": getattr(looker.engine, "runtime", "torch"), "threads": threads_now()}
 
 
 def begin(journal: Journal, looker: Predictor) -> None:

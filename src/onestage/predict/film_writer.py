@@ -232,7 +232,8 @@ class _Encoder:
                 packet.duration = packet.duration or self._period
                 self._container.mux(packet)
         except av.FFmpegError as error:
-            raise WriteError("the film could not be written", where=self.path, got=error.strerror) from error
+            fix = "make room on the disk, or send the film to another place: --out"
+            raise WriteError("the film could not be written", where=self.path, got=error.strerror, fix=fix) from error
 
 
 @dataclass(frozen=True)

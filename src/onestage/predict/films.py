@@ -55,6 +55,8 @@ UNKNOWN_RATE = Fraction(25)
 """Frames per second of a film that does not say when its frames come, such as a bare H.264 stream without a rate."""
 EARLY = 0.3
 """Seconds that the frames may end before the header says, at most: sound may last longer than the picture."""
+MEND = "mend the film, or encode it again; the other frames are read"
+"""What to do about a broken frame."""
 DECODING_THREADS = 4
 
 
@@ -96,9 +98,10 @@ class FilmFile:
         try:
             file = stack.enter_context(open_regular(self.path))
         except FileNotFoundError as error:
-            raise DataError(absent(str(self.path)), where=self.path) from error
+            raise DataError(absent(str(self.path)), where=self.path, fix="correct the path of the film") from error
         except OSError as error:
-            raise DataError("this film cannot be opened", where=self.path, got=error.strerror or error) from error
+            fix = "allow this program to read it"
+            raise DataError("this film cannot be opened", where=self.path, got=error.strerror or error, fix=fix) from error
         if not file.read(1):
             raise DataError("this file is empty", where=self.path, expected="a film")
         file.seek(0)
@@ -228,7 +231,8 @@ class Film:
                 yield Frame(number, when, upright_pixels(frame, self._check_size), damaged=bool(frame.is_corrupt))
             except (av.FFmpegError, DataError, ValueError, MemoryError) as error:
                 what = error.what if isinstance(error, DataError) else "a frame cannot be converted"
-                yield Fault(number, when, DataError(what, where=self.name, got=getattr(error, "got", None) or reason_of(error)))
+                got = getattr(error, "got", None) or reason_of(error)
+                yield Fault(number, when, DataError(what, where=self.name, got=got, fix=MEND))
 
     def _time(self, frame: VideoFrame) -> Fraction:
         """Seconds since the first frame. Without a time stamp, a frame comes one period after the one before it."""
@@ -244,7 +248,7 @@ class Film:
         return when
 
     def _fault(self, what: str, error: Exception) -> Fault:
-        return Fault(self._seen, self._last, DataError(what, where=self.name, got=reason_of(error)))
+        return Fault(self._seen, self._last, DataError(what, where=self.name, got=reason_of(error), fix=MEND))
 
 
 def upright_pixels(frame: VideoFrame, check: object = None) -> Tensor:

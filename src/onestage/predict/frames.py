@@ -136,8 +136,9 @@ def followed(
             return
         if error is not None and state.number < 0:
             raise error
-        lost = LostError.of(error, source.name) if error is not None else LostError("the stream has ended", where=source.name)
-        yield Fault(state.number, state.time, lost)
+        fix = "look at the camera and the network"
+        ended = LostError("the stream has ended", where=source.name, fix=fix)
+        yield Fault(state.number, state.time, ended if error is None else LostError.of(error, source.name))
         if not source.live or not state.wait(patience.reconnect, sleep):
             return
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from onestage.predict.frames import Facts, Fault, Frame
+from onestage.predict.frames import Facts, Fault, Frame, no_one
 from onestage.structures import Detections
 
 CLOCK = Fraction(1, 90_000)
@@ -69,7 +69,7 @@ class Scripted:
     def __init__(self, *plays: Callable[[], Iterator[Frame | Fault]], live: bool = True) -> None:
         self.plays, self.live, self.opened = plays, live, 0
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         self.opened += 1
         yield from self.plays[min(self.opened, len(self.plays)) - 1]()
 

@@ -16,12 +16,23 @@ FAREWELL = 5.0
 """Seconds that the thread gets at the end to leave the iterable. A daemon, it is left behind if it does not."""
 
 
+class Signs:
+    """Signs of life of what brings items: one call for each."""
+
+    def __init__(self) -> None:
+        self.last = float("-inf")
+
+    def __call__(self) -> None:
+        """Note that it lives now."""
+        self.last = time.monotonic()
+
+
 class Ahead(Generic[T]):
     """The items of an iterable in order. A thread takes them, so that they are there when they are needed.
 
     The thread stops while ``most`` items wait, or as many as weigh ``limit`` together. newest: it does not stop, but drops
     the items that have waited longest, and counts them in ``dropped``. timeout: the longest wait for an item, in seconds; None
-    is forever.
+    is forever. signs: with each sign of life the wait begins anew.
 
     An error of the iterable is raised after the items before it. ``close`` ends the thread, as leaving a ``with`` block does.
     A thread that waits inside the iterable then, such as for a camera, is left behind after FAREWELL seconds, or at once if it
@@ -37,10 +48,11 @@ class Ahead(Generic[T]):
         limit: int = 1,
         newest: bool = False,
         timeout: float | None = TIMEOUT,
+        signs: Signs | None = None,
     ) -> None:
         require(most >= 1, "at least one item waits", got=most)
         require(timeout is None or timeout > 0, "the timeout of threads is a number of seconds above 0", got=timeout)
-        self._shelf = _Shelf(most, weight, limit, newest=newest)
+        self._shelf = _Shelf(most, weight, limit, newest=newest, signs=signs or Signs())
         self._timeout, self._farewell = timeout, FAREWELL
         self._thread = threading.Thread(target=_fill, args=(items, self._shelf), daemon=True, name="onestage-ahead")
         self._thread.start()
@@ -77,9 +89,10 @@ class Ahead(Generic[T]):
 class _Shelf(Generic[T]):
     """Items between the thread that brings them and the one that takes them. It knows neither."""
 
-    def __init__(self, most: int, weight: Callable[[T], int], limit: int, *, newest: bool) -> None:
+    def __init__(self, most: int, weight: Callable[[T], int], limit: int, *, newest: bool, signs: Signs) -> None:
         self.dropped = 0
         self._most, self._weight, self._limit, self._newest = most, weight, limit, newest
+        self._signs = signs
         self._items: deque[T] = deque()
         self._weights: deque[int] = deque()
         self._changed = threading.Condition()
@@ -114,10 +127,14 @@ class _Shelf(Generic[T]):
     def take(self, timeout: float | None) -> T:
         """The next item. Raise the error at the end, StopIteration without one, LostError after so many seconds of waiting."""
         with self._changed:
-            began = time.monotonic()
-            there = self._changed.wait_for(lambda: self._items or self._ended or self._closed, timeout)
-            if not there:
-                what, got = "what should bring pictures does not answer", f"silence for {time.monotonic() - began:.0f} s"
+            began, left = time.monotonic(), timeout
+            while not self._changed.wait_for(lambda: self._items or self._ended or self._closed, left):
+                assert timeout is not None
+                silence = time.monotonic() - max(began, self._signs.last)
+                left = timeout - silence
+                if left > 0:
+                    continue
+                what, got = "what should bring pictures does not answer", f"silence for {silence:.0f} s"
                 raise LostError(what, got=got, fix="is a camera, a disk or a connection gone?")
             if not self._items:
                 error, self._error = self._error, None

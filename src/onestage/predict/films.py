@@ -10,7 +10,7 @@ Shape letters: H and W of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 from onestage.errors import ConfigError, DataError, absent
 from onestage.files import open_regular
 from onestage.images import ImageLimits
-from onestage.predict.frames import Facts, Fault, Frame
+from onestage.predict.frames import Facts, Fault, Frame, no_one
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -83,12 +83,12 @@ class FilmFile:
         """The path."""
         return str(self.path)
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         """The frames in the order of time; those that cannot be decoded, and an early end, as faults."""
         with ExitStack() as stack:
             film = Film(stack.enter_context(self._opened(stack)), self.name, self.limits)
             self.facts = film.facts
-            yield from film.frames(every=every)
+            yield from film.frames(every=every, alive=alive)
             yield from film.early_end()
 
     def _opened(self, stack: ExitStack) -> AbstractContextManager[InputContainer]:
@@ -185,7 +185,7 @@ class Film:
         alone = len(self._container.streams) == 1 and self._container.duration
         return Fraction(self._container.duration, 1_000_000) if alone and self._container.duration else None
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         """The frames in the order of time, and those that cannot be decoded as faults."""
         import av
 
@@ -198,7 +198,7 @@ class Film:
                 return
             if packet is None:
                 return
-            yield from self._decoded(packet, every)
+            yield from self._decoded(packet, every, alive)
 
     def early_end(self) -> Iterator[Fault]:
         """A fault if the frames end before the header says."""
@@ -212,7 +212,7 @@ class Film:
             got, expected = f"{float(self._end):.2f} s", f"{float(promised):.2f} s" if promised is not None else None
             yield Fault(max(self._seen - 1, 0), self._last, DataError(what, where=self.name, got=got, expected=expected))
 
-    def _decoded(self, packet: Packet[VideoStream], every: int) -> Iterator[Frame | Fault]:
+    def _decoded(self, packet: Packet[VideoStream], every: int, alive: Callable[[], None]) -> Iterator[Frame | Fault]:
         """The frames that a packet completes."""
         import av
 
@@ -225,6 +225,7 @@ class Film:
         for frame in frames:
             when = self._time(frame)
             number, self._seen = self._seen, self._seen + 1
+            alive()
             if number % every:
                 continue
             try:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from torch import Tensor
 
 from onestage.errors import DataError, LostError
-from onestage.predict.ahead import Ahead
+from onestage.predict.ahead import Ahead, Signs
 
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 """Seconds before each attempt to open a lost source again; the last one is repeated."""
@@ -58,6 +58,10 @@ class Facts:
     shape: Fraction = Fraction(1)
 
 
+def no_one() -> None:
+    """Hear of a sign of life, and do nothing."""
+
+
 class FrameSource(Protocol):
     """Where frames come from."""
 
@@ -76,19 +80,19 @@ class FrameSource(Protocol):
         """What is known about it; None before the first frame."""
         ...
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         """Open the source. Frames in the order of time, those whose number is a multiple of ``every``, and every fault.
 
-        It is called in a thread, and again after a live source was lost. Raise DataError if the source cannot be opened, or is
-        lost.
+        alive: called for each frame, those that are left out too, and while it waits for the time of one. It is called in a
+        thread, and again after a live source was lost. Raise DataError if the source cannot be opened, or is lost.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a source is waited for. silence: seconds without a frame after which it counts as lost. reconnect: seconds
-    after which a live source that was lost is given up.
+    """How long a source is waited for. silence: seconds without a frame, of those that are left out too, after which it counts
+    as lost. reconnect: seconds after which a live source that was lost is given up.
     """
 
     silence: float = 10.0
@@ -127,8 +131,9 @@ def followed(
     state = _Progress(dropped if dropped is not None else Dropped())
 
     def opened() -> Ahead[Frame | Fault]:
-        frames = source.frames(every=every)
-        return Ahead(frames, most=ahead, weight=weight, limit=limit, newest=newest, timeout=patience.silence)
+        signs = Signs()
+        frames = source.frames(every=every, alive=signs)
+        return Ahead(frames, most=ahead, weight=weight, limit=limit, newest=newest, timeout=patience.silence, signs=signs)
 
     while True:
         error = yield from _until_lost(opened(), state)
@@ -138,7 +143,7 @@ def followed(
             raise error
         fix = "look at the camera and the network"
         ended = LostError("the stream has ended", where=source.name, fix=fix)
-        yield Fault(state.number, state.time, ended if error is None else LostError.of(error, source.name))
+        yield Fault(max(state.number, 0), state.time, ended if error is None else LostError.of(error, source.name))
         if not source.live or not state.wait(patience.reconnect, sleep):
             return
 
@@ -176,7 +181,9 @@ def _until_lost(items: Ahead[Frame | Fault], state: _Progress) -> Generator[Fram
         try:
             for item in items:
                 item = item._replace(number=item.number + first, time=item.time + state.offset)
-                state.number, state.time, state.lost, state.tries = item.number, item.time, None, 0
+                state.number, state.time = item.number, item.time
+                if isinstance(item, Frame):  # one that only ever brings faults is lost still
+                    state.lost, state.tries = None, 0
                 state.dropped.count = before + items.dropped
                 yield item
                 del item  # its pixels are those of the caller now

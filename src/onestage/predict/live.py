@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from onestage.errors import ConfigError, DataError
 from onestage.images import ImageLimits
 from onestage.predict.films import CODECS, USUAL_LIMITS, Film, FilmFile, import_av, reason_of
-from onestage.predict.frames import Facts, Fault, Frame, FrameSource
+from onestage.predict.frames import Facts, Fault, Frame, FrameSource, no_one
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -28,9 +28,11 @@ SCHEMES = {"rtsp": True, "rtsps": True, "rtmp": True, "rtmps": True, "udp": True
 """The addresses that are understood, and whether such a source is live. A film on a web server is none."""
 PROTOCOLS = "rtsp,rtsps,rtmp,rtmps,rtmpt,udp,rtp,srtp,srt,tcp,tls,http,https,httpproxy,crypto"
 """What a stream may be fetched with: no file, no pipe, no device, no data inside the address."""
+NAP = 0.1
+"""Seconds between two signs of life, at most, while a film waits for the time of a frame."""
 CAMERA = "camera:"
 """How the name of a camera begins; a number alone is a camera too."""
-_SECRET = re.compile(r"(?<=://)([^/@:]*):[^/@]*@")
+_SECRET = re.compile(r"(?<=://)([^/@:]*):[^/?#]*@")
 _DEVICES = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -92,12 +94,12 @@ class LiveSource:
     limits: ImageLimits = USUAL_LIMITS
     facts: Facts | None = None
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         """The frames as they come. Raise DataError if the connection fails."""
         with self._opened() as container:
             film = Film(container, self.name, self.limits)
             self.facts = film.facts
-            yield from film.frames(every=every)
+            yield from film.frames(every=every, alive=alive)
             if not self.live:
                 yield from film.early_end()
 
@@ -139,11 +141,11 @@ class Paced:
         """What is known about the film."""
         return self.source.facts
 
-    def frames(self, *, every: int = 1) -> Iterator[Frame | Fault]:
+    def frames(self, *, every: int = 1, alive: Callable[[], None] = no_one) -> Iterator[Frame | Fault]:
         """Each frame, not before its time."""
         began = self.clock()
-        for item in self.source.frames(every=every):
-            early = float(item.time) - (self.clock() - began)
-            if early > 0:
-                self.sleep(early)
+        for item in self.source.frames(every=every, alive=alive):
+            while (early := float(item.time) - (self.clock() - began)) > 0:
+                self.sleep(min(early, NAP))
+                alive()
             yield item

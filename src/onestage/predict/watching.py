@@ -64,14 +64,14 @@ def watch(
 
 
 def _light(items: Iterable[Frame | Fault], size: int, limit: int) -> Iterator[list[Frame | Fault]]:
-    """Batches of at most ``size``, and fewer of large frames: the first frame tells how many."""
+    """Batches of at most ``size``, and fewer of large frames: the first frame tells how many. What is before it is alone."""
     iterator = iter(items)
     for first in batched(iterator, 1):
         weight = max((item.pixels.numel() for item in first if isinstance(item, Frame)), default=0)
-        count = size if weight == 0 else max(1, min(size, limit // weight))
         yield first
         del first
-        yield from batched(iterator, count)
+        if weight:
+            yield from batched(iterator, max(1, min(size, limit // weight)))
 
 
 def _selected(frame: Frame, found: Detections, selection: Selection, follow: Tracker | None) -> Seen:

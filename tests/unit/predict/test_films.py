@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from fractions import Fraction
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -301,6 +302,46 @@ def test_realtime_plays_a_film_at_its_speed() -> None:
     assert [round(pause, 6) for pause in pauses] == [0.1]
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_each_frame_is_a_sign_of_life_whether_it_is_looked_at_or_not(tmp_path: Path, every: int) -> None:
+    signs: list[None] = []
+    film = FilmFile(encode(tmp_path / "in.mp4", 7))
+    assert len(only_frames([*film.frames(every=every, alive=lambda: signs.append(None))])) == -(-7 // every)
+    assert len(signs) == 7
+
+
+def test_time_between_frames_that_are_looked_at_is_no_silence() -> None:
+    """With --every 500, or a pause in a film that is played at its speed, the next frame may be far away."""
+
+    def slow() -> Iterator[Frame]:
+        yield from (frame._replace(time=Fraction(3 * frame.number, 4)) for frame in frames(3))
+
+    paced = Paced(Scripted(slow, live=False))
+    assert [type(item) for item in followed(paced, patience=Patience(0.4, 0))] == [Frame] * 3
+
+
+def test_a_source_that_brings_faults_alone_is_given_up() -> None:
+    def broken() -> Iterator[Fault]:
+        yield Fault(0, Fraction(0), DataError("a frame cannot be decoded"))
+
+    pauses = list[float]()
+    source = Scripted(lambda: frames(2), broken)
+    found = [*islice(followed(source, patience=Patience(1, 10), sleep=pauses.append), 100)]
+    assert len(found) < 100 and pauses == [1.0, 2.0, 4.0, 8.0]
+
+
+def test_the_fault_of_a_stream_without_a_frame_has_a_number() -> None:
+    (fault,) = followed(Scripted(lambda: frames(0)), patience=Patience(1, 0))
+    assert isinstance(fault, Fault) and fault.number == 0
+
+
+def test_batches_are_small_if_faults_come_before_large_frames() -> None:
+    looker = Knowing(white)
+    items = [Fault(0, Fraction(0), DataError("a frame cannot be decoded")), *frames(7)]
+    assert len([*watch(looker, items, batch_size=8, limit=3 * 8 * 8 * 2)]) == 8  # type: ignore[arg-type]
+    assert max(looker.batches) == 2
+
+
 def test_batches_of_large_frames_are_small() -> None:
     looker = Knowing(white)
     seen = [*watch(looker, frames(7), batch_size=8, limit=3 * 8 * 8 * 2)]  # type: ignore[arg-type]
@@ -310,6 +351,8 @@ def test_batches_of_large_frames_are_small() -> None:
 def test_names_of_cameras_and_streams() -> None:
     assert is_live_name("0") and is_live_name("rtsp://host/a") and is_live_name("camera:Front") and not is_live_name("a.mp4")
     assert without_password("rtsp://me:secret@host/a") == "rtsp://me:***@host/a"
+    assert without_password("rtsp://me:se@cr:et@host/a@b") == "rtsp://me:***@host/a@b"
+    assert without_password("rtsp://host:554/a:b@c") == "rtsp://host:554/a:b@c"
     source = open_source("rtsp://me:secret@host/a", silence=1.0)
     assert source.live and "secret" not in source.name
     assert camera_of("1", "linux") == ("/dev/video1", "v4l2") and camera_of("A", "win32") == ("video=A", "dshow")

@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onestage.cli.output import progress, say, tell
-from onestage.errors import ConfigError, WriteError, counted
+from onestage.errors import ConfigError, DataError, LostError, WriteError, counted
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from onestage.cli.output import PictureProgress
+    from onestage.cli.working import Work
     from onestage.cli.writing import Output
     from onestage.predict.film_rows import FilmRows
     from onestage.predict.film_writer import Drawing, FilmWriter
@@ -96,11 +98,14 @@ def sources_of(given: Sequence[str], film: Film) -> list[FrameSource]:
     return [Paced(source) if film.realtime and not source.live else source for source in sources]
 
 
-def check_options(output: Output, *, resume: bool) -> None:
+def check_options(output: Output, work: Work) -> None:
     """Raise ConfigError for what is written of pictures alone: nothing that was asked for is left out in silence."""
     others = [f"--format {name}" for name in output.format if name != "jsonl"]
     others += ["--save-crops"] * output.save_crops
-    others += [f"--to {name}" for name in output.to] + ["--resume"] * resume
+    others += [f"--to {name}" for name in output.to] + ["--resume"] * work.resume
+    usual = {field.name: field.default for field in fields(work)}
+    changed = (name for name in ("workers", "worker_timeout") if getattr(work, name) != usual[name])
+    others += [f"--{name.replace('_', '-')} {getattr(work, name)}" for name in changed]
     if others:
         what, fix = "this is for pictures: a film becomes a drawn film and JSON lines", "leave it out"
         raise ConfigError(what, got=" ".join(others), fix=fix)
@@ -126,12 +131,20 @@ def check_places(sources: Sequence[FrameSource], out: Path, *, draw: bool) -> No
     results_folder(out, [ROWS])
 
 
-def first_frames(source: FrameSource, count: int, film: Film) -> list[Tensor]:
-    """The first frames of a source, (3, H, W) each. Raise DataError or LostError if it cannot be opened."""
+def first_frames(sources: Sequence[FrameSource], count: int, film: Film) -> tuple[FrameSource, list[Tensor]]:
+    """The first of the sources that can be opened, and its first frames, (3, H, W) each. Raise the DataError or LostError of
+    the first one if there is none.
+    """
     from onestage.predict.frames import Frame, Patience, followed
 
-    items = followed(source, patience=Patience(film.silence, 0))
-    return [item.pixels for item in islice((item for item in items if isinstance(item, Frame)), count)]
+    errors: list[DataError | LostError] = []
+    for source in sources:
+        items = followed(source, patience=Patience(film.silence, 0))
+        try:
+            return source, [item.pixels for item in islice((item for item in items if isinstance(item, Frame)), count)]
+        except (DataError, LostError) as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def watch_films(watching: Watching, sources: Sequence[FrameSource]) -> int:
@@ -198,13 +211,23 @@ def _seen(watching: Watching, source: FrameSource, dropped: Dropped) -> Generato
     )
     return watch(
         watching.looker,
-        _until(items, film.seconds),
+        _until(_opened(items), film.seconds),
         name=source.name,
         selection=watching.selection,
         tracker=partial(_tracker, watching, source) if film.track else None,
         batch_size=batch,
         limit=watching.limit,
     )
+
+
+def _opened(items: Iterator[Frame | Fault]) -> Iterator[Frame | Fault]:
+    """The items. That a source cannot be opened is a fault too: others come after it."""
+    from onestage.predict.frames import Fault
+
+    try:
+        yield from items
+    except (DataError, LostError) as error:
+        yield Fault(0, Fraction(0), error)
 
 
 def _until(items: Iterator[Frame | Fault], seconds: float | None) -> Iterator[Frame | Fault]:

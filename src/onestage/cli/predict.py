@@ -165,18 +165,18 @@ def _predict_films(
     from onestage.predict.pipeline import Selection
     from onestage.structures import ClassSet
 
-    check_options(output, resume=work.resume)
+    check_options(output, work)
     check_blurring(output, classes=detection.classes, top=detection.top)
     sources, draw = sources_of(given, film), output.draw or bool(output.blur)
     check_places(sources, out, draw=draw)
-    tried = first_frames(sources[0], TRIED_WITH, film)
+    first, tried = first_frames(sources, TRIED_WITH, film)
     find = partial(find_any_model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)
     found = [find(name) for name in (model, *look.with_)]
     classes = united(ClassSet(tuple(each.classes), tuple(each.config.category_ids)) for each in found).names
     labels = tuple(labels_of(detection.classes, classes))
     least, numbers = least_score(found[0], detection.score), detection.precision
-    facts = sources[0].facts
-    total = MANY_FRAMES if facts is None or sources[0].live else (facts.total or 1) // film.every
+    facts = first.facts
+    total = MANY_FRAMES if facts is None or first.live else (facts.total or 1) // film.every
     run = partial(run_model, runtime=detection.runtime, pictures=lambda: tried, total=total, score=least, numbers=numbers)
     looker = look.closer([run(each) for each in found], batch_size=work.batch_size)
     selection = Selection(score=least_score(looker, detection.score), labels=labels, top=detection.top)

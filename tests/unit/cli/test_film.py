@@ -77,6 +77,18 @@ def test_several_films_and_a_broken_one(run: Path, film: Path, capsys: Captured)
     assert "1 fault" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("names", [("in.mp4", "text.mp4", "missing.mp4", "last.mp4"), ("text.mp4", "in.mp4", "last.mp4")])
+def test_a_film_that_cannot_be_opened_stops_no_other(run: Path, film: Path, names: tuple[str, ...], capsys: Captured) -> None:
+    Path("text.mp4").write_text("no film")
+    encode(Path("last.mp4"), 2, size=SIZE)
+    assert main(["predict", str(run), *names, "--score", "0.9", "--out", "o"]) == 1
+    lengths = {"in.mp4": 9, "last.mp4": 2}
+    found = rows(Path("o"))
+    assert [row["path"] for row in found] == [name for name in names for _ in range(lengths.get(name, 1))]
+    assert ["error" in row for row in found] == [name not in lengths for name in names for _ in range(lengths.get(name, 1))]
+    assert "text.mp4" in capsys.readouterr().err and length(Path("o/last.mp4")) == 2 and not Path("o/text.mp4").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -89,6 +101,8 @@ def test_several_films_and_a_broken_one(run: Path, film: Path, capsys: Captured)
         (["in.mp4", "--to", "yolo"], "--to yolo"),
         (["in.mp4", "--blur", "cat"], "cat"),
         (["text.mp4"], "no film that can be read"),
+        (["in.mp4", "--workers", "2"], "--workers 2"),
+        (["in.mp4", "--worker-timeout", "5"], "--worker-timeout 5"),
     ],
 )
 def test_mistakes(run: Path, film: Path, given: list[str], message: str, capsys: Captured) -> None:

@@ -112,7 +112,7 @@ def predict(
 def _predict(
     model: str, pictures: tuple[str, ...], *, detection: Choice, look: Look, output: Output, work: Work, out: Path
 ) -> int:
-    from onestage.cli.common import find_any_model, labels_of
+    from onestage.cli.common import labels_of
     from onestage.predict.fusion import united
     from onestage.predict.journal import About, Journal, earlier
     from onestage.predict.pictures import find_pictures, name_pictures
@@ -122,8 +122,9 @@ def _predict(
     files = name_pictures(find_pictures(pictures, results=out))
     check_blurring(output, classes=detection.classes, top=detection.top)
     before = earlier(out) if work.resume else None
-    runtime, names = as_before(before, detection.runtime), (model, *look.with_)
-    found = [find_any_model(name, device=detection.device, runtime=runtime, trusted=detection.trusted) for name in names]
+    names = (model, *look.with_)
+    runtimes = as_before(before, detection.runtime, len(names))
+    found = _models(names, runtimes, detection)
     classes = united(ClassSet(tuple(each.classes), tuple(each.config.category_ids)) for each in found)
     labels = tuple(labels_of(detection.classes, classes.names))
     about = {"model": " ".join(map(identity, names, found))} | settings_of((detection, look, output, work))
@@ -132,11 +133,10 @@ def _predict(
         journal.compare()
     pieces = pieces_of(output, out, files, classes)
     sinks = sinks_of(output, out, classes, labels=labels, go_on=before is not None) | failures_of(out)
-    predictors = _predictors(found, files, runtime, work, detection)
+    predictors = _predictors(found, files, runtimes, work, detection)
     looker = look.closer(predictors, batch_size=work.batch_size)
     tell_cost(look, looker, files)
     score = least_score(looker, detection.score)
-
     tally, began = Tally(), time.monotonic()
     run = partial(
         in_batches,
@@ -147,7 +147,7 @@ def _predict(
         resources=work.resources(),
     )
     if before is None:
-        begin(journal, predictors[0])
+        begin(journal, predictors)
     work_through(run, files, sinks=sinks, journal=journal, tally=tally, resume=before is not None)
     places = {name: piece.folder for name, piece in pieces.items() if tally.read}
     places |= {name: sink.path for name, sink in sinks.items() if sink.path.exists()}
@@ -185,20 +185,29 @@ def _predict_films(
     return watch_films(Watching(looker, selection, film, work.batch_size, limit, out, draw, drawing), sources)
 
 
+def _models(names: Sequence[str], runtimes: Sequence[str], detection: Choice) -> list[Detector | Predictor]:
+    """The models of these names. Exported files are run by their runtimes already."""
+    from onestage.cli.common import find_any_model
+
+    find = partial(find_any_model, device=detection.device, trusted=detection.trusted)
+    return [find(name, runtime=runtime) for name, runtime in zip(names, runtimes, strict=True)]
+
+
 def _predictors(
-    models: Sequence[Detector | Predictor], files: Sequence[PictureFile], runtime: str, work: Work, detection: Choice
+    models: Sequence[Detector | Predictor], files: Sequence[PictureFile], runtimes: Sequence[str], work: Work, detection: Choice
 ) -> list[Predictor]:
-    """The models, run by the runtime that was asked for; "auto" is chosen by the first one. It may take a minute."""
+    """The models, each run by the runtime that was asked for; "auto" is chosen by the first one. It may take a minute."""
     from onestage.cli.common import TRIED_WITH, run_model
     from onestage.predict.pipeline import first_pictures
 
     some = partial(first_pictures, files, TRIED_WITH, gigabytes=work.picture_memory, timeout=work.worker_timeout)
     least = least_score(models[0], detection.score)
     run = partial(run_model, pictures=some, total=len(files), score=least, numbers=detection.precision)
-    first = run(models[0], runtime)
+    first = run(models[0], runtimes[0])
     chosen = getattr(first.engine, "runtime", "torch")
-    rest = runtime if runtime != "auto" else chosen if chosen in ("onnxruntime", "openvino") else "torch"
-    return [first, *(run(model, rest) for model in models[1:])]
+    usual = chosen if chosen in ("onnxruntime", "openvino") else "torch"
+    rest = zip(models[1:], runtimes[1:], strict=True)
+    return [first, *(run(model, usual if runtime == "auto" else runtime) for model, runtime in rest)]
 
 
 def least_score(model: Detector | Looker, score: float | Literal["auto"]) -> float | None:

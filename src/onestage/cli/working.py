@@ -82,20 +82,22 @@ def _parts(value: object) -> Sequence[object]:
     return value if isinstance(value, tuple | list) else (value,)
 
 
-def as_before(notes: Mapping[str, Json] | None, runtime: str) -> str:
-    """What runs the model: what ran it in the interrupted run, if ``runtime`` leaves that open.
+def as_before(notes: Mapping[str, Json] | None, runtime: str, models: int) -> list[str]:
+    """What runs each of so many models: what ran it in the interrupted run, if ``runtime`` leaves that open.
 
     Raise ConfigError if torch has another number of threads than it had then: their number shows in the last digits.
     """
     if notes is None:
-        return runtime
-    threads, before = notes.get("threads"), notes.get("runtime")
+        return [runtime] * models
+    threads, before = notes.get("threads"), notes.get("runtimes")
     now = threads_now()
     if isinstance(threads, int) and threads != now:
         what = "with another number of threads the last digits would differ"
         fix = f"OMP_NUM_THREADS={threads} onestage predict ..."
         raise ConfigError(what, where="--resume", got=f"{now} threads", expected=f"{threads}, as before", fix=fix)
-    return before if runtime == "auto" and isinstance(before, str) else runtime
+    if runtime != "auto" or not isinstance(before, list) or len(before) != models:
+        return [runtime] * models
+    return [str(each) for each in before]
 
 
 def threads_now() -> int:
@@ -105,16 +107,16 @@ def threads_now() -> int:
     return torch.get_num_threads()
 
 
-def notes_of(looker: Predictor) -> dict[str, Json]:
+def notes_of(models: Sequence[Predictor]) -> dict[str, Json]:
     """What ``as_before`` needs to know."""
-    return {"runtime": getattr(looker.engine, "runtime", "torch"), "threads": threads_now()}
+    return {"runtimes": [getattr(each.engine, "runtime", "torch") for each in models], "threads": threads_now()}
 
 
-def begin(journal: Journal, looker: Predictor) -> None:
+def begin(journal: Journal, models: Sequence[Predictor]) -> None:
     """Begin a run in the journal. Say so if that gives up an interrupted one."""
     if journal.exists:
         say(("note:", "bold yellow"), " this takes the place of an interrupted run; --resume would have gone on with it")
-    journal.begin(notes_of(looker))
+    journal.begin(notes_of(models))
 
 
 def failures_of(out: Path) -> dict[str, Sink]:

@@ -3,15 +3,19 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
 from onestage import create, load
+from onestage.cli import common, working
 from onestage.cli.main import main
+from onestage.cli.working import as_before
 from onestage.images import decode_image
 from onestage.predict import journal, pipeline
+from onestage.predict.predictor import Predictor
 
 Captured = pytest.CaptureFixture[str]
 
@@ -177,6 +181,37 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_files(run: Path, interru
     assert main(["predict", str(run), *RESUMED, "--out", "whole"]) == 1
     assert contents(Path("found")) == contents(Path("whole"))
     assert "failures.csv" in contents(Path("found")) and "photos/a/w.jpg" in Path("found/failures.csv").read_text()
+
+
+def test_each_model_of_an_interrupted_run_goes_on_with_its_own_runtime() -> None:
+    """A detector that OpenVINO runs, with an .onnx file that onnxruntime does: both programs take such a file."""
+    notes = {"runtimes": ["openvino", "onnxruntime"], "threads": torch.get_num_threads()}
+    assert as_before(notes, "auto", 2) == ["openvino", "onnxruntime"]
+    assert as_before(notes, "torch", 2) == ["torch", "torch"] and as_before(None, "auto", 2) == ["auto", "auto"]
+    assert as_before(notes, "auto", 3) == ["auto"] * 3  # another run, which is refused for its settings
+
+
+def test_several_models_are_opened_again_as_they_were_run(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    asked: list[str] = []
+
+    def noted(name: str, *, runtime: str, **rest: Any) -> Any:
+        asked.append(runtime)
+        return real(name, runtime=runtime, **rest)
+
+    def run_by(model: Any, runtime: str, **_: Any) -> Predictor:
+        asked.append(runtime)
+        return Predictor.of(model)
+
+    real, kept = common.find_any_model, working.notes_of
+    monkeypatch.setattr(common, "find_any_model", noted)
+    monkeypatch.setattr(working, "notes_of", lambda models: {**kept(models), "runtimes": ["torch", "onnxruntime"]})
+    monkeypatch.setattr(journal.Journal, "remove", lambda self: None)  # as if it had been killed at the end
+    command = ["predict", str(run), "photos/a/x.jpg", "--with", str(run), "--no-pictures", "--format", "csv"]
+    assert main(command) == 0 and asked == ["auto", "auto"]
+    monkeypatch.setattr(common, "run_model", run_by)
+    assert main([*command, "--resume"]) == 0 and asked[2:] == ["torch", "onnxruntime"] * 2
 
 
 def test_an_interrupted_run_is_not_mixed_with_another(run: Path, interrupted: Path, photos: Path, capsys: Captured) -> None:

@@ -43,9 +43,9 @@ def save_page(search: Search, *, title: str, command: str) -> None:
     parts = [Section("Use it", fragment("<p><code>{{ command }}</code></p>\n", command=command))] if best is not None else []
     if search.complete:
         parts.append(Section("The search", _figure(_progress(shown), "AP of the trials, and the best one so far")))
-        parts.append(
-            Section("Each setting", _figure(_settings(search, shown), "AP of the trials by the value of each setting"))
-        )
+    if search.complete and search.plan.space.names:
+        alt = "AP of the trials by the value of each setting"
+        parts.append(Section("Each setting", _figure(_settings(search, shown), alt)))
     parts.append(Section("Trials", _table(search, shown)))
     page = sectioned(
         title,

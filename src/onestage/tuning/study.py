@@ -14,7 +14,7 @@ import os
 import platform
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -165,9 +165,12 @@ class Search:
             self.study.optimize(objective, n_trials=1)
         finally:
             self._take_back()
-        self._tidy()
-        self._save_best()
-        return next(trial for trial in self.trials if trial.number == number)
+        with self._lock:  # others end trials too: each keeps the best of those that it sees, and writes it, before the next
+            trials = self.trials
+            best = best_of(trials)
+            self._tidy(trials, best)
+            self._save_best(best)
+        return next(trial for trial in trials if trial.number == number)
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -177,12 +180,12 @@ class Search:
     @property
     def complete(self) -> list[FrozenTrial]:
         """The trials that were trained to their end."""
-        return [trial for trial in self.trials if trial.state is TrialState.COMPLETE]
+        return complete_of(self.trials)
 
     @property
     def best(self) -> FrozenTrial | None:
         """The best complete trial, the first of equal ones; None if there is none yet."""
-        return max(self.complete, key=lambda trial: trial.value or 0.0, default=None)
+        return best_of(self.trials)
 
     def folder(self, trial: FrozenTrial) -> Path:
         """The run folder of a trial."""
@@ -201,23 +204,31 @@ class Search:
                 if name is not None and not any(t.number > trial.number and t.user_attrs.get(FOLDER) == name for t in trials):
                     self.study.enqueue_trial(trial.params, user_attrs={FOLDER: name})
 
-    def _tidy(self) -> None:
+    def _tidy(self, trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> None:
         """Remove the checkpoints of all finished trials, and the models of all but the best: a search makes many."""
-        best = self.best
-        for trial in self.trials:
+        for trial in trials:
             if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
                 shutil.rmtree(self.folder(trial) / CHECKPOINTS, ignore_errors=True)
                 if best is None or trial.number != best.number:
                     for name in (BEST_MODEL, LAST_MODEL):
                         (self.folder(trial) / name).unlink(missing_ok=True)
 
-    def _save_best(self) -> None:
+    def _save_best(self, best: FrozenTrial | None) -> None:
         """Write the best trial, for ``onestage train --config``."""
-        best = self.best
         if best is not None:
             about = {"AP": best.value, "trial": best.number, "minutes": self.plan.minutes}
             content = {"tuned": about, "training": best.user_attrs["settings"], "detector": best.user_attrs["detector"]}
             write_atomically(self.out / BEST, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def complete_of(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that were trained to their end."""
+    return [trial for trial in trials if trial.state is TrialState.COMPLETE]
+
+
+def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
+    """The best complete trial, the first of equal ones; None if there is none yet."""
+    return max(complete_of(trials), key=lambda trial: trial.value or 0.0, default=None)
 
 
 def _study(out: Path, storage: str | None) -> optuna.Study:

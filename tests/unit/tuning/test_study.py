@@ -16,9 +16,11 @@ from onestage.training.config import TrainConfig
 
 pytest.importorskip("optuna", reason="pip install 'onestage[tune]'")
 
+from optuna.trial import create_trial
+
 from onestage.tuning.page import save_page
 from onestage.tuning.space import BY_RULE, Proposal, Space, proposal, scaled, told
-from onestage.tuning.study import BEST, PROCESS, WHY, Search, SearchPlan, Stopped, Trained, agree
+from onestage.tuning.study import BEST, FOLDER, PROCESS, WHY, Search, SearchPlan, Stopped, Trained, agree
 
 SPACE = Space((BY_RULE, "dssd timm/resnet18"), trained=True)
 PLAN = SearchPlan("data", SPACE, minutes=1.0)
@@ -156,6 +158,35 @@ def test_several_take_part_in_one_search(search):
     with ThreadPoolExecutor(2) as threads:
         numbers = [number for part in threads.map(take_part, range(2)) for number in part]
     assert sorted(numbers) == [*range(6)]
+
+
+def test_a_better_trial_that_ends_meanwhile_keeps_its_model(search, monkeypatch):
+    """Another process ends one whenever this one has looked at the trials."""
+    search.next(train_nothing)
+    folder = search.out / "trials" / "better"
+    folder.mkdir()
+    (folder / BEST_MODEL).write_bytes(b"a model")
+    plain, added = search.study.get_trials, []
+
+    def looked(**options):
+        found = plain(**options)
+        if not added and sum(trial.state.name == "COMPLETE" for trial in found) == 2:
+            added.append(create_trial(value=2.0, params={}, user_attrs={FOLDER: "better"}))
+            search.study.add_trial(added[0])
+        return found
+
+    monkeypatch.setattr(search.study, "get_trials", looked)
+    search._take_back = lambda: None
+    search.next(train_nothing)
+    assert added and (folder / BEST_MODEL).exists()
+
+
+def test_a_page_without_anything_to_search(tmp_path):
+    space = Space(scales=(1.0,), given=("batch_size", "augment", "lr"))
+    search = Search(tmp_path, agree(tmp_path, replace(PLAN, space=space)))
+    assert not space.names and search.next(train_nothing).state.name == "COMPLETE"
+    save_page(search, title="a", command="onestage train")
+    assert "all by rule" in (tmp_path / "index.html").read_text()
 
 
 def test_another_search_in_the_folder_is_refused(search):

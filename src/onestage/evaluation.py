@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from onestage.data import Dataset
 from onestage.data.detections import FoundObjects, OpenDetections, holds_detections, open_detections
@@ -47,8 +47,8 @@ def evaluate(
         what, got = "a split or format is for a path; these pictures are read already", f"split={split}, format={format}"
         raise ConfigError(what, got=got, fix="leave both out, or give the path of the data set")
     run: Path | None = None
-    if isinstance(model, str | Path):
-        run = given_path(model, "model")
+    if isinstance(model, str | Path) or not hasattr(model, "predict"):
+        run = given_path(cast(Path, model), "model")
         if holds_detections(run):
             _refuse_model_options(batch_size=batch_size, workers=workers)
             return _evaluate_file(run, data, split=split, format=format, on_bad=on_bad)

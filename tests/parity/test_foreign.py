@@ -123,7 +123,7 @@ def test_a_step_of_fine_tuning_learns(entry):
     name, path, _ = entry
     torch.manual_seed(0)
     with pytest.warns(UserWarning, match="the file's classes are others: aeroplane"):
-        model = onestage.create(ENTRIES[name][0], classes=["cat", "dog"], size=(128, 128), weights=path)
+        model = onestage.create(ENTRIES[name][0], classes=["yak", "gnu"], size=(128, 128), weights=path)
     images, _ = model.prepare([torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)] * 2)
     targets = [Targets(torch.tensor([[20.0, 30, 90, 110]]), torch.tensor([1]))] * 2
     optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if n.startswith("head.cls")], lr=1e-5)

@@ -262,6 +262,7 @@ def test_no_other_file_of_the_package_writes_files() -> None:
     source = Path(files.__file__).parent
     signs = (".write_text(", ".write_bytes(", 'open("w', 'open("x', "os.replace(", "mkstemp(", "savefig(path")
     allowed = {"files.py": signs, "cli/generate.py": (".write_text(",)}
+    allowed["cli/alone.py"] = ('open("w',)  # what a process says, in a folder that goes with it
     for path in source.rglob("*.py"):
         text, name = path.read_text(encoding="utf-8"), path.relative_to(source).as_posix()
         assert [sign for sign in signs if sign in text and sign not in allowed.get(name, ())] == [], name

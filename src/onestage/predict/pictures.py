@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 from collections.abc import Iterator, Sequence
@@ -146,12 +147,14 @@ def check_copies(pictures: Sequence[PictureFile], folder: Path) -> None:
 
 
 def may_replace(path: Path) -> bool:
-    """Whether no file is at this path, or one whose EXIF data, at its beginning, name ``SOFTWARE``."""
+    """Whether no file is at this path, or one whose EXIF data, at its beginning, name ``SOFTWARE``. At a path that no file can
+    have, writing says why.
+    """
     try:
         with path.open("rb") if path.is_file() else nullcontext() as file:
             return file is None or SOFTWARE.encode() in file.read(_BEGINNING)
-    except OSError:
-        return False
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
 
 
 def _keeps_format(name: str) -> bool:

@@ -211,7 +211,7 @@ def test_every_package_is_one_that_files_depend_on_or_not():
     extras = [entry for name, entries in project["optional-dependencies"].items() if name != "dev" for entry in entries]
     needed = {re.match(r"[\w-]+", entry)[0] for entry in [*project["dependencies"], *extras]}
     read_and_show = {"pillow", "safetensors", "pyyaml", "tflite", "defusedxml", "rich", "matplotlib", "jinja2"}
-    read_and_show |= {"tensorboard", "mlflow-skinny", "wandb"}
+    read_and_show |= {"tensorboard", "mlflow-skinny", "wandb", "optuna", "av", "trackers", "pyarrow", "fsspec", "ray"}
     assert needed - {*MAKERS} == read_and_show | {"tyro", "filelock", "huggingface-hub"}
 
 
@@ -604,7 +604,7 @@ def test_evaluate_tries_runtimes_with_pictures_of_the_data_set(labelled, monkeyp
         return runtimes.Predictor.of(detector), runtimes.Choice("torch", {}, f"{total} pictures")
 
     monkeypatch.setattr(runtimes, "choose", chosen)
-    monkeypatch.setattr(runtimes, "run_by", lambda detector, name, *, pictures: chosen(detector, pictures, total=None)[0])
+    monkeypatch.setattr(runtimes, "run_by", lambda detector, name, *, pictures, **_: chosen(detector, pictures, total=None)[0])
     assert main(["evaluate", *map(str, labelled), "--runtime", runtime, "--workers", "0"]) == 0
     assert seen == [[(3, 64, 96)] * 2]
 

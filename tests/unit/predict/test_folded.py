@@ -87,10 +87,13 @@ def test_bfloat16_is_refused_where_the_processor_has_none(flags, monkeypatch):
     folding.check_bfloat16(torch.device("cpu"))
 
 
-@pytest.mark.parametrize(("exported", "runtime"), [(True, None), (False, "onnxruntime")])
-def test_other_programs_than_torch_refuse_bfloat16(exported, runtime):
+@pytest.mark.parametrize(
+    ("exported", "runtime", "what"),
+    [(True, None, "exported file has its precision"), (False, "onnxruntime", "does not compute in bfloat16")],
+)
+def test_other_programs_refuse_bfloat16(exported, runtime, what):
     model = lively("tinyssd")
-    with pytest.raises(ConfigError, match="torch alone"):
+    with pytest.raises(ConfigError, match=what):
         run_model(Predictor.of(model) if exported else model, runtime, pictures=list, total=1, numbers="bf16")
 
 

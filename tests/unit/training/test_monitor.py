@@ -148,6 +148,7 @@ def test_a_monitor_that_is_handed_in_gets_all_there_is_to_show(tmp_path: Path, c
     steps = ["step 1 0", "step 2 0", "step 3 0"]
     assert notes.seen == [
         "say tinyssd",
+        "say learning",
         "say anchors",
         "start 1 3 0",
         "say advice:",

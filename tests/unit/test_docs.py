@@ -149,6 +149,11 @@ def test_which_model_knows_the_smallest_anchors_and_the_work():
     assert "a fourteenth of SSD300's multiply-adds" in text and 13.5 < work[0] / work[1] < 14.5
 
 
+def test_the_readme_leads_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    assert [page.name for page in sorted(DOCS.glob("*.md")) if f"](docs/{page.name}" not in text] == []
+
+
 # --- snippets --------------------------------------------------------------------------------------------------------------
 
 

@@ -3,8 +3,9 @@
 Shape letters: D detections of a frame.
 
 Each class is followed apart from the others, so an id never changes its class, and objects of two classes never swap theirs.
-The times of frames are used, so a variable frame rate, skipped and dropped frames are no fault. A new id needs two sightings
-at the least score; a weaker detection, down to WEAK, only continues an id (Zhang et al. 2022, ByteTrack, section 3).
+The times of frames are used, so a variable frame rate, skipped and dropped frames are no fault. A new id needs a
+sighting at the least score, and another one in the next frame. That one may be weaker, down to WEAK, as may those that continue
+the id (Zhang et al. 2022, ByteTrack, section 3).
 """
 
 from __future__ import annotations

@@ -96,10 +96,13 @@ def write_data_set(
     (out / UNFINISHED).unlink()
 
 
-def parse_size(text: str, *, option: str = "--size") -> Size:
-    """'256' or '240x320' -> (height, width), both 1 or more. option: its name in the ConfigError for anything else."""
+def parse_size(text: str, *, option: str = "--size", or_: str = "") -> Size:
+    """'256' or '240x320' -> (height, width), both 1 or more. option: its name in the ConfigError for anything else. or_: a word
+    that the option takes as well.
+    """
     sides = text.lower().split("x")
-    expected, fix = "256, or 240x320 for height x width", f"such as {option} 320"
+    expected, fix = "256, or 240x320 for height x width", f"such as {option} {or_ or 320}"
+    expected = f"{or_}, {expected}" if or_ else expected
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise ConfigError(f"{option} is not understood", got=repr(text), expected=expected, fix=fix)
     height, width = int(sides[0][:20]), int(sides[-1][:20])  # in more digits Python itself finds no number

@@ -23,6 +23,7 @@ Spot = Literal["foot", "centre"]
 """The point of a box that is in a zone or not: the middle of its lower edge, where the object stands, or the box's centre."""
 
 _EXPECTED = "NAME=X,Y,X,Y,X,Y: three corners or more"
+_FIX = "such as --zone left=0,0,0.5,0,0.5,1,0,1 for the left half"
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Zone:
         name, equals, rest = text.partition("=")
         name = name.strip()
         if not equals or not name:
-            raise ConfigError("a zone has a name and corners", where="--zone", got=text, expected=_EXPECTED)
+            raise ConfigError("a zone has a name and corners", where="--zone", got=text, expected=_EXPECTED, fix=_FIX)
         if name == WHOLE:
             raise ConfigError("this name means all of the picture", where="--zone", got=text, fix="choose another name")
         numbers = _numbers(name, rest)
         corners = tuple(zip(numbers[::2], numbers[1::2], strict=True))
         if len({*corners}) < 3 or not _has_area(corners):
             what = "all corners of a zone lie on one line"
-            raise ConfigError(what, where=f"--zone {name}", got=rest, expected=_EXPECTED)
+            raise ConfigError(what, where=f"--zone {name}", got=rest, expected=_EXPECTED, fix=_FIX)
         return cls(name, corners, relative=max(numbers) <= 1)
 
     def polygon(self, size: Size) -> Tensor:
@@ -112,10 +113,10 @@ def _numbers(name: str, text: str) -> list[float]:
     try:
         numbers = [float(part) for part in text.replace(" ", ",").split(",") if part]
     except ValueError as error:
-        raise ConfigError("the corners of a zone are numbers", where=where, got=text, expected=_EXPECTED) from error
+        raise ConfigError("the corners of a zone are numbers", where=where, got=text, expected=_EXPECTED, fix=_FIX) from error
     if len(numbers) % 2 or len(numbers) < 6:
         what, got = "a zone has three corners or more, of two numbers each", f"{len(numbers)} numbers"
-        raise ConfigError(what, where=where, got=got, expected=_EXPECTED)
+        raise ConfigError(what, where=where, got=got, expected=_EXPECTED, fix=_FIX)
     if not all(0 <= number < 1e6 for number in numbers):
         what = "the corners of a zone lie in the picture: no number is below 0"
         raise ConfigError(what, where=where, got=text, fix="take 0 for what is left of the picture or above it")

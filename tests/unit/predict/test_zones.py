@@ -95,8 +95,9 @@ def test_a_rectangle_is_what_comparing_coordinates_says(x: int, y: int, width: i
     ],
 )
 def test_what_is_no_zone(text: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ConfigError, match=message) as error:
         Zone.read(text)
+    assert error.value.fix
 
 
 def test_numbers_in_words() -> None:

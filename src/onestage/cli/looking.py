@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from onestage.predict.pictures import PictureFile
     from onestage.predict.predictor import Looker, Predictor
     from onestage.predict.windows import Tiles
+    from onestage.structures import Size
 
 
 @dataclass(frozen=True)
 class Look:
-    """How closely to look. Each of these finds more, and each takes more passes through the network."""
+    """How closely to look. Each of these takes more passes through the network. --flip, --scales and --with lower the scores:
+    what one of two looks sees with 0.8 has 0.4. So as much as before is found above a lower score."""
 
     tiles: str | None = None
     """For large pictures: also look at tiles of this size in pixels, 640 or 480x640 (height x width), that overlap. auto: so
@@ -58,6 +60,11 @@ class Look:
         return any(getattr(self, field.name) != field.default for field in fields(self))
 
     @property
+    def fuses(self) -> bool:
+        """Whether scores become means over several looks."""
+        return self.flip or bool(self.with_) or len(self.scale_numbers) > 1
+
+    @property
     def tile(self) -> Tiles:
         """The size of tiles. Raise ConfigError if it is none."""
         from onestage.cli.generate import parse_size
@@ -65,7 +72,7 @@ class Look:
 
         tiles: Tiles = None
         if self.tiles is not None:
-            tiles = "auto" if self.tiles.strip().lower() == "auto" else parse_size(self.tiles, option="--tiles")
+            tiles = "auto" if self.tiles.strip().lower() == "auto" else parse_size(self.tiles, option="--tiles", or_="auto")
             check_tiles(tiles)
         return tiles
 
@@ -146,8 +153,10 @@ def _tell_classes(models: Sequence[Predictor]) -> None:
         say(("not all models know:", "bold"), f" {', '.join(some[:5])}{more}; classes are matched by name")
 
 
-def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Dataset) -> None:
-    """Say how pictures are looked at, and what that costs for the first one, if it is more than the plain call."""
+def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Dataset, *, score: float | None = None) -> None:
+    """Say how pictures are looked at, and what that costs for the first one, if it is more than the plain call. score: as for
+    ``tell_passes``.
+    """
     from onestage.data.dataset import Dataset
     from onestage.images import image_size
 
@@ -156,8 +165,16 @@ def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Data
     try:
         size = pictures.size_of(0) if isinstance(pictures, Dataset) else image_size(pictures[0].path)
     except DataError:  # it cannot be read, which is said when its turn comes
-        size = None
-    if size is not None:
-        first = "the picture" if len(pictures) == 1 else "the first picture"
-        cost = f"{counted(looker.passes(size), 'pass')} through the network for {first} of {size[0]}x{size[1]}, in place of 1"
-        say(("looking closer:", "bold"), f" {looker.name}: {cost}")
+        return
+    tell_passes(look, looker, size, "the picture" if len(pictures) == 1 else "the first picture", score=score)
+
+
+def tell_passes(look: Look, looker: Looker, size: Size, what: str, *, score: float | None) -> None:
+    """Say how it looks, and what that costs. what: for which picture, whose size this is. score: the least one that is
+    reported, if nobody chose it. Scores that are means over several looks are lower, so then that is said too.
+    """
+    cost = f"{counted(looker.passes(size), 'pass')} through the network for {what} of {size[0]}x{size[1]}, in place of 1"
+    say(("looking closer:", "bold"), f" {looker.name}: {cost}")
+    if look.fuses and score is not None:
+        more = f"so lower: to report as much as one look does at {score:g}, take a lower --score (docs/large-pictures.md)"
+        say(("scores are means over the looks,", "bold"), f" {more}")

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import onestage
+from films import encode
 from onestage.cli.looking import PLAIN_LOOK, Look
 from onestage.cli.main import main
 
@@ -36,6 +37,23 @@ def test_predict_looks_as_python_does_and_says_what_it_costs(run: Path, large: P
     told = capsys.readouterr().err
     passes = 2 * look.passes((150, 200))
     assert f"{passes} passes through the network for the picture of 150x200, in place of 1" in told and passes == 2 * 2 * 10
+    assert "lower --score" not in told, "a score was chosen"
+
+
+@pytest.mark.parametrize(("options", "lower"), [(["--flip"], True), (["--with", "RUN"], True), (["--tiles", "80x100"], False)])
+def test_lower_scores_are_told_where_nobody_chose_one(
+    run: Path, large: Path, options: list[str], lower: bool, capsys: Captured
+) -> None:
+    given = [str(run) if word == "RUN" else word for word in options]
+    assert main(["predict", str(run), str(large), "--no-pictures", *given]) == 0
+    assert ("take a lower --score" in capsys.readouterr().err) == lower
+
+
+def test_a_film_says_what_it_costs(run: Path, large: Path, capsys: Captured) -> None:
+    encode(Path("in.mp4"), 2, size=(96, 64))
+    assert main(["predict", str(run), "in.mp4", "--flip", "--no-pictures"]) == 0
+    told = capsys.readouterr().err
+    assert "2 passes through the network for a frame of" in told and "take a lower --score" in told
 
 
 def test_evaluate_says_how_it_looked_and_its_detections_can_be_compared(shapes: Path, large: Path) -> None:
@@ -60,6 +78,7 @@ def test_evaluate_says_how_it_looked_and_its_detections_can_be_compared(shapes: 
     ("options", "message"),
     [
         (["--tiles", "big"], "--tiles is not understood"),
+        (["--tiles", "0"], "such as --tiles auto"),
         (["--tiles", "8x8"], "tiles are too small"),
         (["--tiles", "auto", "--overlap", "0"], "--overlap"),
         (["--overlap", "0.5"], "--overlap is of tiles"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
@@ -72,8 +73,23 @@ def names_films(given: Sequence[str], film: Film) -> bool:
         what = "films and pictures cannot be looked at by one command"
         raise ConfigError(what, got=f"{films[0]} and {other}", fix="a command for each")
     if not films and film != Film():
-        raise ConfigError("these options are for films, cameras and streams", got=", ".join(given[:3]), fix="name a film")
+        options = ", ".join(f"--{one.name}" for one in fields(film) if getattr(film, one.name) != one.default)
+        what, expected = "this is for films, cameras and streams", "a film, a camera or a stream"
+        got = f"{options} for {', '.join(given[:3])}"
+        raise ConfigError(what, got=got, expected=expected, fix="name a film, or leave it out")
     return bool(films)
+
+
+def with_films_of_globs(given: Sequence[str]) -> tuple[str, ...]:
+    """What is given, with the films that globs name in their place, because not every shell puts them there."""
+    from onestage.predict.films import SUFFIXES
+
+    found: list[str] = []
+    for text in given:
+        is_glob = glob.has_magic(text) and Path(text).suffix.lower() in SUFFIXES and not Path(text).exists()
+        films = sorted(glob.glob(text, recursive=True)) if is_glob else []  # noqa: PTH207  # Path.glob knows no absolute patterns
+        found += films or [text]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -326,9 +342,9 @@ class Counts:
             objects = f"objects with an id: {found}"
         else:
             found = ", ".join(f"{count:,} {name}" for name, count in sorted(self.objects.items(), key=lambda one: -one[1])[:8])
-            objects = f"{sum(self.objects.values()):,} detections" + (f" ({found})" if found else "")
+            objects = counted(sum(self.objects.values()), "detection") + (f" ({found})" if found else "")
         rate = f", {self.frames / seconds:.1f} frames/s" if seconds > 0 else ""
-        tell(f"{self.frames:,} frames in {seconds:.1f} s{rate}: {objects}")
+        tell(f"{counted(self.frames, 'frame')} in {seconds:.1f} s{rate}: {objects}")
         for film in self.films:
             tell(f"annotated film: {film}")
         tell(f"results (jsonl): {rows}")

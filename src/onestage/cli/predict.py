@@ -21,8 +21,9 @@ from onestage.cli.film import (
     names_films,
     sources_of,
     watch_films,
+    with_films_of_globs,
 )
-from onestage.cli.looking import PLAIN_LOOK, Look, tell_cost
+from onestage.cli.looking import PLAIN_LOOK, Look, tell_cost, tell_passes
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
@@ -99,11 +100,13 @@ def predict(
 
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models)
-        pictures: files, folders (with all below them) and globs; or films, cameras (0 is the first) and streams (rtsp://...)
+        pictures: files, folders (with all pictures below them) and globs; or films, cameras (0 is the first) and streams
+            (rtsp://...)
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
     """
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
+    pictures = with_films_of_globs(pictures)
     if names_films(pictures, film):
         return _predict_films(model, pictures, detection=detection, look=look, output=output, work=work, film=film, out=out)
     return _predict(model, pictures, detection=detection, look=look, output=output, work=work, out=out)
@@ -135,8 +138,8 @@ def _predict(
     sinks = sinks_of(output, out, classes, labels=labels, go_on=before is not None) | failures_of(out)
     predictors = _predictors(found, files, runtimes, work, detection)
     looker = look.closer(predictors, batch_size=work.batch_size)
-    tell_cost(look, looker, files)
     score = least_score(looker, detection.score)
+    tell_cost(look, looker, files, score=score if detection.score == "auto" else None)
     tally, began = Tally(), time.monotonic()
     run = partial(
         in_batches,
@@ -180,6 +183,9 @@ def _predict_films(
     run = partial(run_model, runtime=detection.runtime, pictures=lambda: tried, total=total, score=least, numbers=numbers)
     looker = look.closer([run(each) for each in found], batch_size=work.batch_size)
     selection = Selection(score=least_score(looker, detection.score), labels=labels, top=detection.top)
+    if look.is_closer and tried:
+        usual = selection.score if detection.score == "auto" else None
+        tell_passes(look, looker, (tried[0].shape[-2], tried[0].shape[-1]), "a frame", score=usual)
     limit = in_bytes(work.picture_memory) // 4  # what waits, a batch, what the network has, and what is drawn
     drawing = drawing_of(output, classes)
     return watch_films(Watching(looker, selection, film, work.batch_size, limit, out, draw, drawing), sources)

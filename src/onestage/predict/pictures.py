@@ -13,6 +13,7 @@ from pathlib import Path
 from onestage.data.files import PICTURE_SUFFIXES
 from onestage.data.stems import flat_stems
 from onestage.errors import DataError, absent, first_ten
+from onestage.predict.films import SUFFIXES as FILM_SUFFIXES
 
 WRITTEN_AS_NAMED = {".jpg", ".jpeg", ".png"}
 """Formats of annotated copies. Copies of pictures in any other format are JPEGs, with .jpg after the whole name."""
@@ -103,7 +104,10 @@ def absolute(path: Path) -> Path:
 
 def _why_none(text: str) -> str:
     if Path(text).is_dir():
-        return f"no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))})"
+        names = next(os.walk(text), (text, [], []))[2]
+        films = sorted(name for name in names if Path(name).suffix.lower() in FILM_SUFFIXES)
+        more = f", but films, such as {films[0]}: name these themselves" if films else ""
+        return f"no pictures in this folder ({', '.join(sorted(PICTURE_SUFFIXES))}){more}"
     return "no picture matches" if glob.has_magic(text) else absent(text)
 
 

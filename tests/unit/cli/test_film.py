@@ -95,7 +95,7 @@ def test_a_film_that_cannot_be_opened_stops_no_other(run: Path, film: Path, name
         (["in.mp4", "a.jpg"], "cannot be looked at by one command"),
         (["missing.mp4"], "no such file"),
         (["file:///etc/passwd"], "not understood"),
-        (["photo.jpg", "--every", "2"], "are for films"),
+        (["photo.jpg", "--every", "2", "--track"], "--every, --track for photo.jpg"),
         (["in.mp4", "--every", "0"], "every"),
         (["in.mp4", "--format", "coco"], "JSON lines"),
         (["in.mp4", "--to", "yolo"], "--to yolo"),
@@ -109,6 +109,16 @@ def test_mistakes(run: Path, film: Path, given: list[str], message: str, capsys:
     Path("text.mp4").write_text("no film")
     assert main(["predict", str(run), *given, "--out", "o"]) == 2
     assert message in capsys.readouterr().err and not Path("o/predictions.jsonl").exists()
+
+
+def test_a_glob_names_films_where_the_shell_leaves_it(run: Path, film: Path, capsys: Captured) -> None:
+    for name in ("b.mp4", "[c].mp4"):
+        film.with_name(name).write_bytes(film.read_bytes())
+    command = ["predict", str(run), "--seconds", "0.01", "--no-pictures", "--out", "o"]
+    assert main([*command, "?.mp4", "[c].mp4", "in.mp4"]) == 0
+    assert [row["path"] for row in rows(Path("o"))] == ["b.mp4", "[c].mp4", "in.mp4"]
+    assert main([*command, "in.mp4", "--score", "1"]) == 0 and "1 frame in" in capsys.readouterr().out
+    assert main([*command, "no*.mp4"]) == 2 and "no*.mp4" in capsys.readouterr().err
 
 
 def test_ctrl_c_keeps_what_is_done(run: Path, film: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,13 @@ def test_every_argument_that_leads_nowhere_is_named(tree: Path) -> None:
     assert "none.jpg: there is no such file" in lines[2] and "*.webp: no picture matches" in lines[3]
 
 
+def test_a_folder_of_films_alone_says_how_films_are_named(tree: Path) -> None:
+    (tree / "films").mkdir()
+    (tree / "films/Beach.MP4").touch()
+    with pytest.raises(DataError, match=r"but films, such as Beach\.MP4: name these themselves"):
+        found("films")
+
+
 def test_names_start_at_the_folder_that_holds_all_pictures() -> None:
     assert names_of([Path("p/a/x.jpg"), Path("p/b/x.jpg")]) == ["a/x.jpg", "b/x.jpg"]
     assert names_of([Path("p/a/x.jpg")]) == ["x.jpg"]

@@ -126,10 +126,10 @@ def benchmark(
     models: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
     *,
-    engines: Engines = Engines(),
+    engine: Engines = Engines(),
     measuring: Measuring = Measuring(),
-    labelled: Labelled = Labelled(),
-    wished: Wished = Wished(),
+    pictures: Labelled = Labelled(),
+    deploy: Wished = Wished(),
     out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     json: Path | None = None,
 ) -> int:
@@ -154,18 +154,18 @@ def benchmark(
     """
     from onestage.zoo.table import list_models
 
-    wish = _wish(wished, labelled)
+    wish = _wish(deploy, pictures)
     _check_places(out, json)
     names = list(dict.fromkeys(models)) or list_models()
-    cells = _cells(names, engines)
-    _check_data(cells, labelled)
-    order = _order(engines, measuring, labelled, cells)
+    cells = _cells(names, engine)
+    _check_data(cells, pictures)
+    order = _order(engine, measuring, pictures, cells)
     findings, complete = _measured(cells, order, wish, measuring)
-    _finish(findings, cells, labelled, out, json)
+    _finish(findings, cells, pictures, out, json)
     if not complete:
         raise KeyboardInterrupt
     failed = [row for row in findings.rows if row.timing is None]
-    return 1 if failed and "auto" not in engines.runtime else 0
+    return 1 if failed and "auto" not in engine.runtime else 0
 
 
 def _wish(wished: Wished, labelled: Labelled) -> Wish:

@@ -48,7 +48,7 @@ VERBS = {
     "tune": Verb("tune", "tune", "look for settings that train better, by many short trainings"),
     "evaluate": Verb("evaluate", "evaluate", "measure a detector, or detections of any program: COCO AP, VOC AP, each class"),
     "compare": Verb("compare", "compare", "which of two or more detectors is better on the same pictures, if that can be told"),
-    "predict": Verb("predict", "predict", "find objects in pictures: drawn in, and as COCO JSON, CSV or JSON lines"),
+    "predict": Verb("predict", "predict", "find objects in pictures, films and cameras: drawn in, as files, as labels"),
     "batch": Verb(
         "batch", "batch", "predict on millions of pictures, here or on a Ray cluster: Parquet files, restarted at will"
     ),
@@ -57,7 +57,7 @@ VERBS = {
     "export": Verb("export", "export", "write a detector to a file that other programs run, checked when it is made"),
     "import": Verb("imports", "import_weights", "turn a checkpoint of another project into a detector"),
     "models": Verb("models", "models", "the zoo: parameters, multiply-adds, input sizes, published accuracy"),
-    "benchmark": Verb("benchmark", "benchmark", "how fast detectors are on this machine"),
+    "benchmark": Verb("benchmark", "benchmark", "how fast detectors are on this machine, and which to deploy"),
     "data check": Verb("data", "check", "what is in a data set, and what is wrong with it"),
     "data convert": Verb("convert", "convert", "write a data set in another format, such as tars for many pictures"),
     "data anchors": Verb("anchors", "anchors", "fit a model's anchors to the objects of a data set"),

@@ -353,8 +353,11 @@ def to_pandas(found: Iterable[Detections]) -> pandas.DataFrame:
     """One table for several pictures: a row for each detection, with the columns of ``Detections.to_pandas``, in the order of
     the pictures. A picture without detections has no row.
 
-    Raise ConfigError if pandas is not installed.
+    Raise ConfigError if pandas is not installed, or for the detections of one picture without a list.
     """
+    if isinstance(found, Detections):
+        fix = "found.to_pandas(), or onestage.to_pandas([found])"
+        raise ConfigError("a table is made of several pictures", got="one Detections", expected="a list of them", fix=fix)
     with _demanded("pandas"):
         from pandas import DataFrame, Series
 

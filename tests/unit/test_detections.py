@@ -197,6 +197,8 @@ def test_pandas_gets_one_table_for_several_pictures():
     for none in ([], pictures[1:2]):
         assert len(to_pandas(none)) == 0 and list(to_pandas(none)) == list(table)
     assert to_pandas(pictures[1:2]).dtypes.to_dict() == table.dtypes.to_dict()
+    with pytest.raises(ConfigError, match=r"found\.to_pandas\(\)"):
+        to_pandas(pictures[0])
     assert table.groupby("image_id").size().to_dict() == {5: 3, 7: 2}
 
 

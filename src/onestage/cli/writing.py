@@ -49,7 +49,7 @@ class Output:
     def __post_init__(self) -> None:
 
         if not (self.draw or self.save_crops or self.blur or self.to or self.format or self.zone):
-            raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format csv")
+            raise ConfigError("nothing would be written", got="--no-pictures without --format", fix="add --format jsonl")
         if self.link and (self.blur or not self.to):
             got = "--link " + ("with --blur" if self.blur else "without --to")
             raise ConfigError("there is nothing to link to", got=got, fix="leave --link out")

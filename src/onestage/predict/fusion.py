@@ -110,7 +110,7 @@ def united(several: Iterable[ClassSet]) -> ClassSet:
     return ClassSet(tuple(ids), tuple(ids.values()))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fused(Looker):
     """Several lookers as one: what each finds, with calibrated scores if its file has a calibration, goes through
     ``weighted_boxes``.

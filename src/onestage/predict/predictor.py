@@ -99,6 +99,10 @@ class Looker(Protocol):
     Pipelines, films and measuring need no more of a model than this.
     """
 
+    def __repr__(self) -> str:
+        """Short: what it holds has many fields of its own."""
+        return f"{type(self).__name__}({self.name!r})"
+
     @property
     def name(self) -> str:
         """How it looks, for the header of a report: the name of its model, and what is done beyond the plain call."""

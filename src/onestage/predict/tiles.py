@@ -40,7 +40,7 @@ def check_tiles(tiles: object) -> None:
         raise ConfigError("tiles are too small", got=tuple(sides), expected=expected, fix=fix)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Tiled(Looker):
     """Look at each picture in windows that overlap, and put what they show together (``pieces``): no object is split or counted
     twice.

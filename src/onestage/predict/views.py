@@ -22,7 +22,7 @@ from onestage.predict.windows import Tiles
 from onestage.structures import Detections, Size
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Mirrored(Looker):
     """Look at the mirror image of each picture, and give the boxes where the objects are."""
 

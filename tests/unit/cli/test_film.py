@@ -100,6 +100,7 @@ def test_a_film_that_cannot_be_opened_stops_no_other(run: Path, film: Path, name
         (["in.mp4", "--format", "coco"], "JSON lines"),
         (["in.mp4", "--to", "yolo"], "--to yolo"),
         (["in.mp4", "--blur", "cat"], "cat"),
+        (["in.mp4", "--no-pictures"], "add --format jsonl"),
         (["text.mp4"], "no film that can be read"),
         (["in.mp4", "--workers", "2"], "--workers 2"),
         (["in.mp4", "--worker-timeout", "5"], "--worker-timeout 5"),
@@ -114,7 +115,7 @@ def test_mistakes(run: Path, film: Path, given: list[str], message: str, capsys:
 def test_a_glob_names_films_where_the_shell_leaves_it(run: Path, film: Path, capsys: Captured) -> None:
     for name in ("b.mp4", "[c].mp4"):
         film.with_name(name).write_bytes(film.read_bytes())
-    command = ["predict", str(run), "--seconds", "0.01", "--no-pictures", "--out", "o"]
+    command = ["predict", str(run), "--seconds", "0.01", "--no-pictures", "--format", "jsonl", "--out", "o"]
     assert main([*command, "?.mp4", "[c].mp4", "in.mp4"]) == 0
     assert [row["path"] for row in rows(Path("o"))] == ["b.mp4", "[c].mp4", "in.mp4"]
     assert main([*command, "in.mp4", "--score", "1"]) == 0 and "1 frame in" in capsys.readouterr().out

@@ -45,13 +45,13 @@ def test_lower_scores_are_told_where_nobody_chose_one(
     run: Path, large: Path, options: list[str], lower: bool, capsys: Captured
 ) -> None:
     given = [str(run) if word == "RUN" else word for word in options]
-    assert main(["predict", str(run), str(large), "--no-pictures", *given]) == 0
+    assert main(["predict", str(run), str(large), *given]) == 0
     assert ("take a lower --score" in capsys.readouterr().err) == lower
 
 
 def test_a_film_says_what_it_costs(run: Path, large: Path, capsys: Captured) -> None:
     encode(Path("in.mp4"), 2, size=(96, 64))
-    assert main(["predict", str(run), "in.mp4", "--flip", "--no-pictures"]) == 0
+    assert main(["predict", str(run), "in.mp4", "--flip", "--no-pictures", "--format", "jsonl"]) == 0
     told = capsys.readouterr().err
     assert "2 passes through the network for a frame of" in told and "take a lower --score" in told
 

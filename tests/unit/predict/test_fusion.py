@@ -162,6 +162,7 @@ def test_nothing_is_found_in_the_empty_part_of_a_smaller_view() -> None:
     model = seer(0)
     seen: list[tuple[int, int]] = []
     look = onestage.look(model, scales=(0.5,))
+    assert len(repr(onestage.fuse([look, onestage.look(model, flip=True)]))) < 200, "a person reads it"
     inner = model.engine._seen  # type: ignore[attr-defined]
 
     def everywhere(image: Tensor) -> object:

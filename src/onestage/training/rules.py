@@ -174,14 +174,14 @@ def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting], *, pr
     steps = int(_number(given.get("steps")) or 0)  # so many, whatever the batch
     batch = BATCHES[0] if steps else next((size for size in BATCHES if seen >= ENOUGH_STEPS * size), BATCHES[-1])
     batch = max(batch, int(_number(given.get("accumulate")) or 1))
-    reason = f"makes {seen // batch:,} steps; fewer of them teach less" if batch < BATCHES[0] else ""
+    reason = f"makes {counted(seen // batch, 'step')}; fewer of them teach less" if batch < BATCHES[0] else ""
     if batch % processes:
         batch, reason = -(-batch // processes) * processes, f"each of {processes} processes takes as many of them"
     yield Rule("batch_size", batch, reason)
     seen = steps * int(_number(given.get("batch_size")) or batch) if steps else seen
     passes = seen / count
     if passes < MANY_PASSES:
-        yield Rule("augment", "light", f"{passes:.3g} passes: too few for SSD's strong zoom and crops")
+        yield Rule("augment", "light", f"{passes:.3g} {'pass' if passes == 1 else 'passes'}: too few for SSD's strong zoom and crops")
         if passes >= FEW_PASSES and "scale_jitter" not in _changed(given):
             yield Rule("augment_with", ZOOM, "a mild zoom, or so many passes are learned by heart")
 

@@ -56,7 +56,7 @@ class Reported:
     """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
-        Range(least=0, most=1).check(self.score, "score")
+        Range(least=0, below=1).check(self.score, "score")
         Range(least=1).check(self.top, "top")
         Range(least=1, most=1_000_000).check(self.shard_size, "shard_size")
         Range(least=1).check(self.batch_size, "batch_size")

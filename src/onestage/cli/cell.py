@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -93,7 +94,9 @@ class Refusal:
         return cls(type(error).__name__, str(error.what), *(None if part is None else str(part) for part in parts))
 
     def __str__(self) -> str:
-        return self.what if self.got is None else f"{self.what}: {self.got}"
+        """On one line."""
+        told = self.what if self.got is None else f"{self.what}: {self.got}"
+        return told if self.where is None else f"{told} ({self.where})"
 
 
 @dataclass(frozen=True)
@@ -166,9 +169,21 @@ def _look(order: Order) -> Answer:
         if not is_recipe(order.model) and (order.pictures.int8 or order.pictures.split is not None):
             raise
         found = find_pictures([str(order.pictures.data)], results=Path("predictions"))
-        return Answer(timed=tuple(map(str, found[:MOST_TIMED])), no_ap=str(error.what))
+        timed = tuple(islice((str(path) for path in found if _is_readable(path)), MOST_TIMED))
+        return Answer(timed=timed or (str(found[0]),), no_ap=str(error.what))  # the first one says what is wrong with it
     paths = tuple(map(str, measure.paths[:MOST_TIMED]))
     return Answer(timed=paths, no_ap="these pictures have no objects" if measure.is_empty else "")
+
+
+def _is_readable(path: Path) -> bool:
+    """Whether its header is that of a picture. What is none is left out, as ``predict`` does."""
+    from onestage.images import image_size
+
+    try:
+        image_size(path)
+    except DataError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, eq=False)

@@ -171,7 +171,7 @@ def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Data
 
 def tell_passes(look: Look, looker: Looker, size: Size, what: str, *, score: float | None) -> None:
     """Say how it looks, and what that costs. what: for which picture, whose size this is. score: the least one that is
-    reported, if nobody chose it. Scores that are means over several looks are lower, so then that is said too.
+    reported, if it is the usual one. Scores that are means over several looks are lower, so then that is said too.
     """
     cost = f"{counted(looker.passes(size), 'pass')} through the network for {what} of {size[0]}x{size[1]}, in place of 1"
     say(("looking closer:", "bold"), f" {looker.name}: {cost}")

@@ -63,7 +63,7 @@ class Choice:
     """Open a .pt2 file, which could run code."""
 
     def __post_init__(self) -> None:
-        Range(least=0, most=1).check(self.score, "score")
+        Range(least=0, below=1).check(self.score, "score")
         Range(least=1).check(self.top, "top")
 
 

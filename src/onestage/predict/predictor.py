@@ -100,7 +100,7 @@ class Looker(Protocol):
     """
 
     def __repr__(self) -> str:
-        """Short: what it holds has many fields of its own."""
+        """Short: models and configs have many fields."""
         return f"{type(self).__name__}({self.name!r})"
 
     @property

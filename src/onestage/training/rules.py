@@ -181,7 +181,9 @@ def _by_pictures_seen(count: int, seen: int, given: Mapping[str, Setting], *, pr
     seen = steps * int(_number(given.get("batch_size")) or batch) if steps else seen
     passes = seen / count
     if passes < MANY_PASSES:
-        yield Rule("augment", "light", f"{passes:.3g} {'pass' if passes == 1 else 'passes'}: too few for SSD's strong zoom and crops")
+        yield Rule(
+            "augment", "light", f"{passes:.3g} {'pass' if passes == 1 else 'passes'}: too few for SSD's strong zoom and crops"
+        )
         if passes >= FEW_PASSES and "scale_jitter" not in _changed(given):
             yield Rule("augment_with", ZOOM, "a mild zoom, or so many passes are learned by heart")
 

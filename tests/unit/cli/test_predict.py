@@ -141,7 +141,9 @@ def test_what_is_refused(arguments: list[str], message: str, run: Path, photos: 
     assert sorted(Path().rglob("*")) == before
 
 
-@pytest.mark.parametrize("option", [["--score", "2"], ["--top", "0"], ["--batch-size", "0"], ["--format", "xml"]])
+@pytest.mark.parametrize(
+    "option", [["--score", "2"], ["--score", "1"], ["--top", "0"], ["--batch-size", "0"], ["--format", "xml"]]
+)
 def test_impossible_options(option: list[str], run: Path, photos: Path, capsys: Captured) -> None:
     assert main(["predict", str(run), "photos", *option]) == 2
     assert option[0] in capsys.readouterr().err

@@ -379,9 +379,17 @@ def test_the_ap_is_the_one_that_evaluate_prints(tiny, labelled, capsys):
 @pytest.mark.usefixtures("cells_here")
 def test_pictures_without_labels_are_timed(tiny, capsys):
     jpegs(Path("photos"), count=2, size=(40, 50))
+    Path("photos/0.jpg").write_text("no picture")
     assert main(["benchmark", tiny, "--data", "photos", *SMALL, "--json", "t.json"]) == 0
     (row,) = json.loads(Path("t.json").read_text())["timings"]
     assert row["ap"] is None
+
+
+@pytest.mark.usefixtures("cells_here")
+def test_pictures_that_cannot_be_read_are_named(tiny, capsys):
+    Path("0.jpg").write_text("no picture")
+    assert main(["benchmark", tiny, "--data", "0.jpg", *SMALL]) == 2
+    assert "0.jpg" in capsys.readouterr().err.split("got:")[1]
 
 
 @pytest.mark.usefixtures("cells_here")

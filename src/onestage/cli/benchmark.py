@@ -311,7 +311,7 @@ def _run(run: Benchmark, cells: Sequence[Cell], rows: list[Row]) -> None:
                 bar.say(("not measured:", "bold yellow"), f" {cell}: {row.reason}")
             else:
                 what = f"{row.cell.model} by {engine(row)}, {row.cell.batch} at once"
-                bar.say((f"{what}: {milliseconds(row.latency)} ms, {rate(row.rate)} pictures/s", "dim"))
+                bar.say((f"{what}: {milliseconds(row.median)} ms, {rate(row.rate)} pictures/s", "dim"))
             bar.advance(1)
 
         run.run(cells, told)

@@ -231,7 +231,7 @@ def _draw_bars(axes: Axes, rows: Sequence[Row]) -> None:
         label.set_parse_math(False)  # a file may be called "$x"
     axes.margins(x=0.12)
     axes.set(
-        xlabel=f"milliseconds of a turn: the median, and {_which(rows)}", xlim=(0, None), ylim=(-0.7, max(len(order), 3) - 0.3)
+        xlabel=f"milliseconds of a turn: the median, and\n{_which(rows)}", xlim=(0, None), ylim=(-0.7, max(len(order), 3) - 0.3)
     )
 
 
@@ -282,7 +282,7 @@ def _tiles(findings: Findings) -> list[tuple[str, str]]:
     measured = findings.measured
     tiles = [("cells measured", f"{len(measured)} of {len(findings.rows)}")]
     if measured:
-        tiles.append(("fastest turn, ms", wording.milliseconds(min(row.latency for row in measured))))
+        tiles.append(("least median, ms", wording.milliseconds(min(row.median for row in measured))))
         tiles.append(("most pictures a second", wording.rate(max(row.rate for row in measured))))
     if known := [row.ap for row in measured if row.ap is not None]:
         tiles.append(("best AP", wording.accuracy(max(known))))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from onestage.cli.benchmark_table import show
 from onestage.console import Terminal
+from onestage.deploy import benchmark_views
 from onestage.deploy import benchmark_wording as wording
 from onestage.deploy.benchmark import Timing
 from onestage.deploy.benchmark_views import COLUMNS, FILES, Findings, plot, save, to_csv, to_json
@@ -220,6 +221,23 @@ def test_the_files_hold_every_cell_and_no_name_steers_the_page(ap, tmp_path):
     assert content["timings"][0]["ap"] == (0.4 if ap else None) and len(content["timings"][0]["network"]) == 30
     assert content["not_measured"][0]["runtime"] == "ncnn" and content["peaks"] == {"fp32": 1000.0}
     assert (tmp_path / "benchmark.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("ap", [None, 0.4])
+@pytest.mark.parametrize("turns", [12, 30])
+def test_the_words_of_the_plot_lie_in_it(ap, turns, monkeypatch):
+    figures = []
+    monkeypatch.setattr(benchmark_views, "as_png", lambda figure: figures.append(figure) or b"")
+    plot(Findings([row(n, model="/home/someone/runs/first", turns=turns, ap=ap) for n in (10, 20)], Wish(30 * MS)))
+    figures[0].canvas.draw()
+    for axes in figures[0].axes:
+        place = axes.xaxis.label.get_window_extent()
+        assert 0 <= place.x0 < place.x1 <= figures[0].bbox.width and place.y0 >= 0
+
+
+def test_the_page_names_the_median_of_the_fastest_cell(tmp_path):
+    save(Findings([of(*(n * MS for n in (1, 2, 3, 4, 100)))]), tmp_path)
+    assert "<b>3.00</b><span>least median, ms" in (tmp_path / "index.html").read_text()
 
 
 def test_no_figure_at_all_is_drawn_too():

@@ -165,8 +165,9 @@ def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Data
     try:
         size = pictures.size_of(0) if isinstance(pictures, Dataset) else image_size(pictures[0].path)
     except DataError:  # it cannot be read, which is said when its turn comes
-        return
-    tell_passes(look, looker, size, "the picture" if len(pictures) == 1 else "the first picture", score=score)
+        size = None
+    if size is not None:
+        tell_passes(look, looker, size, "the picture" if len(pictures) == 1 else "the first picture", score=score)
 
 
 def tell_passes(look: Look, looker: Looker, size: Size, what: str, *, score: float | None) -> None:

@@ -32,7 +32,7 @@ class Ahead(Generic[T]):
 
     The thread stops while ``most`` items wait, or as many as weigh ``limit`` together. newest: it does not stop, but drops
     the items that have waited longest, and counts them in ``dropped``. timeout: the longest wait for an item, in seconds; None
-    is forever. signs: with each sign of life the wait begins anew.
+    is forever. signs: with each sign of life the wait begins again.
 
     An error of the iterable is raised after the items before it. ``close`` ends the thread, as leaving a ``with`` block does.
     A thread that waits inside the iterable then, such as for a camera, is left behind after FAREWELL seconds, or at once if it

@@ -173,7 +173,10 @@ def _check(found: Detector | object, reported: Reported, device: str) -> None:
     from onestage.predict.predictor import Predictor
     from onestage.processes import choose_device
 
-    by_torch = not isinstance(found, Predictor) and reported.runtime in (None, "torch")
+    by_torch = not isinstance(found, Predictor)
+    if by_torch and reported.runtime not in (None, "torch"):
+        what, fix = "another runtime than torch runs exported files", "onestage export MODEL, then --model with that file"
+        raise ConfigError(what, got=f"--runtime {reported.runtime}", fix=fix)
     if reported.precision == "bf16" and not by_torch:
         what, fix = "torch alone computes in bfloat16, and it runs no exported files", "leave --precision bf16 out"
         raise ConfigError(what, got=f"--runtime {reported.runtime or 'of the file'}", fix=fix)

@@ -83,6 +83,11 @@ def test_another_option_is_refused(more, said: str, whole: Path, pictures: Path,
     assert said in capsys.readouterr().err and digests(whole) == before
 
 
+def test_a_runtime_that_would_not_be_used_is_refused(pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    assert batch(pictures, tmp_path / "parts", model, "--runtime", "onnxruntime") == 2
+    assert "another runtime than torch runs exported files" in capsys.readouterr().err and not (tmp_path / "parts").exists()
+
+
 def test_another_model_is_refused(whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
     other = load(model)
     with_change = tmp_path / "other.safetensors"

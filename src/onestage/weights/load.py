@@ -290,13 +290,15 @@ def load_known_classes(detector: Detector, tensors: Mapping[str, Tensor], stored
     """Give classes that a file for other classes knows by name the rows of its class outputs. Return their names.
 
     tensors: of the file, under our names. The background logit comes along. Other classes, and outputs with another number of
-    shapes (S * C, ...) or of inputs, stay as they are.
+    shapes (S * C, ...) or of inputs, or that a head of another kind does not have, stay as they are.
     """
     config = detector.config
     known = tuple(name for name in config.classes if name in stored.classes)
     if not known or set(config.classes) == set(stored.classes) or not same_anchors(stored, config):
         return ()
     ours, outputs = detector.state_dict(), outputs_of(detector)
+    if not all(name in tensors for name in outputs):
+        return ()
     pairs = [(ours[k].unflatten(0, (-1, config.logits)), tensors[k].unflatten(0, (-1, stored.logits))) for k in outputs]
     first = config.logits - len(config.classes)
     if first != stored.logits - len(stored.classes) or any(a[:, 0].shape != b[:, 0].shape for a, b in pairs):

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import onestage
-from onestage.weights.load import same_anchors, with_parts_of
+from onestage.model.heads.per_level import ConvHead
+from onestage.weights.load import load_known_classes, same_anchors, with_parts_of
 from onestage.zoo.table import recipe
 
 HEADS = {
@@ -69,6 +70,14 @@ def test_class_outputs_of_every_head(name, tmp_path):
 def at_sizes(name, old, new, **options):
     """Recipes of a model: with the options at the old size, and the usual ones at the old and the new."""
     return recipe(name, ["cat"], size=old, **options), recipe(name, ["cat"], size=old), recipe(name, ["cat"], size=new)
+
+
+def test_class_outputs_of_another_kind_of_head_start_fresh():
+    stored = recipe("dssd", ("cat", "dog"), size=SIZE, backbone="timm/resnet18")
+    wanted = onestage.build(replace(stored, classes=("cat", "emu"), head=ConvHead()))
+    before = {name: tensor.clone() for name, tensor in wanted.state_dict().items()}
+    assert load_known_classes(wanted, onestage.build(stored).state_dict(), stored) == ()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wanted.state_dict().items())
 
 
 def test_boxes_in_pixels_keep_them_at_another_size():

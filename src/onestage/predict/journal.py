@@ -8,7 +8,8 @@ The notes are in a folder of the results, ``.going-on``, until the run is finish
 | `pictures.txt` | the pictures, a line for each                                                                         |
 | `state.json`   | how many pictures are done, and the state of each sink when they were; written again every few seconds |
 
-The state is written after everything that it speaks of is on the disk. What came later is done again.
+The state is written after everything that it speaks of is on the disk. What came later is done again. Both files of JSON end
+with a SHA-256 of the rest: numbers that were damaged would begin at another place, and nothing would show it.
 """
 
 from __future__ import annotations
@@ -23,12 +24,14 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from onestage.errors import ConfigError, DataError, first_ten
+from onestage.errors import ConfigError, DataError, OnestageError, first_ten
 from onestage.files import Json, atomic_file, make_folder, writing
 from onestage.predict.pictures import PictureFile
 from onestage.predict.sinks import Sink, State
 
 FOLDER, RUN, PICTURES, STATE = ".going-on", "run.json", "pictures.txt", "state.json"
+SEAL = "seal"
+"""The name of the SHA-256 in a file of notes."""
 SECONDS = 5.0
 """Between two notes. So much work is lost at most."""
 RESTART = "start again without --resume, or choose another folder with --out"
@@ -89,7 +92,7 @@ class Journal:
         whole = "".join(line + "\n" for line in self._about.lines())
         self._write(PICTURES, whole)
         run = {"settings": dict(self._about.settings), "digest": self._about.digest(), "notes": dict(notes)}
-        self._write(RUN, json.dumps(run, indent=1))
+        self._write(RUN, json.dumps(_sealed(run), indent=1))
 
     def go_on(self, sinks: Mapping[str, Sink]) -> Point:
         """Set the sinks back to the last note. Return it."""
@@ -100,13 +103,14 @@ class Journal:
         try:
             point = Point(int(plain["done"]), plain["sinks"], plain["counts"])  # type: ignore[arg-type]
             states = {name: {str(key): int(value) for key, value in point.sinks[name].items()} for name in sinks}
-            whole = 0 <= point.done <= len(self._about.pictures)
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            if not (0 <= point.done <= len(self._about.pictures) and isinstance(point.counts, dict)):
+                raise _damaged(path)
+            for name, sink in sinks.items():
+                sink.go_on(states[name])
+        except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError) as error:
+            if isinstance(error, OnestageError):
+                raise
             raise _damaged(path) from error
-        if not whole:
-            raise _damaged(path)
-        for name, sink in sinks.items():
-            sink.go_on(states[name])
         return point
 
     def note(self, done: int, sinks: Mapping[str, Sink], counts: Mapping[str, Json], *, now: bool = False) -> None:
@@ -114,7 +118,7 @@ class Journal:
         if not now and time.monotonic() - self._last < SECONDS:
             return
         point = Point(done, {name: sink.sync() for name, sink in sinks.items()}, counts)
-        self._write(STATE, json.dumps(asdict(point)))
+        self._write(STATE, json.dumps(_sealed(asdict(point))))
         self._last = time.monotonic()
 
     def remove(self) -> None:
@@ -173,9 +177,18 @@ def _read(path: Path) -> dict[str, Json]:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise _damaged(path) from error
-    if not isinstance(plain, dict):
+    if not isinstance(plain, dict) or plain.pop(SEAL, None) != _seal(plain):
         raise _damaged(path)
     return plain
+
+
+def _sealed(plain: dict[str, Json]) -> dict[str, Json]:
+    """What a file of notes holds, with what shows damage."""
+    return plain | {SEAL: _seal(plain)}
+
+
+def _seal(plain: dict[str, Json]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _part(plain: dict[str, Json], name: str, folder: Path) -> dict[str, Json]:

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from onestage.errors import ConfigError, DataError
+from onestage.files import Json
 from onestage.predict.failures import Failures
-from onestage.predict.journal import FOLDER, STATE, About, Journal, earlier
+from onestage.predict.journal import FOLDER, SEAL, STATE, About, Journal, _sealed, earlier
 from onestage.predict.pictures import PictureFile
 from onestage.predict.pipeline import Outcome
 from onestage.predict.sinks import Sink
@@ -117,6 +118,29 @@ def test_a_point_beyond_the_pictures_or_a_missing_part_is_an_error(tmp_path: Pat
     (tmp_path / "failures.csv.part").unlink()
     with pytest.raises(DataError, match="not there any more"):
         Journal(tmp_path, ABOUT).go_on(sinks(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "was", "now"), [(STATE, '"done": 3', '"done": 2'), ("run.json", '"torch"', '"other"')])
+def test_notes_with_another_number_or_word_are_not_believed(name: str, was: str, now: str, tmp_path: Path) -> None:
+    work(tmp_path, until=4, resume=False, noted=(3,))
+    text = (tmp_path / FOLDER / name).read_text()
+    assert was in text
+    (tmp_path / FOLDER / name).write_text(text.replace(was, now))
+    with pytest.raises(DataError, match="damaged"):
+        work(tmp_path, until=9, resume=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"sinks": {"failures": {}}}, {"counts": []}, {"done": 1e400}, {"sinks": {"failures": {"bytes": 1e400}}}]
+)
+def test_notes_of_another_version_are_an_error(change: dict[str, Json], tmp_path: Path) -> None:
+    """They are whole, and speak of something else."""
+    work(tmp_path, until=4, resume=False, noted=(3,))
+    state = json.loads((tmp_path / FOLDER / STATE).read_text())
+    state.pop(SEAL)
+    (tmp_path / FOLDER / STATE).write_text(json.dumps(_sealed(state | change)))
+    with pytest.raises(DataError, match="damaged"):
+        work(tmp_path, until=9, resume=True)
 
 
 def test_notes_are_some_seconds_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

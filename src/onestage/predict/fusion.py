@@ -131,7 +131,7 @@ class Fused(Looker):
             got, expected = counted(len(self.weights), "weight"), f"one for each of {counted(len(self.lookers), 'model')}"
             raise ConfigError("the weights do not suit the models", got=got, expected=expected)
         for weight in self.weights:
-            Range(above=0, most=1e6).check(weight, "weights")
+            Range(above=0, most=1e6).check_number(weight, "weights")
         classes = united(ClassSet(looker.classes, looker.category_ids) for looker in self.lookers)
         object.__setattr__(self, "_classes", classes)
 

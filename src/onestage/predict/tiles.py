@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, check_number
 from onestage.model.codec import Range
 from onestage.model.output.scores import Scores
 from onestage.model.preprocess import Preprocess
@@ -62,9 +62,9 @@ class Tiled(Looker):
 
     def __post_init__(self) -> None:
         """Raise ConfigError for tiles, an overlap or a scale out of bounds."""
-        OVERLAP.check(self.overlap, "overlap")
-        SCALE.check(self.scale, "scale")
-        Range(least=1).check(self.batch_size, "batch_size")
+        OVERLAP.check_number(self.overlap, "overlap")
+        SCALE.check_number(self.scale, "scale")
+        check_number("batch_size", self.batch_size, least=1, whole=True)
         check_tiles(self.tiles)
 
     @property

@@ -5,8 +5,9 @@ Shape letters: B pictures, H and W of one. Pictures are (3, H, W) uint8 RGB.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +21,8 @@ from onestage.predict.predictor import MOST_PIXELS, Looker, Predictor, not_a_det
 from onestage.predict.tiles import Tiled
 from onestage.predict.windows import Tiles
 from onestage.structures import Detections, Size
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,9 +96,10 @@ def look(
     Raise ConfigError for a value out of its range, or for what is not a single model.
     """
     predictor = _predictor(model)
+    scales = _several(scales, "scales", fix="such as scales=(0.8, 1, 1.25)")
     if not scales or len(set(scales)) != len(scales):
         expected, fix = "one or more, none twice", "such as scales=(0.8, 1, 1.25)"
-        raise ConfigError("these are no scales", got=tuple(scales), expected=expected, fix=fix)
+        raise ConfigError("these are no scales", got=scales, expected=expected, fix=fix)
     looks: list[Looker] = [Tiled(predictor, tiles, overlap, scale, batch_size) for scale in scales]
     if flip:
         looks += [Mirrored(one) for one in looks]
@@ -116,8 +120,16 @@ def fuse(models: Sequence[Detector | Looker], *, weights: Sequence[float] | None
 
     Raise ConfigError unless there is a weight above 0 for each model.
     """
-    several = tuple(one if isinstance(one, Tiled | Mirrored | Fused) else _predictor(one) for one in models)
-    return Fused(several, () if weights is None else tuple(weights))
+    given = _several(models, "models", fix="onestage.fuse([one, other])")
+    several = tuple(one if isinstance(one, Tiled | Mirrored | Fused) else _predictor(one) for one in given)
+    return Fused(several, () if weights is None else _several(weights, "weights", fix="such as weights=(2, 1)"))
+
+
+def _several(given: Iterable[T], name: str, *, fix: str) -> tuple[T, ...]:
+    """What is given for an argument, as a tuple. Raise ConfigError if it is a single thing."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ConfigError(f"{name} are several", got=f"a {type(given).__name__}", expected="a list", fix=fix)
+    return tuple(given)
 
 
 def _predictor(model: object) -> Predictor:

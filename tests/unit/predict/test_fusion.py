@@ -186,10 +186,18 @@ def test_calibration_comes_before_fusion_and_thresholds_are_left_out() -> None:
     assert float(found.scores[0]) == pytest.approx((warm + 0.2) / 2) and onestage.fuse([kept]).scores is None
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 1, 1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")]])
+@pytest.mark.parametrize(
+    "weights", [[1], [1, 1, 1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1, "1"], [1, True], 2]
+)
 def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
     with pytest.raises(ConfigError):
         onestage.fuse([seer(1), seer(1)], weights=weights)
+
+
+@pytest.mark.parametrize("models", [None, "runs/first", seer(1), [seer(1), None]])
+def test_models_that_are_none_are_refused(models: list[Predictor]) -> None:
+    with pytest.raises(ConfigError):
+        onestage.fuse(models)
 
 
 def test_an_id_that_another_class_has_is_not_given_twice() -> None:

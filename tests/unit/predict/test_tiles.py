@@ -164,7 +164,14 @@ def test_scores_keep_their_meaning_in_tiles() -> None:
         ({"scales": (0.1,)}, "a number out of its range"),
         ({"scales": ()}, "these are no scales"),
         ({"scales": (1, 1)}, "these are no scales"),
-        ({"batch_size": 0}, "a number out of its range"),
+        ({"tiles": (64, 64), "overlap": "0.2"}, "this is no number"),
+        ({"tiles": (64, 64), "overlap": None}, "this is no number"),
+        ({"scales": ("1",)}, "this is no number"),
+        ({"scales": (True,)}, "this is no number"),
+        ({"scales": 1.25}, "scales are several"),
+        ({"scales": None}, "scales are several"),
+        ({"batch_size": 0}, "batch_size is not understood"),
+        ({"batch_size": 1.5}, "batch_size is not understood"),
     ],
 )
 def test_what_cannot_be_is_refused(options: dict[str, object], what: str) -> None:

@@ -42,8 +42,14 @@ ENCODERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("mpeg4", {"qscale": "3"}),
 )
 """What writes the film: the first that is there, with its options."""
+SHAPES = (Fraction(1, 1000), 1000)
+"""Width over height of a pixel, between which it is believed."""
 FINEST = Fraction(1, 1_000_000)
 """The finest clock of a film in seconds: some containers count in units that no MP4 takes."""
+LONGEST_GAP = 2**28
+"""Ticks of the clock from a frame to the next, at most: MP4 has room for 2**31 over the frames that x264 puts in another order.
+A longer gap is cut to this.
+"""
 WAITING = 4
 """Frames that may wait to be drawn."""
 
@@ -174,9 +180,10 @@ class _Encoder:
         self.path, self.drawing = path, Drawing()
         self.size = (height, width)
         self.coded = (height + height % 2, width + width % 2)  # 4:2:0 has one colour for two by two pixels
-        self.clock = max(facts.clock, FINEST)
-        self._last = -1
-        self._period = round(1 / ((facts.rate or Fraction(25)) * self.clock)) or 1
+        self.clock = max(facts.clock, FINEST).limit_denominator(FINEST.denominator)
+        self._last, self._cut = -1, 0
+        self._rate = (facts.rate or Fraction(25)).limit_denominator(FINEST.denominator)
+        self._period = min(LONGEST_GAP, round(1 / (self._rate * self.clock)) or 1) if self._rate > 0 else 1
         self._container: OutputContainer = av.open(file, "w", format="mp4")
         self._container.metadata["comment"] = MARK
         self._stream = self._begun(facts)
@@ -194,9 +201,9 @@ class _Encoder:
         stream.height, stream.width = self.coded
         stream.pix_fmt = "yuv420p"
         stream.codec_context.time_base = stream.time_base = self.clock
-        stream.codec_context.framerate = facts.rate or Fraction(25)
-        if facts.shape != 1:
-            stream.sample_aspect_ratio = facts.shape
+        stream.codec_context.framerate = self._rate
+        if facts.shape != 1 and SHAPES[0] <= facts.shape <= SHAPES[1]:
+            stream.sample_aspect_ratio = facts.shape.limit_denominator(SHAPES[1])
         large = self.coded[0] >= 720
         stream.codec_context.colorspace = stream.codec_context.color_primaries = 1 if large else 6
         stream.codec_context.color_trc, stream.codec_context.color_range = 1 if large else 6, 1
@@ -215,7 +222,9 @@ class _Encoder:
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         space = "ITU709" if self.coded[0] >= 720 else "ITU601"
         frame = frame.reformat(format="yuv420p", dst_colorspace=space, dst_color_range="MPEG")
-        self._last = max(self._last + 1, round(seen.frame.time / self.clock))
+        wanted = round(seen.frame.time / self.clock) - self._cut
+        self._cut += max(0, wanted - self._last - LONGEST_GAP)
+        self._last = max(self._last + 1, min(wanted, self._last + LONGEST_GAP))
         frame.pts, frame.time_base = self._last, self.clock
         self._mux(frame)
 
@@ -231,9 +240,10 @@ class _Encoder:
             for packet in self._stream.encode(frame):  # type: ignore[arg-type]
                 packet.duration = packet.duration or self._period
                 self._container.mux(packet)
-        except av.FFmpegError as error:
+        except (av.FFmpegError, OverflowError) as error:
+            got = getattr(error, "strerror", None) or "a number that no MP4 takes"
             fix = "make room on the disk, or send the film to another place: --out"
-            raise WriteError("the film could not be written", where=self.path, got=error.strerror, fix=fix) from error
+            raise WriteError("the film could not be written", where=self.path, got=got, fix=fix) from error
 
 
 @dataclass(frozen=True)

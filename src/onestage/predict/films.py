@@ -141,7 +141,7 @@ class Film:
         context = stream.codec_context
         self._check_size(context.height, context.width)
         if context.name not in CODECS:
-            raise DataError("the codec of this film is not read", where=name, got=context.name, fix="convert it to H.264")
+            raise _unread_codec(name, context.name)
         context.options = _limited(limits)
         context.thread_count = DECODING_THREADS
         context.thread_type = "AUTO"
@@ -160,6 +160,9 @@ class Film:
         streams = [s for s in self._container.streams.video if not s.disposition & Disposition.attached_pic]
         if not streams:
             raise DataError("there are no moving pictures in this file", where=self.name, expected=EXPECTED)
+        streams = [s for s in streams if s.codec_context is not None]  # FFmpeg knows the codecs of these
+        if not streams:
+            raise _unread_codec(self.name, "one that FFmpeg does not know")
         return max(streams, key=lambda s: (bool(s.disposition & Disposition.default), s.width * s.height))
 
     def _check_size(self, height: int, width: int) -> None:
@@ -243,6 +246,8 @@ class Film:
         else:
             stamp = frame.pts * frame.time_base
             self._first = stamp - self._last if self._first is None else self._first
+            if stamp - self._first < self._last:  # stamps that go back begin anew, as after a cut
+                self._first = stamp - self._last - period
             when = stamp - self._first
         lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else period
         self._last, self._end = when, max(self._end, when + lasts)
@@ -250,6 +255,10 @@ class Film:
 
     def _fault(self, what: str, error: Exception) -> Fault:
         return Fault(self._seen, self._last, DataError(what, where=self.name, got=reason_of(error), fix=MEND))
+
+
+def _unread_codec(film: str, codec: str) -> DataError:
+    return DataError("the codec of this film is not read", where=film, got=codec, fix="convert it to H.264")
 
 
 def upright_pixels(frame: VideoFrame, check: object = None) -> Tensor:

@@ -20,7 +20,7 @@ from onestage.images import ImageLimits
 from onestage.predict.film_rows import row_of
 from onestage.predict.film_writer import FilmWriter, check_films, film_path, may_replace
 from onestage.predict.films import FilmFile, turn
-from onestage.predict.frames import Dropped, Fault, Frame, Patience, followed
+from onestage.predict.frames import Dropped, Facts, Fault, Frame, Patience, followed
 from onestage.predict.live import Paced, camera_of, is_live_name, open_source, without_password
 from onestage.predict.watching import Seen, watch
 
@@ -425,3 +425,43 @@ def test_a_minute_of_film(tmp_path: Path) -> None:
     seen = watched(film, tmp_path / "out.mp4")
     before, after = [f.time for f in only_frames(read(film))], [f.time for f in only_frames(read(tmp_path / "out.mp4"))]
     assert before == after == [Fraction(n, 30) for n in range(1800)] and len(seen) == 1800
+
+
+def test_stamps_that_go_back_begin_anew(tmp_path: Path) -> None:
+    film = encode(tmp_path / "in.ts", 6, codec="mpeg2video")
+    content = bytearray(film.read_bytes())
+    whole = [frame.time for frame in only_frames(read(film))]
+    starts = [place for place in range(len(content)) if content[place : place + 4] == b"\0\0\1\xe0"]
+    content[starts[2] + 10] ^= 0x40  # a bit of the stamp of one picture: it comes hours later, and the next one goes back
+    film.write_bytes(content)
+    times = [item.time for item in read(film) if isinstance(item, Frame)]
+    assert len(times) == len(whole) and times == sorted(times) and times != whole
+
+
+@pytest.mark.parametrize(
+    ("facts", "times"),
+    [
+        (Facts(CLOCK, Fraction(30)), (0, 100_000, 100_001)),
+        (Facts(CLOCK, Fraction(30)), (0, 2**62)),
+        (Facts(CLOCK, Fraction(10**12 + 1, 10**11)), (0, 1)),
+        (Facts(CLOCK, Fraction(30), shape=Fraction(10**10, 3)), (0, 1)),
+        (Facts(Fraction(7_000_000, 2**40 + 1), Fraction(30)), (0, 1)),
+    ],
+)
+def test_numbers_that_no_film_has_lose_no_frame(tmp_path: Path, facts: Facts, times: tuple[int, ...]) -> None:
+    with FilmWriter(tmp_path / "out.mp4", lambda: facts) as writer:
+        for number, seconds in enumerate(times):
+            pixels = torch.full((3, 48, 64), 90, dtype=torch.uint8)
+            writer.add(Seen(Frame(number, Fraction(seconds), pixels), Knowing(white).one(pixels, 0.5)))
+        writer.finish()
+    assert len(only_frames(read(tmp_path / "out.mp4"))) == len(times)
+
+
+@pytest.mark.parametrize(("suffix", "codec", "mark"), [("mp4", "libx264", b"avc1"), ("avi", "mpeg4", b"FMP4")])
+def test_a_codec_that_nothing_knows_is_refused(tmp_path: Path, suffix: str, codec: str, mark: bytes) -> None:
+    film = encode(tmp_path / f"in.{suffix}", 3, codec=codec)
+    content = film.read_bytes()
+    assert mark in content
+    film.write_bytes(content.replace(mark, b"zzz9"))
+    with pytest.raises(DataError, match="the codec of this film is not read"):
+        read(film)

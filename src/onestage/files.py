@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
@@ -203,6 +203,46 @@ def _is_claimed(path: Path) -> bool | None:
         return False
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """The block has the folder to itself among all such blocks of this machine: two writers would mix their files. It is made,
+    and goes again if it stays empty. The system frees it when this process ends, however it ends.
+
+    Raise ConfigError if another block has it. Where folders cannot be locked (Windows, some network disks), or this one cannot
+    be made, nothing is checked.
+    """
+    made = [part for part in (folder, *folder.parents) if not os.path.lexists(part)]
+    with contextlib.ExitStack() as stack:
+        stack.callback(_remove_empty, made)
+        with contextlib.suppress(OSError, WriteError):  # who writes into it says what is wrong
+            descriptor = os.open(make_folder(folder), os.O_RDONLY)
+            stack.callback(os.close, descriptor)
+            _lock_soon(descriptor, folder)
+        yield
+
+
+def _lock_soon(descriptor: int, folder: Path) -> None:
+    """Lock an open folder. Raise ConfigError if another process keeps it: one that was killed may for a moment."""
+    if fcntl is None:
+        return
+    end = time.monotonic() + CLAIMED_AFTER
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() >= end:
+                what, fix = "another process is writing into this folder", "wait until it ends, or choose another folder"
+                raise ConfigError(what, where=folder, fix=fix) from error
+            time.sleep(0.05)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of the folders that are empty, the innermost first."""
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 class _Unbuffered(io.FileIO):

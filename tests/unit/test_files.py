@@ -357,3 +357,24 @@ def test_work_of_another_machine_is_left_alone_for_a_day(tmp_path: Path, name: s
 def test_the_page_about_files_says_after_how_long_they_are_deleted() -> None:
     page = (Path(__file__).parents[2] / "docs" / "files.md").read_text()
     assert f"deleted {files.ABANDONED_AFTER / 3600:.0f} hours after its last change" in page
+
+
+def test_a_folder_has_one_writer_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "CLAIMED_AFTER", 0.0)
+    folder = tmp_path / "a" / "b"
+    with files.only_writer(folder):
+        (folder / "x").touch()
+        with pytest.raises(ConfigError, match="another process is writing into this folder"), files.only_writer(folder):
+            pass
+    with pytest.raises(KeyError), files.only_writer(folder):
+        raise KeyError
+    with files.only_writer(folder):
+        assert names(folder) == ["x"]
+
+
+def test_a_folder_that_its_writer_leaves_empty_goes_again(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "a" / "b", tmp_path / "file" / "c", tmp_path / ("x" * 300)):
+        with files.only_writer(folder):
+            pass
+    assert names(tmp_path) == ["file"]

@@ -27,6 +27,7 @@ from onestage.cli.looking import PLAIN_LOOK, Look, tell_cost, tell_passes
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
 from onestage.errors import ConfigError
+from onestage.files import only_writer
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
@@ -107,9 +108,11 @@ def predict(
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
     pictures = with_films_of_globs(pictures)
-    if names_films(pictures, film):
-        return _predict_films(model, pictures, detection=detection, look=look, output=output, work=work, film=film, out=out)
-    return _predict(model, pictures, detection=detection, look=look, output=output, work=work, out=out)
+    films = names_films(pictures, film)
+    with only_writer(out):
+        if films:
+            return _predict_films(model, pictures, detection=detection, look=look, output=output, work=work, film=film, out=out)
+        return _predict(model, pictures, detection=detection, look=look, output=output, work=work, out=out)
 
 
 def _predict(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from onestage import create, load
+from onestage import create, files, load
 from onestage.cli import common, working
 from onestage.cli.main import main
 from onestage.cli.working import as_before
@@ -241,3 +241,25 @@ def test_without_resume_an_interrupted_run_is_given_up_and_that_is_said(run: Pat
 def test_resume_begins_where_nothing_was_interrupted(run: Path, photos: Path) -> None:
     assert main(["predict", str(run), *RESUMED, "--resume"]) == 0
     assert not (Path("predictions") / journal.FOLDER).exists()
+
+
+def test_two_commands_do_not_mix_their_results(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setattr(files, "CLAIMED_AFTER", 0.0)
+    command, codes = ["predict", str(run), "photos", "--no-pictures", "--format", "csv"], list[int]()
+    inner = pipeline._detect
+
+    def and_another(*arguments: object) -> object:
+        codes.extend(main([*command, *more]) for more in ([], ["--resume"], ["--score", "0.1"]) if len(codes) < 3)
+        return inner(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pipeline, "_detect", and_another)
+    assert main([*command, "--score", "0.2"]) == 0 and codes == [2, 2, 2]
+    text = capsys.readouterr().err
+    assert text.count("another process is writing into this folder") == 3 and "choose another folder" in text
+    mixed = Path("predictions/predictions.csv").read_bytes()
+    monkeypatch.undo()
+    monkeypatch.chdir(photos.parent)
+    assert main([*command, "--score", "0.2"]) == 0
+    assert Path("predictions/predictions.csv").read_bytes() == mixed

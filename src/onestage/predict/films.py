@@ -246,7 +246,7 @@ class Film:
         else:
             stamp = frame.pts * frame.time_base
             self._first = stamp - self._last if self._first is None else self._first
-            if stamp - self._first < self._last:  # stamps that go back begin anew, as after a cut
+            if stamp - self._first < self._last:  # after a cut, time goes on
                 self._first = stamp - self._last - period
             when = stamp - self._first
         lasts = frame.duration * frame.time_base if frame.duration and frame.time_base else period

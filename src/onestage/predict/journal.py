@@ -91,7 +91,7 @@ class Journal:
         make_folder(self.folder)
         whole = "".join(line + "\n" for line in self._about.lines())
         self._write(PICTURES, whole)
-        run = {"settings": dict(self._about.settings), "digest": self._about.digest(), "notes": dict(notes)}
+        run: dict[str, Json] = {"settings": dict(self._about.settings), "digest": self._about.digest(), "notes": dict(notes)}
         self._write(RUN, json.dumps(_sealed(run), indent=1))
 
     def go_on(self, sinks: Mapping[str, Sink]) -> Point:

@@ -197,6 +197,7 @@ def ended(process: int, patience: float = 20.0) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_process_ends_when_the_program_that_asked_is_killed(tmp_path):
     note = tmp_path / "number"
     waits = (

@@ -3,8 +3,9 @@
 python benchmarks/agreement.py --runtimes torch onnxruntime openvino --repeats 60
 
 Both run the same weights, the same exported files and the same pictures, and each engine runs alone in a process.
-``inference.py`` takes turns with the peer and pauses before each turn; ``onestage benchmark`` has neither. They agree if the
-median of each lies within the range of nine tenths of the other's turns. The exit code is 1 if some pair does not agree.
+``inference.py`` takes turns with the peer, with a pause and an untimed turn before each; ``onestage benchmark`` has neither.
+They agree if the median of each lies within the range of nine tenths of the other's turns. The exit code is 1 if some pair does
+not agree.
 """
 
 from __future__ import annotations

@@ -88,7 +88,11 @@ threads that wait for each other, unless OMP_WAIT_POLICY=PASSIVE is set."""
 def compare(
     what: str, ours: Turn, theirs: Turn, *, repeats: int, warmup: int = 2, clock: Clock = "wall", pause: float = 0.0
 ) -> Comparison:
-    """Time two functions in turns, after ``warmup`` untimed turns of each. pause: seconds before each timed turn."""
+    """Time two functions in turns, after ``warmup`` untimed turns of each.
+
+    pause: seconds before each timed turn, and an untimed one of the same function after them. A processor that has slept, with
+    the other program's data in its caches, is slow for one turn.
+    """
     now = time.perf_counter if clock == "wall" else time.process_time
     for _ in range(warmup):
         ours()
@@ -96,7 +100,9 @@ def compare(
     times: dict[Turn, list[float]] = {ours: [], theirs: []}
     for turn in range(repeats):
         for function in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)
+                function()
             start = now()
             function()
             times[function].append(now() - start)

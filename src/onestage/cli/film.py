@@ -20,6 +20,7 @@ from onestage.model.codec import Range
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from onestage.cli.looking import Look
     from onestage.cli.output import PictureProgress
     from onestage.cli.working import Work
     from onestage.cli.writing import Output
@@ -63,7 +64,7 @@ class Film:
 def names_films(given: Sequence[str], film: Film) -> bool:
     """Whether films, cameras or streams are named. Raise ConfigError if pictures are too, or options for films without one."""
     from onestage.predict.films import SUFFIXES
-    from onestage.predict.live import is_live_name
+    from onestage.predict.live import is_live_name, without_password
 
     films = [
         text for text in given if is_live_name(text) or (Path(text).suffix.lower() in SUFFIXES and not Path(text).is_dir())
@@ -71,7 +72,7 @@ def names_films(given: Sequence[str], film: Film) -> bool:
     if films and len(films) < len(given):
         other = next(text for text in given if text not in films)
         what = "films and pictures cannot be looked at by one command"
-        raise ConfigError(what, got=f"{films[0]} and {other}", fix="a command for each")
+        raise ConfigError(what, got=without_password(f"{films[0]} and {other}"), fix="a command for each")
     if not films and film != Film():
         options = ", ".join(f"--{one.name}" for one in fields(film) if getattr(film, one.name) != one.default)
         what, expected = "this is for films, cameras and streams", "a film, a camera or a stream"
@@ -125,6 +126,17 @@ def check_options(output: Output, work: Work) -> None:
     if others:
         what, fix = "this is for pictures: a film becomes a drawn film and JSON lines", "leave it out"
         raise ConfigError(what, got=" ".join(others), fix=fix)
+
+
+def check_live_options(sources: Sequence[FrameSource], film: Film, look: Look, work: Work) -> None:
+    """Raise ConfigError for an option that these sources would leave out in silence."""
+    if film.reconnect != Film.reconnect and not any(source.live for source in sources):
+        what, got = "a film in a file is not opened again: this is for cameras and streams", f"--reconnect {film.reconnect:g}"
+        raise ConfigError(what, got=got, fix="leave it out")
+    at_once = all(source.live or film.realtime for source in sources)
+    if at_once and work.batch_size != type(work).batch_size and not look.is_closer:  # windows go through the network together
+        what, got = "frames that come in their own time go through the network one by one", f"--batch-size {work.batch_size}"
+        raise ConfigError(what, got=got, fix="leave it out")
 
 
 def drawing_of(output: Output, classes: Sequence[str]) -> Drawing:

@@ -14,6 +14,7 @@ import tyro
 from onestage.cli.film import (
     Film,
     Watching,
+    check_live_options,
     check_options,
     check_places,
     drawing_of,
@@ -174,6 +175,7 @@ def _predict_films(
     check_options(output, work)
     check_blurring(output, classes=detection.classes, top=detection.top)
     sources, draw = sources_of(given, film), output.draw or bool(output.blur)
+    check_live_options(sources, film, look, work)
     check_places(sources, out, draw=draw)
     first, tried = first_frames(sources, TRIED_WITH, film)
     find = partial(find_any_model, device=detection.device, runtime=detection.runtime, trusted=detection.trusted)

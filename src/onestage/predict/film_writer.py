@@ -50,6 +50,8 @@ LONGEST_GAP = 2**28
 """Ticks of the clock from a frame to the next, at most: MP4 has room for 2**31 over the frames that x264 puts in another order.
 A longer gap is cut to this.
 """
+LARGEST = 16_384
+"""Pixels of a side that x264 takes. A larger film is drawn smaller."""
 WAITING = 4
 """Frames that may wait to be drawn."""
 
@@ -176,9 +178,8 @@ class _Encoder:
     def __init__(self, file: BinaryIO, first: Seen, facts: Facts, path: Path) -> None:
         import av
 
-        height, width = first.frame.pixels.shape[1:]
         self.path, self.drawing = path, Drawing()
-        self.size = (height, width)
+        self.size = height, width = _fitting(*first.frame.pixels.shape[1:])
         self.coded = (height + height % 2, width + width % 2)  # 4:2:0 has one colour for two by two pixels
         self.clock = max(facts.clock, FINEST).limit_denominator(FINEST.denominator)
         self._last, self._cut = -1, 0
@@ -214,7 +215,7 @@ class _Encoder:
         import av
 
         picture = np.asarray(self.drawing(seen))
-        if picture.shape[:2] != self.size:  # a stream that changed its size: the film cannot
+        if picture.shape[:2] != self.size:  # it is too large, or a stream has changed its size: the film cannot
             picture = np.asarray(Image.fromarray(picture).resize(self.size[::-1]))
         down, across = (coded - side for coded, side in zip(self.coded, self.size, strict=True))
         if down or across:
@@ -244,6 +245,12 @@ class _Encoder:
             got = getattr(error, "strerror", None) or "a number that no MP4 takes"
             fix = "make room on the disk, or send the film to another place: --out"
             raise WriteError("the film could not be written", where=self.path, got=got, fix=fix) from error
+
+
+def _fitting(height: int, width: int) -> tuple[int, int]:
+    """The size of a film of such frames: theirs, or as much smaller as the encoder needs."""
+    scale = min(1.0, LARGEST / max(height, width))
+    return max(1, round(height * scale)), max(1, round(width * scale))
 
 
 @dataclass(frozen=True)

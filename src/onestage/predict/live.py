@@ -33,6 +33,9 @@ NAP = 0.1
 CAMERA = "camera:"
 """How the name of a camera begins; a number alone is a camera too."""
 _SECRET = re.compile(r"(?<=://)([^/@:]*):[^/?#]*@")
+_SECRETS = "password|passwd|pass|pwd|token|secret|signature|sig|key|auth|credential"
+_NAMED_SECRET = re.compile(rf"((?:{_SECRETS})=)[^&;#/?\s]*?(?=[&;#/?\s]|_[a-z]+=|$)", re.IGNORECASE)
+"""As in ?token=..., and as in /user=admin_password=..._channel=1, which some cameras want."""
 _DEVICES = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 
 
@@ -61,8 +64,8 @@ def open_source(text: str, *, silence: float, limits: ImageLimits = USUAL_LIMITS
 
 
 def without_password(address: str) -> str:
-    """The address with *** for a password, for results and messages."""
-    return _SECRET.sub(r"\1:***@", address)
+    """The address with *** for passwords and keys, for results and messages."""
+    return _NAMED_SECRET.sub(r"\1***", _SECRET.sub(r"\1:***@", address))
 
 
 def camera_of(name: str, platform: str = sys.platform) -> tuple[str, str]:

@@ -34,8 +34,9 @@ USUAL_RATE = 30.0
 class Tracker:
     """Give ids to the detections of frames that come in the order of time. It remembers, so each film needs a new one.
 
-    scores: the least score that begins an id, of each of the K classes, or one for all. rate: frames per second
-    that it gets, about: so many steps its idea of a movement makes in a second.
+    scores: what begins an id: as in ``Scores.reported`` the thresholds of the K classes, which are reached, or one score for
+    all, which is surpassed. rate: frames per second that it gets, about: so many steps its idea of a movement makes in a
+    second.
     """
 
     def __init__(self, scores: Sequence[float] | float, *, rate: float | Fraction | None = None) -> None:
@@ -51,8 +52,10 @@ class Tracker:
         self._ids: dict[tuple[int, int], int] = {}
 
     def least(self, label: int) -> float:
-        """The least score of a class that begins an id."""
-        return float(self._scores) if isinstance(self._scores, int | float) else self._scores[label]
+        """The least score of a class that begins an id: of a single score the next larger number that a detection can have."""
+        if isinstance(self._scores, int | float):
+            return float(np.nextafter(np.float32(self._scores), np.float32(np.inf)))
+        return self._scores[label]
 
     def ids(self, found: Detections, time: float | Fraction) -> tuple[int | None, ...]:
         """The id of each of D detections, from 1, or None for those that no id is known of (yet). time: seconds."""

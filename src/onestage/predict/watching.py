@@ -81,6 +81,6 @@ def _selected(frame: Frame, found: Detections, selection: Selection, follow: Tra
     if selection.labels:
         found = found.select(torch.isin(found.labels, torch.tensor(selection.labels)))
     ids = follow.ids(found, frame.time)
-    strong = [score > follow.least(label) for score, label in zip(found.scores.tolist(), found.labels.tolist(), strict=True)]
+    strong = [score >= follow.least(label) for score, label in zip(found.scores.tolist(), found.labels.tolist(), strict=True)]
     rows = [row for row, number in enumerate(ids) if number is not None or strong[row]][: selection.top]
     return Seen(frame, found.select(rows), tuple(ids[row] for row in rows))

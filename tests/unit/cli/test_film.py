@@ -104,6 +104,10 @@ def test_a_film_that_cannot_be_opened_stops_no_other(run: Path, film: Path, name
         (["text.mp4"], "no film that can be read"),
         (["in.mp4", "--workers", "2"], "--workers 2"),
         (["in.mp4", "--worker-timeout", "5"], "--worker-timeout 5"),
+        (["in.mp4", "--reconnect", "5"], "--reconnect 5"),
+        (["in.mp4", "--realtime", "--batch-size", "4"], "--batch-size 4"),
+        (["rtsp://127.0.0.1:1/a", "--batch-size", "4"], "--batch-size 4"),
+        (["rtsp://127.0.0.1:1/a?token=secret", "a.jpg"], "token=***"),
     ],
 )
 def test_mistakes(run: Path, film: Path, given: list[str], message: str, capsys: Captured) -> None:

@@ -18,11 +18,12 @@ from films import CLOCK, SQUARE, Knowing, Scripted, encode, frames, picture, whi
 from onestage.errors import ConfigError, DataError, LostError
 from onestage.images import ImageLimits
 from onestage.predict.film_rows import row_of
-from onestage.predict.film_writer import FilmWriter, check_films, film_path, may_replace
+from onestage.predict.film_writer import LARGEST, FilmWriter, check_films, film_path, may_replace
 from onestage.predict.films import FilmFile, turn
 from onestage.predict.frames import Dropped, Facts, Fault, Frame, Patience, followed
 from onestage.predict.live import Paced, camera_of, is_live_name, open_source, without_password
 from onestage.predict.watching import Seen, watch
+from onestage.structures import Detections
 
 
 def read(path: Path, **options: int) -> list[Frame | Fault]:
@@ -353,6 +354,16 @@ def test_names_of_cameras_and_streams() -> None:
     assert without_password("rtsp://me:secret@host/a") == "rtsp://me:***@host/a"
     assert without_password("rtsp://me:se@cr:et@host/a@b") == "rtsp://me:***@host/a@b"
     assert without_password("rtsp://host:554/a:b@c") == "rtsp://host:554/a:b@c"
+    for text in (
+        "rtsp://h/a?user=me&password=***&x=1",
+        "https://h/a.mp4?Token=***",
+        "rtsp://h/a?access_token=***#b",
+        "https://h/a?X-Amz-Credential=***&X-Amz-Signature=***",
+        "rtsp://h:554/user=me_password=***_channel=1_stream=0.sdp",
+        "rtsp://h/a?pwd=***",
+    ):
+        assert without_password(text.replace("***", "s_e.c%r+et")) == text
+    assert without_password("rtsp://h/keys/a?rate=5") == "rtsp://h/keys/a?rate=5"
     source = open_source("rtsp://me:secret@host/a", silence=1.0)
     assert source.live and "secret" not in source.name
     assert camera_of("1", "linux") == ("/dev/video1", "v4l2") and camera_of("A", "win32") == ("video=A", "dshow")
@@ -465,3 +476,13 @@ def test_a_codec_that_nothing_knows_is_refused(tmp_path: Path, suffix: str, code
     film.write_bytes(content.replace(mark, b"zzz9"))
     with pytest.raises(DataError, match="the codec of this film is not read"):
         read(film)
+
+
+@pytest.mark.parametrize("size", [(8, LARGEST + 2), (LARGEST + 10, 4)])
+def test_a_film_that_is_too_wide_for_the_encoder_is_drawn_smaller(size: tuple[int, int], tmp_path: Path) -> None:
+    none = Detections(torch.zeros(0, 4), torch.zeros(0), torch.zeros(0, dtype=torch.int64), (), (), size)
+    with FilmWriter(tmp_path / "out.mp4", lambda: Facts(CLOCK, Fraction(30))) as film:
+        film.add(Seen(Frame(0, Fraction(0), torch.zeros(3, *size, dtype=torch.uint8)), none))
+        film.finish()
+    (frame,) = only_frames(read(tmp_path / "out.mp4"))
+    assert max(frame.pixels.shape[1:]) == LARGEST

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from films import Knowing, encode
 from onestage.boxes import iou
+from onestage.model.output.scores import Scores
 from onestage.predict.film_rows import row_of
 from onestage.predict.film_writer import draw_seen
 from onestage.predict.films import FilmFile
@@ -173,3 +174,17 @@ def test_only_what_is_tracked_is_reported_below_the_score() -> None:
     seen = [*watch(looker, [*items, *faults], selection=Selection(0.5), tracker=lambda: Tracker(0.5))]  # type: ignore[arg-type]
     assert [item.found.class_names for item in seen[:3]] == [("a",)] * 3  # type: ignore[union-attr]
     assert [item.ids for item in seen[:3]] == [(None,), (1,), (1,)] and seen[3] is faults[0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("score", [0.5, 0.3])  # 0.3 in 32 bits is above 0.3
+@pytest.mark.parametrize("of_class", [True, False])
+def test_what_lies_at_the_score_counts_as_without_ids(score: float, of_class: bool) -> None:
+    """A threshold of a class is reached, and a score of --score is surpassed."""
+    box, at = torch.tensor([[10.0, 10, 40, 40]]), torch.tensor([score])
+    looker = Knowing(lambda _: (box, at, torch.tensor([0])))
+    thresholds = (float(at), float(at)) if of_class else ()
+    expected = Scores(thresholds=thresholds).reported(looker.one(torch.zeros(3, 96, 168), 0.0), None if of_class else score)
+    items = [Frame(n, Fraction(n, 30), torch.zeros(3, 96, 168, dtype=torch.uint8)) for n in range(3)]
+    tracker = Tracker(thresholds if of_class else score)
+    seen = [*watch(looker, items, selection=Selection(None if of_class else score), tracker=lambda: tracker)]  # type: ignore[arg-type]
+    assert [len(item.found) for item in seen] == [len(expected)] * 3 == [int(of_class)] * 3  # type: ignore[union-attr]

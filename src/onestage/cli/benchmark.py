@@ -314,6 +314,7 @@ def _run(run: Benchmark, cells: Sequence[Cell], rows: list[Row]) -> None:
                 bar.say((f"{what}: {milliseconds(row.median)} ms, {rate(row.rate)} pictures/s", "dim"))
             bar.advance(1)
 
+        bar.say(("measuring what this machine can do at best, then the cells", "dim"))  # half a minute without a word else
         run.run(cells, told)
 
 

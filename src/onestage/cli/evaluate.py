@@ -156,7 +156,7 @@ def _evaluate_model(path: Path, wanted: _Wanted, look: Look, machine: Machine) -
     if keeping.calibrate:
         figures = calibrated(*measured(replace(predictor, scores=None), dataset, machine, on_bad), dataset)
     else:
-        looker, dataset = _closer(predictor, dataset, look, machine, wanted)
+        looker, dataset = _closer(path, predictor, dataset, look, machine, wanted)
         figures = Measured(*measured(looker, dataset, machine, on_bad), looker.scores)
     known = background(predictor if look.is_closer else found, path, data, dataset, options=[*wanted.typed, *look.typed])
     known = known.keeping(figures.scores, thresholds=keeping.keep_thresholds)
@@ -168,7 +168,9 @@ def _evaluate_model(path: Path, wanted: _Wanted, look: Look, machine: Machine) -
     return 0 if trials is None else _run_trials(trials, machine, on_bad)
 
 
-def _closer(predictor: Predictor, dataset: Dataset, look: Look, machine: Machine, wanted: _Wanted) -> tuple[Looker, Dataset]:
+def _closer(
+    model: Path, predictor: Predictor, dataset: Dataset, look: Look, machine: Machine, wanted: _Wanted
+) -> tuple[Looker, Dataset]:
     """What looks at the pictures, and these with the labels of all classes that it knows. What it costs is said."""
     from onestage.cli.looking import tell_cost
     from onestage.evaluation import for_classes
@@ -177,7 +179,7 @@ def _closer(predictor: Predictor, dataset: Dataset, look: Look, machine: Machine
     looker = look.closer([predictor, *others], batch_size=machine.batch_size)
     if looker.classes != dataset.classes:
         dataset = for_classes(dataset, looker.classes, wanted.data, format=wanted.format, on_bad=wanted.on_bad)
-    tell_cost(look, looker, dataset)
+    tell_cost(look, looker, str(model), dataset)
     return looker, dataset
 
 

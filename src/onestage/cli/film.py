@@ -83,13 +83,13 @@ def names_films(given: Sequence[str], film: Film) -> bool:
 
 def with_films_of_globs(given: Sequence[str]) -> tuple[str, ...]:
     """What is given, with the films that globs name in their place, because not every shell puts them there."""
+    from onestage.data.files import matches
     from onestage.predict.films import SUFFIXES
 
     found: list[str] = []
     for text in given:
         is_glob = glob.has_magic(text) and Path(text).suffix.lower() in SUFFIXES and not Path(text).exists()
-        films = sorted(glob.glob(text, recursive=True)) if is_glob else []  # noqa: PTH207  # Path.glob knows no absolute patterns
-        found += films or [text]
+        found += (matches(text) if is_glob else []) or [text]
     return tuple(found)
 
 
@@ -135,7 +135,7 @@ def check_live_options(sources: Sequence[FrameSource], film: Film, look: Look, w
         raise ConfigError(what, got=got, fix="leave it out")
     at_once = all(source.live or film.realtime for source in sources)
     if at_once and work.batch_size != type(work).batch_size and not look.is_closer:  # windows go through the network together
-        what, got = "frames that come in their own time go through the network one by one", f"--batch-size {work.batch_size}"
+        what, got = "live frames go through the network one by one", f"--batch-size {work.batch_size}"
         raise ConfigError(what, got=got, fix="leave it out")
 
 

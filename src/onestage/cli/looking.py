@@ -153,9 +153,11 @@ def _tell_classes(models: Sequence[Predictor]) -> None:
         say(("not all models know:", "bold"), f" {', '.join(some[:5])}{more}; classes are matched by name")
 
 
-def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Dataset, *, score: float | None = None) -> None:
-    """Say how pictures are looked at, and what that costs for the first one, if it is more than the plain call. score: as for
-    ``tell_passes``.
+def tell_cost(
+    look: Look, looker: Looker, model: str, pictures: Sequence[PictureFile] | Dataset, *, score: float | None = None
+) -> None:
+    """Say how pictures are looked at, and what that costs for the first one, if it is more than the plain call. For the other
+    arguments see ``tell_passes``.
     """
     from onestage.data.dataset import Dataset
     from onestage.images import image_size
@@ -167,15 +169,18 @@ def tell_cost(look: Look, looker: Looker, pictures: Sequence[PictureFile] | Data
     except DataError:  # it cannot be read, which is said when its turn comes
         size = None
     if size is not None:
-        tell_passes(look, looker, size, "the picture" if len(pictures) == 1 else "the first picture", score=score)
+        what = "the picture" if len(pictures) == 1 else "the first picture"
+        tell_passes(look, looker, model, (what, size), score=score)
 
 
-def tell_passes(look: Look, looker: Looker, size: Size, what: str, *, score: float | None) -> None:
-    """Say how it looks, and what that costs. what: for which picture, whose size this is. score: the least one that is
-    reported, if it is the usual one. Scores that are means over several looks are lower, so then that is said too.
+def tell_passes(look: Look, looker: Looker, model: str, picture: tuple[str, Size], *, score: float | None) -> None:
+    """Say how it looks, and what that costs. model: as the user named the first one. picture: which one, and its size. score:
+    the least one that is reported, if it is the usual one. Scores that are means over several looks are lower, so then that is
+    said too.
     """
+    what, size = picture
     cost = f"{counted(looker.passes(size), 'pass')} through the network for {what} of {size[0]}x{size[1]}, in place of 1"
-    say(("looking closer:", "bold"), f" {looker.name}: {cost}")
+    say(("looking closer:", "bold"), f" {' + '.join([model, *look.with_])} ({looker.name}): {cost}")
     if look.fuses and score is not None:
         more = f"so lower: to report as much as one look does at {score:g}, take a lower --score (docs/large-pictures.md)"
         say(("scores are means over the looks,", "bold"), f" {more}")

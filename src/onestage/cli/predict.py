@@ -130,7 +130,7 @@ def _predict(
     check_blurring(output, classes=detection.classes, top=detection.top)
     before = earlier(out) if work.resume else None
     names = (model, *look.with_)
-    runtimes = as_before(before, detection.runtime, len(names))
+    runtimes = as_before(before, detection.runtime, names)
     found = _models(names, runtimes, detection)
     classes = united(ClassSet(tuple(each.classes), tuple(each.config.category_ids)) for each in found)
     labels = tuple(labels_of(detection.classes, classes.names))
@@ -143,7 +143,7 @@ def _predict(
     predictors = _predictors(found, files, runtimes, work, detection)
     looker = look.closer(predictors, batch_size=work.batch_size)
     score = least_score(looker, detection.score)
-    tell_cost(look, looker, files, score=score if detection.score == "auto" else None)
+    tell_cost(look, looker, model, files, score=score if detection.score == "auto" else None)
     tally, began = Tally(), time.monotonic()
     run = partial(
         in_batches,
@@ -190,7 +190,7 @@ def _predict_films(
     selection = Selection(score=least_score(looker, detection.score), labels=labels, top=detection.top)
     if look.is_closer and tried:
         usual = selection.score if detection.score == "auto" else None
-        tell_passes(look, looker, (tried[0].shape[-2], tried[0].shape[-1]), "a frame", score=usual)
+        tell_passes(look, looker, model, ("a frame", (tried[0].shape[-2], tried[0].shape[-1])), score=usual)
     limit = in_bytes(work.picture_memory) // 4  # what waits, a batch, what the network has, and what is drawn
     drawing = drawing_of(output, classes)
     return watch_films(Watching(looker, selection, film, work.batch_size, limit, out, draw, drawing), sources)

@@ -82,22 +82,25 @@ def _parts(value: object) -> Sequence[object]:
     return value if isinstance(value, tuple | list) else (value,)
 
 
-def as_before(notes: Mapping[str, Json] | None, runtime: str, models: int) -> list[str]:
-    """What runs each of so many models: what ran it in the interrupted run, if ``runtime`` leaves that open.
+def as_before(notes: Mapping[str, Json] | None, runtime: str, names: Sequence[str]) -> list[str]:
+    """What runs each of the models: what ran it in the interrupted run, if ``runtime`` leaves that open. An exported file that
+    this does not run is another model, of which ``Journal.compare`` says so.
 
     Raise ConfigError if torch has another number of threads than it had then: their number shows in the last digits.
     """
+    from onestage.predict.exported import takes
+
     if notes is None:
-        return [runtime] * models
+        return [runtime] * len(names)
     threads, before = notes.get("threads"), notes.get("runtimes")
     now = threads_now()
     if isinstance(threads, int) and threads != now:
         what = "with another number of threads the last digits would differ"
         fix = f"OMP_NUM_THREADS={threads} onestage predict ..."
         raise ConfigError(what, where="--resume", got=f"{now} threads", expected=f"{threads}, as before", fix=fix)
-    if runtime != "auto" or not isinstance(before, list) or len(before) != models:
-        return [runtime] * models
-    return [str(each) for each in before]
+    if runtime != "auto" or not isinstance(before, list) or len(before) != len(names):
+        return [runtime] * len(names)
+    return [str(each) if takes(name, str(each)) else runtime for name, each in zip(names, before, strict=True)]
 
 
 def threads_now() -> int:

@@ -2,12 +2,13 @@
 
 import codecs
 import errno
+import glob
 import io
 import os
 import re
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -42,9 +43,38 @@ READ_FIX = "see whether it is there and whether you may read it"
 _OVERLAP = 128
 """Characters of the word that ``pieces`` are searched for, at most."""
 
+_ANY_FOLDERS = re.compile(rf"(?<![^/{re.escape(os.sep)}])\*\*(?:$|[/{re.escape(os.sep)}])")
+"""The ** of a glob, which is no part of a name."""
 _LFS = b"version https://git-lfs"
 _LEFT_BY_SYSTEMS = frozenset({".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"})
 _PASSED_OVER = frozenset({"__macosx", "__pycache__"})
+
+
+def matches(pattern: str) -> list[str]:
+    """The files and folders that a glob fits, sorted. ** stands for any folders that are not hidden, those behind links too,
+    each once on the way down: links may lead in circles.
+    """
+    found = _ANY_FOLDERS.search(pattern)
+    if found is None:
+        return sorted(glob.glob(pattern))  # noqa: PTH207  # Path.glob knows no absolute patterns
+    root, rest = pattern[: found.start()], pattern[found.end() :] or "*"
+    roots = glob.glob(root) if glob.has_magic(root) else [root]  # noqa: PTH207
+    folders = {folder for place in roots for folder in _folders(place)}
+    return sorted({match for folder in folders for match in matches(glob.escape(folder) + rest)})
+
+
+def _folders(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """A folder and those below it that are not hidden, as paths that end with a slash; "" is the current one. above: the real
+    paths of those that it is in.
+    """
+    real = os.path.realpath(folder)
+    if real in above or not Path(real).is_dir():
+        return
+    yield folder
+    with suppress(OSError):  # it is gone, or not for us
+        for name in sorted(os.listdir(real)):  # noqa: PTH208
+            if not name.startswith("."):
+                yield from _folders(f"{folder}{name}/", (*above, real))
 
 
 def split_above(path: Path, root: Path) -> str | None:

@@ -66,11 +66,11 @@ class Range:
             expected = ", ".join(f"{word} {bound:g}" for word, bound in bounds.items() if math.isfinite(bound))
             raise ConfigError("a number out of its range", where=where, got=value, expected=expected, fix=fix)
 
-    def check_number(self, value: object, where: object) -> None:
+    def check_number(self, value: object, where: object, *, fix: str | None = None) -> None:
         """Raise ConfigError unless it is a number, and inside. A bool is none."""
         if not isinstance(value, Real) or isinstance(value, bool):
-            raise ConfigError("this is no number", where=where, got=repr(value), expected="a number")
-        self.check(float(value), where)
+            raise ConfigError("this is no number", where=where, got=repr(value), expected="a number", fix=fix)
+        self.check(float(value), where, fix=fix)
 
 
 @dataclass(frozen=True)

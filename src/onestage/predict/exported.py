@@ -36,6 +36,11 @@ def is_exported(path: str | Path) -> bool:
     return path.suffix.lower() in OPENERS and not path.is_dir()
 
 
+def takes(model: str, runtime: str) -> bool:
+    """Whether a runtime can run a model of that name: any a detector, few an exported file."""
+    return not is_exported(model) or runtime in OPENERS[Path(model).suffix.lower()]
+
+
 def open_exported(path: str | Path, runtime: str | None = None, *, trusted: bool = False, bf16: bool = False) -> Predictor:
     """The predictor of an exported file, run by the runtime of that name; "auto" is the usual one, as without a name.
 

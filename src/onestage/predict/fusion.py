@@ -127,11 +127,12 @@ class Fused(Looker):
     def __post_init__(self) -> None:
         """Raise ConfigError for weights that are not one for each looker, or not above 0."""
         object.__setattr__(self, "weights", self.weights or (1.0,) * len(self.lookers))
+        fix = f"such as weights=({', '.join('1' * len(self.lookers))}), or leave them out"
         if len(self.weights) != len(self.lookers) or not self.lookers:
             got, expected = counted(len(self.weights), "weight"), f"one for each of {counted(len(self.lookers), 'model')}"
-            raise ConfigError("the weights do not suit the models", got=got, expected=expected)
+            raise ConfigError("the weights do not suit the models", got=got, expected=expected, fix=fix)
         for weight in self.weights:
-            Range(above=0, most=1e6).check_number(weight, "weights")
+            Range(above=0, most=1e6).check_number(weight, "weights", fix=fix)
         classes = united(ClassSet(looker.classes, looker.category_ids) for looker in self.lookers)
         object.__setattr__(self, "_classes", classes)
 

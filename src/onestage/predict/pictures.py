@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from onestage.data.files import PICTURE_SUFFIXES
+from onestage.data.files import PICTURE_SUFFIXES, matches
 from onestage.data.stems import flat_stems
 from onestage.errors import DataError, absent, first_ten
 from onestage.predict.films import SUFFIXES as FILM_SUFFIXES
@@ -74,7 +74,7 @@ def _expand(text: str, results: str) -> Iterator[Path]:
     elif path.exists():
         yield path
     else:
-        for match in sorted(map(Path, glob.glob(text, recursive=True))):  # noqa: PTH207  # Path.glob knows no absolute patterns
+        for match in map(Path, matches(text)):
             if match.is_dir():
                 yield from _below(match, results)
             elif _is_picture(match.name):

@@ -35,6 +35,7 @@ def test_predict_looks_as_python_does_and_says_what_it_costs(run: Path, large: P
     assert len(found) == len(expected) > 0
     torch.testing.assert_close(torch.tensor([row["box"] for row in found]), expected.boxes, atol=2e-3, rtol=0)
     told = capsys.readouterr().err
+    assert f"looking closer: {run} + {run} (tinyssd, tiles 80x100" in " ".join(told.split())
     passes = 2 * look.passes((150, 200))
     assert f"{passes} passes through the network for the picture of 150x200, in place of 1" in told and passes == 2 * 2 * 10
     assert "lower --score" not in told, "a score was chosen"

@@ -13,6 +13,7 @@ from onestage import create, files, load
 from onestage.cli import common, working
 from onestage.cli.main import main
 from onestage.cli.working import as_before
+from onestage.errors import ConfigError
 from onestage.images import decode_image
 from onestage.predict import journal, pipeline
 from onestage.predict.predictor import Predictor
@@ -188,9 +189,11 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_files(run: Path, interru
 def test_each_model_of_an_interrupted_run_goes_on_with_its_own_runtime() -> None:
     """A detector that OpenVINO runs, with an .onnx file that onnxruntime does: both programs take such a file."""
     notes = {"runtimes": ["openvino", "onnxruntime"], "threads": torch.get_num_threads()}
-    assert as_before(notes, "auto", 2) == ["openvino", "onnxruntime"]
-    assert as_before(notes, "torch", 2) == ["torch", "torch"] and as_before(None, "auto", 2) == ["auto", "auto"]
-    assert as_before(notes, "auto", 3) == ["auto"] * 3  # another run, which is refused for its settings
+    assert as_before(notes, "auto", ["run", "a.onnx"]) == ["openvino", "onnxruntime"]
+    assert as_before(notes, "torch", ["run", "a.onnx"]) == ["torch", "torch"]
+    assert as_before(None, "auto", ["run", "a.onnx"]) == ["auto", "auto"]
+    assert as_before(notes, "auto", ["run"] * 3) == ["auto"] * 3  # another run, which is refused for its settings
+    assert as_before(notes, "auto", ["a.xml", "b.tflite"]) == ["openvino", "auto"]  # the same
 
 
 def test_several_models_are_opened_again_as_they_were_run(
@@ -230,6 +233,29 @@ def test_an_interrupted_run_is_not_mixed_with_another(run: Path, interrupted: Pa
     assert main(["predict", "other.safetensors", *again[2:]]) == 2 and "model: " in capsys.readouterr().err
     assert contents(interrupted) == before
     assert main(again) == 1
+
+
+def test_an_exported_file_of_another_kind_is_another_model(
+    run: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    """As of ONNX before, and of OpenVINO now: the runtime of before takes no such file, which is not what has changed."""
+    kept, usual = working.notes_of, common.find_any_model
+    monkeypatch.setattr(working, "notes_of", lambda models: {**kept(models), "runtimes": ["onnxruntime"]})
+    monkeypatch.setattr(journal.Journal, "remove", lambda self: None)  # as if it had been killed at the end
+    command = ["photos/a/x.jpg", "--no-pictures", "--format", "csv"]
+    assert main(["predict", str(run), *command]) == 0
+    Path("other.xml").write_text("another model")
+
+    def opened(name: str, *, runtime: str, **rest: Any) -> Any:
+        if name == "other.xml" and runtime != "auto":
+            raise ConfigError("this runtime takes no .xml files", got=runtime)
+        return usual(str(run), runtime=runtime, **rest)
+
+    monkeypatch.setattr(common, "find_any_model", opened)
+    monkeypatch.setattr("onestage.cli.predict.identity", lambda name, model: name)
+    assert main(["predict", "other.xml", *command, "--resume"]) == 2
+    said = capsys.readouterr().err
+    assert "something has changed since" in said and "now other.xml" in said and "takes no .xml" not in said
 
 
 def test_without_resume_an_interrupted_run_is_given_up_and_that_is_said(run: Path, interrupted: Path, capsys: Captured) -> None:

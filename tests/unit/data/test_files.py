@@ -1,5 +1,6 @@
 """Files of foreign data: limits on what is read, and names that no file can have."""
 
+import glob
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 
 import trees
 from onestage.data import load_dataset
-from onestage.data.files import MAX_BYTES, is_folder, is_regular, read_bytes
+from onestage.data.files import MAX_BYTES, is_folder, is_regular, matches, read_bytes
 from onestage.errors import DataError
 
 PATHS = {
@@ -56,3 +57,36 @@ def test_names_that_no_file_can_have(name: str, tmp_path: Path) -> None:
         load_dataset(tmp_path / name / "labels.csv")
     with pytest.raises(DataError):
         load_dataset(tmp_path / name)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folders with pictures, some hidden, some with odd names."""
+    for name in ("1.jpg", "a/2.jpg", "a/b/3.jpg", "a/b/3.png", ".h/4.jpg", "a/.h.jpg", "a[1]/5.jpg", "a**b/6.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+PATTERNS = ["**/*.jpg", "*.jpg", "a/**", "a/**/*.jpg", "**/b/*", "*/**/3.*", "**/b/**/*.png", "a**/*.jpg", "no/**", "**"]
+
+
+@pytest.mark.parametrize("before", ["", "./", "ROOT/"])
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_globs_fit_what_those_of_python_fit(tree: Path, pattern: str, before: str) -> None:
+    pattern = before.replace("ROOT", str(tree)) + pattern
+    expected = {os.path.normpath(path) for path in glob.glob(pattern, recursive=True)}  # noqa: PTH207
+    found = [os.path.normpath(path) for path in matches(pattern)]
+    assert set(found) >= {path for path in expected if Path(path).is_file()}
+    assert set(found) <= expected and len(found) == len(set(found))
+
+
+def test_links_that_lead_in_circles_are_followed_once(tree: Path) -> None:
+    """With two of them in each folder, Python's own glob would not end."""
+    for link in ("x", "y", "z"):
+        (tree / "a" / "b" / link).symlink_to(tree / "a")
+    (tree / "self").symlink_to(tree / "self")
+    (tree / "other").symlink_to(tree / "a")
+    assert [path for path in matches("**/3.jpg") if "other" not in path] == ["a/b/3.jpg"]
+    assert "other/b/3.jpg" in matches("**/3.jpg") and len(matches("**/3.jpg")) == 2

@@ -190,8 +190,9 @@ def test_calibration_comes_before_fusion_and_thresholds_are_left_out() -> None:
     "weights", [[1], [1, 1, 1], [1, 0], [1, -1], [1, float("nan")], [1, float("inf")], [1, "1"], [1, True], 2]
 )
 def test_weights_that_are_none_are_refused(weights: list[float]) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError) as caught:
         onestage.fuse([seer(1), seer(1)], weights=weights)
+    assert "such as weights=(" in str(caught.value)
 
 
 @pytest.mark.parametrize("models", [None, "runs/first", seer(1), [seer(1), None]])

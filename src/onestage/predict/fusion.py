@@ -122,7 +122,11 @@ class Fused(Looker):
     lookers: tuple[Looker, ...]
     weights: tuple[float, ...] = ()
     title: str = ""
-    _classes: ClassSet = field(default=ClassSet((), ()), init=False, repr=False)
+    _classes: ClassSet = field(default=ClassSet((), ()), init=False)
+    _labels: tuple[Tensor, ...] = field(default=(), init=False)
+    """Of each looker (K,): which of these classes each of its own is."""
+    _known: tuple[tuple[bool, ...], ...] = field(default=(), init=False)
+    """Of each looker: which of these classes it knows."""
 
     def __post_init__(self) -> None:
         """Raise ConfigError for weights that are not one for each looker, or not above 0."""
@@ -134,7 +138,11 @@ class Fused(Looker):
         for weight in self.weights:
             Range(above=0, most=1e6).check_number(weight, "weights", fix=fix)
         classes = united(ClassSet(looker.classes, looker.category_ids) for looker in self.lookers)
-        object.__setattr__(self, "_classes", classes)
+        place = {name: label for label, name in enumerate(classes.names)}
+        labels = tuple(torch.tensor([place[name] for name in looker.classes], dtype=torch.int64) for looker in self.lookers)
+        known = tuple(tuple(torch.isin(torch.arange(len(place)), of).tolist()) for of in labels)
+        for name, value in {"_classes": classes, "_labels": labels, "_known": known}.items():
+            object.__setattr__(self, name, value)
 
     @property
     def name(self) -> str:
@@ -188,15 +196,12 @@ class Fused(Looker):
 
     def _fuse(self, found: Sequence[Detections]) -> Detections:
         """One Detections of those of all lookers for one picture."""
-        place = {name: label for label, name in enumerate(self.classes)}
-        maps = [torch.tensor([place[name] for name in looker.classes]) for looker in self.lookers]
-        known = [[name in looker.classes for name in self.classes] for looker in self.lookers]
         boxes, scores, labels = weighted_boxes(
             [one.boxes for one in found],
             [one.scores for one in found],
-            [of[one.labels] for of, one in zip(maps, found, strict=True)],
+            [of[one.labels] for of, one in zip(self._labels, found, strict=True)],
             weights=self.weights,
-            known=known,
+            known=self._known,
         )
         names, ids = self.classes, self.category_ids
         return replace(

@@ -88,33 +88,6 @@ class Outcome(NamedTuple):
     found: Detections | DataError
 
 
-def predict_files(
-    looker: Looker,
-    pictures: Sequence[PictureFile],
-    *,
-    selection: Selection = ALL,
-    pieces: Sequence[Piece] = (),
-    batch_size: int = 8,
-    unsaved: Callable[[WriteError], None] | None = None,
-    resources: Resources = USUAL,
-) -> Iterator[Outcome]:
-    """The outcome of each picture, in order. pieces: what is made of each one's pixels, such as an annotated copy.
-
-    A picture that cannot be read stops nothing. A piece that cannot be saved stops nothing either if ``unsaved`` takes its
-    error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than the timeout.
-    """
-    for batch in in_batches(
-        looker,
-        pictures,
-        selection=selection,
-        pieces=pieces,
-        batch_size=batch_size,
-        unsaved=unsaved,
-        resources=resources,
-    ):
-        yield from batch
-
-
 def in_batches(
     looker: Looker,
     pictures: Sequence[PictureFile],
@@ -125,9 +98,12 @@ def in_batches(
     unsaved: Callable[[WriteError], None] | None = None,
     resources: Resources = USUAL,
 ) -> Iterator[list[Outcome]]:
-    """The outcomes of ``predict_files``, those of a batch at once. By then the pieces of all batches before are saved.
+    """The outcome of each picture, in order, those of a batch at once. pieces: what is made of each one's pixels, such as an
+    annotated copy; by then those of all batches before are saved. So a run that was interrupted after some batches goes on with
+    the pictures after them, and gets the same numbers.
 
-    So a run that was interrupted after some batches goes on with the pictures after them, and gets the same numbers.
+    A picture that cannot be read stops nothing. A piece that cannot be saved stops nothing either if ``unsaved`` takes its
+    error; without it, WriteError is raised. Raise LostError if reading or saving takes longer than the timeout.
     """
     limit = in_bytes(resources.gigabytes)
     drawn = max((piece.cost for piece in pieces), default=0)

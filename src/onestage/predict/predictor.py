@@ -295,6 +295,42 @@ class Predictor(Looker):
         return [one.select(one.scores > least) for one in found]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class Through(Looker):
+    """A looker that shows another one its pictures in some other way. Their classes and scores are the same."""
+
+    looker: Looker
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the other looker."""
+        return self.looker.classes
+
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """Those of the other looker."""
+        return self.looker.category_ids
+
+    @property
+    def scores(self) -> Scores | None:
+        """Those of the other looker."""
+        return self.looker.scores
+
+    @property
+    def threshold(self) -> float:
+        """That of the other looker."""
+        return self.looker.threshold
+
+    @property
+    def device(self) -> torch.device:
+        """Where the other looker computes."""
+        return self.looker.device
+
+    def passes(self, size: Size) -> int:
+        """Those of the other looker."""
+        return self.looker.passes(size)
+
+
 def in_evaluation_mode(module: nn.Module) -> nn.Module:
     """The module itself if all of it is in evaluation mode, or else a mirror that is, with the same parameters and buffers.
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from onestage.data.label_files import Boxed, Shape, coco_boxes, coco_categories, data_yaml, labelme_text, voc_text, yolo_text
 from onestage.data.predictions import encoded
@@ -61,7 +61,7 @@ def objects_of(found: Detections) -> list[tuple[Boxed, float]]:
     return [(Boxed(tuple(box), label), score) for box, label, score in rows if box[0] < box[2] and box[1] < box[3]]
 
 
-class _FilePerPicture:
+class _FilePerPicture(Protocol):
     """What the formats share that have a file of labels for each picture. There is nothing to cut off to go on: what was
     written after a state is written again, and is the same.
     """
@@ -78,7 +78,7 @@ class _FilePerPicture:
 
     def labels(self, outcome: Outcome, found: Detections) -> tuple[Path, str]:
         """The file of labels of a picture, and its content."""
-        raise NotImplementedError
+        ...
 
     def sync(self) -> State:
         """Nothing is held back."""

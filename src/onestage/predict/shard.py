@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from onestage.data.memory import GIGABYTES
 from onestage.data.workers import TIMEOUT
 from onestage.predict.pictures import PictureFile
-from onestage.predict.pipeline import ALL, Outcome, Resources, Selection, predict_files
+from onestage.predict.pipeline import ALL, Outcome, Resources, Selection, in_batches
 from onestage.predict.predictor import Looker
 from onestage.structures import Detections, Size
 
@@ -56,15 +57,15 @@ def rows(
     gigabytes: float = GIGABYTES,
     timeout: float = TIMEOUT,
 ) -> Iterator[Row]:
-    """A row for each picture, in order; for the arguments see ``predict_files``.
+    """A row for each picture, in order; for the arguments see ``in_batches``.
 
     The batches that go through the network follow from the order of the pictures alone, so the same shard gives the same
     numbers. Raise LostError if reading takes longer than ``timeout`` seconds.
     """
     began = time.perf_counter()
     means = Resources(workers=1, gigabytes=gigabytes, timeout=timeout)  # other shards run beside this one
-    outcomes = predict_files(looker, pictures, selection=selection, batch_size=batch_size, resources=means)
-    for outcome in outcomes:
+    batches = in_batches(looker, pictures, selection=selection, batch_size=batch_size, resources=means)
+    for outcome in chain.from_iterable(batches):
         now = time.perf_counter()
         yield row_of(outcome, seconds=now - began)
         began = now

@@ -15,10 +15,9 @@ from torchvision.transforms.v2 import functional as tv
 
 from onestage.errors import ConfigError, check_number
 from onestage.model.codec import Range
-from onestage.model.output.scores import Scores
 from onestage.model.preprocess import Preprocess
 from onestage.predict.pieces import WEAK, together
-from onestage.predict.predictor import Looker, Predictor
+from onestage.predict.predictor import Predictor, Through
 from onestage.predict.windows import Tiles, Window, auto_tile, windows_of
 from onestage.structures import Detections, Size
 
@@ -41,7 +40,7 @@ def check_tiles(tiles: object) -> None:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Tiled(Looker):
+class Tiled(Through):
     """Look at each picture in windows that overlap, and put what they show together (``pieces``): no object is split or counted
     twice.
 
@@ -51,7 +50,8 @@ class Tiled(Looker):
     the picture fills only that part of the input, and tiles are larger. overlap: the part that windows share with a neighbour.
     batch_size: windows that go through the network together.
 
-    With neither tiles nor a scale, this is the plain call.
+    Its scores are the best of what windows show, so they mean what those of the model mean. With neither tiles nor a scale, it
+    is the plain call.
     """
 
     looker: Predictor
@@ -73,31 +73,6 @@ class Tiled(Looker):
         size = self.tiles if isinstance(self.tiles, str) else "x".join(map(str, self.tiles or ()))
         tiles = f", tiles {size} with an overlap of {self.overlap:g}" if size else ""
         return self.looker.name + tiles + (f", scale {self.scale:g}" if self.scale != 1 else "")
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the model."""
-        return self.looker.classes
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Those of the model."""
-        return self.looker.category_ids
-
-    @property
-    def scores(self) -> Scores | None:
-        """Those of the model: scores are the best of what windows show, so they mean the same."""
-        return self.looker.scores
-
-    @property
-    def threshold(self) -> float:
-        """That of the model."""
-        return self.looker.threshold
-
-    @property
-    def device(self) -> torch.device:
-        """That of the model."""
-        return self.looker.device
 
     def passes(self, size: Size) -> int:
         """The windows of a picture of that size."""

@@ -9,61 +9,28 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-import torch
 from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.errors import ConfigError, known_keywords
 from onestage.model.detector import Detector
-from onestage.model.output.scores import Scores
 from onestage.predict.fusion import Fused
-from onestage.predict.predictor import MOST_PIXELS, Looker, Predictor, not_a_detector
+from onestage.predict.predictor import MOST_PIXELS, Looker, Predictor, Through, not_a_detector
 from onestage.predict.tiles import Tiled
 from onestage.predict.windows import Tiles
-from onestage.structures import Detections, Size
+from onestage.structures import Detections
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Mirrored(Looker):
+class Mirrored(Through):
     """Look at the mirror image of each picture, and give the boxes where the objects are."""
-
-    looker: Looker
 
     @property
     def name(self) -> str:
         """The name of the looker, and that it sees mirror images."""
         return f"{self.looker.name}, mirrored"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the looker."""
-        return self.looker.classes
-
-    @property
-    def category_ids(self) -> tuple[int, ...]:
-        """Those of the looker."""
-        return self.looker.category_ids
-
-    @property
-    def scores(self) -> Scores | None:
-        """Those of the looker."""
-        return self.looker.scores
-
-    @property
-    def threshold(self) -> float:
-        """That of the looker."""
-        return self.looker.threshold
-
-    @property
-    def device(self) -> torch.device:
-        """That of the looker."""
-        return self.looker.device
-
-    def passes(self, size: Size) -> int:
-        """As many as without a mirror."""
-        return self.looker.passes(size)
 
     def detect(self, pictures: Sequence[Tensor], *, score: float | None = None) -> list[Detections]:
         """The detections of B pictures, (3, H, W) each. Of large pictures, there is one mirror image at a time."""
@@ -121,7 +88,7 @@ def fuse(models: Sequence[Detector | Looker], *, weights: Sequence[float] | None
     Raise ConfigError unless there is a weight above 0 for each model.
     """
     given = _several(models, "models", fix="onestage.fuse([one, other])")
-    several = tuple(one if isinstance(one, Tiled | Mirrored | Fused) else _predictor(one) for one in given)
+    several = tuple(one if isinstance(one, Through | Fused) else _predictor(one) for one in given)
     return Fused(several, () if weights is None else _several(weights, "weights", fix="such as weights=(2, 1)"))
 
 
@@ -138,7 +105,7 @@ def _predictor(model: object) -> Predictor:
         return model
     if isinstance(model, Detector):
         return Predictor.of(model)
-    if isinstance(model, Tiled | Mirrored | Fused):
+    if isinstance(model, Through | Fused):
         what, fix = "this looks closer already", "fuse what looks: onestage.fuse([onestage.look(a), onestage.look(b)])"
         raise ConfigError(what, got=model.name, expected="a model", fix=fix)
     raise not_a_detector(model)

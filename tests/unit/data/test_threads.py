@@ -12,7 +12,7 @@ from onestage.data.threads import PatientThreads
 from onestage.errors import ConfigError, LostError
 from onestage.predict import copies, pipeline
 from onestage.predict.pictures import name_pictures
-from onestage.predict.pipeline import Resources, predict_files
+from onestage.predict.pipeline import Resources, in_batches
 from onestage.predict.predictor import Predictor
 from small_runs import detector, write_pictures
 
@@ -56,11 +56,7 @@ def test_predict_does_not_wait_forever(never, place, stuck: str, tmp_path: Path,
     with pytest.raises(LostError, match="does not answer"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         pieces = [copies.Annotated(tmp_path / "seen")]
-        list(
-            predict_files(
-                Predictor.of(detector().eval()), name_pictures(paths), pieces=pieces, resources=Resources(timeout=0.3)
-            )
-        )
+        list(in_batches(Predictor.of(detector().eval()), name_pictures(paths), pieces=pieces, resources=Resources(timeout=0.3)))
 
 
 def test_the_doctor_does_not_wait_forever(never, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

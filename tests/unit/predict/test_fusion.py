@@ -14,8 +14,9 @@ from drawn_rectangles import draw, seer
 from onestage import boxes as box_ops
 from onestage.errors import ConfigError
 from onestage.model.output.scores import Scores
-from onestage.predict.fusion import weighted_boxes
+from onestage.predict.fusion import Fused, weighted_boxes
 from onestage.predict.predictor import Predictor
+from onestage.predict.views import Mirrored
 
 Row = tuple[list[float], float, int]
 
@@ -206,3 +207,17 @@ def test_an_id_that_another_class_has_is_not_given_twice() -> None:
     assert onestage.fuse([one, other]).category_ids == (0, 1, 2)
     with pytest.raises(ConfigError, match="do not suit"):
         onestage.fuse([])
+
+
+def test_which_class_is_which_is_found_once() -> None:
+    asked: list[str] = []
+
+    class Asked(Mirrored):
+        @property
+        def classes(self) -> tuple[str, ...]:
+            asked.append("again")
+            return self.looker.classes
+
+    fused = Fused((Asked(seer(2)), Asked(seer(2))))
+    before = len(asked)
+    assert len(fused.predict([PICTURE] * 3)) == 3 and len(asked) == before

@@ -6,7 +6,9 @@ import signal
 import threading
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +22,15 @@ from onestage.model.detector import Detector
 from onestage.predict import copies, pipeline
 from onestage.predict.copies import Annotated
 from onestage.predict.pictures import PictureFile, name_pictures
-from onestage.predict.pipeline import Resources, Selection, in_batches, predict_files
+from onestage.predict.pipeline import Outcome, Resources, Selection, in_batches
 from onestage.predict.predictor import Predictor
 from onestage.structures import Detections
+
+
+def predict_files(*given: Any, **options: Any) -> Iterator[Outcome]:
+    """The outcomes one by one."""
+    for batch in in_batches(*given, **options):
+        yield from batch
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +116,7 @@ def test_a_disk_that_does_not_answer_while_headers_are_read_ends_with_a_message(
     picture = PictureFile(tmp_path / "a.png", "a.png")
     began = time.monotonic()
     with pytest.raises(LostError, match=r"a\.png"):
-        list(pipeline.predict_files(None, [picture], resources=Resources(timeout=0.2)))
+        list(predict_files(None, [picture], resources=Resources(timeout=0.2)))
     assert time.monotonic() - began < 25  # it did not wait for the disk
 
 

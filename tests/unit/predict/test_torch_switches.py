@@ -22,7 +22,7 @@ from onestage.model.detector import Detector
 from onestage.predict.copies import Annotated
 from onestage.predict.measure import evaluate_dataset
 from onestage.predict.pictures import name_pictures
-from onestage.predict.pipeline import predict_files
+from onestage.predict.pipeline import in_batches
 from onestage.predict.predictor import Predictor
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -118,9 +118,7 @@ def test_no_call_changes_a_global_switch(tmp_path: Path) -> None:
     calls: dict[str, Callable[[], object]] = {
         "predict": lambda: copy.deepcopy(model).train().predict([PIXELS, str(picture)]),
         "draw": lambda: model.predict(str(picture))[0].draw(),
-        "files": lambda: list(
-            predict_files(Predictor.of(model), name_pictures([picture]), pieces=[Annotated(tmp_path / "out")])
-        ),
+        "files": lambda: list(in_batches(Predictor.of(model), name_pictures([picture]), pieces=[Annotated(tmp_path / "out")])),
         "save": lambda: model.save(path),
         "load": lambda: onestage.load(path),
         "weights": lambda: onestage.create("tinyssd", size=(64, 96), weights=path),

@@ -131,16 +131,9 @@ class Benchmark:
         if timed.refusal is not None:
             return Row(cell, reason=str(timed.refusal))
         others = math.nan if before is None or after is None else before.others(after)
-        row = Row(
-            replace(cell, numbers=timed.numbers) if cell.numbers == AS_MADE else cell,
-            timed.timing,
-            memory=timed.memory,
-            before=timed.before,
-            gpu_memory=timed.gpu_memory,
-            multiply_adds=timed.multiply_adds,
-            others=None if math.isnan(others) else round(others, 3),
-            no_ap=looked.no_ap,
-        )
+        shown = replace(cell, numbers=timed.numbers) if cell.numbers == AS_MADE else cell
+        row = Row.of(shown, timed, others=None if math.isnan(others) else round(others, 3))
+        row = replace(row, no_ap=looked.no_ap)
         return row if looked.no_ap else self._with_ap(row, order)
 
     def _look(self, order: Order) -> Answer:

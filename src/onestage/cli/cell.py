@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onestage.analysis.plain import from_plain, to_plain
-from onestage.deploy.benchmark import USUAL_REPEATS, Repeats, Timing
+from onestage.deploy.benchmark import USUAL_REPEATS, Repeats
+from onestage.deploy.cells import Measured
 from onestage.errors import ConfigError, DataError, OnestageError
 from onestage.files import write_file
 from onestage.structures import Size
@@ -100,23 +101,15 @@ class Refusal:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What was found. numbers: what an exported file is in. timed: the files of the pictures to time. no_ap: why there is none.
-    The other fields are those of a ``Row``.
+class Answer(Measured):
+    """What was found. numbers: what an exported file is in. timed: the files of the pictures to time. peaks and environment: of
+    the machine.
     """
 
     refusal: Refusal | None = None
     file: str = ""
     numbers: str = ""
     timed: tuple[str, ...] = ()
-    no_ap: str = ""
-    timing: Timing | None = None
-    memory: int | None = None
-    before: int | None = None
-    gpu_memory: int | None = None
-    multiply_adds: int | None = None
-    ap: float | None = None
-    measured: int = 0
     peaks: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str | int] = field(default_factory=dict)
 

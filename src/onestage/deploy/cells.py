@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 import numpy as np
@@ -49,17 +49,15 @@ class Cell:
         return f"{self.model} by {self.engine}, {self.batch} at once"
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was found about a cell. timing: None if it could not be measured, and ``reason`` says why.
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What was measured of a model that one program runs. timing: None if it was not timed.
 
     memory: the most bytes that the process had. before: those that it had before it opened the model (Python, torch, this
     package). gpu_memory: the most bytes on a GPU. multiply_adds: of the network for one picture, at the size of its input. ap:
-    0..1 on ``measured`` pictures, None if it was not measured; ``no_ap`` says why. others: the share of the processors that
-    other programs used meanwhile, 0..1.
+    0..1 on ``measured`` pictures, None if it was not measured; ``no_ap`` says why.
     """
 
-    cell: Cell
     timing: Timing | None = None
     memory: int | None = None
     before: int | None = None
@@ -67,9 +65,23 @@ class Row:
     multiply_adds: int | None = None
     ap: float | None = None
     measured: int = 0
+    no_ap: str = ""
+
+
+@dataclass(frozen=True)
+class Row(Measured):
+    """What was found about a cell. If it has no timing, it could not be measured, and ``reason`` says why. others: the share of
+    the processors that other programs used meanwhile, 0..1.
+    """
+
+    cell: Cell
     others: float | None = None
     reason: str = ""
-    no_ap: str = ""
+
+    @classmethod
+    def of(cls, cell: Cell, found: Measured, *, others: float | None) -> Row:
+        """The row of a cell that was measured."""
+        return cls(cell, others, **{field.name: getattr(found, field.name) for field in fields(Measured)})
 
     def percentile(self, percent: float) -> float | None:
         """Of the seconds of a turn, from files to boxes: so many percent of the turns take at most this. None if there are too

@@ -27,15 +27,14 @@ def row(ms=10.0, *, model="m", runtime="torch", numbers="fp32", batch=1, turns=3
     """A cell whose turns all take so many milliseconds, half of them in the network."""
     half, rest = (ms * MS / 2,) * turns, (ms * MS / 6,) * turns
     timing = Timing("net", batch, (300, 300), runtime, "fp32" if numbers == "int8" else numbers, rest, rest, half, rest)
-    return Row(Cell(model, runtime, numbers, batch), timing, ap=ap, **more)
+    return Row(Cell(model, runtime, numbers, batch), timing=timing, ap=ap, **more)
 
 
 def of(*seconds: float) -> Row:
     """A cell of these turns."""
     nothing = (0.0,) * len(seconds)
-    return Row(
-        Cell("m", "torch", "fp32"), Timing("net", 1, (300, 300), "torch", "fp32", nothing, nothing, tuple(seconds), nothing)
-    )
+    timing = Timing("net", 1, (300, 300), "torch", "fp32", nothing, nothing, tuple(seconds), nothing)
+    return Row(Cell("m", "torch", "fp32"), timing=timing)
 
 
 def test_so_many_turns_a_percentile_takes():

@@ -9,10 +9,11 @@ Shape letters: D detections.
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 from onestage.data.label_files import Boxed, Shape, coco_boxes, coco_categories, data_yaml, labelme_text, voc_text, yolo_text
 from onestage.data.predictions import encoded
@@ -61,7 +62,7 @@ def objects_of(found: Detections) -> list[tuple[Boxed, float]]:
     return [(Boxed(tuple(box), label), score) for box, label, score in rows if box[0] < box[2] and box[1] < box[3]]
 
 
-class _FilePerPicture(Protocol):
+class _FilePerPicture(ABC):
     """What the formats share that have a file of labels for each picture. There is nothing to cut off to go on: what was
     written after a state is written again, and is the same.
     """
@@ -76,22 +77,22 @@ class _FilePerPicture(Protocol):
             make_folder(file.parent)
             write_file(file, encoded(text))
 
+    @abstractmethod
     def labels(self, outcome: Outcome, found: Detections) -> tuple[Path, str]:
         """The file of labels of a picture, and its content."""
-        ...
 
     def sync(self) -> State:
         """Nothing is held back."""
         return {}
 
-    def go_on(self, state: State) -> None:
+    def go_on(self, state: State) -> None:  # noqa: B027  # most have nothing to do
         """Nothing is to be undone."""
 
     def finish(self) -> None:
         """Write what the set has beside its labels."""
         make_folder(self.path)
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027
         """No file is open."""
 
 

@@ -124,7 +124,7 @@ class Fused(Looker):
     title: str = ""
     _classes: ClassSet = field(default=ClassSet((), ()), init=False)
     _labels: tuple[Tensor, ...] = field(default=(), init=False)
-    """Of each looker (K,): which of these classes each of its own is."""
+    """Of each looker (K,): the labels here of its classes."""
     _known: tuple[tuple[bool, ...], ...] = field(default=(), init=False)
     """Of each looker: which of these classes it knows."""
 

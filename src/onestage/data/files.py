@@ -68,7 +68,7 @@ def _folders(folder: str, above: tuple[str, ...] = ()) -> Iterator[str]:
     paths of those that it is in.
     """
     real = os.path.realpath(folder)
-    if real in above or not Path(real).is_dir():
+    if real in above or not os.path.isdir(real):  # noqa: PTH112  # Path.is_dir raises where a folder above may not be entered
         return
     yield folder
     with suppress(OSError):  # it is gone, or not for us

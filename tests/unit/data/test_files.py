@@ -90,3 +90,12 @@ def test_links_that_lead_in_circles_are_followed_once(tree: Path) -> None:
     (tree / "other").symlink_to(tree / "a")
     assert [path for path in matches("**/3.jpg") if "other" not in path] == ["a/b/3.jpg"]
     assert "other/b/3.jpg" in matches("**/3.jpg") and len(matches("**/3.jpg")) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may enter every folder")
+def test_a_folder_that_may_not_be_entered_is_passed_over(tree: Path) -> None:
+    (tree / "a").chmod(0o644)
+    try:
+        assert [path for path in matches("**/*.jpg") if not path.startswith(("a[", "a*"))] == ["1.jpg", "a/2.jpg"]
+    finally:
+        (tree / "a").chmod(0o755)

@@ -39,6 +39,9 @@ STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """They stand inside ordinary words of Persian and Hindi, and inside emoji."""
 
+OUT_OF_MEMORY = ("allocate memory", "out of memory")
+"""What torch's errors say when there is none left."""
+
 Function = TypeVar("Function", bound=Callable[..., object])
 
 
@@ -157,6 +160,12 @@ class RowError(DataError, IndexError):
 
 class KeywordError(ConfigError, TypeError):
     """A function got a keyword that it does not know. Also a ``TypeError``, as Python itself raises it."""
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, of Python or of torch."""
+    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    return said or isinstance(error, MemoryError)
 
 
 def known_keywords(thing: Function, other: str | None = None) -> Function:

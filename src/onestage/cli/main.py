@@ -26,10 +26,7 @@ from rich.table import Table
 from onestage.cli.mistakes import mistakes_as_errors, reword
 from onestage.cli.output import ARGUMENTS, say, stdout, tell
 from onestage.console import outlets, show_traceback, words
-from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, nearest
-
-OUT_OF_MEMORY = ("allocate memory", "out of memory")
-"""What torch's errors say when there is none left."""
+from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, lacks_memory, nearest
 
 DEBUG = "ONESTAGE_DEBUG"
 """If this is set in the environment, an error shows its traceback."""
@@ -97,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 what = absent(error.filename, what)
             return _fail(2, str(DataError(what, where=error.filename, fix="check that path")))
         except (MemoryError, RuntimeError) as error:
-            if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in OUT_OF_MEMORY):
+            if not lacks_memory(error):
                 raise
             fix = "smaller pictures, or fewer at once: --batch-size"
             return _fail(2, str(ConfigError("there is not enough memory for this", got=error, fix=fix)))

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from onestage.cli.candidates import CANDIDATES
 from onestage.cli.choose import ModelChoice
 from onestage.cli.output import say, tell
 from onestage.cli.train import Prepared, prepared
-from onestage.errors import counted
+from onestage.errors import ConfigError, counted
 from onestage.processes import init
 from onestage.training.config import Setting, option, typed
 from onestage.training.folder import CONFIG, Plan
@@ -27,10 +27,13 @@ from onestage.training.monitor import TerminalMonitor
 from onestage.training.rules import Decision, before_data
 from onestage.tuning.page import page_of, save_page
 from onestage.tuning.space import BY_RULE, SCALES, Proposal, Space, scaled, told
-from onestage.tuning.study import BEST, WHY, Search, SearchPlan, Stopped, Trained, Watch, agree
+from onestage.tuning.study import BEST, FAILED, FAILURE, TRIES, WHY, Search, SearchPlan, Stopped, Trained, Watch, agree
 
 MODELS = 3
 """Candidates that a search tries beside the one that the rules choose, at most."""
+
+HOPELESS = 2 * TRIES
+"""After so many failures in a row, of two trials at least, a search ends: what fails is not a trial."""
 
 
 class _Bar(TerminalMonitor):
@@ -84,7 +87,7 @@ class Tuner:
         search = Search(self.out, agree(self.out, plan), storage=storage)
         self._introduce(first, search)
         tell(f"{minutes:g} min of trials, {each:g} min each, in {self.out}")
-        done = 0
+        done = failed = 0
         while done == 0 or (time.monotonic() - began) / 60 + each <= minutes:
             if trials is not None and done >= trials:
                 break
@@ -93,8 +96,12 @@ class Tuner:
             except (Stopped, KeyboardInterrupt):
                 say("stopped; all is saved, and the same command goes on")
                 return 130
-            done += 1
             self._tell(search, trial)
+            done, failed = (done, failed + 1) if trial.state is TrialState.FAIL else (done + 1, 0)
+            if failed >= HOPELESS:
+                what, fix = "trial after trial fails", f"see {FAILURE} there; the same command goes on"
+                where = search.folder(trial)
+                raise ConfigError(what, where=where, got=f"{trial.user_attrs[FAILED]} ({failed} failures in a row)", fix=fix)
         return self._end(search)
 
     def _options(self) -> list[str]:
@@ -169,6 +176,9 @@ class Tuner:
         text = told(dict(trial.params), search.plan.space.first)
         if why := trial.user_attrs.get(WHY):
             tell(f"trial {trial.number}: cannot be trained: {why} ({text})")
+        elif trial.state is TrialState.FAIL:
+            end = search.given_up(trial)
+            tell(f"trial {trial.number}: {end or f'failed, and is tried again: {trial.user_attrs[FAILED]}'} ({text})")
         elif trial.value is None or trial.state.name != "COMPLETE":
             tell(f"trial {trial.number}: stopped early ({text})")
         else:

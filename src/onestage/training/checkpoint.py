@@ -160,6 +160,12 @@ class CheckpointStore:
                     shutil.rmtree(path)
 
 
+def newest_step(run: Path) -> int:
+    """The step of the newest whole checkpoint of a run, by the names of its folders; 0 without any."""
+    found = (STEP_FOLDER.fullmatch(path.parent.name) for path in run.glob(f"{CHECKPOINTS}/*/{STATE}"))
+    return max((int(match[1]) for match in found if match), default=0)
+
+
 def _age(folder: Path) -> tuple[int, int]:
     """Sort checkpoints: by step, then by the number of the save at that step."""
     found = STEP_FOLDER.fullmatch(folder.name)

@@ -17,7 +17,7 @@ from onestage.files import write_file
 from onestage.metrics.page import Section, as_base64, fragment, sectioned, table
 from onestage.metrics.plots import COLOURS
 from onestage.tuning.space import Value, told
-from onestage.tuning.study import WHY, Search
+from onestage.tuning.study import BEFORE, TRIED, WHY, Search
 
 NAME = "index.html"
 FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}"><figcaption>{{ alt }}</figcaption></figure>
@@ -73,8 +73,10 @@ def _table(search: Search, trials: Sequence[FrozenTrial]) -> Markup:
 
 
 def _state(trial: FrozenTrial) -> str:
-    why = trial.user_attrs.get(WHY)
-    return STATES[trial.state] if why is None else str(why)
+    if why := trial.user_attrs.get(WHY):
+        return str(why)
+    before = trial.user_attrs.get(BEFORE) if trial.user_attrs.get(TRIED) else None
+    return STATES[trial.state] if before is None else f"{STATES[trial.state]}; before: {before}"
 
 
 def _minutes(trial: FrozenTrial) -> str:

@@ -2,7 +2,7 @@
 
 study.db     the trials, by Optuna (SQLite), unless another storage is named
 tune.json    what is searched, and for how long each trial trains; fixed when the search begins
-trials/N     the run folder of trial N
+trials/N     the run folder of trial N, with the traceback of its last error in failed.txt
 best.json    the best trial so far: ``onestage train DATA --config best.json``
 index.html   the page of the search
 """
@@ -13,27 +13,31 @@ import json
 import os
 import platform
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import optuna
 from filelock import FileLock
-from optuna import Trial, TrialPruned
-from optuna.trial import FrozenTrial, TrialState
+from optuna import Study, Trial, TrialPruned
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from onestage.errors import ConfigError, absent
+from onestage.errors import ConfigError, DataError, OnestageError, absent, counted, lacks_memory, shortened
 from onestage.files import BEST as BEST_MODEL
 from onestage.files import LAST as LAST_MODEL
 from onestage.files import make_folder, write_atomically
 from onestage.model.codec import decode, encode
 from onestage.model.config import DetectorConfig
-from onestage.training.checkpoint import CHECKPOINTS
+from onestage.training.checkpoint import CHECKPOINTS, newest_step
 from onestage.training.checks import DivergedError
 from onestage.training.config import Setting
-from onestage.tuning.space import Proposal, Space
+from onestage.tuning.space import Proposal, Space, Value
 
 PLAN = "tune.json"
 BEST = "best.json"
@@ -43,6 +47,15 @@ NAME = "onestage"
 LOCK = ".tune.lock"
 FOLDER, PROCESS, WHY = "folder", "process", "why"
 """What is kept with a trial: its run folder, the process that works on it, and why it could not be trained."""
+TRIED, REACHED, BEFORE = "tried", "reached", "before"
+"""With a trial that is tried again: how often it has failed since its last new checkpoint, the step of that checkpoint, and why
+it failed before.
+"""
+FAILED, STOPPED = "failed", "stopped"
+"""With a trial that has failed: why, and whether somebody stopped it, which is no failure."""
+TRIES = 3
+"""A trial that has failed so often, without a new checkpoint in between, is given up."""
+FAILURE = "failed.txt"
 HEARTBEAT, GRACE = 30, 120
 """Seconds between two signs of life of a trial, and after how many without one it counts as lost."""
 PATIENCE = 60.0
@@ -77,6 +90,10 @@ class Trained:
 
 class Stopped(Exception):
     """A trial was interrupted by a signal; its run is saved."""
+
+
+class Failed(Exception):
+    """A try of a trial has failed in a way that says nothing about the others."""
 
 
 class Watch(Protocol):
@@ -131,38 +148,28 @@ class Search:
     def __init__(self, out: Path, plan: SearchPlan, *, storage: str | None = None) -> None:
         self.out, self.plan = out, plan
         self._lock = FileLock(out / LOCK)
-        self.study = _study(out, storage)
+        self.study = _study(out, storage, seed=plan.seed)
         with self._lock:
             if not self.study.trials:
-                self.study.enqueue_trial(dict(plan.space.first))
+                self.study.enqueue_trial(dict(plan.space.first), user_attrs={FOLDER: f"{0:04d}"})
 
     def next(self, run: Run) -> FrozenTrial:
         """Train one trial: one that was left unfinished, or a new one. A trial that cannot be trained is over, with the reason.
 
-        Raise Stopped after a signal; the trial is on the list again then.
+        One that fails otherwise, as for want of memory, is on the list again, and is given up after TRIES failures; so is one
+        whose process was killed. Raise Stopped after a signal, and the error where a picture cannot be read or a file cannot be
+        written, which no other trial would spare: the trial is on the list again then, and that counts as no failure.
         """
         number = -1
 
         def objective(trial: Trial) -> float:
             nonlocal number
             number = trial.number
-            trial.set_user_attr(PROCESS, _process())
-            name = trial.user_attrs.get(FOLDER, f"{trial.number:04d}")
-            trial.set_user_attr(FOLDER, name)
-            try:
-                done = run(self.plan.space.ask(trial), self.out / TRIALS / name, _watch(trial))
-            except (ConfigError, DivergedError) as error:  # such as an input that is too small for the model
-                trial.set_user_attr(WHY, str(error))
-                raise TrialPruned from error
-            trial.set_user_attr("detector", encode(done.detector))
-            trial.set_user_attr("settings", json.loads(json.dumps(dict(done.settings))))
-            return done.AP
+            return self._objective(trial, run)
 
         self._take_back()
-        seed = self.plan.seed + SPREAD * len(self.trials)  # another one in each process
-        self.study.sampler = optuna.samplers.TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
         try:
-            self.study.optimize(objective, n_trials=1)
+            self.study.optimize(objective, n_trials=1, catch=(Failed,))
         finally:
             self._take_back()
         with self._lock:  # others end trials too: each keeps the best of those that it sees, and writes it, before the next
@@ -171,6 +178,33 @@ class Search:
             self._tidy(trials, best)
             self._save_best(best)
         return next(trial for trial in trials if trial.number == number)
+
+    def _objective(self, trial: Trial, run: Run) -> float:
+        """The AP of a trial, which is trained in its run folder."""
+        trial.set_user_attr(PROCESS, _process())
+        name = trial.user_attrs.get(FOLDER, f"{trial.number:04d}")
+        trial.set_user_attr(FOLDER, name)
+        folder = self.out / TRIALS / name
+        try:
+            done = run(self.plan.space.ask(trial), folder, _watch(trial))
+        except (ConfigError, DivergedError) as error:  # such as an input that is too small for the model
+            trial.set_user_attr(WHY, str(error))
+            raise TrialPruned from error
+        except TrialPruned:
+            raise
+        except (Stopped, KeyboardInterrupt):
+            trial.set_user_attr(STOPPED, True)
+            raise
+        except Exception as error:
+            if _is_of_files(error):
+                trial.set_user_attr(STOPPED, True)
+                raise
+            trial.set_user_attr(FAILED, _reason(error))
+            _note(error, folder)
+            raise Failed from error
+        trial.set_user_attr("detector", encode(done.detector))
+        trial.set_user_attr("settings", json.loads(json.dumps(dict(done.settings))))
+        return done.AP
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -191,6 +225,11 @@ class Search:
         """The run folder of a trial."""
         return self.out / TRIALS / trial.user_attrs.get(FOLDER, f"{trial.number:04d}")
 
+    def given_up(self, trial: FrozenTrial) -> str | None:
+        """Why the trial that has failed is not tried again; None if it is."""
+        name = trial.user_attrs.get(FOLDER)
+        return next((t.user_attrs.get(WHY) for t in self.trials[trial.number + 1 :] if t.user_attrs.get(FOLDER) == name), None)
+
     def _take_back(self) -> None:
         """Put trials whose process ended before them on the list again. They go on in their run folder."""
         with self._lock:
@@ -202,7 +241,21 @@ class Search:
                     continue
                 name = trial.user_attrs.get(FOLDER)
                 if name is not None and not any(t.number > trial.number and t.user_attrs.get(FOLDER) == name for t in trials):
-                    self.study.enqueue_trial(trial.params, user_attrs={FOLDER: name})
+                    self._again(trial, name)
+
+    def _again(self, trial: FrozenTrial, name: str) -> None:
+        """Put a trial that has failed on the list again; or, after too many failures, the reason why it is given up."""
+        known, reached = trial.user_attrs, newest_step(self.out / TRIALS / name)
+        tried = known.get(TRIED, 0) if reached <= known.get(REACHED, 0) else 0
+        kept = {FOLDER: name, TRIED: tried, REACHED: reached, BEFORE: known.get(BEFORE, "")}
+        if not known.get(STOPPED):
+            kept |= {TRIED: tried + 1, BEFORE: known.get(FAILED, "its process was killed")}
+        if kept[TRIED] < TRIES:
+            self.study.enqueue_trial(trial.params, user_attrs=kept)
+            return
+        why = f"given up after {counted(TRIES, 'failure')}: {kept[BEFORE]}"
+        options = {"params": trial.params, "distributions": trial.distributions, "user_attrs": kept | {WHY: why}}
+        self.study.add_trial(create_trial(state=TrialState.PRUNED, **options))
 
     def _tidy(self, trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> None:
         """Remove the checkpoints of all finished trials, and the models of all but the best: a search makes many."""
@@ -231,7 +284,36 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(complete_of(trials), key=lambda trial: trial.value or 0.0, default=None)
 
 
-def _study(out: Path, storage: str | None) -> optuna.Study:
+class _Sampler(BaseSampler):
+    """Optuna's TPE. Its random numbers follow from the seed of the search and the number of the trial, which no other has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inner = TPESampler(seed=seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Begin the random numbers of a trial."""
+        seed = self._seed + SPREAD * trial.number
+        self._inner = TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What is drawn together."""
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Value]:
+        """The values that are drawn together."""
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Value:
+        """A value that is drawn by itself."""
+        value: Value = self._inner.sample_independent(study, trial, param_name, param_distribution)
+        return value
+
+
+def _study(out: Path, storage: str | None, *, seed: int) -> optuna.Study:
     """The trials in a folder, or in another storage."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -247,6 +329,7 @@ def _study(out: Path, storage: str | None) -> optuna.Study:
         return optuna.create_study(
             storage=kept,
             study_name=f"{NAME} {out.resolve()}" if storage is not None else NAME,
+            sampler=_Sampler(seed),
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
             direction="maximize",
             load_if_exists=True,
@@ -268,6 +351,27 @@ def _watch(trial: Trial) -> Watch:
             raise TrialPruned
 
     return hear
+
+
+def _is_of_files(error: Exception) -> bool:
+    """Whether pictures are wrong or something cannot be read or written, whatever is trained."""
+    return isinstance(error, DataError | OSError) or (isinstance(error, OnestageError) and isinstance(error.__cause__, OSError))
+
+
+def _reason(error: Exception) -> str:
+    """Why a try has failed, for people, on one line."""
+    if lacks_memory(error):
+        return "there was not enough memory"
+    if isinstance(error, OnestageError):
+        return error.what
+    return shortened(f"{type(error).__name__}: {error}".partition("\n")[0], 200)
+
+
+def _note(error: Exception, folder: Path) -> None:
+    """Write the traceback of an error into the run folder of its trial, if that can be written."""
+    with suppress(OSError, OnestageError):
+        make_folder(folder)
+        write_atomically(folder / FAILURE, "".join(traceback.format_exception(error)).encode("utf-8", "replace"))
 
 
 def _process() -> str:

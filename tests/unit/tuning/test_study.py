@@ -1,15 +1,15 @@
 """The trials of a search: what is tried, what is shared, and what happens when a process ends before its trial."""
 
 import json
-import subprocess
-import sys
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
 from onestage.creation import recipe
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, DataError, WriteError
 from onestage.files import BEST as BEST_MODEL
 from onestage.files import LAST as LAST_MODEL
 from onestage.training.config import TrainConfig
@@ -20,7 +20,22 @@ from optuna.trial import create_trial
 
 from onestage.tuning.page import save_page
 from onestage.tuning.space import BY_RULE, Proposal, Space, proposal, scaled, told
-from onestage.tuning.study import BEST, FOLDER, PROCESS, WHY, Search, SearchPlan, Stopped, Trained, agree
+from onestage.tuning.study import (
+    BEST,
+    FAILED,
+    FAILURE,
+    FOLDER,
+    PROCESS,
+    TRIES,
+    WHY,
+    Search,
+    SearchPlan,
+    Stopped,
+    Trained,
+    agree,
+    load_plan,
+)  # fmt: skip
+from small_runs import signal_here, start
 
 SPACE = Space((BY_RULE, "dssd timm/resnet18"), trained=True)
 PLAN = SearchPlan("data", SPACE, minutes=1.0)
@@ -41,6 +56,10 @@ def train_nothing(proposal, folder, watch):
 @pytest.fixture
 def search(tmp_path):
     return Search(tmp_path, agree(tmp_path, PLAN))
+
+
+def states(search):
+    return [trial.state.name for trial in search.trials]
 
 
 def test_the_first_trial_is_that_of_the_rules(search):
@@ -125,21 +144,107 @@ def test_a_trial_that_was_interrupted_goes_on_in_its_folder(search, error):
     assert len(again.complete) == 1 and not [one for one in again.trials if one.state.name in ("RUNNING", "WAITING")]
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from onestage.tuning.study import Search, load_plan
-out = Path(sys.argv[1])
-Search(out, load_plan(out)).next(lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-"""
+def begin_and_die(out):
+    Search(out, load_plan(out)).next(lambda *_: signal_here(signal.SIGKILL))
+
+
+def killed(search):
+    """Begin a trial in another process, which is killed in the middle."""
+    process = start(begin_and_die, search.out)
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def test_the_trial_of_a_killed_process_goes_on(search):
-    assert subprocess.run([sys.executable, "-c", KILLED, str(search.out)]).returncode == -9
-    assert [trial.state.name for trial in search.trials] == ["RUNNING"]
+    killed(search)
+    assert states(search) == ["RUNNING"]
     folders = []
     search.next(lambda one, folder, watch: folders.append(folder.name) or train_nothing(one, folder, watch))
     assert folders == ["0000"] and [trial.state.name for trial in search.trials] == ["FAIL", "COMPLETE"]
+
+
+def no_memory(proposal, folder, watch):
+    raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+def test_a_trial_that_fails_is_tried_again_and_then_given_up(search):
+    first = search.next(no_memory)
+    assert (first.state.name, first.user_attrs[FAILED]) == ("FAIL", "there was not enough memory")
+    assert search.given_up(first) is None
+    assert "allocate 9 bytes" in (search.folder(first) / FAILURE).read_text()
+    save_page(search, title="a", command="onestage train")
+    assert "waits; before: there was not enough memory" in (search.out / "index.html").read_text()
+    for _ in range(TRIES - 1):
+        last = search.next(no_memory)
+    assert search.given_up(last) == "given up after 3 failures: there was not enough memory"
+    assert states(search) == ["FAIL"] * TRIES + ["PRUNED"] and search.trials[-1].params == SPACE.first
+    assert search.next(train_nothing).state.name == "COMPLETE" and states(search)[-1] == "COMPLETE"
+    assert search.best is not None and told(search.best.params, SPACE.first) != "all by rule"  # another trial, not that one
+    save_page(search, title="a", command="onestage train")
+    assert "given up after 3 failures" in (search.out / "index.html").read_text()
+
+
+def test_a_trial_that_gets_further_each_time_is_not_given_up(search):
+    folders = []
+
+    def further(proposal, folder, watch):
+        folders.append(folder.name)
+        reached = folder / "checkpoints" / f"step-{len(folders):08d}"
+        reached.mkdir(parents=True)
+        (reached / "state.json").touch()
+        return no_memory(proposal, folder, watch)
+
+    for _ in range(2 * TRIES):
+        search.next(further)
+    assert search.next(train_nothing).state.name == "COMPLETE" and folders == ["0000"] * 2 * TRIES
+    assert states(search) == ["FAIL"] * 2 * TRIES + ["COMPLETE"]
+
+
+@pytest.mark.parametrize("error", [Stopped(), KeyboardInterrupt(), DataError("a broken picture"), WriteError("a full disk")])
+def test_what_is_no_fault_of_a_trial_does_not_count(search, error):
+    def stop(proposal, folder, watch):
+        raise error
+
+    for _ in range(2 * TRIES):
+        with pytest.raises(type(error)):
+            search.next(stop)
+    trial = search.next(train_nothing)
+    assert trial.state.name == "COMPLETE" and search.folder(trial).name == "0000"
+
+
+def test_a_trial_whose_process_is_killed_each_time_is_given_up(search):
+    for _ in range(TRIES):
+        killed(search)
+    assert search.next(train_nothing).number == TRIES + 1
+    (why,) = [trial.user_attrs[WHY] for trial in search.trials if WHY in trial.user_attrs]
+    assert why == "given up after 3 failures: its process was killed"
+
+
+def test_two_that_join_at_the_same_time_draw_different_trials(tmp_path):
+    """Both have seen the same trials, and no other one."""
+    drawn = []
+
+    def meet(proposal, folder, watch):
+        drawn.append(proposal)
+        both.wait(30)
+        return train_nothing(proposal, folder, watch)
+
+    both = Barrier(2)
+    searches = [Search(tmp_path, agree(tmp_path, PLAN)) for _ in range(2)]
+    searches[0].next(train_nothing)  # by rule
+    with ThreadPoolExecutor(2) as threads:
+        [*threads.map(lambda mine: mine.next(meet), searches)]
+    assert drawn[0] != drawn[1]
+
+
+def test_a_trial_is_the_same_whoever_draws_it(tmp_path):
+    drawn = []
+    for name in "ab":
+        search = Search(tmp_path / name, agree(tmp_path / name, PLAN))
+        for _ in range(7):
+            search.next(train_nothing)
+        drawn.append([trial.params for trial in search.trials])
+    assert drawn[0] == drawn[1] and len({str(params) for params in drawn[0]}) == 7
 
 
 @pytest.mark.filterwarnings("ignore:Heartbeat")

@@ -20,7 +20,7 @@ COUNT = int(os.environ.get("KILL_RANKS", "10"))
 OPTIONS = [
     "--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--precision", "fp32",
     "--batch-size", "4", "--augment", "light",
-    "--epochs", str(15 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
+    "--epochs", str(10 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
     "--cache", "0", "--shared-batch-norm", "--channels-last",  # all that the speed of the machine would decide
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -53,15 +53,26 @@ def checkpoints(out: Path) -> set[Path]:
     return set(out.glob("checkpoints/*/state.json"))
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("data"), train=12, val=2)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing disturbed. It is the same for both launchers."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    done = subprocess.run(command("processes", data, out), env=ENVIRONMENT, capture_output=True, text=True, timeout=1500)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("how", COMMANDS)
-def test_any_rank_is_killed(how: str, tmp_path: Path) -> None:
+def test_any_rank_is_killed(how: str, data: Path, whole: Path, tmp_path: Path) -> None:
     random, killed, last = Random(f"restarts {how} {SEED}"), 0, set[int]()
-    data = write_pictures(tmp_path / "data", train=12, val=2)
-    whole, out, log = tmp_path / "whole", tmp_path / "run", tmp_path / "log"
-    done = subprocess.run(command(how, data, whole), env=ENVIRONMENT, capture_output=True, text=True, timeout=1500)
-    assert done.returncode == 0, done.stderr
+    out, log = tmp_path / "run", tmp_path / "log"
     with log.open("w") as file:
         process = subprocess.Popen(command(how, data, out), env=ENVIRONMENT, stdout=file, stderr=file)
         began = time.monotonic()

@@ -51,7 +51,7 @@ def tune(
     out: Path | None = None,
     budget: Budget = Budget(),
     storage: str | None = None,
-    format: Literal["coco", "voc", "yolo", "csv", "labelme"] | None = None,
+    format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     detector: ModelChoice = NO_CHOICE,
     training: Settings = NOTHING_GIVEN,
 ) -> int:

@@ -138,6 +138,24 @@ class FolderLock:
             self._file = None
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether a process has the lock of a folder at this moment."""
+    try:
+        file = (folder / NAME).open("rb")
+    except OSError:
+        return False
+    with file:
+        try:
+            locked = _lock(file, patience=0.0)
+        except BlockingIOError:
+            return True
+        if locked:
+            _unlock(file)
+            return False
+        holder = _holder(file)
+        return bool(holder) and _may_run(holder, folder / NAME)
+
+
 def _enter(stack: contextlib.ExitStack, lock: FolderLock) -> None:
     stack.enter_context(lock)
 
@@ -167,11 +185,14 @@ def _may_run(holder: str, path: Path) -> bool:
     return _is_running(number)
 
 
-def _lock(file: BinaryIO) -> bool:
-    """Lock an open file. Return False if such files cannot be locked. Raise BlockingIOError if another process has it."""
+def _lock(file: BinaryIO, *, patience: float | None = None) -> bool:
+    """Lock an open file. Return False if such files cannot be locked. Raise BlockingIOError if another process has it.
+
+    patience: seconds to wait for that process; by default PATIENCE.
+    """
     if sys.platform == "win32":
         return False
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + (PATIENCE if patience is None else patience)
     while True:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

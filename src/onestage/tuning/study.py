@@ -14,18 +14,15 @@ import os
 import platform
 import shutil
 import traceback
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
+from uuid import uuid4
 
-import optuna
-from filelock import FileLock
-from optuna import Study, Trial, TrialPruned
-from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, TPESampler
+from optuna import Trial, TrialPruned
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from onestage.errors import ConfigError, DataError, OnestageError, absent, counted, lacks_memory, shortened
@@ -37,14 +34,13 @@ from onestage.model.config import DetectorConfig
 from onestage.training.checkpoint import CHECKPOINTS, newest_step
 from onestage.training.checks import DivergedError
 from onestage.training.config import Setting
-from onestage.tuning.space import Proposal, Space, Value
+from onestage.training.lock import is_taken
+from onestage.tuning.space import Proposal, Space
+from onestage.tuning.storage import NAME, locked, open_study
 
 PLAN = "tune.json"
 BEST = "best.json"
-STORAGE = "study.db"
 TRIALS = "trials"
-NAME = "onestage"
-LOCK = ".tune.lock"
 FOLDER, PROCESS, WHY = "folder", "process", "why"
 """What is kept with a trial: its run folder, the process that works on it, and why it could not be trained."""
 TRIED, REACHED, BEFORE = "tried", "reached", "before"
@@ -52,31 +48,27 @@ TRIED, REACHED, BEFORE = "tried", "reached", "before"
 it failed before.
 """
 FAILED, STOPPED = "failed", "stopped"
-"""With a trial that has failed: why, and whether somebody stopped it, which is no failure."""
+"""With a trial that has failed: why, and whether a signal or a broken file ended this try; such an end does not count."""
 TRIES = 3
 """A trial that has failed so often, without a new checkpoint in between, is given up."""
 FAILURE = "failed.txt"
-HEARTBEAT, GRACE = 30, 120
-"""Seconds between two signs of life of a trial, and after how many without one it counts as lost."""
-PATIENCE = 60.0
-"""Seconds to wait for another process that has the database."""
-STARTUP = 4
-"""Trials before any is stopped early, and after which the sampler learns from them."""
-SPREAD = 7919
-"""Between the seeds of two trials."""
 RUNGS = 10
 """A trial is compared with the others at each tenth of its steps."""
 
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What all processes of a search agree on. data: the path of the data set. minutes: of each trial. options: of the user."""
+    """What all processes of a search agree on. data: the path of the data set. minutes: of each trial. options: of the user.
+
+    name: of the search, where a database holds several.
+    """
 
     data: str
     space: Space
     minutes: float
     options: tuple[str, ...] = ()
     seed: int = 0
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,10 +104,11 @@ def agree(out: Path, plan: SearchPlan) -> SearchPlan:
     """The plan of the search in a folder: this one if it is new. Raise ConfigError if it has another plan."""
     make_folder(out)
     path = out / PLAN
-    with FileLock(out / LOCK):
+    with locked(out):
         if not path.exists():
-            write_atomically(path, (json.dumps(encode(plan), indent=2) + "\n").encode())
-            return plan
+            named = replace(plan, name=f"{NAME} {uuid4().hex}")
+            write_atomically(path, (json.dumps(encode(named), indent=2) + "\n").encode())
+            return named
     begun = load_plan(out)
     mine, theirs = (vars(each) for each in (plan, begun))
     changed = [
@@ -147,9 +140,9 @@ class Search:
 
     def __init__(self, out: Path, plan: SearchPlan, *, storage: str | None = None) -> None:
         self.out, self.plan = out, plan
-        self._lock = FileLock(out / LOCK)
-        self.study = _study(out, storage, seed=plan.seed)
-        with self._lock:
+        self.study = open_study(out, storage, name=plan.name, seed=plan.seed)
+        self._done: Trained | None = None
+        with locked(out):
             if not self.study.trials:
                 self.study.enqueue_trial(dict(plan.space.first), user_attrs={FOLDER: f"{0:04d}"})
 
@@ -168,11 +161,16 @@ class Search:
             return self._objective(trial, run)
 
         self._take_back()
+        self._done = None
         try:
             self.study.optimize(objective, n_trials=1, catch=(Failed,))
+        except (ValueError, UpdateFinishedTrialError) as error:
+            if isinstance(error, OnestageError):
+                raise
+            number = self._wake(number)
         finally:
             self._take_back()
-        with self._lock:  # others end trials too: each keeps the best of those that it sees, and writes it, before the next
+        with locked(self.out):  # others end trials too: each keeps the best that it sees, before the next one does
             trials = self.trials
             best = best_of(trials)
             self._tidy(trials, best)
@@ -199,12 +197,30 @@ class Search:
             if _is_of_files(error):
                 trial.set_user_attr(STOPPED, True)
                 raise
-            trial.set_user_attr(FAILED, _reason(error))
             _note(error, folder)
+            trial.set_user_attr(FAILED, _reason(error))
             raise Failed from error
-        trial.set_user_attr("detector", encode(done.detector))
-        trial.set_user_attr("settings", json.loads(json.dumps(dict(done.settings))))
+        self._done = done
+        for key, value in _attributes(done).items():
+            trial.set_user_attr(key, value)
         return done.AP
+
+    def _wake(self, number: int) -> int:
+        """After a trial that others took for lost, because its process slept: add its result as another trial, and return the
+        number of the new one. Without a result it is on the list again: return its own number.
+
+        Otherwise raise the error that the caller handles.
+        """
+        lost = self.trials[number]
+        if lost.state is not TrialState.FAIL:
+            raise
+        if self._done is None:
+            return number
+        attributes = lost.user_attrs | _attributes(self._done)
+        again = create_trial(value=self._done.AP, params=lost.params, distributions=lost.distributions, user_attrs=attributes)
+        with locked(self.out):
+            self.study.add_trial(again)
+            return len(self.trials) - 1
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -232,7 +248,7 @@ class Search:
 
     def _take_back(self) -> None:
         """Put trials whose process ended before them on the list again. They go on in their run folder."""
-        with self._lock:
+        with locked(self.out):
             trials = self.trials
             for trial in trials:
                 if trial.state is TrialState.RUNNING and _is_gone(trial.user_attrs.get(PROCESS, "")):
@@ -240,8 +256,14 @@ class Search:
                 elif trial.state is not TrialState.FAIL:
                     continue
                 name = trial.user_attrs.get(FOLDER)
-                if name is not None and not any(t.number > trial.number and t.user_attrs.get(FOLDER) == name for t in trials):
+                if name is None or any(t.number > trial.number and t.user_attrs.get(FOLDER) == name for t in trials):
+                    continue
+                if not self._is_trained(trial):  # else its process has slept, and others took it for lost
                     self._again(trial, name)
+
+    def _is_trained(self, trial: FrozenTrial) -> bool:
+        """Whether a process trains in the folder of a trial at this moment."""
+        return is_taken(self.folder(trial) / CHECKPOINTS)
 
     def _again(self, trial: FrozenTrial, name: str) -> None:
         """Put a trial that has failed on the list again; or, after too many failures, the reason why it is given up."""
@@ -254,13 +276,14 @@ class Search:
             self.study.enqueue_trial(trial.params, user_attrs=kept)
             return
         why = f"given up after {counted(TRIES, 'failure')}: {kept[BEFORE]}"
-        options = {"params": trial.params, "distributions": trial.distributions, "user_attrs": kept | {WHY: why}}
-        self.study.add_trial(create_trial(state=TrialState.PRUNED, **options))
+        about = kept | {WHY: why}
+        over = create_trial(state=TrialState.PRUNED, params=trial.params, distributions=trial.distributions, user_attrs=about)
+        self.study.add_trial(over)
 
     def _tidy(self, trials: Sequence[FrozenTrial], best: FrozenTrial | None) -> None:
         """Remove the checkpoints of all finished trials, and the models of all but the best: a search makes many."""
         for trial in trials:
-            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED):
+            if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) and not self._is_trained(trial):
                 shutil.rmtree(self.folder(trial) / CHECKPOINTS, ignore_errors=True)
                 if best is None or trial.number != best.number:
                     for name in (BEST_MODEL, LAST_MODEL):
@@ -284,56 +307,9 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(complete_of(trials), key=lambda trial: trial.value or 0.0, default=None)
 
 
-class _Sampler(BaseSampler):
-    """Optuna's TPE. Its random numbers follow from the seed of the search and the number of the trial, which no other has."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._inner = TPESampler(seed=seed)
-
-    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        """Begin the random numbers of a trial."""
-        seed = self._seed + SPREAD * trial.number
-        self._inner = TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
-        self._inner.before_trial(study, trial)
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """What is drawn together."""
-        return self._inner.infer_relative_search_space(study, trial)
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Value]:
-        """The values that are drawn together."""
-        return self._inner.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Value:
-        """A value that is drawn by itself."""
-        value: Value = self._inner.sample_independent(study, trial, param_name, param_distribution)
-        return value
-
-
-def _study(out: Path, storage: str | None, *, seed: int) -> optuna.Study:
-    """The trials in a folder, or in another storage."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        patient = {"connect_args": {"timeout": PATIENCE}} if storage is None else {}
-        url = storage or f"sqlite:///{(out / STORAGE).resolve()}"
-        try:
-            with FileLock(out / LOCK):
-                kept = optuna.storages.RDBStorage(url, patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
-        except Exception as error:  # of the database, whichever it is
-            fix = "sqlite:///FILE, or the address of a database of which its Python package is installed"
-            raise ConfigError("the storage of the trials cannot be opened", where=url, got=error, fix=fix) from error
-        return optuna.create_study(
-            storage=kept,
-            study_name=f"{NAME} {out.resolve()}" if storage is not None else NAME,
-            sampler=_Sampler(seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
-            direction="maximize",
-            load_if_exists=True,
-        )
+def _attributes(done: Trained) -> dict[str, Any]:
+    """What is kept with a trial that was trained to its end."""
+    return {"detector": encode(done.detector), "settings": json.loads(json.dumps(dict(done.settings)))}
 
 
 def _watch(trial: Trial) -> Watch:
@@ -345,7 +321,8 @@ def _watch(trial: Trial) -> Watch:
         nonlocal best, known
         best = max(best, AP)
         for rung in range(known + 1, int(RUNGS * part) + 1):
-            trial.report(best, rung)
+            with suppress(UpdateFinishedTrialError):  # others took it for lost, while this process slept
+                trial.report(best, rung)
             known = rung
         if part < 1 and known and trial.should_prune():
             raise TrialPruned

@@ -16,10 +16,14 @@ from onestage.training.config import TrainConfig
 
 pytest.importorskip("optuna", reason="pip install 'onestage[tune]'")
 
-from optuna.trial import create_trial
+from filelock import FileLock
+from optuna.trial import TrialState, create_trial
 
+from onestage.training.lock import FolderLock
+from onestage.tuning import storage
 from onestage.tuning.page import save_page
 from onestage.tuning.space import BY_RULE, Proposal, Space, proposal, scaled, told
+from onestage.tuning.storage import LOCK
 from onestage.tuning.study import (
     BEST,
     FAILED,
@@ -218,6 +222,59 @@ def test_a_trial_whose_process_is_killed_each_time_is_given_up(search):
     assert search.next(train_nothing).number == TRIES + 1
     (why,) = [trial.user_attrs[WHY] for trial in search.trials if WHY in trial.user_attrs]
     assert why == "given up after 3 failures: its process was killed"
+
+
+def test_a_trial_whose_process_only_slept_is_left_to_it_and_counts(search):
+    """Another process takes it for lost, because its sign of life is missing."""
+    other = Search(search.out, agree(search.out, PLAN))
+
+    def sleep(proposal, folder, watch):
+        with FolderLock(folder / "checkpoints"):
+            (folder / LAST_MODEL).write_bytes(b"a model")
+            number = search.trials[-1].number
+            search.study.tell(number, state=TrialState.FAIL)
+            taken = other.next(train_nothing)
+            assert taken.number != number and other.folder(taken) != folder
+            assert (folder / LAST_MODEL).exists() and (folder / "checkpoints").exists()
+            watch(0.9, 1.0)
+        return Trained(0.9, MODEL, {})
+
+    trial = search.next(sleep)
+    assert (trial.state.name, trial.value, search.folder(trial).name) == ("COMPLETE", 0.9, "0000")
+    assert sorted(states(search)) == ["COMPLETE", "COMPLETE", "FAIL"]
+    search.next(train_nothing)
+    assert len(search.complete) == 3  # nothing is trained again
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a b", "ä"])
+def test_any_folder_holds_a_search(tmp_path, name):
+    out = tmp_path / name
+    search = Search(out, agree(out, PLAN))
+    assert search.next(train_nothing).number == 0 and (out / "study.db").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert len(Search(out, agree(out, PLAN)).trials) == 1
+
+
+def test_no_message_has_the_password_of_a_database(tmp_path):
+    with pytest.raises(ConfigError) as caught:
+        Search(tmp_path, agree(tmp_path, PLAN), storage="postgresql://me:SECRET@127.0.0.1:1/db")
+    assert "SECRET" not in str(caught.value) and "me:***@127.0.0.1" in str(caught.value)
+
+
+def test_a_search_in_a_database_is_found_from_another_path(tmp_path):
+    shared = f"sqlite:///{tmp_path}/all.db"
+    out, moved = tmp_path / "here", tmp_path / "there"
+    Search(out, agree(out, PLAN), storage=shared).next(train_nothing)
+    out.rename(moved)
+    assert len(Search(moved, agree(moved, PLAN), storage=shared).trials) == 1
+    assert len(Search(out, agree(out, PLAN), storage=shared).trials) == 1  # that of the rules, which waits: another search
+    assert not Search(out, agree(out, PLAN), storage=shared).complete
+
+
+def test_a_process_that_keeps_the_lock_is_told(search, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.2)
+    with FileLock(search.out / LOCK), pytest.raises(ConfigError, match="the lock of this search"):
+        search.next(train_nothing)
 
 
 def test_two_that_join_at_the_same_time_draw_different_trials(tmp_path):

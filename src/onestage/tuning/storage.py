@@ -1,0 +1,125 @@
+"""The database of a search and its lock, which several processes and machines share, and how trials are drawn."""
+
+from __future__ import annotations
+
+import sqlite3
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna import Study
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial
+
+from onestage.errors import ConfigError
+from onestage.tuning.space import Value
+
+STORAGE = "study.db"
+NAME = "onestage"
+LOCK = ".tune.lock"
+HEARTBEAT, GRACE = 30, 120
+"""Seconds between two signs of life of a trial, and after how many without one it counts as lost."""
+PATIENCE = 60.0
+"""Seconds to wait for another process that has the database."""
+STARTUP = 4
+"""Trials before any is stopped early, and after which the sampler learns from them."""
+SPREAD = 7919
+"""Between the seeds of two trials."""
+
+
+class _Sampler(BaseSampler):
+    """Optuna's TPE. Its random numbers follow from the seed of the search and the number of the trial, which no other has."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._inner = TPESampler(seed=seed)
+
+    def before_trial(self, study: Study, trial: FrozenTrial) -> None:
+        """Begin the random numbers of a trial."""
+        seed = self._seed + SPREAD * trial.number
+        self._inner = TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
+        self._inner.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """What is drawn together."""
+        return self._inner.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> dict[str, Value]:
+        """The values that are drawn together."""
+        return self._inner.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Value:
+        """A value that is drawn by itself."""
+        value: Value = self._inner.sample_independent(study, trial, param_name, param_distribution)
+        return value
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """A block that one process of a search runs at a time. Raise ConfigError if it does not get to it in time, or if files
+    cannot be locked.
+    """
+    lock = FileLock(out / LOCK, timeout=PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        what, fix = "another process has had the lock of this search for a minute", "end that process"
+        raise ConfigError(what, where=out / LOCK, got=f"waited {PATIENCE:.0f} s", fix=fix) from error
+    except NotImplementedError as error:
+        raise ConfigError("files cannot be locked in this folder", where=out, fix="another folder: --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optuna.Study:
+    """The trials in a folder, or in another storage, where they have the name of the search. Raise ConfigError if it cannot be
+    opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        file = str((out / STORAGE).resolve())  # whatever signs its name has, which would mean something in an address
+        patient = {"creator": partial(sqlite3.connect, file, timeout=PATIENCE)} if storage is None else {}
+        try:
+            with locked(out):
+                kept = optuna.storages.RDBStorage(
+                    storage or "sqlite://", patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE
+                )
+        except Exception as error:  # of the database, whichever it is
+            if isinstance(error, ConfigError):
+                raise
+            fix = "sqlite:///FILE, or the address of a database of which its Python package is installed"
+            where, got = (file, str(error)) if storage is None else _without_password(storage, str(error))
+            raise ConfigError("the storage of the trials cannot be opened", where=where, got=got, fix=fix) from None
+        return optuna.create_study(
+            storage=kept,
+            study_name=NAME if storage is None else name or f"{NAME} {out.resolve()}",
+            sampler=_Sampler(seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+
+def _without_password(url: str, text: str) -> tuple[str, str]:
+    """The address of a database and what was said of it, without its password."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(url)
+    except (ArgumentError, ValueError):
+        return "--storage", "this is no address of a database"
+    for secret in (parts.password, quote(parts.password or "")):
+        text = text.replace(str(secret), "***") if secret else text
+    return parts.render_as_string(hide_password=True), text

@@ -207,7 +207,7 @@ class Search:
 
     def _wake(self, number: int) -> int:
         """After a trial that others took for lost, because its process slept: add its result as another trial, and return the
-        number of the new one. Without a result it is on the list again: return its own number.
+        number of the new one. Without a result it is on the list again: return the number of the trial.
 
         Otherwise raise the error that the caller handles.
         """

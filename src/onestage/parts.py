@@ -116,10 +116,25 @@ def open_parquet(file: str | Path) -> ParquetFile:
         what, fix = "Parquet files are read by a package that is not installed", "pip install 'onestage[parquet]'"
         raise ConfigError(what, where=file, got="no pyarrow", fix=fix) from error
     try:
-        return ParquetFile(file)
+        opened = ParquetFile(file)
+        encrypted = _footer_size(file) != opened.metadata.serialized_size
     except (ArrowException, OSError) as error:
         what, fix = "this Parquet file is cut off or damaged", "copy or write it again, whole"
         raise DataError(what, where=file, got=_first_line(error), fix=fix) from error
+    if encrypted:
+        opened.close()
+        what, fix = "this Parquet file is encrypted", "write it again without encryption"
+        raise DataError(what, where=file, got="a signed footer", fix=fix)
+    return opened
+
+
+def _footer_size(file: str | Path) -> int:
+    """The bytes of a Parquet file's footer. A plain footer over encrypted columns is signed, so it is longer than what it says
+    (the format's Encryption.md, section 4.2); pyarrow ends the process when it is asked about such a column.
+    """
+    with Path(file).open("rb") as content:
+        content.seek(-8, os.SEEK_END)
+        return int.from_bytes(content.read(4), "little")
 
 
 def image_column(file: ParquetFile) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pyarrow
 import pyarrow.parquet
+import pyarrow.parquet.encryption as encryption
 import pytest
 import torch
 
@@ -23,7 +24,7 @@ from onestage.data.loader import Shard, TrainLoader
 from onestage.data.transforms import Augment, TrainTransform, stretch
 from onestage.errors import DataError, ProblemsError
 from onestage.images import picture_bytes
-from onestage.parts import Part
+from onestage.parts import Part, open_parquet
 from onestage.structures import Batch
 from onestage.training.inventory import Inventory
 from onestage.training.pictures import stamps_of
@@ -425,3 +426,30 @@ def test_a_run_goes_on_with_the_pictures_of_shards_that_are_left(shards: Path) -
     again, _, gone = begun.divide(load_dataset(shards, split="train"), val)
     assert gone == ("train-000001.tar/0006.png",) and list(again.image_ids) == [0, 1, 2, 3, 4, 5, 0]
     assert [again[i].image[0, 0, 0].item() for i in range(7)] == [0, 1, 2, 3, 4, 5, 0]
+
+
+class OpenKeys(encryption.KmsClient):
+    """A store of keys that hides nothing."""
+
+    def __init__(self, _: object) -> None:
+        encryption.KmsClient.__init__(self)
+
+    def wrap_key(self, key: bytes, _: str) -> str:
+        """The key as a text."""
+        return key.hex()
+
+
+@pytest.mark.parametrize("plain_footer", [True, False])
+def test_encrypted_parquet_is_an_error(tmp_path: Path, plain_footer: bool) -> None:
+    """With a plain footer, pyarrow ends the whole process when it is asked how such a column is compressed."""
+    column = "objects.list.element.bbox.list.element"
+    setting = encryption.EncryptionConfiguration(
+        footer_key="footer", column_keys={"key": ["image", column]}, plaintext_footer=plain_footer
+    )
+    keys = encryption.CryptoFactory(OpenKeys).file_encryption_properties(encryption.KmsConnectionConfig(), setting)
+    table = pyarrow.table({"image": [picture()], "objects": [[{"bbox": [1.0, 2.0, 9.0, 9.0], "category": "cat"}]]})
+    file = tmp_path / "train.parquet"
+    with pyarrow.parquet.ParquetWriter(file, table.schema, encryption_properties=keys) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match="encrypt"):
+        open_parquet(file)

@@ -3,10 +3,13 @@
 python benchmarks/tables.py                        # 1,000,000 pictures with 7,000,000 boxes in tars, made in a temporary folder
 python benchmarks/tables.py --format parquet
 python benchmarks/tables.py --folder /data/tables  # keep the shards for the next time
+python benchmarks/tables.py --train                # and begin a training on them
 
 The pictures are one tiny JPEG over and over, because tables do not depend on pixels. Printed are the seconds of the first
 reading, which makes the columns; of opening them afterwards, in a new process; and the memory of that process and its workers
 after some batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: of a page that n processes share each has 1/n).
+With --train: the seconds until a new training, which lists its pictures and their checksums, takes its first step; until one
+that goes on does, which compares them; and the peak of the memory of all its processes until the end, five steps later.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import argparse
 import io
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -39,8 +44,13 @@ def main() -> None:
     parser.add_argument("--format", choices=["wds", "parquet"], default="wds")
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="where the shards and the columns stay")
+    parser.add_argument("--train", action="store_true", help="begin a training, and go on with it")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.run is not None:
+        begin(arguments.measure, arguments.run, arguments.workers)
+        return
     if arguments.measure is not None:
         measure(arguments.measure, arguments.workers)
         return
@@ -55,6 +65,11 @@ def main() -> None:
         for text in ("first reading, which makes the columns", "opening the columns"):
             print(f"\n{text}", flush=True)
             subprocess.run(command, check=True, env=os.environ | {"ONESTAGE_HOME": str(folder / "cache")})
+        if arguments.train:
+            shutil.rmtree(folder / "run", ignore_errors=True)
+            for text in ("a new training", "a training that goes on"):
+                print(f"\n{text}", flush=True)
+                watch([*command, "--run", str(folder / "run")], folder / "cache")
 
 
 def make(folder: Path, pictures: int, boxes: int, form: str) -> None:
@@ -113,24 +128,78 @@ def measure(folder: Path, workers: int) -> None:
     begun = time.perf_counter()
     count = sum(1 for _ in islice(loader.epoch(0), BATCHES))
     first = time.perf_counter() - begun
-    memory[f"this process and {workers} workers after {count} batches of 32"] = proportional([os.getpid(), *children()])
+    memory[f"this process and {workers} workers after {count} batches of 32"] = proportional(
+        [os.getpid(), *children(os.getpid())]
+    )
     print(f"{len(data):,} pictures, {len(data.boxes):,} boxes: open in {opened:.2f} s; {count} batches in {first:.2f} s")
     for text, size in memory.items():
         print(f"{size / 1e6:8,.0f} MB  {text}")
+
+
+def begin(folder: Path, run: Path, workers: int) -> None:
+    """Train for five steps, and print the seconds until the first one."""
+    from onestage import create
+    from onestage.training.config import TrainConfig
+    from onestage.training.loop import train
+    from onestage.training.monitor import Monitor
+
+    begun = time.perf_counter()
+
+    class Five(Monitor):
+        """Stops after five steps of this process."""
+
+        done = 0
+
+        def say(self, text: str) -> None:
+            print(f"{time.perf_counter() - begun:8.1f} s  {text}", flush=True)
+
+        def step(self, *told: object) -> None:
+            Five.done += 1
+            if Five.done == 1:
+                self.say("the first step is done")
+            if Five.done == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    model = create("tinyssd", classes=CLASSES, size=(SIDE, SIDE))
+    config = TrainConfig(epochs=2, batch_size=32, workers=workers, device="cpu")
+    train(model, folder, out=run, config=config, resume=run.exists(), monitor=Five())
+
+
+def watch(command: list[str], cache: Path) -> None:
+    """Run a command, and print the peak of the memory of all its processes."""
+    peak, begun = 0, time.perf_counter()
+    process = subprocess.Popen(command, env=os.environ | {"ONESTAGE_HOME": str(cache)})
+    at = 0.0
+    while process.poll() is None:
+        size = proportional([process.pid, *children(process.pid)])
+        if size > peak:
+            peak, at = size, time.perf_counter() - begun
+        time.sleep(0.2)
+    print(f"{peak / 1e6:8,.0f} MB  peak of all its processes, {at:.0f} s after it began", flush=True)
+    if process.returncode:
+        sys.exit(process.returncode)
 
 
 def proportional(processes: list[int]) -> int:
     """Bytes of memory that some processes have, each page shared out among those that have it."""
     size = 0
     for process in processes:
-        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        try:
+            lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended
+            continue
         size += 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return size
 
 
-def children() -> list[int]:
-    tasks = Path(f"/proc/{os.getpid()}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+def children(parent: int) -> list[int]:
+    """The processes that a process has begun, and those that they have."""
+    try:
+        tasks = [*Path(f"/proc/{parent}/task").iterdir()]
+        found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    return [*found, *(below for child in found for below in children(child))]
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,13 +57,19 @@ class Part:
 
     def read(self, most: int | None = None) -> bytes:
         """Its bytes, or the first ``most`` of them. Raise DataError if the file has changed; OSError if it cannot be read."""
-        with open(self.file, "rb", opener=_open_at_once, buffering=0) as file:
-            if _stamp(os.fstat(file.fileno())) != self.stamp:
-                what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
-                got = f"another size or time of change of {self.file}"
-                raise DataError(what, where=self.path, got=got, fix=fix, code="changed")
+        with self.opened() as file:
             file.seek(self.offset)
             return _whole(file.read, self.length if most is None else min(most, self.length))
+
+    def opened(self) -> FileIO:
+        """The file that it lies in, open at its beginning. Errors: as of ``read``."""
+        file = FileIO(self.file, opener=_open_at_once)
+        if _stamp(os.fstat(file.fileno())) != self.stamp:
+            file.close()
+            what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
+            got = f"another size or time of change of {self.file}"
+            raise DataError(what, where=self.path, got=got, fix=fix, code="changed")
+        return file
 
 
 @dataclass(frozen=True)
@@ -139,8 +146,9 @@ def _footer_size(file: str | Path) -> int:
 
 def image_column(file: ParquetFile) -> str | None:
     """The path of the column of bytes that holds the pictures, such as image or image.bytes; None if there is none."""
-    paths = {file.schema.column(i).path: file.schema.column(i).physical_type for i in range(len(file.schema))}
-    return next((path for path in (IMAGE, f"{IMAGE}.bytes") if paths.get(path) == "BYTE_ARRAY"), None)
+    columns = [file.schema.column(i) for i in range(len(file.schema))]
+    paths = {column.path for column in columns if column.physical_type == "BYTE_ARRAY" and column.logical_type.type != "STRING"}
+    return next((path for path in (IMAGE, f"{IMAGE}.bytes") if path in paths), None)
 
 
 def name_column(file: ParquetFile) -> str | None:

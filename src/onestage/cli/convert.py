@@ -55,6 +55,8 @@ def convert(
         )
     for what, number in found.lost.items():
         say(f"the format {to} cannot say everything: {number:,} x {what}")
+    if found.note is not None:
+        say(found.note)
     tell(f"{pictures} and {counted(found.objects, 'object')} as {to} in {out}, read again and found equal")
     tell(f"next: onestage data check {shlex.quote(str(out))}")
     return 0

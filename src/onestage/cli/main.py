@@ -7,6 +7,7 @@ reader that leaves early, such as head, is no mistake.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from onestage.cli.mistakes import mistakes_as_errors, reword
 from onestage.cli.output import ARGUMENTS, say, stdout, tell
 from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, lacks_memory, nearest
+from onestage.files import FIXES
 
 DEBUG = "ONESTAGE_DEBUG"
 """If this is set in the environment, an error shows its traceback."""
@@ -92,7 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = error.strerror.lower()
             if isinstance(error, FileNotFoundError) and error.filename is not None:
                 what = absent(error.filename, what)
-            return _fail(2, str(DataError(what, where=error.filename, fix="check that path")))
+            fix = FIXES[errno.ENAMETOOLONG] if error.errno == errno.ENAMETOOLONG else "check that path"
+            return _fail(2, str(DataError(what, where=error.filename, fix=fix)))
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise

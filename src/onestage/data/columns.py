@@ -2,8 +2,8 @@
 a machine share the memory.
 
 The file: a line that names its kind and version, the length of the facts in eight digits of hexadecimal, the facts as JSON,
-then the arrays, each at a multiple of 64 bytes. The facts list the arrays. A file is written whole or not at all. Nothing in it
-is code.
+then the arrays, each at a multiple of 64 bytes. The facts list the arrays, each with its checksum. A file is written whole or
+not at all. Nothing in it is code.
 
 Shape letters: P pictures.
 """
@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import zlib
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,7 +29,7 @@ from onestage.files import Json, atomic_file
 from onestage.parts import Part, Stamp
 from onestage.structures import Size
 
-MAGIC = b"onestage columns 1\n"
+MAGIC = b"onestage columns 2\n"
 KINDS = ("uint8", "bool", "int32", "int64", "float32")
 _ALIGNED = 64
 _DIGITS = 8
@@ -43,11 +45,8 @@ class Column(Sequence[Item], Generic[Item]):
     items.
     """
 
-    def _item(self, row: int) -> Item:
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _item(self, row: int) -> Item: ...
 
     @overload
     def __getitem__(self, index: int) -> Item: ...
@@ -86,22 +85,30 @@ class Texts(Column[str]):
         return len(self.ends) - 1
 
     def _item(self, row: int) -> str:
-        return self.before + self.blob[self.ends[row] : self.ends[row + 1]].tobytes().decode("utf-8", "replace")
+        return self.before + self.blob[self.ends[row] : self.ends[row + 1]].tobytes().decode("utf-8", "surrogatepass")
 
     def __iter__(self) -> Iterator[str]:
         for first in range(0, len(self), _PIECE):
             ends = self.ends[first : first + _PIECE + 1].tolist()
             piece = self.blob[ends[0] : ends[-1]].tobytes()
             for start, stop in pairwise(ends):
-                yield self.before + piece[start - ends[0] : stop - ends[0]].decode("utf-8", "replace")
+                yield self.before + piece[start - ends[0] : stop - ends[0]].decode("utf-8", "surrogatepass")
 
     @staticmethod
     def packed(texts: Sequence[str]) -> tuple[Array, Array]:
         """The blob and the ends of some texts."""
-        pieces = [text.encode("utf-8", "backslashreplace") for text in texts]
+        pieces = [text.encode("utf-8", "surrogatepass") for text in texts]
         ends = np.zeros(len(pieces) + 1, np.int64)
         np.cumsum([len(piece) for piece in pieces], out=ends[1:])
         return np.frombuffer(b"".join(pieces), np.uint8), ends
+
+    @staticmethod
+    def joined(packed: Sequence[tuple[Array, Array]]) -> tuple[Array, Array]:
+        """The blob and the ends of several packed texts, one after another."""
+        starts = np.cumsum([0, *(len(blob) for blob, _ in packed)])
+        ends = [ends[1:] + start for (_, ends), start in zip(packed, starts, strict=False)]
+        none = np.zeros(0, np.uint8)
+        return np.concatenate([none, *(blob for blob, _ in packed)]), np.concatenate([np.zeros(1, np.int64), *ends])
 
 
 class Numbers(Column[int]):
@@ -192,15 +199,19 @@ def write_columns(path: Path, arrays: Mapping[str, Array], facts: Mapping[str, J
     listed: dict[str, Json] = {}
     at = 0
     for name, array in arrays.items():
-        listed[name] = [array.dtype.name, [*array.shape], at]
+        listed[name] = [array.dtype.name, [*array.shape], at, zlib.crc32(_bytes_of(array))]
         at += -(-array.nbytes // _ALIGNED) * _ALIGNED
     head = json.dumps({"arrays": listed, "bytes": at, **facts}).encode()
     begun = MAGIC + f"{len(head):0{_DIGITS}x}".encode() + head
-    with atomic_file(path) as file:
+    with atomic_file(path, durable=True) as file:
         file.write(begun.ljust(_aligned(len(begun)), b"\0"))
         for array in arrays.values():
-            file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            file.write(_bytes_of(array))
             file.write(bytes(_aligned(array.nbytes) - array.nbytes))
+
+
+def _bytes_of(array: Array) -> memoryview:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Json]] | None:
@@ -228,11 +239,13 @@ def _arrays(content: mmap.mmap) -> tuple[dict[str, Array], dict[str, Json]]:
     if len(content) != first + facts["bytes"]:
         raise ValueError("another length than it states")
     arrays: dict[str, Array] = {}
-    for name, (kind, shape, at) in facts.pop("arrays").items():
+    for name, (kind, shape, at, checksum) in facts.pop("arrays").items():
         if kind not in KINDS or any(side < 0 for side in shape) or at < 0:
             raise ValueError(f"an array {name} of {kind}")
         count = int(np.prod(shape, dtype=np.int64))
         arrays[name] = np.frombuffer(content, np.dtype(kind), count, first + at).reshape(shape)
+        if zlib.crc32(_bytes_of(arrays[name])) != checksum:
+            raise ValueError(f"an array {name} with other bytes than it was written with")
     return arrays, facts
 
 

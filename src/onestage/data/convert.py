@@ -1,7 +1,8 @@
 """A data set in another format: the same labels, and the same bytes of the pictures.
 
-The copy is made in a temporary folder beside its place, which it takes when it is complete: a kill, Ctrl-C or a full disk
-leaves nothing there. Then it is read, and compared with the original.
+The copy is made in a temporary folder beside its place. There it is read, and compared with the original. Then it takes its
+place: after a kill, Ctrl-C or a full disk nothing is there, and the same command begins anew. What a killed one has left in the
+temporary folder goes then.
 """
 
 from __future__ import annotations
@@ -11,20 +12,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import rmtree
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from onestage.data.copies import CocoCopy, Copy, Names, ParquetShards, Place, TarShards, VocCopy, Writer, YoloCopy
 from onestage.data.dataset import Dataset, Problem
+from onestage.data.label_files import missed_by_others
 from onestage.data.problems import refuse_problems
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
 from onestage.errors import ConfigError, DataError, check_number, counted, first_ten
-from onestage.files import make_folder, temporary_folder, writing
+from onestage.files import given_path, make_folder, temporary_folder, writing
 from onestage.images import picture_bytes
-from onestage.structures import ClassSet
+from onestage.structures import ClassSet, Truth
 
 Target = Literal["wds", "parquet", "coco", "yolo", "voc"]
 WRITERS: Mapping[str, Callable[[Place], Writer]] = {
@@ -36,6 +38,10 @@ WRITERS: Mapping[str, Callable[[Place], Writer]] = {
 }
 SHARD = 256.0
 """Megabytes of a shard, if nothing else is said."""
+ROUNDS = 1e-9
+"""Pixels by which a corner may differ that YOLO's parts of a picture give back: 0 may become 1e-15. Others are the same to the
+bit.
+"""
 Track = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 """Opens a block of so many pictures; what it gives is called after each one."""
 
@@ -43,13 +49,14 @@ Track = Callable[[str, int], AbstractContextManager[Callable[[], None]]]
 @dataclass(frozen=True)
 class Converted:
     """What was written. pictures: of each split; "" for a data set that is not divided. lost: what the format cannot say, and
-    how often. problems: what was left out.
+    how often. problems: what was left out. note: what other programs miss in the copy.
     """
 
     pictures: Mapping[str, int]
     objects: int
     lost: Mapping[str, int]
     problems: tuple[Problem, ...]
+    note: str | None = None
 
 
 def convert(
@@ -71,6 +78,8 @@ def convert(
     WriteError if it cannot be written.
     """
     check_number("shard", shard, least=1e-6, most=100_000)
+    out = given_path(out, "out")
+    out = out.resolve() if out.is_symlink() else out
     opened = open_data(data, format)
     _check_place(opened, out)
     sets = _load(opened, on_bad)
@@ -80,18 +89,20 @@ def convert(
     with temporary_folder(out) as folder:
         copy, names = make_folder(folder / "copy"), Names(dots=to != "wds")
         for part in sets:
-            writer = WRITERS[to](Place(copy, part.split, ClassSet(part.classes, part.category_ids), int(shard * 1e6)))
+            classes, numbered = ClassSet(part.classes, part.category_ids), all(isinstance(name, int) for name in part.image_ids)
+            writer = WRITERS[to](Place(copy, part.split, classes, int(shard * 1e6), numbered))
             with track(part.split or "pictures", len(part)) as done:
                 named[part.split or ""] = _write(part, writer, names, on_bad, problems, done)
             lost.update(writer.lost)
+        _compare(copy, to, sets, named)
         with writing(out):
             if out.exists():
                 out.rmdir()
             copy.replace(out)
-    _compare(out, to, sets, named)
     objects = sum(int(part.offsets.diff()[[*named[part.split or ""]]].sum()) for part in sets)
     pictures = {split: len(copied) for split, copied in named.items()}
-    return Converted(pictures, objects, {what: number for what, number in lost.items() if number}, tuple(problems))
+    note = missed_by_others(pictures) if to == "yolo" else None
+    return Converted(pictures, objects, {what: number for what, number in lost.items() if number}, tuple(problems), note)
 
 
 def _check_place(opened: OpenData, out: Path) -> None:
@@ -155,11 +166,11 @@ def _written(
         done()
 
 
-def _compare(out: Path, to: Target, sets: list[Dataset], named: Mapping[str, Mapping[int, str]]) -> None:
-    """Read the copy. Raise DataError, and remove it, unless it says the same as the original, as far as its format can."""
+def _compare(copy: Path, to: Target, sets: list[Dataset], named: Mapping[str, Mapping[int, str]]) -> None:
+    """Read the copy. Raise DataError unless it says the same as the original, as far as its format can."""
     wrong: list[str] = []
     try:
-        opened = open_data(out, to)
+        opened = open_data(copy, to)
         for part in sets:
             copied = named[part.split or ""]
             if copied:
@@ -167,9 +178,8 @@ def _compare(out: Path, to: Target, sets: list[Dataset], named: Mapping[str, Map
     except DataError as error:
         wrong.append(str(error))
     if wrong:
-        rmtree(out, ignore_errors=True)
         what, fix = "the copy does not say the same as the data set, and was removed", "choose another format"
-        raise DataError(what, where=out, got="\n" + first_ten(wrong), fix=fix)
+        raise DataError(what, where=copy, got="\n" + first_ten(wrong), fix=fix)
 
 
 def _differences(data: Dataset, copy: Dataset, copied: Mapping[int, str], to: Target) -> Iterator[str]:
@@ -185,12 +195,19 @@ def _differences(data: Dataset, copy: Dataset, copied: Mapping[int, str], to: Ta
         if name not in row_of:
             yield f"{name}: it is missing"
             continue
-        mine, its = data.truth(row), copy.truth(row_of[name])
-        seen = ~(mine.ignore | mine.crowd) if to == "yolo" else torch.ones(len(mine.boxes), dtype=torch.bool)
-        pairs = {"boxes": (mine.boxes[seen], its.boxes), "classes": (label_of[mine.labels[seen]], its.labels)}
-        if to == "voc":
-            pairs["difficult"] = (mine.ignore | mine.crowd, its.ignore)
-        elif to != "yolo":
-            pairs |= {"difficult": (mine.ignore, its.ignore), "crowds": (mine.crowd, its.crowd), "areas": (mine.area, its.area)}
-        if other := [what for what, (ours, theirs) in pairs.items() if not torch.equal(ours, theirs)]:
+        if other := _unlike(data.truth(row), copy.truth(row_of[name]), label_of, to):
             yield f"{name}: other {', '.join(other)}"
+
+
+def _unlike(mine: Truth, its: Truth, label_of: Tensor, to: Target) -> list[str]:
+    """What is not the same in the copy of a picture, as far as its format says it. label_of (K,): the copy's label by ours."""
+    seen = ~(mine.ignore | mine.crowd) if to == "yolo" else torch.ones(len(mine.boxes), dtype=torch.bool)
+    pairs = {"classes": (label_of[mine.labels[seen]], its.labels)}
+    if to == "voc":
+        pairs["difficult"] = (mine.ignore | mine.crowd, its.ignore)
+    elif to != "yolo":
+        pairs |= {"difficult": (mine.ignore, its.ignore), "crowds": (mine.crowd, its.crowd), "areas": (mine.area, its.area)}
+    other = [what for what, (ours, theirs) in pairs.items() if not torch.equal(ours, theirs)]
+    boxes, near = mine.boxes[seen], ROUNDS if to == "yolo" else 0.0
+    same = boxes.shape == its.boxes.shape and bool(((boxes - its.boxes).abs() <= near).all())
+    return other if same else ["boxes", *other]

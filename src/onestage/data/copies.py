@@ -8,9 +8,9 @@ Shape letters: N objects of one picture.
 
 from __future__ import annotations
 
-import io
 import json
 import re
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, TypedDict
 from xml.etree import ElementTree
 
-import yaml
-
-from onestage.data.files import PICTURE_SUFFIXES
+from onestage.data.files import MAX_BYTES, PICTURE_SUFFIXES
+from onestage.data.label_files import coco_categories, data_yaml
 from onestage.data.parquet import CLASSES_KEY, OBJECTS
-from onestage.data.shards import CLASSES
-from onestage.errors import ConfigError
-from onestage.files import LONGEST, Json, atomic_file, make_folder, write_file
+from onestage.data.shard_columns import CLASSES
+from onestage.data.split_words import SPLITS
+from onestage.errors import ConfigError, DataError
+from onestage.files import LONGEST, GrowingFile, Json, atomic_file, make_folder, write_file, writing
 from onestage.parts import IMAGE, NAME
 from onestage.structures import ClassSet, Size, Truth
 from onestage.tars import END, write_member
@@ -72,28 +72,31 @@ class Copy:
 
 @dataclass
 class Place:
-    """Where a split is written. split: its name, or None for a data set that is not divided. shard: bytes of a shard."""
+    """Where a split is written. split: its name, or None for a data set that is not divided. shard: bytes of a shard. numbered:
+    whether the ids of all its pictures are numbers.
+    """
 
     root: Path
     split: str | None
     classes: ClassSet
     shard: int
+    numbered: bool = True
 
 
-class Writer:
+class Writer(ABC):
     """What writes one split of a data set. lost: what its format cannot say, and how often."""
 
     def __init__(self, place: Place) -> None:
         self.place, self.lost = place, Counter[str]()
         self._open = ExitStack()
 
+    @abstractmethod
     def add(self, copy: Copy) -> None:
         """Write a picture and its labels."""
-        raise NotImplementedError
 
+    @abstractmethod
     def finish(self) -> None:
         """Write what belongs to the split as a whole."""
-        raise NotImplementedError
 
     def abandon(self, error: BaseException) -> None:
         """Close what is open, after an error, without finishing it."""
@@ -108,7 +111,7 @@ class Names:
 
     def __init__(self, *, dots: bool) -> None:
         self._dots = dots
-        self._taken: set[str] = set()
+        self._taken: dict[str, int] = {}
 
     def of(self, path: str, data: bytes) -> str:
         """The name of the copy of a picture."""
@@ -120,10 +123,11 @@ class Names:
         stem = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", stem).strip().lstrip(".") or "picture"
         stem = stem if self._dots else stem.replace(".", "_")
         stem = stem.encode("utf-8", "replace")[: LONGEST - 20].decode("utf-8", "ignore")
-        made, number = stem, 2
+        made, number = stem, self._taken.get(stem.casefold(), 1)
         while made.casefold() in self._taken:
-            made, number = f"{stem}-{number}", number + 1
-        self._taken.add(made.casefold())
+            made, number = f"{stem}-{number + 1}", number + 1
+        self._taken[stem.casefold()] = number
+        self._taken.setdefault(made.casefold(), 1)
         return f"{made}.{suffix}"
 
 
@@ -154,7 +158,7 @@ class TarShards(Writer):
 
     def _next(self) -> None:
         self._close()
-        self._tar = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".tar")))
+        self._tar = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".tar"), durable=True))
         self._shards, self._bytes, self._count = self._shards + 1, 0, 0
 
     def finish(self) -> None:
@@ -162,7 +166,7 @@ class TarShards(Writer):
         if not self._shards:
             self._next()
         self._close()
-        entries = [{"id": number, "name": name} for name, number in zip(*self.place.classes, strict=True)]
+        entries = coco_categories(self.place.classes.names, self.place.classes.ids)
         write_file(self.place.root / CLASSES, json.dumps({"classes": entries}, ensure_ascii=False, indent=1) + "\n")
 
 
@@ -211,18 +215,19 @@ class ParquetShards(Writer):
     def add(self, copy: Copy) -> None:
         """Put the picture and its objects into the shard, or into a new one if that is full."""
         if self._writer is None or self._bytes + len(copy.data) > self.place.shard or self._count >= MOST_IN_SHARD:
-            self._next(ids_are_numbers=isinstance(copy.truth.image_id, int))
+            self._next()
         if self._waiting + len(copy.data) > _GROUP_BYTES or len(self._rows) >= _GROUP_ROWS:
             self._write()
         labels = _labels(copy, self.place.classes)
         objects = [entry | {flag: flag in entry for flag in ("ignore", "iscrowd")} for entry in labels["objects"]]
-        self._rows.append({NAME: copy.name, **labels, OBJECTS: objects, IMAGE: copy.data})
+        image_id = labels["image_id"] if self.place.numbered else str(labels["image_id"])
+        self._rows.append({NAME: copy.name, **labels, "image_id": image_id, OBJECTS: objects, IMAGE: copy.data})
         self._bytes, self._count, self._waiting = self._bytes + len(copy.data), self._count + 1, self._waiting + len(copy.data)
 
-    def _next(self, *, ids_are_numbers: bool) -> None:
+    def _next(self) -> None:
         self._close()
-        file = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".parquet")))
-        schema = self._schema(ids_are_numbers=ids_are_numbers)
+        file = self._open.enter_context(atomic_file(_shard(self.place, self._shards, ".parquet"), durable=True))
+        schema = self._schema()
         words = [f"{OBJECTS}.list.element.category"]
         writer = self._arrow.parquet.ParquetWriter(
             file, schema, compression="NONE", use_dictionary=words, write_statistics=words
@@ -230,15 +235,15 @@ class ParquetShards(Writer):
         self._writer = self._open.enter_context(writer)
         self._shards, self._bytes, self._count = self._shards + 1, 0, 0
 
-    def _schema(self, *, ids_are_numbers: bool) -> Schema:
+    def _schema(self) -> Schema:
         a = self._arrow
         box = a.list_(a.float64())
         fields = {"bbox": box, "category": a.string(), "area": a.float64(), "ignore": a.bool_(), "iscrowd": a.bool_()}
-        listed = [{"id": number, "name": name} for name, number in zip(*self.place.classes, strict=True)]
+        listed = coco_categories(self.place.classes.names, self.place.classes.ids)
         return a.schema(
             [
                 a.field(NAME, a.string(), nullable=False),
-                a.field("image_id", a.int64() if ids_are_numbers else a.string(), nullable=False),
+                a.field("image_id", a.int64() if self.place.numbered else a.string(), nullable=False),
                 a.field("height", a.int32(), nullable=False),
                 a.field("width", a.int32(), nullable=False),
                 a.field(OBJECTS, a.list_(a.struct(list(fields.items()))), nullable=False),
@@ -260,41 +265,57 @@ class ParquetShards(Writer):
     def finish(self) -> None:
         """Close the last shard."""
         if not self._shards:
-            self._next(ids_are_numbers=True)
+            self._next()
         self._close()
 
 
 class CocoCopy(Writer):
-    """train/ and annotations/instances_train.json; images/ and annotations/instances.json if there are no splits."""
+    """train/ and annotations/instances_train.json; images/ and annotations/instances.json if there are no splits.
+
+    The pictures go into the file at once. The objects, which come after all pictures, wait in a file beside it.
+    """
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._folder = make_folder(place.root / (place.split or "images"))
         self._file = make_folder(place.root / "annotations") / f"instances{f'_{place.split}' if place.split else ''}.json"
-        self._json = self._open.enter_context(atomic_file(self._file))
-        self._objects = io.BytesIO()
-        self._pictures = self._count = 0
+        self._json = self._open.enter_context(atomic_file(self._file, durable=True))
+        self._objects = GrowingFile(self._file.with_name("objects"))
+        self._open.callback(self._objects.close)
+        self._pictures = self._count = self._bytes = 0
         self._json.write(b'{"images": [')
 
     def add(self, copy: Copy) -> None:
-        """Write the picture and its entries."""
+        """Write the picture and its entries. Raise DataError if the file would be larger than those that are read."""
         write_file(self._folder / copy.name, copy.data)
         image_id = copy.truth.image_id
-        number = image_id if isinstance(image_id, int) else self._pictures + 1
+        number = image_id if isinstance(image_id, int) and self.place.numbered else self._pictures + 1
         entry: dict[str, Json] = {"id": number, "file_name": copy.name, "height": copy.size[0], "width": copy.size[1]}
-        self._json.write(_next_entry(entry, self._pictures))
-        self._pictures += 1
+        content = _next_entry(entry, self._pictures)
+        self._json.write(content)
+        self._pictures, self._bytes = self._pictures + 1, self._bytes + len(content)
         for box, label, ignore, crowd, area in copy.objects:
             found: dict[str, Json] = {"id": self._count + 1, "image_id": number, "category_id": self.place.classes.ids[label]}
             found |= {"bbox": [*box], "area": area, "iscrowd": int(crowd), "ignore": int(ignore)}
-            self._objects.write(_next_entry(found, self._count))
-            self._count += 1
+            content = _next_entry(found, self._count)
+            self._objects.write(content)
+            self._count, self._bytes = self._count + 1, self._bytes + len(content)
+        if self._bytes > (most := MAX_BYTES[".json"]):
+            what, got = "one file of COCO cannot hold so many objects", f"{self._count:,} objects so far"
+            fix = "choose a format that divides a split into files: --to wds, or --to parquet"
+            raise DataError(what, where=self._file, got=got, expected=f"at most {most:,} bytes in a file", fix=fix)
 
     def finish(self) -> None:
         """Write the objects and the classes, and close the file."""
         self._json.write(b'\n],\n"annotations": [')
-        self._json.write(self._objects.getbuffer())
-        listed = [{"id": number, "name": name} for name, number in zip(*self.place.classes, strict=True)]
+        self._objects.sync()
+        self._objects.close()
+        with writing(self._file), self._objects.part.open("rb") as file:
+            while piece := file.read(1 << 20):
+                self._json.write(piece)
+        with writing(self._file):
+            self._objects.part.unlink()
+        listed = coco_categories(self.place.classes.names, self.place.classes.ids)
         self._json.write(f'\n],\n"categories": {json.dumps(listed)}}}\n'.encode())
         self._open.close()
 
@@ -329,9 +350,9 @@ class YoloCopy(Writer):
         if self.place.split is None:
             write_file(self.place.root / "classes.txt", "".join(f"{name}\n" for name in names))
             return
-        splits = {folder.name: f"images/{folder.name}" for folder in sorted((self.place.root / "images").iterdir())}
-        content = {"path": ".", **splits, "nc": len(names), "names": names}
-        write_file(self.place.root / "data.yaml", yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+        there = {folder.name for folder in (self.place.root / "images").iterdir()}
+        splits = [split for split in SPLITS if split in there]
+        write_file(self.place.root / "data.yaml", data_yaml(names, splits))
 
 
 class VocCopy(Writer):

@@ -7,7 +7,8 @@ float32 pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,8 @@ from onestage.errors import ConfigError, DataError, OnestageError, PictureError,
 from onestage.images import Stored, decode_image, decoding_cost, image_size, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
+_ODD_PATH = re.compile(rf"{re.escape(os.sep)}(\.{{0,2}}({re.escape(os.sep)}|$))")
+"""An empty name, or one or two dots, in a path: it is not in its shortest form."""
 Fault = Literal["picture", "box"]
 """What can be left out without doubt: a picture that is missing or cannot be read, and a box without area."""
 
@@ -131,6 +134,15 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     def is_on_disk(self) -> bool:
         """Whether picture i is the file paths[i]; not so in a subclass that gets its pictures in another way."""
         return type(self).__getitem__ is Dataset.__getitem__
+
+    @property
+    def names(self) -> Iterator[str]:
+        """The path of each picture from the data set's folder."""
+        before = f"{self.root}{os.sep}"
+        whole = before == f"{os.path.normpath(self.root)}{os.sep}"
+        for path in self.paths:
+            plain = whole and path.startswith(before) and not _ODD_PATH.search(path, len(before) - 1)
+            yield path[len(before) :] if plain else os.path.relpath(path, self.root)
 
     def stored(self, index: int) -> Stored:
         """Where picture ``index`` is stored: its path, or its place inside a larger file."""

@@ -32,12 +32,13 @@ _FIX = "write the file again with the program that wrote it"
 
 class Item(NamedTuple):
     """An entry of a list, or a value that stands alone. key: of the list or the value in the outermost object, or "". number:
-    of the entry in its list, counted from 0.
+    of the entry in its list, counted from 0. alone: it stands alone.
     """
 
     key: str
     number: int
     value: Json
+    alone: bool = False
 
 
 def items(file: Path) -> Iterator[Item]:
@@ -129,7 +130,7 @@ class _Scanner:
             if self.take("["):
                 yield from self.entries(key)
             else:
-                yield Item(key, 0, self.value())
+                yield Item(key, 0, self.value(), alone=True)
 
     def value(self) -> Json:
         """The next value as a whole."""

@@ -9,7 +9,7 @@ Shape letters: N objects of one picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from xml.etree import ElementTree
@@ -77,10 +77,25 @@ def yolo_text(objects: Sequence[Boxed], size: Size) -> str:
     )
 
 
-def data_yaml(classes: Sequence[str], splits: Iterable[str]) -> str:
-    """The file data.yaml of a YOLO data set with these splits."""
-    content = {"path": ".", **{name: f"images/{name}" for name in splits}, "nc": len(classes), "names": list(classes)}
-    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+def data_yaml(classes: Sequence[str], splits: Collection[str]) -> str:
+    """The file data.yaml of a YOLO data set with these splits. It has no ``path``, so all programs look beside it. A comment
+    says which splits other programs miss.
+    """
+    content = {**{name: f"images/{name}" for name in splits}, "nc": len(classes), "names": list(classes)}
+    missed = missed_by_others(splits)
+    return (f"# {missed}\n" if missed else "") + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def missed_by_others(splits: Collection[str]) -> str | None:
+    """A sentence on the splits without which programs such as Ultralytics' do not train on a YOLO data set; None if it has
+    them.
+    """
+    lacks = [split for split in ("train", "val") if split not in splits]
+    if not lacks:
+        return None
+    fix = "divide the set into train and val"
+    fix = "divide the set, or write val: images/train to measure on the pictures that train" if lacks == ["val"] else fix
+    return f"there is no {' and no '.join(lacks)}, which other programs, such as Ultralytics', need: {fix}"
 
 
 def coco_boxes(objects: Sequence[Boxed]) -> Iterator[dict[str, Json]]:

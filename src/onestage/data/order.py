@@ -10,8 +10,7 @@ Shape letters: P pictures.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -34,11 +33,12 @@ class Order:
     factors: Tensor | None = None
     shards: Tensor | None = None
     window: int = WINDOW
+    _known: dict[int, _Windows | None] = field(default_factory=dict, init=False, repr=False)
 
     def epoch(self, epoch: int) -> Tensor:
         """(P,) the pictures of an epoch, in the order in which it shows them."""
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
-        windows = _windows(self, epoch)
+        windows = self._windows(epoch)
         if windows is None:
             return self._mixed(None, generator)
         return torch.cat([self._mixed(rows, generator) for rows in windows.rows])
@@ -55,8 +55,16 @@ class Order:
 
     def neighbours(self, epoch: int, index: int) -> Tensor | None:
         """The pictures of the window that shows picture ``index`` in an epoch; None if that is all pictures."""
-        windows = _windows(self, epoch)
+        windows = self._windows(epoch)
         return None if windows is None else windows.rows[int(windows.of[index])]
+
+    def _windows(self, epoch: int) -> _Windows | None:
+        """The windows of an epoch; None if all pictures are mixed as a whole. Those of the last two epochs are kept."""
+        if epoch not in self._known:
+            while len(self._known) > 1:
+                self._known.pop(next(iter(self._known)), None)
+            self._known[epoch] = _windows(self, epoch)
+        return self._known[epoch]
 
 
 class _Windows(NamedTuple):
@@ -66,7 +74,6 @@ class _Windows(NamedTuple):
     of: Tensor
 
 
-@lru_cache(maxsize=2)
 def _windows(order: Order, epoch: int) -> _Windows | None:
     """The windows of an epoch; None if all pictures are mixed as a whole."""
     if order.shards is None or order.count <= order.window:

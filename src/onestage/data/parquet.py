@@ -23,7 +23,8 @@ from onestage.data.coco import as_id, field_of
 from onestage.data.dataset import Problem
 from onestage.data.labels import StoredClasses
 from onestage.data.parquet_pages import places
-from onestage.data.shards import Places, ShardSet, listed_classes, shard_sources
+from onestage.data.shard_columns import Places
+from onestage.data.shards import ShardSet, listed_classes, shard_sources
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, stated_size
 from onestage.data.tree import Tree

@@ -15,10 +15,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,25 +30,23 @@ from onestage.data.coco import categories_of
 from onestage.data.columns import Array, Numbers, Parts, Sizes, Texts, read_columns, write_columns
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.files import Sources, by_split, read_text, split_above
-from onestage.data.labels import MODEL, ClassKey, Labels, StoredClasses, alike, assign_labels
+from onestage.data.labels import ClassKey, Labels, StoredClasses, alike
+from onestage.data.shard_columns import CLASSES, OBJECT_COLUMNS, Collected, Places, before
 from onestage.data.split_words import split_name
-from onestage.data.table import ONE_NAME, UNKNOWN, OnBad, PictureFile, Table
-from onestage.data.text import listed, quoted
+from onestage.data.table import ONE_NAME, UNKNOWN, OnBad, PictureFile, Table, no_pictures, unknown_classes
+from onestage.data.text import quoted
 from onestage.data.tree import Tree
-from onestage.errors import DataError, OnestageError, WriteError, counted
-from onestage.files import Json, cache_folder, make_folder
+from onestage.errors import DataError, OnestageError, WriteError
+from onestage.files import TEMPORARY, Json, cache_folder, make_folder, one_at_a_time
 from onestage.parts import Stamp, stamp_of
+from onestage.processes import Launch
 from onestage.structures import ClassSet
 
-VERSION = 1
+VERSION = 2
 """Of the readers: columns that others have made are made again."""
-CLASSES = "classes.json"
-_OBJECT_COLUMNS = ("boxes", "ignore", "crowd", "area")
 MANY = 8
 """Shards whose first reading shows a bar."""
 
-Places = Mapping[str, tuple[int, int]]
-"""Where a picture begins in its shard, and its length, by its path; none where only the format finds it."""
 Kept = tuple[Mapping[str, Array], Mapping[str, Json]]
 """Columns and their facts."""
 ReadShard = Callable[[Path, Table], Places]
@@ -94,11 +92,14 @@ class ShardSet:
             "stamps": [[*stamp] for stamp in stamps],
         }
         place = _place(self.tree.chosen or self.tree.top, self.format, split)
-        found: Kept | None = None if place is None else read_columns(place)
-        if found is None or {key: found[1].get(key) for key in asked} != asked:
-            stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
-            arrays, facts = _read(root, files, self.read_shard, self.format, stored)
-            found = _kept(place, arrays, facts | asked)
+        found = _columns_of(place, asked)
+        if found is None:
+            with nullcontext() if place is None else one_at_a_time(place, _tell_of_waiting):
+                found = _columns_of(place, asked)
+                if found is None:
+                    stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
+                    arrays, facts = _read(root, files, self.read_shard, self.format, stored)
+                    found = _kept(place, arrays, facts | asked)
         return ShardTable(root, files, tuple(stamps[: len(files)]), *found)
 
     def _list_of_classes(self) -> tuple[Path, ...]:
@@ -115,11 +116,29 @@ def _stamp(file: Path) -> Stamp:
 
 
 def _place(named: Path, format: str, split: str) -> Path | None:
-    """The file of the cache for a split of what the user named; None if there is no place for a cache."""
+    """The file of the cache for a split of what the user named; None if there is no place for a cache, or if shards in a
+    temporary folder get another path soon.
+    """
+    whole = named.resolve()
+    if any(name.endswith(TEMPORARY) for name in whole.parts):
+        return None
     with suppress(WriteError):
-        digest = hashlib.sha256(repr((str(named.resolve()), format, split)).encode("utf-8", "backslashreplace"))
+        digest = hashlib.sha256(repr((str(whole), format, split)).encode("utf-8", "backslashreplace"))
         return cache_folder("columns") / f"{digest.hexdigest()[:32]}.columns"
     return None
+
+
+def _tell_of_waiting() -> None:
+    """Say why nothing happens, once for all processes of a training."""
+    if Launch.from_environment().is_main:
+        Terminal(stderr=True).print("another process reads the shards; this one waits for what they say")
+
+
+def _columns_of(place: Path | None, asked: Mapping[str, Json]) -> Kept | None:
+    """The columns of the cache, if they are of the shards that are asked for."""
+    found = None if place is None else read_columns(place)
+    same = found is not None and {key: found[1].get(key) for key in asked} == asked
+    return found if same and found is not None and found[0].keys() >= {*OBJECT_COLUMNS} else None
 
 
 def _kept(place: Path | None, arrays: Mapping[str, Array], facts: Mapping[str, Json]) -> Kept:
@@ -154,24 +173,11 @@ def listed_classes(file: Path, entries: list[Json]) -> StoredClasses:
     return StoredClasses(ClassSet(tuple(names.values()), tuple(names)), keys)
 
 
-class _Collected(NamedTuple):
-    """What was read of each shard so far. label (M,): the number of a name in ``names``, which are in the order of their first
-    occurrence.
-    """
-
-    datasets: list[Dataset]
-    labels: list[NDArray[np.int64]]
-    places: list[NDArray[np.int64]]
-    names: dict[str, int]
-
-
 def _read(
     root: Path, files: Sequence[Path], read_shard: ReadShard, format: str, stored: StoredClasses | None
 ) -> tuple[dict[str, Array], dict[str, Json]]:
     """The columns of all shards."""
-    names = {} if stored is None else {name: number for number, name in enumerate(stored.table.names)}
-    collected = _Collected([], [], [], names)
-    numbered = True
+    collected = Collected(root, stored, format)
     console = Terminal(stderr=True)
     with Progress(console=console, transient=True, disable=len(files) < MANY or not console.is_terminal) as bar:
         for file in bar.track(files, description="reading shards, this once"):
@@ -181,85 +187,10 @@ def _read(
             except DataError as error:
                 table.problems.append(Problem.of(table.name(file), error))
                 places = {}
-            numbered &= all(isinstance(row.key, int) for row in table.objects)
-            _collect(collected, table, places, format, stored)
-    ids = range(len(names)) if stored is None else stored.table.ids
-    return _merged(root, collected, sorted(names) if stored is None else list(names), [*ids], numbered and stored is None)
-
-
-def _collect(to: _Collected, table: Table, places: Places, format: str, stored: StoredClasses | None) -> None:
-    """Check what a shard says, and add it."""
-    table.classes = stored or StoredClasses(
-        ClassSet(own := tuple(dict.fromkeys(str(row.key) for row in table.objects)), tuple(range(len(own)))),
-        {row.key: str(row.key) for row in table.objects},
-    )
-    labels = assign_labels(table.classes, None, where=table.root)
-    data = table.dataset(format, None, labels=labels, on_bad="skip", may_be_empty=True)
-    numbers = np.array([to.names.setdefault(name, len(to.names)) for name in data.classes], np.int64)
-    to.labels.append(numbers[data.labels.numpy()] if len(numbers) else data.labels.numpy())
-    to.places.append(np.array([places.get(path, (-1, -1)) for path in data.paths], np.int64).reshape(-1, 2))
-    to.datasets.append(data)
-
-
-def _merged(
-    root: Path, found: _Collected, names: list[str], ids: list[int], numbered: bool
-) -> tuple[dict[str, Array], dict[str, Json]]:
-    """One table of all shards. names, ids: of the classes, in order."""
-    sets = found.datasets
-    order = np.array([names.index(name) for name in found.names], np.int64)
-    labels = np.concatenate([np.zeros(0, np.int64), *found.labels])
-    paths = [path.removeprefix(_before(root)) for data in sets for path in data.paths]
-    image_ids, notes = _ids(root, paths, [image_id for data in sets for image_id in data.image_ids])
-    counts = torch.cat([torch.zeros(1, dtype=torch.int64), *(data.offsets.diff() for data in sets)])
-    places = np.concatenate([np.zeros((0, 2), np.int64), *found.places])
-    arrays: dict[str, Array] = {
-        **dict(zip(("paths", "path_ends"), Texts.packed(paths), strict=True)),
-        **_id_columns(image_ids),
-        "sizes": np.array([size for data in sets for size in data.sizes], np.int32).reshape(-1, 2),
-        "offsets": counts.cumsum(0).numpy(),
-        "file": np.repeat(np.arange(len(sets), dtype=np.int32), [*map(len, sets)]),
-        "offset": np.ascontiguousarray(places[:, 0]),
-        "length": np.ascontiguousarray(places[:, 1]),
-        "labels": order[labels] if len(order) else labels,
-        **{name: np.concatenate([getattr(data, name).numpy() for data in sets]) for name in _OBJECT_COLUMNS},
-    }
-    facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered, **_lists(sets, notes)}
-    return arrays, facts
-
-
-def _ids(root: Path, paths: list[str], stated: list[int | str]) -> tuple[Sequence[int | str], list[Problem]]:
-    """The ids of the pictures, and a note if their paths take the place of the ids that are stated."""
-    twice = len(stated) - len({*stated})
-    if twice:
-        what = f"{counted(twice, 'picture')} with an id of another shard: paths take the place of ids"
-        return paths, [Problem(str(root), what)]
-    is_text = any(isinstance(image_id, str) for image_id in stated)
-    return [*map(str, stated)] if is_text else stated, []
-
-
-def _lists(sets: Sequence[Dataset], notes: Sequence[Problem]) -> dict[str, Json]:
-    """What is wrong in the shards, and what is worth a look."""
-    found = dict.fromkeys([*(note for data in sets for note in data.notes), *notes])
-    return {
-        "problems": [_packed(problem) for data in sets for problem in data.problems],
-        "notes": [_packed(note) for note in found],
-    }
-
-
-def _before(root: Path) -> str:
-    """How the paths of files in a folder begin."""
-    return "" if root == Path() else f"{str(root).rstrip('/')}/"
-
-
-def _id_columns(image_ids: Sequence[int | str]) -> dict[str, Array]:
-    texts = [image_id for image_id in image_ids if isinstance(image_id, str)]
-    if not texts:
-        return {"ids": np.array(image_ids, np.int64)}
-    return dict(zip(("id_texts", "id_ends"), Texts.packed(texts), strict=True))
-
-
-def _packed(problem: Problem) -> list[Json]:
-    return [problem.where, problem.what, problem.got, problem.expected, problem.fix, problem.fault]
+            if not table.pictures and not table.problems:
+                table.notes.append(Problem(table.name(file), "there is no picture in it"))
+            collected.add(table, places)
+    return collected.columns()
 
 
 @dataclass(frozen=True, eq=False)
@@ -303,17 +234,7 @@ class ShardTable:
             for name, number, label in zip(self.names, count, self._table(labels), strict=True)
             if number and label == UNKNOWN
         }
-        if not lost:
-            return None
-        train = ", or train a model for these classes" if labels.owner == MODEL else ""
-        of = f"{counted(sum(lost.values()), 'object')} of {counted(len(lost), 'class')}"
-        return DataError(
-            f"{of} that {labels.owner} does not have: {listed(lost)}",
-            where=f"{self.root} ({split})" if split else self.root,
-            got=f"{len(self.names)} in the data: {listed(self.names)}",
-            expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",
-            fix=f"use the same names{train}, or leave these objects out: --on-bad skip",
-        )
+        return unknown_classes(lost, self.names, labels, where=f"{self.root} ({split})" if split else str(self.root))
 
     def dataset(self, format: str, split: str | None, *, labels: Labels, on_bad: OnBad, may_be_empty: bool = False) -> Dataset:
         """The data set, mapped into memory as far as no object is left out. Errors: see ``Table.dataset``."""
@@ -326,16 +247,14 @@ class ShardTable:
         if problems and on_bad == "stop":
             raise complain(self.root, problems, empty=not len(self.arrays["boxes"]))
         if not len(self.arrays["sizes"]) and not may_be_empty:
-            what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
-            fix = "onestage data check lists all that is wrong"
-            raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
+            raise no_pictures(self.root, split, problems)
         notes = [*(Problem(*entry) for entry in self.facts["notes"])]
         notes += [Problem(str(self.root), text, fix=ONE_NAME) for text in alike(self.names)]
         return self._labelled(self._table(labels), labels)(format, split, tuple(problems), tuple(notes))
 
     def _labelled(self, table: NDArray[np.int64], labels: Labels) -> Callable[..., Dataset]:
         """What makes the data set, once its format, its split, its problems and notes are known."""
-        columns = {name: self.arrays[name] for name in ("labels", *_OBJECT_COLUMNS)}
+        columns = {name: self.arrays[name] for name in ("labels", *OBJECT_COLUMNS)}
         offsets = self.arrays["offsets"]
         if not np.array_equal(table, np.arange(len(table))):
             columns["labels"] = table[columns["labels"]] if len(table) else columns["labels"]
@@ -350,7 +269,7 @@ class ShardTable:
                 root=self.root,
                 format=format,
                 split=split,
-                paths=Texts(self.arrays["paths"], self.arrays["path_ends"], _before(self.root)),
+                paths=Texts(self.arrays["paths"], self.arrays["path_ends"], before(self.root)),
                 image_ids=self._image_ids,
                 sizes=Sizes(self.arrays["sizes"]),
                 offsets=torch.from_numpy(offsets),

@@ -174,11 +174,7 @@ class Table:
             raise complain(self.root, problems, empty=not len(rows))
         kept = self._sizes.readable.nonzero().flatten().tolist()
         if not kept and not may_be_empty:
-            what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
-            fix = "onestage data check lists all that is wrong"
-            if split is not None and not problems:
-                fix = "add pictures to it, or take it out of the data set"
-            raise DataError(what, where=self.root, got=next(iter(problems), None), fix=fix)
+            raise no_pictures(self.root, split, problems)
         rows = rows[columns.picture[rows].argsort(stable=True)]
         counts = columns.picture[rows].bincount(minlength=len(self.pictures))[kept]
         boxes, area = self._checks.boxes[rows], columns.area[rows]
@@ -259,17 +255,7 @@ class Table:
         else:
             keys, names = self.classes.keys, self.classes.table.names
         count = Counter(keys[row.key] for row in self.objects if row.key in keys and row.key not in labels.of)
-        if not count:
-            return None
-        train = ", or train a model for these classes" if labels.owner == MODEL else ""
-        of = f"{counted(sum(count.values()), 'object')} of {counted(len(count), 'class')}"
-        return DataError(
-            f"{of} that {labels.owner} does not have: {listed(count)}",
-            where=f"{self.root} ({split})" if split else self.root,
-            got=f"{len(names)} in the data: {listed(names)}",
-            expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",
-            fix=f"use the same names{train}, or leave these objects out: --on-bad skip",
-        )
+        return unknown_classes(count, names, labels, where=f"{self.root} ({split})" if split else str(self.root))
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -339,6 +325,32 @@ class Table:
             given = f"{_numbers(self.objects[i].box)} as left, top, width, height"
             empty: Fault | None = "box" if self._checks.finite[i] and not self._checks.solid[i] else None
             yield Problem(self.objects[i].where, what, given if self.to_xyxy is box_ops.from_xywh else None, fault=empty)
+
+
+def unknown_classes(count: Mapping[str, int], names: Sequence[str], labels: Labels, *, where: str) -> DataError | None:
+    """The error for objects of classes that no label counts; None if there are none. count: such objects, by class. names: of
+    all classes of the data.
+    """
+    if not count:
+        return None
+    train = ", or train a model for these classes" if labels.owner == MODEL else ""
+    of = f"{counted(sum(count.values()), 'object')} of {counted(len(count), 'class')}"
+    return DataError(
+        f"{of} that {labels.owner} does not have: {listed(count)}",
+        where=where,
+        got=f"{len(names)} in the data: {listed(names)}",
+        expected=f"{labels.owner}'s {len(labels.table.names)}: {listed(labels.table.names)}",
+        fix=f"use the same names{train}, or leave these objects out: --on-bad skip",
+    )
+
+
+def no_pictures(root: Path, split: str | None, problems: Sequence[Problem]) -> DataError:
+    """The error for a data set, or a split of it, of which no picture is left. problems: why not."""
+    what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
+    fix = "onestage data check lists all that is wrong"
+    if split is not None and not problems:
+        fix = "add pictures to it, or take it out of the data set"
+    return DataError(what, where=root, got=next(iter(problems), None), fix=fix)
 
 
 class _Columns(NamedTuple):

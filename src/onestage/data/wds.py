@@ -8,6 +8,7 @@ left, top, width, height in pixels, and, as in COCO, ``area``, ``iscrowd`` and `
 - A picture without labels is a problem, not a picture without objects. So are labels without a picture, a name that occurs
   twice, and a member that is a link, a device or the like. A tar that is cut off or damaged is read up to there, and is a
   problem.
+- A name ends at its first dot, so 000001.left.jpg is a second picture of 000001, and a problem.
 - Nothing is extracted: labels are read from the tar, and pictures when they are needed. What else is in a tar is passed over,
   with a note.
 """
@@ -27,7 +28,8 @@ from onestage import tars
 from onestage.data.coco import as_id, box_numbers, field_of, flag_field, plain_object, refuse_constant, stated_area
 from onestage.data.dataset import Problem
 from onestage.data.files import PICTURE_SUFFIXES, inside
-from onestage.data.shards import Places, ShardSet, shard_sources
+from onestage.data.shard_columns import Places
+from onestage.data.shards import ShardSet, shard_sources
 from onestage.data.table import PictureFile, Row, Table
 from onestage.data.text import listed, quoted, stated_size
 from onestage.data.tree import Tree
@@ -39,8 +41,8 @@ LAYOUT = "WebDataset: train-000000.tar, train-000001.tar, ..., with 000001.jpg a
 LABELS = "json"
 LARGEST_LABELS = 16 * 1024**2
 """Bytes of the labels of a picture."""
-_LOOKED_AT = 64
-"""Members at the beginning of a tar that tell whether it is of this format."""
+_LOOKED_AT = 200_000
+"""Members of a tar that tell whether it is of this format: all pictures may come before all labels."""
 
 
 class Content(NamedTuple):
@@ -80,19 +82,21 @@ def find(tree: Tree) -> ShardSet | None:
 
 
 def holds_labels(file: Path) -> bool:
-    """Whether this is a tar that begins with pictures and labels in pairs."""
+    """Whether this is a tar with a picture and its labels among its first members."""
     if file.suffix.lower() != ".tar":
         return False
-    found: dict[str, set[bool]] = {}
+    found: dict[str, bool] = {}
     try:
         with file.open("rb") as tar:
             for member in islice(tars.members(tar, file.stat().st_size), _LOOKED_AT):
                 key, suffix = _parts_of(member.name)
-                if member.kind == "file" and (suffix == LABELS or _is_picture(suffix)):
-                    found.setdefault(key, set()).add(suffix == LABELS)
+                is_label = suffix == LABELS
+                counts = member.kind == "file" and (is_label or _is_picture(suffix))
+                if counts and found.setdefault(key, is_label) != is_label:
+                    return True
     except (DataError, OSError):
         pass
-    return any(len(kinds) == 2 for kinds in found.values())
+    return False
 
 
 def read_shard(file: Path, table: Table) -> Places:

@@ -8,23 +8,26 @@ Shape letters: D detections.
 
 from __future__ import annotations
 
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 from onestage.data.label_files import Boxed, Shape, coco_boxes, coco_categories, data_yaml, labelme_text, voc_text, yolo_text
 from onestage.data.predictions import encoded
 from onestage.errors import WriteError
-from onestage.files import GrowingFile, Json, make_folder, open_regular, write_file, writing
+from onestage.files import GrowingFile, Json, atomic_file, make_folder, open_regular, write_file, writing
 from onestage.predict.copies import set_name
 from onestage.predict.pipeline import Outcome
 from onestage.predict.sinks import Sink, State
 from onestage.structures import ClassSet, Detections
 
 SetFormat = Literal["yolo", "coco", "voc", "labelme"]
+_PIECE = 1 << 20
+"""Bytes of a file that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class CocoSet:
         self._images.close()
         self._annotations.write(self._MIDDLE)
         with writing(self.path), self._images.part.open("rb") as file:
-            while piece := file.read(1 << 20):
+            while piece := file.read(_PIECE):
                 self._annotations.write(piece)
         self._annotations.write(self._END)
         self._annotations.finish()
@@ -244,13 +247,29 @@ class CocoSet:
         """Put the pictures of a finished file back beside it."""
         if self._images.part.exists():
             return
-        with writing(self._annotations.path), open_regular(self._annotations.path) as file:
-            content = file.read()
-        _, middle, images = content.partition(self._MIDDLE)
-        if not middle:
-            what, fix = "this is no file of an earlier run", "start again without --resume"
-            raise WriteError(what, where=self._annotations.path, fix=fix)
-        write_file(self._images.part, images.removesuffix(self._END))
+        path = self._annotations.path
+        with writing(path), open_regular(path) as file:
+            start = _place_of(self._MIDDLE, file)
+            if start is None:
+                what, fix = "this is no file of an earlier run", "start again without --resume"
+                raise WriteError(what, where=path, fix=fix)
+            length = file.seek(0, io.SEEK_END) - len(self._END)
+            file.seek(start + len(self._MIDDLE))
+            with atomic_file(self._images.part) as images:
+                while piece := file.read(min(_PIECE, length - file.tell())):
+                    images.write(piece)
+
+
+def _place_of(mark: bytes, file: BinaryIO) -> int | None:
+    """Where a text begins in a file; None if it is not there."""
+    before, start = b"", 0
+    while piece := file.read(_PIECE):
+        at = (before + piece).find(mark)
+        if at >= 0:
+            return start - len(before) + at
+        start += len(piece)
+        before = (before + piece)[1 - len(mark) :]
+    return None
 
 
 def json_line(content: Json | dict[str, Json]) -> bytes:

@@ -18,7 +18,7 @@ import io
 import json
 import math
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,10 +141,24 @@ def next_commands(run: Path, plan: Plan) -> dict[str, str]:
 
 def fingerprint(dataset: Dataset) -> str:
     """A checksum of the picture ids, the classes and the objects. The folder of the data set does not count."""
-    digest = hashlib.sha256(repr((tuple(dataset.image_ids), dataset.classes)).encode())
+    digest = hashlib.sha256()
+    for piece in _written((dataset.image_ids, dataset.classes)):
+        digest.update(piece.encode())
     for column in (dataset.offsets, dataset.boxes, dataset.labels, dataset.ignore | dataset.crowd):
         digest.update(column.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def _written(value: Sequence[object]) -> Iterator[str]:
+    """The repr of a tuple, whose sequences count as tuples, in pieces: that of a million ids at once takes much memory."""
+    yield "("
+    for number, item in enumerate(value):
+        yield ", " if number else ""
+        if isinstance(item, Sequence) and not isinstance(item, str):
+            yield from _written(item)
+        else:
+            yield repr(item)
+    yield ",)" if len(value) == 1 else ")"
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:

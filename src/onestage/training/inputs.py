@@ -88,7 +88,8 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
     lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
     others = [str(problem) for problem in (*opened.absent, *opened.passed_over, *opened.undivided)]
-    both = {*parts[0].paths} & {*parts[1].paths} if parts[1].split == "val" else set()
+    measured = {*parts[1].paths} if parts[1].split == "val" else set()
+    both = measured and {path for path in parts[0].paths if path in measured}
     seen = [f"{counted(len(both), 'picture')} in both train and val, so AP tells nothing of other pictures"] if both else []
     return [*notes, *lost, *others, *seen, *(never_taught(*parts) if parts[1].split == "val" else ())]
 
@@ -159,7 +160,9 @@ def held_out(
     same = CheckpointStore(run).noted("data") in (None, fingerprint(train_set))
     if not same and (begun is None or not gone or begun.changes(train_set)):
         return None, _CHANGED
-    if {*rest.paths} <= {*train_set.paths}:
+    unseen = {*rest.paths}
+    unseen.difference_update(train_set.paths)
+    if not unseen:
         return None, f"the run trained on {counted(len(rest), 'picture')} of these, all there are"
     return rest, None
 

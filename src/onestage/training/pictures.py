@@ -12,18 +12,21 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
 from onestage.data import Dataset
+from onestage.data.json_stream import items
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import ConfigError, DataError, counted, first_ten, shortened
 from onestage.files import write_atomically
-from onestage.images import Stored, decode_image
+from onestage.images import decode_image
 from onestage.parts import Part
+from onestage.predict.stream import batched
 
 NAME = "pictures.json"
 KILOBYTE = 1024
@@ -33,32 +36,53 @@ LARGEST_LIST = 2**30
 SHOWN = 10
 """So many pictures that have changed and can be read are enough to know: the rest is not decoded."""
 AT_ONCE = 1024
-"""Pictures that wait for a thread at the same time."""
+"""Looks that wait for a thread at the same time."""
+TOGETHER = 64
+"""Pictures inside a larger file that a thread looks at together."""
 
 Stamps = Mapping[str, str]
 """Of each picture that is a file, by its path from the data set's folder: its size and checksum, as 1234-0011223344556677."""
 
 
+class _Look(NamedTuple):
+    """Pictures that a thread looks at together. names: of each, in the list. path: of the first, for messages."""
+
+    names: list[str]
+    path: str
+    stamps: Callable[[], Sequence[str | None]]
+
+
 def stamping(stamps: dict[str, str], *sets: Dataset, timeout: float = TIMEOUT) -> Iterator[int]:
-    """Add the stamps of all pictures, each once. A file that cannot be read has none.
+    """Add the stamps of all pictures. A file that cannot be read has none.
 
     Yield the number of pictures done so far, so often that between two of them a process that waits as long as ``timeout``
-    does not give up. Raise LostError if one picture takes more than ``timeout`` seconds.
+    does not give up. Raise LostError if one look takes more than ``timeout`` seconds.
     """
-    told, places = time.monotonic(), [*_names(*sets).items()]
-    inside = {path: (data, row) for data in sets if data.parts is not None for row, path in enumerate(data.paths)}
+    told, done = time.monotonic(), 0
     with PatientThreads(timeout=timeout, farewell=0.0) as threads:
-        for first in range(0, len(places), AT_ONCE):
-            part = places[first : first + AT_ONCE]
-            stored = [inside[path][0].stored(inside[path][1]) if path in inside else path for path, _ in part]
-            futures = [threads.submit(partial(_stamp, place)) for place in stored]
-            for done, ((path, name), future) in enumerate(zip(part, futures, strict=True), start=first + 1):
-                stamp = threads.result(future, path)
-                if stamp is not None:
-                    stamps[name] = stamp
+        for looks in batched((look for data in sets for look in _looks(data)), AT_ONCE):
+            for look, future in [(look, threads.submit(look.stamps)) for look in looks]:
+                found = zip(look.names, threads.result(future, look.path), strict=True)
+                stamps |= {name: stamp for name, stamp in found if stamp is not None}
+                done += len(look.names)
                 if time.monotonic() - told > timeout / 20:
                     yield done
                     told = time.monotonic()
+
+
+def _looks(data: Dataset) -> Iterator[_Look]:
+    """The pictures of a data set: each file alone, and those inside a larger file some at a time."""
+    rows = enumerate(zip(data.paths, data.names, strict=True))
+    places = (((None if data.parts is None else data.parts.part(row, path)), path, name) for row, (path, name) in rows)
+    for file, found in groupby(places, key=lambda place: place[0] and place[0].file):
+        for group in batched(found, 1 if file is None else TOGETHER):
+            parts, names = [part for part, *_ in group if part is not None], [name for *_, name in group]
+            path = group[0][1]
+            yield _Look(names, path, partial(_stamps_inside, parts) if parts else partial(_stamp_alone, path))
+
+
+def _stamp_alone(path: str) -> list[str | None]:
+    return [_stamp(path)]
 
 
 def stamps_of(*sets: Dataset) -> Stamps:
@@ -71,48 +95,59 @@ def stamps_of(*sets: Dataset) -> Stamps:
 
 def _names(*sets: Dataset) -> dict[str, str]:
     """The path of each picture, and its name in the list: the path from its data set's folder."""
-    return {path: os.path.relpath(path, data.root) for data in sets for path in data.paths}
+    return {path: name for data in sets for path, name in zip(data.paths, data.names, strict=True)}
 
 
-def _stamp(path: Stored) -> str | None:
-    if isinstance(path, Part):
-        return _stamp_inside(path)
+def _stamp(path: str) -> str | None:
     try:
         with Path(path).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            digest = hashlib.blake2b(file.read(KILOBYTE), digest_size=8)
-            file.seek(max(0, size - KILOBYTE))
-            digest.update(file.read(KILOBYTE))
+            return f"{size}-{_checksum(file, 0, size)}"
     except OSError:
         return None
-    return f"{size}-{digest.hexdigest()}"
 
 
-def _stamp_inside(part: Part) -> str | None:
-    """As of a file, of a picture inside a larger one."""
-    first = max(0, part.length - KILOBYTE)
+def _stamps_inside(parts: Sequence[Part]) -> list[str | None]:
+    """As of files, of pictures inside one larger file."""
     try:
-        digest = hashlib.blake2b(part.read(KILOBYTE), digest_size=8)
-        digest.update(replace(part, offset=part.offset + first, length=part.length - first).read())
+        with parts[0].opened() as file:
+            return [f"{part.length}-{_checksum(file, part.offset, part.length)}" for part in parts]
     except (DataError, OSError):
-        return None
-    return f"{part.length}-{digest.hexdigest()}"
+        return [None] * len(parts)
+
+
+def _checksum(file: BinaryIO, start: int, size: int) -> str:
+    """Of the first and the last kilobyte of so many bytes of a file."""
+    file.seek(start)
+    digest = hashlib.blake2b(file.read(min(KILOBYTE, size)), digest_size=8)
+    last = min(KILOBYTE, size)
+    file.seek(start + size - last)
+    digest.update(file.read(last))
+    return digest.hexdigest()
 
 
 def load(folder: Path) -> Stamps | None:
     """The stamps with which the run in ``folder`` began; None if it has none. Raise ConfigError if they cannot be read."""
+    return dict(_listed(folder)) if is_listed(folder) else None
+
+
+def is_listed(folder: Path) -> bool:
+    """Whether there are stamps with which the run in ``folder`` began."""
+    return _place(folder).exists()
+
+
+def _listed(folder: Path) -> Iterator[tuple[str, str]]:
+    """The names and the stamps, one by one; none if there is no list. Raise ConfigError as ``load`` does."""
     path = _place(folder)
     try:
+        if not path.exists():
+            return
         if path.stat().st_size > LARGEST_LIST:
             raise ValueError(f"more than {LARGEST_LIST:,} bytes")
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(found, dict):
-            raise ValueError(f"a {type(found).__name__}")
-        for name, stamp in found.items():
-            if not isinstance(stamp, str) or not STAMP.fullmatch(stamp):
-                raise ValueError(f"{shortened(name, 100)}: {shortened(repr(stamp), 100)}")
-    except FileNotFoundError:
-        return None
+        for name, _, stamp, alone in items(path):
+            if not alone or not isinstance(stamp, str) or not STAMP.fullmatch(stamp):
+                raise ValueError(f"{shortened(name or 'an entry', 100)}: {shortened(repr(stamp), 100)}")
+            yield name, stamp
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             "the list of this run's pictures cannot be read, so a change of them cannot be noticed",
@@ -122,13 +157,21 @@ def load(folder: Path) -> Stamps | None:
             fix=f"put the list back, or go on with the pictures as they are: onestage train --resume {shlex.quote(str(folder))}"
             " --accept-changes",
         ) from error
-    return found
 
 
 def save(folder: Path, stamps: Stamps) -> None:
     """Keep them in the run's folder. Raise WeightsError if that is not possible. No file is made for none."""
-    if stamps or _place(folder).exists():
-        write_atomically(_place(folder), json.dumps(stamps, indent=0).encode())
+    if stamps or is_listed(folder):
+        write_atomically(_place(folder), _pieces(stamps))
+
+
+def _pieces(stamps: Stamps) -> Iterator[bytes]:
+    """The file, some lines at a time."""
+    yield b"{"
+    for number, lines in enumerate(batched(stamps.items(), TOGETHER)):
+        text = ",".join(f"\n{json.dumps(name)}: {json.dumps(stamp)}" for name, stamp in lines)
+        yield (("," if number else "") + text).encode()
+    yield b"\n}" if stamps else b"}"
 
 
 def forget(folder: Path, paths: Container[str], *sets: Dataset) -> None:
@@ -144,10 +187,9 @@ def check(folder: Path, now: Stamps, *, root: Path, go_on: str, lost: bool = Fal
 
     lost: pictures that cannot be read any more are no change; return their names.
     """
-    before = load(folder) or {}
-    names = [name for name, stamp in before.items() if now.get(name) != stamp]
-    unreadable = _unreadable(root, names) if lost else []
-    changed = [f"{name}: {_change(before[name], now.get(name))}" for name in names if name not in unreadable]
+    before = {name: stamp for name, stamp in _listed(folder) if now.get(name) != stamp}
+    unreadable = _unreadable(root, [*before]) if lost else []
+    changed = [f"{name}: {_change(stamp, now.get(name))}" for name, stamp in before.items() if name not in unreadable]
     if changed:
         pictures = counted(len(changed), "picture")
         raise ConfigError(

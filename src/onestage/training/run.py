@@ -34,9 +34,8 @@ from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
 from onestage.training.network import make_network, memory_order
 from onestage.training.optim import load_optimizer, make_optimizer
-from onestage.training.pictures import Stamps, come_and_gone, stamping
+from onestage.training.pictures import Stamps, come_and_gone, is_listed, stamping
 from onestage.training.pictures import check as check_pictures
-from onestage.training.pictures import load as load_stamps
 from onestage.training.pictures import save as save_stamps
 from onestage.training.rules import ANCHORS, Chosen, Decision
 from onestage.training.shards import divided, gather, spread, whole
@@ -317,7 +316,7 @@ def _open_folder(
     if lock.left_by is not None:
         monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
     lock.sign()
-    if not kept or load_stamps(run.folder) is None:
+    if not kept or not is_listed(run.folder):
         save_stamps(run.folder, stamps)
     if run.data.path is not None and (new or not (run.data.gone or Inventory.load(run.folder))):
         Inventory.of(run.data.train, run.data.val).save(run.folder)

@@ -14,7 +14,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TypeAlias
 
@@ -238,25 +238,6 @@ def _lock_soon(descriptor: int, folder: Path) -> None:
             time.sleep(0.05)
 
 
-@contextlib.contextmanager
-def one_at_a_time(path: Path, waits: Callable[[], None]) -> Iterator[None]:
-    """A block for which the processes of this machine wait for each other, where ``path`` is what all of them would make. It
-    leaves an empty file beside it. Where files cannot be locked or written, nobody waits. waits: called before this one does.
-    """
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError, WriteError):
-            make_folder(path.parent)
-            descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
-            stack.callback(os.close, descriptor)
-            if fcntl is not None:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    waits()
-                    fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-
-
 def _remove_empty(folders: Sequence[Path]) -> None:
     """Remove those of the folders that are empty, the innermost first."""
     with contextlib.suppress(OSError):
@@ -404,24 +385,13 @@ def given_path(path: Path | str, argument: str) -> Path:
     if not os.fspath(path):
         raise ConfigError(f"{argument} is an empty path", fix="name a file or folder; a dot stands for the current folder")
     try:
-        _check_names(Path(path))
+        os.lstat(path)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
             return Path(path)  # there is none, or it cannot be looked at: who reads or writes it says so
         got, fix = (error.strerror, FIXES[errno.ENAMETOOLONG]) if isinstance(error, OSError) else (error, FIXES[0])
         raise ConfigError(f"{argument} is a path that the system does not take", where=path, got=got, fix=fix) from error
     return Path(path)
-
-
-def _check_names(path: Path) -> None:
-    """Raise OSError or ValueError if a system does not take a path, or one of the names of folders that are not there yet."""
-    try:
-        os.lstat(path)
-    except FileNotFoundError:
-        there = next((folder for folder in path.parents if os.path.lexists(folder)), Path())
-        for name in path.relative_to(there).parts:
-            with contextlib.suppress(FileNotFoundError):
-                os.lstat(there / name)
 
 
 def make_folder(folder: Path | str) -> Path:

@@ -36,7 +36,7 @@ def corner(most: int) -> st.SearchStrategy[float]:
 @st.composite
 def objects(draw: st.DrawFn) -> dict[str, object]:
     x, y = draw(corner(WIDTH)), draw(corner(HEIGHT))
-    w, h = draw(st.floats(0.5, WIDTH - x, width=32)), draw(st.floats(0.5, HEIGHT - y, width=32))
+    w, h = (0.5 + draw(st.floats(0, 1)) * (side - start - 0.5) for side, start in ((WIDTH, x), (HEIGHT, y)))
     made: dict[str, object] = {"bbox": [x, y, w, h], "category": draw(st.sampled_from(NAMES))}
     made |= {name: 1 for name in ("ignore", "iscrowd") if draw(st.integers(0, 3)) == 0}
     return made | ({"area": draw(st.floats(0.3, 1.0)) * w * h} if draw(st.booleans()) else {})

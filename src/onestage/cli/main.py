@@ -91,11 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as error:
             if error.strerror is None:
                 raise
-            what = error.strerror.lower()
-            if isinstance(error, FileNotFoundError) and error.filename is not None:
-                what = absent(error.filename, what)
-            fix = FIXES[errno.ENAMETOOLONG] if error.errno == errno.ENAMETOOLONG else "check that path"
-            return _fail(2, str(DataError(what, where=error.filename, fix=fix)))
+            return _fail(2, str(_of_system(error, error.strerror.lower())))
         except (MemoryError, RuntimeError) as error:
             if not lacks_memory(error):
                 raise
@@ -116,6 +112,14 @@ def _leave(error: LostError) -> int:
     code = LOST if silent else 1 if _is_told(error) else _fail(1, str(error))
     leave(code)  # while the error is still alive: what it holds may wait for lost processes when it is freed
     return code
+
+
+def _of_system(error: OSError, what: str) -> DataError:
+    """An error of the system about a path, in the form of ours."""
+    if isinstance(error, FileNotFoundError) and error.filename is not None:
+        what = absent(error.filename, what)
+    fix = FIXES[errno.ENAMETOOLONG] if error.errno == errno.ENAMETOOLONG else "check that path"
+    return DataError(what, where=error.filename, fix=fix)
 
 
 def _fail_once(error: OnestageError) -> int:

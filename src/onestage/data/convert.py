@@ -1,8 +1,10 @@
 """A data set in another format: the same labels, and the same bytes of the pictures.
 
 The copy is made in a temporary folder beside its place. There it is read, and compared with the original. Then it takes its
-place: after a kill, Ctrl-C or a full disk nothing is there, and the same command begins anew. What a killed one has left in the
-temporary folder goes then.
+place. A kill, Ctrl-C or a full disk leaves no copy there, and the same command begins from the start; it also removes the
+temporary folder of a killed command.
+
+Shape letters: K classes.
 """
 
 from __future__ import annotations
@@ -86,6 +88,7 @@ def convert(
     problems = [*dict.fromkeys(problem for part in sets for problem in part.problems)]
     named, lost = {}, Counter[str]()
     make_folder(out.parent)
+    given_path(out, "out")  # a name is too long only in a folder that is there
     with temporary_folder(out) as folder:
         copy, names = make_folder(folder / "copy"), Names(dots=to != "wds")
         for part in sets:

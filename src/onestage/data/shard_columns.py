@@ -86,7 +86,10 @@ class Collected:
         ids = range(len(names)) if self.stored is None else self.stored.table.ids
         numbered = self.stored is None and False not in self._kinds
         if self.stored is None and len(self._kinds) == 2:
-            what, fix = "classes are numbers here, and names elsewhere", f"write names alone, or list the classes in {CLASSES}"
+            what, fix = (
+                "the class of this object is a number, and others have names",
+                f"write names alone, or list the classes in {CLASSES}",
+            )
             self._problems.append(Problem(self._kinds[True], what, got=f"a name in {self._kinds[False]}", fix=fix))
         facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered}
         facts |= {"problems": [*map(_packed, self._problems)], "notes": [*map(_packed, self._notes)]}

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -37,10 +38,15 @@ from onestage.data.table import ONE_NAME, UNKNOWN, OnBad, PictureFile, Table, no
 from onestage.data.text import quoted
 from onestage.data.tree import Tree
 from onestage.errors import DataError, OnestageError, WriteError
-from onestage.files import TEMPORARY, Json, cache_folder, make_folder, one_at_a_time
+from onestage.files import TEMPORARY, Json, cache_folder, make_folder
 from onestage.parts import Stamp, stamp_of
 from onestage.processes import Launch
 from onestage.structures import ClassSet
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None  # type: ignore[assignment]
 
 VERSION = 2
 """Of the readers: columns that others have made are made again."""
@@ -94,7 +100,7 @@ class ShardSet:
         place = _place(self.tree.chosen or self.tree.top, self.format, split)
         found = _columns_of(place, asked)
         if found is None:
-            with nullcontext() if place is None else one_at_a_time(place, _tell_of_waiting):
+            with nullcontext() if place is None else _one_at_a_time(place):
                 found = _columns_of(place, asked)
                 if found is None:
                     stored = _read_classes(list_of_classes[0]) if list_of_classes else self.listed(files)
@@ -126,6 +132,25 @@ def _place(named: Path, format: str, split: str) -> Path | None:
         digest = hashlib.sha256(repr((str(whole), format, split)).encode("utf-8", "backslashreplace"))
         return cache_folder("columns") / f"{digest.hexdigest()[:32]}.columns"
     return None
+
+
+@contextmanager
+def _one_at_a_time(place: Path) -> Iterator[None]:
+    """A block in which the processes of this machine make the same columns one after another. It leaves an empty file beside
+    them. Where files cannot be locked or written, no process waits.
+    """
+    with ExitStack() as stack:
+        with suppress(OSError, WriteError):
+            make_folder(place.parent)
+            descriptor = os.open(place.with_name(f"{place.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
+            stack.callback(os.close, descriptor)
+            if fcntl is not None:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    _tell_of_waiting()
+                    fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
 
 
 def _tell_of_waiting() -> None:

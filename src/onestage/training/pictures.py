@@ -62,8 +62,8 @@ def stamping(stamps: dict[str, str], *sets: Dataset, timeout: float = TIMEOUT) -
     with PatientThreads(timeout=timeout, farewell=0.0) as threads:
         for looks in batched((look for data in sets for look in _looks(data)), AT_ONCE):
             for look, future in [(look, threads.submit(look.stamps)) for look in looks]:
-                found = zip(look.names, threads.result(future, look.path), strict=True)
-                stamps |= {name: stamp for name, stamp in found if stamp is not None}
+                found = threads.result(future, look.path)
+                stamps |= {name: stamp for name, stamp in zip(look.names, found, strict=True) if stamp is not None}
                 done += len(look.names)
                 if time.monotonic() - told > timeout / 20:
                     yield done

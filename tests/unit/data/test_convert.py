@@ -1,18 +1,24 @@
 """Data sets in other formats: equal labels, untouched pictures, nothing written over, nothing half done."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from onestage.cli.main import main
 from onestage.data import Dataset, load_dataset
 from onestage.data.convert import WRITERS, convert
-from onestage.data.copies import Names
+from onestage.data.copies import Copy, Names, TarShards
 from onestage.errors import ConfigError, DataError, WriteError
+from onestage.files import TEMPORARY
 from onestage.images import picture_bytes
 from shards import CAT, labels, pairs, picture, tar
+from small_runs import send, start
 
 FORMATS = ["wds", "parquet", "coco", "yolo", "voc"]
 
@@ -184,3 +190,69 @@ def test_the_verb_says_what_it_did(source: Path, tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "12 pictures (8 train, 4 val) and 18 objects as parquet in" in out and "onestage data check" in out
     assert main(["data", "check", str(tmp_path / "copy")]) == 0
+
+
+def test_a_killed_command_begins_from_the_start(source: Path, tmp_path: Path) -> None:
+    """Nothing of it is at the place of the copy, and what it left goes with the next command."""
+    process = start(convert_slowly, source, tmp_path / "copy", ONESTAGE_HOME=str(tmp_path / "cache"))
+    while process.is_alive() and not [*tmp_path.glob(f".copy*{TEMPORARY}/copy/*")]:
+        time.sleep(0.01)
+    send(signal.SIGKILL, process)
+    process.join(60)
+    (left,) = tmp_path.glob(f".copy*{TEMPORARY}")
+    assert not (tmp_path / "copy").exists()
+    os.utime(left, (0, 0))
+    assert convert(source, tmp_path / "copy", to="wds").pictures == {"train": 8, "val": 4}
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name != "cache") == ["copy", "source"]
+
+
+def convert_slowly(source: Path, out: Path) -> None:
+    usual = TarShards.add
+
+    def add(self: TarShards, copy: Copy) -> None:
+        usual(self, copy)
+        time.sleep(1)
+
+    TarShards.add = add  # type: ignore[method-assign]
+    convert(source, out, to="wds", shard=0.0001)
+
+
+def test_the_copy_is_compared_before_it_takes_its_place(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onestage.data.convert._compare", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "copy", to="wds")
+    assert [p.name for p in tmp_path.iterdir() if p.name != "cache"] == ["source"]
+
+
+def test_what_other_readers_of_yolo_miss_is_said(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(source, tmp_path / "both", to="yolo").note is None
+    content = yaml.safe_load((tmp_path / "both" / "data.yaml").read_text())
+    assert content == {"train": "images/train", "val": "images/val", "nc": 2, "names": ["cat", "dog"]}
+    (source / "val.tar").unlink()
+    assert main(["data", "convert", str(source), str(tmp_path / "train"), "--to", "yolo"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "there is no val, which other programs, such as Ultralytics', need" in said
+    assert (tmp_path / "train" / "data.yaml").read_text().startswith("# there is no val, ")
+
+
+def test_a_thousand_pictures_of_one_name_get_names_at_once() -> None:
+    names = Names(dots=True)
+    made = [names.of(f"{clip}/000001.jpg", b"") for clip in range(20_000)]
+    assert len({*made}) == 20_000 and made[-1] == "000001-20000.jpg"
+
+
+def test_a_name_that_is_too_long_is_refused_before_the_work(source: Path, tmp_path: Path) -> None:
+    for out in (tmp_path / ("x" * 300), tmp_path / "new" / ("x" * 300)):
+        with pytest.raises(ConfigError, match="out is a path that the system does not take"):
+            convert(source, out, to="wds")
+
+
+def test_objects_beyond_the_largest_file_of_coco_are_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.data.copies.MAX_BYTES", {".json": 900})
+    with pytest.raises(DataError, match="one file of COCO cannot hold so many objects"):
+        convert(source, tmp_path / "copy", to="coco")

@@ -17,6 +17,7 @@ from onestage.data.transforms import TrainTransform, stretch
 from onestage.errors import DataError
 from onestage.parts import Part
 from shards import CAT, labels, pairs, picture, tar
+from small_runs import start
 
 TRANSFORM = TrainTransform(stretch((8, 8)))
 
@@ -186,3 +187,53 @@ def test_a_member_that_names_itself_twice_or_has_no_partner_is_counted_by_the_do
         "train-1.tar/0001.json: this name has labels already; the second one is left out",
         "train-1.tar/0002: a picture without labels",
     ]
+
+
+def test_columns_with_other_bytes_are_made_again(shards: Path, tmp_path: Path) -> None:
+    """Wherever in the file the damage is, also in the body."""
+    right = load_dataset(shards, split="train")
+    (file,) = (tmp_path / "cache" / "columns").glob("*.columns")
+    whole = file.read_bytes()
+    for at in range(0, len(whole) - 64, 64):
+        file.write_bytes(whole[:at] + bytes(64) + whole[at + 64 :])
+        again = load_dataset(shards, split="train")
+        assert again.paths == right.paths and again.boxes.equal(right.boxes) and again.labels.equal(right.labels)
+
+
+def test_all_pictures_may_come_before_all_labels(tmp_path: Path) -> None:
+    members = pairs(70)
+    tar(tmp_path / "set" / "train.tar", [*members[::2], *members[1::2]])
+    assert len(load_dataset(tmp_path / "set")) == 70
+
+
+def test_numbers_in_one_shard_and_names_in_another_are_a_problem(tmp_path: Path) -> None:
+    for name, category in (("a", "cat"), ("b", 1)):
+        tar(tmp_path / f"{name}.tar", [(f"{name}.png", picture()), (f"{name}.json", labels(CAT | {"category": category}))])
+    assert told(looked_at(tmp_path).problems) == [
+        "b.tar/b.json: objects[0]: the class of this object is a number, and others have names"
+    ]
+
+
+def made_columns(shards: Path, log: Path) -> None:
+    """Open the data set, and note each shard that is read for it."""
+    from onestage.data import wds
+
+    usual = wds.read_shard
+
+    def read(file: Path, table: object) -> object:
+        with log.open("a") as lines:
+            lines.write(f"{file.name}\n")
+        time.sleep(0.2)
+        return usual(file, table)  # type: ignore[arg-type]
+
+    wds.read_shard = read  # type: ignore[assignment]
+    assert len(load_dataset(shards, split="train")) == 6
+
+
+def test_one_of_several_processes_reads_the_shards_and_the_others_wait(shards: Path, tmp_path: Path) -> None:
+    home = str(tmp_path / "cache")
+    processes = [start(made_columns, shards, tmp_path / "log", ONESTAGE_HOME=home) for _ in range(3)]
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted((tmp_path / "log").read_text().split()) == ["train-0.tar", "train-1.tar"]

@@ -272,7 +272,8 @@ def test_json_is_read_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch, tmp
     file = saved(tmp_path / "r.json", json.dumps(content, indent=1))
     monkeypatch.setattr(json_stream, "PIECE", 1)
     assert [tuple(item) for item in json_stream.items(file)] == [
-        ("a", 0, 1), ("a", 1, 23), ("a", 2, "x\\\"y"), ("a", 3, {"b": [None, True]}), ("c", 0, 4.5)
+        ("a", 0, 1, False), ("a", 1, 23, False), ("a", 2, "x\\\"y", False),
+        ("a", 3, {"b": [None, True]}, False), ("c", 0, 4.5, True)
     ]  # fmt: skip
     monkeypatch.setattr(json_stream, "LONGEST", 10)
     with pytest.raises(DataError, match="an entry of more than 10 characters"):

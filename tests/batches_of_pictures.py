@@ -3,16 +3,19 @@
 import hashlib
 import io
 import os
+import signal
 import tarfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from onestage.cli.main import main
 from onestage.data.synthetic import generate
 from onestage.scale.parts import part_paths
-from small_runs import PICTURES, detector
+from small_runs import PICTURES, detector, signal_here
 
 SCORE = ("--score", "0.2", "--top", "4")
 """Few of the many detections of fresh weights."""
@@ -52,11 +55,11 @@ def write_tar(path: Path, contents: dict[str, bytes]) -> Path:
     return path
 
 
-def command(pictures: Path | str, out: Path, model: Path, *more: str) -> list[str]:
+def command(pictures: Path | str | Sequence[str], out: Path, model: Path, *more: str) -> list[str]:
     """A batch of 5 pictures a shard, without the seconds."""
     words = [
         "batch",
-        str(pictures),
+        *([str(pictures)] if isinstance(pictures, Path | str) else pictures),
         "-o",
         str(out),
         "--model",
@@ -70,7 +73,7 @@ def command(pictures: Path | str, out: Path, model: Path, *more: str) -> list[st
     return [*words, *SCORE, *more]
 
 
-def batch(pictures: Path | str, out: Path, model: Path, *more: str) -> int:
+def batch(pictures: Path | str | Sequence[str], out: Path, model: Path, *more: str) -> int:
     """Run it here. Return the exit code."""
     return main(command(pictures, out, model, *more))
 
@@ -81,12 +84,23 @@ def batch_elsewhere(arguments: list[str], slowly: float = 0.0) -> None:
 
     inner = Worker.__call__
 
-    def slow(self, shard, tell):
+    def slow(self, *arguments, **options):
         time.sleep(slowly)
-        return inner(self, shard, tell)
+        return inner(self, *arguments, **options)
 
     Worker.__call__ = slow  # type: ignore[method-assign]
     raise SystemExit(main(arguments))
+
+
+def deadly(inner: Callable[..., Any], names: Sequence[str], kill: Callable[[int], None] = signal_here) -> Callable[..., Any]:
+    """A function that kills its process if it is given a picture whose path has one of these ends."""
+
+    def decode(place, *arguments, **options):
+        if str(getattr(place, "path", place)).endswith(tuple(names)):
+            kill(signal.SIGKILL)
+        return inner(place, *arguments, **options)
+
+    return decode
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -99,11 +113,17 @@ def leftovers(folder: Path) -> list[str]:
     return [name for place, _, names in os.walk(folder) for name in names if name.endswith(".onestage-tmp") and place]
 
 
-def slow_actor(arguments: list[str], slowly: float) -> int:
-    """Run a command whose actors take ``slowly`` seconds more for each shard."""
+def batch_on_ray(arguments: list[str], slowly: float, names: Sequence[str] = ()) -> int:
+    """Run a command whose actors take ``slowly`` seconds more for each shard, and die of pictures with these names."""
+    from onestage.predict import pipeline
     from onestage.scale import on_ray
 
     class SlowActor(on_ray.Actor):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            if names:
+                pipeline.decode_image = deadly(pipeline.decode_image, names, signal.raise_signal)
+
         def __call__(self, table):
             time.sleep(slowly)
             return super().__call__(table)

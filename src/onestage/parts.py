@@ -59,16 +59,25 @@ class Part:
         """Its bytes, or the first ``most`` of them. Raise DataError if the file has changed; OSError if it cannot be read."""
         with self.opened() as file:
             file.seek(self.offset)
-            return _whole(file.read, self.length if most is None else min(most, self.length))
+            content = _whole(file.read, self.length if most is None else min(most, self.length))
+            self._check(file.fileno())
+        return content
+
+    def _check(self, descriptor: int) -> None:
+        """Raise DataError if the open file is another one than when the place was found."""
+        if _stamp(os.fstat(descriptor)) != self.stamp:
+            what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
+            got = f"another size or time of change of {self.file}"
+            raise DataError(what, where=self.path, got=got, fix=fix, code="changed")
 
     def opened(self) -> FileIO:
         """The file that it lies in, open at its beginning. Errors: as of ``read``."""
         file = FileIO(self.file, opener=_open_at_once)
-        if _stamp(os.fstat(file.fileno())) != self.stamp:
+        try:
+            self._check(file.fileno())
+        except DataError:
             file.close()
-            what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
-            got = f"another size or time of change of {self.file}"
-            raise DataError(what, where=self.path, got=got, fix=fix, code="changed")
+            raise
         return file
 
 
@@ -246,7 +255,7 @@ class _Groups:
 def _read_group(file: str, stamp: Stamp, group: int) -> list[bytes]:
     if stamp_of(file) != stamp:
         what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
-        raise DataError(what, where=file, fix=fix)
+        raise DataError(what, where=file, fix=fix, code="changed")
     with open_parquet(file) as parquet:
         path = image_column(parquet)
         if path is None:

@@ -405,6 +405,25 @@ def test_the_loader_is_timed(load, tmp_path, capsys):
     assert "mosaic" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_a_batch_is_compared_with_the_loop(load, tmp_path, monkeypatch):
+    batch, path = load("batch"), tmp_path / "batch.json"
+    monkeypatch.setattr(batch, "LIMITS", {"local": 1e9})
+    batch.main(pictures=20, workers=2, engines=("local",), json=path)
+    loop, local = json.loads(path.read_text())["turns"]
+    assert loop["engine"] == "loop" and local["engine"] == "local"
+    for turn in (loop, local):
+        assert 0 < turn["work"] <= turn["seconds"] and turn["others"] < turn["processor"] and turn["memory"] > 1e8
+
+
+@pytest.mark.parametrize("kind", ["text", "csv", "parquet", "folder"])
+def test_the_list_of_a_batch_is_measured(load, tmp_path, monkeypatch, kind):
+    lists = load("batch_list")
+    monkeypatch.setattr(lists, "NAMES", 300)
+    found = lists.measured(str(lists.write_input(kind, tmp_path, 700)), tmp_path / "found")
+    assert found["pictures"] == 700 and min(found["begin"], found["go on"], found["a shard"]) > 0
+
+
 @pytest.mark.parametrize("form", ["wds", "parquet"])
 def test_tables(load, tmp_path, capsys, monkeypatch, form):
     monkeypatch.setenv("ONESTAGE_HOME", str(tmp_path / "cache"))

@@ -97,14 +97,20 @@ def begun(folder: Path, wanted: Wanted, *, note: Note) -> Iterator[Batch]:
     with ExitStack() as stack:
         hidden = make_folder(folder / HIDDEN)
         _lock(hidden / LOCK, stack)
-        for place in (folder, hidden):
-            remove_leftovers(place)
+        _tidy(folder)
+        stack.callback(_tidy, folder)  # processes may have been killed
         manifest = _prepared(folder, wanted, note)
         sizes = shard_sizes(hidden / PICTURES)
         for part in part_paths(folder):
             if note_of(part) is None:
                 note(f"{part}: this part is damaged; it is made again")
         yield Batch(folder, manifest, sizes, [*finished(folder, manifest.digest, sizes)])
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the temporary files of dead processes."""
+    for place in (folder, folder / HIDDEN):
+        remove_leftovers(place)
 
 
 def _lock(path: Path, stack: ExitStack) -> None:

@@ -5,23 +5,26 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 
+from onestage.scale.attempts import Hand, forget_attempts
 from onestage.scale.batch import Batch, sized
 from onestage.scale.team import Team
-from onestage.scale.work import Advance, Conditions, Done, Worker
+from onestage.scale.work import Advance, Conditions, Done
 
 
 def run_local(batch: Batch, *, workers: int | None, conditions: Conditions) -> Iterator[Advance | Done]:
     """Do the shards that are left. Yield how it advances, and each shard that is done.
 
     workers: processes; by default one for each processor, or for each GPU. Each has a model. Raise LostError if a shard ends
-    several processes.
+    several processes, and no picture of it alone is to blame.
     """
     on_gpu = batch.manifest.options.device == "cuda"
     usual = torch.cuda.device_count() if on_gpu else processors()
-    begin = partial(_begin, batch, conditions)
+    forget_attempts(batch.folder)
+    begin = partial(_begin, batch.folder, batch.manifest.options.device, conditions)
     with Team(begin, sized(workers, usual, batch.left), timeout=conditions.timeout, fork=not on_gpu) as team:
         yield from team.run(batch.left)
 
@@ -31,9 +34,8 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(batch: Batch, conditions: Conditions, number: int) -> Worker:
-    """The worker of that number, in its process."""
-    device = batch.manifest.options.device
+def _begin(folder: Path, device: str, conditions: Conditions, number: int) -> Hand:
+    """What the process of that number does with shards."""
     if device == "cuda":
         device = f"cuda:{number % torch.cuda.device_count()}"
-    return Worker.begin(batch.folder, device, conditions)
+    return Hand(folder, device, conditions)

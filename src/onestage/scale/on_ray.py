@@ -14,23 +14,23 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 
 from onestage.errors import ConfigError, LostError, OnestageError, shortened
-from onestage.files import atomic_file
+from onestage.scale.attempts import PERIOD, Hand, advances, forget_attempts
 from onestage.scale.batch import Batch, sized
 from onestage.scale.local import processors
-from onestage.scale.manifest import HIDDEN
-from onestage.scale.work import Advance, Conditions, Done, Worker
+from onestage.scale.work import Advance, Conditions, Done
 
 TRIES = 10
-"""Actors that may die of one shard. Those of machines that were taken away count too."""
+"""Actors that may die of one shard, or before their first one. Those of machines that were taken away count too."""
 MOST_BLOCKS = 5000
 """Tasks of Ray. Each is a shard, or several if there are more."""
 SPARE = 1
@@ -55,9 +55,10 @@ def run_on_ray(
     workers: actors; by default as many as the cluster has room for. Raise ConfigError if Ray is not installed, is not reached
     or has no room; LostError if a shard ends many actors, or Ray itself fails.
     """
-    _forget_attempts(batch)
+    forget_attempts(batch.folder)
     with _connected(cluster, sized(workers, processors(), batch.left)) as ray:
         count = _actors(ray.cluster_resources(), sized(workers, MOST_BLOCKS, batch.left), cluster)
+        conditions = replace(conditions, deaths=TRIES)
         source = ray.data.from_items(
             [{"shard": shard} for shard in batch.left], override_num_blocks=min(len(batch.left), MOST_BLOCKS)
         )
@@ -71,14 +72,50 @@ def run_on_ray(
             fn_constructor_args=(str(batch.folder), batch.manifest.options.device, conditions),
         )
         try:
-            for row in done.iter_rows():
-                shard = _understood(row)
-                yield Advance(shard.pictures, sum(shard.failures.values()))
-                yield shard
+            yield from _told(batch.folder, done.iter_rows())
         except (ray.exceptions.RayError, RuntimeError) as error:
             what, fix = "Ray could not finish this batch", "see the state of the cluster (ray status); the same command goes on"
             got = shortened(str(error).strip().rpartition("\n")[2], 200)
             raise LostError(what, where=cluster.address or "a cluster on this machine", got=got, fix=fix) from error
+
+
+def _told(folder: Path, rows: Iterable[dict[str, str]]) -> Iterator[Advance | Done]:
+    """What the rows say, and what the folder says of the shards that are being done, as long as no row comes."""
+    told: dict[int, Advance] = {}
+    for row in _ticking(rows):
+        if row is None:
+            yield from advances(folder, told)
+            continue
+        done = _understood(row)
+        before = told.pop(done.shard, Advance(0, 0))
+        yield Advance(done.pictures - before.pictures, sum(done.failures.values()) - before.failures)
+        yield done
+
+
+def _ticking(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str] | None]:
+    """The rows; None if there is none for some time. A thread waits for them, so Ctrl-C is heard at once."""
+    arrived: SimpleQueue[dict[str, str] | BaseException | None] = SimpleQueue()
+
+    def wait() -> None:
+        try:
+            for row in rows:
+                arrived.put(row)
+            arrived.put(None)
+        except BaseException as error:
+            arrived.put(error)
+
+    threading.Thread(target=wait, name="rows of Ray", daemon=True).start()
+    while True:
+        try:
+            word = arrived.get(timeout=PERIOD)
+        except Empty:
+            yield None
+            continue
+        if word is None:
+            return
+        if isinstance(word, BaseException):
+            raise word
+        yield word
 
 
 class Actor:
@@ -86,8 +123,7 @@ class Actor:
 
     def __init__(self, folder: str, device: str, conditions: Conditions) -> None:
         torch.set_num_threads(1)  # results are then the same on any number of machines
-        self._begin = (Path(folder), device, conditions)
-        self._worker: Worker | None = None
+        self._hand = Hand(Path(folder), device, conditions, noting=True)
 
     def __call__(self, batch: Any) -> Any:
         """The outcome of the shards in a table of one row: status, error, and what was done."""
@@ -98,11 +134,7 @@ class Actor:
 
     def _outcome(self, shard: int) -> dict[str, str]:
         try:
-            with _attempt(self._begin[0], shard):
-                if self._worker is None:
-                    self._worker = Worker.begin(*self._begin)
-                done = self._worker(shard, lambda _: None)
-            return {"status": "ok", "content": json.dumps(done)}
+            return {"status": "ok", "content": json.dumps(self._hand(shard, lambda _: None))}
         except OnestageError as error:
             return {"status": "error", "content": json.dumps({"kind": type(error).__name__, **_plain(error)})}
         except Exception as error:
@@ -127,34 +159,6 @@ def _understood(row: dict[str, str]) -> Done:
         kind = next((kind for kind in kinds if kind.__name__ == content["kind"]), OnestageError)
         raise kind(content.pop("what"), **{name: part for name, part in content.items() if name != "kind"})
     return Done(*content)
-
-
-@contextmanager
-def _attempt(folder: Path, shard: int) -> Iterator[None]:
-    """Note in the folder that a shard is begun, until it ends in any way but death. Raise LostError if it was begun too often:
-    Ray would try forever.
-    """
-    place = _attempt_path(folder, shard)
-    try:
-        before = int(place.read_text()) if place.exists() else 0
-    except (OSError, ValueError):  # another actor writes it
-        before = 0
-    if before >= TRIES:
-        what, fix = "all processes that worked at a shard died", "often too little memory: fewer --workers, or larger machines"
-        raise LostError(what, where=f"shard {shard}", got=f"{before} times", fix=f"{fix}; all other shards are kept")
-    with atomic_file(place) as file:
-        file.write(str(before + 1).encode())
-    yield
-    place.unlink(missing_ok=True)
-
-
-def _attempt_path(folder: Path, shard: int) -> Path:
-    return folder / HIDDEN / f".attempt-{shard:06d}"
-
-
-def _forget_attempts(batch: Batch) -> None:
-    for place in (batch.folder / HIDDEN).glob(".attempt-*"):
-        place.unlink(missing_ok=True)
 
 
 def _actors(resources: dict[str, float], wanted: int, cluster: Cluster) -> int:

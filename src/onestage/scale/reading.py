@@ -73,8 +73,8 @@ class _Kept:
     def put(self, part: Part, content: bytes) -> None:
         """Keep them, and drop the oldest if there are too many."""
         with self._lock:
+            self._size += len(content) - len(self._contents.pop(part, b""))  # two threads may have fetched it
             self._contents[part] = content
-            self._size += len(content)
             while self._size > KEPT and len(self._contents) > 1:
                 self._size -= len(self._contents.popitem(last=False)[1])
 

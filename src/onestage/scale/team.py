@@ -26,8 +26,8 @@ from onestage.errors import LostError, OnestageError, warn_outside
 from onestage.processes import end_with_parent
 from onestage.scale.work import Advance, Done, Tell
 
-TRIES = 3
-"""Processes that may die of one shard."""
+TRIES = 50
+"""Processes that may die of one shard: those that work at it give up earlier, unless they die before."""
 _TICK = 1.0
 """Seconds between two looks at silent processes."""
 

@@ -15,10 +15,11 @@ from onestage.data.workers import TIMEOUT
 from onestage.errors import ConfigError, DataError
 from onestage.predict.exported import is_exported, open_exported
 from onestage.predict.pictures import PictureFile
-from onestage.predict.pipeline import Selection
+from onestage.predict.pipeline import Outcome, Selection
 from onestage.predict.predictor import Looker, Predictor
-from onestage.predict.shard import Row, rows
+from onestage.predict.shard import Row, row_of, rows
 from onestage.processes import choose_device
+from onestage.scale.inputs import Listed
 from onestage.scale.listing import read_shard
 from onestage.scale.manifest import HIDDEN, PICTURES, Manifest
 from onestage.scale.parts import OK, note_of, part_path, read_part, table_of, write_part
@@ -47,9 +48,12 @@ Tell = Callable[[Advance], None]
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the work is done; no result depends on it. timeout: seconds to wait for a picture."""
+    """How the work is done; no result depends on it. timeout: seconds to wait for a picture. deaths: of processes that had all
+    of a shard, after which it is given up.
+    """
 
     timeout: float = TIMEOUT
+    deaths: int = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,8 +78,11 @@ class Worker:
             raise DataError.because(what, error, where=folder) from error
         return cls(folder, manifest, open_model(folder, manifest, device), conditions)
 
-    def __call__(self, shard: int, tell: Tell) -> Done:
-        """Do a shard, unless its part is there. Raise WriteError if the part cannot be written."""
+    def __call__(self, shard: int, tell: Tell, *, crashed: frozenset[int] = frozenset()) -> Done:
+        """Do a shard, unless its part is there. crashed: pictures of it that end any process; they are not looked at.
+
+        Raise WriteError if the part cannot be written.
+        """
         part = part_path(self.folder, shard)
         pictures = read_shard(self.folder / HIDDEN / PICTURES, shard)
         note = note_of(part) if part.exists() else None
@@ -83,12 +90,23 @@ class Worker:
             done = summary(shard, part)  # another process did it that was believed dead
             tell(Advance(done.pictures, sum(done.failures.values())))
             return done
-        files = [PictureFile(cast(Path, stored(picture)), picture.id) for picture in pictures]  # the decoder takes any Stored
+        files = [_file(picture) for number, picture in enumerate(pictures) if number not in crashed]
         found = list(self._counted(files, tell))
+        for number in sorted(crashed):
+            found.insert(number, row_of(Outcome(_file(pictures[number]), _crash(pictures[number]))))
+        if crashed:
+            tell(Advance(len(crashed), len(crashed)))
         named = [row._replace(path=picture.path) for row, picture in zip(found, pictures, strict=True)]
         write_part(self.folder, shard, table_of(named, seconds=self.manifest.options.seconds), self.manifest.digest)
         failures = Counter(str(row.code) for row in named if row.status != OK)
         return Done(shard, len(named), dict(failures), dict(Counter(name for row in named for name in row.names)))
+
+    def one_by_one(self, shard: int, first: int) -> Iterator[int]:
+        """Look at each picture of a shard alone, from one on, and forget what is found. Yield its number before that."""
+        for number, picture in enumerate(read_shard(self.folder / HIDDEN / PICTURES, shard)[first:], first):
+            yield number
+            for _ in self._counted([_file(picture)], lambda _: None):
+                pass
 
     def _counted(self, files: list[PictureFile], tell: Tell) -> Iterator[Row]:
         """The rows of pictures. It tells after each group that went through the network."""
@@ -104,6 +122,16 @@ class Worker:
                 tell(Advance(pictures, failures))
                 pictures = failures = 0
         tell(Advance(pictures, failures))
+
+
+def _file(picture: Listed) -> PictureFile:
+    return PictureFile(cast(Path, stored(picture)), picture.id)  # the decoder takes any Stored
+
+
+def _crash(picture: Listed) -> DataError:
+    """The error of a picture that ends any process."""
+    what, fix = "every process that looked at this picture died", "save it anew, or give more memory if it is very large"
+    return DataError(what, where=picture.path, fix=fix, code="crashed")
 
 
 def summary(shard: int, part: Path) -> Done:

@@ -2,19 +2,24 @@
 
 import errno
 import os
+import resource
 import signal
 import time
+from multiprocessing import parent_process
 from pathlib import Path
 
 import pyarrow.dataset
 import pytest
 import torch
 
-from batches_of_pictures import COUNT, batch, batch_elsewhere, command, digests, jpeg, leftovers, write_tar
+from batches_of_pictures import COUNT, batch, batch_elsewhere, command, deadly, digests, jpeg, leftovers, write_tar
 from onestage import load
+from onestage.cli.main import main
 from onestage.errors import WriteError
+from onestage.model.detector import Detector
+from onestage.predict import pipeline
+from onestage.scale import attempts, parts, reading, work
 from onestage.scale import batch as batches
-from onestage.scale import parts, reading, work
 from onestage.scale.local import run_local
 from onestage.scale.manifest import Manifest, Options
 from small_runs import send, signal_here, start
@@ -189,23 +194,101 @@ def test_a_worker_that_is_killed_is_replaced(whole: Path, pictures: Path, model:
     assert sum(word.pictures for word in said if isinstance(word, work.Advance)) == COUNT
 
 
+def test_pictures_that_kill_every_process_are_rows(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
+    """One of them is the first of its shard, one its last, and two lie side by side."""
+    names = ["a/0000.jpg", "a/0008.jpg", "a/0012.jpg", "a/0014.jpg"]
+    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, names))
+    with pytest.warns(UserWarning, match="another one takes its place") as warned:
+        assert batch(pictures, tmp_path / "one", model, "--workers", "1") == 1
+    assert len(warned) == 2 * attempts.SUSPECT + len(names) * attempts.PROVEN
+    assert "4 crashed" in capsys.readouterr().out
+    found, usual = rows(tmp_path / "one"), rows(whole)
+    assert [row["id"] for row in found] == [row["id"] for row in usual]
+    assert [row["id"] for row in found if row["code"] == "crashed"] == names
+    assert all(row["status"] == "error" and "died" in row["message"] for row in found if row["id"] in names)
+    assert [row["labels"] for row in found if row["id"] not in names] == [r["labels"] for r in usual if r["id"] not in names]
+    assert batch(pictures, tmp_path / "two", model, "--workers", "3") == 1
+    assert digests(tmp_path / "two") == digests(tmp_path / "one") and leftovers(tmp_path / "one") == []
+    assert not list((tmp_path / "one" / "_batch").glob(".attempt*"))
+
+
+def test_pictures_that_all_kill_end_the_batch(pictures: Path, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Then it is the machine, and not the pictures: a result without any would be wrong."""
+    monkeypatch.setattr(attempts, "MOST", 2)
+    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, [""]))
+    with pytest.warns(UserWarning):
+        assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    assert "all processes that worked at a shard died" in (said := capsys.readouterr().err) and "at 3 pictures alone" in said
+    assert digests(tmp_path / "found") == {}
+
+
+def test_a_process_that_dies_before_it_works_ends_the_batch(pictures: Path, model: Path, tmp_path, monkeypatch, capsys) -> None:
+    def dies(*_):
+        signal_here(signal.SIGKILL)
+
+    monkeypatch.setattr(work, "open_model", dies)
+    with pytest.warns(UserWarning):
+        assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    assert "all processes that worked at a shard died" in (said := capsys.readouterr().err) and "5 times" in said
+
+
 def test_a_shard_that_always_kills_its_worker_ends_the_batch_clearly(pictures, model, tmp_path, monkeypatch, capsys) -> None:
     def deadly(folder, shard, table, digest):
         signal_here(signal.SIGKILL)
 
     monkeypatch.setattr(work, "write_part", deadly)
-    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
-    assert "a process died, and so did those that took its place" in capsys.readouterr().err
+    with pytest.warns(UserWarning):
+        assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    assert "all processes that worked at a shard died" in capsys.readouterr().err
 
 
-def test_a_full_disk_ends_the_batch_clearly(pictures: Path, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def full(folder, shard, table, digest):
-        raise WriteError("the file could not be written", where=folder, got=os.strerror(errno.ENOSPC), fix="free some space")
+def test_a_full_disk_ends_the_batch_clearly(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
+    """Processes that may write no more than the smaller parts need; then the same command goes on."""
+    inner, out = work.open_model, tmp_path / "found"
 
-    monkeypatch.setattr(work, "write_part", full)
-    assert batch(pictures, tmp_path / "found", model) == 2
+    def open_model(*arguments):
+        assert parent_process() is not None
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
+        return inner(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "open_model", open_model)
+        assert batch(pictures, out, model, "--workers", "1") == 2
     said = capsys.readouterr().err
-    assert "No space left on device" in said and "Traceback" not in said and digests(tmp_path / "found") == {}
+    assert "part-000003.parquet" in said and os.strerror(errno.EFBIG) in said and "Traceback" not in said
+    assert len(digests(out)) == 3 and digests(out).items() <= digests(whole).items() and leftovers(out) == []
+    assert batch(pictures, out, model) == 1
+    assert digests(out) == digests(whole)
+
+
+def test_a_disk_that_is_full_before_the_first_picture_is_said(
+    pictures: Path, model: Path, tmp_path, monkeypatch, capsys
+) -> None:
+    def full(self, place):
+        raise WriteError("the file could not be written", where=place, got=os.strerror(errno.ENOSPC), fix="free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Detector, "save", full)
+        assert batch(pictures, tmp_path / "found", model) == 2
+    assert os.strerror(errno.ENOSPC) in (said := capsys.readouterr().err) and "model.safetensors" in said
+    assert batch(pictures, tmp_path / "found", model) == 1
+
+
+def test_an_exported_file_of_another_runtime(pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    """The bytes are the same for any number of processes; the file is copied, and a changed one is refused."""
+    onnx, small = tmp_path / "tiny.onnx", [pictures / "a" / f"{number:04d}.jpg" for number in range(0, 12, 2)]
+    assert main(["export", str(model), "-o", str(onnx)]) == 0
+    for name, workers in (("one", "1"), ("three", "3")):
+        assert batch([*map(str, small)], tmp_path / name, onnx, "--shard-size", "2", "--workers", workers) == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "three") and len(digests(tmp_path / "one")) == 3
+    assert batch([*map(str, small)], tmp_path / "torch", model, "--shard-size", "2") == 0
+    for found, expected in zip(rows(tmp_path / "one"), rows(tmp_path / "torch"), strict=True):
+        assert found["labels"] == expected["labels"] and found["scores"] == pytest.approx(expected["scores"], abs=1e-4)
+        assert torch.tensor(found["boxes"]).numpy() == pytest.approx(torch.tensor(expected["boxes"]).numpy(), abs=0.05)
+    assert Manifest.read(tmp_path / "one").options.runtime == "onnxruntime"
+    capsys.readouterr()
+    assert batch([*map(str, small)], tmp_path / "one", onnx, "--shard-size", "2", "--runtime", "openvino") == 2
+    assert "--runtime: onnxruntime before, openvino now" in capsys.readouterr().err
 
 
 def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path, monkeypatch) -> None:

@@ -10,15 +10,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
+from pyarrow.dataset import dataset
 
 from batches_of_pictures import batch, command, digests, leftovers, write_batch_pictures
 
 pytestmark = pytest.mark.ray
-SHARDS, SLOWLY = 12, 1.5
-PROGRAM = "import sys, json, batches_of_pictures as b; sys.exit(b.slow_actor(json.loads(sys.argv[1]), float(sys.argv[2])))"
+SHARDS, SLOWLY = 12, 1.0
+NODE = {"num_cpus": 2, "object_store_memory": 80_000_000}
+PROGRAM = "import sys, json, batches_of_pictures as b; sys.exit(b.batch_on_ray(*map(json.loads, sys.argv[1:])))"
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +39,48 @@ def expected(many: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
     return digests(out)
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator["Cluster"]:  # noqa: F821
+@pytest.fixture(scope="module")
+def head() -> Iterator["Cluster"]:  # noqa: F821
+    """A cluster of one node, for all tests. Its processes find this checkout."""
     cluster_utils = pytest.importorskip("ray.cluster_utils")
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    surroundings = {"PYTHONPATH": os.pathsep.join(sys.path), "RAY_USAGE_STATS_ENABLED": "0"}
+    with patch.dict(os.environ, surroundings), usual_signals():
+        made = cluster_utils.Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
+        try:
+            yield made
+        finally:
+            made.shutdown()
+
+
+@pytest.fixture
+def cluster(head: "Cluster") -> Iterator["Cluster"]:  # noqa: F821
+    """The cluster with a second node, which a test may kill."""
+    with usual_signals():
+        head.worker = head.add_node(**NODE)
+        head.wait_for_nodes()
+    yield head
+    if head.worker in head.list_all_nodes():
+        head.remove_node(head.worker)
+
+
+@contextmanager
+def usual_signals() -> Iterator[None]:
+    """Put back the handlers of signals, which Ray replaces."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        made.worker = made.add_node(num_cpus=2)
-        made.wait_for_nodes()
-        yield made
+        yield
     finally:
-        made.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def driver(cluster, pictures: Path, out: Path, model: Path, log: Path, *, slowly: float = SLOWLY) -> subprocess.Popen[bytes]:
-    """The command, in another process."""
+def driver(
+    cluster, pictures: Path, out: Path, model: Path, log: Path, *, slowly: float = SLOWLY, deadly: tuple[str, ...] = ()
+) -> subprocess.Popen[bytes]:
+    """The command, in another process. deadly: pictures that kill their actors."""
     arguments = command(pictures, out, model, "--engine", "ray", "--address", cluster.address, "--workers", "3")
     with log.open("ab") as file:
-        words = [sys.executable, "-c", PROGRAM, json.dumps(arguments), str(slowly)]
+        words = [sys.executable, "-c", PROGRAM, *map(json.dumps, (arguments, slowly, deadly))]
         return subprocess.Popen(words, stdout=file, stderr=file)
 
 
@@ -94,6 +121,15 @@ def test_an_actor_that_is_killed(cluster, many: Path, model: Path, expected, tmp
     os.kill(actors()[0], signal.SIGKILL)
     ended(process, log)
     assert digests(out) == expected
+
+
+def test_a_picture_that_kills_every_actor_is_a_row(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:
+    out, log = tmp_path / "found", tmp_path / "log"
+    ended(driver(cluster, many, out, model, log, slowly=0.0, deadly=("a/0012.jpg",)), log)
+    assert sum(digest != expected[name] for name, digest in digests(out).items()) == 1 and len(digests(out)) == SHARDS
+    found = dataset(out, format="parquet").to_table().to_pylist()
+    assert [row["id"] for row in found if row["code"] == "crashed"] == ["a/0012.jpg"]
+    assert len({row["id"] for row in found}) == len(found) == 5 * SHARDS
 
 
 def test_a_node_that_is_killed(cluster, many: Path, model: Path, expected, tmp_path: Path) -> None:

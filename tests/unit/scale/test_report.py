@@ -2,9 +2,15 @@
 
 import json
 import shutil
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow.compute
+import pyarrow.dataset
 import pytest
+from pyarrow.parquet import read_table
 
 from batches_of_pictures import batch
 from onestage import evaluate, load
@@ -32,6 +38,35 @@ def test_the_report_of_a_batch_that_is_not_finished(whole: Path, tmp_path: Path,
     (tmp_path / "found" / "part-000002.parquet").unlink()
     assert main(["batch", "report", str(tmp_path / "found"), "--pictures", "0"]) == 0
     assert "not finished: 5 pictures in 1 shard are left" in capsys.readouterr().out
+
+
+COUNTS: dict[str, Callable[[Any], dict[str | None, int]]] = {
+    "duckdb": lambda relation: dict(relation.fetchall()),
+    "polars": lambda frame: dict(frame.rows()),
+    "pandas": lambda series: series.to_dict(),
+}
+
+
+def line_of_the_docs(package: str) -> str:
+    text = (Path(__file__).parents[3] / "docs" / "scaling.md").read_text()
+    block = text.partition("### The results in other programs\n\n```python\n")[2].partition("```")[0]
+    (line,) = [line for line in block.splitlines() if line.startswith(f"{package}.")]
+    return line
+
+
+@pytest.mark.parametrize("package", COUNTS)
+def test_the_lines_of_the_docs_for_other_programs(package: str, whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are run as they stand there, in the folder above the results."""
+    names = {package: pytest.importorskip(package)}
+    monkeypatch.chdir(whole.parent)
+    found = COUNTS[package](eval(line_of_the_docs(package), names))
+    expected = Counter(name for row in read_table(whole).to_pylist() for name in row["names"])
+    assert {name: count for name, count in found.items() if name is not None} == expected
+
+
+def test_the_line_of_the_docs_for_pyarrow(whole: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(whole.parent)
+    assert eval(line_of_the_docs("pyarrow"), {"pyarrow": pyarrow}) == 2
 
 
 def test_a_batch_is_measured_as_its_model_is(model: Path, tmp_path: Path) -> None:

@@ -1,0 +1,296 @@
+"""What the words of a batch stand for: any mixture of them gives each picture once, in order, and nothing else."""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import count
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from batches_of_pictures import batch, jpeg, write_tar
+from onestage.errors import ConfigError, DataError
+from onestage.parts import Part
+from onestage.scale.inputs import Listed, expanded, pictures_of
+from onestage.scale.listing import Summary, read_shard, write_listing
+from onestage.scale.reading import stored
+
+_numbers = count()
+
+
+def content_of(picture: Listed) -> bytes:
+    """The bytes of a picture, as the decoder gets them."""
+    place = stored(picture)
+    return place.read() if isinstance(place, Part) else Path(place).read_bytes()
+
+
+def listed(words: Sequence[str], root: Path, shard_size: int = 4) -> tuple[Summary, list[Listed]]:
+    """The list that is written for these words, as it is read back, and what was noted of it."""
+    path = root / "pictures.parquet"
+    summary = write_listing(path, partial(pictures_of, words, results=root / "found", note=pytest.fail), shard_size)
+    shards = [read_shard(path, shard) for shard in range(summary.shards)]
+    assert [len(shard) for shard in shards[:-1]] == [shard_size] * (summary.shards - 1)
+    return summary, [picture for shard in shards for picture in shard]
+
+
+def files(folder: Path, contents: Sequence[bytes]) -> list[Path]:
+    """Files with these contents, the last of three in a subfolder each: their order is that of a folder."""
+    names = [f"{number:03d}.jpg" for number in range(len(contents))]
+    below = [f"sub/{name}" if number % 3 == 2 else name for number, name in enumerate(names)]
+    ordered = sorted(below, key=lambda name: (name.startswith("sub/"), name))
+    for name, content in zip(ordered, contents, strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return [folder / name for name in ordered]
+
+
+def as_folder(root: Path, contents: Sequence[bytes]) -> str:
+    files(root / "folder", contents)
+    (root / "folder" / "notes.md").write_text("no picture")
+    (root / "folder" / ".hidden.jpg").write_bytes(b"hidden")
+    return str(root / "folder")
+
+
+def as_glob(root: Path, contents: Sequence[bytes]) -> str:
+    for number, content in enumerate(contents):
+        (root / f"{number:03d}.png").write_bytes(content)
+    return f"{root}/*.png"
+
+
+def as_text(root: Path, contents: Sequence[bytes]) -> str:
+    """Lines with and without the folder, empty ones, and both kinds of ends."""
+    lines = [str(path) if path.name > "001" else str(path.relative_to(root)) for path in files(root / "photos", contents)]
+    (root / "list.txt").write_bytes(b"\r\n\n".join(map(os.fsencode, lines)))
+    return str(root / "list.txt")
+
+
+def as_table(root: Path, contents: Sequence[bytes]) -> str:
+    rows = [f'"{path}";{number}' for number, path in enumerate(files(root / "photos, more", contents))]
+    (root / "list.csv").write_text("\n".join(["Path;width", *rows]) + "\n")
+    return str(root / "list.csv")
+
+
+def as_parquet(root: Path, contents: Sequence[bytes]) -> str:
+    paths = [str(path.relative_to(root)) for path in files(root / "photos", contents)]
+    table = pa.table({"id": [f"{root.name}:{path}" for path in paths], "file_name": paths})
+    pyarrow.parquet.write_table(table, root / "list.parquet", row_group_size=2)
+    return str(root / "list.parquet")
+
+
+def as_rows(root: Path, contents: Sequence[bytes]) -> str:
+    table = pa.table({"image": pa.array(contents, pa.binary()), "label": [0] * len(contents)})
+    pyarrow.parquet.write_table(table, root / "pictures.parquet", row_group_size=2)
+    return str(root / "pictures.parquet")
+
+
+def as_tars(root: Path, contents: Sequence[bytes]) -> str:
+    """Two tar files with annotations between the pictures, named by a range."""
+    half = len(contents) // 2
+    for number, held in enumerate((contents[:half], contents[half:])):
+        pairs = [(f"{place:03d}", content) for place, content in enumerate(held)]
+        members = {name + end: data for name, content in pairs for end, data in ((".json", b"{}"), (".jpg", content))}
+        write_tar(root / f"train-{number:02d}.tar", members)
+    return f"{root}/train-{{00..01}}.tar" if half else f"{root}/train-01.tar"
+
+
+def as_tars_of_folder(root: Path, contents: Sequence[bytes]) -> str:
+    (root / "shards").mkdir()
+    write_tar(root / "shards" / "a.tar", {f"./{number}.jpg": content for number, content in enumerate(contents[:10])})
+    return str(root / "shards")
+
+
+def as_picture(root: Path, contents: Sequence[bytes]) -> str:
+    """A file whose name does not say that it is a picture; the rest of the contents has no place there."""
+    (root / "scan[1].original").write_bytes(contents[0])
+    return str(root / "scan[1].original")
+
+
+def as_address(root: Path, contents: Sequence[bytes]) -> str:
+    storage = fsspec.filesystem("memory")
+    for number, content in enumerate(contents):
+        storage.pipe(f"/{root.name}/{number:03d}.jpg", content)
+    return f"memory://{root.name}"
+
+
+def as_remote_tar(root: Path, contents: Sequence[bytes]) -> str:
+    place = write_tar(root / "one.tar", {f"{number:03d}.jpg": content for number, content in enumerate(contents)})
+    fsspec.filesystem("memory").pipe(f"/{root.name}/one.tar", place.read_bytes())
+    return f"memory://{root.name}/one.tar"
+
+
+def as_file_address(root: Path, contents: Sequence[bytes]) -> str:
+    return f"file://{as_folder(root, contents)}"
+
+
+def as_list_of_addresses(root: Path, contents: Sequence[bytes]) -> str:
+    address = as_address(root, contents)
+    names = [f"{address}/{number:03d}.jpg" for number in range(len(contents))]
+    (root / "addresses.txt").write_text("\n".join(names))
+    return str(root / "addresses.txt")
+
+
+KINDS: list[Callable[[Path, Sequence[bytes]], str]] = [
+    as_folder,
+    as_glob,
+    as_text,
+    as_table,
+    as_parquet,
+    as_rows,
+    as_tars,
+    as_tars_of_folder,
+    as_picture,
+    as_address,
+    as_remote_tar,
+    as_file_address,
+    as_list_of_addresses,
+]
+
+
+@pytest.fixture
+def memory() -> Iterator[None]:
+    """Nothing stays in fsspec's storage in memory."""
+    yield
+    fsspec.filesystem("memory").store.clear()
+
+
+@given(
+    kinds=st.lists(st.tuples(st.sampled_from(KINDS), st.integers(1, 9)), min_size=1, max_size=6),
+    again=st.lists(st.integers(0, 5), max_size=3),
+    shard_size=st.integers(1, 7),
+)
+@settings(max_examples=60)
+def test_any_mixture_gives_each_picture_once(
+    kinds: list[tuple[Callable[[Path, Sequence[bytes]], str], int]], again: list[int], shard_size: int
+) -> None:
+    """again: words that are given a second time."""
+    with tempfile.TemporaryDirectory() as place:
+        words, wanted = list[str](), list[list[bytes]]()
+        for kind, pictures in kinds:
+            root = Path(place) / f"{next(_numbers)}"
+            root.mkdir()
+            contents = [f"{root.name} {number}".encode() for number in range(1 if kind is as_picture else pictures)]
+            words.append(kind(root, contents))
+            wanted.append(contents)
+        repeated = [number for number in again if number < len(kinds)]
+        words += [words[number] for number in repeated]
+        summary, found = listed(words, Path(place), shard_size)
+        assert [content_of(picture) for picture in found] == [content for contents in wanted for content in contents]
+        assert len({picture.id for picture in found}) == len(found) == summary.pictures
+        assert summary.shards == math.ceil(len(found) / shard_size)
+        assert summary.repeated == sum(len(wanted[number]) for number in repeated)
+        assert listed(words, Path(place), shard_size)[0] == summary
+    fsspec.filesystem("memory").store.clear()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_ids_of_a_word_that_stands_alone_are_short(kind, tmp_path: Path, memory: None) -> None:
+    _, found = listed([kind(tmp_path, [b"0", b"1"][: 1 if kind is as_picture else 2])], tmp_path)
+    lists = (as_text, as_glob, as_table, as_parquet, as_list_of_addresses, as_tars)
+    assert kind in lists or not any(str(tmp_path) in picture.id for picture in found)
+
+
+def test_every_kind_gives_the_same_rows(model: Path, tmp_path: Path, memory: None) -> None:
+    """The command with all of them at once: each kind has the same three pictures, one of them broken."""
+    contents = [jpeg(1), jpeg(2)[:300], jpeg(3)]
+    words = []
+    for number, kind in enumerate(kind for kind in KINDS if kind is not as_picture):
+        (tmp_path / f"{number}").mkdir()
+        words.append(kind(tmp_path / f"{number}", contents))
+    assert batch(words, tmp_path / "found", model, "--batch-size", "3", "--shard-size", "3") == 1
+    rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
+    assert len(rows) == 3 * len(words) == len({row["id"] for row in rows})
+    first = [(row["status"], row["code"], row["labels"], row["scores"], row["boxes"]) for row in rows[:3]]
+    assert [status for status, *_ in first] == ["ok", "error", "ok"]
+    for start in range(0, len(rows), 3):
+        shown = [(row["status"], row["code"], row["labels"], row["scores"], row["boxes"]) for row in rows[start : start + 3]]
+        assert shown == first, rows[start]["path"]
+
+
+def test_pictures_of_a_list_that_are_not_there_are_failures(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    (tmp_path / "pipe.jpg").mkdir()
+    (tmp_path / "list.txt").write_text("gone.jpg\n1.jpg\n../nowhere/2.jpg\npipe.jpg\nmemory://no/such.jpg\nnosuch://a/b.jpg\n")
+    assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 1
+    rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
+    assert [row["code"] for row in rows] == ["missing", None, "missing", "not_a_file", "missing", "unreachable"]
+    assert all(row["message"] for row in rows if row["code"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("empty", None, "no pictures in this folder"),
+        ("list.txt", b"", "this list names no pictures"),
+        ("list.txt", b"\n \n\r\n", "this list names no pictures"),
+        ("list.csv", b"path,id\n", "this list names no pictures"),
+        ("list.csv", b"width,height\n3,4\n", "no column of this list holds paths"),
+        ("list.csv", b"path,id\na.jpg\n", "a row has too few columns"),
+        ("list.txt", b"\xff\xd8\xff\0\0", "this is no list of pictures"),
+        ("list.parquet", b"PAR1", "this Parquet file is cut off or damaged"),
+        ("a.tar", b"", "cut off"),
+        ("a.tar", bytes(1024), "no member of this tar file is a picture"),
+        ("a.tar.gz", b"\x1f\x8b", "a compressed archive is not read"),
+        ("*.webp", None, "no picture matches"),
+        ("nothing", None, "there is no"),
+        ("train-{5..3}.tar", None, "a range of numbers in a name is not understood"),
+    ],
+)
+def test_an_input_without_pictures_is_refused(name: str, content: bytes | None, said: str, model, tmp_path, capsys) -> None:
+    place = tmp_path / "in" / name
+    place.parent.mkdir()
+    if name == "empty":
+        place.mkdir()
+    elif content is not None:
+        place.write_bytes(content)
+    assert batch(place, tmp_path / "found", model) == 2
+    told = capsys.readouterr().err
+    assert said in told and str(place) in told and "Traceback" not in told
+    assert not (tmp_path / "found" / "_batch" / "manifest.json").exists()
+
+
+def test_ids_that_two_pictures_have_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("id,path\n7,a.jpg\n8,b.jpg\n7,c.jpg\n")
+    with pytest.raises(DataError, match="two pictures have the same id") as raised:
+        listed([str(tmp_path / "list.csv")], tmp_path)
+    assert "a.jpg" in str(raised.value.got) and "c.jpg" in str(raised.value.got)
+
+
+def test_a_name_is_a_picture_before_it_is_a_pattern(tmp_path: Path) -> None:
+    for name in ("a[1].jpg", "a1.jpg", "{1..2}.jpg"):
+        (tmp_path / name).write_bytes(name.encode())
+    for name in ("a[1].jpg", "{1..2}.jpg"):
+        _, found = listed([str(tmp_path / name)], tmp_path)
+        assert [content_of(picture) for picture in found] == [name.encode()]
+
+
+@pytest.mark.parametrize(
+    ("word", "names"),
+    [
+        ("a{08..10}.tar", ["a08.tar", "a09.tar", "a10.tar"]),
+        ("{0..1}/{2..3}", ["0/2", "0/3", "1/2", "1/3"]),
+        ("a{1..1}", ["a1"]),
+        ("a{1,2}", ["a{1,2}"]),
+    ],
+)
+def test_ranges(word: str, names: list[str]) -> None:
+    assert expanded(word) == names
+
+
+def test_results_inside_the_input_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "1.jpg").write_bytes(b"1")
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "contact-sheet.jpg").write_bytes(b"2")
+    _, found = listed([str(tmp_path)], tmp_path)
+    assert [picture.id for picture in found] == ["1.jpg"]
+
+
+def test_storage_without_its_package_is_said(tmp_path: Path) -> None:
+    with pytest.raises((ConfigError, DataError), match=r"not installed|not understood"):
+        listed(["nosuch://bucket/photos"], tmp_path)

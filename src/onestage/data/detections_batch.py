@@ -37,7 +37,7 @@ def read_batch(folder: Path) -> Rows:
     parts = sorted(folder.glob(PARTS))
     for part in parts:
         try:
-            table = parquet.read_table(part, columns=list(COLUMNS))
+            table = parquet.read_table(part, columns=list(COLUMNS), page_checksum_verification=True)
             columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
         except (ArrowException, OSError, KeyError) as error:
             what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"

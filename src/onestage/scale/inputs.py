@@ -91,7 +91,7 @@ def _of_word(store: Store, word: str, *, alone: bool, note: Note) -> Iterator[Li
     if store.is_folder(word):
         yield from _of_folder(store, word, "" if alone else word.rstrip("/") + "/", note)
     elif (found := store.find(word)) is not None:
-        yield from _of_file(store, found._replace(name=found.name if alone else word), note, named=True)
+        yield from _of_file(store, found._replace(name=found.name if alone else word), note, named=True, short=alone)
     elif glob.has_magic(word):
         lists = is_list(word)
         for match in store.matches(word):
@@ -108,9 +108,9 @@ def _of_folder(store: Store, folder: str, before: str, note: Note) -> Iterator[L
             yield from _of_file(store, found._replace(name=before + found.name), note)
 
 
-def _of_file(store: Store, found: Found, note: Note, *, named: bool = False) -> Iterator[Listed]:
+def _of_file(store: Store, found: Found, note: Note, *, named: bool = False, short: bool = False) -> Iterator[Listed]:
     """The pictures in a file, whose name begins their ids. named: the user named this file, so it is a picture if it is
-    nothing else.
+    nothing else. short: it is the only one.
     """
     end = _end(found.name)
     if end == TAR:
@@ -120,7 +120,7 @@ def _of_file(store: Store, found: Found, note: Note, *, named: bool = False) -> 
         raise DataError(what, where=found.address, expected="a .tar file", fix=fix)
     elif is_list(found.name):
         held = _of_rows(store, found) if end == PARQUET else None
-        yield from _of_list(store, found) if held is None else held
+        yield from _of_list(store, found, short=short) if held is None else held
     elif named or end in PICTURE_SUFFIXES:
         yield Listed(found.name, found.address, found.address, 0, found.length, found.length, found.changed)
 
@@ -184,8 +184,10 @@ def _rows(found: Found) -> Iterator[Listed]:
             yield Listed(f"{name}/{inner}", f"{address}/{inner}", address, group, row, size, changed)
 
 
-def _of_list(store: Store, found: Found) -> Iterator[Listed]:
-    """The pictures that a list names. Those that are not there are listed too: each is a failure."""
+def _of_list(store: Store, found: Found, *, short: bool) -> Iterator[Listed]:
+    """The pictures that a list names. Those that are not there are listed too: each is a failure. short: whether the ids are the
+    paths as the list has them, which several lists may have for different pictures.
+    """
     base: str | None = None
     for entry in entries(store, found.address):
         text = entry.path
@@ -195,12 +197,12 @@ def _of_list(store: Store, found: Found) -> Iterator[Listed]:
             base = _base(store, found.address, text) if base is None else base
             address = base + text
         if is_remote(address):  # asking for each would take a request
-            yield Listed(entry.id or text, address, address, 0, UNKNOWN, UNKNOWN, 0)
+            yield Listed(entry.id or (text if short else address), address, address, 0, UNKNOWN, UNKNOWN, 0)
             continue
         there = LOCAL.find(address)
         place = os.path.abspath(address.removeprefix("file://")) if there is None else there.address  # noqa: PTH100
         length, changed = (UNKNOWN, 0) if there is None else (there.length, there.changed)
-        yield Listed(entry.id or text, place, place, 0, length, length, changed)
+        yield Listed(entry.id or (text if short else place), place, place, 0, length, length, changed)
 
 
 def _base(store: Store, address: str, first: str) -> str:

@@ -84,7 +84,7 @@ class _Once:
         place = (picture.address, picture.offset, picture.length)
         known = self._place.setdefault(picture.id, place)
         if known != place:
-            what, fix = "two pictures have the same id", "name their folders one above, or leave out the column of ids"
+            what, fix = "two pictures have the same id", "leave out the column of ids, or name the folder above"
             got = f"{picture.id}: {known[0]} and {picture.address}"
             raise DataError(what, where=picture.path, got=got, expected="an id for each picture", fix=fix)
         if known is not place:

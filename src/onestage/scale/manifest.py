@@ -143,7 +143,9 @@ def _word(value: object) -> str:
     """The value of an option as it is typed."""
     if isinstance(value, tuple | list):
         return " ".join(map(str, value)) or "all"
-    return {None: "the usual", True: "on", False: "off"}.get(value, str(value)) if value in (None, True, False) else str(value)
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "the usual" if value is None else str(value)
 
 
 def refuse(folder: Path, lines: list[str]) -> ConfigError:

@@ -118,6 +118,10 @@ def _ticking(rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str] | None]:
         yield word
 
 
+class FaultError(Exception):
+    """A fault of this program in an actor, with its traceback."""
+
+
 class Actor:
     """A process of Ray that does shards. Its model is opened with the first one, so that an error comes back as a row."""
 
@@ -151,7 +155,7 @@ def _understood(row: dict[str, str]) -> Done:
     """A shard that is done. Raise the error of one that is not."""
     content = json.loads(row["content"])
     if row["status"] == "fault":
-        raise RuntimeError(content)
+        raise FaultError(content)
     if row["status"] == "error":
         kinds: list[type[OnestageError]] = [OnestageError]
         for kind in kinds:  # with all that come from them

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from pyarrow import Array, Schema, Table
 
 OK = "ok"
+CHECKED = {"write_page_checksum": True}
+"""Damage of a page is then noticed when it is read."""
 DIGEST, SHARD = b"onestage.batch", b"onestage.shard"
 """The keys of the metadata of a part: the digest of its manifest, and its number."""
 
@@ -103,7 +105,7 @@ def write_part(folder: Path, shard: int, table: Table, digest: str) -> None:
     from pyarrow import parquet
 
     noted, whole = table.replace_schema_metadata({DIGEST: digest, SHARD: str(shard)}), io.BytesIO()
-    parquet.write_table(noted, whole, compression="zstd", row_group_size=max(1, len(table)))
+    parquet.write_table(noted, whole, compression="zstd", row_group_size=max(1, len(table)), **CHECKED)
     with atomic_file(part_path(folder, shard), durable=True) as file:
         file.write(whole.getbuffer())
 
@@ -152,7 +154,7 @@ def read_part(path: Path) -> Table:
     from pyarrow import parquet
 
     try:
-        return parquet.read_table(path)
+        return parquet.read_table(path, page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         what, fix = "a part of these results is damaged", "run the same command again: it makes this part again"
         raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error

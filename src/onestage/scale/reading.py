@@ -49,7 +49,12 @@ class Fetched(Part):
         for attempt in range(TRIES):
             try:
                 with reached(self.path):
-                    return Remote(self.file).read(self.file, self.offset, end)
+                    content = Remote(self.file).read(self.file, self.offset, end)
+                if self.length not in (UNKNOWN, len(content)):
+                    what, fix = "this picture is another one than when it was listed", "begin again: then it is listed as it is"
+                    got, expected = f"{len(content):,} bytes", f"{self.length:,}"
+                    raise DataError(what, where=self.path, got=got, expected=expected, fix=fix, code="changed")
+                return content
             except DataError as error:
                 if attempt == TRIES - 1 or isinstance(error.__cause__, FileNotFoundError | PermissionError):
                     raise
@@ -90,7 +95,7 @@ def stored(picture: Listed) -> Stored:
         return Fetched(*place, stamp)
     if picture.size == UNKNOWN:  # it was not there when the list was made: the decoder says why it cannot be read
         return picture.address
-    if picture.address.lower().endswith(PARQUET):
+    if picture.address.lower().endswith(PARQUET) and picture.path != picture.address:  # not a picture with an odd name
         return Row(picture.path, picture.address, -1, -1, stamp, picture.offset, picture.length)
     if picture.path == picture.address:
         return Whole(*place, stamp)

@@ -101,7 +101,9 @@ def figures_of(folder: Path, *, sampled: int) -> Figures:
         if note is None or note.digest != figures.manifest.digest or note.pictures != sizes[note.shard]:
             what, fix = "a part of these results is damaged, or of another batch", "run the batch again: it makes a new part"
             raise DataError(what, where=path, expected="a whole part of this batch", fix=fix)
-        for fragment in dataset.dataset(path, format="parquet").get_fragments():
+        options = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
+        form = dataset.ParquetFileFormat(default_fragment_scan_options=options)
+        for fragment in dataset.dataset(path, format=form).get_fragments():
             _add(figures, _read(fragment, path), note.shard, sample)
     figures.sample = sample.chosen()
     return figures

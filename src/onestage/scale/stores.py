@@ -221,9 +221,15 @@ def _last(info: dict[str, Any]) -> str:
     return str(info["name"]).rstrip("/").rpartition("/")[2]
 
 
-@lru_cache(maxsize=64)
 def _filesystem(address: str) -> Any:
-    """fsspec's object for the storage that an address begins with."""
+    """fsspec's object for the storage that an address begins with. Each process has its own: those that wait for a network in
+    a thread refuse to work in a fork.
+    """
+    return _of_process(address, os.getpid())
+
+
+@lru_cache(maxsize=64)
+def _of_process(address: str, process: int) -> Any:
     try:
         from fsspec.core import url_to_fs
     except ImportError as error:

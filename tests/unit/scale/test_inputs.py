@@ -12,6 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from fsspec.asyn import AsyncFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -153,6 +154,25 @@ KINDS: list[Callable[[Path, Sequence[bytes]], str]] = [
 ]
 
 
+class Net(AsyncFileSystem):
+    """Storage that waits for a network in a thread, as those of s3://, gs:// and https:// do; they refuse to work in a fork."""
+
+    protocol = "net"
+
+    async def _info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": len(jpeg(1)), "type": "file"}
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
+        return jpeg(1)[start:end]
+
+
+def test_storage_that_no_fork_may_use(model: Path, tmp_path: Path) -> None:
+    """This process asks it for the pictures, and others fetch them."""
+    fsspec.register_implementation("net", Net, clobber=True)
+    assert batch([f"net://host/{number}.jpg" for number in range(6)], tmp_path / "found", model, "--workers", "2") == 0
+    assert len(pyarrow.parquet.read_table(tmp_path / "found")) == 6
+
+
 @pytest.fixture
 def memory() -> Iterator[None]:
     """Nothing stays in fsspec's storage in memory."""
@@ -165,7 +185,7 @@ def memory() -> Iterator[None]:
     again=st.lists(st.integers(0, 5), max_size=3),
     shard_size=st.integers(1, 7),
 )
-@settings(max_examples=60)
+@settings(max_examples=25)
 def test_any_mixture_gives_each_picture_once(
     kinds: list[tuple[Callable[[Path, Sequence[bytes]], str], int]], again: list[int], shard_size: int
 ) -> None:
@@ -192,7 +212,7 @@ def test_any_mixture_gives_each_picture_once(
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_ids_of_a_word_that_stands_alone_are_short(kind, tmp_path: Path, memory: None) -> None:
     _, found = listed([kind(tmp_path, [b"0", b"1"][: 1 if kind is as_picture else 2])], tmp_path)
-    lists = (as_text, as_glob, as_table, as_parquet, as_list_of_addresses, as_tars)
+    lists = (as_text, as_glob, as_table, as_list_of_addresses, as_tars)
     assert kind in lists or not any(str(tmp_path) in picture.id for picture in found)
 
 
@@ -219,7 +239,7 @@ def test_pictures_of_a_list_that_are_not_there_are_failures(model: Path, tmp_pat
     (tmp_path / "list.txt").write_text("gone.jpg\n1.jpg\n../nowhere/2.jpg\npipe.jpg\nmemory://no/such.jpg\nnosuch://a/b.jpg\n")
     assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 1
     rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
-    assert [row["code"] for row in rows] == ["missing", None, "missing", "not_a_file", "missing", "unreachable"]
+    assert [row["code"] for row in rows] == ["missing", None, "missing", "unreadable", "missing", "unreadable"]
     assert all(row["message"] for row in rows if row["code"])
 
 
@@ -234,7 +254,7 @@ def test_pictures_of_a_list_that_are_not_there_are_failures(model: Path, tmp_pat
         ("list.csv", b"path,id\na.jpg\n", "a row has too few columns"),
         ("list.txt", b"\xff\xd8\xff\0\0", "this is no list of pictures"),
         ("list.parquet", b"PAR1", "this Parquet file is cut off or damaged"),
-        ("a.tar", b"", "cut off"),
+        ("a.tar", b"", "this tar is empty"),
         ("a.tar", bytes(1024), "no member of this tar file is a picture"),
         ("a.tar.gz", b"\x1f\x8b", "a compressed archive is not read"),
         ("*.webp", None, "no picture matches"),

@@ -185,8 +185,9 @@ def _rows(found: Found) -> Iterator[Listed]:
 
 
 def _of_list(store: Store, found: Found, *, short: bool) -> Iterator[Listed]:
-    """The pictures that a list names. Those that are not there are listed too: each is a failure. short: whether the ids are the
-    paths as the list has them, which several lists may have for different pictures.
+    """The pictures that a list names. Those that are not there are listed too: each is a failure.
+
+    short: whether the ids are the paths as the list has them, which several lists may have for different pictures.
     """
     base: str | None = None
     for entry in entries(store, found.address):

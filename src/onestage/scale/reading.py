@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from onestage.errors import DataError
+from onestage.errors import ConfigError, DataError
 from onestage.images import Stored
 from onestage.parts import PARQUET, Part, Row, Stamp, stamp_of
 from onestage.scale.inputs import Listed
@@ -55,6 +55,8 @@ class Fetched(Part):
                     got, expected = f"{len(content):,} bytes", f"{self.length:,}"
                     raise DataError(what, where=self.path, got=got, expected=expected, fix=fix, code="changed")
                 return content
+            except ConfigError as error:  # a package for this kind of storage is missing
+                raise DataError(error.what, where=self.path, got=error.got, fix=error.fix, code="unreachable") from error
             except DataError as error:
                 if attempt == TRIES - 1 or isinstance(error.__cause__, FileNotFoundError | PermissionError):
                     raise

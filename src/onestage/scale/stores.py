@@ -222,8 +222,8 @@ def _last(info: dict[str, Any]) -> str:
 
 
 def _filesystem(address: str) -> Any:
-    """fsspec's object for the storage that an address begins with. Each process has its own: those that wait for a network in
-    a thread refuse to work in a fork.
+    """fsspec's object for the storage that an address begins with. Each process has one of its own:
+    storage that waits for a network in a thread refuses to work in a fork.
     """
     return _of_process(address, os.getpid())
 

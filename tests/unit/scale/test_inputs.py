@@ -239,7 +239,7 @@ def test_pictures_of_a_list_that_are_not_there_are_failures(model: Path, tmp_pat
     (tmp_path / "list.txt").write_text("gone.jpg\n1.jpg\n../nowhere/2.jpg\npipe.jpg\nmemory://no/such.jpg\nnosuch://a/b.jpg\n")
     assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 1
     rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
-    assert [row["code"] for row in rows] == ["missing", None, "missing", "unreadable", "missing", "unreadable"]
+    assert [row["code"] for row in rows] == ["missing", None, "missing", "unreadable", "missing", "unreachable"]
     assert all(row["message"] for row in rows if row["code"])
 
 

@@ -222,9 +222,7 @@ def _last(info: dict[str, Any]) -> str:
 
 
 def _filesystem(address: str) -> Any:
-    """fsspec's object for the storage that an address begins with. Each process has one of its own:
-    storage that waits for a network in a thread refuses to work in a fork.
-    """
+    """The file system of fsspec for an address, made again in each process: some kinds refuse to work in a fork."""
     return _of_process(address, os.getpid())
 
 

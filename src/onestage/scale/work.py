@@ -130,7 +130,7 @@ def _file(picture: Listed) -> PictureFile:
 
 def _crash(picture: Listed) -> DataError:
     """The error of a picture that ends any process."""
-    what, fix = "every process that looked at this picture died", "save this picture anew; a very large one needs more memory"
+    what, fix = "every process that read this picture died", "save it again, or give more memory if it is very large"
     return DataError(what, where=picture.path, fix=fix, code="crashed")
 
 

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -33,6 +34,8 @@ TRIES = 10
 """Actors that may die of one shard, or before their first one. Those of machines that were taken away count too."""
 MOST_BLOCKS = 5000
 """Tasks of Ray. Each is a shard, or several if there are more."""
+KNOCK = 10.0
+"""Seconds in which a cluster must answer."""
 SPARE = 1
 """Logical processors of the cluster that no actor takes: Ray Data waits forever without a word if its actors have all."""
 
@@ -220,6 +223,13 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
+def _knock(address: str | None) -> None:
+    """Raise OSError if nothing listens at HOST:PORT: Ray would try for minutes. Other words for a cluster are left to Ray."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+
+
 def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
     """Connect to a cluster, or start one here with a processor more than workers. Raise ConfigError if it is not reached."""
     usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -228,6 +238,7 @@ def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
         gpus = {"num_gpus": torch.cuda.device_count()} if cluster.gpus else {"num_gpus": 0}
         options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
     try:
+        _knock(cluster.address)
         with _quiet():
             ray.init(address=cluster.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -159,20 +159,6 @@ def test_a_driver_that_is_killed_and_started_again(cluster, many: Path, model: P
     assert digests(out) == expected and "going on: " in log.read_text()
 
 
-def test_a_cluster_that_is_started_here(many: Path, model: Path, expected, tmp_path: Path, capsys) -> None:
-    pytest.importorskip("ray")
-    before = signal.getsignal(signal.SIGTERM)
-    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--workers", "2") == 1
-    assert digests(tmp_path / "found") == expected and signal.getsignal(signal.SIGTERM) == before
-    assert "pictures in" in capsys.readouterr().out
-
-
-def test_a_cluster_that_is_not_there_is_said(many: Path, model: Path, tmp_path: Path, capsys) -> None:
-    pytest.importorskip("ray")
-    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--address", "127.0.0.1:1") == 2
-    assert "this Ray cluster cannot be reached" in capsys.readouterr().err
-
-
 def test_a_full_disk_ends_the_job_clearly(cluster, many: Path, model: Path, tmp_path: Path) -> None:
     """A folder in the place of a part cannot be replaced, as a full disk cannot be written."""
     out, log = tmp_path / "found", tmp_path / "log"
@@ -181,3 +167,17 @@ def test_a_full_disk_ends_the_job_clearly(cluster, many: Path, model: Path, tmp_
     (out / f"part-{SHARDS - 1:06d}.parquet").mkdir(parents=True)
     assert process.wait(700) == 2, log.read_text()
     assert "could not be written" in log.read_text() and "Traceback" not in log.read_text()
+
+
+def test_a_cluster_that_is_not_there_is_said(many: Path, model: Path, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--address", "127.0.0.1:1") == 2
+    assert "this Ray cluster cannot be reached" in capsys.readouterr().err
+
+
+def test_a_cluster_that_is_started_here(many: Path, model: Path, expected, tmp_path: Path, capsys) -> None:
+    pytest.importorskip("ray")
+    before = signal.getsignal(signal.SIGTERM)
+    assert batch(many, tmp_path / "found", model, "--engine", "ray", "--workers", "2") == 1
+    assert digests(tmp_path / "found") == expected and signal.getsignal(signal.SIGTERM) == before
+    assert "pictures in" in capsys.readouterr().out

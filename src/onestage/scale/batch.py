@@ -40,7 +40,7 @@ from onestage.scale.manifest import (
     holds_batch,
     refuse,
 )
-from onestage.scale.parts import arrow, finished, note_of, part_path, part_paths
+from onestage.scale.parts import arrow, finished, part_path, part_paths, whole_note_of
 from onestage.scale.work import Done, summary
 
 PATIENCE = 5.0
@@ -102,7 +102,7 @@ def begun(folder: Path, wanted: Wanted, *, note: Note) -> Iterator[Batch]:
         manifest = _prepared(folder, wanted, note)
         sizes = shard_sizes(hidden / PICTURES)
         for part in part_paths(folder):
-            if note_of(part) is None:
+            if whole_note_of(part) is None:
                 note(f"{part}: this part is damaged; it is made again")
         yield Batch(folder, manifest, sizes, [*finished(folder, manifest.digest, sizes)])
 

@@ -132,13 +132,22 @@ def note_of(path: Path) -> PartNote | None:
         return None
 
 
+def whole_note_of(path: Path) -> PartNote | None:
+    """As ``note_of``, and None if any of its rows cannot be read."""
+    note = note_of(path)
+    try:
+        return note if note is not None and len(read_part(path)) == note.pictures else None
+    except DataError:
+        return None
+
+
 def finished(folder: Path, digest: str, sizes: Sequence[int]) -> Iterator[int]:
     """The shards whose parts are there, whole. sizes: how many pictures each shard has.
 
     One that is damaged is left out, so that it is made again. Raise ConfigError if a part belongs to another batch.
     """
     for path in part_paths(folder):
-        note = note_of(path)
+        note = whole_note_of(path)
         if note is None:
             continue
         if note.digest != digest or path != part_path(folder, note.shard) or not 0 <= note.shard < len(sizes):

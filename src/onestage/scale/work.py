@@ -22,7 +22,7 @@ from onestage.processes import choose_device
 from onestage.scale.inputs import Listed
 from onestage.scale.listing import read_shard
 from onestage.scale.manifest import HIDDEN, PICTURES, Manifest
-from onestage.scale.parts import OK, note_of, part_path, read_part, table_of, write_part
+from onestage.scale.parts import OK, part_path, read_part, table_of, whole_note_of, write_part
 from onestage.scale.reading import stored
 from onestage.weights.detector_file import load_detector
 
@@ -85,7 +85,7 @@ class Worker:
         """
         part = part_path(self.folder, shard)
         pictures = read_shard(self.folder / HIDDEN / PICTURES, shard)
-        note = note_of(part) if part.exists() else None
+        note = whole_note_of(part) if part.exists() else None
         if note is not None and (note.digest, note.shard, note.pictures) == (self.manifest.digest, shard, len(pictures)):
             done = summary(shard, part)  # another process did it that was believed dead
             tell(Advance(done.pictures, sum(done.failures.values())))

@@ -66,11 +66,15 @@ def test_lost_and_damaged_parts_are_made_again(whole: Path, pictures: Path, mode
     (out / "part-000001.parquet").unlink()
     cut = out / "part-000003.parquet"
     cut.write_bytes(cut.read_bytes()[:-40])
+    flipped = bytearray((out / "part-000004.parquet").read_bytes())
+    flipped[200] ^= 1  # a page of data
+    (out / "part-000004.parquet").write_bytes(flipped)
     (out / ".part-000002.parquet.0123.ab.onestage-tmp").write_bytes(b"x")
     os.utime(out / ".part-000002.parquet.0123.ab.onestage-tmp", (0, 0))
     assert batch(pictures, out, model) == 1
     assert digests(out) == digests(whole) and leftovers(out) == []
-    assert "part-000003.parquet: this part is damaged" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert all(f"part-00000{number}.parquet: this part is damaged" in told for number in (3, 4))
 
 
 @pytest.mark.parametrize(

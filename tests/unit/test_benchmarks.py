@@ -3,6 +3,7 @@
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -18,6 +19,7 @@ from onestage.data.synthetic import SyntheticConfig, generate
 from onestage.data.writers import write_coco
 from onestage.errors import ConfigError
 from onestage.model.output.postprocess import RawDetections
+from onestage.structures import Detections, Truth
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 LITE = "ssdlite320_mobilenet_v3_large"
@@ -432,3 +434,25 @@ def test_tables(load, tmp_path, capsys, monkeypatch, form):
     tables.measure(tmp_path / "data", 0)
     printed = capsys.readouterr().out
     assert "40 pictures, 120 boxes: open in" in printed and "0 workers after 1 batches" in printed
+
+
+def test_tiles_trains_its_detector_once_and_counts_what_it_finds(load, monkeypatch, tmp_path):
+    tiles = load("tiles")
+    for name, value in {"PICTURES": 10, "ROWS": 1, "COLUMNS": 2}.items():
+        monkeypatch.setattr(tiles, name, value)
+    model = tiles.detector(tmp_path / "run", epochs=1)
+    assert (tmp_path / "run" / tiles.DONE).read_text().startswith("1 epoch")
+    monkeypatch.setattr(onestage, "train", None)
+    assert tiles.detector(tmp_path / "run", epochs=1).config == model.config
+    scene = tiles.scene(large=False)
+    assert scene.image.shape == (3, 400, 800) and len(scene.truth.labels) == 7
+    boxes, labels = scene.truth.boxes, scene.truth.labels
+    names = tuple(tiles.CLASSES[label] for label in labels.tolist())
+    exact = Detections(boxes, torch.linspace(0.9, 0.5, 7), labels, names, tuple(labels.tolist()), (400, 800))
+    assert tiles.ap(exact, scene.truth) == (1, 1)
+    assert tiles.ap(exact.select([0, 1, 2]), scene.truth)[1] < 1
+    one = torch.tensor([[0.0, 0, 700, 390]])
+    no = torch.zeros(2, dtype=torch.bool)
+    large = Truth(torch.cat([boxes[:1], one]), labels[:2], no, no, torch.ones(2), "picture", size=(400, 800))
+    parts = replace(exact.select([0, 1]), boxes=torch.tensor([[10.0, 10, 700, 390], [10, 10, 200, 200]]))
+    assert tiles.whole(parts, large) == (1, 1, 1)

@@ -127,6 +127,7 @@ def pieces(picture: Tensor) -> list[Tensor]:
     return [picture, picture[:, :150, :200]]
 
 
+@pytest.mark.slow  # test_closer_runtimes.py does the same with fewer detections
 @pytest.mark.parametrize("ending", ["detections", "candidates", "outputs"])
 def test_every_engine_looks_closer(ending: str) -> None:
     """An exported file with and without NMS inside finds in tiles, mirrored and in scales what torch finds."""

@@ -108,3 +108,30 @@ def white(image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows, columns = bright.any(1).nonzero(), bright.any(0).nonzero()
     box = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     return torch.tensor([[float(side) for side in box]]), torch.tensor([0.9]), torch.tensor([0])
+
+
+def crossing(seed: int, count: int = 60, size: tuple[int, int] = (96, 128)) -> tuple[list[np.ndarray], Tensor]:
+    """A drawn film of two solids of one class, "ball", that cross: ``count`` frames (H, W, 3), and where both are in each,
+    (count, 2, 4). One goes to the right, behind the other, which goes to the left; at the crossing they overlap. In the look of
+    the built-in pictures: colours, patterns, light, ground and grain are drawn anew for each seed.
+    """
+    from onestage.data import synthetic, textures
+
+    config = synthetic.SyntheticConfig(("ball",), size, scale=(0.3, 0.36))
+    draws = np.random.default_rng(seed)
+    light, ground = synthetic._light(draws), textures.ground(draws, size)
+    sprites = [synthetic._render(draws, config, "ball", light) for _ in range(2)]
+    apart = draws.uniform(4, 8)  # pixels, for objects of about 30
+    pictures, boxes = [], []
+    for number in range(count):
+        way = number / (count - 1)
+        canvas = ground.copy()
+        for sprite, along, down in zip(sprites, (way, 1 - way), (-apart, apart), strict=True):
+            spare = size[0] - sprite.alpha.shape[0], size[1] - sprite.alpha.shape[1]
+            left, top = round(along * spare[1]), round(spare[0] / 2 + down)
+            synthetic._draw(canvas, synthetic._Placed(sprite, 0, left, top), light)
+            x1, y1, x2, y2 = sprite.box
+            boxes.append([x1 + left, y1 + top, x2 + left, y2 + top])
+        pixels = synthetic._photograph(np.random.default_rng((seed, number)), canvas, 0.02)
+        pictures.append(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    return pictures, torch.tensor(boxes).reshape(count, 2, 4)

@@ -147,8 +147,11 @@ def test_every_recipe_is_tried() -> None:
 
 
 LONG = ("ssd512_vgg16", "ssd321_resnet101", "dssd321_resnet101", "retinanet_r18_fpn", "efficientdet", "ssd300_resnet50")
-LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
-"""Wide or deep: learned by heart with ``make test-slow``; that all their parameters learn is always tested."""
+LONG += ("ssd300_mobilenet_v1", "ssd300_mobilenet_v2", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "ssd")
+LONG += ("an SSD with RetinaNet's neck and head", "a RetinaNet with SSD's loss and softmax fusion")
+"""Wide or deep: learned by heart with ``make test-slow``; that all parameters of a recipe learn is always tested. The parts of
+the mixed ones are always learned with, in their own families.
+"""
 
 
 def test_a_case_of_every_family_is_always_tried() -> None:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,8 @@ import onestage
 from films import encode
 from onestage.cli.looking import PLAIN_LOOK, Look
 from onestage.cli.main import main
+from onestage.predict.films import FilmFile
+from onestage.predict.frames import Frame
 
 Captured = pytest.CaptureFixture[str]
 
@@ -50,11 +53,42 @@ def test_lower_scores_are_told_where_nobody_chose_one(
     assert ("take a lower --score" in capsys.readouterr().err) == lower
 
 
+def objects(folder: Path) -> list[list[dict[str, Any]]]:
+    """The detections in each row of the results."""
+    return [json.loads(line)["detections"] for line in (folder / "predictions.jsonl").read_text().splitlines()]
+
+
 def test_a_film_says_what_it_costs(run: Path, large: Path, capsys: Captured) -> None:
     encode(Path("in.mp4"), 2, size=(96, 64))
     assert main(["predict", str(run), "in.mp4", "--flip", "--no-pictures", "--format", "jsonl"]) == 0
     told = capsys.readouterr().err
     assert "2 passes through the network for a frame of" in told and "take a lower --score" in told
+
+
+def test_a_film_is_looked_at_as_its_frames_would_be(run: Path, large: Path, capsys: Captured) -> None:
+    """In tiles, mirrored and by two models; and in two scales with ids."""
+    encode(Path("in.mp4"), 3, size=(80, 96))
+    pixels = [item.pixels for item in FilmFile(Path("in.mp4")).frames() if isinstance(item, Frame)]
+    command = ["predict", str(run), "in.mp4", "--score", "0.2"]
+    closer = ["--tiles", "64x80", "--flip", "--with", str(run), "--weights", "2,1", "--seconds", "0.01"]
+    assert main([*command, *closer, "--no-pictures", "--format", "jsonl", "--out", "fused"]) == 0
+    look = onestage.look(onestage.load(run), tiles=(64, 80), flip=True)
+    fused = onestage.fuse([look, look], weights=[2, 1])
+    (expected,) = fused.predict(pixels[0], score=0.2)
+    (found,) = objects(Path("fused"))
+    assert [row["class_name"] for row in found] == list(expected.class_names) != []
+    torch.testing.assert_close(torch.tensor([row["box"] for row in found]), expected.boxes, atol=2e-3, rtol=0)
+    assert f"{fused.passes((80, 96))} passes through the network for a frame of 80x96" in capsys.readouterr().err
+
+    assert main([*command, "--scales", "0.8,1", "--track", "--out", "tracked"]) == 0
+    found = objects(Path("tracked"))
+    expected = onestage.look(onestage.load(run), scales=(0.8, 1)).predict(pixels, score=0.2)
+    for rows, one in zip(found, expected, strict=True):
+        boxes = torch.tensor([row["box"] for row in rows])
+        assert len(one) > 0 and (one.boxes[:, None] - boxes).abs().amax(dim=2).amin(dim=1).max() < 2e-3
+    ids = [{row["track"] for row in rows} - {None} for rows in found]
+    assert not ids[0] and ids[1] and ids[1] & ids[2]
+    assert sum(isinstance(item, Frame) for item in FilmFile(Path("tracked/in.mp4")).frames()) == 3
 
 
 def test_evaluate_says_how_it_looked_and_its_detections_can_be_compared(shapes: Path, large: Path) -> None:

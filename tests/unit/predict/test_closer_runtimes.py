@@ -82,8 +82,8 @@ FILES = {
     "openvino, its own file": File("openvino"),
     "openvino, ONNX": File("onnx", "openvino"),
     "torch, pt2": File("torch"),
-    "ncnn": File("ncnn", nms="none"),
-    "litert": File("litert", nms="none"),
+    "ncnn": File("ncnn"),
+    "litert": File("litert"),
 }
 SLOW = ("openvino, its own file", "torch, pt2", "ncnn", "litert")
 """Those that need one more export."""
@@ -97,9 +97,10 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 @cache
 def exported(to: str, nms: Literal["graph", "none"], soft: bool, name: str) -> Path:
     """The file of that kind, made once in a process. What these tests find is its check."""
-    plan = plan_export(seeing(name, soft=soft), ExportConfig(nms=nms))
-    path = Path(folder().name) / f"{name}-{nms}-{soft}{FORMATS[to].suffix}"
-    FORMATS[to].write(Plan(plan.detector, replace(plan.contract, checked=False)), path)
+    form, config = FORMATS[to], ExportConfig(nms=nms)
+    plan = plan_export(seeing(name, soft=soft), form.config(config) if form.config else config)
+    path = Path(folder().name) / f"{name}-{nms}-{soft}{form.suffix}"
+    form.write(Plan(plan.detector, replace(plan.contract, checked=False)), path)
     write_seal(path)
     return path
 
@@ -161,10 +162,16 @@ def overlaps(found: Detections, sample: Sample) -> Tensor:
     return best
 
 
+def by_place(found: Detections) -> Tensor:
+    """(D, 5): scores in hundredths and boxes, from the top left on."""
+    rows = torch.cat([100 * found.scores[:, None], found.boxes], dim=1)
+    return rows[sorted(range(len(rows)), key=lambda row: found.boxes[row].round().tolist())]
+
+
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.slow if kind in SLOW else ()) for kind in FILES])
 def test_closer_looks_of_every_runtime_find_what_its_plain_call_misses(kind: str, tmp_path: Path) -> None:
     runtime, soft = kind.split(",")[0], FILES[kind].soft
-    if not RUNTIMES[runtime].installed:
+    if runtime in RUNTIMES and not RUNTIMES[runtime].installed:
         pytest.skip(f"{runtime} is not installed")
     plain = opened(kind, "red")
     for case, (look, sample, missed, score) in CASES.items():
@@ -173,9 +180,9 @@ def test_closer_looks_of_every_runtime_find_what_its_plain_call_misses(kind: str
         (found,) = closer.predict(sample.image, score=score)
         assert bool((overlaps(found, sample) > 0.5).all()), (case, found)
         (expected,) = look(partial(seeing, soft=soft)).predict(sample.image, score=score)
-        assert found.class_names == expected.class_names, case
-        torch.testing.assert_close(found.boxes, expected.boxes, atol=1e-2, rtol=0)
-        torch.testing.assert_close(found.scores, expected.scores, atol=1e-3, rtol=0)
+        assert sorted(found.class_names) == sorted(expected.class_names), case
+        places, wanted = by_place(found), by_place(expected)  # equal scores come in any order
+        torch.testing.assert_close(places, wanted, atol=1e-2, rtol=0)
         write_coco([sample], tmp_path / case, classes=tuple(COLOURS), split="val")
         data = open_data(tmp_path / case).load("val")
         before, after = (onestage.evaluate(one, data, workers=0).coco.AP50 for one in (plain, closer))

@@ -11,16 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from films import Knowing, encode
+import onestage
+from films import Knowing, crossing, encode
 from onestage.boxes import iou
+from onestage.data.synthetic import SyntheticConfig, synthetic_dataset
 from onestage.model.output.scores import Scores
 from onestage.predict.film_rows import row_of
 from onestage.predict.film_writer import draw_seen
 from onestage.predict.films import FilmFile
 from onestage.predict.frames import Fault, Frame, followed
 from onestage.predict.pipeline import Selection
+from onestage.predict.predictor import Predictor
 from onestage.predict.tracking import Tracker
 from onestage.predict.watching import Seen, watch
+from onestage.training.config import TrainConfig
 
 SIDE, COUNT = 24, 60
 COLOURS = ((250, 250, 250), (250, 220, 20))
@@ -72,10 +76,14 @@ def idf1(true: list[Tensor], seen: list[tuple[Tensor, tuple[int | None, ...]]]) 
     return 2 * best / (objects * len(true) + reported)
 
 
-def in_film(film: Path, *, every: int = 1) -> list[Seen]:
+def in_film(film: Path, *, every: int = 1, looker: object = Knowing(by_colour)) -> list[Seen]:
     items = followed(FilmFile(film), every=every)
-    looker, selection = Knowing(by_colour), Selection(0.5)
-    seen = watch(looker, items, selection=selection, tracker=lambda: Tracker(0.5, rate=30 / every))  # type: ignore[arg-type]
+    seen = watch(
+        looker,  # type: ignore[arg-type]
+        items,
+        selection=Selection(0.5),
+        tracker=lambda: Tracker(0.5, rate=30 / every),
+    )
     return [item for item in seen if isinstance(item, Seen)]
 
 
@@ -90,6 +98,33 @@ def test_ids_are_kept_through_a_crossing_in_a_film(tmp_path: Path, every: int) -
         assert sorted(number or 0 for number in item.ids) == [1, 2]
     place = [{number: float(box[0]) for number, box in zip(s.ids, s.found.boxes, strict=True)} for s in (first, last)]
     assert (place[0][1] < place[0][2]) != (place[1][1] < place[1][2])  # the left one is on the right in the end
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A TinySSD that was trained on built-in pictures in which objects may hide half of each other."""
+    config = SyntheticConfig(("ball", "cube"), (96, 128), 500, objects=(1, 4), scale=(0.25, 0.45), min_visible=0.4)
+    model = onestage.create("tinyssd", classes=config.classes, size=config.size)
+    settings = TrainConfig(epochs=15, batch_size=8, lr=2e-3, workers=0, device="cpu", evaluate_every=0)
+    onestage.train(model, synthetic_dataset(config), out=tmp_path_factory.mktemp("trained") / "run", config=settings)
+    return Predictor.of(model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # the training is a part of it
+def test_a_trained_detector_keeps_ids_through_crossings(trained: Predictor, tmp_path: Path) -> None:
+    """In twenty drawn films, each with other objects on another ground; frame 30 hides most of the one behind."""
+    scores = {}
+    for seed in range(20):
+        pictures, true = crossing(1000 + seed)
+        film = encode(tmp_path / f"{seed}.mp4", len(pictures), size=(96, 128), draw=lambda number, _, p=pictures: p[number])
+        for every in (1, 2):
+            seen = in_film(film, every=every, looker=trained)
+            balls = [(item.found.boxes, item.ids) for item in seen]
+            scores[seed, every] = idf1([true[item.frame.number] for item in seen], balls)
+    means = {every: sum(scores[seed, every] for seed in range(20)) / 20 for every in (1, 2)}
+    print(f"IDF1 {means}, least {min(scores.values()):.2f}, above 0.8 in {sum(s > 0.8 for s in scores.values())} of 40")
+    assert min(means.values()) > 0.85
 
 
 def noisy(seed: int, *, seconds: Fraction = Fraction(1, 30)) -> Iterator[tuple[int, Fraction, Tensor, Tensor]]:

@@ -59,7 +59,7 @@ def detector(out: Path, epochs: int) -> onestage.Detector:
         result = onestage.train(model, synthetic_dataset(config), out=out, config=settings, resume=file.exists())
         if result.interrupted:
             raise SystemExit("interrupted: the same command goes on")
-        (out / DONE).write_text(f"{epochs} epochs in {result.seconds:.0f} s, AP {result.best_ap:.3f} on its own pictures\n")
+        (out / DONE).write_text(f"{epochs} epochs in {result.seconds:.0f} s, AP {result.best_ap:.3f} on held out pictures\n")
     model = onestage.load(file)
     assert isinstance(model, onestage.Detector)
     return model

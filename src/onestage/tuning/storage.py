@@ -89,7 +89,7 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         file = str((out / STORAGE).resolve())  # whatever signs its name has, which would mean something in an address
-        patient = {"creator": partial(sqlite3.connect, file, timeout=PATIENCE)} if storage is None else {}
+        patient = _ways_into(file) if storage is None else {}
         try:
             with locked(out):
                 kept = optuna.storages.RDBStorage(
@@ -123,3 +123,12 @@ def _without_password(url: str, text: str) -> tuple[str, str]:
     for secret in (parts.password, quote(parts.password or "")):
         text = text.replace(str(secret), "***") if secret else text
     return parts.render_as_string(hide_password=True), text
+
+
+def _ways_into(file: str) -> dict[str, object]:
+    """How SQLAlchemy opens an SQLite file by its path. The heartbeat of a trial is a separate thread, and a pool for
+    a database in memory, which the address alone means, would close connections in threads that did not open them.
+    """
+    from sqlalchemy.pool import NullPool
+
+    return {"creator": partial(sqlite3.connect, file, timeout=PATIENCE, check_same_thread=False), "poolclass": NullPool}

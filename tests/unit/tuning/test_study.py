@@ -4,7 +4,8 @@ import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from threading import Barrier
+from pathlib import Path
+from threading import Barrier, Thread
 
 import pytest
 
@@ -369,3 +370,16 @@ def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path):
     (tmp_path / "study.db").write_text("this is no database")
     with pytest.raises(ConfigError, match="storage"):
         Search(tmp_path, agree(tmp_path, PLAN))
+
+
+def test_any_thread_may_use_the_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The heartbeat of each trial is a separate thread. Its connections are closed without a word on the terminal."""
+    study, seen = storage.open_study(tmp_path, None, name="a", seed=0), list[int]()
+    for _ in range(20):
+        threads = [Thread(target=lambda: seen.append(len(study.get_trials(deepcopy=False)))) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert seen == [0] * 160
+    assert not caplog.records

@@ -43,7 +43,7 @@ def anchors(
     of them to anchors.png. `onestage train pictures/ --config anchors.json` trains it. Bad annotations are left out.
 
     Args:
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV, LabelMe, or tar or Parquet shards
         out: file for the model with its anchors, in JSON; the drawing has the same name, and ends in .png
         format: the data set's format, if it is not recognised
         seed: of what is random in the search; the same seed gives the same file

@@ -27,9 +27,11 @@ def convert(
 ) -> int:
     """Write a data set in another format: the same labels, and the pictures' files byte by byte.
 
-    `onestage data convert photos/ shards/ --to wds` makes tars for WebDataset, and `--to parquet` Parquet files: some thousand
-    pictures in each file, which large disks and networks read much faster than a file for each. Training, evaluation and
-    `onestage data check` read them as any data set. `--to coco`, `yolo` and `voc` make the usual folders, from shards too.
+    onestage data convert photos/ shards/ --to wds
+
+    wds makes tars for WebDataset, and parquet Parquet files: some thousand pictures in each file, which large disks and
+    networks read much faster than a file for each. Training, evaluation and data check read them as any data set. coco, yolo
+    and voc make the usual folders, from shards too.
 
     The copy appears when it is complete: an interrupted one leaves nothing. It is then read and compared with the original.
     What a format cannot say is counted: YOLO has no crowds, difficult objects and areas, VOC has no crowds and areas. Outlines

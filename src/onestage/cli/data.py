@@ -47,12 +47,12 @@ def check(
     missing or unreadable pictures, pictures that are in two splits, annotations that nothing reads. The exit code is 1 if
     there are problems and 0 if there are none, for scripts.
 
-    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO, CSV and LabelMe by the files in the folder. Training
-    stops at faulty pictures and annotations with the same list, and warns of other problems; it does not open every picture
-    first. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
+    `onestage data check photos/` recognises COCO JSON, Pascal VOC, YOLO, CSV, LabelMe, and tar and Parquet shards by the files
+    in the folder. Training stops at faulty pictures and annotations with the same list, and warns of other problems; it does
+    not open every picture first. `onestage train photos/ --on-bad skip` leaves out the faulty parts and continues.
 
     Args:
-        path: the data set's folder, or its .json, .csv or .yaml file
+        path: the data set's folder, or its .json, .csv, .yaml, .tar or .parquet file
         format: the format, if it is not recognised
         split: look at this split only: train, val, test or trainval
         fast: read only the pictures' headers; finds neither truncated pictures nor copies of one picture in two splits

@@ -93,9 +93,10 @@ def evaluate(
 
     Args:
         model: a run folder, a .safetensors file, an exported file, or published weights (see onestage models); or detections:
-            COCO results, JSON lines or CSV as predict writes them, VOC's comp4_det files or YOLO's texts, one or a folder
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe; for detections COCO and VOC do without
-            pictures
+            COCO results, JSON lines or CSV as predict writes them, VOC's comp4_det files or YOLO's texts, one or a folder, or
+            the folder of onestage batch
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV, LabelMe, or tar or Parquet shards; for detections
+            COCO and VOC do without pictures
         split: train, val, test or trainval; by default the first that exists of test, val, the pictures that the run held out,
             and everything; for detections the first that has all of their pictures
         out: also write to this folder: index.html, a page that holds everything; metrics.json, per_class.csv, pr_curves.png,

@@ -50,7 +50,7 @@ def explain_picture(
     Args:
         model: a run folder, a .safetensors file, published weights, or a recipe (see onestage models)
         picture: the picture to look at
-        labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
+        labels: the data set that the picture belongs to: COCO JSON, Pascal VOC, YOLO, CSV, LabelMe, or tar or Parquet shards
         out: folder for index.html, the pictures and figures.json
         score: the least score of the detections to show and of those that stand in for labels
         format: the data set's format; by default it is recognised

@@ -58,7 +58,7 @@ def train(
     machines: docs/scaling.md.
 
     Args:
-        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV or LabelMe
+        data: the data set's folder or file: COCO JSON, Pascal VOC, YOLO, CSV, LabelMe, or tar or Parquet shards
         out: run folder for models, curves and numbers; by default runs/MODEL-1, -2, ...
         resume: go on with the interrupted run in this folder; the folder knows the data and the settings
         accept_changes: with --resume: go on though pictures have changed since the run began

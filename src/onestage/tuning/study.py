@@ -111,13 +111,12 @@ def agree(out: Path, plan: SearchPlan) -> SearchPlan:
             return named
     begun = load_plan(out)
     mine, theirs = (vars(each) for each in (plan, begun))
-    changed = [
-        f"{name}: {theirs[name]} -> {mine[name]}"
-        for name in ("data", "minutes", "options", "seed")
-        if mine[name] != theirs[name]
-    ]
+    typed = {"data": "DATA", "minutes": "--each", "options": "options", "seed": "--seed"}
+    changed = [f"{typed[name]}: {theirs[name]} before, {mine[name]} now" for name in typed if mine[name] != theirs[name]]
     if changed:
         fix = "give the options with which it began, or name another folder: --out"
+        if mine["minutes"] != theirs["minutes"]:
+            fix = f"--each {theirs['minutes']:g} keeps the length of a trial, whatever --minutes says; {fix}"
         raise ConfigError("this folder holds another search", where=out, got="; ".join(changed), fix=fix)
     return begun
 

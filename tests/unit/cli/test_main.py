@@ -116,7 +116,19 @@ MISTAKES = {
 
 
 @needs_hook
-@pytest.mark.parametrize("verb", ["train d", "data check d", "evaluate m d"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "train d",
+        "tune d",
+        "evaluate m d",
+        "compare a b --data d",
+        "explain m p",
+        "data check d",
+        "data anchors d",
+        "data convert d o --to coco",
+    ],
+)
 def test_an_unknown_format_lists_the_real_ones(verb: str, capsys: Captured) -> None:
     assert main([*verb.split(), "--format", "yollo"]) == 2
     said = capsys.readouterr().err

@@ -353,7 +353,7 @@ def test_a_page_without_anything_to_search(tmp_path):
 
 
 def test_another_search_in_the_folder_is_refused(search):
-    with pytest.raises(ConfigError, match=r"minutes: 1.0 -> 2.0"):
+    with pytest.raises(ConfigError, match=r"--each: 1.0 before, 2.0 now"):
         agree(search.out, replace(PLAN, minutes=2.0))
 
 
@@ -383,3 +383,11 @@ def test_any_thread_may_use_the_storage(tmp_path: Path, caplog: pytest.LogCaptur
             thread.join()
     assert seen == [0] * 160
     assert not caplog.records
+
+
+def test_other_minutes_are_named_as_they_are_typed(tmp_path):
+    agree(tmp_path, PLAN)
+    with pytest.raises(ConfigError) as raised:
+        agree(tmp_path, replace(PLAN, minutes=0.5))
+    assert raised.value.got == "--each: 1.0 before, 0.5 now"
+    assert raised.value.fix.startswith("--each 1 ")

@@ -20,7 +20,7 @@ COUNT = int(os.environ.get("KILL_RANKS", "10"))
 OPTIONS = [
     "--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--precision", "fp32",
     "--batch-size", "4", "--augment", "light",
-    "--epochs", str(10 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
+    "--epochs", str(15 * COUNT), "--evaluate-every", str(5 * COUNT), "--checkpoint-minutes", "0.001",
     "--cache", "0", "--shared-batch-norm", "--channels-last",  # all that the speed of the machine would decide
 ]  # fmt: skip
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}

@@ -137,8 +137,8 @@ class Ends:
 class _Group:
     """Processes that run together."""
 
-    def __init__(self, started: Sequence[subprocess.Popen[bytes]]) -> None:
-        self._all = started
+    def __init__(self) -> None:
+        self._all: list[subprocess.Popen[bytes]] = []
         self._asked = 0
         self._end = float("inf")
         self._ended_here: set[int] = set()
@@ -148,10 +148,13 @@ class _Group:
         """Start ``count`` processes, and wait for the end of all. However this ends, none is left."""
         with TemporaryDirectory(prefix="onestage-") as folder:
             common = {**_common(count), RESTARTS: str(attempt), TOLD: str(Path(folder) / "told"), PARENT: str(os.getpid())}
-            group = cls([])
+            group = cls()
             with group._hears(SIGNALS):
                 try:
-                    group._all = [_started(arguments, {**common, **_place(rank, count)}) for rank in range(count)]
+                    for rank in range(count):
+                        group._all.append(_started(arguments, {**common, **_place(rank, count)}))
+                        if group._asked:  # by a signal while they start: this one has not heard it
+                            group._all[-1].send_signal(signal.SIGTERM)
                     return group._wait()
                 finally:
                     group._kill()

@@ -131,6 +131,22 @@ def test_ctrl_c_goes_to_all_and_starts_nothing_again(tmp_path: Path) -> None:
     assert notes(tmp_path) == ["0-0", "0-1", "1-0", "1-1"]
 
 
+def test_none_is_left_if_one_cannot_be_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program(monkeypatch, "time.sleep(100)", tmp_path)
+    usual, begun = ranks._started, list[subprocess.Popen[bytes]]()
+
+    def started(arguments: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
+        if begun:
+            raise OSError("no more processes")
+        begun.append(usual(arguments, variables))
+        return begun[0]
+
+    monkeypatch.setattr(ranks, "_started", started)
+    with pytest.raises(OSError, match="no more"):
+        start_ranks(Ranks(2, 0), out=tmp_path)
+    assert begun[0].poll() is not None
+
+
 @pytest.mark.parametrize("numbers", [(0, 1), (-1, 1), (2, -1)])
 def test_impossible_numbers(numbers: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="is not understood"):

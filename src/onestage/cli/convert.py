@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
 from onestage.cli.output import progress, say, tell
 from onestage.errors import counted, first_ten
+
+if TYPE_CHECKING:
+    from onestage.data.convert import Converted
 
 
 def convert(
@@ -50,6 +53,14 @@ def convert(
     found = convert_data(data, out, to=to, format=format, on_bad=on_bad, shard=shard_size, track=_track)
     parts = ", ".join(f"{number:,} {split}" for split, number in found.pictures.items() if split)
     pictures = counted(sum(found.pictures.values()), "picture") + (f" ({parts})" if parts else "")
+    _say_what_differs(found, to)
+    tell(f"{pictures} and {counted(found.objects, 'object')} as {to} in {out}, read again and found equal")
+    tell(f"next: onestage data check {shlex.quote(str(out))}")
+    return 0
+
+
+def _say_what_differs(found: Converted, to: str) -> None:
+    """Say what the copy in the format ``to`` lacks."""
     if found.problems:
         say(
             f"{counted(len(found.problems), 'problem')}, left out:\n{first_ten([str(problem) for problem in found.problems])}",
@@ -59,9 +70,6 @@ def convert(
         say(f"the format {to} cannot say everything: {number:,} x {what}")
     if found.note is not None:
         say(found.note)
-    tell(f"{pictures} and {counted(found.objects, 'object')} as {to} in {out}, read again and found equal")
-    tell(f"next: onestage data check {shlex.quote(str(out))}")
-    return 0
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from onestage.cli.main import main
+from onestage.data.batch_folder import part_paths
 from onestage.data.synthetic import generate
-from onestage.scale.parts import part_paths
 from small_runs import PICTURES, detector, signal_here
 
 SCORE = ("--score", "0.2", "--top", "4")

@@ -73,9 +73,12 @@ class OnestageError(ValueError):
             self.got = str(got)
 
     def __str__(self) -> str:
-        """The fault, then where / got / expected / fix, a line each; absent parts are left out."""
+        """The fault, then where / got / expected / fix, a line each; absent parts are left out. Further lines of a part stand
+        below its first one.
+        """
         (_, what), *others = self._texts().items()
-        return "\n".join([str(what), *(f"  {name + ':':<10}{text}" for name, text in others if text is not None)])
+        parts = [(name, text.replace("\n", "\n" + 12 * " ")) for name, text in others if text is not None]
+        return "\n".join([str(what), *(f"  {name + ':':<10}{text}" for name, text in parts)])
 
     def _texts(self) -> dict[str, str | None]:
         """The parts as texts that are short and safe to print; absent parts are None."""

@@ -122,10 +122,9 @@ def batch(
     wanted = _wanted(model, pictures, reported, machines)
     began, tally = time.monotonic(), Tally()
     with begun(out, wanted, note=_note) as found:
-        if found.ready:
-            done = sum(found.sizes[shard] for shard in found.ready)
-            say(f"going on: {done:,} of {found.manifest.pictures.pictures:,} pictures are done")
-        for part in found.earlier():
+        if found.earlier:
+            say(f"going on: {found.pictures_done:,} of {found.manifest.pictures.pictures:,} pictures are done")
+        for part in found.earlier:
             tally.add(part)
         interrupted = _done(found, machines, tally)
     _show(tally, found, time.monotonic() - began, out, interrupted=interrupted)
@@ -228,7 +227,7 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
     """Print what was found and where it is."""
     total = found.manifest.pictures.pictures
     pictures = counted(total, "picture") if tally.pictures == total else f"{tally.pictures:,} of {total:,} pictures"
-    now = tally.pictures - sum(found.sizes[shard] for shard in found.ready)
+    now = tally.pictures - found.pictures_done
     rate = f", {now / seconds:,.1f} pictures/s" if now and seconds else ""
     objects = counted(tally.objects.total(), "object")
     named = ", ".join(f"{count:,} {name}" for name, count in tally.objects.most_common(MOST_NAMED))

@@ -33,8 +33,9 @@ import torch
 from numpy.typing import NDArray
 
 from onestage.data import detections_json, detections_text
+from onestage.data.batch_folder import is_batch
 from onestage.data.dataset import Dataset, Problem
-from onestage.data.detections_batch import is_batch, read_batch
+from onestage.data.detections_batch import read_batch
 from onestage.data.detections_form import Columns, understood
 from onestage.data.detections_names import NONE, ClassNames, PictureNames
 from onestage.data.detections_rows import Faults, Rows

@@ -7,48 +7,43 @@ Shape letters: P pictures of a part.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from onestage.data.batch_folder import HIDDEN, PICTURES, About, about, arrow, parts_of, shard_sizes
 from onestage.data.dataset import Problem
 from onestage.data.detections_rows import Rows
-from onestage.errors import ConfigError, DataError, counted
+from onestage.errors import DataError, counted, shortened
 
-PARTS, MANIFEST = "part-*.parquet", Path("_batch") / "manifest.json"
 COLUMNS = ("path", "status", "boxes", "scores", "names")
 
 
-def is_batch(folder: Path) -> bool:
-    """Whether a folder holds the results of a batch."""
-    return (folder / MANIFEST).is_file()
-
-
 def read_batch(folder: Path) -> Rows:
-    """The detections of all parts. Raise DataError if one is damaged, ConfigError without pyarrow."""
-    try:
-        from pyarrow import ArrowException, parquet
-    except ImportError as error:
-        what, fix = "results of a batch are Parquet files, and pyarrow is not installed", "pip install 'onestage[batch]'"
-        raise ConfigError(what, where=folder, got="no pyarrow", fix=fix) from error
-    rows, failed, first = Rows(folder, "batch", unit="row"), 0, 0
-    parts = sorted(folder.glob(PARTS))
-    for part in parts:
+    """The detections of all parts. Raise DataError if one is damaged, ConfigError without pyarrow or if a file is no part."""
+    pa, batch = arrow(), about(folder)
+    from pyarrow import parquet
+
+    rows, failed, first, parts = Rows(folder, "batch", unit="row"), 0, 0, 0
+    for path, _, is_whole in parts_of(folder, batch.digest, shard_sizes(folder / HIDDEN / PICTURES)):
         try:
-            table = parquet.read_table(part, columns=list(COLUMNS), page_checksum_verification=True)
+            if not is_whole:
+                raise OSError("it is cut off")
+            table = parquet.read_table(path, columns=list(COLUMNS), page_checksum_verification=True)
             columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
-        except (ArrowException, OSError, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:
             what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"
-            raise DataError(what, where=part, got=str(error).partition("\n")[0], fix=fix) from error
+            raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error
         counts = np.diff(np.asarray(columns["scores"].offsets))
         _add(rows, columns["path"].to_pylist(), counts, columns["names"].flatten().to_pylist(), first)
         rows.box.frombytes(np.asarray(columns["boxes"].flatten().flatten(), dtype=np.float64).tobytes())
         rows.score.frombytes(np.asarray(columns["scores"].flatten(), dtype=np.float64).tobytes())
         failed += columns["status"].to_pylist().count("error")
-        first += len(table)
-    rows.notes.extend(_notes(folder, parts, failed))
+        first, parts = first + len(table), parts + 1
+    found = {*rows.classes}
+    never = [name for name in batch.classes if name not in found]
+    rows.notes.extend(_notes(folder.name, batch, parts=parts, failed=failed, never=never))
     return rows
 
 
@@ -61,15 +56,14 @@ def _add(rows: Rows, paths: Sequence[str], counts: np.ndarray, names: Sequence[s
     rows.number.frombytes(np.repeat(np.arange(first + 1, first + 1 + len(paths), dtype=np.int64), counts).tobytes())
 
 
-def _notes(folder: Path, parts: Sequence[Path], failed: int) -> list[Problem]:
+def _notes(name: str, batch: About, *, parts: int, failed: int, never: Sequence[str]) -> list[Problem]:
+    """What to know of the results. never: classes of the model of which there is no object."""
     notes = []
     if failed:
-        notes.append(Problem(folder.name, f"{counted(failed, 'picture')} could not be read when the batch was made"))
-    try:
-        shards = int(json.loads((folder / MANIFEST).read_bytes())["pictures"]["shards"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what, fix = "the manifest of this batch is damaged", "run the batch in another folder"
-        raise DataError(what, where=folder / MANIFEST, got=f"{type(error).__name__}: {error}", fix=fix) from error
-    if len(parts) < shards:
-        notes.append(Problem(folder.name, f"the batch is not finished: {len(parts):,} of {shards:,} parts are there"))
+        notes.append(Problem(name, f"{counted(failed, 'picture')} could not be read when the batch was made"))
+    if parts < batch.shards:
+        notes.append(Problem(name, f"the batch is not finished: {parts:,} of {batch.shards:,} parts are there"))
+    if never:
+        classes = f"{counted(len(never), 'class')} of the model: {shortened(', '.join(never), 200)}"
+        notes.append(Problem(name, f"the batch has found no object of {classes}"))
     return notes

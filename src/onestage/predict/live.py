@@ -63,9 +63,11 @@ def open_source(text: str, *, silence: float, limits: ImageLimits = USUAL_LIMITS
     return LiveSource(text, device, form, {}, True, silence, limits)
 
 
-def without_password(address: str) -> str:
-    """The address with *** for passwords and keys, for results and messages."""
-    return _NAMED_SECRET.sub(r"\1***", _SECRET.sub(r"\1:***@", address))
+def without_password(address: str, *, in_path: bool = True) -> str:
+    """The address with *** for passwords and keys, for results and messages. in_path: look for keys before the ? too."""
+    hidden = _SECRET.sub(r"\1:***@", address)
+    path, mark, query = ("", "", hidden) if in_path else hidden.partition("?")
+    return path + mark + _NAMED_SECRET.sub(r"\1***", query)
 
 
 def camera_of(name: str, platform: str = sys.platform) -> tuple[str, str]:

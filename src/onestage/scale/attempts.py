@@ -8,6 +8,9 @@ first one died: a file tells that on any machine, and no scheduler has to.
    ``PROVEN`` processes alone is left out, and gets a row with the code "crashed".
 3. The shard is done without these. If processes die all the same, or at too many pictures, the batch ends: then it is not the
    pictures.
+
+A picture that is not read within the timeout ends no process: it is left out too, with the code "timeout", and the same process
+does the shard without it. If that goes on from picture to picture, the batch ends: then it is the disk.
 """
 
 from __future__ import annotations
@@ -16,15 +19,18 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
+from onestage.data.batch_folder import HIDDEN
 from onestage.errors import LostError
 from onestage.files import atomic_file
-from onestage.scale.manifest import HIDDEN
-from onestage.scale.work import Advance, Conditions, Done, Tell, Worker
+from onestage.scale.work import Advance, Conditions, Done, SlowError, Tell, Worker
 
 SUSPECT, PROVEN, MOST = 2, 2, 10
 """Deaths at a shard before its pictures are looked at alone; deaths at a picture alone; pictures of a shard that may."""
+SLOW_IN_A_ROW = 5
+"""Pictures side by side that are not read within the timeout: nothing is read any more."""
 PERIOD = 1.0
 """Seconds between two notes of how a shard advances."""
 _NAME = ".attempt-"
@@ -33,8 +39,8 @@ _NAME = ".attempt-"
 @dataclass(frozen=True)
 class Attempt:
     """What the file of a shard says. deaths: of processes that had all of it. alone: the picture that a process has alone; None
-    if it has all. next: the first one that was not looked at alone. times: deaths at that one. crashed: those left out.
-    pictures, failures: how far the shard is.
+    if it has all. next: the first one that was not looked at alone. times: deaths at that one. crashed: those left out, and
+    slow: those left out because they were not read in time, in this order. pictures, failures: how far the shard is.
     """
 
     deaths: int = 0
@@ -42,6 +48,7 @@ class Attempt:
     next: int = 0
     times: int = 0
     crashed: tuple[int, ...] = ()
+    slow: tuple[int, ...] = ()
     pictures: int = 0
     failures: int = 0
 
@@ -52,6 +59,18 @@ class Attempt:
         if self.times + 1 < PROVEN:
             return replace(self, alone=None, next=self.alone, times=self.times + 1)
         return replace(self, alone=None, next=self.alone + 1, times=0, crashed=(*self.crashed, self.alone))
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """The pictures that are not looked at, each with its code."""
+        return dict.fromkeys(self.slow, "timeout") | dict.fromkeys(self.crashed, "crashed")
+
+    def without(self, slow: SlowError) -> Attempt:
+        """What is known after a picture was not read in time. Raise LostError if nothing is read any more."""
+        last = (*self.slow, slow.number)[-SLOW_IN_A_ROW:]
+        if len(last) == SLOW_IN_A_ROW and all(after - before == 1 for before, after in pairwise(last)):
+            raise slow.error
+        return replace(self, slow=(*self.slow, slow.number), alone=None, pictures=0, failures=0)
 
     def check(self, shard: int, most: int) -> None:
         """Raise LostError if it makes no sense to try again. most: deaths of processes that had all of the shard."""
@@ -71,7 +90,7 @@ def _read(path: Path) -> Attempt | None:
     """What a file says; None if it is not there, or is being replaced."""
     try:
         content = json.loads(path.read_text())
-        return Attempt(**content | {"crashed": tuple(content["crashed"])})
+        return Attempt(**content | {name: tuple(content[name]) for name in ("crashed", "slow")})
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -95,18 +114,19 @@ def progress_of(folder: Path) -> dict[int, Advance]:
 
 @dataclass(eq=False)
 class Hand:
-    """A process that does shards. Its model is opened with the first one. noting: whether the files say how a shard advances,
-    for an engine that has no other way to hear it.
+    """A process that does shards. Its model is opened with the first one. digest: of the manifest. noting: whether the files
+    say how a shard advances, for an engine that has no other way to hear it.
     """
 
     folder: Path
+    digest: str
     device: str
     conditions: Conditions
     noting: bool = False
     _worker: Worker | None = field(default=None, init=False)
 
     def __call__(self, shard: int, tell: Tell) -> Done:
-        """Do a shard. Raise LostError if too many processes died of it."""
+        """Do a shard. Raise LostError if too many processes died of it, or nothing is read any more."""
         path = _path(self.folder, shard)
         before = _read(path)
         attempt = Attempt() if before is None else before.died()
@@ -114,23 +134,47 @@ class Hand:
             attempt.check(shard, self.conditions.deaths)
             _write(path, attempt)
             if self._worker is None:
-                self._worker = Worker.begin(self.folder, self.device, self.conditions)
+                self._worker = Worker.begin(self.folder, self.digest, self.device, self.conditions)
             if attempt.deaths >= SUSPECT:
                 attempt = self._looked(self._worker, shard, attempt, tell)
                 _write(path, attempt)
-            noted = _Noted(path, attempt, tell) if self.noting else tell
-            return self._worker(shard, noted, crashed=frozenset(attempt.crashed))
+            while True:
+                said = _Counted(_Noted(path, attempt, tell) if self.noting else tell)
+                try:
+                    return self._worker(shard, said, left_out=attempt.left_out)
+                except SlowError as slow:
+                    attempt = attempt.without(slow)
+                    _write(path, attempt)
+                    tell(Advance(-said.pictures, -said.failures))
         finally:  # after any end but death
             path.unlink(missing_ok=True)
 
     def _looked(self, worker: Worker, shard: int, attempt: Attempt, tell: Tell) -> Attempt:
         """Look at each picture alone that no process looked at so far."""
-        for number in worker.one_by_one(shard, attempt.next):
-            times = attempt.times if number == attempt.next else 0
-            attempt = replace(attempt, alone=number, next=number, times=times)
-            _write(_path(self.folder, shard), attempt)
-            tell(Advance(0, 0))
-        return replace(attempt, alone=None, next=attempt.next + 1, times=0) if attempt.alone is not None else attempt
+        while True:
+            try:
+                for number in worker.one_by_one(shard, attempt.next, attempt.slow):
+                    times = attempt.times if number == attempt.next else 0
+                    attempt = replace(attempt, alone=number, next=number, times=times)
+                    _write(_path(self.folder, shard), attempt)
+                    tell(Advance(0, 0))
+            except SlowError as slow:
+                attempt = replace(attempt.without(slow), next=slow.number + 1, times=0)
+                continue
+            return replace(attempt, alone=None, next=attempt.next + 1, times=0) if attempt.alone is not None else attempt
+
+
+@dataclass(eq=False)
+class _Counted:
+    """Takes how a shard advances, and keeps how much was told."""
+
+    inner: Tell
+    pictures: int = 0
+    failures: int = 0
+
+    def __call__(self, more: Advance) -> None:
+        self.pictures, self.failures = self.pictures + more.pictures, self.failures + more.failures
+        self.inner(more)
 
 
 @dataclass(eq=False)

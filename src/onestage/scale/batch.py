@@ -6,12 +6,10 @@ by then.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import platform
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from importlib.metadata import version
@@ -19,28 +17,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from onestage.deploy.plan import fingerprint
-from onestage.errors import ConfigError, DataError, warn_outside
-from onestage.files import atomic_file, make_folder, remove_leftovers, writing
-from onestage.model.codec import encode
+from onestage.data.batch_folder import HIDDEN, PICTURES, arrow, is_batch, parts_of, shard_sizes
+from onestage.errors import ConfigError, DataError, counted, warn_outside
+from onestage.files import make_folder, remove_leftovers, writing
 from onestage.model.detector import Detector
-from onestage.predict.exported import open_exported
 from onestage.scale.inputs import Note, pictures_of
-from onestage.scale.listing import compare, shard_sizes, write_listing
-from onestage.scale.manifest import (
-    HIDDEN,
-    LOCK,
-    NEW_PICTURES,
-    PICTURES,
-    Manifest,
-    ModelNote,
-    Options,
-    changes,
-    check_folder,
-    holds_batch,
-    refuse,
-)
-from onestage.scale.parts import arrow, finished, part_path, part_paths, whole_note_of
+from onestage.scale.listing import SECRETS, Summary, compare, write_listing
+from onestage.scale.manifest import LOCK, NEW_PICTURES, Manifest, Options, changes, check_folder, refuse
+from onestage.scale.model_copy import copy_model, is_same, note_model
+from onestage.scale.stores import masked
 from onestage.scale.work import Done, summary
 
 PATIENCE = 5.0
@@ -61,27 +46,29 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch whose manifest is written. sizes: how many pictures each shard has. ready: the shards that were done before."""
+    """A batch whose manifest is written. sizes: how many pictures each shard has. earlier: what the shards hold that were done
+    before.
+    """
 
     folder: Path
     manifest: Manifest
     sizes: list[int] = field(repr=False)
-    ready: list[int] = field(repr=False)
+    earlier: list[Done] = field(repr=False)
 
     @cached_property
     def left(self) -> list[int]:
         """The shards that are to be done, in order."""
-        return sorted({*range(len(self.sizes))} - {*self.ready})
+        return sorted({*range(len(self.sizes))} - {done.shard for done in self.earlier})
 
     @property
     def pictures_left(self) -> int:
         """How many pictures they have."""
         return sum(self.sizes[shard] for shard in self.left)
 
-    def earlier(self) -> Iterator[Done]:
-        """What the shards hold that were done before."""
-        for shard in self.ready:
-            yield summary(shard, part_path(self.folder, shard))
+    @property
+    def pictures_done(self) -> int:
+        """How many pictures were done before."""
+        return sum(done.pictures for done in self.earlier)
 
 
 @contextmanager
@@ -95,16 +82,40 @@ def begun(folder: Path, wanted: Wanted, *, note: Note) -> Iterator[Batch]:
     folder = folder.absolute()
     check_folder(folder)
     with ExitStack() as stack:
-        hidden = make_folder(folder / HIDDEN)
+        is_new, hidden = not folder.exists(), make_folder(folder / HIDDEN)
         _lock(hidden / LOCK, stack)
+        stack.callback(_undo, folder, is_new=is_new)
         _tidy(folder)
         stack.callback(_tidy, folder)  # processes may have been killed
+        stack.callback((hidden / SECRETS).unlink, missing_ok=True)
         manifest = _prepared(folder, wanted, note)
         sizes = shard_sizes(hidden / PICTURES)
-        for part in part_paths(folder):
-            if whole_note_of(part) is None:
-                note(f"{part}: this part is damaged; it is made again")
-        yield Batch(folder, manifest, sizes, [*finished(folder, manifest.digest, sizes)])
+        yield Batch(folder, manifest, sizes, [*_finished(folder, manifest, sizes, note)])
+
+
+def _finished(folder: Path, manifest: Manifest, sizes: Sequence[int], note: Note) -> Iterator[Done]:
+    """What the parts hold that are there, whole. Raise ConfigError if a file is in the way."""
+    for path, shard, is_whole in parts_of(folder, manifest.digest, sizes):
+        try:
+            found = summary(shard, path) if is_whole else None
+        except DataError:
+            found = None
+        if found is None:
+            note(f"{path}: this part is damaged; it is made again")
+        else:
+            yield found
+
+
+def _undo(folder: Path, *, is_new: bool) -> None:
+    """Leave nothing behind if no batch was begun. is_new: whether the folder was made for it."""
+    if is_batch(folder):
+        return
+    with suppress(OSError):
+        for place in (folder / HIDDEN).iterdir():
+            place.unlink()
+        (folder / HIDDEN).rmdir()
+        if is_new:
+            folder.rmdir()
 
 
 def _tidy(folder: Path) -> None:
@@ -133,18 +144,15 @@ def _lock(path: Path, stack: ExitStack) -> None:
 
 def _prepared(folder: Path, wanted: Wanted, note: Note) -> Manifest:
     """The manifest, which is written now unless it is there. Raise ConfigError if another one is there."""
-    before = Manifest.read(folder) if holds_batch(folder) else None
+    before = Manifest.read(folder) if is_batch(folder) else None
     hidden = folder / HIDDEN
     listing = hidden / (PICTURES if before is None else NEW_PICTURES)
     try:
-        pictures = partial(pictures_of, wanted.given, results=folder, note=note)
-        found = write_listing(listing, pictures, wanted.options.shard_size)
-        if found.repeated:
-            note(f"{found.repeated:,} pictures that are named twice are taken once")
-        model = _noted(wanted)
-        made = Manifest(model, wanted.options, wanted.given, replace(found, repeated=0), _versions())
+        found = _listed(listing, wanted, folder, note)
+        model = note_model(wanted.name, wanted.model, wanted.options.runtime)
+        made = Manifest(model, wanted.options, tuple(map(masked, wanted.given)), found, _versions())
         if before is None:
-            _copy(wanted.model, hidden / model.file)
+            copy_model(wanted.model, hidden / model.file)
             made.write(folder)
             return made
         same = before.pictures.digest == made.pictures.digest
@@ -152,53 +160,40 @@ def _prepared(folder: Path, wanted: Wanted, note: Note) -> Manifest:
             raise refuse(folder, lines)
         if before.made_by != made.made_by:
             note(f"this batch was begun with {_told(before.made_by)}, and goes on with {_told(made.made_by)}")
+        if not is_same(hidden / before.model.file, before.model):
+            note(f"{hidden / before.model.file}: this copy of the model was changed; it is made again")
+            copy_model(wanted.model, hidden / before.model.file)
         return before
     finally:
         if before is not None:
             listing.unlink(missing_ok=True)
 
 
+def _listed(listing: Path, wanted: Wanted, folder: Path, note: Note) -> Summary:
+    """Write the list of the pictures. Return what it is, without what was left out, which is told."""
+    told = set[str]()
+
+    def once(text: str) -> None:  # the list is written twice if ids come twice
+        if text not in told:
+            note(text)
+        told.add(text)
+
+    pictures = partial(pictures_of, wanted.given, results=folder, note=once)
+    found = write_listing(listing, pictures, wanted.options.shard_size)
+    if found.repeated:
+        note(f"{counted(found.repeated, 'picture')} named twice: each is taken once")
+    if found.clashes:
+        what = f"{counted(found.clashes, 'picture')} left out, because another one before has the same id"
+        note(f"{what}: {found.clash}, for example")
+    return replace(found, repeated=0, clashes=0, clash="")
+
+
 def _versions() -> dict[str, str]:
     return {"onestage": version("onestage"), "torch": version("torch"), "python": platform.python_version()}
 
 
-def _told(versions: object) -> str:
-    return ", ".join(f"{name} {number}" for name, number in dict(versions).items())  # type: ignore[call-overload]
-
-
-def _noted(wanted: Wanted) -> ModelNote:
-    """What the manifest says of the model. Its digest covers the weights, the config, and what was measured about scores."""
-    model = wanted.model
-    if isinstance(model, Detector):
-        about = json.dumps(None if model.scores is None else encode(model.scores), sort_keys=True)
-        digest = hashlib.sha256(f"{fingerprint(model)} {about}".encode()).hexdigest()
-        return ModelNote(wanted.name, "model.safetensors", digest, tuple(model.classes))
-    total = hashlib.sha256()
-    for path in _files(model):
-        total.update(path.read_bytes())
-    classes = open_exported(model, wanted.options.runtime, trusted=True).classes  # the caller has opened it before
-    return ModelNote(wanted.name, "model." + model.name.partition(".")[2], total.hexdigest(), classes)
-
-
-def _files(exported: Path) -> list[Path]:
-    """An exported file and those that belong to it, such as the weights of OpenVINO and ncnn."""
-    return [
-        exported,
-        *(path for end in (".bin", ".json") if (path := exported.with_suffix(end)).is_file() and path != exported),
-    ]
-
-
-def _copy(model: Detector | Path, place: Path) -> None:
-    """Put a copy of the model into the folder, durably."""
-    if isinstance(model, Detector):
-        try:
-            model.save(place)
-        except DataError:
-            raise
-        return
-    for path in _files(model):
-        with atomic_file(place if path == model else place.with_suffix(path.suffix), durable=True) as file:
-            file.write(path.read_bytes())
+def _told(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in versions.items())
 
 
 @dataclass

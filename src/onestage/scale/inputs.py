@@ -22,10 +22,11 @@ from typing import NamedTuple
 
 from onestage import tars
 from onestage.data.files import PICTURE_SUFFIXES
-from onestage.errors import DataError, absent, nearest
+from onestage.errors import DataError, OnestageError, absent, counted, nearest
 from onestage.parts import column, image_column, name_column, open_parquet, picture_names
+from onestage.predict.live import without_password
 from onestage.scale.lists import PARQUET, PATHS, entries, is_list, opened_parquet
-from onestage.scale.stores import LOCAL, UNKNOWN, Found, Local, Store, is_remote, store_of
+from onestage.scale.stores import LOCAL, UNKNOWN, Found, Local, Passed, Store, is_remote, masked, store_of
 
 TAR = ".tar"
 _PACKED = (".tar.gz", ".tgz", ".tar.zst", ".tar.bz2", ".tar.xz", ".zip")
@@ -57,19 +58,47 @@ Note = Callable[[str], None]
 def pictures_of(given: Sequence[str], *, results: Path, note: Note) -> Iterator[Listed]:
     """The pictures that words stand for, in order; those that two words name come twice.
 
-    results: a folder that is passed over. note: is told of tar files that are cut off. Raise DataError if a word names no
-    picture.
+    results: a folder that is passed over. note: is told of tar files that are cut off, and of what is passed over. Raise
+    DataError if a word names no picture. No password is shown: not in ids and paths, nor in errors.
     """
     words = [word for pattern in given for word in expanded(pattern)]
-    folders = Local(os.path.realpath(results))
-    for word in words:
-        store = store_of(word) if is_remote(word) else folders
-        count = 0
-        for picture in _of_word(store, word, alone=len(words) == 1, note=note):
-            count += 1
-            yield picture
-        if not count:
-            raise _none(store, word)
+    folders, number = Local(os.path.realpath(results)), 0
+    try:
+        for word in words:
+            store = store_of(word) if is_remote(word) else folders
+            before = number
+            for picture in _of_word(store, word, alone=len(words) == 1, note=note):
+                number += 1
+                yield _shown(picture, number)
+            if number == before:
+                _tell(folders.passed, note)
+                raise _none(store, word)
+    except OnestageError as error:
+        for part in ("where", "got", "fix"):
+            text = str(getattr(error, part) or "")
+            if "://" in text:
+                setattr(error, part, without_password(text))
+        raise
+    _tell(folders.passed, note)
+
+
+def _shown(picture: Listed, number: int) -> Listed:
+    """The picture with no password in its id and its path. Addresses that differ in a key of their query stay different: they
+    get the number of the picture.
+    """
+    if not is_remote(picture.address) or (path := masked(picture.path)) == picture.path:
+        return picture
+    mark = f"#{number}" if masked(path.partition("?")[2]) != picture.path.partition("?")[2] else ""
+    return picture._replace(id=masked(picture.id) + mark, path=path + mark)
+
+
+def _tell(passed: Passed, note: Note) -> None:
+    """Say what was passed over."""
+    if passed.links:
+        what = f"{counted(passed.links, 'link')} to folders in these folders are not followed"
+        note(f"{what}, such as {passed.link}: name it as a folder if its pictures are meant")
+    if passed.results:
+        note(f"the results of other batches are passed over: {', '.join(sorted(passed.results)[:3])}")
 
 
 def expanded(word: str) -> list[str]:

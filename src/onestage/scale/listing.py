@@ -1,8 +1,12 @@
 """The list of all pictures of a batch, as a Parquet file: a row group for each shard, so that any shard is read alone.
 
-To write it takes 8 bytes of memory for each picture, with which it is checked that ids are unlike each other.
+To write it takes about 16 bytes of memory for each picture, with which it is checked that ids are unlike each other; a second
+time if there are equal ones.
 
-Shape letters: N pictures.
+Addresses are in it without passwords and keys. Those that have some are whole in another file, which only this user may read,
+and which is there as long as a command works at the batch: each one makes it from the words that the user gives.
+
+Shape letters: N pictures, M numbers of ids that may come twice.
 """
 
 from __future__ import annotations
@@ -11,7 +15,8 @@ import hashlib
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,36 +24,47 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from onestage.data.batch_folder import arrow
 from onestage.errors import DataError, counted
 from onestage.files import atomic_file
 from onestage.scale.inputs import Listed
+from onestage.scale.stores import masked
 
+SECRETS = ".addresses.parquet"
+"""The file of whole addresses, beside the list."""
 COMPARED = 3
 """Examples of what changed."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a list holds. digest: a SHA-256 of all its rows. repeated: pictures that came a second time, and were left out."""
+    """What a list holds. digest: a SHA-256 of all its rows. repeated: pictures that came a second time, and were left out;
+    clashes: others with the id of a picture before them, which were left out too, and clash: the first of them.
+    """
 
     pictures: int
     shards: int
     digest: str
     repeated: int = 0
+    clashes: int = 0
+    clash: str = ""
 
 
 def write_listing(path: Path, pictures: Callable[[], Iterable[Listed]], shard_size: int) -> Summary:
-    """Write the list. pictures: gives them, in the same order at each call; a second one is needed if ids come twice.
+    """Write the list. pictures: gives them, in the same order at each call; a second one is needed if ids come twice. Of those
+    with the same id the first one is taken.
 
-    Raise DataError if two different pictures have the same id, WriteError if the file cannot be written.
+    Raise WriteError if the file cannot be written.
     """
     summary, ids = _write(path, pictures(), shard_size)
-    values, counts = np.unique(ids, return_counts=True)
-    if len(values) == len(ids):
+    ids.sort()
+    doubted = np.unique(ids[1:][ids[1:] == ids[:-1]])
+    del ids
+    if not len(doubted):
         return summary
-    once = _Once({*values[counts > 1].tolist()})
+    once = _Once(doubted)
     summary, _ = _write(path, filter(once, pictures()), shard_size)
-    return Summary(summary.pictures, summary.shards, summary.digest, once.repeated)
+    return replace(summary, repeated=once.repeated, clashes=once.clashes, clash=once.clash)
 
 
 def _write(path: Path, pictures: Iterable[Listed], shard_size: int) -> tuple[Summary, NDArray[np.uint64]]:
@@ -56,10 +72,19 @@ def _write(path: Path, pictures: Iterable[Listed], shard_size: int) -> tuple[Sum
     from pyarrow import RecordBatch, parquet
 
     digest, ids, shards, schema = hashlib.sha256(), array("Q"), 0, _schema()
-    with atomic_file(path, durable=True) as file, parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+    path.with_name(SECRETS).unlink(missing_ok=True)
+    with ExitStack() as stack:
+        file = stack.enter_context(atomic_file(path, durable=True))
+        writer = stack.enter_context(parquet.ParquetWriter(file, schema, compression="zstd"))
+        secrets = _Secrets(path.with_name(SECRETS), stack)
         left = iter(pictures)
         while shard := [*islice(left, shard_size)]:
-            rows = [(_text(row.id), _text(row.path), os.fsencode(row.address), *row[3:]) for row in shard]
+            shown = [masked(row.address) for row in shard]
+            secrets.write(shards, [(number, row.address) for number, row in enumerate(shard) if row.address != shown[number]])
+            rows = [
+                (_text(row.id), _text(row.path), os.fsencode(address), *row[3:])
+                for row, address in zip(shard, shown, strict=True)
+            ]
             for row in rows:
                 digest.update(repr(row).encode())
                 ids.append(_number(row[0]))
@@ -69,27 +94,55 @@ def _write(path: Path, pictures: Iterable[Listed], shard_size: int) -> tuple[Sum
     return Summary(len(ids), shards, digest.hexdigest()), np.frombuffer(ids, dtype=np.uint64) if ids else np.zeros(0, np.uint64)
 
 
-class _Once:
-    """Whether a picture is a new one. doubted: the numbers of the ids that may come twice."""
+class _Secrets:
+    """Takes the whole addresses of pictures. The file is begun with the first one, and whole when the stack ends."""
 
-    def __init__(self, doubted: set[int]) -> None:
-        self.repeated = 0
+    def __init__(self, path: Path, stack: ExitStack) -> None:
+        self._path, self._stack = path, stack
+        self._writer: Any = None
+
+    def write(self, shard: int, addresses: list[tuple[int, str]]) -> None:
+        """Keep the addresses of a shard, each with its row."""
+        if not addresses:
+            return
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        if self._writer is None:
+            file = self._stack.enter_context(atomic_file(self._path))
+            os.chmod(file.fileno(), 0o600)  # noqa: PTH101  # before its first byte
+            schema = pa.schema([("shard", pa.int64()), ("row", pa.int64()), ("address", pa.binary())])
+            self._writer = self._stack.enter_context(parquet.ParquetWriter(file, schema))
+        rows = [{"shard": shard, "row": row, "address": os.fsencode(address)} for row, address in addresses]
+        self._writer.write_batch(pa.RecordBatch.from_pylist(rows, self._writer.schema))
+
+
+class _Once:
+    """Whether a picture is the first one of its id. doubted (M,): the numbers of the ids that may come twice, sorted."""
+
+    def __init__(self, doubted: NDArray[np.uint64]) -> None:
+        self.repeated = self.clashes = 0
+        self.clash = ""
         self._doubted = doubted
-        self._place: dict[str, tuple[str, int, int]] = {}
+        self._first = np.zeros((len(doubted), 2), dtype=np.uint64)  # of each: its place, 0 if there was none, and its id
 
     def __call__(self, picture: Listed) -> bool:
-        """Raise DataError if another picture has its id."""
-        if _number(_text(picture.id)) not in self._doubted:
+        number = _number(_text(picture.id))
+        at = int(np.searchsorted(self._doubted, np.uint64(number)))
+        if at == len(self._doubted) or int(self._doubted[at]) != number:
             return True
-        place = (picture.address, picture.offset, picture.length)
-        known = self._place.setdefault(picture.id, place)
-        if known != place:
-            what, fix = "two pictures have the same id", "leave out the column of ids, or name the folder above"
-            got = f"{picture.id}: {known[0]} and {picture.address}"
-            raise DataError(what, where=picture.path, got=got, expected="an id for each picture", fix=fix)
-        if known is not place:
+        place, id = _number(repr((picture.address, picture.offset, picture.length))) or 1, _number(f"{picture.id!r}")
+        known = self._first[at].tolist()
+        if not known[0]:
+            self._first[at] = place, id
+        if not known[0] or known[1] != id:  # another id that happens to have the same number
+            return True
+        if known[0] == place:
             self.repeated += 1
-        return known is place
+        else:
+            self.clashes += 1
+            self.clash = self.clash or f"{picture.id} ({picture.path})"
+        return False
 
 
 def _number(id: str) -> int:
@@ -110,24 +163,20 @@ def _schema() -> Any:
 
 def read_shard(path: Path, shard: int) -> list[Listed]:
     """The pictures of a shard. Raise DataError if the list cannot be read."""
-    from pyarrow import ArrowException, parquet
+    pa = arrow()
+    from pyarrow import parquet
 
     try:
         with parquet.ParquetFile(path, memory_map=True) as file:
             rows = file.read_row_group(shard).to_pydict()
-    except (ArrowException, OSError) as error:
+        rows["address"] = [os.fsdecode(address) for address in rows["address"]]
+        if (secrets := path.with_name(SECRETS)).exists():
+            for whole in parquet.read_table(secrets, filters=[("shard", "=", shard)]).to_pylist():
+                rows["address"][whole["row"]] = os.fsdecode(whole["address"])
+    except (pa.ArrowException, OSError) as error:
         what, fix = "the list of pictures of this batch cannot be read", "begin again in another folder: -o OTHER"
         raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error
-    rows["address"] = [os.fsdecode(address) for address in rows["address"]]
     return [Listed(*row) for row in zip(*rows.values(), strict=True)]
-
-
-def shard_sizes(path: Path) -> list[int]:
-    """How many pictures each shard has."""
-    from pyarrow import parquet
-
-    about = parquet.read_metadata(path)
-    return [about.row_group(shard).num_rows for shard in range(about.num_row_groups)]
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def _of_table(text: io.TextIOWrapper, address: str) -> Iterator[Entry]:
         header = next(rows, [])
         path, own = column_of(header, PATHS), column_of(header, IDS)
         if path is None:
-            if len(header) > 1:
+            if len(header) > 1 or not any(mark in "".join(header) for mark in "./\\"):  # a heading, and no path
                 raise _no_column(header, address)
             yield Entry(header[0] if header else "")
         for row in rows:

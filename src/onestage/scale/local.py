@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 
@@ -13,6 +13,9 @@ from onestage.scale.attempts import Hand, forget_attempts
 from onestage.scale.batch import Batch, sized
 from onestage.scale.team import Team
 from onestage.scale.work import Advance, Conditions, Done
+
+GRACE = 60.0
+"""Seconds that a process may be silent beyond the timeout of a picture, which it notices itself."""
 
 
 def run_local(batch: Batch, *, workers: int | None, conditions: Conditions) -> Iterator[Advance | Done]:
@@ -24,8 +27,8 @@ def run_local(batch: Batch, *, workers: int | None, conditions: Conditions) -> I
     on_gpu = batch.manifest.options.device == "cuda"
     usual = torch.cuda.device_count() if on_gpu else processors()
     forget_attempts(batch.folder)
-    begin = partial(_begin, batch.folder, batch.manifest.options.device, conditions)
-    with Team(begin, sized(workers, usual, batch.left), timeout=conditions.timeout, fork=not on_gpu) as team:
+    begin = partial(_begin, Hand(batch.folder, batch.manifest.digest, batch.manifest.options.device, conditions))
+    with Team(begin, sized(workers, usual, batch.left), timeout=conditions.timeout + GRACE, fork=not on_gpu) as team:
         yield from team.run(batch.left)
 
 
@@ -34,8 +37,6 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _begin(folder: Path, device: str, conditions: Conditions, number: int) -> Hand:
+def _begin(hand: Hand, number: int) -> Hand:
     """What the process of that number does with shards."""
-    if device == "cuda":
-        device = f"cuda:{number % torch.cuda.device_count()}"
-    return Hand(folder, device, conditions)
+    return replace(hand, device=f"cuda:{number % torch.cuda.device_count()}") if hand.device == "cuda" else hand

@@ -21,13 +21,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from onestage.data.batch_folder import HIDDEN, MANIFEST, PICTURES, is_batch
 from onestage.errors import ConfigError, DataError
 from onestage.files import TEMPORARY, atomic_file
-from onestage.scale.listing import Summary
+from onestage.scale.listing import SECRETS, Summary
 
-HIDDEN, MANIFEST, PICTURES, NEW_PICTURES, LOCK = "_batch", "manifest.json", "pictures.parquet", "new-pictures.parquet", "lock"
+NEW_PICTURES, LOCK = "new-pictures.parquet", "lock"
 REPORT = "_report"
-VERSION = 1
+USUAL_SCORE = 0.5
+"""That the command takes for a model without thresholds, if none is given."""
+VERSION = 2
 """Of the form of the folder. Another one is refused."""
 
 
@@ -96,6 +99,8 @@ class Manifest:
                 what, fix = "this batch was made by another version of onestage", "begin again in another folder: -o OTHER"
                 raise DataError(what, where=path, got=f"form {content['version']}", expected=f"form {VERSION}", fix=fix)
             model = ModelNote(**_tuples(content["model"], ModelNote))
+            if not model.file.startswith("model.") or "/" in model.file or "\\" in model.file:
+                raise ValueError(f"the model is in {model.file!r}")
             options = Options(**_tuples(content["options"], Options))
             made = cls(model, options, tuple(content["given"]), Summary(**content["pictures"]), content["made_by"])
             if made.digest != content["digest"]:
@@ -117,11 +122,6 @@ def _tuples(content: Mapping[str, Any], kind: type) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
 
 
-def holds_batch(folder: Path) -> bool:
-    """Whether this is a folder of results of a batch."""
-    return (folder / HIDDEN / MANIFEST).is_file()
-
-
 def changes(before: Manifest, after: Manifest, pictures: str) -> list[str]:
     """What another command for the same folder would change, a line each. pictures: how the lists differ, if they do."""
     lines = []
@@ -130,7 +130,7 @@ def changes(before: Manifest, after: Manifest, pictures: str) -> list[str]:
         lines.append(f"the model: {names[0]} before, {names[1]} now")
     old, new = asdict(before.options), asdict(after.options)
     lines += [
-        f"--{name.replace('_', '-')}: {_word(old[name])} before, {_word(new[name])} now"
+        f"--{name.replace('_', '-')}: {_word(name, old[name])} before, {_word(name, new[name])} now"
         for name in old
         if old[name] != new[name]
     ]
@@ -139,31 +139,30 @@ def changes(before: Manifest, after: Manifest, pictures: str) -> list[str]:
     return lines
 
 
-def _word(value: object) -> str:
-    """The value of an option as it is typed."""
+def _word(name: str, value: object) -> str:
+    """The value of an option as it is typed, and whether it is the usual one, which is perhaps not typed."""
+    if value is None:
+        return "the usual"
     if isinstance(value, tuple | list):
-        return " ".join(map(str, value)) or "all"
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return "the usual" if value is None else str(value)
+        return " ".join(map(str, value)) or "all (the usual)"
+    word = ("on" if value else "off") if isinstance(value, bool) else str(value)
+    return f"{word} (the usual)" if value in (getattr(Options(), name), USUAL_SCORE if name == "score" else None) else word
 
 
 def refuse(folder: Path, lines: list[str]) -> ConfigError:
     """The error for a command that would change a batch."""
     what, fix = "the results in this folder are of another batch", "give what it had before, or another folder: -o OTHER"
-    return ConfigError(
-        what, where=folder, got="\n" + "\n".join(f"  {line}" for line in lines), expected="what is in its manifest", fix=fix
-    )
+    return ConfigError(what, where=folder, got="\n".join(lines), expected="what is in its manifest", fix=fix)
 
 
 def check_folder(folder: Path) -> None:
     """Raise ConfigError if a folder for results holds anything that no batch left there."""
     if folder.exists() and not folder.is_dir():
         raise ConfigError("this is a file", where=folder, expected="a folder for results", fix="name a folder: -o OUT")
-    if not folder.is_dir() or holds_batch(folder):
+    if not folder.is_dir() or is_batch(folder):
         return
     hidden = folder / HIDDEN
-    ours = {PICTURES, NEW_PICTURES, LOCK}  # a batch that was killed before its manifest was written
+    ours = {PICTURES, NEW_PICTURES, SECRETS, LOCK}  # a batch that was killed before its manifest was written
     begun = [path.name for path in hidden.iterdir()] if hidden.is_dir() else []
     strange = [
         f"{HIDDEN}/{name}" for name in begun if name not in ours and not name.startswith("model.") and not _is_temporary(name)

@@ -72,7 +72,7 @@ def run_on_ray(
             compute=ray.data.ActorPoolStrategy(size=count),
             num_cpus=1,
             num_gpus=cluster.gpus or None,
-            fn_constructor_args=(str(batch.folder), batch.manifest.options.device, conditions),
+            fn_constructor_args=(str(batch.folder), batch.manifest.digest, batch.manifest.options.device, conditions),
         )
         try:
             yield from _told(batch.folder, done.iter_rows())
@@ -128,9 +128,9 @@ class FaultError(Exception):
 class Actor:
     """A process of Ray that does shards. Its model is opened with the first one, so that an error comes back as a row."""
 
-    def __init__(self, folder: str, device: str, conditions: Conditions) -> None:
+    def __init__(self, folder: str, digest: str, device: str, conditions: Conditions) -> None:
         torch.set_num_threads(1)  # results are then the same on any number of machines
-        self._hand = Hand(Path(folder), device, conditions, noting=True)
+        self._hand = Hand(Path(folder), digest, device, conditions, noting=True)
 
     def __call__(self, batch: Any) -> Any:
         """The outcome of the shards in a table of one row: status, error, and what was done."""

@@ -20,15 +20,15 @@ Equal rows make equal bytes. Shape letters: D detections of all pictures of a sh
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onestage.errors import ConfigError, DataError
+from onestage.data.batch_folder import DIGEST, SHARD, arrow, note_of, part_path
+from onestage.errors import DataError
 from onestage.files import atomic_file
 from onestage.predict.shard import Row
 
@@ -38,29 +38,6 @@ if TYPE_CHECKING:
 OK = "ok"
 CHECKED = {"write_page_checksum": True}
 """Damage of a page is then noticed when it is read."""
-DIGEST, SHARD = b"onestage.batch", b"onestage.shard"
-"""The keys of the metadata of a part: the digest of its manifest, and its number."""
-
-
-def part_path(folder: Path, shard: int) -> Path:
-    """The place of the results of a shard."""
-    return folder / f"part-{shard:06d}.parquet"
-
-
-def part_paths(folder: Path) -> list[Path]:
-    """The parts that are there, in the order of shards."""
-    return sorted(folder.glob("part-*.parquet"))
-
-
-def arrow() -> Any:
-    """The package pyarrow. Raise ConfigError if it is not installed."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        what, fix = "results of a batch are Parquet files, and pyarrow is not installed", "pip install 'onestage[batch]'"
-        raise ConfigError(what, got=error, fix=fix) from error
-    return pyarrow
 
 
 @cache
@@ -110,51 +87,13 @@ def write_part(folder: Path, shard: int, table: Table, digest: str) -> None:
         file.write(whole.getbuffer())
 
 
-@dataclass(frozen=True)
-class PartNote:
-    """What the end of a part says, before its rows are read. pictures: its rows."""
-
-    shard: int
-    digest: str
-    pictures: int
-
-
-def note_of(path: Path) -> PartNote | None:
-    """What a part says of itself; None if it is damaged or cut off, or was not written by a batch."""
-    pa = arrow()
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            noted = file.schema_arrow.metadata or {}
-            return PartNote(int(noted[SHARD]), noted[DIGEST].decode(), file.metadata.num_rows)
-    except (pa.ArrowException, OSError, KeyError, ValueError):
-        return None
-
-
-def whole_note_of(path: Path) -> PartNote | None:
-    """As ``note_of``, and None if any of its rows cannot be read."""
+def is_done(path: Path, shard: int, digest: str, pictures: int) -> bool:
+    """Whether the part of a shard is there, of this batch, and all of its rows can be read."""
     note = note_of(path)
     try:
-        return note if note is not None and len(read_part(path)) == note.pictures else None
+        return note is not None and (note.shard, note.digest) == (shard, digest) and len(read_part(path)) == pictures
     except DataError:
-        return None
-
-
-def finished(folder: Path, digest: str, sizes: Sequence[int]) -> Iterator[int]:
-    """The shards whose parts are there, whole. sizes: how many pictures each shard has.
-
-    One that is damaged is left out, so that it is made again. Raise ConfigError if a part belongs to another batch.
-    """
-    for path in part_paths(folder):
-        note = whole_note_of(path)
-        if note is None:
-            continue
-        if note.digest != digest or path != part_path(folder, note.shard) or not 0 <= note.shard < len(sizes):
-            what, fix = "a part in this folder is of another batch", "move it away, or choose another folder with -o"
-            raise ConfigError(what, where=path, expected="parts of this batch alone", fix=fix)
-        if note.pictures == sizes[note.shard]:
-            yield note.shard
+        return False
 
 
 def read_part(path: Path) -> Table:

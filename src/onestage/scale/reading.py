@@ -50,10 +50,7 @@ class Fetched(Part):
             try:
                 with reached(self.path):
                     content = Remote(self.file).read(self.file, self.offset, end)
-                if self.length not in (UNKNOWN, len(content)):
-                    what, fix = "this picture is another one than when it was listed", "begin again: then it is listed as it is"
-                    got, expected = f"{len(content):,} bytes", f"{self.length:,}"
-                    raise DataError(what, where=self.path, got=got, expected=expected, fix=fix, code="changed")
+                    self._check_same(content)
                 return content
             except ConfigError as error:  # a package for this kind of storage is missing
                 raise DataError(error.what, where=self.path, got=error.got, fix=error.fix, code="unreachable") from error
@@ -62,6 +59,18 @@ class Fetched(Part):
                     raise
                 time.sleep(PAUSE * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
+
+    def _check_same(self, content: bytes) -> None:
+        """Raise DataError if the storage has another file now than when it was listed, or gave not all of it."""
+        got, expected = f"{len(content):,} bytes", f"{self.length:,}"
+        if self.length in (UNKNOWN, len(content)):
+            if not self.stamp.changed:  # nothing is known of it
+                return
+            if Remote(self.file).is_same(self.file, *self.stamp):
+                return
+            got, expected = "another file", "the file that was listed"
+        what, fix = "this picture is another one than when it was listed", "begin again: then it is listed as it is"
+        raise DataError(what, where=self.path, got=got, expected=expected, fix=fix, code="changed")
 
 
 class _Kept:

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from onestage.data.batch_folder import HIDDEN, PICTURES, arrow, parts_of, shard_sizes
 from onestage.draw import Stroke, colour_of, draw_strokes
 from onestage.errors import DataError
 from onestage.images import decode_image
-from onestage.scale.listing import read_shard, shard_sizes
-from onestage.scale.manifest import HIDDEN, PICTURES, Manifest
-from onestage.scale.parts import OK, arrow, note_of, part_paths
+from onestage.scale.listing import read_shard
+from onestage.scale.manifest import Manifest
+from onestage.scale.parts import OK
 from onestage.scale.reading import stored
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ class Figures:
         return self.failures.total()
 
     @property
+    def never(self) -> list[str]:
+        """The classes that were looked for, and of which there is no object."""
+        return [name for name in self.manifest.options.classes or self.manifest.model.classes if name not in self.objects]
+
+    @property
     def all_scores(self) -> NDArray[np.int64]:
         """(BINS,): the histogram over all classes."""
         return sum(self.scores.values(), np.zeros(BINS, dtype=np.int64))
@@ -88,7 +94,7 @@ class Figures:
 def figures_of(folder: Path, *, sampled: int) -> Figures:
     """The figures of the parts that are there. sampled: about how many pictures are drawn.
 
-    Raise DataError if the folder holds no batch, or a part is damaged or of another batch.
+    Raise DataError if the folder holds no batch or a part is damaged, ConfigError if a file is in the way that is no part.
     """
     arrow()
     from pyarrow import dataset
@@ -96,15 +102,13 @@ def figures_of(folder: Path, *, sampled: int) -> Figures:
     figures = Figures(Manifest.read(folder))
     sizes = shard_sizes(folder / HIDDEN / PICTURES)
     sample = _Sample(SPARE * sampled)
-    for path in part_paths(folder):
-        note = note_of(path)
-        if note is None or note.digest != figures.manifest.digest or note.pictures != sizes[note.shard]:
-            what, fix = "a part of these results is damaged, or of another batch", "run the batch again: it makes a new part"
-            raise DataError(what, where=path, expected="a whole part of this batch", fix=fix)
+    for path, shard, is_whole in parts_of(folder, figures.manifest.digest, sizes):
+        if not is_whole:
+            raise _damaged(path, "it is cut off")
         options = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
         form = dataset.ParquetFileFormat(default_fragment_scan_options=options)
         for fragment in dataset.dataset(path, format=form).get_fragments():
-            _add(figures, _read(fragment, path), note.shard, sample)
+            _add(figures, _read(fragment, path), shard, sample)
     figures.sample = sample.chosen()
     return figures
 
@@ -113,8 +117,12 @@ def _read(fragment: Fragment, path: Path) -> Table:
     try:
         return fragment.to_table()
     except (arrow().ArrowException, OSError) as error:
-        what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"
-        raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error
+        raise _damaged(path, str(error).partition("\n")[0]) from error
+
+
+def _damaged(path: Path, got: str) -> DataError:
+    what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"
+    return DataError(what, where=path, got=got, fix=fix)
 
 
 def _add(figures: Figures, table: Table, shard: int, sample: _Sample) -> None:

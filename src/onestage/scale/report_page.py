@@ -76,6 +76,8 @@ def lead(figures: Figures) -> list[str]:
     """What the figures say, in sentences."""
     found = counted(figures.objects.total(), "object")
     sentences = [f"{counted(figures.pictures, 'picture')}: {found} of {counted(len(figures.objects), 'class')}."]
+    if figures.never:
+        sentences.append(f"Never found: {shortened(', '.join(figures.never), 200)}.")
     missing = figures.manifest.pictures.shards - figures.parts
     if missing:
         left = figures.manifest.pictures.pictures - figures.pictures
@@ -116,12 +118,11 @@ def _classes(figures: Figures) -> Markup:
     most = max(figures.objects.values(), default=1)
     bars = [Bar(name, count, f"{count:,}", math.nan, math.nan) for name, count in common[:MOST_BARS]]
     rows = [(name, f"{count:,}", f"{100 * count / total:.1f} %", f"{_mean(figures, name):.2f}") for name, count in common]
-    never = [name for name in figures.manifest.model.classes if name not in figures.objects]
     caption = "Objects of each class" + (f", the {MOST_CLASSES} most frequent" if len(figures.objects) > MOST_CLASSES else "")
-    note = "<p>Never found: {{ names }}</p>" if never else ""
+    note = "<p>Never found: {{ names }}</p>" if figures.never else ""
     chart = bar_chart("Objects of each class", bars, most=most)
     listed = table(caption, ("class", "objects", "share", "mean score"), rows)
-    return chart + listed + fragment(note, names=shortened(", ".join(never), 600))
+    return chart + listed + fragment(note, names=shortened(", ".join(figures.never), 600))
 
 
 def _mean(figures: Figures, name: str) -> float:

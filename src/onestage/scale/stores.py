@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
+from onestage.data.batch_folder import HIDDEN, is_batch
+from onestage.data.files import matches
 from onestage.errors import ConfigError, DataError, OnestageError, absent
+from onestage.predict.live import without_password
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://|[a-z]+::")
 """How an address that is no path begins."""
@@ -22,6 +25,8 @@ UNKNOWN = -1
 """In place of a number of bytes."""
 _STAMPS = ("ETag", "etag", "md5Hash", "checksum", "mtime", "LastModified", "last_modified", "updated", "created")
 """What kinds of storage call that by which a changed file is known."""
+_DIGEST_BITS = 56
+"""Of the number for the state of a file; above them is the place in _STAMPS."""
 _FIX = "see whether it is there and whether you may read it"
 
 
@@ -70,11 +75,24 @@ def is_remote(address: str) -> bool:
     return SCHEME.match(address) is not None and not address.startswith("file://")
 
 
+@dataclass
+class Passed:
+    """What was passed over: how many links to folders and folders with results, with an example of each."""
+
+    links: int = 0
+    link: str = ""
+    results: set[str] = field(default_factory=set)
+
+
 @dataclass(frozen=True)
 class Local:
-    """Files of this machine. skip: the real path of a folder that is passed over, such as that of the results."""
+    """Files of this machine. skip: the real path of the folder of the results. It is passed over, with all in it, and so are
+    the results of other batches: they hold pictures and lists.
+    """
 
     skip: str | None = None
+    passed: Passed = field(default_factory=Passed, compare=False)
+    _known: dict[tuple[str, str], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def is_folder(self, address: str) -> bool:
         """Whether the path is that of a folder."""
@@ -94,7 +112,8 @@ class Local:
     def below(self, folder: str) -> Iterator[Found]:
         """The files of each folder by name, then those of its subfolders. Links to folders are not followed."""
         root = os.path.abspath(_path(folder))  # noqa: PTH100
-        yield from self._below(root, "")
+        if not self._is_ours(root):
+            yield from self._below(root, "")
 
     def _below(self, folder: str, name: str) -> Iterator[Found]:
         files, folders = list[tuple[str, int, int]](), list[str]()
@@ -106,10 +125,16 @@ class Local:
                     if entry.is_dir(follow_symlinks=False):
                         folders.append(entry.name)
                         continue
+                    if entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112  # which never raises
+                        self.passed.links, self.passed.link = self.passed.links + 1, self.passed.link or entry.path
+                        continue
                     length, changed = _state(entry)
                     files.append((entry.name, length, changed))
         except OSError as error:
             raise DataError("this folder cannot be read", where=folder, got=error.strerror, fix=_FIX) from error
+        if HIDDEN in folders and is_batch(Path(folder)):
+            self.passed.results.add(folder)
+            return
         for file, length, changed in sorted(files):
             yield Found(os.path.join(folder, file), name + file, length, changed)  # noqa: PTH118  # a million times
         for other in sorted(folders):
@@ -118,8 +143,32 @@ class Local:
                 yield from self._below(path, f"{name}{other}/")
 
     def matches(self, pattern: str) -> list[str]:
-        """What a glob fits; ** stands for any folders."""
-        return sorted(glob.glob(_path(pattern), recursive=True))  # noqa: PTH207  # Path.glob knows no absolute patterns
+        """What a glob fits; ** stands for any folders, those behind links too, but not in circles."""
+        path = _path(pattern)
+        return [match for match in matches(path) if not self._is_passed(match, path)]
+
+    def _is_ours(self, folder: str) -> bool:
+        """Whether a folder is that of the results, or in it."""
+        return self.skip is not None and f"{os.path.realpath(folder)}{os.sep}".startswith(f"{self.skip}{os.sep}")
+
+    def _is_passed(self, match: str, pattern: str) -> bool:
+        """Whether what a glob fits belongs to results of a batch, this one or another one."""
+        above = os.path.dirname(match.rstrip(os.sep))  # noqa: PTH120
+        if not self._is_result(above, pattern):
+            return os.path.isdir(match) and self._is_result(match.rstrip(os.sep), pattern)  # noqa: PTH112
+        return True
+
+    def _is_result(self, folder: str, pattern: str) -> bool:
+        """Whether a folder, or one above it that the glob does not name in letters, has results of a batch."""
+        key = pattern, folder
+        if key not in self._known:
+            ours, other = self._is_ours(folder), is_batch(Path(folder))
+            if other and not ours:
+                self.passed.results.add(folder)
+            named = pattern.startswith(f"{folder}{os.sep}") or folder in ("", os.sep)
+            above = os.path.dirname(folder)  # noqa: PTH120
+            self._known[key] = ours or other or (not named and self._is_result(above, pattern))
+        return self._known[key]
 
     def open(self, address: str) -> BinaryIO:
         """The file of that path. Raise DataError if it cannot be opened, or is a pipe or a device."""
@@ -199,6 +248,13 @@ class Remote:
                 raise DataError("there is no such file", where=address, fix=_FIX) from error
             return file
 
+    def is_same(self, address: str, length: int, changed: int) -> bool:
+        """Whether the file at that address is still the one that was found with this length and this number for its state."""
+        with reached(address):
+            info = self._files.info(self._inside(address))
+        key = _STAMPS[changed >> _DIGEST_BITS]
+        return info.get("size") in (None, length) and (info.get(key) is None or _state_of(info, key) == changed)
+
     def read(self, address: str, start: int, end: int | None) -> bytes:
         """Bytes of the file at that address, from ``start`` up to ``end``. Raise OSError."""
         content: bytes = self._files.cat_file(self._inside(address), start=start or None, end=end)
@@ -210,10 +266,26 @@ class Remote:
 
     def _found(self, info: dict[str, Any], root: str) -> Found:
         name, length = str(info["name"]), info.get("size")
-        state = next((str(info[key]) for key in _STAMPS if info.get(key) is not None), "")
-        changed = int.from_bytes(hashlib.sha256(state.encode()).digest()[:7], "big") if state else 0
+        key = next((key for key in _STAMPS if info.get(key) is not None), None)
+        changed = 0 if key is None else _state_of(info, key)
         below = name.removeprefix(root) if root else _last(info)
         return Found(self._files.unstrip_protocol(name), below, UNKNOWN if length is None else int(length), changed)
+
+
+def _state_of(info: dict[str, Any], key: str) -> int:
+    """The number for the state of a file: which stamp it is, and a digest of it. Storage may give a time in one form in a list,
+    and in another one alone.
+    """
+    state = info[key]
+    if isinstance(state, str):
+        state = state.strip('"')
+        with suppress(ValueError):
+            state = datetime.fromisoformat(state)
+    if isinstance(state, datetime):
+        state = state.timestamp()
+    text = f"{float(state):.6f}" if isinstance(state, int | float) else str(state)
+    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") % (1 << _DIGEST_BITS)
+    return _STAMPS.index(key) << _DIGEST_BITS | digest
 
 
 def _last(info: dict[str, Any]) -> str:
@@ -251,7 +323,12 @@ def reached(address: str) -> Iterator[None]:
     except OnestageError:
         raise
     except Exception as error:
-        what, got = "this address cannot be read", f"{type(error).__name__}: {error}"
+        what, got = "this address cannot be read", without_password(f"{type(error).__name__}: {error}")
         fix = "see whether it is there, and whether this machine has the right to read it"
         code = "missing" if isinstance(error, FileNotFoundError) else "unreachable"
-        raise DataError(what, where=address, got=got, fix=fix, code=code) from error
+        raise DataError(what, where=masked(address), got=got, fix=fix, code=code) from error
+
+
+def masked(address: str) -> str:
+    """The address with *** for the password of a user, and for keys in its query; a path is left as it is."""
+    return without_password(address, in_path=False) if is_remote(address) else address

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
-import torch
-
+from onestage.data.batch_folder import HIDDEN, PICTURES, part_path
 from onestage.data.workers import TIMEOUT
-from onestage.errors import ConfigError, DataError
-from onestage.predict.exported import is_exported, open_exported
+from onestage.errors import DataError, LostError
 from onestage.predict.pictures import PictureFile
 from onestage.predict.pipeline import Outcome, Selection
-from onestage.predict.predictor import Looker, Predictor
+from onestage.predict.predictor import Looker
 from onestage.predict.shard import Row, row_of, rows
-from onestage.processes import choose_device
 from onestage.scale.inputs import Listed
 from onestage.scale.listing import read_shard
-from onestage.scale.manifest import HIDDEN, PICTURES, Manifest
-from onestage.scale.parts import OK, part_path, read_part, table_of, whole_note_of, write_part
+from onestage.scale.manifest import Manifest
+from onestage.scale.model_copy import open_copy
+from onestage.scale.parts import OK, is_done, read_part, table_of, write_part
 from onestage.scale.reading import stored
-from onestage.weights.detector_file import load_detector
 
 
 class Advance(NamedTuple):
@@ -44,6 +42,14 @@ class Done(NamedTuple):
 
 
 Tell = Callable[[Advance], None]
+
+
+class SlowError(Exception):
+    """A picture of a shard was not read in time. number: of it; error: that says so."""
+
+    def __init__(self, number: int, error: LostError) -> None:
+        super().__init__(str(error))
+        self.number, self.error = number, error
 
 
 @dataclass(frozen=True)
@@ -66,72 +72,91 @@ class Worker:
     conditions: Conditions = field(default_factory=Conditions)
 
     @classmethod
-    def begin(cls, folder: Path, device: str, conditions: Conditions) -> Worker:
-        """The worker for a folder of results, on a device such as "cpu" or "cuda:1".
+    def begin(cls, folder: Path, digest: str, device: str, conditions: Conditions) -> Worker:
+        """The worker for a batch, on a device such as "cpu" or "cuda:1". digest: of the manifest.
 
-        Raise DataError if the folder is not there, as on a machine that does not share it.
+        Raise DataError if the folder is not there, as on a machine that does not share it, or holds another manifest.
         """
         try:
             manifest = Manifest.read(folder)
         except DataError as error:
             what = "a process that works at this batch does not see its folder, or its manifest"
             raise DataError.because(what, error, where=folder) from error
-        return cls(folder, manifest, open_model(folder, manifest, device), conditions)
+        if manifest.digest != digest:
+            what, fix = "the manifest of this batch was changed while the batch went on", "run the same command again"
+            raise DataError(what, where=folder, got=manifest.digest[:12], expected=digest[:12], fix=fix)
+        return cls(folder, manifest, open_copy(folder, manifest, device), conditions)
 
-    def __call__(self, shard: int, tell: Tell, *, crashed: frozenset[int] = frozenset()) -> Done:
-        """Do a shard, unless its part is there. crashed: pictures of it that end any process; they are not looked at.
+    def __call__(self, shard: int, tell: Tell, *, left_out: Mapping[int, str] = MappingProxyType({})) -> Done:
+        """Do a shard, unless its part is there. left_out: pictures of it that are not looked at, each with the code of its row.
 
-        Raise WriteError if the part cannot be written.
+        Raise WriteError if the part cannot be written, SlowError if a picture is not read in time.
         """
         part = part_path(self.folder, shard)
         pictures = read_shard(self.folder / HIDDEN / PICTURES, shard)
-        note = whole_note_of(part) if part.exists() else None
-        if note is not None and (note.digest, note.shard, note.pictures) == (self.manifest.digest, shard, len(pictures)):
+        if is_done(part, shard, self.manifest.digest, len(pictures)):
             done = summary(shard, part)  # another process did it that was believed dead
             tell(Advance(done.pictures, sum(done.failures.values())))
             return done
-        files = [_file(picture) for number, picture in enumerate(pictures) if number not in crashed]
-        found = list(self._counted(files, tell))
-        for number in sorted(crashed):
-            found.insert(number, row_of(Outcome(_file(pictures[number]), _crash(pictures[number]))))
-        if crashed:
-            tell(Advance(len(crashed), len(crashed)))
+        files = {number: _file(picture) for number, picture in enumerate(pictures)}
+        looked = {number: file for number, file in files.items() if number not in left_out}
+        found = list(self._counted(looked, tell))
+        for number, code in sorted(left_out.items()):
+            found.insert(number, row_of(Outcome(files[number], self._reason(code, pictures[number]))))
+        if left_out:
+            tell(Advance(len(left_out), len(left_out)))
         named = [row._replace(path=picture.path) for row, picture in zip(found, pictures, strict=True)]
         write_part(self.folder, shard, table_of(named, seconds=self.manifest.options.seconds), self.manifest.digest)
         failures = Counter(str(row.code) for row in named if row.status != OK)
         return Done(shard, len(named), dict(failures), dict(Counter(name for row in named for name in row.names)))
 
-    def one_by_one(self, shard: int, first: int) -> Iterator[int]:
-        """Look at each picture of a shard alone, from one on, and forget what is found. Yield its number before that."""
+    def one_by_one(self, shard: int, first: int, slow: Sequence[int] = ()) -> Iterator[int]:
+        """Look at each picture of a shard alone, from one on, but not at slow ones, and forget what is found. Yield its number
+        before that.
+        """
         for number, picture in enumerate(read_shard(self.folder / HIDDEN / PICTURES, shard)[first:], first):
+            if number in slow:
+                continue
             yield number
-            for _ in self._counted([_file(picture)], lambda _: None):
+            for _ in self._counted({number: _file(picture)}, lambda _: None):
                 pass
 
-    def _counted(self, files: list[PictureFile], tell: Tell) -> Iterator[Row]:
-        """The rows of pictures. It tells after each group that went through the network."""
+    def _reason(self, code: str, picture: Listed) -> DataError:
+        """Why a picture was not looked at."""
+        if code == "timeout":
+            what, fix = (
+                "this picture was not read in time",
+                "is its disk or network slow? --worker-timeout SECONDS waits longer",
+            )
+            got = f"more than {self.conditions.timeout:g} s"
+            return DataError(what, where=picture.path, got=got, fix=fix, code=code)
+        what, fix = "every process that read this picture died", "save it again, or give more memory if it is very large"
+        return DataError(what, where=picture.path, fix=fix, code=code)
+
+    def _counted(self, files: Mapping[int, PictureFile], tell: Tell) -> Iterator[Row]:
+        """The rows of pictures by their numbers. It tells after each group that went through the network."""
         options, conditions = self.manifest.options, self.conditions
         labels = tuple(self.looker.classes.index(name) for name in options.classes)
         selection = Selection(options.score, labels, options.top)
         each = partial(rows, batch_size=options.batch_size, gigabytes=options.picture_memory, timeout=conditions.timeout)
         pictures = failures = 0
-        for row in each(self.looker, files, selection=selection):
-            yield row
-            pictures, failures = pictures + 1, failures + (row.status != OK)
-            if pictures >= options.batch_size:
-                tell(Advance(pictures, failures))
-                pictures = failures = 0
+        try:
+            for row in each(self.looker, list(files.values()), selection=selection):
+                yield row
+                pictures, failures = pictures + 1, failures + (row.status != OK)
+                if pictures >= options.batch_size:
+                    tell(Advance(pictures, failures))
+                    pictures = failures = 0
+        except LostError as error:
+            slow = next((number for number, file in files.items() if str(file.path) == error.where), None)
+            if slow is None:
+                raise
+            raise SlowError(slow, error) from error
         tell(Advance(pictures, failures))
 
 
 def _file(picture: Listed) -> PictureFile:
     return PictureFile(cast(Path, stored(picture)), picture.id)  # the decoder takes any Stored
-
-
-def _crash(picture: Listed) -> DataError:
-    """The error of a picture that ends any process."""
-    what, fix = "every process that read this picture died", "save it again, or give more memory if it is very large"
-    return DataError(what, where=picture.path, fix=fix, code="crashed")
 
 
 def summary(shard: int, part: Path) -> Done:
@@ -140,15 +165,3 @@ def summary(shard: int, part: Path) -> Done:
     codes = [code for code in table.column("code").to_pylist() if code is not None]
     names = Counter(name for names in table.column("names").to_pylist() for name in names or ())
     return Done(shard, len(table), dict(Counter(codes)), dict(names))
-
-
-def open_model(folder: Path, manifest: Manifest, device: str) -> Looker:
-    """The model of a batch. Raise WeightsError if its copy is damaged."""
-    options, path = manifest.options, folder / HIDDEN / manifest.model.file
-    if is_exported(path):
-        return open_exported(path, options.runtime, trusted=True)  # the user said so when the batch began
-    detector = load_detector(path).to(choose_device(device))
-    if torch.device(device).type != options.device:
-        what, expected = "this batch computes on another kind of device", options.device
-        raise ConfigError(what, got=device, expected=expected, fix="begin again in another folder: -o OTHER")
-    return Predictor.folded(detector, bf16=options.precision == "bf16")

@@ -3,8 +3,10 @@
 import errno
 import os
 import resource
+import shutil
 import signal
 import time
+from collections.abc import Sequence
 from multiprocessing import parent_process
 from pathlib import Path
 
@@ -14,12 +16,17 @@ import torch
 
 from batches_of_pictures import COUNT, batch, batch_elsewhere, command, deadly, digests, jpeg, leftovers, write_tar
 from onestage import files, load
+from onestage.cli import working
 from onestage.cli.main import main
-from onestage.errors import WriteError
+from onestage.data import batch_folder
+from onestage.data.detections import open_detections
+from onestage.data.threads import PatientThreads
+from onestage.errors import ConfigError, DataError, LostError, WeightsError, WriteError, without_warnings
 from onestage.model.detector import Detector
 from onestage.predict import pipeline
-from onestage.scale import attempts, parts, reading, work
+from onestage.scale import attempts, manifest, model_copy, parts, reading, work
 from onestage.scale import batch as batches
+from onestage.scale.listing import Summary
 from onestage.scale.local import run_local
 from onestage.scale.manifest import Manifest, Options
 from small_runs import send, signal_here, start
@@ -52,10 +59,10 @@ def test_any_number_of_processes_writes_the_same_bytes(whole: Path, pictures: Pa
 
 
 def test_the_same_command_again_does_nothing(whole: Path, pictures: Path, model: Path, capsys, monkeypatch) -> None:
-    before = {path: path.stat().st_mtime_ns for path in parts.part_paths(whole)}
+    before = {path: path.stat().st_mtime_ns for path in batch_folder.part_paths(whole)}
     monkeypatch.setattr(work, "write_part", None)
     assert batch(pictures, whole, model) == 1
-    assert {path: path.stat().st_mtime_ns for path in parts.part_paths(whole)} == before
+    assert {path: path.stat().st_mtime_ns for path in batch_folder.part_paths(whole)} == before
     shown = capsys.readouterr()
     assert "going on: 23 of 23 pictures are done" in shown.err and "23 pictures in" in shown.out
 
@@ -81,10 +88,12 @@ def test_lost_and_damaged_parts_are_made_again(whole: Path, pictures: Path, mode
     ("more", "said"),
     [
         (("--score", "0.25"), "--score: 0.2 before, 0.25 now"),
-        (("--classes", "star"), "--classes: all before, star now"),
-        (("--seconds",), "--seconds: off before, on now"),
+        (("--classes", "star"), "--classes: all (the usual) before, star now"),
+        (("--seconds",), "--seconds: off before, on (the usual) now"),
         (("--batch-size", "1"), "--batch-size: 2 before, 1 now"),
-        (("--picture-memory", "2"), "--picture-memory: 1.0 before, 2.0 now"),
+        (("--picture-memory", "2"), "--picture-memory: 1.0 (the usual) before, 2.0 now"),
+        (("--score", "0.5"), "--score: 0.2 before, 0.5 (the usual) now"),
+        (("--top", "1", "--batch-size", "1"), "--top: 4 before, 1 now\n            --batch-size: 2 before, 1 now\n"),
     ],
 )
 def test_another_option_is_refused(more, said: str, whole: Path, pictures: Path, model: Path, capsys) -> None:
@@ -132,7 +141,115 @@ def test_a_part_of_another_batch_is_refused(whole: Path, pictures: Path, model: 
     assert batch(pictures, out, model, "--classes", "star") == 1
     (out / "part-000001.parquet").write_bytes((whole / "part-000001.parquet").read_bytes())
     assert batch(pictures, out, model, "--classes", "star") == 2
-    assert "a part in this folder is of another batch" in capsys.readouterr().err
+    assert "a part of another batch" in capsys.readouterr().err
+
+
+def test_the_usual_score_is_that_of_the_command() -> None:
+    assert manifest.USUAL_SCORE == working.USUAL_SCORE
+
+
+@pytest.mark.parametrize("name", ["part-000001 (1).parquet", "part-000077.parquet", "part-x.parquet"])
+def test_a_copy_of_a_part_is_in_the_way(name: str, whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    """Its objects would count twice: so say the command, the report, and who reads the detections."""
+    out = tmp_path / "found"
+    shutil.copytree(whole, out)
+    if name == "part-x.parquet":
+        (out / name).write_bytes(b"PAR1")
+    else:
+        shutil.copy(out / "part-000001.parquet", out / name)
+    for arguments in (command(pictures, out, model), ["batch", "report", str(out), "--pictures", "0"]):
+        assert main(arguments) == 2
+        told = capsys.readouterr().err
+        assert "a file in this folder is no part of this batch" in told and name in told and "Traceback" not in told
+    with pytest.raises(ConfigError, match="no part of this batch"):
+        open_detections(out)
+    (out / name).unlink()
+    assert batch(pictures, out, model) == 1 and digests(out) == digests(whole)
+
+
+def test_a_copy_of_the_model_that_was_changed_is_not_used(whole, pictures, model, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "found"
+    shutil.copytree(whole, out)
+    (out / "part-000002.parquet").unlink()
+    copy, other = out / "_batch" / "model.safetensors", load(model)
+    next(other.parameters()).data[0] += 1e-3
+    other.save(copy)
+    with pytest.raises(WeightsError, match="the copy of the model in this batch has changed"):
+        model_copy.open_copy(out, Manifest.read(out), "cpu")
+    assert batch(pictures, out, model) == 1
+    assert "this copy of the model was changed; it is made again" in capsys.readouterr().err
+    assert digests(out) == digests(whole)
+
+
+def test_a_copy_that_could_run_code_is_not_opened_if_it_has_changed(tmp_path: Path, monkeypatch) -> None:
+    original, copy = tmp_path / "model.pt2", tmp_path / "_batch" / "model.pt2"
+    copy.parent.mkdir()
+    original.write_bytes(b"what the user trusts")
+    copy.write_bytes(b"what the user trusts")
+    opened = []
+    monkeypatch.setattr(model_copy, "open_exported", lambda path, *_, **__: opened.append(path))
+    note = manifest.ModelNote("model.pt2", "model.pt2", model_copy.digest_of(original), ("ball",))
+    about = Manifest(note, Options(runtime="torch"), ("photos",), Summary(1, 1, ""), {})
+    model_copy.open_copy(tmp_path, about, "cpu")
+    assert opened == [copy]
+    copy.write_bytes(b"what anyone wrote")
+    with pytest.raises(WeightsError, match="has changed"):
+        model_copy.open_copy(tmp_path, about, "cpu")
+    assert opened == [copy]
+
+
+def test_another_manifest_is_not_obeyed(whole: Path) -> None:
+    with pytest.raises(DataError, match="the manifest of this batch was changed"):
+        work.Worker.begin(whole, "0" * 64, "cpu", work.Conditions())
+
+
+def without_answer(monkeypatch, names: Sequence[str]) -> None:
+    """Let threads give no answer for pictures whose paths have one of these ends."""
+    inner = PatientThreads.result
+
+    def result(self, future, name):
+        if name.endswith(tuple(names)):
+            raise LostError("a thread does not answer", where=name, got="silence for 600 s", fix="wait longer")
+        return inner(self, future, name)
+
+    monkeypatch.setattr(PatientThreads, "result", result)
+
+
+def test_pictures_that_are_not_read_in_time_are_rows(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
+    names = ["a/0000.jpg", "a/0004.jpg", "a/0008.jpg", "a/0012.jpg", "b/0003.jpg", "b/0017.jpg"]
+    without_answer(monkeypatch, names)
+    assert batch(pictures, tmp_path / "found", model, "--workers", "2") == 1
+    found, usual = rows(tmp_path / "found"), rows(whole)
+    assert [row["id"] for row in found] == [row["id"] for row in usual]
+    assert [row["id"] for row in found if row["code"] == "timeout"] == names and "6 timeout" in capsys.readouterr().err
+    assert all("--worker-timeout" in row["message"] for row in found if row["id"] in names)
+    assert [row["labels"] for row in found if row["id"] not in names] == [r["labels"] for r in usual if r["id"] not in names]
+
+
+def test_a_slow_picture_in_a_shard_that_others_kill(whole, pictures, model, tmp_path, monkeypatch) -> None:
+    slow, deadly_ones = ["a/0010.jpg", "a/0016.jpg"], ["a/0012.jpg"]
+    without_answer(monkeypatch, slow)
+    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, deadly_ones))
+    with without_warnings():
+        assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    found = {row["id"]: row["code"] for row in rows(tmp_path / "found") if row["code"]}
+    usual = {row["id"]: row["code"] for row in rows(whole) if row["code"]}
+    assert found == usual | dict.fromkeys(slow, "timeout") | dict.fromkeys(deadly_ones, "crashed")
+
+
+def test_a_disk_that_gives_no_answer_ends_the_batch(pictures: Path, model: Path, tmp_path, monkeypatch, capsys) -> None:
+    without_answer(monkeypatch, [".jpg"])
+    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    told = capsys.readouterr().err
+    assert "a thread does not answer" in told and digests(tmp_path / "found") == {}
+    assert not list((tmp_path / "found" / "_batch").glob(".attempt*"))
+
+
+def test_a_mistyped_word_leaves_nothing_behind(pictures: Path, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    for out in (tmp_path / "found", tmp_path / "mine"):
+        assert batch(f"{pictures}x", out, model) == 2
+    assert not (tmp_path / "found").exists() and [*(tmp_path / "mine").iterdir()] == []
 
 
 def wait_for(condition, process) -> None:
@@ -231,7 +348,7 @@ def test_a_process_that_dies_before_it_works_ends_the_batch(pictures: Path, mode
     def dies(*_):
         signal_here(signal.SIGKILL)
 
-    monkeypatch.setattr(work, "open_model", dies)
+    monkeypatch.setattr(work, "open_copy", dies)
     assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
     assert "all processes that worked at a shard died" in (said := capsys.readouterr().err) and "5 times" in said
 
@@ -247,15 +364,15 @@ def test_a_shard_that_always_kills_its_worker_ends_the_batch_clearly(pictures, m
 
 def test_a_full_disk_ends_the_batch_clearly(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
     """Processes that may write no more than the smaller parts need; then the same command goes on."""
-    inner, out = work.open_model, tmp_path / "found"
+    inner, out = work.open_copy, tmp_path / "found"
 
-    def open_model(*arguments):
+    def open_copy(*arguments):
         assert parent_process() is not None
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
         return inner(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "open_model", open_model)
+        patch.setattr(work, "open_copy", open_copy)
         assert batch(pictures, out, model, "--workers", "1") == 2
     said = capsys.readouterr().err
     assert "part-000003.parquet" in said and os.strerror(errno.EFBIG) in said and "Traceback" not in said
@@ -335,7 +452,7 @@ def test_seconds_are_there_if_they_are_wanted(pictures: Path, model: Path, tmp_p
 
 
 def test_the_manifest_says_what_the_batch_is(whole: Path, pictures: Path) -> None:
-    manifest = Manifest.read(whole)
-    assert manifest.pictures.pictures == COUNT and manifest.pictures.shards == 5 and manifest.given == (str(pictures),)
-    assert manifest.options.score == 0.2 and manifest.model.classes == ("ball", "cube", "star")
-    assert load(whole / "_batch" / "model.safetensors").classes == manifest.model.classes
+    found = Manifest.read(whole)
+    assert found.pictures.pictures == COUNT and found.pictures.shards == 5 and found.given == (str(pictures),)
+    assert found.options.score == 0.2 and found.model.classes == ("ball", "cube", "star")
+    assert load(whole / "_batch" / "model.safetensors").classes == found.model.classes

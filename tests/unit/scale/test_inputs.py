@@ -1,9 +1,12 @@
 """What the words of a batch stand for: any mixture of them gives each picture once, in order, and nothing else."""
 
+import io
 import math
 import os
+import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -13,12 +16,16 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from fsspec.asyn import AsyncFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batches_of_pictures import batch, jpeg, write_tar
+from onestage.cli.main import main
+from onestage.data.files import matches
 from onestage.errors import ConfigError, DataError
 from onestage.parts import Part
+from onestage.scale import reading
 from onestage.scale.inputs import Listed, expanded, pictures_of
 from onestage.scale.listing import Summary, read_shard, write_listing
 from onestage.scale.reading import stored
@@ -275,11 +282,46 @@ def test_an_input_without_pictures_is_refused(name: str, content: bytes | None, 
     assert not (tmp_path / "found" / "_batch" / "manifest.json").exists()
 
 
-def test_ids_that_two_pictures_have_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "list.csv").write_text("id,path\n7,a.jpg\n8,b.jpg\n7,c.jpg\n")
-    with pytest.raises(DataError, match="two pictures have the same id") as raised:
-        listed([str(tmp_path / "list.csv")], tmp_path)
-    assert "a.jpg" in str(raised.value.got) and "c.jpg" in str(raised.value.got)
+def test_of_pictures_with_one_id_the_first_is_taken(model: Path, tmp_path: Path, capsys) -> None:
+    for number in range(5):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "list.csv").write_text("id,path\n7,0.jpg\n8,1.jpg\n7,2.jpg\n7,0.jpg\n8,3.jpg\n9,4.jpg\n")
+    assert batch(tmp_path / "list.csv", tmp_path / "found", model) == 0
+    rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
+    assert [(row["id"], Path(row["path"]).name) for row in rows] == [("7", "0.jpg"), ("8", "1.jpg"), ("9", "4.jpg")]
+    told = capsys.readouterr().err
+    assert f"2 pictures left out, because another one before has the same id: 7 ({tmp_path}/2.jpg), for example" in told
+    assert "1 picture named twice" in told
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 2)), max_size=30), st.integers(1, 7))
+def test_ids_are_counted_as_a_dictionary_would(named: list[tuple[int, int]], shard_size: int) -> None:
+    """named: the id and the place of each picture."""
+    pictures = [Listed(f"{id}", f"/{place}.jpg", f"/{place}.jpg", 0, 9, 9, 1) for id, place in named]
+    first, repeated, clashes = dict[str, Listed](), 0, 0
+    for picture in pictures:
+        known = first.setdefault(picture.id, picture)
+        repeated += known is not picture and known == picture
+        clashes += known != picture
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "pictures.parquet"
+        summary = write_listing(path, lambda: pictures, shard_size)
+        found = [picture for shard in range(summary.shards) for picture in read_shard(path, shard)]
+    assert found == [*first.values()] and (summary.repeated, summary.clashes) == (repeated, clashes)
+
+
+def test_members_of_one_name_in_a_tar(model: Path, tmp_path: Path, capsys) -> None:
+    """Programs that add to a tar replace members in this way; the rest of the batch goes on."""
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for number, name in enumerate(["0.jpg", "1.jpg", "0.jpg", "2.jpg"]):
+            info = tarfile.TarInfo(name)
+            info.size = len(jpeg(number))
+            tar.addfile(info, io.BytesIO(jpeg(number)))
+    assert batch(tmp_path / "a.tar", tmp_path / "found", model) == 0
+    assert [row["id"] for row in pyarrow.parquet.read_table(tmp_path / "found").to_pylist()] == [
+        f"a.tar/{number}.jpg" for number in range(3)
+    ]
+    assert "1 picture left out, because another one before has the same id: a.tar/0.jpg" in capsys.readouterr().err
 
 
 def test_a_name_is_a_picture_before_it_is_a_pattern(tmp_path: Path) -> None:
@@ -309,6 +351,186 @@ def test_results_inside_the_input_are_passed_over(tmp_path: Path) -> None:
     (tmp_path / "found" / "contact-sheet.jpg").write_bytes(b"2")
     _, found = listed([str(tmp_path)], tmp_path)
     assert [picture.id for picture in found] == ["1.jpg"]
+
+
+GLOBS = ["*", "**", "**/*", "**/*.jpg", "*/*.jpg", "found*", "f*/**/*.jpg", "**/*.parquet", "*/*.parquet"]
+
+
+@pytest.mark.parametrize("word", GLOBS)
+def test_globs_pass_over_the_results(word: str, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Of this batch and of others: there are lists in them, and a contact sheet."""
+    for name in ("1.jpg", "sub/2.jpg", "found pictures/3.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(jpeg(1))
+    monkeypatch.chdir(tmp_path)
+    for out in ("found", "former"):
+        assert batch([".", "sub"], Path(out), model) == 0
+        assert main(["batch", "report", out, "--pictures", "2"]) == 0
+        assert (tmp_path / out / "_report" / "contact-sheet.jpg").exists()
+    told = list[str]()
+    usual = [path for path in matches(word) if "_batch" not in path and not path.startswith(("found/", "former/"))]
+    wanted = {
+        os.path.realpath(place)
+        for path in map(Path, usual)
+        for place in (path.rglob("*.jpg") if path.is_dir() else [path])
+        if path.name not in ("found", "former") and "_report" not in place.parts
+    }
+    try:
+        found = [*pictures_of([word], results=Path("found"), note=told.append)]
+    except DataError as error:
+        assert error.what == "no picture matches"
+        found = []
+    assert {os.path.realpath(picture.address) for picture in found} == wanted
+    fits_none = word in ("found*", "*/*.jpg")
+    assert told == ([] if fits_none else ["the results of other batches are passed over: former"])
+    capsys.readouterr()
+    assert batch([".", "sub"], Path("found"), model) == 0, capsys.readouterr().err  # nothing came
+
+
+def test_the_folder_of_results_is_no_input(model: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    assert batch(tmp_path / "1.jpg", tmp_path / "found", model) == 0
+    assert main(["batch", "report", str(tmp_path / "found")]) == 0
+    for out in ("found", "other"):
+        assert batch(tmp_path / "found", tmp_path / out, model) == 2
+        assert "no pictures in this folder" in capsys.readouterr().err
+
+
+def test_links_in_circles_end(tmp_path: Path) -> None:
+    """A glob follows links once on the way down; a folder follows none, and says so."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "1.jpg").write_bytes(b"1")
+    (tmp_path / "a" / "2.jpg").write_bytes(b"2")
+    (tmp_path / "a" / "b" / "loop").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "3.jpg").write_bytes(b"3")
+    told = list[str]()
+    found = [*pictures_of([f"{tmp_path}/a"], results=tmp_path / "found", note=told.append)]
+    assert [picture.id for picture in found] == ["2.jpg", "b/1.jpg"]
+    assert told == [
+        f"2 links to folders in these folders are not followed, such as {tmp_path}/a/loop: "
+        "name it as a folder if its pictures are meant"
+    ]
+    globbed = [*pictures_of([f"{tmp_path}/**/*.jpg"], results=tmp_path / "found", note=pytest.fail)]
+    names = [picture.id.removeprefix(f"{tmp_path}/") for picture in globbed]
+    assert {"a/2.jpg", "a/b/1.jpg", "far/3.jpg"} <= set(names) and len(names) < 10
+
+
+SECRET = "hunter2"
+
+
+class Locked(Net):
+    """Storage that wants a password or a signature."""
+
+    protocol = "locked"
+
+    async def _ls(self, path: str, detail: bool = True, **_: object) -> list[dict[str, object]]:
+        raise NotADirectoryError(path)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return path
+
+    async def _info(self, path: str, **_: object) -> dict[str, object]:
+        if SECRET not in path:
+            raise PermissionError(f"401 for {path}")
+        return {"name": path, "size": len(jpeg(1)), "type": "file"}
+
+    async def _cat_file(self, path: str, start: int | None = None, end: int | None = None, **_: object) -> bytes:
+        await self._info(path)
+        return jpeg(1)[start:end]
+
+
+def test_no_password_is_shown_or_kept(model: Path, tmp_path: Path, capsys) -> None:
+    """Words and lists may have them; the processes need them, and the next command gets them again."""
+    fsspec.register_implementation("locked", Locked, clobber=True)
+    signed = [f"locked://host/{name}?X-Amz-Signature={SECRET}{name}" for name in ("1.jpg", "2.jpg")]
+    same = [f"locked://host/get?key={SECRET}{name}" for name in "ab"]
+    (tmp_path / "list.txt").write_text("\n".join([*signed, *same, f"locked://me:no-{SECRET[:4]}@host/3.jpg"]))
+    words, out = [f"locked://me:{SECRET}@host/0.jpg", str(tmp_path / "list.txt")], tmp_path / "found"
+    assert batch(words, out, model, "--workers", "2") == 1
+    rows = pyarrow.parquet.read_table(out).to_pylist()
+    assert [row["id"] for row in rows] == [
+        "locked://me:***@host/0.jpg",
+        "locked://host/1.jpg?X-Amz-Signature=***#2",
+        "locked://host/2.jpg?X-Amz-Signature=***#3",
+        "locked://host/get?key=***#4",
+        "locked://host/get?key=***#5",
+        "locked://me:***@host/3.jpg",
+    ]
+    assert [row["code"] for row in rows] == [None] * 5 + ["unreachable"] and len(rows[0]["scores"]) == 4
+    (out / "part-000001.parquet").unlink()
+    assert batch(words, out, model) == 1
+    assert main(["batch", "report", str(out)]) == 0
+    told = capsys.readouterr()
+    held = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
+    held += repr(pyarrow.parquet.read_table(out / "_batch" / "pictures.parquet").to_pylist()).encode()
+    for text in (told.out, told.err, held.decode("latin-1"), repr(rows)):
+        assert SECRET not in text and f"no-{SECRET[:4]}" not in text
+    assert batch([words[0].replace(SECRET, "forgotten")], tmp_path / "other", model) == 2
+    assert "forgotten" not in (said := capsys.readouterr().err) and "locked://me:***@host/0.jpg" in said
+
+
+def test_the_file_of_whole_addresses_is_private(tmp_path: Path) -> None:
+    path = tmp_path / "pictures.parquet"
+    pictures = [
+        Listed(f"{n}", f"{n}", f"s3://me:{SECRET}@host/{n}" if n % 3 else f"s3://host/{n}", 0, 1, 1, 0) for n in range(9)
+    ]
+    summary = write_listing(path, lambda: pictures, 2)
+    assert [picture for shard in range(summary.shards) for picture in read_shard(path, shard)] == pictures
+    private = tmp_path / ".addresses.parquet"
+    assert private.stat().st_mode & 0o077 == 0
+    private.unlink()
+    shown = [picture.address for shard in range(summary.shards) for picture in read_shard(path, shard)]
+    assert shown == [picture.address.replace(SECRET, "***") for picture in pictures]
+    pictures = pictures[::3]
+    assert write_listing(path, lambda: pictures, 2).pictures == 3 and not private.exists()
+
+
+def test_keys_of_folders_are_no_passwords(memory: None, tmp_path: Path) -> None:
+    for number in range(2):
+        fsspec.filesystem("memory").pipe(f"/data/key={number}/a.jpg", b"1")
+    _, found = listed(["memory://data"], tmp_path)
+    assert [picture.id for picture in found] == ["key=0/a.jpg", "key=1/a.jpg"]
+    assert [picture.path for picture in found] == ["memory:///data/key=0/a.jpg", "memory:///data/key=1/a.jpg"]
+
+
+@pytest.mark.parametrize("change", ["another of the same size", "cut", "gone", "a tar"])
+def test_a_file_that_was_replaced_is_noticed(change: str, memory: None, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(reading, "PAUSE", 0.0)
+    storage, content = fsspec.filesystem("memory"), jpeg(1)
+    if change == "a tar":
+        content = write_tar(tmp_path / "a.tar", {"1.jpg": content}).read_bytes()
+    name = "/data/a.tar" if change == "a tar" else "/data/1.jpg"
+    storage.pipe(name, content)
+    _, (picture,) = listed(["memory://data"], tmp_path)
+    assert stored(picture).read() == jpeg(1)
+    reading._kept.__init__()
+    storage.rm(name)
+    if change != "gone":
+        storage.pipe(name, content[:-100] if change == "cut" else content)
+        storage.store[name].created += timedelta(seconds=1)
+    with pytest.raises(DataError) as raised:
+        stored(picture).read()
+    assert raised.value.code == ("missing" if change == "gone" else "changed")
+
+
+def test_storage_that_says_more_of_one_file_than_of_a_folder(memory: None, tmp_path: Path, monkeypatch) -> None:
+    """Any of its stamps may be the one of the list."""
+    fsspec.filesystem("memory").pipe("/data/1.jpg", jpeg(1))
+    _, (picture,) = listed(["memory://data"], tmp_path)
+    inner = MemoryFileSystem.info
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda self, path, **more: inner(self, path, **more) | {"ETag": "abc"})
+    assert stored(picture).read() == jpeg(1)
+
+
+def test_a_table_of_one_column_needs_a_heading_that_is_known(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("image_name\na.jpg\n")
+    with pytest.raises(DataError, match="no column of this list holds paths"):
+        listed([str(tmp_path / "list.csv")], tmp_path)
+    (tmp_path / "list.csv").write_text("a.jpg\nb.jpg\n")
+    assert [picture.id for picture in listed([str(tmp_path / "list.csv")], tmp_path)[1]] == ["a.jpg", "b.jpg"]
 
 
 def test_storage_without_its_package_is_said(tmp_path: Path) -> None:

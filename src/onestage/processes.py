@@ -15,6 +15,7 @@ restarts failed, with it none of 6 (torch 2.15, gloo).
 """
 
 import ctypes
+import hashlib
 import os
 import re
 import signal
@@ -40,6 +41,9 @@ VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 """How often torchrun has started this process again."""
 
+JOB = "TORCHELASTIC_RUN_ID"
+"""The name of torchrun's job (--rdzv-id), the same for all its machines and starts; "none" if it has no name."""
+
 TOLD = "ONESTAGE_TOLD"
 """Where ``onestage train --processes`` has started this process: the file that the first one makes that tells an error."""
 
@@ -63,13 +67,16 @@ class Launch:
     """The data that the launcher gave to this process: it is number ``rank`` of ``world``, and number ``local_rank`` on its
     machine.
 
-    restarts: how often the launcher has started the processes again after a crash. Without a launcher, the process is alone.
+    restarts: how often the launcher has started the processes again after a crash. A machine that has come later counts from 0.
+    job: a checksum of the name of the launcher's job and of this command; None if it has no name. Without a launcher, the
+    process is alone.
     """
 
     rank: int = 0
     world: int = 1
     local_rank: int = 0
     restarts: int = 0
+    job: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -99,7 +106,13 @@ class Launch:
         if world > 1 and not 0 < _number(os.environ["MASTER_PORT"]) < 2**16:
             what, got = "the launcher's MASTER_PORT is no port", os.environ["MASTER_PORT"]
             raise ConfigError(what, got=got, expected="a whole number from 1 to 65535")
-        return Launch(rank, world, local_rank, restarts=max(0, _number(os.environ.get(RESTARTS, "0"))))
+        return Launch(rank, world, local_rank, max(0, _number(os.environ.get(RESTARTS, "0"))), _job())
+
+
+def _job() -> str | None:
+    """The name of the launcher's job and the words of this command, as one checksum; None if the job has no name."""
+    name = os.environ.get(JOB, "none")
+    return None if name in ("", "none") else hashlib.sha256(repr([name, *sys.argv]).encode(errors="replace")).hexdigest()
 
 
 def _number(text: str) -> int:

@@ -124,6 +124,7 @@ def _prepared(
     fit: bool = False,
 ) -> Prepared:
     """Read the data, decide what was left open, and make the detector. fit: fit its anchors to the pictures."""
+    from onestage.training.agreement import check_alike, of_settings
     from onestage.training.inputs import read_data
     from onestage.training.loggers import check_installed
     from onestage.training.machine import measure_together
@@ -135,6 +136,8 @@ def _prepared(
     if detector.named is not None or source is not None:
         _check_recipe(detector, source)
     config = before_data(given)
+    options = {option(name): value for name, value in vars(detector).items()}
+    check_alike(group, lambda: {**of_settings(given), **options, "--format": format, "--fit-anchors": fit})
     check_installed(config.log)
     pictures = read_data(data, config, format=format)
     return prepared(pictures, measure_together(group), detector, given, source=source, fit=fit)
@@ -203,8 +206,8 @@ def _start(
 ) -> int:
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
-    from onestage.training.checkpoint import CheckpointStore
     from onestage.training.clock import running
+    from onestage.training.job import is_again
     from onestage.training.loop import train as run_training
     from onestage.training.memory import keep_freed_memory
 
@@ -214,13 +217,20 @@ def _start(
     if fit and launch.world > 1:
         fix = "onestage data anchors DATA --model NAME --out FILE, then --config FILE in place of --fit-anchors and --model"
         raise ConfigError("several processes need the same anchors, so fit them before", got="--fit-anchors", fix=fix)
-    if out is not None and launch.restarts and CheckpointStore(out).latest()[0] is not None:
-        return _go_on(out)
     keep_freed_memory()
     with _joined(given) as group:
+        if out is not None and is_again(group, out) and group.on_main(partial(_has_begun, out)):
+            return _go_on(out)
         pictures, model, chosen, _ = prepare(group)
         pictures = replace(pictures, seconds=max(pictures.seconds, running()))  # minutes count from the start of the process
         return _close(run_training(model, pictures, out=out or _free_folder(model.config.name), config=chosen))
+
+
+def _has_begun(run: Path) -> bool:
+    """Whether a run folder has a checkpoint from which the run can go on."""
+    from onestage.training.checkpoint import CheckpointStore
+
+    return CheckpointStore(run).noted("data") is not None
 
 
 def _go_on_with(

@@ -94,6 +94,13 @@ class Texts(Column[str]):
             for start, stop in pairwise(ends):
                 yield self.before + piece[start - ends[0] : stop - ends[0]].decode("utf-8", "surrogatepass")
 
+    def packed_rows(self, rows: Array) -> tuple[Array, Array]:
+        """The blob and the ends of the texts of these rows, without what each text begins with."""
+        starts, lengths = self.ends[rows], self.ends[rows + 1] - self.ends[rows]
+        ends = np.zeros(len(rows) + 1, np.int64)
+        np.cumsum(lengths, out=ends[1:])
+        return self.blob[np.repeat(starts - ends[:-1], lengths) + np.arange(ends[-1])], ends
+
     @staticmethod
     def packed(texts: Sequence[str]) -> tuple[Array, Array]:
         """The blob and the ends of some texts."""

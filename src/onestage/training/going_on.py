@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 from onestage.data.loader import TrainLoader
 from onestage.errors import ConfigError, counted, known_keywords
-from onestage.training.config import EPOCHS, TrainConfig
+from onestage.training.config import EPOCHS, LENGTHS, Setting, TrainConfig, known_settings
 from onestage.training.folder import Plan
 from onestage.training.history import Change, with_steps
+from onestage.training.rules import Chosen
 from onestage.training.state import RunState
 
 SAME_BITS = ("workers", "on_bad", "bad_limit", "log", "data")
@@ -110,3 +111,26 @@ def told(settings: NewSettings, step: int, lost: Sequence[str] = ()) -> str:
     what, same = " and ".join(given + without), not lost and all(name in SAME_BITS for name in settings.given)
     ends = "the result stays the same to the bit" if same else "the result is no longer that of the run without this change"
     return f"from step {step} on {what}: {ends}. The plan keeps it"
+
+
+def settings_of(
+    config: TrainConfig | Chosen | Mapping[str, Setting] | None, epochs: int | None, planned: Plan | None
+) -> Chosen | Mapping[str, Setting]:
+    """All settings, with that number of epochs; or those that are given, where rules decide the others.
+
+    planned: the plan of a run that goes on. If it has the minutes of the config, it has found the length that fits into them.
+    """
+    if isinstance(config, TrainConfig | Chosen):
+        chosen = config if isinstance(config, Chosen) else Chosen(config)
+    else:
+        given = known_settings(config or {})
+        if planned is None:
+            return (
+                given if epochs is None else {name: given[name] for name in given if name not in LENGTHS} | {"epochs": epochs}
+            )
+        chosen = replace(planned.chosen, train=replace(planned.train, **given))  # type: ignore[arg-type]  # it checks them
+    if planned is not None:
+        chosen = replace(chosen, train=planned.fitted(chosen.train))
+    if epochs is None:
+        return chosen
+    return replace(chosen, train=replace(chosen.train, epochs=epochs, steps=None, minutes=None))

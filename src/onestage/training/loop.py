@@ -19,19 +19,21 @@ from onestage.files import BEST, LAST, given_path
 from onestage.metrics.report import Report
 from onestage.model.detector import Detector
 from onestage.predict.measure import evaluate_dataset
-from onestage.processes import Launch, init
+from onestage.processes import Distributed, init
 from onestage.structures import Batch
 from onestage.training import clock
+from onestage.training.agreement import check_alike, of_data, of_decisions, of_start
 from onestage.training.checks import Checks
 from onestage.training.checks import DivergedError as DivergedError
 from onestage.training.clock import Pace
-from onestage.training.config import LENGTHS, Setting, TrainConfig, known_settings
+from onestage.training.config import Setting, TrainConfig
 from onestage.training.folder import Plan, write_history
 from onestage.training.freezing import frozen, training_mode
-from onestage.training.going_on import NOTHING_NEW, NewSettings
+from onestage.training.going_on import NOTHING_NEW, NewSettings, settings_of
 from onestage.training.header import introduce
 from onestage.training.history import with_steps
 from onestage.training.inputs import TrainData, adopt_classes, named_classes, read_data
+from onestage.training.job import is_again
 from onestage.training.journal import Journal
 from onestage.training.left_out import LeftOut
 from onestage.training.lock import FolderLock
@@ -114,32 +116,9 @@ def train(
     data = data if isinstance(data, Dataset | TrainData) else given_path(data, "data")
     folder = given_path(out, "out")
     planned = Plan.load(folder) if resume else None
-    settings = _settings(config, epochs, planned)
+    settings = settings_of(config, epochs, planned)
     begin = Beginning(planned)
     return _train(model, data, folder=folder, settings=settings, format=format, monitor=monitor, begin=begin)
-
-
-def _settings(
-    config: TrainConfig | Chosen | Mapping[str, Setting] | None, epochs: int | None, planned: Plan | None
-) -> Chosen | Mapping[str, Setting]:
-    """All settings, with that number of epochs; or those that are given, where rules decide the others.
-
-    planned: the plan of a run that goes on. If it has the minutes of the config, it has found the length that fits into them.
-    """
-    if isinstance(config, TrainConfig | Chosen):
-        chosen = config if isinstance(config, Chosen) else Chosen(config)
-    else:
-        given = known_settings(config or {})
-        if planned is None:
-            return (
-                given if epochs is None else {name: given[name] for name in given if name not in LENGTHS} | {"epochs": epochs}
-            )
-        chosen = replace(planned.chosen, train=replace(planned.train, **given))  # type: ignore[arg-type]  # it checks them
-    if planned is not None:
-        chosen = replace(chosen, train=planned.fitted(chosen.train))
-    if epochs is None:
-        return chosen
-    return replace(chosen, train=replace(chosen.train, epochs=epochs, steps=None, minutes=None))
 
 
 def _decided(model: Detector, data: TrainData, given: Mapping[str, Setting], machine: Machine) -> Chosen:
@@ -169,9 +148,11 @@ def _train(
         group.on_main(partial(check_installed, config.log, run=None if begin.planned is None else folder))
         if not isinstance(data, TrainData):
             data = read_data(data, config, format=format, classes=named_classes(model), begun=begin.pictures_in(folder))
+        check_alike(group, partial(of_data, data, {} if isinstance(settings, Chosen) else settings, folder))
         adopt_classes(model, data.train)
         if not isinstance(settings, Chosen):
             settings = group.on_main(partial(_decided, model, data, settings, measure_together(group)))
+        check_alike(group, partial(of_decisions, model.config, settings.train, begin))
         run = Run.of(model.to(group.device), data, settings, folder, group)
         if not run.store.checkpoints.exists():  # a new run
             data.train.check_apart(folder)
@@ -179,6 +160,7 @@ def _train(
         lock = FolderLock(run.store.checkpoints)
         with contextlib.closing((monitor or TerminalMonitor()) if group.is_main else Monitor()) as shown, lock.taken_by(group):
             run, state = start(run, shown, lock, begin)
+            check_alike(group, partial(of_start, run, state))
             began -= state.seconds if state.step else 0.0
             with contextlib.closing(Journal(run, state, shown)) as journal, run.says_how_to_go_on():
                 introduce(run, state, journal)
@@ -205,8 +187,18 @@ def resume(
     another value from here on, or the place to which the data has moved. The plan keeps the old and the new values. If torchrun
     calls this again after a crash, it goes on by that plan.
     """
-    plan = Plan.load(given_path(folder, "folder"))
-    if Launch.from_environment().restarts:
+    folder = given_path(folder, "folder")
+    plan = Plan.load(folder)
+    with init(plan.train.device, timeout=1.1 * plan.train.worker_timeout) as group:
+        return _resumed(folder, group, monitor, settings, accept_changes=accept_changes)
+
+
+def _resumed(
+    folder: Path, group: Distributed, monitor: Monitor | None, settings: NewSettings, *, accept_changes: bool
+) -> TrainResult:
+    """As ``resume``. The first process reads the plan: on a shared folder others may see an older one."""
+    plan = group.on_main(partial(Plan.load, folder))
+    if is_again(group, folder):
         settings = settings.left(plan.history)
     data = settings.data or plan.data
     if data is None:
@@ -214,7 +206,7 @@ def resume(
     model = Detector(plan.model)
     chosen = replace(plan.chosen, train=settings.of(plan.train))
     begin = Beginning(plan, settings, accept_changes)
-    return _train(model, data, folder=Path(folder), settings=chosen, format=plan.format, monitor=monitor, begin=begin)
+    return _train(model, data, folder=folder, settings=chosen, format=plan.format, monitor=monitor, begin=begin)
 
 
 class Training:

@@ -21,7 +21,7 @@ from onestage.data.transforms import TrainTransform
 from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, first_ten
 from onestage.files import BEST, LAST
 from onestage.model.detector import Detector
-from onestage.processes import Distributed, Launch
+from onestage.processes import Distributed
 from onestage.training.checkpoint import STATE, Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
 from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
@@ -29,6 +29,7 @@ from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
 from onestage.training.history import Change, last_part, with_left_out
 from onestage.training.inputs import TrainData
 from onestage.training.inventory import Inventory
+from onestage.training.job import is_again, sign
 from onestage.training.lock import FolderLock
 from onestage.training.machine import Machine
 from onestage.training.monitor import Monitor
@@ -87,6 +88,8 @@ class Run:
             on_bad=config.on_bad_picture,
             feed=Feed(config.balance, config.decoder, config.cache / group.world, pin_memory=group.device.type == "cuda"),
         )
+        if config.shard:  # fresh weights may differ; without ``shard``, torch lets all begin with the same
+            group.share(model.to(memory_format=torch.contiguous_format).state_dict().values())
         model.to(memory_format=memory_order(config))
         learner = divided(model, group) if config.shard and group.world > 1 else model
         return Run(
@@ -239,7 +242,8 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
     planned, settings = begin.planned, begin.settings
     checkpoint, damaged = run.store.latest()
     begun = checkpoint is not None and checkpoint.step > 0
-    if planned is None and not begun and _begins_again(run, checkpoint, monitor):
+    again = is_again(run.group, run.folder)
+    if planned is None and not begun and _begins_again(run, checkpoint, monitor, again=again):
         checkpoint, damaged = None, ()
     if planned is not None:
         replace(planned, train=settings.of(planned.train)).check_same(run.plan, run.folder)
@@ -267,11 +271,11 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
     return run, state
 
 
-def _begins_again(run: Run, checkpoint: Checkpoint | None, monitor: Monitor) -> bool:
-    """Whether the folder holds a run that had not begun: its length was not known, or the launcher starts the processes again,
-    of which one died before the first checkpoint was whole.
+def _begins_again(run: Run, checkpoint: Checkpoint | None, monitor: Monitor, *, again: bool) -> bool:
+    """Whether the folder holds a run that had not begun: its length was not known, or the launcher starts the processes
+    ``again``, of which one died before the first checkpoint was whole.
     """
-    again = _waits_for_its_length(run.folder) or (checkpoint is None and Launch.from_environment().restarts > 0)
+    again = _waits_for_its_length(run.folder) or (checkpoint is None and again)
     if again and (run.folder / CONFIG).is_file():
         monitor.say("the run in this folder had not begun: it begins again")
     return again
@@ -316,6 +320,7 @@ def _open_folder(
     if lock.left_by is not None:
         monitor.say(f"took the folder over from {lock.left_by}, which ended without a word")
     lock.sign()
+    sign(run.folder)
     if not kept or not is_listed(run.folder):
         save_stamps(run.folder, stamps)
     if run.data.path is not None and (new or not (run.data.gone or Inventory.load(run.folder))):
@@ -344,6 +349,7 @@ def open_again(run: Run, monitor: Monitor, lock: FolderLock) -> None:
     if lock.renewed():
         monitor.say(f"{run.folder} was moved away or deleted: from here on there is a new one of that name")
         run.plan.save(run.folder)
+        sign(run.folder)
         if run.data.path is not None and not run.data.gone:
             Inventory.of(run.data.train, run.data.val).save(run.folder)
 

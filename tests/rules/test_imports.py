@@ -34,7 +34,7 @@ ALLOWED = {
     "creation": GROUND | {"zoo", "weights", "model"},
     "predict": GROUND | {"model", "data", "metrics"},
     "training": GROUND | {"predict", "data", "metrics", "model", "weights"},
-    "tuning": GROUND | {"training", "metrics", "model"},
+    "tuning": GROUND | {"training", "analysis", "data", "metrics", "model"},
     "loading": GROUND | {"predict", "weights", "model", "deploy"},
     "evaluation": GROUND | {"loading", "predict", "training", "data", "metrics", "model"},
     "explain": GROUND | {"predict", "model", "metrics"},

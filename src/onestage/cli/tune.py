@@ -63,8 +63,9 @@ def tune(
 
     onestage train pictures/ --config runs/tune/best.json --minutes 60
 
-    The first trial is what onestage train would do. Optuna proposes the others, and ends those that most others beat. Ctrl-C
-    saves; the same command goes on, and searches for as long again. Start it several times with the
+    The first trial is what onestage train would do. Optuna proposes the others, and ends those that most others beat. All are
+    measured on the same pictures, and the end says whether the best is better than the first, or whether that may be chance.
+    Ctrl-C saves; the same command goes on, and searches for as long again. Start it several times with the
     same --out to use several processes, or several machines that share that folder and a --storage.
 
     Args:
@@ -81,7 +82,9 @@ def tune(
     minutes = cast(float, given.pop("minutes", MINUTES))
     each = budget.of(minutes)
     folder = out or Path("runs") / f"tune-{data.resolve().name}"
-    return Tuner(data, folder, detector, {**given, "minutes": each}, format).search(minutes, budget.trials, storage)
+    return Tuner(data, folder, detector, {**given, "minutes": each}, format, each_given=budget.each is not None).search(
+        minutes, budget.trials, storage
+    )
 
 
 def _check(given: Mapping[str, Setting]) -> None:

@@ -34,6 +34,8 @@ TRIES = 10
 """Actors that may die of one shard, or before their first one. Those of machines that were taken away count too."""
 MOST_BLOCKS = 5000
 """Tasks of Ray. Each is a shard, or several if there are more."""
+MODE = "RAY_AUTH_MODE"
+"""Ray's variable for its tokens: "token" or "disabled"; without it Ray decides."""
 KNOCK = 10.0
 """Seconds in which a cluster must answer."""
 SPARE = 1
@@ -230,6 +232,68 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
+@contextmanager
+def _with_token(ray: Any, address: str | None) -> Iterator[None]:
+    """A block in which Ray shows its token at an address of this machine, as it does for "auto" and not for HOST:PORT.
+
+    ``ray start --head`` asks for a token wherever it finds one: that of any Ray which was ever started here by a program. To
+    other machines none is shown unasked.
+    """
+    host = (address or "").removeprefix("ray://").rpartition(":")[0].strip("[]")
+    if MODE in os.environ or not _is_here(host) or not _token_files():
+        yield
+        return
+    from ray._raylet import Config
+
+    os.environ[MODE] = "token"
+    Config.initialize("")  # it has kept the mode of before
+    try:
+        yield
+    except BaseException:
+        del os.environ[MODE]
+        Config.initialize("")
+        raise
+
+
+def _is_here(host: str) -> bool:
+    """Whether a name or number is that of this machine."""
+    if host in ("localhost", "127.0.0.1", "::1"):
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as one:
+            one.bind((host, 0))  # only an address of this machine can be bound
+        return bool(host)
+    except OSError:
+        return False
+
+
+def _token_files() -> bool:
+    """Whether Ray has a token on this machine."""
+    places = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "/nowhere")), Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or any(place.is_file() for place in places)
+
+
+def _wants_token(error: BaseException) -> bool:
+    """Whether Ray was refused for want of the right token. It says so only deep in the text of its errors."""
+    texts, seen = list[str](), set[int]()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        texts.append(f"{type(cause).__name__} {cause}")
+        cause = cause.__cause__ or cause.__context__
+    return any(word in text for text in texts for word in ("AuthToken", "AuthenticationError", "Unauthenticated"))
+
+
+def _token_fix(address: str | None) -> str:
+    """What makes a cluster with a token take this process."""
+    mode = os.environ.get(MODE)
+    if mode is None:
+        return f"{MODE}=token, and the token of the cluster in ~/.ray/auth_token (or in RAY_AUTH_TOKEN); docs/scaling.md"
+    if mode.lower() == "token":
+        return "put the token of the cluster into ~/.ray/auth_token (ray get-auth-token there), or into RAY_AUTH_TOKEN"
+    return f"{MODE}=token here, or start the cluster with {MODE}=disabled too"
+
+
 def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
     """Connect to a cluster, or start one here with a processor more than workers. Raise ConfigError if it is not reached."""
     usual = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -239,9 +303,15 @@ def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
         options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
     try:
         _knock(cluster.address)
-        with _quiet():
+        with _quiet(), _with_token(ray, cluster.address):
             ray.init(address=cluster.address or "local", **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        if _wants_token(error):
+            what, fix = "this Ray cluster takes no one without its token", _token_fix(cluster.address)
+            got = "Ray: the token is missing, or another one"
+            raise ConfigError(
+                what, where=cluster.address, got=got, expected="the token with which it began", fix=fix
+            ) from error
         what, fix = "this Ray cluster cannot be reached", "start it (ray start --head), or leave --address out"
         where, got = cluster.address or "a cluster on this machine", shortened(str(error).partition("\n")[0], 200)
         raise ConfigError(

@@ -64,13 +64,15 @@ class Length:
     evaluate_pictures: int
 
 
-def length_for(left: float, costs: Costs, *, epoch: int, pictures: int) -> Length:
+def length_for(left: float, costs: Costs, *, epoch: int, pictures: int, fixed: bool = False) -> Length:
     """The training that fits into ``left`` seconds. epoch: steps of one. pictures: to measure on.
 
-    The last measurement takes at most a tenth of the time, by leaving out pictures if it has to; so do all others together.
+    The last measurement takes at most a tenth of the time, by leaving out pictures if it has to, unless their number is
+    ``fixed``; so do all others together.
     It is measured after every epoch, or ten times in a training of fewer epochs, or as often as time allows.
     """
-    pictures = max(1, min(pictures, int(MEASURING * left / costs.picture)))
+    if not fixed:
+        pictures = max(1, min(pictures, int(MEASURING * left / costs.picture)))
     each = pictures * costs.picture + costs.save
     most = max(1, int((left - each) / costs.step))
     wanted = max(MEASUREMENTS, most / epoch)

@@ -427,6 +427,7 @@ class Training:
         )
         self.left_out.add(skipped)
         self.journal.measured(found)
+        self.monitor.measured(found)
         return report
 
     def _save(self, *, best: bool = False) -> None:

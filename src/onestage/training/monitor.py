@@ -9,7 +9,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from onestage.console import Terminal, words
+from onestage.structures import Detections
 from onestage.training import clock
+from onestage.training.clock import Costs
 from onestage.training.rules import Decision
 
 WIDTH = 100
@@ -39,6 +41,12 @@ class Monitor:
 
     def decided(self, decisions: Sequence[Decision]) -> None:
         """What the rules decided for a new run, and why."""
+
+    def timed(self, costs: Costs, left: float) -> None:
+        """What steps, measured pictures and checkpoints cost, in a training of a number of minutes. left: seconds for them."""
+
+    def measured(self, found: Sequence[Detections]) -> None:
+        """What was found in the validation pictures, in their order. The figures come with ``epoch``."""
 
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """An optimiser step is done. step: counts from 1 over the whole training. epoch: counts from 0. losses: their means in

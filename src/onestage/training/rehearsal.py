@@ -61,7 +61,9 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
         return None
     costs = run.group.on_main(partial(Costs, step, _picture_seconds(run), save))
     left = budget - (clock.now() - began)
-    fit = partial(length_for, left, costs, epoch=len(run.loader), pictures=len(run.data.val))
+    monitor.timed(costs, left)
+    given = run.config.evaluate_pictures is not None  # by the user, or by the search that this is a trial of
+    fit = partial(length_for, left, costs, epoch=len(run.loader), pictures=len(run.val), fixed=given)
     length = run.group.on_main(fit)
     length = replace(length, steps=state.step + length.steps)
     state.overhead = length.evaluate_pictures * costs.picture + costs.save

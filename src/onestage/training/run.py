@@ -185,10 +185,7 @@ class Run:
     @cached_property
     def val(self) -> Dataset:
         """The pictures that measure the model."""
-        every, count = self.data.val, self.config.evaluate_pictures
-        if count is None or count >= len(every):
-            return every
-        return every.subset([i * len(every) // count for i in range(count)])
+        return spread_evenly(self.data.val, self.config.evaluate_pictures)
 
     @property
     def clean_step(self) -> int:
@@ -210,6 +207,13 @@ class Run:
                 first = f"{error.fix}; then " if error.fix else ""
                 error.fix = f"{first}go on with the run: {self.go_on}"
             raise
+
+
+def spread_evenly(every: Dataset, count: int | None) -> Dataset:
+    """So many of the pictures, spread evenly: the same ones for the same number. None: all of them."""
+    if count is None or count >= len(every):
+        return every
+    return every.subset([i * len(every) // count for i in range(count)])
 
 
 def round_epochs(epochs: float) -> float:

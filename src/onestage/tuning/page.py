@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from markupsafe import Markup
@@ -12,12 +12,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
+from onestage.analysis.compare import Difference
 from onestage.errors import counted
 from onestage.files import write_file
 from onestage.metrics.page import Section, as_base64, fragment, sectioned, table
 from onestage.metrics.plots import COLOURS
 from onestage.tuning.space import Value, told
-from onestage.tuning.study import BEFORE, TRIED, WHY, Search
+from onestage.tuning.study import BEFORE, STEPS, TRIED, WHY, Search
+from onestage.tuning.sureness import LUCK, Verdict, differences
 
 NAME = "index.html"
 FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}"><figcaption>{{ alt }}</figcaption></figure>
@@ -38,23 +40,36 @@ def save_page(search: Search, *, title: str, command: str) -> None:
     Raise WriteError if it cannot be written.
     """
     shown = [trial for trial in search.trials if trial.state in STATES]
-    first, best = search.plan.space.first, search.best
-    lead = [] if best is None else [f"Best so far: trial {best.number}, AP {best.value:.3f}: {told(_values(best), first)}."]
-    parts = [Section("Use it", fragment("<p><code>{{ command }}</code></p>\n", command=command))] if best is not None else []
+    found = search.verdict
+    lead = [] if found is None else _lead(search, found)
+    parts = [Section("Use it", fragment("<p><code>{{ command }}</code></p>\n", command=command))] if found is not None else []
     if search.complete:
-        parts.append(Section("The search", _figure(_progress(shown), "AP of the trials, and the best one so far")))
+        alt = "AP of the trials, and the best one so far. Dashed: the default settings"
+        parts.append(Section("The search", _figure(_progress(shown, found), alt)))
+    if found is not None and found.rule is not None and (gains := differences(found.rule, search.complete)):
+        alt = f"AP less that of the default settings, with intervals that hold for all {counted(len(gains), 'trial')} at once"
+        parts.append(Section("Better than the default settings?", _figure(_gains(gains), alt)))
     if search.complete and search.plan.space.names:
         alt = "AP of the trials by the value of each setting"
         parts.append(Section("Each setting", _figure(_settings(search, shown), alt)))
     parts.append(Section("Trials", _table(search, shown)))
     page = sectioned(
         title,
-        f"{counted(len(search.complete), 'trial')} of {search.plan.minutes:g} min each, measured on validation pictures",
+        f"{counted(len(search.complete), 'trial')} of {search.plan.minutes:g} min each, all measured on the same"
+        f" {counted(search.plan.pictures, 'validation picture')}",
         parts=parts,
         lead=lead,
         note="The best of many trials looks better than it is: measure it on pictures that neither trained nor chose it.",
     )
     write_file(search.out / NAME, page.encode("utf-8", "replace"))
+
+
+def _lead(search: Search, found: Verdict) -> list[str]:
+    """What the search has found, in sentences."""
+    best, first = found.best, search.plan.space.first
+    lines = [f"Best so far: trial {best.number}, AP {best.value:.3f}: {told(_values(best), first)}.", f"{found.gain_text}."]
+    lines += [f"{found.equals_text}."] if found.equals_text else []
+    return [*(line[0].upper() + line[1:] for line in lines), *([LUCK] if found.gain is not None else [])]
 
 
 def _values(trial: FrozenTrial) -> dict[str, Value]:
@@ -64,9 +79,16 @@ def _values(trial: FrozenTrial) -> dict[str, Value]:
 def _table(search: Search, trials: Sequence[FrozenTrial]) -> Markup:
     """All trials, the best first."""
     order = sorted(trials, key=lambda trial: (-_ap(trial), trial.number))
-    head = ("trial", "what differs from the rules", "state", "AP", "minutes")
+    head = ("trial", "what differs from the default settings", "state", "AP", "steps", "minutes")
     rows = [
-        (str(trial.number), told(_values(trial), search.plan.space.first), _state(trial), f"{_ap(trial):.3f}", _minutes(trial))
+        (
+            str(trial.number),
+            told(_values(trial), search.plan.space.first),
+            _state(trial),
+            f"{_ap(trial):.3f}" if trial.intermediate_values or trial.value is not None else "-",
+            str(trial.user_attrs.get(STEPS, "-")),
+            _minutes(trial),
+        )
         for trial in order
     ]
     return table("all trials, the best first", head, rows, texts=3)
@@ -94,8 +116,24 @@ def _figure(figure: Figure, alt: str) -> Markup:
     return fragment(FIGURE, data=as_base64(data.getvalue()), alt=alt)
 
 
-def _progress(trials: Sequence[FrozenTrial]) -> Figure:
-    """AP over the number of the trial; those that were stopped early as rings."""
+def _gains(gains: Mapping[int, Difference]) -> Figure:
+    """The difference of each trial from the default settings, with its interval; those that are told apart filled."""
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for number, gain in gains.items():
+        one, sure = gain.difference, gain.told_apart
+        axes.plot([number, number], [one.low, one.high], "-", color=COLOURS[0], alpha=1.0 if sure else 0.4)
+        axes.plot(number, one.value, "o", color=COLOURS[0], fillstyle="full" if sure else "none")
+    axes.axhline(0, color=COLOURS[1], linestyle="--")
+    axes.set(xlabel="trial (a ring: cannot be told from the default settings)", ylabel="AP less the default's")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    return figure
+
+
+def _progress(trials: Sequence[FrozenTrial], found: Verdict | None) -> Figure:
+    """AP over the number of the trial; those that were stopped early as rings, those that were not measured left out."""
+    trials = [trial for trial in trials if trial.intermediate_values or trial.value is not None]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
     best, points = 0.0, list[tuple[int, float]]()
@@ -104,6 +142,8 @@ def _progress(trials: Sequence[FrozenTrial]) -> Figure:
         axes.plot(trial.number, _ap(trial), "o", color=COLOURS[0], fillstyle="full" if whole else "none")
         best = max(best, _ap(trial)) if whole else best
         points.append((trial.number, best))
+    if found is not None and found.rule is not None:
+        axes.axhline(found.rule.value or 0.0, color=COLOURS[1], linestyle="--", alpha=0.5)
     axes.step(*zip(*points, strict=True), where="post", color=COLOURS[1], label="best so far")
     axes.set(xlabel="trial (a ring: stopped early)", ylabel="AP")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -122,7 +162,7 @@ def _settings(search: Search, trials: Sequence[FrozenTrial]) -> Figure:
         if not name:
             axes.set_axis_off()
             continue
-        known = [trial for trial in trials if name in trial.params]
+        known = [trial for trial in trials if name in trial.params and (trial.intermediate_values or trial.value is not None)]
         choices = search.plan.space.choices.get(name)
         for trial in known:
             value = trial.params[name]

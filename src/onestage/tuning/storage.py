@@ -33,6 +33,11 @@ SPREAD = 7919
 """Between the seeds of two trials."""
 
 
+_DAMAGED = "put a copy of the database back, or begin another search: --out"
+_CLOSED = "allow this user to write it and its folder; the same command goes on"
+_FULL = "make room on it; the same command goes on"
+
+
 class _Sampler(BaseSampler):
     """Optuna's TPE. Its random numbers follow from the seed of the search and the number of the trial, which no other has."""
 
@@ -43,7 +48,7 @@ class _Sampler(BaseSampler):
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
         """Begin the random numbers of a trial."""
         seed = self._seed + SPREAD * trial.number
-        self._inner = TPESampler(n_startup_trials=STARTUP, multivariate=True, seed=seed)
+        self._inner = TPESampler(n_startup_trials=STARTUP, multivariate=True, constant_liar=True, seed=seed)
         self._inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -91,7 +96,7 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
         file = str((out / STORAGE).resolve())  # whatever signs its name has, which would mean something in an address
         patient = _ways_into(file) if storage is None else {}
         try:
-            with locked(out):
+            with locked(out), understood(out, storage):
                 kept = optuna.storages.RDBStorage(
                     storage or "sqlite://", patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
@@ -99,19 +104,51 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
             if isinstance(error, ConfigError):
                 raise
             fix = "sqlite:///FILE, or the address of a database of which its Python package is installed"
-            where, got = (file, str(error)) if storage is None else _without_password(storage, str(error))
+            where, got = (file, str(error)) if storage is None else without_password(storage, str(error))
             raise ConfigError("the storage of the trials cannot be opened", where=where, got=got, fix=fix) from None
-        return optuna.create_study(
-            storage=kept,
-            study_name=NAME if storage is None else name or f"{NAME} {out.resolve()}",
-            sampler=_Sampler(seed),
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
-            direction="maximize",
-            load_if_exists=True,
-        )
+        with understood(out, storage):
+            return optuna.create_study(
+                storage=kept,
+                study_name=NAME if storage is None else name or f"{NAME} {out.resolve()}",
+                sampler=_Sampler(seed),
+                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
+                direction="maximize",
+                load_if_exists=True,
+            )
 
 
-def _without_password(url: str, text: str) -> tuple[str, str]:
+FAULTS = (
+    (("not a database", "malformed", "no such table", "no such column"), "the database of this search is damaged", _DAMAGED),
+    (
+        ("locked", "busy"),
+        "another process keeps the database of this search to itself",
+        "end that process; the same command goes on",
+    ),
+    (("readonly", "read-only", "unable to open", "permission"), "the database of this search cannot be written", _CLOSED),
+    (("disk is full", "disk i/o"), "the disk of the database of this search is full or fails", _FULL),
+)
+"""What the package of a database says, what that means, and what to do."""
+
+
+@contextmanager
+def understood(out: Path, storage: str | None) -> Iterator[None]:
+    """A block in which errors of the database are told in our words. Raise ConfigError for them."""
+    from sqlalchemy.exc import DBAPIError
+
+    try:
+        yield
+    except (DBAPIError, optuna.exceptions.StorageInternalError) as error:
+        cause: BaseException = error
+        while not isinstance(cause, DBAPIError) and (deeper := cause.__cause__ or cause.__context__) is not None:
+            cause = deeper
+        text = str(cause.orig if isinstance(cause, DBAPIError) else error).partition("\n")[0]
+        where, text = (str(out / STORAGE), text) if storage is None else without_password(storage, text)
+        usual = "the database of this search cannot be used", "see whether it can be reached; the same command goes on"
+        what, fix = next((each[1:] for each in FAULTS if any(word in text.lower() for word in each[0])), usual)
+        raise ConfigError(what, where=where, got=text, fix=fix) from None
+
+
+def without_password(url: str, text: str = "") -> tuple[str, str]:
     """The address of a database and what was said of it, without its password."""
     from sqlalchemy.engine import make_url
     from sqlalchemy.exc import ArgumentError

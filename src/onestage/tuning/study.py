@@ -36,7 +36,8 @@ from onestage.training.checks import DivergedError
 from onestage.training.config import Setting
 from onestage.training.lock import is_taken
 from onestage.tuning.space import Proposal, Space
-from onestage.tuning.storage import NAME, locked, open_study
+from onestage.tuning.storage import NAME, STORAGE, locked, open_study, understood, without_password
+from onestage.tuning.sureness import DRAWN, SHOWN, UNKNOWN, Drawn, Verdict, verdict
 
 PLAN = "tune.json"
 BEST = "best.json"
@@ -52,6 +53,8 @@ FAILED, STOPPED = "failed", "stopped"
 TRIES = 3
 """A trial that has failed so often, without a new checkpoint in between, is given up."""
 FAILURE = "failed.txt"
+STEPS = "steps"
+"""With a trial that was trained to its end: how many it had."""
 RUNGS = 10
 """A trial is compared with the others at each tenth of its steps."""
 
@@ -60,7 +63,9 @@ RUNGS = 10
 class SearchPlan:
     """What all processes of a search agree on. data: the path of the data set. minutes: of each trial. options: of the user.
 
-    name: of the search, where a database holds several.
+    name: of the search, where a database holds several. pictures: of the validation set, spread evenly, that measure every
+    trial: the same ones. steps: that a trial of the default settings was found to have. content: a checksum of the pictures
+    and their labels.
     """
 
     data: str
@@ -69,15 +74,22 @@ class SearchPlan:
     options: tuple[str, ...] = ()
     seed: int = 0
     name: str = ""
+    pictures: int = 0
+    steps: int = 0
+    content: str = ""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial came to. AP: the best on the validation pictures. settings: those that differ from the rules."""
+    """What a trial came to. AP: the best on the validation pictures. settings: those that differ from the rules. steps: of its
+    training. drawn: how AP differs with the choice of pictures.
+    """
 
     AP: float
     detector: DetectorConfig
     settings: Mapping[str, Setting]
+    steps: int = 0
+    drawn: Drawn = UNKNOWN
 
 
 class Stopped(Exception):
@@ -113,6 +125,9 @@ def agree(out: Path, plan: SearchPlan) -> SearchPlan:
     mine, theirs = (vars(each) for each in (plan, begun))
     typed = {"data": "DATA", "minutes": "--each", "options": "options", "seed": "--seed"}
     changed = [f"{typed[name]}: {theirs[name]} before, {mine[name]} now" for name in typed if mine[name] != theirs[name]]
+    if begun.content != plan.content and not changed:
+        what = "the pictures of this search or their labels have changed, so its trials could not be compared"
+        raise ConfigError(what, where=plan.data, fix="put the data set back, or begin another search: --out")
     if changed:
         fix = "give the options with which it began, or name another folder: --out"
         if mine["minutes"] != theirs["minutes"]:
@@ -138,12 +153,23 @@ class Search:
     """A search in a folder, as this process takes part in it."""
 
     def __init__(self, out: Path, plan: SearchPlan, *, storage: str | None = None) -> None:
-        self.out, self.plan = out, plan
+        self.out, self.plan, self.storage = out, plan, storage
         self.study = open_study(out, storage, name=plan.name, seed=plan.seed)
         self._done: Trained | None = None
-        with locked(out):
+        with locked(out), understood(out, storage):
             if not self.study.trials:
+                self._check_new(storage)
                 self.study.enqueue_trial(dict(plan.space.first), user_attrs={FOLDER: f"{0:04d}"})
+
+    def _check_new(self, storage: str | None) -> None:
+        """Raise ConfigError if the folder has trials, of which the database knows nothing."""
+        trained = sorted(path.name for path in (self.out / TRIALS).glob("[0-9]*"))
+        if trained:
+            place = str(self.out / STORAGE) if storage is None else without_password(storage)[0]
+            fix = "put the database back" if storage is None else "the --storage with which it began"
+            what = "the database of this search has no trials, but its folder has"
+            got = f"no trial in {place}, {counted(len(trained), 'folder')} in {self.out / TRIALS}"
+            raise ConfigError(what, where=self.out, got=got, fix=f"{fix}, or begin another search: --out")
 
     def next(self, run: Run) -> FrozenTrial:
         """Train one trial: one that was left unfinished, or a new one. A trial that cannot be trained is over, with the reason.
@@ -152,6 +178,10 @@ class Search:
         whose process was killed. Raise Stopped after a signal, and the error where a picture cannot be read or a file cannot be
         written, which no other trial would spare: the trial is on the list again then, and that counts as no failure.
         """
+        with understood(self.out, self.storage):
+            return self._next(run)
+
+    def _next(self, run: Run) -> FrozenTrial:
         number = -1
 
         def objective(trial: Trial) -> float:
@@ -173,7 +203,7 @@ class Search:
             trials = self.trials
             best = best_of(trials)
             self._tidy(trials, best)
-            self._save_best(best)
+            self._save_best(best, _verdict_of(trials, self.plan))
         return next(trial for trial in trials if trial.number == number)
 
     def _objective(self, trial: Trial, run: Run) -> float:
@@ -185,7 +215,7 @@ class Search:
         try:
             done = run(self.plan.space.ask(trial), folder, _watch(trial))
         except (ConfigError, DivergedError) as error:  # such as an input that is too small for the model
-            trial.set_user_attr(WHY, str(error))
+            trial.set_user_attr(WHY, shortened(" ".join(str(error).split()), 300))
             raise TrialPruned from error
         except TrialPruned:
             raise
@@ -235,6 +265,11 @@ class Search:
     def best(self) -> FrozenTrial | None:
         """The best complete trial, the first of equal ones; None if there is none yet."""
         return best_of(self.trials)
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the search has found; None if no trial was trained to its end."""
+        return _verdict_of(self.trials, self.plan)
 
     def folder(self, trial: FrozenTrial) -> Path:
         """The run folder of a trial."""
@@ -288,10 +323,17 @@ class Search:
                     for name in (BEST_MODEL, LAST_MODEL):
                         (self.folder(trial) / name).unlink(missing_ok=True)
 
-    def _save_best(self, best: FrozenTrial | None) -> None:
+    def _save_best(self, best: FrozenTrial | None, found: Verdict | None) -> None:
         """Write the best trial, for ``onestage train --config``."""
-        if best is not None:
-            about = {"AP": best.value, "trial": best.number, "minutes": self.plan.minutes}
+        if best is not None and found is not None:
+            gain = None if found.gain is None else vars(found.gain.difference)
+            about: dict[str, object] = {
+                "AP": best.value,
+                "trial": best.number,
+                "minutes": self.plan.minutes,
+                "pictures": self.plan.pictures,
+            }
+            about |= {"than_default": gain, "better": found.better}
             content = {"tuned": about, "training": best.user_attrs["settings"], "detector": best.user_attrs["detector"]}
             write_atomically(self.out / BEST, (json.dumps(content, indent=2) + "\n").encode())
 
@@ -306,9 +348,20 @@ def best_of(trials: Sequence[FrozenTrial]) -> FrozenTrial | None:
     return max(complete_of(trials), key=lambda trial: trial.value or 0.0, default=None)
 
 
+def _verdict_of(trials: Sequence[FrozenTrial], plan: SearchPlan) -> Verdict | None:
+    """What the trials of a search have found; None if none is complete."""
+    complete, best = complete_of(trials), best_of(trials)
+    if best is None:
+        return None
+    rule = next((trial for trial in complete if dict(trial.params) == dict(plan.space.first)), None)
+    return verdict(complete, rule, best, pictures=plan.pictures)
+
+
 def _attributes(done: Trained) -> dict[str, Any]:
     """What is kept with a trial that was trained to its end."""
-    return {"detector": encode(done.detector), "settings": json.loads(json.dumps(dict(done.settings)))}
+    settings = json.loads(json.dumps(dict(done.settings)))
+    about = {STEPS: done.steps, DRAWN: list(done.drawn.AP), SHOWN: done.drawn.pictures}
+    return {"detector": encode(done.detector), "settings": settings} | about
 
 
 def _watch(trial: Trial) -> Watch:

@@ -118,12 +118,13 @@ def _too_short(
         longer = f"--each {needed:g}: {int(minutes / needed)} trials then fit into {minutes:g} min"
     else:
         longer = f"--minutes {_readable(10 * needed):g}" + (f" --each {needed:g}" if each_given else "")
+    smaller = "" if name == "tinyssd" else "--model tinyssd, "
     return ConfigError(
         "a trial of this search is too short to learn anything, so its AP would say nothing",
         where="--each" if each_given else f"--minutes {minutes:g}",
         got=f"{counted(length.steps, 'step')} of {name} in {each:.3g} min: a step takes {costs.step:.2g} s",
         expected=f"at least {FEW_STEPS} steps",
-        fix=f"{longer}; or a smaller model, input or batch: --model tinyssd, --size, --batch-size",
+        fix=f"{longer}; or a smaller model, input or batch: {smaller}--size, --batch-size",
     )
 
 

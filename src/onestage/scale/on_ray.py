@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -233,7 +234,7 @@ def _knock(address: str | None) -> None:
 
 
 @contextmanager
-def _with_token(ray: Any, address: str | None) -> Iterator[None]:
+def _with_token(address: str | None) -> Iterator[None]:
     """A block in which Ray shows its token at an address of this machine, as it does for "auto" and not for HOST:PORT.
 
     ``ray start --head`` asks for a token wherever it finds one: that of any Ray which was ever started here by a program. To
@@ -243,15 +244,14 @@ def _with_token(ray: Any, address: str | None) -> Iterator[None]:
     if MODE in os.environ or not _is_here(host) or not _token_files():
         yield
         return
-    from ray._raylet import Config
-
+    kept = import_module("ray._raylet").Config  # it has kept the mode of before
     os.environ[MODE] = "token"
-    Config.initialize("")  # it has kept the mode of before
+    kept.initialize("")
     try:
         yield
     except BaseException:
         del os.environ[MODE]
-        Config.initialize("")
+        kept.initialize("")
         raise
 
 
@@ -303,7 +303,7 @@ def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
         options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
     try:
         _knock(cluster.address)
-        with _quiet(), _with_token(ray, cluster.address):
+        with _quiet(), _with_token(cluster.address):
             ray.init(address=cluster.address or "local", **options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if _wants_token(error):

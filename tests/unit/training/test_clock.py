@@ -162,3 +162,4 @@ def test_measurements_take_a_tenth_of_the_time() -> None:
     assert length_for(600, costs, epoch=1000, pictures=10) == Length(578, 60, 10)  # ten in less than an epoch
     assert length_for(600, costs, epoch=10, pictures=100_000).evaluate_pictures == 600  # more would take longer
     assert length_for(1, costs, epoch=10, pictures=10) == Length(1, 1, 1)
+    assert length_for(60, costs, epoch=10, pictures=500, fixed=True).evaluate_pictures == 500  # of a search: the same for all

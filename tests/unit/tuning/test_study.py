@@ -2,6 +2,7 @@
 
 import json
 import signal
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -383,6 +384,54 @@ def test_any_thread_may_use_the_storage(tmp_path: Path, caplog: pytest.LogCaptur
             thread.join()
     assert seen == [0] * 160
     assert not caplog.records
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_database_without_the_trials_of_its_folder_is_refused(tmp_path, named):
+    shared = [f"sqlite:///{tmp_path}/{name}.db" if named else None for name in "ab"]
+    out = tmp_path / "search"
+    Search(out, agree(out, PLAN), storage=shared[0]).next(train_nothing)
+    if not named:
+        (out / "study.db").unlink()
+    with pytest.raises(ConfigError, match="has no trials, but its folder has") as caught:
+        Search(out, agree(out, PLAN), storage=shared[1])
+    assert "1 folder" in caught.value.got and (out / "trials" / "0000" / BEST_MODEL).exists()
+
+
+def spoil(out, fault):
+    file = out / "study.db"
+    if fault == "no database":
+        file.write_bytes(b"these are words, and no database " * 300)
+    elif fault == "damaged":
+        content = bytearray(file.read_bytes())
+        content[200:] = bytes(len(content) - 200)
+        file.write_bytes(content)
+    else:
+        file.write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"), [("no database", "is damaged"), ("damaged", "is damaged"), ("empty", "has no trials")]
+)
+def test_a_damaged_database_is_told_in_our_words(tmp_path, fault, said):
+    Search(tmp_path, agree(tmp_path, PLAN)).next(train_nothing)
+    spoil(tmp_path, fault)
+    with pytest.raises(ConfigError, match=said) as caught:
+        Search(tmp_path, agree(tmp_path, PLAN))
+    assert not any(word in str(caught.value) for word in ("SQL:", "PRAGMA", "sqlalche", "Background"))
+    assert "another search: --out" in caught.value.fix
+
+
+def test_a_database_that_another_keeps_is_told(search, monkeypatch):
+    monkeypatch.setattr(storage, "PATIENCE", 0.2)
+    other = sqlite3.connect(search.out / "study.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    try:
+        with pytest.raises(ConfigError, match="another process keeps the database") as caught:
+            Search(search.out, agree(search.out, PLAN))
+    finally:
+        other.close()
+    assert caught.value.got == "database is locked" and "end that process" in caught.value.fix
 
 
 def test_other_minutes_are_named_as_they_are_typed(tmp_path):

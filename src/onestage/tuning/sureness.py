@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from onestage.analysis.bootstrap import Estimate, drawn_ap, over_classes
 from onestage.analysis.compare import Difference
 from onestage.data import Dataset
 from onestage.metrics.matches import match
-from onestage.metrics.tables import tabulate
+from onestage.metrics.tables import Floats, tabulate
 from onestage.structures import Detections
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def differences(base: FrozenTrial, others: Sequence[FrozenTrial]) -> dict[int, D
     return result
 
 
-def _draws(trial: FrozenTrial) -> np.ndarray[Any, np.dtype[np.float64]]:
+def _draws(trial: FrozenTrial) -> Floats:
     """(B,) the AP of a trial in each draw."""
     return np.array(trial.user_attrs.get(DRAWN, ()), np.float64)
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import SymInt, Tensor, nn
 
 from onestage.model.detector import mirror
-from onestage.model.layers.winograd import STORED_PIXELS, Transforms, is_wide, transforms
+from onestage.model.layers.convolution import STORED_PIXELS, Transforms, is_wide, transforms
 
 
 class GraphConv3x3(nn.Module):

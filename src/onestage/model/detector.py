@@ -29,6 +29,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
 from onestage.model.features import Backbone, Features
 from onestage.model.heads.per_level import HeadModule
+from onestage.model.layers.convolution import mend_strided
 from onestage.model.limits import ANCHORS, PARAMETERS
 from onestage.model.output.scores import Scores
 from onestage.structures import Detections, HeadOutput, ImageMeta, Size, Targets, check_labels
@@ -60,7 +61,7 @@ class Detector(nn.Module):
                     self._build(config)
         with _bounded(config.name):
             self._build(config)
-        self.to(memory_format=torch.channels_last)
+        mend_strided(self).to(memory_format=torch.channels_last)
         self._anchors = Anchors(config.levels)
         self._level_sizes: dict[Size, tuple[Size, ...]] = {}
         self._check_places()

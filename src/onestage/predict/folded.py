@@ -23,11 +23,11 @@ from torch.utils._pytree import tree_leaves
 from onestage.errors import ConfigError
 from onestage.model.detector import Detector, mirror
 from onestage.model.features import is_changed
+from onestage.model.layers.convolution import STORED_PIXELS, Conv3x3, StridedConv2d, convolve_by, is_wide, transformed
 from onestage.model.layers.same_padding import SameConv2d
-from onestage.model.layers.winograd import STORED_PIXELS, Conv3x3, convolve_by, is_wide, transformed
 from onestage.model.reached import reached
 
-CONVOLUTIONS = (nn.Conv2d, Conv3x3, SameConv2d)
+CONVOLUTIONS = (nn.Conv2d, Conv3x3, StridedConv2d, SameConv2d)
 """Types that hand their weight to one convolution as it is, and give its result as it is."""
 NORMS = (nn.BatchNorm2d, BatchNormAct2d)
 """Types of batch norm. The second one has an activation behind it."""

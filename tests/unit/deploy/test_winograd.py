@@ -6,7 +6,7 @@ from torch import nn
 from torch.export import Dim
 
 from onestage.deploy.winograd import GraphConv3x3, by_winograd
-from onestage.model.layers.winograd import Conv3x3, transforms
+from onestage.model.layers.convolution import Conv3x3, transforms
 
 
 @pytest.mark.parametrize("size", [(20, 20), (19, 23), (18, 21), (17, 38), (1, 300), (3, 5)])

@@ -15,9 +15,9 @@ from onestage.model.heads.per_level import ConvHead
 from onestage.model.heads.residual import ResidualHead
 from onestage.model.heads.separable import SeparableHead
 from onestage.model.heads.shared import SharedHead
-from onestage.model.layers import winograd
+from onestage.model.layers import convolution
+from onestage.model.layers.convolution import Conv3x3
 from onestage.model.layers.same_padding import SameConv2d
-from onestage.model.layers.winograd import Conv3x3
 from onestage.model.necks.bifpn import BiFPN
 from onestage.model.necks.deconvolution import Deconvolution
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
@@ -46,7 +46,7 @@ def part(request):
     """A part that was never called, in evaluation mode, and its inputs."""
     build, shapes = PARTS[request.param]
     torch.manual_seed(0)
-    winograd.transforms.cache_clear()
+    convolution.transforms.cache_clear()
     module = build().to(memory_format=torch.channels_last).eval()
     inputs = [torch.randn(s) for s in shapes] if isinstance(shapes, list) else torch.randn(shapes)
     return module, inputs
@@ -73,7 +73,7 @@ def kept(module: nn.Module) -> list[tuple[str, str, int, str]]:
 def test_eight_threads_make_the_first_call_together(part):
     module, inputs = part
     expected = outputs(copy.deepcopy(module), inputs)
-    winograd.transforms.cache_clear()
+    convolution.transforms.cache_clear()
     start, before = threading.Barrier(8), kept(module)
 
     def call(_):
@@ -117,13 +117,13 @@ def test_weights_changed_by_hand_count_at_once(part):
     for parameter in module.parameters():
         parameter.mul_(0.5)
     fresh = copy.deepcopy(module)
-    winograd.transforms.cache_clear()
+    convolution.transforms.cache_clear()
     found = outputs(module, inputs)
     assert equal(found, outputs(fresh, inputs)) and not equal(found, before)
 
 
 def test_constants_are_ordinary_tensors_whatever_mode_comes_first():
-    winograd.transforms.cache_clear()
+    convolution.transforms.cache_clear()
     with torch.inference_mode(), torch.device("meta"):
-        made = winograd.transforms()
+        made = convolution.transforms()
     assert not any(m.is_inference() or m.is_meta for m in made)

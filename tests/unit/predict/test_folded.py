@@ -9,7 +9,7 @@ from torch import nn
 import onestage
 from onestage.cli.common import run_model
 from onestage.errors import ConfigError
-from onestage.model.layers.winograd import Conv3x3
+from onestage.model.layers.convolution import Conv3x3
 from onestage.predict import folded as folding
 from onestage.predict.folded import StoredConv3x3, folded
 from onestage.predict.predictor import Predictor

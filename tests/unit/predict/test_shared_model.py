@@ -15,7 +15,7 @@ from onestage.data.synthetic import SyntheticConfig, generate, synthetic_dataset
 from onestage.explain.explanation import explain_sample
 from onestage.explain.pictures import level_picture, nms_picture
 from onestage.model.detector import Detector
-from onestage.model.layers import winograd
+from onestage.model.layers import convolution
 from onestage.predict.measure import evaluate_dataset
 from onestage.structures import Targets
 from onestage.zoo.table import ZOO
@@ -100,7 +100,7 @@ def check_rounds(model: Detector) -> None:
     assert all(len(boxes) for boxes, *_ in expected)
     values = {name: value.clone() for name, value in model.state_dict().items()}
     for _ in range(ROUNDS):
-        winograd.transforms.cache_clear()
+        convolution.transforms.cache_clear()
         pair = [fresh(model), fresh(model).train()]
         before = [state(one) for one in pair]
         works = [lambda one=pair[i % 2], image=images[i // 2]: one.predict(image, score=0.0)[0] for i in range(THREADS)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from onestage.model.codec import Part
 from onestage.model.features import Features
-from onestage.model.layers.winograd import Conv3x3
+from onestage.model.layers.convolution import Conv3x3
 
 
 @dataclass(frozen=True)

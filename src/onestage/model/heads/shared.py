@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from onestage.model.codec import Part
 from onestage.model.heads.per_level import HeadModule, as_rows, check_shareable, prior_bias
+from onestage.model.layers.convolution import Conv3x3
 from onestage.model.layers.norms import norm_layers
-from onestage.model.layers.winograd import Conv3x3
 from onestage.model.limits import Layers, Probability
 
 

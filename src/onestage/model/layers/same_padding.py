@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from timm.layers import Conv2dSame  # type: ignore[attr-defined]
 from torch import Tensor, nn
 
+from onestage.model.layers.convolution import strided
+
 
 class SameConv2d(Conv2dSame):
     """timm's convolution with TensorFlow's padding. If the amount of padding is odd, the additional row or column is behind
@@ -27,7 +29,7 @@ class SameConv2d(Conv2dSame):
         pads = [_around(n, k, s) for n, k, s in zip(x.shape[2:], self.kernel_size, self.stride, strict=True)]
         (top, bottom), (left, right) = pads
         weight = F.pad(self.weight, (right - left, 0, bottom - top, 0)) if (top, left) != (bottom, right) else self.weight
-        return F.conv2d(x, weight, self.bias, self.stride, (bottom, right), groups=self.groups)
+        return strided(x, weight, bias=self.bias, stride=self.stride, padding=(bottom, right))
 
     def _pays(self, x: Tensor) -> bool:
         """Whether this way is faster: on a CPU. Compiled and exported graphs stay plain."""

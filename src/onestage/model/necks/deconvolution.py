@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from onestage.errors import require
 from onestage.model.codec import Part
 from onestage.model.features import Features
-from onestage.model.layers.winograd import Conv3x3
+from onestage.model.layers.convolution import Conv3x3
 from onestage.model.limits import Channels
 from onestage.model.necks.extra_levels import ExtraBlock, ExtraLevels
 from onestage.structures import Size

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from onestage.model.codec import Part, Range
 from onestage.model.features import Features
+from onestage.model.layers.convolution import Conv3x3
 from onestage.model.layers.norms import Norm, norm_layers
-from onestage.model.layers.winograd import Conv3x3
 from onestage.model.limits import Channels, Levels
 
 

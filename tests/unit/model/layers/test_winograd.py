@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from onestage.model.layers import winograd
-from onestage.model.layers.winograd import Conv3x3
+from onestage.model.layers import convolution
+from onestage.model.layers.convolution import Conv3x3
 
 SHAPES = [(2, 128, 70, 32, 32), (1, 130, 64, 37, 41), (2, 64, 64, 33, 35), (1, 128, 64, 1, 1024)]
 """B, C, O, H, W: whole tiles and parts of tiles."""
@@ -28,21 +28,21 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("strip", [1, winograd._FLOATS_AT_ONCE])
+@pytest.mark.parametrize("strip", [1, convolution._FLOATS_AT_ONCE])
 @torch.no_grad()
 def test_is_the_convolution(shape, strip, monkeypatch):
-    monkeypatch.setattr(winograd, "_FLOATS_AT_ONCE", strip)
+    monkeypatch.setattr(convolution, "_FLOATS_AT_ONCE", strip)
     conv, images = case(shape)
-    found = winograd.convolve(images, conv.weight, conv.bias)
+    found = convolution.convolve(images, conv.weight, conv.bias)
     assert close(found, exact(conv, images))
     assert found.is_contiguous(memory_format=torch.channels_last)
-    assert close(winograd.convolve(images.contiguous(), conv.weight), exact(conv, images) - conv.bias.view(-1, 1, 1))
+    assert close(convolution.convolve(images.contiguous(), conv.weight), exact(conv, images) - conv.bias.view(-1, 1, 1))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("strip", [1, winograd._FLOATS_AT_ONCE])
+@pytest.mark.parametrize("strip", [1, convolution._FLOATS_AT_ONCE])
 def test_gradients_are_the_convolutions(shape, strip, monkeypatch):
-    monkeypatch.setattr(winograd, "_FLOATS_AT_ONCE", strip)
+    monkeypatch.setattr(convolution, "_FLOATS_AT_ONCE", strip)
     conv, images = case(shape)
     images.requires_grad_()
     found, expected = conv(images), exact(conv, images)
@@ -63,7 +63,7 @@ def test_only_wanted_gradients():
 
 def test_learns_after_inference_and_under_another_default_device():
     conv, images = case(SHAPES[0])
-    winograd.transforms.cache_clear()
+    convolution.transforms.cache_clear()
     with torch.inference_mode(), torch.device("meta"):
         conv(images)
     conv(images).sum().backward()
@@ -86,8 +86,8 @@ def test_a_picture_does_not_depend_on_its_batch():
 def count(monkeypatch):
     """How often Winograd's algorithm was run."""
     calls = []
-    real = winograd.convolve
-    monkeypatch.setattr(winograd, "convolve", lambda *a: (calls.append(1), real(*a))[1])
+    real = convolution.convolve
+    monkeypatch.setattr(convolution, "convolve", lambda *a: (calls.append(1), real(*a))[1])
     return calls
 
 

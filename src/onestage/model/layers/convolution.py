@@ -1,8 +1,11 @@
-"""3x3 convolutions on a CPU with a quarter of the multiplications: Winograd's F(4x4, 3x3).
+"""Convolutions on a CPU, where torch's are slow or wrong.
 
-Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2015, arXiv 1509.09308, section 4.
-Shape letters: B images, C input and O output channels, H and W of a map; R rows and S columns of tiles, T = R * S. A tile is
-4x4 pixels of the output and the 6x6 = 36 pixels of the input that it depends on.
+Shape letters: B images, C input and O output channels, G groups of channels, H and W of a map, K x K cells of a filter;
+R rows and S columns of tiles, T = R * S. A tile is 4x4 pixels of the output and the 6x6 = 36 pixels of the input that it
+depends on.
+
+``Conv3x3`` has a quarter of the multiplications, by Winograd's F(4x4, 3x3). Source: A. Lavin and S. Gray, Fast Algorithms for
+Convolutional Neural Networks, 2015, arXiv 1509.09308, section 4.
 
 Input tiles and filters are transformed to 36 points, where a convolution is a product. 36 matrix products sum over the
 channels, and the sums are transformed back to 16 pixels. The libraries of GPUs do this; oneDNN, which computes torch's
@@ -10,18 +13,25 @@ convolutions on a CPU, does not. Rounding errors are about 1e-5 of the largest v
 
 No layer stores transformed filters, because weights may change at any time, in training and by hand. Exported files and copies
 of a network that only predict do, and for them more layers are faster.
+
+``StridedConv2d`` avoids a fault of torch's bf16 convolutions, which oneDNN computes. If the stride along the width is above 1
+and the output has one column, they use memory that was never written (seen with torch 2.15 on AVX-512). The gradient of the
+weights is what lay there before; with 128 channels and three rows or more the output and the gradient of the input are wrong
+too. Stride 1, 1x1 filters, fp16 and fp32 have no such fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple, TypeGuard, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+N = TypeVar("N", bound=nn.Module)
 
 _FLOATS_AT_ONCE = 1 << 21
 """How many numbers a strip of tiles has at its 36 points: 8 MB stay in the processor's cache between the steps."""
@@ -214,3 +224,67 @@ def transforms() -> Transforms:
     with torch.inference_mode(False):
         squares = [torch.tensor(m, dtype=torch.float64, device="cpu") for m in (data, filter, inverse)]
         return Transforms(*(torch.kron(m, m).float() for m in squares))
+
+
+class StridedConv2d(nn.Conv2d):
+    """torch's convolution. On the maps of the fault above it takes another way to the same values."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return super()._conv_forward(input, weight, bias)
+        rows, columns = self.padding
+        return strided(input, weight, bias=bias, stride=self.stride, padding=(rows, columns), spread=self.dilation)
+
+
+class StridedTransposed(nn.ConvTranspose2d):
+    """torch's transposed convolution, whose gradient is a convolution with a stride. It takes another way on such maps."""
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """(B, C, H, W) -> (B, O, H', W'). output_size: as torch takes it."""
+        if output_size is not None or not _in_bf16(input) or input.shape[-1] > 1:
+            return super().forward(input, output_size)
+        return super().forward(F.pad(input, (0, 1)))[..., : -self.stride[1]]  # what belongs to a second column is cut off
+
+
+def strided(
+    images: Tensor,
+    weight: Tensor,
+    *,
+    bias: Tensor | None,
+    stride: tuple[int, ...],
+    padding: tuple[int, int],
+    spread: tuple[int, ...] = (1, 1),
+) -> Tensor:
+    """(B, C, H, W), (O, C / G, K, K) and (O,) -> (B, O, H', W'), as ``F.conv2d`` gives it. spread: its dilation.
+
+    If the output has one column and the fault above can be met, the stride along the width is 1 and further columns are cut
+    off.
+    """
+    groups = images.shape[-3] // weight.shape[1]
+    if not (_in_bf16(images) and stride[1] > 1 and _one_column(images, weight, stride[1], padding[1], spread[1])):
+        return F.conv2d(images, weight, bias, stride, padding, spread, groups)
+    return F.conv2d(images, weight, bias, (stride[0], 1), padding, spread, groups)[..., :1]
+
+
+def _in_bf16(images: Tensor) -> bool:
+    """Whether torch computes in bf16 on a CPU. Exported graphs stay plain: other programs compute them."""
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+        return False
+    autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return images.device.type == "cpu" and (autocast or images.dtype == torch.bfloat16)
+
+
+def _one_column(images: Tensor, weight: Tensor, stride: int, padding: int, spread: int) -> bool:
+    return images.shape[-1] + 2 * padding - spread * (weight.shape[-1] - 1) <= stride
+
+
+def mend_strided(network: N) -> N:
+    """The network itself. Each plain convolution in it, transposed or not, that has a stride along the width now avoids the
+    fault above. Weights, settings and names stay.
+    """
+    for module in network.modules():
+        if type(module) is nn.Conv2d and module.stride[1] > 1 and module.kernel_size[1] > 1:
+            module.__class__ = StridedConv2d
+        elif type(module) is nn.ConvTranspose2d and module.stride[1] > 1 and module.kernel_size[1] > 1:
+            module.__class__ = StridedTransposed
+    return network

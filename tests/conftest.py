@@ -20,6 +20,8 @@ from hypothesis import settings
 from onestage.training.signals import StopSignal
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch reads it when it is first imported, which is after this
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # or each process compiles all tests, and each of many programs all our files
+sys.dont_write_bytecode = False
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no reason to fail
 settings.load_profile("no deadline")

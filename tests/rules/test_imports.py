@@ -189,6 +189,8 @@ def speaks_of_shapes(path):
     return any(re.search(r"\((?:\.\.\., )?[A-Z](?:_l)?,", text) for text in docstrings(path))
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if speaks_of_shapes(p)], ids=lambda p: str(p.relative_to(SOURCE)))
-def test_a_file_that_speaks_of_shapes_opens_with_their_letters(path):
-    assert "letters" in ast.get_docstring(tree_of(path))
+def test_a_file_that_speaks_of_shapes_opens_with_their_letters():
+    """In one test: to know the files, all of them are parsed."""
+    speaking = [path for path in FILES if speaks_of_shapes(path)]
+    silent = [path for path in speaking if "letters" not in ast.get_docstring(tree_of(path))]
+    assert [str(path.relative_to(SOURCE)) for path in silent] == [] and len(speaking) > 50

@@ -123,7 +123,7 @@ def batch(
     began, tally = time.monotonic(), Tally()
     with begun(out, wanted, note=_note) as found:
         if found.earlier:
-            say(f"going on: {found.pictures_done:,} of {found.manifest.pictures.pictures:,} pictures are done")
+            say(f"going on: {found.pictures_done:,} of {counted(found.manifest.pictures.pictures, 'picture')} done")
         for part in found.earlier:
             tally.add(part)
         interrupted = _done(found, machines, tally)
@@ -226,7 +226,7 @@ def _engine(found: Batch, machines: Machines) -> Generator[Advance | Done]:
 def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted: bool) -> None:
     """Print what was found and where it is."""
     total = found.manifest.pictures.pictures
-    pictures = counted(total, "picture") if tally.pictures == total else f"{tally.pictures:,} of {total:,} pictures"
+    pictures = ("" if tally.pictures == total else f"{tally.pictures:,} of ") + counted(total, "picture")
     now = tally.pictures - found.pictures_done
     rate = f", {now / seconds:,.1f} pictures/s" if now and seconds else ""
     objects = counted(tally.objects.total(), "object")
@@ -235,7 +235,7 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
     tell(f"{pictures} in {seconds:.1f} s{rate}: {objects}" + (f" ({named}{more})" if named else ""))
     if tally.failures:
         codes = ", ".join(f"{count:,} {code}" for code, count in tally.failures.most_common(MOST_NAMED))
-        say((f"{tally.failures.total():,} could not be read", "bold yellow"), f" ({codes}): rows whose status is error")
+        say((f"{counted(tally.failures.total(), 'picture')} could not be read", "bold yellow"), f" ({codes}): status error")
     tell(f"results: {out}/part-*.parquet")
     if not interrupted:
         tell(f"look at them: onestage batch report {out}")

@@ -361,8 +361,8 @@ class Counts:
             tell(f"annotated film: {film}")
         tell(f"results (jsonl): {rows}")
         if self.dropped:
-            say((f"{self.dropped:,} frames were dropped", "bold yellow"), ": the detector was too slow for them")
+            say((f"dropped {counted(self.dropped, 'frame')}", "bold yellow"), ": the detector was too slow")
         if self.damaged:
-            say((f"{self.damaged:,} frames are damaged", "bold yellow"), ": the decoder filled gaps in them")
+            say((counted(self.damaged, "damaged frame"), "bold yellow"), ": the decoder filled gaps there")
         if self.faults:
             say((counted(self.faults, "fault"), "bold yellow"), f", as said above and in {ROWS}")

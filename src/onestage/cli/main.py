@@ -20,6 +20,7 @@ from functools import cache, partial
 from importlib import import_module
 from importlib.metadata import version
 from inspect import Parameter, signature
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from rich.table import Table
@@ -189,6 +190,7 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     import tyro
 
     _check_words(program, arguments)
+    _check_folder()
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
     _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
@@ -199,6 +201,15 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
         reword(error, _options(function), f"{program} --help")
         raise
     return code
+
+
+def _check_folder() -> None:
+    """Raise ConfigError if the folder that the command is given in was removed: torch would end the process."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        what, fix = "the folder that this command was started in is gone", "cd to a folder that is there, and start it again"
+        raise ConfigError(what, where=os.environ.get("PWD"), got=error.strerror, fix=fix) from error
 
 
 def _check_words(program: str, arguments: Sequence[str]) -> None:

@@ -173,7 +173,7 @@ def work_through(
             point = journal.go_on(sinks)
             done = point.done
             tally.go_on(point.counts)
-            say((f"going on after {done:,} of {len(pictures):,} pictures", "dim"))
+            say((f"going on after {done:,} of {counted(len(pictures), 'picture')}", "dim"))
         with progress("predicting", len(pictures), done=done) as bar:
             try:
                 _add_all(run(pictures[done:], unsaved=_Unsaved(tally, bar)), done, sinks, journal, tally=tally, bar=bar)
@@ -275,7 +275,7 @@ class Tally:
         """Print what was found and where it is. total: pictures that were asked for. score: the least one reported; None: the
         thresholds of the model.
         """
-        pictures = f"{self.read:,} of {total:,} pictures" if self.read < total else counted(total, "picture")
+        pictures = (f"{self.read:,} of " if self.read < total else "") + counted(total, "picture")
         found = ", ".join(f"{count:,} {name}" for name, count in self.objects.most_common(8))
         more = f" and {len(self.objects) - 8} more classes" if len(self.objects) > 8 else ""
         objects = counted(self.objects.total(), "object") + (f" ({found}{more})" if found else "")
@@ -283,7 +283,7 @@ class Tally:
         for what, place in places.items():
             tell(f"{what}: {place}")
         if self.unreadable:
-            say((f"{self.unreadable:,} could not be read", "bold yellow"), " and were skipped; failures.csv says why")
+            say((f"{counted(self.unreadable, 'picture')} could not be read", "bold yellow"), "; failures.csv says why")
         if self.unsaved:
             say((f"the files of {counted(self.unsaved, 'picture')} could not all be saved", "bold yellow"), ", as said above")
         if not self.objects and self.read:

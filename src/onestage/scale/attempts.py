@@ -23,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from onestage.data.batch_folder import HIDDEN
-from onestage.errors import LostError
+from onestage.errors import LostError, counted
 from onestage.files import atomic_file
 from onestage.scale.work import Advance, Conditions, Done, SlowError, Tell, Worker
 
@@ -78,7 +78,7 @@ class Attempt:
         if self.deaths < most and pictures <= MOST:
             return
         what, fix = "all processes that worked at a shard died", "often too little memory: fewer --workers, or a larger machine"
-        got = f"{self.deaths} times" + (f", and at {pictures} pictures alone" if pictures else "")
+        got = counted(self.deaths, "time") + (f", and at {counted(pictures, 'picture')} alone" if pictures else "")
         raise LostError(what, where=f"shard {shard}", got=got, fix=f"{fix}; all other shards are kept")
 
 

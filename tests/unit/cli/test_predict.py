@@ -85,7 +85,8 @@ def test_an_unreadable_picture_is_skipped_counted_and_shows_in_the_exit_code(run
     Path("photos/empty.png").touch()
     assert main(["predict", str(run), "photos", "--score", "0.2", "--batch-size", "1", "--format", "jsonl"]) == 1
     captured = capsys.readouterr()
-    assert "photos/b/y.jpg" in captured.err and "photos/empty.png" in captured.err and "2 could not be read" in captured.err
+    assert "photos/b/y.jpg" in captured.err and "photos/empty.png" in captured.err
+    assert "2 pictures could not be read; failures.csv says why" in captured.err
     assert "2 of 4 pictures" in captured.out
     assert len(Path("predictions/predictions.jsonl").read_text().splitlines()) == 2
 

@@ -292,3 +292,15 @@ def test_an_empty_value_is_no_path_of_this_folder(here: Path, run: Path, shapes:
 def test_names_reach_the_results_of_python_as_they_are(hostile: Path) -> None:
     (found,) = load(hostile / "run").predict(min((hostile / "data").glob("*.jpg")))
     assert isinstance(found, Detections) and set(found.class_names) <= set(NAMES)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there a folder in use cannot be removed")
+def test_a_folder_that_was_removed_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    """Before torch is loaded, which would end the process with a message of its own."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert main(["models"]) == 2
+    assert "the folder that this command was started in is gone" in (said := capsys.readouterr().err) and "fix:" in said
+    assert main(["--help"]) == 0 and main(["--version"]) == 0

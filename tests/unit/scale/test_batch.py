@@ -64,7 +64,7 @@ def test_the_same_command_again_does_nothing(whole: Path, pictures: Path, model:
     assert batch(pictures, whole, model) == 1
     assert {path: path.stat().st_mtime_ns for path in batch_folder.part_paths(whole)} == before
     shown = capsys.readouterr()
-    assert "going on: 23 of 23 pictures are done" in shown.err and "23 pictures in" in shown.out
+    assert "going on: 23 of 23 pictures done" in shown.err and "23 pictures in" in shown.out
 
 
 def test_lost_and_damaged_parts_are_made_again(whole: Path, pictures: Path, model: Path, tmp_path: Path, capsys) -> None:

@@ -95,7 +95,7 @@ def _shown(picture: Listed, number: int) -> Listed:
 def _tell(passed: Passed, note: Note) -> None:
     """Say what was passed over."""
     if passed.links:
-        what = f"{counted(passed.links, 'link')} to folders in these folders are not followed"
+        what = f"what lies behind {counted(passed.links, 'link')} to folders is not taken"
         note(f"{what}, such as {passed.link}: name it as a folder if its pictures are meant")
     if passed.results:
         note(f"the results of other batches are passed over: {', '.join(sorted(passed.results)[:3])}")

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.nn.functional import interpolate
 
 from onestage.data.batch_folder import HIDDEN, PICTURES, arrow, parts_of, shard_sizes
 from onestage.draw import Stroke, colour_of, draw_strokes
@@ -205,9 +206,13 @@ def drawn(folder: Path, figures: Figures, count: int) -> Iterator[Drawn]:
         strokes = [Stroke(colour_of(label)) for label in sampled.labels]
         captions = [f"{name} {score:.2f}" for name, score in zip(sampled.names, sampled.scores, strict=True)]
         try:
-            picture = draw_strokes(decode_image(stored(listed)), boxes, strokes=strokes, captions=captions, side=SIDE)
+            image = decode_image(stored(listed))
         except DataError:
             continue
+        larger = max(1.0, SIDE / max(image.shape[1:]))  # or the words would hide a small picture
+        if larger > 1:
+            image = interpolate(image[None], scale_factor=larger, mode="nearest")[0]
+        picture = draw_strokes(image, larger * boxes, strokes=strokes, captions=captions, side=SIDE)
         count -= 1
         shown = f", the best {MOST_DRAWN} drawn" if sampled.objects > MOST_DRAWN else ""
         yield Drawn(sampled.id, f"{sampled.objects} objects{shown}" if sampled.objects != 1 else "1 object", picture)

@@ -36,6 +36,8 @@ def save_report(figures: Figures, pictures: Sequence[Drawn], folder: Path) -> Pa
     make_folder(folder)
     if pictures:
         write_file(folder / SHEET, contact_sheet([drawn.picture for drawn in pictures]))
+    else:
+        (folder / SHEET).unlink(missing_ok=True)  # of an earlier report
     write_file(folder / FIGURES, json.dumps(plain(figures), indent=1) + "\n")
     page = _page(figures, pictures)
     write_file(folder / PAGE, page.encode("utf-8", "replace"))
@@ -43,14 +45,17 @@ def save_report(figures: Figures, pictures: Sequence[Drawn], folder: Path) -> Pa
 
 
 def contact_sheet(pictures: Sequence[Image.Image]) -> bytes:
-    """The pictures in rows, as one JPEG."""
-    columns = min(COLUMNS, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    width, height = max(picture.width for picture in pictures), max(picture.height for picture in pictures)
-    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), (255, 255, 255))
-    for number, picture in enumerate(pictures):
-        left, top = GAP + number % columns * (width + GAP), GAP + number // columns * (height + GAP)
-        sheet.paste(picture, (left + (width - picture.width) // 2, top + (height - picture.height) // 2))
+    """The pictures in rows as high as their highest picture, as one JPEG."""
+    columns, width = min(COLUMNS, len(pictures)), max(picture.width for picture in pictures)
+    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
+    heights = [max(picture.height for picture in row) for row in rows]
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, sum(heights) + (len(rows) + 1) * GAP), (255, 255, 255))
+    top = GAP
+    for row, height in zip(rows, heights, strict=True):
+        for column, picture in enumerate(row):
+            left = GAP + column * (width + GAP) + (width - picture.width) // 2
+            sheet.paste(picture, (left, top + (height - picture.height) // 2))
+        top += height + GAP
     file = io.BytesIO()
     sheet.save(file, format="JPEG", quality=88)
     return file.getvalue()
@@ -74,8 +79,8 @@ def plain(figures: Figures) -> dict[str, Json]:
 
 def lead(figures: Figures) -> list[str]:
     """What the figures say, in sentences."""
-    found = counted(figures.objects.total(), "object")
-    sentences = [f"{counted(figures.pictures, 'picture')}: {found} of {counted(len(figures.objects), 'class')}."]
+    found = f"{counted(figures.objects.total(), 'object')} of {counted(len(figures.objects), 'class')}"
+    sentences = [f"{counted(figures.pictures, 'picture')}: {found if figures.objects else 'no object'}."]
     if figures.never:
         sentences.append(f"Never found: {shortened(', '.join(figures.never), 200)}.")
     missing = figures.manifest.pictures.shards - figures.parts
@@ -97,9 +102,8 @@ def _page(figures: Figures, pictures: Sequence[Drawn]) -> str:
         ("could not be read", f"{figures.failed:,}"),
     ]
     parts = [
-        Section("Pictures", _pictures(pictures)),
-        Section("Classes", _classes(figures)),
-        Section("Scores", _scores(figures)),
+        *([Section("Pictures", _pictures(pictures))] if figures.sample else []),
+        *([Section("Classes", _classes(figures)), Section("Scores", _scores(figures))] if figures.objects else []),
         *([Section("Failures", _failures(figures))] if figures.failed else []),
         Section("The batch", _about(figures)),
     ]
@@ -133,8 +137,8 @@ def _mean(figures: Figures, name: str) -> float:
 
 def _scores(figures: Figures) -> Markup:
     found = figures.all_scores.tolist()
-    first = next((number for number, count in enumerate(found) if count), 0)
-    named = [(f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}", count) for number, count in enumerate(found)][first:]
+    held = [number for number, count in enumerate(found) if count]
+    named = [(f"{number / BINS:.2f} to {(number + 1) / BINS:.2f}", found[number]) for number in range(held[0], held[-1] + 1)]
     bars = [Bar(name, count, f"{count:,}", math.nan, math.nan) for name, count in reversed(named)]
     score = figures.manifest.options.score
     least = "the threshold of its class" if score is None else f"a score of {score:g}"

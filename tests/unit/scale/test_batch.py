@@ -412,6 +412,46 @@ def test_an_exported_file_of_another_runtime(pictures: Path, model: Path, tmp_pa
     assert "--runtime: onnxruntime before, openvino now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("format", "file", "runtime", "others", "packages"),
+    [
+        ("openvino", "tiny.xml", "openvino", ["model.bin"], ["openvino"]),
+        ("torch", "tiny.pt2", "torch", [], []),
+        ("ncnn", "tiny.ncnn.param", "ncnn", ["model.ncnn.bin", "model.ncnn.json"], ["ncnn", "pnnx"]),
+        ("litert", "tiny.tflite", "litert", [], ["litert_torch", "ai_edge_litert"]),
+    ],
+)
+def test_exported_files_of_all_kinds(format, file, runtime, others, packages, pictures, model, tmp_path, capsys) -> None:
+    """They find what the detector finds, for any number of processes; what belongs to a file is copied and checked too."""
+    for package in packages:
+        pytest.importorskip(package)
+    exported, small = tmp_path / file, [str(pictures / "a" / f"{number:04d}.jpg") for number in range(0, 12, 2)]
+    (tmp_path / "tiny.bin.txt").touch()
+    assert main(["export", str(model), "-o", str(exported), "--to", format]) == 0
+    trusted = ("--trusted",) if file.endswith(".pt2") else ()
+    if trusted:
+        assert batch(small, tmp_path / "one", exported) == 2
+        assert "--trusted" in capsys.readouterr().err and not (tmp_path / "one").exists()
+    for name, workers in (("one", "1"), ("two", "2")):
+        assert batch(small, tmp_path / name, exported, "--shard-size", "2", "--workers", workers, *trusted) == 0
+    assert digests(tmp_path / "one") == digests(tmp_path / "two") and len(digests(tmp_path / "one")) == 3
+    copies = sorted(path.name for path in (tmp_path / "one" / "_batch").glob("model.*"))
+    assert copies == sorted([exported.name.replace("tiny", "model"), *others])
+    assert batch(small, tmp_path / "torch", model, "--shard-size", "2") == 0
+    for found, expected in zip(rows(tmp_path / "one"), rows(tmp_path / "torch"), strict=True):
+        assert found["labels"] == expected["labels"] and found["scores"] == pytest.approx(expected["scores"], abs=1e-3)
+        assert torch.tensor(found["boxes"]).numpy() == pytest.approx(torch.tensor(expected["boxes"]).numpy(), abs=0.1)
+    assert Manifest.read(tmp_path / "one").options.runtime == runtime
+    for name in copies:
+        (tmp_path / "one" / "part-000001.parquet").unlink()
+        (tmp_path / "one" / "_batch" / name).write_bytes(b"another one")
+        capsys.readouterr()
+        assert batch(small, tmp_path / "one", exported, "--shard-size", "2", *trusted) == 0
+        assert "this copy of the model was changed" in capsys.readouterr().err
+        assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
 def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path, monkeypatch) -> None:
     inner = reading.Part.read
 

@@ -409,7 +409,7 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
     found = [*pictures_of([f"{tmp_path}/a"], results=tmp_path / "found", note=told.append)]
     assert [picture.id for picture in found] == ["2.jpg", "b/1.jpg"]
     assert told == [
-        f"2 links to folders in these folders are not followed, such as {tmp_path}/a/loop: "
+        f"what lies behind 2 links to folders is not taken, such as {tmp_path}/a/loop: "
         "name it as a folder if its pictures are meant"
     ]
     globbed = [*pictures_of([f"{tmp_path}/**/*.jpg"], results=tmp_path / "found", note=pytest.fail)]

@@ -1,5 +1,6 @@
 """What a batch has found, told and measured."""
 
+import io
 import json
 import shutil
 from collections import Counter
@@ -10,14 +11,17 @@ from typing import Any
 import pyarrow.compute
 import pyarrow.dataset
 import pytest
+from PIL import Image
 from pyarrow.parquet import read_table
 
 from batches_of_pictures import batch
 from onestage import evaluate, load
 from onestage.cli.main import main
+from onestage.data.detections_batch import read_batch
 from onestage.data.reader import open_data
 from onestage.predict.measure import evaluate_dataset
 from onestage.predict.predictor import Predictor
+from onestage.scale.report_page import contact_sheet
 from small_runs import write_pictures
 from web_pages import Structure
 
@@ -31,6 +35,38 @@ def test_the_report_of_a_batch(whole: Path, tmp_path: Path, capsys: pytest.Captu
     page = (tmp_path / "report" / "index.html").read_text()
     assert Structure(page).faults == [] and page.count("<figure>") == 5 and "b/0017.jpg" in page
     assert "2 pictures could not be read (8.7 %)" in capsys.readouterr().out
+
+
+def test_the_report_of_a_batch_without_objects(pictures: Path, model: Path, tmp_path: Path, capsys) -> None:
+    """It names what was looked for; a second report without pictures leaves none of the first one."""
+    out = tmp_path / "found"
+    assert batch(pictures, out, model, "--score", "0.999", "--classes", "star", "cube") == 1
+    for wanted, figures in (("3", 3), ("0", 0)):
+        assert main(["batch", "report", str(out), "--pictures", wanted]) == 0
+        assert "23 pictures: no object.\nNever found: star, cube.\n" in capsys.readouterr().out
+        page = (out / "_report" / "index.html").read_text()
+        assert Structure(page).faults == [] and page.count("<figure>") == figures and "Scores" not in page
+        assert (out / "_report" / "contact-sheet.jpg").exists() == bool(figures)
+        assert "can be read now" not in page
+
+
+def test_classes_that_were_never_found_are_told(whole: Path, tmp_path: Path, capsys) -> None:
+    """By the report, and by who measures the detections."""
+    found = {name for row in read_table(whole).to_pylist() for name in row["names"]}
+    never = [name for name in ("ball", "cube", "star") if name not in found]
+    assert main(["batch", "report", str(whole), "--out", str(tmp_path / "report"), "--pictures", "0"]) == 0
+    assert ("Never found: " in capsys.readouterr().out) == bool(never)
+    notes = [note.what for note in read_batch(whole).notes]
+    assert any("no object of" in note for note in notes) == bool(never)
+
+
+def test_a_contact_sheet_is_as_high_as_its_rows() -> None:
+    """A tall picture does not make all rows tall."""
+    pictures = [Image.new("RGB", (320, 200), (200, 0, 0)) for _ in range(7)]
+    pictures[6] = Image.new("RGB", (100, 320), (0, 0, 200))
+    sheet = Image.open(io.BytesIO(contact_sheet(pictures)))
+    assert sheet.size == (6 * 328 + 8, 200 + 320 + 3 * 8)
+    assert sheet.getpixel((8 + 160, 8 + 100))[0] > 150 and sheet.getpixel((8 + 160, 216 + 160))[2] > 150
 
 
 def test_the_report_of_a_batch_that_is_not_finished(whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

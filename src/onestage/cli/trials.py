@@ -293,8 +293,8 @@ class Tuner:
         tell((f"best AP {found.best.value:.3f}", "bold"), f" of {trials}, on the same {pictures}: trial {found.best.number}")
         tell(f"  settings    {told(dict(found.best.params), search.plan.space.first)}")
         tell(f"  how sure    {found.gain_text}")
-        if found.equals_text:
-            tell(f"              {found.equals_text}")
+        for text in filter(None, (found.equals_text, found.uneven_text)):
+            tell(f"              {text}")
         tell(f"  train       {self._command(search)}")
         tell(f"  look at     {page_of(self.out)}")
         return 0

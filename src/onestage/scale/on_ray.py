@@ -233,26 +233,23 @@ def _knock(address: str | None) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
 
 
-@contextmanager
-def _with_token(address: str | None) -> Iterator[None]:
-    """A block in which Ray shows its token at an address of this machine, as it does for "auto" and not for HOST:PORT.
+def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
+    """Connect to a cluster, or start one. At an address of this machine show Ray's token if it is asked for, as Ray does for
+    "auto" and not for HOST:PORT.
 
-    ``ray start --head`` asks for a token wherever it finds one: that of any Ray which was ever started here by a program. To
-    other machines none is shown unasked.
+    ``ray start --head`` asks for a token wherever it finds one: that of any Ray which a program ever started here. To other
+    machines none is shown unasked, nor to a cluster that does not ask: a driver with tokens may not hear actors without. Ray
+    takes 20 s to say that it was refused.
     """
-    host = (address or "").removeprefix("ray://").rpartition(":")[0].strip("[]")
-    if MODE in os.environ or not _is_here(host) or not _token_files():
-        yield
-        return
-    kept = import_module("ray._raylet").Config  # it has kept the mode of before
-    os.environ[MODE] = "token"
-    kept.initialize("")
     try:
-        yield
-    except BaseException:
-        del os.environ[MODE]
-        kept.initialize("")
-        raise
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        host = (address or "").removeprefix("ray://").rpartition(":")[0].strip("[]")
+        if MODE in os.environ or not (_wants_token(error) and _is_here(host) and _has_token()):
+            raise
+        os.environ[MODE] = "token"
+        import_module("ray._raylet").Config.initialize("")  # it has kept the mode of before
+        ray.init(address=address, **options)
 
 
 def _is_here(host: str) -> bool:
@@ -267,7 +264,7 @@ def _is_here(host: str) -> bool:
         return False
 
 
-def _token_files() -> bool:
+def _has_token() -> bool:
     """Whether Ray has a token on this machine."""
     places = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "/nowhere")), Path.home() / ".ray" / "auth_token"
     return bool(os.environ.get("RAY_AUTH_TOKEN")) or any(place.is_file() for place in places)
@@ -303,8 +300,8 @@ def _connect(ray: Any, cluster: Cluster, workers: int) -> None:
         options |= {"num_cpus": workers + SPARE, "include_dashboard": False, **gpus}
     try:
         _knock(cluster.address)
-        with _quiet(), _with_token(cluster.address):
-            ray.init(address=cluster.address or "local", **options)
+        with _quiet():
+            _init(ray, cluster.address, options)
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         if _wants_token(error):
             what, fix = "this Ray cluster takes no one without its token", _token_fix(cluster.address)

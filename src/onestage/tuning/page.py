@@ -18,8 +18,8 @@ from onestage.files import write_file
 from onestage.metrics.page import Section, as_base64, fragment, sectioned, table
 from onestage.metrics.plots import COLOURS
 from onestage.tuning.space import Value, told
-from onestage.tuning.study import BEFORE, STEPS, TRIED, WHY, Search
-from onestage.tuning.sureness import LUCK, Verdict, differences
+from onestage.tuning.study import BEFORE, TRIED, WHY, Search
+from onestage.tuning.sureness import LUCK, STEPS, Verdict
 
 NAME = "index.html"
 FIGURE = """<figure><img src="data:image/png;base64,{{ data }}" alt="{{ alt }}"><figcaption>{{ alt }}</figcaption></figure>
@@ -46,7 +46,7 @@ def save_page(search: Search, *, title: str, command: str) -> None:
     if search.complete:
         alt = "AP of the trials, and the best one so far. Dashed: the default settings"
         parts.append(Section("The search", _figure(_progress(shown, found), alt)))
-    if found is not None and found.rule is not None and (gains := differences(found.rule, search.complete)):
+    if found is not None and found.rule is not None and (gains := found.gains):
         alt = f"AP less that of the default settings, with intervals that hold for all {counted(len(gains), 'trial')} at once"
         parts.append(Section("Better than the default settings?", _figure(_gains(gains), alt)))
     if search.complete and search.plan.space.names:
@@ -68,7 +68,7 @@ def _lead(search: Search, found: Verdict) -> list[str]:
     """What the search has found, in sentences."""
     best, first = found.best, search.plan.space.first
     lines = [f"Best so far: trial {best.number}, AP {best.value:.3f}: {told(_values(best), first)}.", f"{found.gain_text}."]
-    lines += [f"{found.equals_text}."] if found.equals_text else []
+    lines += [f"{text}." for text in (found.equals_text, found.uneven_text) if text]
     return [*(line[0].upper() + line[1:] for line in lines), *([LUCK] if found.gain is not None else [])]
 
 

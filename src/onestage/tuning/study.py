@@ -37,7 +37,7 @@ from onestage.training.config import Setting
 from onestage.training.lock import is_taken
 from onestage.tuning.space import Proposal, Space
 from onestage.tuning.storage import NAME, STORAGE, locked, open_study, understood, without_password
-from onestage.tuning.sureness import DRAWN, SHOWN, UNKNOWN, Drawn, Verdict, verdict
+from onestage.tuning.sureness import DRAWN, SHOWN, STEPS, UNKNOWN, Drawn, Verdict, verdict
 
 PLAN = "tune.json"
 BEST = "best.json"
@@ -53,8 +53,6 @@ FAILED, STOPPED = "failed", "stopped"
 TRIES = 3
 """A trial that has failed so often, without a new checkpoint in between, is given up."""
 FAILURE = "failed.txt"
-STEPS = "steps"
-"""With a trial that was trained to its end: how many it had."""
 RUNGS = 10
 """A trial is compared with the others at each tenth of its steps."""
 

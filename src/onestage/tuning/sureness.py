@@ -6,7 +6,7 @@ Shape letters: B draws, N trials other than the one that they are compared with.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,8 +26,12 @@ LEVEL = 95.0
 """Of 100 drawn data sets, so many have all differences of a trial inside their intervals at once."""
 DIGITS = 5
 """Digits of the AP of a draw that are kept: a thousand of them stand in the database with each trial."""
-DRAWN, SHOWN = "drawn", "shown"
-"""What is kept with a trial: its AP in each draw, and the number of pictures that have an object."""
+DRAWN, SHOWN, STEPS = "drawn", "shown", "steps"
+"""What is kept with a trial: its AP in each draw, the number of pictures that have an object, and the steps of its training."""
+COSTLY = ("model", "size", "batch_size")
+"""What decides how long a step takes on the same machine."""
+EVEN = 1.5
+"""Steps that differ by a larger factor have taught differently much."""
 
 
 @dataclass(frozen=True)
@@ -81,21 +85,28 @@ def _draws(trial: FrozenTrial) -> Floats:
 class Verdict:
     """What a search has found. best, rule: trials; rule: that of the default settings, None if it was not measured.
 
-    gain: the best less the rule; None if the rule was not measured or is the best, or if they cannot be compared. equals:
+    gains: each other trial less the rule, by number; none if the rule was not measured. equals:
     trials that cannot be told from the best one. pictures: that all were measured on. trials: that were measured.
+    uneven: the fewest and the most steps of trials that should have had equally many; None if they nearly had.
     """
 
     best: FrozenTrial
     rule: FrozenTrial | None
-    gain: Difference | None
+    gains: Mapping[int, Difference]
     equals: tuple[int, ...]
     pictures: int
     trials: int
+    uneven: tuple[int, int] | None = None
+
+    @property
+    def gain(self) -> Difference | None:
+        """The best trial less the default settings; None if these were not measured or are the best."""
+        return self.gains.get(self.best.number)
 
     @property
     def better(self) -> bool:
-        """Whether the best trial is better than the default settings, and not by the choice of pictures alone."""
-        return self.gain is not None and self.gain.told_apart and self.gain.difference.value > 0
+        """Whether the best trial is better than the default settings, and not by the choice of pictures or a faster machine."""
+        return self.gain is not None and self.gain.told_apart and self.gain.difference.value > 0 and self.uneven is None
 
     @property
     def gain_text(self) -> str:
@@ -109,8 +120,21 @@ class Verdict:
             return f"{default}; nothing says how sure that is"
         one = self.gain.difference
         text = f"{default}, {one.value:.3f} less; 95 % interval of the difference, as one of {self.trials} trials:"
+        apart = self.gain.told_apart and one.value > 0
         says = "the best is better" if self.better else "so the best is not better than they are, as far as these pictures tell"
+        says = "but the trials were not of equal length" if apart and not self.better else says
         return f"{text} {one.low:.3f} to {one.high:.3f}; {says}"
+
+    @property
+    def uneven_text(self) -> str:
+        """That the machine was not equally fast for all trials, in a sentence; empty if it was."""
+        if self.uneven is None:
+            return ""
+        few, many = self.uneven
+        return (
+            f"the machine was not equally fast for all trials ({few:,} to {many:,} steps with the same model, input and batch),"
+            " so the differences may come from that: search while nothing else runs"
+        )
 
     @property
     def equals_text(self) -> str:
@@ -129,4 +153,14 @@ def verdict(trials: Sequence[FrozenTrial], rule: FrozenTrial | None, best: Froze
     gains = {} if rule is None else differences(rule, [each for each in trials if each.number != rule.number])
     rivals = differences(best, [each for each in trials if each.number != best.number])
     equals = tuple(number for number, one in rivals.items() if not one.told_apart)
-    return Verdict(best, rule, gains.get(best.number), equals, pictures, len(trials))
+    return Verdict(best, rule, gains, equals, pictures, len(trials), _uneven(trials))
+
+
+def _uneven(trials: Sequence[FrozenTrial]) -> tuple[int, int] | None:
+    """The fewest and the most steps of trials of one model, input and batch, where they differ much: other work ran then."""
+    groups: dict[tuple[object, ...], list[int]] = {}
+    for trial in trials:
+        if steps := trial.user_attrs.get(STEPS):
+            groups.setdefault(tuple(trial.params.get(name) for name in COSTLY), []).append(steps)
+    few, many = max(((min(each), max(each)) for each in groups.values()), key=lambda pair: pair[1] / pair[0], default=(1, 1))
+    return (few, many) if many > EVEN * few else None

@@ -12,7 +12,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
 
 from onestage.structures import Detections
-from onestage.tuning.sureness import DRAWN, SHOWN, differences, drawn_of, verdict
+from onestage.tuning.sureness import DRAWN, SHOWN, STEPS, differences, drawn_of, verdict
 from small_runs import pictures
 
 DATA = pictures(40)
@@ -52,6 +52,17 @@ def test_a_large_gain_is_told_from_chance_and_a_small_one_is_not():
     assert set(small.equals) == {0, 2} and "trials 0, 2 cannot be told from it" in small.equals_text
     first = told_of(0.9, 0.5)
     assert first.best.number == 0 and not first.better and "nothing was found that is better" in first.gain_text
+
+
+def test_trials_of_a_machine_that_became_slower_are_not_compared_as_equals():
+    found = told_of(0.3, 0.95)
+    found.rule.user_attrs[STEPS], found.best.user_attrs[STEPS] = 300, 440
+    even = verdict([found.rule, found.best], found.rule, found.best, pictures=40)
+    found.best.user_attrs[STEPS] = 460
+    uneven = verdict([found.rule, found.best], found.rule, found.best, pictures=40)
+    assert even.better and not even.uneven_text
+    assert uneven.uneven == (300, 460) and not uneven.better and "300 to 460 steps" in uneven.uneven_text
+    assert "the best is better" not in uneven.gain_text
 
 
 def test_more_trials_make_an_interval_wider_and_few_pictures_none():

@@ -31,7 +31,7 @@ import onestage
 from common import environment
 from onestage.scale.batch import Wanted, begun
 from onestage.scale.listing import read_shard
-from onestage.scale.manifest import Options
+from onestage.scale.manifest import HIDDEN, PICTURES, Options
 
 NAMES = 1000
 """Files of a folder, and folders."""

@@ -29,9 +29,10 @@ from rich.table import Table
 
 import onestage
 from common import environment
+from onestage.data.batch_folder import HIDDEN, PICTURES
 from onestage.scale.batch import Wanted, begun
 from onestage.scale.listing import read_shard
-from onestage.scale.manifest import HIDDEN, PICTURES, Options
+from onestage.scale.manifest import Options
 
 NAMES = 1000
 """Files of a folder, and folders."""

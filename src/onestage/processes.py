@@ -174,10 +174,17 @@ class Distributed:
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Overwrite the tensors of every process, each (...,) of any shape, with those of the first process."""
-        if self.world > 1:
-            with self.patience():
-                for tensor in tensors:
-                    dist.broadcast(tensor, src=0)
+        if self.world == 1:
+            return
+        kinds: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
+        for tensor in tensors:
+            kinds.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
+        with self.patience():
+            for kind in kinds.values():  # together: an exchange takes as long for one number as for thousands
+                flat = torch.cat([tensor.reshape(-1) for tensor in kind])
+                dist.broadcast(flat, src=0)
+                for tensor, part in zip(kind, flat.split([tensor.numel() for tensor in kind]), strict=True):
+                    tensor.copy_(part.view(tensor.shape))
 
     def parallel(self, model: nn.Module, *, spare_parts: bool) -> nn.Module:
         """The model with its gradients averaged over the processes.
@@ -287,7 +294,8 @@ def _is_of_group(error: RuntimeError) -> bool:
 
 def _lost(error: RuntimeError) -> LostError:
     first_line = str(error).partition("\n")[0]
-    reason = first_line.rpartition("] ")[2]  # what follows gloo's file and line
+    reason = first_line.rpartition(".cc:")[2].partition("] ")[2] or first_line  # what follows gloo's file and line
+    reason = reason.partition(". This is")[0]
     return LostError(
         "another process of this training has ended or does not answer",
         where=f"rank {os.environ.get('RANK')} of {os.environ.get('WORLD_SIZE')} noticed it",
@@ -359,11 +367,16 @@ def init(device: str | None = None, *, timeout: float = 600.0) -> Distributed:
         if joined:
             dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=timedelta(seconds=timeout))
     except RuntimeError as error:
-        if "EADDRINUSE" in str(error):
-            what, fix = "another program has the port of this training", "torchrun --standalone, or another --master-port"
-            raise ConfigError(what, got=os.environ["MASTER_PORT"], fix=fix) from error
-        raise _lost(error) from error
+        raise (_port_taken() if "EADDRINUSE" in str(error) else _lost(error)) from error
     return Distributed(launch.rank, launch.world, launch.local_rank, wanted, timeout, joined, _Alarm())
+
+
+def _port_taken() -> OnestageError:
+    """The error of a port that another program has. ``--processes`` finds another one when it starts the processes again."""
+    what, got = "another program has the port of this training", os.environ["MASTER_PORT"]
+    if TOLD in os.environ:
+        return LostError(what, got=got, fix="start the command again")
+    return ConfigError(what, got=got, fix="torchrun --standalone, or another --master-port")
 
 
 def _of_rank(name: str | None, launch: Launch) -> str:

@@ -90,3 +90,48 @@ def test_any_rank_is_killed(how: str, data: Path, whole: Path, tmp_path: Path) -
     assert killed > COUNT // 2 and (out / LAST).exists()
     assert same_bits(out, whole)
     print(f"\n{how}: {killed} ranks killed in {time.monotonic() - began:.0f} s; 1 run, the same bits")
+
+
+def others_live(how: str, data: Path, tmp_path: Path, rank: int) -> tuple[float, str]:
+    """The seconds that any process lives on after one of two was killed in the middle of a training, and all that was said."""
+    out, log = tmp_path / f"run {rank}", tmp_path / f"log {rank}"
+    words = [word if word != str(COUNT + 5) else "0" for word in command(how, data, out)]  # without a restart
+    with log.open("w") as file:
+        process = subprocess.Popen(words, env=ENVIRONMENT, stdout=file, stderr=file)
+        try:
+            deadline = time.monotonic() + 300
+            while not checkpoints(out) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.05)
+            ranks = {int(variables_of(child)["RANK"]): child for child in ranks_of(process.pid)}
+            assert kill(ranks[rank]), log.read_text()
+            began = time.monotonic()
+            rest = {child for child in ranks.values() if child != ranks[rank]}
+            while (process.poll() is None or any(map(lives, rest))) and time.monotonic() < began + 300:
+                time.sleep(0.05)
+            return time.monotonic() - began, log.read_text()
+        finally:
+            process.kill()
+
+
+def variables_of(pid: int) -> dict[str, str]:
+    words = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    return dict(word.split("=", 1) for word in words if "=" in word)
+
+
+def lives(pid: int) -> bool:
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("how", COMMANDS)
+def test_the_others_end_within_a_minute_with_one_message(how: str, data: Path, tmp_path: Path) -> None:
+    """The one place where time is asserted: that a dead rank ends all within 60 s is the promise itself."""
+    for rank in range(2):
+        seconds, said = others_live(how, data, tmp_path, rank)
+        told = said.count("error:")
+        print(f"\n{how}: rank {rank} killed; all had ended after {seconds:.1f} s, {told} message of onestage")
+        assert seconds < 60 and told == 1 and said.count("Traceback") == (how == "torchrun"), said  # torchrun's own one

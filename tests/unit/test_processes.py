@@ -15,7 +15,7 @@ import torch
 
 from onestage import processes as distributed
 from onestage.errors import ConfigError, LostError
-from onestage.processes import RESTARTS, VARIABLES, Distributed, Launch, _Alarm, choose_device, init
+from onestage.processes import RESTARTS, TOLD, VARIABLES, Distributed, Launch, _Alarm, choose_device, init
 
 
 @pytest.fixture(autouse=True)
@@ -61,8 +61,8 @@ def take_part(out: Path) -> None:
         total = group.all_reduce_sum(part)
         with init("cpu") as again:  # stays in the group around it
             gathered = again.gather_objects({"rank": again.rank, "ids": ["a"] * group.rank})
-        shared = torch.tensor([5.0, 6.0]) * (group.rank + 1)
-        group.share([shared])
+        shared, turned = torch.tensor([5.0, 6.0]) * (group.rank + 1), torch.arange(4).reshape(2, 2).T * (group.rank + 1)
+        group.share([shared, turned])
         if not group.is_main:
             time.sleep(0.3)
             (out / "late").touch()
@@ -71,7 +71,7 @@ def take_part(out: Path) -> None:
             "facts": [group.rank, group.world, group.local_rank, str(group.device), group.is_main],
             "sums": [part.tolist(), total.tolist(), total.requires_grad],
             "gathered": gathered,
-            "shared": shared.tolist(),
+            "shared": [shared.tolist(), turned.tolist()],
             "waited": (out / "late").exists(),
             "gradient": mean_gradient(group),
         }
@@ -85,7 +85,7 @@ def check_results(out: Path) -> None:
             "facts": [rank, 2, rank, "cpu", rank == 0],
             "sums": [[rank + 1, 10], [3, 20], False],
             "gathered": [{"rank": 0, "ids": []}, {"rank": 1, "ids": ["a"]}],
-            "shared": [5, 6],
+            "shared": [[5, 6], [[0, 2], [1, 3]]],
             "waited": True,
             "gradient": 1.5,
             "left": True,
@@ -177,6 +177,14 @@ def test_a_port_that_is_taken_is_no_lost_process(monkeypatch: pytest.MonkeyPatch
         port = str(other.getsockname()[1])
         launched(monkeypatch, WORLD_SIZE="2", MASTER_PORT=port)
         with pytest.raises(ConfigError, match=f"another program has the port of this training(.|\n)*{port}"):
+            init("cpu", timeout=5)
+
+
+def test_the_launcher_of_processes_finds_another_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its look and the start of the first process, another program may take the port: they start again."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        launched(monkeypatch, WORLD_SIZE="2", MASTER_PORT=str(other.getsockname()[1]), **{TOLD: "told"})
+        with pytest.raises(LostError, match="another program has the port"):
             init("cpu", timeout=5)
 
 

@@ -101,16 +101,17 @@ def _checkpoints(out: Path) -> frozenset[Path]:
 @dataclass(frozen=True)
 class Ends:
     """How the processes have ended. codes: of each, negative after a signal, and 0 for one that was ended from here. stopped:
-    by a signal to all of them.
+    by a signal to all of them. died: one died of a signal before any other had failed, so what those said is no cause.
     """
 
     codes: tuple[int, ...]
     stopped: bool
+    died: bool = False
 
     @property
     def is_lost(self) -> bool:
-        """Whether one has died, or they have lost one another, and none has told another error."""
-        return any(code < 0 or code == LOST for code in self.codes) and not self.code
+        """Whether one has died, or they have lost one another, and none has told another error before."""
+        return self.died or (not self.code and any(code < 0 or code == LOST for code in self.codes))
 
     @property
     def code(self) -> int:
@@ -142,6 +143,7 @@ class _Group:
         self._asked = 0
         self._end = float("inf")
         self._ended_here: set[int] = set()
+        self._first: list[int] = []  # the exit codes of those that have failed first
 
     @classmethod
     def run(cls, count: int, arguments: Sequence[str], attempt: int) -> Ends:
@@ -162,14 +164,21 @@ class _Group:
     def _wait(self) -> Ends:
         """Look at the processes until all have ended. Those that do not end in time, when one has failed, are ended."""
         while None in (codes := [process.poll() for process in self._all]):
-            if any(codes):  # neither None nor 0
+            self._note(codes)
+            if self._first:
                 self._end = min(self._end, time.monotonic() + GRACE)
             if time.monotonic() > self._end:
                 self._kill()
             time.sleep(LOOK)
+        self._note([process.returncode for process in self._all if process.pid not in self._ended_here])
         found = [0 if process.pid in self._ended_here else process.returncode for process in self._all]
         stopped = (self._asked > 0 and any(found)) or 130 in found
-        return Ends(tuple(found), stopped)
+        died = min(self._first, default=0) < 0 and all(code < 0 or code in (1, LOST) for code in self._first)
+        return Ends(tuple(found), stopped, died)
+
+    def _note(self, codes: Sequence[int | None]) -> None:
+        """Keep the codes of the processes that have failed, if these are the first ones."""
+        self._first = self._first or [code for code in codes if code]
 
     def _kill(self) -> None:
         for process in self._all:

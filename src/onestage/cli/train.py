@@ -44,7 +44,7 @@ def train(
     detector: ModelChoice = NO_CHOICE,
     fit_anchors: bool = False,
     plan_only: bool = False,
-    ranks: Ranks = ONE,
+    processes: Ranks = ONE,
     training: Settings = NOTHING_GIVEN,
 ) -> int:
     """Learn to detect the objects of a labelled data set. What you leave out is decided by rules, and told with the reason.
@@ -67,8 +67,8 @@ def train(
         plan_only: say what would be decided, and end
     """
     given = given_settings(training)
-    if are_to_start(ranks) and (resume or data) is not None:
-        return _start_ranks(ranks, resume, out, detector, plan_only=plan_only)
+    if are_to_start(processes) and (resume or data) is not None:
+        return _start_ranks(processes, resume, out, detector, plan_only=plan_only)
     if resume is not None:
         others = {"--out": out, "--format": format, "--model and its like": detector != NO_CHOICE}
         others |= {"--fit-anchors": fit_anchors, "--plan-only": plan_only}

@@ -54,7 +54,7 @@ def arithmetic(config: TrainConfig, group: Distributed) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if config.fp32_depthwise:
             stack.enter_context(DepthwiseInFp32())
-        if config.shared_batch_norm and group.world > 1:
+        if config.shared_batch_norm:  # of one process too: torch's rounds more coarsely, and losses would not compare
             stack.enter_context(BatchNormOverAll(group))
         yield
 

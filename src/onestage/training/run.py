@@ -89,7 +89,7 @@ class Run:
             feed=Feed(config.balance, config.decoder, config.cache / group.world, pin_memory=group.device.type == "cuda"),
         )
         if config.shard:  # fresh weights may differ; without ``shard``, torch lets all begin with the same
-            group.share(model.to(memory_format=torch.contiguous_format).state_dict().values())
+            group.share(model.state_dict().values())
         model.to(memory_format=memory_order(config))
         learner = divided(model, group) if config.shard and group.world > 1 else model
         return Run(
@@ -126,7 +126,9 @@ class Run:
 
     def agreed(self, wanted: bool) -> bool:
         """Whether this process is to save. If the weights are divided, all do what the first one wants."""
-        return self.group.on_main(lambda: wanted) if self.is_divided else wanted
+        if not self.is_divided:
+            return wanted
+        return bool(self.group.all_reduce_sum(torch.tensor(float(wanted and self.group.is_main))))
 
     def save(self, state: RunState, *, best: bool = False) -> None:
         """Write a checkpoint; the first process does. If the weights are divided, all processes have to call this."""

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from functools import partial
-from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,16 +45,17 @@ def take_step(run: Run, state: RunState, batch: Batch, stop: StopSignal, checks:
     for parameters in run.optimizer.param_groups:
         parameters["lr"] = lr * parameters.get("lr_scale", 1.0)
     batch = batch.to(group.device)
-    parts = _cut(batch, config.accumulate)
+    parts = _cut(batch, min(config.accumulate, config.batch_size // group.world if group.world > 1 else len(batch.metas)))
 
     run.optimizer.zero_grad(set_to_none=True)
     total: dict[str, Tensor] = {}
     for i, part in enumerate(parts):
         with _synchronised(run.network, last=i == len(parts) - 1, divided=run.is_divided):
-            output = _forward(run, part)
+            output = _forward(run, part.batch)
             if i == 0:  # the sizes of the maps, and with them the anchors of all parts, are known from here on
                 assignments, divisor = _assign(run, parts, output)
             losses = run.model.loss(output, assignments[i], normalizer=divisor)
+            losses = {name: part.counts * loss for name, loss in losses.items()}
             total_loss = torch.stack([*losses.values()]).sum()
             (total_loss * group.world).backward()  # DDP takes the mean over the processes
         total = {name: value.detach() + total.get(name, 0.0) for name, value in losses.items()}
@@ -90,15 +91,16 @@ def _sparing(run: Run) -> contextlib.AbstractContextManager[None]:
     return recomputed(run.learner, around) if run.config.recompute else contextlib.nullcontext()
 
 
-def _assign(run: Run, parts: Sequence[Batch], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
+def _assign(run: Run, parts: Sequence[Part], output: HeadOutput) -> tuple[list[Assignment], Tensor]:
     """Which anchor learns which object in each part, and the divisor () of the whole step, over all processes.
 
     output: of one of the parts. All parts have images of one size.
     """
     model, group = run.model, run.group
     sizes, input_size = output.level_sizes, output.input_size
-    assignments = [model.criterion.assign(part.targets, sizes, input_size, device=group.device) for part in parts]
-    positives = torch.stack([model.config.loss.normalizer(a.matches) for a in assignments]).sum()
+    assignments = [model.criterion.assign(part.batch.targets, sizes, input_size, device=group.device) for part in parts]
+    counted = [part.counts * model.config.loss.normalizer(a.matches) for part, a in zip(parts, assignments, strict=True)]
+    positives = torch.stack(counted).sum()
     return assignments, group.all_reduce_sum(positives).clamp(min=1.0)
 
 
@@ -111,11 +113,23 @@ def _synchronised(network: nn.Module, *, last: bool, divided: bool) -> contextli
     return contextlib.nullcontext()
 
 
-def _cut(batch: Batch, parts: int) -> list[Batch]:
-    """The batch in ``parts`` of nearly equal size, fewer if it has fewer pictures."""
+class Part(NamedTuple):
+    """A part of a batch, for accumulated gradients. counts: whether the step learns from it."""
+
+    batch: Batch
+    counts: bool
+
+
+def _cut(batch: Batch, parts: int) -> list[Part]:
+    """The batch in ``parts`` of nearly equal size.
+
+    If it has fewer pictures, some parts have a picture of another one, which does not count: processes that share batch norm or
+    weights exchange something with every part, so each has to have as many.
+    """
     count = len(batch.metas)
-    cuts = [slice(a, b) for a, b in pairwise(i * count // parts for i in range(parts + 1)) if a < b]
-    return [Batch(batch.images[c], batch.targets[c], batch.metas[c]) for c in cuts]
+    cuts = [(i * count // parts, (i + 1) * count // parts) for i in range(parts)]
+    pieces = [(slice(a, b) if a < b else slice(first := min(a, count - 1), first + 1), a < b) for a, b in cuts]
+    return [Part(Batch(batch.images[c], batch.targets[c], batch.metas[c]), counts) for c, counts in pieces]
 
 
 def _starves_batch_norm(model: nn.Module, images: Tensor) -> bool:

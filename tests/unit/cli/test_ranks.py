@@ -72,6 +72,14 @@ def test_a_dead_one_ends_all_and_they_start_again_a_few_times(
     assert capsys.readouterr().err.count("start again from the beginning") == 2
 
 
+def test_what_others_say_after_one_has_died_is_no_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A traceback of a broken exchange whose text is not known: the one that died is the cause, so they start again."""
+    program(monkeypatch, NOTE + KILLED.replace("time.sleep(100)", "(time.sleep(0.15), sys.exit(1))"), tmp_path)
+    with pytest.raises(LostError, match="rank 1 of 2 was ended by SIGKILL"):
+        start_ranks(Ranks(2, 1), out=tmp_path)
+    assert notes(tmp_path) == ["0-0", "0-1", "1-0", "1-1"]
+
+
 def test_checkpoints_are_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With one restart, processes that die five times go on as long as each attempt has a new checkpoint."""
     save = (
@@ -88,6 +96,7 @@ def test_checkpoints_are_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_lost_processes_start_again_too() -> None:
     assert Ends((LOST, LOST), False).is_lost and Ends((-9, LOST), False).is_lost
     assert not any(Ends(codes, False).is_lost for codes in ((0, 0), (2, LOST), (1, -9)))
+    assert Ends((1, -9), False, died=True).is_lost and Ends((1, -9), False, died=True).reason.startswith("rank 1 of 2")
     assert Ends((LOST, 0), False).reason == "the processes of this training have lost one another"
 
 

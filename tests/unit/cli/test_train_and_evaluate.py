@@ -1,6 +1,8 @@
 """``onestage train`` and ``onestage evaluate``: from labels to a report, and everything that is refused on the way."""
 
 import json
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -327,3 +329,16 @@ def test_what_evaluate_refuses_of_detections(arguments: list[str], message: str,
     Path("results.json").write_text(json.dumps(results(shapes))[:-9])
     assert main(["evaluate", *(argument.replace("DATA", str(shapes)) for argument in arguments)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_help_of_train_names_options_as_they_are_typed_each_beside_its_like(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    text = capsys.readouterr().out
+    names = ("epochs", "steps", "minutes", "batch-size", "on-bad", "bad-limit")
+    order = [max(found.start() for found in re.finditer(rf"(?m)^[^\w-]*--{name}\b", text)) for name in names]
+    assert order == sorted(order)
+    words = {word.strip(".,;:()") for word in text.split()}
+    assert not words & {field.name for field in fields(TrainConfig) if "_" in field.name}
+    assert {f"--{field.name.replace('_', '-')}" for field in fields(TrainConfig)} <= words
+    assert "processes options" in text

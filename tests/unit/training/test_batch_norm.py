@@ -19,7 +19,7 @@ from onestage.training import folder as run_folder
 from onestage.training.batch_norm import BatchNormOverAll, learns_batch_norm
 from onestage.training.config import TrainConfig
 from onestage.training.loop import Training, train
-from small_runs import CONFIG, PLAIN, detector, metrics, together, weights, write_pictures
+from small_runs import CONFIG, PLAIN, ask_to_stop, before_step, detector, metrics, together, weights, write_pictures
 
 SHARES = {1: (5,), 2: (3, 2), 3: (1, 1, 3)}
 """The pictures of each process, of five in all."""
@@ -139,6 +139,41 @@ def alone(sixteen: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
     return made
 
 
+USUAL = replace(CONFIG, epochs=250, warmup=100, batch_size=8, augment="light", shared_batch_norm=True, evaluate_every=0)
+"""The usual optimiser, its rate and its warm-up, in fp32. Two steps are an epoch."""
+
+
+def first_steps(data: Path, out: Path, count: int, config: TrainConfig, changes: dict[str, Any]) -> None:
+    """The first steps of a run in fp32, an even number of them."""
+    with (
+        patch.object(Training, "_step", before_step(count + 1, ask_to_stop)),
+        patch.object(Training, "_is_time_to_validate", lambda _: False),
+        patch.object(run_folder, "plot_training_curves"),
+    ):
+        train(detector(changes=changes), data, out=out, config=config)
+
+
+def check_steps(data: Path, folder: Path, count: int, *, changes: dict[str, Any], world: int = 2, rel: float) -> None:
+    """Raise AssertionError if the losses of the first steps of one process and of several differ by more than that part."""
+    first_steps(data, folder / "one", count, USUAL, changes)
+    with together(first_steps, data, folder / "more", count, USUAL, changes, log=folder / "log", world=world):
+        pass
+    ours, theirs = ([row["loss"] for row in metrics(folder / name)] for name in ("one", "more"))
+    assert len(ours) == count // 2 and ours[-1] < ours[0]
+    assert theirs == pytest.approx(ours, rel=rel)
+
+
+def test_two_processes_take_the_steps_of_one(sixteen: Path, tmp_path: Path) -> None:
+    """Before rounding has grown: with batch norm, in fp32, it does so at the usual learning rate."""
+    check_steps(sixteen, tmp_path, 4, changes={}, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_without_batch_norm_the_losses_of_20_steps_are_equal_in_fp32_too(world: int, sixteen: Path, tmp_path: Path) -> None:
+    check_steps(sixteen, tmp_path, 20, changes=PLAIN, world=world, rel=1e-6)
+
+
 CASES = [(world, family) for world in (2, 4) for family in FAMILIES]
 
 
@@ -174,3 +209,17 @@ def test_which_models_learn_batch_norm() -> None:
 def test_a_compiled_network_takes_none_of_these(setting: str) -> None:
     with pytest.raises(ConfigError, match=f"a compiled network has no {setting}"):
         TrainConfig(compile=True, **{setting: True})
+
+
+@pytest.mark.parametrize("changes", [PLAIN, pytest.param({}, marks=pytest.mark.slow)])
+def test_processes_with_fewer_pictures_take_as_many_parts(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Three pictures make one batch: two for the first process and one for the second, which has to exchange as often."""
+    data = write_pictures(tmp_path / "data", train=3, val=1)
+    config = replace(USUAL, accumulate=4)
+    with together(first_steps, data, tmp_path / "two", 4, config, changes, log=tmp_path / "log"):
+        pass
+    theirs = [row["loss"] for row in metrics(tmp_path / "two")]
+    if changes:  # batch norm sees other parts
+        first_steps(data, tmp_path / "one", 4, replace(config, accumulate=1), changes)
+        assert theirs == pytest.approx([row["loss"] for row in metrics(tmp_path / "one")], rel=1e-5)
+    assert len(theirs) == 4

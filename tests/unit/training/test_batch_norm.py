@@ -174,6 +174,19 @@ def test_without_batch_norm_the_losses_of_20_steps_are_equal_in_fp32_too(world: 
     check_steps(sixteen, tmp_path, 20, changes=PLAIN, world=world, rel=1e-6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_how_fast_rounding_grows_with_batch_norm_in_fp32(world: int, sixteen: Path, tmp_path: Path) -> None:
+    """Print it, for docs/scaling.md: only the first steps are promised."""
+    first_steps(sixteen, tmp_path / "one", 20, USUAL, {})
+    with together(first_steps, sixteen, tmp_path / "more", 20, USUAL, {}, log=tmp_path / "log", world=world):
+        pass
+    ours, theirs = ([row["loss"] for row in metrics(tmp_path / name)] for name in ("one", "more"))
+    apart = [abs(a - b) / a for a, b in zip(ours, theirs, strict=True)]
+    print(f"\n{world} processes, every two steps: {', '.join(f'{part:.1e}' for part in apart)}")
+    assert len(apart) == 10 and max(apart[:2]) < 1e-5
+
+
 CASES = [(world, family) for world in (2, 4) for family in FAMILIES]
 
 

@@ -15,7 +15,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -63,7 +63,8 @@ def run_on_ray(
     """
     forget_attempts(batch.folder)
     with _connected(cluster, sized(workers, processors(), batch.left)) as ray:
-        count = _actors(ray.cluster_resources(), sized(workers, MOST_BLOCKS, batch.left), cluster)
+        machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        count = actors(machines, sized(workers, MOST_BLOCKS, batch.left), cluster.gpus)
         conditions = replace(conditions, deaths=TRIES)
         source = ray.data.from_items(
             [{"shard": shard} for shard in batch.left], override_num_blocks=min(len(batch.left), MOST_BLOCKS)
@@ -171,19 +172,24 @@ def _understood(row: dict[str, str]) -> Done:
     return Done(*content)
 
 
-def _actors(resources: dict[str, float], wanted: int, cluster: Cluster) -> int:
-    """How many actors there are. Raise ConfigError if the cluster has no room for one."""
-    room = int(resources.get("CPU", 0)) - SPARE
+def actors(machines: Sequence[Mapping[str, float]], wanted: int, gpus: float) -> int:
+    """How many actors there are. machines: what each has, as Ray calls it. gpus: of each actor; no part of one is on two GPUs.
+
+    Raise ConfigError if there is no room for one.
+    """
+    processors = sum(machine.get("CPU", 0) for machine in machines)
+    room = int(processors) - SPARE
     if room < 1:
         what, fix = "this cluster has too few processors: one is left free for Ray", "add a machine, or use --engine local"
-        raise ConfigError(what, got=f"{resources.get('CPU', 0):g}", expected="2 or more", fix=fix)
-    if cluster.gpus:
-        seats = int(resources.get("GPU", 0) / cluster.gpus + 1e-6)
-        if seats < 1:
-            what, fix = "no machine of this cluster has the GPUs of an actor", "lower --gpus, or leave it out for processors"
-            raise ConfigError(what, got=f"{resources.get('GPU', 0):g} GPUs", expected=f"{cluster.gpus:g}", fix=fix)
-        room = min(room, seats)
-    return min(wanted, room)
+        raise ConfigError(what, got=f"{processors:g}", expected="2 or more", fix=fix)
+    if not gpus:
+        return min(wanted, room)
+    there = [int(machine.get("GPU", 0)) for machine in machines]
+    seats = sum(count * int(1 / gpus + 1e-6) if gpus < 1 else int(count / gpus + 1e-6) for count in there)
+    if seats < 1:
+        what, fix = "no machine of this cluster has the GPUs of an actor", "lower --gpus, or leave it out for processors"
+        raise ConfigError(what, got=f"{max(there, default=0)} GPUs at most", expected=f"{gpus:g}", fix=fix)
+    return min(wanted, room, seats)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """The list of all pictures of a batch, as a Parquet file: a row group for each shard, so that any shard is read alone.
 
-To write it takes about 16 bytes of memory for each picture, with which it is checked that ids are unlike each other; a second
-time if there are equal ones.
+To write it takes 8 bytes of memory for each picture, and at most as much again for a moment, with which it is checked that ids
+are unlike each other; a second time if there are equal ones.
 
 Addresses are in it without passwords and keys. Those that have some are whole in another file, which only this user may read,
 and which is there as long as a command works at the batch: each one makes it from the words that the user gives.

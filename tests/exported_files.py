@@ -1,9 +1,10 @@
-"""Small exported files, made once in a process: what several tests of exported files read, and one of their checks. Nothing may
-write there.
+"""Small exported files, made once in a test run by the process that wants them first: what several tests of exported files
+read, and one of their checks. Nothing may write there.
 """
 
-import tempfile
-from collections.abc import Sequence
+import os
+import shutil
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -23,6 +24,13 @@ from onestage.predict.engines import exported, litert, ncnn, openvino, pt2
 from onestage.predict.predictor import Predictor
 from onestage.predict.seal import write_seal
 
+try:
+    import fcntl
+except ImportError:  # Windows: one process makes its files alone
+    fcntl = None  # type: ignore[assignment]
+
+SHARED = "ONESTAGE_TESTS_SHARED"
+"""The folder for all processes of a test run; conftest.py sets it and removes the folder."""
 CLASSES = ("ball", "red box", "x")
 SIZE = (96, 128)
 
@@ -40,19 +48,30 @@ def model(*, ending: str = "detections", mode: str = "stretch") -> onestage.Dete
     return lively(onestage.build(recipe))
 
 
-@cache
-def _folder() -> tempfile.TemporaryDirectory:
-    return tempfile.TemporaryDirectory(prefix="exported-")
+def _made(name: str, make: Callable[[Path], object]) -> Path:
+    """The folder of that name for all processes of a test run. The first one that wants it makes what is in it."""
+    root = Path(os.environ[SHARED])
+    folder, done = root / name, root / f"{name}.done"
+    with (root / f"{name}.lock").open("w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+            folder.mkdir()
+            make(folder)
+            done.touch()
+    return folder
 
 
 @cache
 def checked_folder() -> Path:
     """A folder with the model, its ONNX file, vectors and example."""
-    folder = Path(_folder().name) / "checked"
-    folder.mkdir()
-    model().save(folder / "model.safetensors")
-    export(model(), folder / "model.onnx", example=True)
-    return folder
+
+    def make(folder: Path) -> None:
+        model().save(folder / "model.safetensors")
+        export(model(), folder / "model.onnx", example=True)
+
+    return _made("checked", make)
 
 
 @cache
@@ -60,11 +79,13 @@ def onnx_file(ending: str, mode: str = "stretch") -> Path:
     """The ONNX file of that ending."""
     if (ending, mode) == ("detections", "stretch"):
         return checked_folder() / "model.onnx"
-    path = Path(_folder().name) / f"{ending}_{mode}.onnx"
-    plan = plan_export(model(ending=ending, mode=mode), ExportConfig(nms="none" if ending == "outputs" else "graph"))
-    export_onnx(Plan(plan.detector, replace(plan.contract, checked=False)), path)
-    write_seal(path)
-    return path
+
+    def make(folder: Path) -> None:
+        plan = plan_export(model(ending=ending, mode=mode), ExportConfig(nms="none" if ending == "outputs" else "graph"))
+        export_onnx(Plan(plan.detector, replace(plan.contract, checked=False)), folder / "model.onnx")
+        write_seal(folder / "model.onnx")
+
+    return _made(f"{ending}_{mode}", make) / "model.onnx"
 
 
 @cache
@@ -72,10 +93,11 @@ def openvino_file() -> Path:
     """The OpenVINO file that ends with detections."""
     from openvino import Core, save_model
 
-    path = Path(_folder().name) / "model.xml"
-    save_model(Core().read_model(onnx_file("detections")), path, compress_to_fp16=False)
-    write_seal(path)
-    return path
+    def make(folder: Path) -> None:
+        save_model(Core().read_model(onnx_file("detections")), folder / "model.xml", compress_to_fp16=False)
+        write_seal(folder / "model.xml")
+
+    return _made("openvino", make) / "model.xml"
 
 
 def change_when_read(monkeypatch) -> None:

@@ -3,7 +3,7 @@
 python benchmarks/agreement.py --runtimes torch onnxruntime openvino
 
 Both run the same weights, the same exported files and the same pictures, and each engine runs alone in a process.
-``inference.py`` takes turns with the peer, with a pause and an untimed turn before each; ``onestage benchmark`` has neither.
+``inference.py`` takes turns with the peer, with a pause and some untimed turns before each; ``onestage benchmark`` has neither.
 The same program is some per cent faster in one process than in the next, so each is measured in some processes, by turns. They
 agree if the median of each lies within the range of nine tenths of the other's turns. The exit code is 1 if some pair does not
 agree.

@@ -3,7 +3,7 @@
 python benchmarks/inference.py --runtimes torch onnxruntime openvino ncnn --repeats 30 --json runtimes.json
 
 Each engine runs in a process of its and the peer's, in turns with the peer. A pause before each turn lets the threads of the
-other program fall asleep; an untimed turn after it wakes our own. Files are exported into a folder, and used again from there.
+other program fall asleep; some untimed turns after it wake our own. Files are exported into a folder and used again from there.
 What cannot be measured is a row with a reason.
 """
 

@@ -105,7 +105,11 @@ class Benchmark:
     _accuracies: dict[tuple[str, str, str], Answer] = field(default_factory=dict)
 
     def run(self, cells: Sequence[Cell], tell: Tell) -> None:
-        """Measure the cells that the journal does not have."""
+        """Measure the cells that the journal does not have. Raise OnestageError, before anything is measured, if the pictures
+        cannot be used.
+        """
+        for cell in [cell for cell in cells if cell not in self.journal.rows][:1]:
+            self._look(self._order(cell))
         found = self._ask(replace(self.base, what="peaks"))
         self.peaks, self.environment = found.peaks, found.environment
         for cell in cells:
@@ -117,7 +121,7 @@ class Benchmark:
 
     def _row(self, cell: Cell) -> Row:
         """What is found about a cell. Raise OnestageError if the pictures cannot be used: that is no matter of one cell."""
-        order = replace(self.base, model=cell.model, runtime=cell.runtime, numbers=cell.numbers, batch=cell.batch)
+        order = self._order(cell)
         looked = self._look(order)
         order = replace(order, timed=looked.timed)
         if cell.runtime != TORCH and not is_exported(cell.model):
@@ -135,6 +139,10 @@ class Benchmark:
         row = Row.of(shown, timed, others=None if math.isnan(others) else round(others, 3))
         row = replace(row, no_ap=looked.no_ap)
         return row if looked.no_ap else self._with_ap(row, order)
+
+    def _order(self, cell: Cell) -> Order:
+        """What every process about a cell is to do."""
+        return replace(self.base, model=cell.model, runtime=cell.runtime, numbers=cell.numbers, batch=cell.batch)
 
     def _look(self, order: Order) -> Answer:
         """The pictures to time a model on, and why it has no AP."""

@@ -49,13 +49,20 @@ class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         """The rate; nothing before it is known."""
         found = rate_of(task)
-        return Text(f"{found:,.1f} {self.unit}/s" if found else "")
+        return Text(pace(found, self.unit) if found else "")
 
 
 def rate_of(task: Task) -> float:
     """Pictures (or other units) per second since the work began, without those that were done before; 0 if it is unknown."""
     seconds, count = task.finished_time or task.elapsed, task.completed - task.fields.get("before", 0)
     return count / seconds if seconds else 0.0
+
+
+def pace(rate: float, unit: str) -> str:
+    """A rate above 0 in words: ``27.3 pictures/s``, and for slow work how long each one takes: ``41 s each``."""
+    if rate >= 1:
+        return f"{rate:,.1f} {unit}/s"
+    return f"{1 / rate:,.{0 if rate < 0.1 else 1}f} s each"
 
 
 def picture_columns(unit: str = "pictures") -> tuple[ProgressColumn, ...]:
@@ -80,9 +87,9 @@ def _speed(task: Task, unit: str) -> str:
     if not rate:
         return ""
     if task.total is None:
-        return f", {rate:,.1f} {unit}/s"
+        return f", {pace(rate, unit)}"
     minutes, seconds = divmod(round(max(0.0, left) / rate), 60)
-    return f", {rate:,.1f} {unit}/s, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
+    return f", {pace(rate, unit)}, {minutes // 60}:{minutes % 60:02}:{seconds:02} left"
 
 
 class PictureProgress:

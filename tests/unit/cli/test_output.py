@@ -47,3 +47,18 @@ def test_the_rate_does_not_count_what_was_done_before() -> None:
     now[0] = 2.0
     bars.update(task, advance=5)
     assert output.rate_of(bars.tasks[0]) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        (1234.56, "1,234.6 cells/s"),
+        (1, "1.0 cells/s"),
+        (0.5, "2.0 s each"),
+        (1 / 41.2, "41 s each"),
+        (1 / 4000, "4,000 s each"),
+    ],
+)
+def test_of_slow_work_the_time_of_each_is_told(rate: float, told: str) -> None:
+    """0.0 cells/s would tell nothing."""
+    assert output.pace(rate, "cells") == told

@@ -421,6 +421,26 @@ def test_an_interrupted_run_shows_what_it_has_and_goes_on(tiny, monkeypatch, cap
 
 
 @pytest.mark.usefixtures("cells_here")
+def test_pictures_that_cannot_be_used_are_said_before_anything_is_measured(tiny, tmp_path, monkeypatch, capsys):
+    usual, asked = benchmark_run.ask, list[str]()
+
+    def noted(order: Order, *, timeout: float) -> Answer:
+        asked.append(order.what)
+        return usual(order, timeout=timeout)
+
+    bad = tmp_path / "bad"
+    config = SyntheticConfig(size=(60, 80))
+    write_coco([generate(0, config)], bad, classes=config.classes, split="val")
+    labels = next(bad.rglob("*.json"))
+    content = json.loads(labels.read_text())
+    content["annotations"][0]["bbox"][2] = 0
+    labels.write_text(json.dumps(content))
+    monkeypatch.setattr(benchmark_run, "ask", noted)
+    assert main(["benchmark", tiny, "--data", str(bad), *SMALL[2:]]) == 2
+    assert "--on-bad skip" in capsys.readouterr().err and asked == ["look"]
+
+
+@pytest.mark.usefixtures("cells_here")
 def test_another_model_of_that_name_is_measured_again(tiny, monkeypatch, capsys):
     command = ["benchmark", tiny, "--batch", "1", "2", *SMALL]
     usual = benchmark_run.ask

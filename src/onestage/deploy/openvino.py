@@ -9,7 +9,7 @@ from onestage.deploy.onnx import model_in_precision, save_onnx
 from onestage.deploy.plan import Plan
 from onestage.errors import ConfigError
 from onestage.files import temporary_folder
-from onestage.predict.engines.openvino import the_core
+from onestage.predict.engines.openvino import is_quantised, the_core, with_batch
 
 if TYPE_CHECKING:
     import onnx
@@ -26,10 +26,17 @@ def export_openvino(plan: Plan, path: Path) -> None:
 
 
 def save_openvino(model: onnx.ModelProto, path: Path) -> None:
-    """Write an ONNX model as an OpenVINO file. All its numbers keep their types."""
+    """Write an ONNX model as an OpenVINO file. All its numbers keep their types.
+
+    A quantised model is written for one image at once: with a free batch, OpenVINO would find other objects in it. Any other
+    batch can be set before it is compiled, and the engine does so.
+    """
     import openvino
 
     with temporary_folder(path) as folder:
         draft = folder / "model.onnx"
         save_onnx(model, draft)
-        openvino.save_model(the_core().read_model(draft), path, compress_to_fp16=False)
+        written = the_core().read_model(draft)
+        if is_quantised(written) and written.inputs[0].partial_shape[0].is_dynamic:
+            written = with_batch(written, 1)
+        openvino.save_model(written, path, compress_to_fp16=False)

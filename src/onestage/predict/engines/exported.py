@@ -63,8 +63,11 @@ class FileEngine:
         except OnestageError:
             raise
         except Exception as error:  # a runtime's exceptions have no common class
-            what, text = f"{self.runtime} cannot run this exported file", str(error).strip().splitlines() or [""]
-            raise WeightsError(what, got=f"{type(error).__name__}: {text[0]}", fix="export it again") from error
+            what, lines = f"{self.runtime} cannot run this exported file", str(error).strip().splitlines() or [""]
+            told = next(
+                (line for line in lines if not line.startswith("Exception from ")), lines[0]
+            )  # OpenVINO's places in its code
+            raise WeightsError(what, got=f"{type(error).__name__}: {told}", fix="export it again") from error
         logits, deltas = columns
         return HeadOutput(logits, deltas, contract.level_sizes, (height, width))
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock, local
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
-from onestage.errors import ConfigError, WeightsError, warn_outside
+from onestage.errors import ConfigError, WeightsError
 from onestage.predict.contract import OUTPUTS, Contract
 from onestage.predict.engines import ir_file, onnx_file
 from onestage.predict.engines.exported import FileEngine, check_inputs, read_bytes, read_file, threads
@@ -25,8 +25,11 @@ FIX = "export it again, or update openvino"
 PRECISION = "INFERENCE_PRECISION_HINT"
 NUMBERS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 """OpenVINO's names of numbers that it computes with, and ours."""
+LATEST = 4
+"""Numbers of images for which a program is kept."""
 
 _ONE_AT_A_TIME = Lock()
+Kept = TypeVar("Kept")
 
 
 def the_core() -> openvino.Core:
@@ -69,11 +72,8 @@ def open_openvino(path: Path, *, bf16: bool = False) -> FileEngine:
         raise WeightsError("OpenVINO cannot read this file", where=path, got=got, fix=FIX) from error
     inputs = {entry.get_any_name(): TYPES.get(entry.get_element_type().get_type_name(), "") for entry in model.inputs}
     check_inputs(path, contract, inputs, [entry.get_any_name() for entry in model.outputs])
-    if contract.precision == "int8" and path.suffix.lower() == ".onnx":
-        what = "the AP of this int8 file was measured in onnxruntime. In OpenVINO its layers may find other objects"
-        warn_outside([f"{path}: {what}: export one with --to openvino, or measure it"])
     wanted = "bf16" if bf16 else "f16" if contract.precision == "fp16" else "f32"
-    programs = _Programs(core, model, wanted=wanted)
+    programs = _Programs(core, model, wanted=wanted, exact=is_quantised(model))
     try:
         numbers = NUMBERS.get(_read_back(programs.of(contract.batch or 1)), "fp32")
     except Exception as error:
@@ -115,28 +115,56 @@ def _read(path: Path) -> tuple[str, bytes, bytes]:
 
 class _Programs:
     """A model for any number of images, compiled for one image alone, and for more when the first of them come: OpenVINO is
-    faster with sizes that it knows.
+    faster with sizes that it knows. exact: compiled for each number of images.
+
+    An int8 model needs that. With a free batch, OpenVINO (2025.4 to 2026.4) reads the ranges of the first channel for all
+    channels where a convolution and the rounding behind it are not one kernel, and finds other objects, without a word.
     """
 
-    def __init__(self, core: openvino.Core, model: openvino.Model, *, wanted: str) -> None:
-        self._core, self._model, self._wanted = core, model, wanted
-        self._compiled: dict[bool, openvino.CompiledModel] = {}
+    def __init__(self, core: openvino.Core, model: openvino.Model, *, wanted: str, exact: bool) -> None:
+        self._core, self._model, self._wanted, self._exact = core, model, wanted, exact
+        self._compiled: _Latest[openvino.CompiledModel] = _Latest()
         self._one_at_a_time = Lock()
+
+    def batch(self, count: int) -> int:
+        """The batch of the program for so many images; 0 if it takes any."""
+        return count if self._exact or count == 1 else 0
 
     def of(self, count: int) -> openvino.CompiledModel:
         """The program for so many images. OpenVINO raises many types."""
-        alone = count == 1
         with self._one_at_a_time:
-            if alone not in self._compiled:
-                model = _for_one_image(self._model) if alone else self._model
-                self._compiled[alone] = _compiled(self._core, model, self._wanted)
-            return self._compiled[alone]
+            return self._compiled.of(batch := self.batch(count), lambda: self._made(batch))
+
+    def _made(self, batch: int) -> openvino.CompiledModel:
+        return _compiled(self._core, with_batch(self._model, batch) if batch else self._model, self._wanted)
 
 
-def _for_one_image(model: openvino.Model) -> openvino.Model:
-    """A copy of the model with a batch of 1, and the same weights in memory. Other free sizes stay free."""
+class _Latest(Generic[Kept]):
+    """What was made last for each batch: no more than LATEST, so that many different ones take no more memory."""
+
+    def __init__(self) -> None:
+        self._kept: dict[int, Kept] = {}
+
+    def of(self, batch: int, make: Callable[[], Kept]) -> Kept:
+        """What was made for a batch, or is made now."""
+        found = self._kept.pop(batch, None)
+        self._kept[batch] = make() if found is None else found
+        if len(self._kept) > LATEST:
+            del self._kept[next(iter(self._kept))]
+        return self._kept[batch]
+
+
+def is_quantised(model: openvino.Model) -> bool:
+    """Whether some tensors of it are rounded to int8."""
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+
+
+def with_batch(model: openvino.Model, count: int) -> openvino.Model:
+    """A copy of the model with a batch of ``count``, and the same weights in memory. Other free sizes stay free."""
     copy = model.clone()
-    copy.reshape({entry.get_any_name(): f"[1,{','.join(map(str, list(entry.partial_shape)[1:]))}]" for entry in copy.inputs})
+    copy.reshape(
+        {entry.get_any_name(): f"[{count},{','.join(map(str, list(entry.partial_shape)[1:]))}]" for entry in copy.inputs}
+    )
     return copy
 
 
@@ -149,8 +177,7 @@ class _Requests:
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Named inputs -> the outputs in order."""
         count = len(inputs["images"])
-        kept: dict[bool, openvino.InferRequest] = self._kept.__dict__.setdefault("requests", {})
-        if (count == 1) not in kept:
-            kept[count == 1] = self._programs.of(count).create_infer_request()
-        found = kept[count == 1].infer(dict(inputs), share_inputs=True)
+        kept: _Latest[openvino.InferRequest] = self._kept.__dict__.setdefault("requests", _Latest())
+        request = kept.of(self._programs.batch(count), lambda: self._programs.of(count).create_infer_request())
+        found = request.infer(dict(inputs), share_inputs=True)
         return [np.array(found[name]) for name in self._outputs]  # a copy: the request writes there again

@@ -1,0 +1,92 @@
+"""A quantised network in OpenVINO finds the same for every number of images: with a free batch, OpenVINO itself does not."""
+
+import numpy as np
+import pytest
+
+from onestage.deploy.openvino import save_openvino
+from onestage.predict.engines.openvino import LATEST, _Programs, _Requests, the_core
+
+STEP = 0.05
+"""Of the rounding behind the convolution."""
+
+
+@pytest.fixture(scope="module")
+def network():
+    """uint8 images (B, 3, 32, 32) -> a convolution with another range in each channel, rounded to int8: (B, 16, 32, 32); and
+    0 .. B-1, because OpenVINO joins the convolution and the rounding unless the model has a tensor of such a size.
+    """
+    onnx = pytest.importorskip("onnx", reason="pip install 'onestage[onnx]'")
+    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    rng, made = np.random.default_rng(0), onnx.helper.make_node
+    values = {
+        "weight": rng.integers(-64, 65, (16, 3, 3, 3)).astype(np.int8),
+        "steps": (1e-5 * 2.0 ** np.arange(16)).astype(np.float32),
+        "zeros": np.zeros(16, np.int8),
+        "bias": rng.normal(size=16).astype(np.float32),
+        "pixel": np.float32(1),
+        "middle": np.uint8(100),
+        "step": np.float32(STEP),
+        "least": np.uint8(0),
+        "0": np.int64(0),
+        "1": np.int64(1),
+        "axis": np.array([0]),
+    }
+    nodes = [
+        made("Cast", ["images"], ["pixels"], to=onnx.TensorProto.FLOAT),
+        made("QuantizeLinear", ["pixels", "pixel", "middle"], ["pixels8"]),
+        made("DequantizeLinear", ["pixels8", "pixel", "middle"], ["input"]),
+        made("DequantizeLinear", ["weight", "steps", "zeros"], ["weights"], axis=0),
+        made("Conv", ["input", "weights", "bias"], ["sums"], pads=[1, 1, 1, 1]),
+        made("Relu", ["sums"], ["parts"]),
+        made("QuantizeLinear", ["parts", "step", "least"], ["parts8"]),
+        made("DequantizeLinear", ["parts8", "step", "least"], ["boxes"]),
+        made("Shape", ["images"], ["sizes"], start=0, end=1),
+        made("Squeeze", ["sizes", "axis"], ["count"]),
+        made("Range", ["0", "count", "1"], ["num"]),
+    ]
+    entry, types = onnx.helper.make_tensor_value_info, onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        nodes,
+        "network",
+        [entry("images", types.UINT8, ["B", 3, 32, 32])],
+        [entry("boxes", types.FLOAT, ["B", 16, 32, 32]), entry("num", types.INT64, ["B"])],
+        [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in values.items()],
+    )
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def saved(network, tmp_path_factory):
+    """The path of the network as an OpenVINO file."""
+    path = tmp_path_factory.mktemp("int8") / "network.xml"
+    save_openvino(network, path)
+    return path
+
+
+def test_for_every_number_of_images_it_computes_what_onnxruntime_computes(network, saved):
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'onestage[onnx]'")
+    reference = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
+    model = the_core().read_model(saved)
+    run = _Requests(_Programs(the_core(), model, wanted="f32", exact=True), ["boxes", "num"])
+    images = np.random.default_rng(1).integers(0, 256, (9, 3, 32, 32)).astype(np.uint8)
+    for count in (1, 2, 5, 9, 3, 4, 1, 2):  # more than are kept
+        found, numbers = run({"images": images[:count]})
+        expected = reference.run(["boxes"], {"images": images[:count]})[0]
+        assert expected.std() > 10 * STEP and numbers.tolist() == [*range(count)]
+        np.testing.assert_allclose(found, expected, atol=1.01 * STEP)
+
+
+def test_a_program_that_knows_no_batch_would_find_what_the_file_finds(saved):
+    """The file has a batch of one image: who compiles it as it is gets right numbers, or an error for more images."""
+    openvino = pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
+    (entry,) = the_core().read_model(saved).inputs
+    assert entry.partial_shape == openvino.PartialShape([1, 3, 32, 32])
+
+
+def test_no_more_programs_are_kept_than_some(saved):
+    programs = _Programs(the_core(), the_core().read_model(saved), wanted="f32", exact=True)
+    first = programs.of(2)
+    assert programs.of(2) is first
+    for count in range(3, 3 + LATEST):
+        programs.of(count)
+    assert programs.of(2) is not first and len(programs._compiled._kept) == LATEST

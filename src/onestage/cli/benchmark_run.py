@@ -17,6 +17,7 @@ from onestage.cli.alone import ask, raised
 from onestage.cli.cell import Answer, Order, Refusal
 from onestage.cli.output import say
 from onestage.deploy.benchmark import environment
+from onestage.deploy.benchmark_wording import NO_DATA
 from onestage.deploy.cache import PROGRAM, program
 from onestage.deploy.cells import Cell, Row
 from onestage.deploy.drawn import jpegs
@@ -149,7 +150,7 @@ class Benchmark:
         if order.model not in self._looked:
             if self.base.pictures.data is None:
                 drawn = jpegs(Path(self.base.folder) / "pictures", size=self.base.pictures.drawn)
-                found = Answer(timed=tuple(map(str, drawn)), no_ap="there are no labelled pictures: --data")
+                found = Answer(timed=tuple(map(str, drawn)), no_ap=NO_DATA)
             else:
                 found = self._ask(replace(order, what="look", runtime="auto", device="cpu"))
             if found.refusal is not None:

@@ -163,7 +163,8 @@ def _look(order: Order) -> Answer:
             raise
         found = find_pictures([str(order.pictures.data)], results=Path("predictions"))
         timed = tuple(islice((str(path) for path in found if _is_readable(path)), MOST_TIMED))
-        return Answer(timed=timed or (str(found[0]),), no_ap=str(error.what))  # the first one says what is wrong with it
+        no_ap = f"{error.what} (onestage evaluate {order.model} {order.pictures.data} tells more)"
+        return Answer(timed=timed or (str(found[0]),), no_ap=no_ap)  # the first one says what is wrong with it
     paths = tuple(map(str, measure.paths[:MOST_TIMED]))
     return Answer(timed=paths, no_ap="these pictures have no objects" if measure.is_empty else "")
 

@@ -152,9 +152,13 @@ def command(row: Row, data: Path | None, *, is_recipe: bool) -> str:
     return f"onestage predict {shlex.quote(model)} PICTURES --runtime {runtime}{precision}{together}"
 
 
+NO_DATA = "there are no labelled pictures: --data"
+"""Why a cell has no AP if none was asked for."""
+
+
 def remarks(rows: Sequence[Row], peaks: Mapping[str, float]) -> list[str]:
-    """What a reader should know of the figures, in sentences: percentiles that need more turns, other work on the machine, and
-    shares above the peak.
+    """What a reader should know of the figures, in sentences: percentiles that need more turns, other work on the machine,
+    shares above the peak, and why labelled pictures gave no AP.
     """
     counts = [len(row.timing.whole) for row in rows if row.timing is not None]
     needed = [(p, turns_for(p)) for p in PERCENTILES[1:] if counts and min(counts) < turns_for(p)]
@@ -168,4 +172,5 @@ def remarks(rows: Sequence[Row], peaks: Mapping[str, float]) -> list[str]:
     if shares and max(shares) > 1:
         what = "A share above 100 % is possible: operations are counted as plain convolutions have them"
         found.append(f"{what}, and Winograd's algorithm needs fewer.")
-    return found
+    reasons = dict.fromkeys(row.no_ap for row in rows if row.ap is None and row.no_ap not in ("", NO_DATA))
+    return found + [f"No AP was measured: {reason}." for reason in reasons]

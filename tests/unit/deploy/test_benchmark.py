@@ -429,15 +429,18 @@ def test_pictures_that_cannot_be_used_are_said_before_anything_is_measured(tiny,
         return usual(order, timeout=timeout)
 
     bad = tmp_path / "bad"
-    config = SyntheticConfig(size=(60, 80))
+    config = SyntheticConfig(classes=("ball", "ring"), size=(60, 80))
     write_coco([generate(0, config)], bad, classes=config.classes, split="val")
     labels = next(bad.rglob("*.json"))
     content = json.loads(labels.read_text())
     content["annotations"][0]["bbox"][2] = 0
     labels.write_text(json.dumps(content))
     monkeypatch.setattr(benchmark_run, "ask", noted)
-    assert main(["benchmark", tiny, "--data", str(bad), *SMALL[2:]]) == 2
+    assert main(["benchmark", tiny, "--data", str(bad), "--split", "val", *SMALL[2:]]) == 2
     assert "--on-bad skip" in capsys.readouterr().err and asked == ["look"]
+    assert main(["benchmark", tiny, "--data", str(bad), *SMALL[2:]]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "No AP was measured: 1 problem in this data set (onestage evaluate tiny.safetensors " in told
 
 
 @pytest.mark.usefixtures("cells_here")

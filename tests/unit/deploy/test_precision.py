@@ -163,16 +163,6 @@ def test_bfloat16_in_openvino_finds_the_same_objects(model, folder):
     assert near >= 0.8 * sum(min(20, len(one)) for one in exact)
 
 
-def test_an_int8_file_of_another_runtime_is_told_in_openvino(folder, whole, tmp_path):
-    pytest.importorskip("openvino", reason="pip install 'onestage[openvino]'")
-    again = onnx.ModelProto()
-    again.CopyFrom(whole)
-    describe(again, replace(open_exported(folder / "model.onnx").engine.contract, precision="int8"))
-    save_onnx(again, tmp_path / "m.onnx")
-    with pytest.warns(UserWarning, match="was measured in onnxruntime"):
-        open_exported(tmp_path / "m.onnx", "openvino")
-
-
 def test_int8_layers_are_integers_and_go_back_to_float(parts, inputs):
     pytest.importorskip("nncf", reason="pip install 'onestage[int8]'")
     network = quantised(parts.network, inputs, len(inputs))

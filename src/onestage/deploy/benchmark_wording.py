@@ -172,5 +172,9 @@ def remarks(rows: Sequence[Row], peaks: Mapping[str, float]) -> list[str]:
     if shares and max(shares) > 1:
         what = "A share above 100 % is possible: operations are counted as plain convolutions have them"
         found.append(f"{what}, and Winograd's algorithm needs fewer.")
-    reasons = dict.fromkeys(row.no_ap for row in rows if row.ap is None and row.no_ap not in ("", NO_DATA))
-    return found + [f"No AP was measured: {reason}." for reason in reasons]
+    return [*found, *(f"No AP was measured: {reason}." for reason in _without_ap(rows))]
+
+
+def _without_ap(rows: Sequence[Row]) -> list[str]:
+    """Why labelled pictures gave no AP, each reason once."""
+    return list(dict.fromkeys(row.no_ap for row in rows if row.ap is None and row.no_ap not in ("", NO_DATA)))

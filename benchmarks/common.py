@@ -38,8 +38,8 @@ PASSING = 1500
 """Scores above 0.01 in a picture; trained SSDs give a few hundred to a few thousand."""
 MODELS = ("ssd300_vgg16", "ssdlite320_mobilenet_v3_large")
 """torchvision's SSDs, for training; predict() is compared for all of PEERS."""
-SETTLING = 5
-"""Untimed turns after a pause."""
+SETTLING = 0.1
+"""Seconds of untimed turns after a pause: one turn at least."""
 DELTAS = 0.3
 """The standard deviation of the boxes' offsets of RetinaNet and EfficientDet, in anchors."""
 PEERS = {
@@ -92,7 +92,7 @@ def compare(
 ) -> Comparison:
     """Time two functions in turns, after ``warmup`` untimed turns of each.
 
-    pause: seconds before each timed turn, and ``SETTLING`` untimed ones of the same function after them. A processor that has
+    pause: seconds before each timed turn, and then ``SETTLING`` of untimed turns of the same function. A processor that has
     slept, with the other program's data in its caches, is slow for some turns.
     """
     now = time.perf_counter if clock == "wall" else time.process_time
@@ -104,7 +104,9 @@ def compare(
         for function in (ours, theirs) if turn % 2 == 0 else (theirs, ours):
             if pause:
                 time.sleep(pause)
-                for _ in range(SETTLING):
+                settled = time.perf_counter() + SETTLING
+                function()
+                while time.perf_counter() < settled:
                     function()
             start = now()
             function()

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from onestage.model.detector import Detector
     from onestage.model.output.scores import Scores
     from onestage.predict.predictor import Predictor
-    from onestage.training.coverage import PlacedObjects
 
 FINER = ("ssd300_vgg16", "efficientdet_d0")
 """Recipes with maps of stride 8 and small anchors there, the faster one first."""
@@ -47,18 +46,17 @@ def background(
 ) -> Background:
     """Gather it for the model at ``path``, and the pictures of ``data`` that measure it. options: that say which these are."""
     from onestage.model.detector import Detector
-    from onestage.training.coverage import PlacedObjects
+    from onestage.training.coverage import coverage_of
 
     facts = facts_of_run(path, data)
     measured = shlex.join([str(path), str(data), *options])
     facts = replace(facts, measured=measured, keeps=isinstance(model, Detector) and path.exists())
     if not isinstance(model, Detector):
         return Background(None, facts)
-    objects = PlacedObjects.of(model, dataset)
-    facts = replace(
-        facts, size=model.config.preprocess.size, larger=objects.larger, finer=_finer_model(model, objects, dataset)
-    )
-    return Background(_overlaps(model, objects, dataset), facts)
+    found = coverage_of(model, dataset)
+    finer = _finer_model(model, dataset) if found.poor else ""
+    facts = replace(facts, size=model.config.preprocess.size, larger=found.larger, finer=finer)
+    return Background(_overlaps(model, dataset), facts)
 
 
 def of_detections(path: Path, data: Path, *, options: Sequence[str] = ()) -> Background:
@@ -111,24 +109,22 @@ def _epoch(row: dict[str, str | None]) -> Epoch:
     return Epoch(*(float(value) if (value := row.get(name)) else math.nan for name in names))
 
 
-def _overlaps(model: Detector, objects: PlacedObjects, dataset: Dataset) -> dict[int | str, Overlaps]:
+def _overlaps(model: Detector, dataset: Dataset) -> dict[int | str, Overlaps]:
     """How the anchors lie to the objects of each picture, by its id."""
     from onestage.analysis.reach import Overlaps
     from onestage.training.coverage import overlaps_of
 
-    iou, small = (column.numpy() for column in overlaps_of(model.config.levels, objects, len(dataset.labels)))
+    iou, small = (column.numpy() for column in overlaps_of(model, dataset))
     parts = [slice(start, stop) for start, stop in pairwise(dataset.offsets.tolist())]
     return {image_id: Overlaps(iou[rows], small[rows]) for image_id, rows in zip(dataset.image_ids, parts, strict=True)}
 
 
-def _finer_model(model: Detector, objects: PlacedObjects, dataset: Dataset) -> str:
-    """The option of a recipe whose anchors reach the objects, if those of the model reach too few; else an empty string."""
+def _finer_model(model: Detector, dataset: Dataset) -> str:
+    """The option of a recipe other than the model's whose anchors reach the objects; an empty string if there is none."""
     from onestage.model.detector import Detector
-    from onestage.training.coverage import coverage, coverage_of
+    from onestage.training.coverage import coverage_of
     from onestage.zoo.table import recipe
 
-    if not coverage(model.config.levels, objects).poor:
-        return ""
     for name in FINER:
         if name != model.config.name and not coverage_of(Detector.on("meta", recipe(name, dataset.classes)), dataset).poor:
             return f"--model {name}"

@@ -12,7 +12,7 @@ from onestage.model.config import DetectorConfig
 from onestage.model.detector import Detector
 from onestage.model.heads.separable import SeparableHead
 from onestage.model.heads.shared import SharedHead
-from onestage.training.coverage import PlacedObjects
+from onestage.training.coverage import AT_ONCE, PlacedObjects
 
 ONE_HEAD = (SharedHead, SeparableHead)
 """Heads that all levels share, so that a shape means the same on each, in units of the level's size."""
@@ -23,10 +23,12 @@ def fit_anchors(model: Detector, data: Dataset, *, seed: int = 0, advance: Calla
     """The config of the detector with anchor shapes that fit the objects of a data set, at the detector's input size.
 
     Levels, cells and the number of shapes per level stay. The shapes stay too if no others reach the objects better, or if
-    there are no objects. seed: of what is random; the same seed and objects give the same shapes. advance: is called with 1
-    after each of ``onestage.model.anchors.fit.ROUNDS`` rounds.
+    there are no objects. Of a data set with more than ``onestage.training.coverage.AT_ONCE`` objects, those of evenly spread
+    pictures are taken. seed: of what is random; the same seed and objects give the same shapes. advance: is called with 1 after
+    each of ``onestage.model.anchors.fit.ROUNDS`` rounds.
     """
-    objects = PlacedObjects.of(model, data)
+    every = -(-len(data.labels) // AT_ONCE)
+    objects = PlacedObjects.of(model, data.subset(range(0, len(data), every)) if every > 1 else data)
     if not len(objects.labels):
         return model.config
     extents, apart = objects.apart(model.config.levels)

@@ -6,8 +6,11 @@ Shape letters: M objects that count (neither difficult nor crowd regions), L lev
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -29,6 +32,8 @@ LARGEST = 640
 """The side of an input in pixels beyond which no rule goes."""
 ENOUGH = 10
 """Objects of a class without which its share says nothing."""
+AT_ONCE = 2**18
+"""Objects that are placed at once: a data set of millions needs no more memory for it than this."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,10 @@ class Reached:
     def share(self) -> float:
         """The part that is reached, 0..1; 1 if there are no objects."""
         return self.reached / self.objects if self.objects else 1.0
+
+    def __add__(self, other: Reached) -> Reached:
+        """Of the objects of both, which have one name."""
+        return Reached(self.name, self.objects + other.objects, self.reached + other.reached)
 
     @property
     def percent(self) -> str:
@@ -97,7 +106,7 @@ class PlacedObjects:
     """The objects of a data set as they lie in a detector's input.
 
     labels (M,). area (M,): in pixels of the original pictures. rows (M,): their numbers among all objects of the data set.
-    larger: as in ``Coverage``.
+    pictures: how many have a size; shrunk: of how many of them a larger input would show more pixels.
     """
 
     groups: tuple[Group, ...]
@@ -105,7 +114,8 @@ class PlacedObjects:
     area: Tensor
     rows: Tensor
     classes: tuple[str, ...]
-    larger: bool = True
+    pictures: int = 0
+    shrunk: int = 0
 
     @classmethod
     def of(cls, model: Detector, data: Dataset) -> PlacedObjects:
@@ -130,8 +140,12 @@ class PlacedObjects:
             same = torch.tensor([meta.input == input_size for meta in metas.values()])
             rows = same[kind].nonzero()[:, 0]
             groups.append(Group(input_size, model.level_sizes(input_size), boxes[rows], rows))
-        larger = _larger([metas[s] for s in sizes if s])
-        return cls(tuple(groups), data.labels[kept], data.area[kept], kept, data.classes, larger)
+        return cls(tuple(groups), data.labels[kept], data.area[kept], kept, data.classes, *_counts(sizes, metas))
+
+    @property
+    def larger(self) -> bool:
+        """As in ``Coverage``."""
+        return 2 * self.shrunk > self.pictures
 
     def apart(self, levels: Sequence[AnchorLevel]) -> tuple[Tensor, Tensor]:
         """Width and height of each object, (M, 2), and its distances across and down from the nearest cell of every level,
@@ -147,7 +161,32 @@ class PlacedObjects:
 
 def coverage_of(model: Detector, data: Dataset) -> Coverage:
     """The objects of a data set that the detector's anchors reach. Exact: every object is compared with every anchor shape."""
-    return coverage(model.config.levels, PlacedObjects.of(model, data))
+    levels, found, pictures, shrunk = model.config.levels, list[Coverage](), 0, 0
+    for piece in pieces(data):
+        objects = PlacedObjects.of(model, piece)
+        found.append(coverage(levels, objects))
+        pictures, shrunk = pictures + objects.pictures, shrunk + objects.shrunk
+    return Coverage(
+        total=_sum(one.total for one in found),
+        classes=tuple(map(_sum, zip(*(one.classes for one in found), strict=True))),
+        sizes=tuple(map(_sum, zip(*(one.sizes for one in found), strict=True))),
+        levels=tuple(map(_sum, zip(*(one.levels for one in found), strict=True))),
+        larger=2 * shrunk > pictures,
+    )
+
+
+def pieces(data: Dataset, *, most: int = AT_ONCE) -> Iterator[Dataset]:
+    """The data set itself, or, if it has more than ``most`` objects, parts of consecutive pictures with no more than that; a
+    picture with more is a part by itself.
+    """
+    if len(data.labels) <= most:
+        yield data
+        return
+    start = 0
+    while start < len(data):
+        end = int(torch.searchsorted(data.offsets, data.offsets[start] + most, right=True)) - 1
+        yield data.subset(range(start, stop := max(start + 1, end)))
+        start = stop
 
 
 def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
@@ -165,18 +204,23 @@ def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:
     )
 
 
-def overlaps_of(levels: Sequence[AnchorLevel], objects: PlacedObjects, count: int) -> tuple[Tensor, Tensor]:
-    """How anchors of these levels lie to all ``count`` (N) objects of a data set: the highest IoU with an anchor of each level,
-    (N, L) float64, and whether the object has a smaller area than every anchor, (N,) bool.
+def overlaps_of(model: Detector, data: Dataset) -> tuple[Tensor, Tensor]:
+    """How the detector's anchors lie to all objects of a data set (N): the highest IoU with an anchor of each level, (N, L)
+    float64, and whether the object has a smaller area than every anchor, (N,) bool.
 
     NaN and false for objects that do not count, and in pictures whose size cannot be read.
     """
-    extents, apart = objects.apart(levels)
-    iou = torch.full((count, len(levels)), math.nan, dtype=torch.float64)
-    small = torch.zeros(count, dtype=torch.bool)
-    iou[objects.rows] = _overlaps(levels, extents, apart)
-    small[objects.rows] = extents.prod(1) < min(width * height for level in levels for width, height in level.shapes)
-    return iou, small
+    levels = model.config.levels
+    least = min(width * height for level in levels for width, height in level.shapes)
+    ious, smalls = list[Tensor](), list[Tensor]()
+    for piece in pieces(data):
+        objects, count = PlacedObjects.of(model, piece), len(piece.labels)
+        extents, apart = objects.apart(levels)
+        ious.append(torch.full((count, len(levels)), math.nan, dtype=torch.float64))
+        smalls.append(torch.zeros(count, dtype=torch.bool))
+        ious[-1][objects.rows] = _overlaps(levels, extents, apart)
+        smalls[-1][objects.rows] = extents.prod(1) < least
+    return torch.cat(ious), torch.cat(smalls)
 
 
 def told(found: Coverage, *, fitted: bool = False) -> str:
@@ -205,9 +249,20 @@ def _best(level: AnchorLevel, extents: Tensor, apart: Tensor) -> Tensor:
     return torch.cat(parts) if parts else extents.new_zeros(0)
 
 
-def _larger(metas: Sequence[ImageMeta]) -> bool:
-    """Whether most pictures have more pixels than the input shows, and the input is not the largest one."""
-    return 2 * sum(math.prod(meta.scale) < 1 and math.prod(meta.input) < LARGEST**2 for meta in metas) > len(metas)
+def _counts(sizes: Iterable[Size | None], metas: Mapping[Size, ImageMeta]) -> tuple[int, int]:
+    """How many pictures have a size, and of how many of these a larger input would show more pixels."""
+    counts = Counter(size for size in sizes if size is not None)
+    return counts.total(), sum(count for size, count in counts.items() if _shows_less(metas[size]))
+
+
+def _shows_less(meta: ImageMeta) -> bool:
+    """Whether a picture has more pixels than the input shows, and the input is not the largest one."""
+    return math.prod(meta.scale) < 1 and math.prod(meta.input) < LARGEST**2
+
+
+def _sum(parts: Iterable[Reached]) -> Reached:
+    """All together."""
+    return reduce(add, parts)
 
 
 def _reached(name: str, which: Tensor, hit: Tensor) -> Reached:

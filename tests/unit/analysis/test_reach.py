@@ -6,7 +6,7 @@ import pytest
 from metric_cases import found, known
 from onestage.analysis import AnalysisSettings, analyse
 from onestage.analysis.reach import Overlaps, Reach, ReachedPart
-from onestage.training.coverage import PlacedObjects, coverage_of, overlaps_of
+from onestage.training.coverage import coverage_of, overlaps_of
 from small_runs import detector, pictures
 
 SMALL, LARGE = (10, 10, 20, 20), (100, 100, 260, 260)
@@ -43,8 +43,7 @@ def test_pictures_of_which_nothing_is_known_are_left_out(rows: int) -> None:
 
 def test_it_agrees_with_the_coverage_that_training_tells() -> None:
     data, model = pictures(12), detector()
-    objects = PlacedObjects.of(model, data)
-    iou, small = overlaps_of(model.config.levels, objects, len(data.labels))
+    iou, small = overlaps_of(model, data)
     parts = [slice(*data.offsets[i : i + 2].tolist()) for i in range(len(data))]
     ours = {data.image_ids[i]: Overlaps(iou[rows].numpy(), small[rows].numpy()) for i, rows in enumerate(parts)}
     truths = [data.truth(i) for i in range(len(data))]

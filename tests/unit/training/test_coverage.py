@@ -13,7 +13,19 @@ from onestage.data import Dataset, load_dataset
 from onestage.model.anchors.levels import AnchorLevel, grid
 from onestage.model.anchors.reach import distances, overlaps
 from onestage.model.detector import Detector
-from onestage.training.coverage import LARGEST, Coverage, Reached, coverage_of, told
+from onestage.training import coverage
+from onestage.training.anchors import fit_anchors
+from onestage.training.coverage import (
+    AT_ONCE,
+    LARGEST,
+    Coverage,
+    PlacedObjects,
+    Reached,
+    coverage_of,
+    overlaps_of,
+    pieces,
+    told,
+)
 from onestage.zoo.table import recipe
 from small_runs import detector, pictures
 
@@ -69,6 +81,38 @@ def test_coverage_is_that_of_all_pairs(mode: str) -> None:
     assert 0 < found.total.reached < found.total.objects or mode != "stretch"
     assert max(part.reached for part in found.levels) <= found.total.reached <= sum(part.reached for part in found.levels)
     assert json.loads(json.dumps(found.to_dict()))["total"]["reached"] == found.total.reached
+
+
+@pytest.mark.parametrize("most", [1, 2, 5, 17, 10**6])
+def test_in_pieces_it_finds_the_same(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more objects than that lie in memory at once, or those of one picture."""
+    data = pictures(12)
+    data = replace(data, sizes=tuple((64, 64 + 16 * (i % 2)) for i in range(12)), ignore=torch.arange(len(data.boxes)) % 7 == 0)
+    model = detector()
+    whole, overlaps = coverage_of(model, data), overlaps_of(model, data)
+    parts = list(pieces(data, most=most))
+    counts = [[int(count) for count in part.offsets.diff()] for part in parts]
+    assert [count for part in counts for count in part] == data.offsets.diff().tolist()
+    assert all(sum(part) <= most or len(part) == 1 for part in counts)
+    monkeypatch.setattr(coverage, "pieces", lambda _: pieces(data, most=most))
+    assert coverage_of(model, data) == whole
+    for one, other in zip(overlaps_of(model, data), overlaps, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_of_millions_of_objects_no_more_than_some_are_placed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    placed, usual = list[int](), PlacedObjects.of.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[PlacedObjects], model: Detector, data: Dataset) -> PlacedObjects:
+        placed.append(len(data.labels))
+        return usual(cls, model, data)
+
+    data = pictures(2)
+    data = data.subset([0, 1] * (AT_ONCE // len(data.labels) + 9))
+    monkeypatch.setattr(PlacedObjects, "of", classmethod(noted))
+    assert coverage_of(detector(), data).total.objects == sum(placed) == len(data.labels)
+    fit_anchors(detector(), data)
+    assert max(placed) <= AT_ONCE < len(data.labels) and len(placed) == 3
 
 
 def test_a_picture_that_cannot_be_read_and_no_objects() -> None:

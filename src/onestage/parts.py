@@ -15,10 +15,10 @@ from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onestage import tars
-from onestage.errors import ConfigError, DataError, absent
+from onestage.errors import ConfigError, DataError, absent, counted
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 TAR, PARQUET = ".tar", ".parquet"
 IMAGE, NAME = "image", "name"
 """The columns of a Parquet file that hold a picture's bytes, and its name."""
+MOST_ROWS, ROWS_AT_ONCE, LARGEST_ROWS = 4_000_000, 256, 64 * 1024**2
+"""Rows of a row group; rows whose values are read at once, and the bytes that these have at most (pictures aside)."""
+DIVIDE = "divide it, and leave out what is no label"
 LARGEST_GROUP = 2 * 10**9
 """Bytes of a row group. Where pictures do not lie in a file as they are, a whole group is read for each."""
 KEPT = 512_000_000
@@ -168,13 +171,25 @@ def name_column(file: ParquetFile) -> str | None:
 
 def column(file: ParquetFile, group: int, path: str) -> list[object]:
     """The values of a column in a row group, as Python has them. path: with a dot where it is inside another one. Raise
-    DataError if they cannot be read.
+    DataError if they cannot be read, or if there are too many: a file of some bytes can say that a value comes 2^31 times.
     """
     from pyarrow import ArrowException
 
     outer, _, inner = path.partition(".")
+    values = list[Any]()
+    if (rows := file.metadata.row_group(group).num_rows) > MOST_ROWS:
+        raise DataError(
+            "a part of this Parquet file has too many rows", got=f"{rows:,}", expected=f"at most {MOST_ROWS:,}", fix=DIVIDE
+        )
     try:
-        values = file.read_row_group(group, columns=[path]).column(outer).to_pylist()
+        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[path]):
+            if batch.nbytes > LARGEST_ROWS:
+                what, got = (
+                    f"{counted(batch.num_rows, 'row')} with too much in a Parquet file",
+                    f"{batch.nbytes:,} bytes of {path}",
+                )
+                raise DataError(what, got=got, expected=f"at most {LARGEST_ROWS:,}", fix=DIVIDE)
+            values += batch.column(outer).to_pylist()
     except (ArrowException, OSError) as error:
         what, fix = "a part of this Parquet file cannot be read", "copy or write it again, whole"
         raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error

@@ -43,7 +43,7 @@ from onestage.data.csv_sizes import one_size, picture_sizes
 from onestage.data.dataset import Problem
 from onestage.data.files import FilePerSplit, Sources, head, one_per_split, read_text, split_above
 from onestage.data.flags import Flags, answer, flagged
-from onestage.data.labels import StoredClasses
+from onestage.data.labels import StoredClasses, look_of
 from onestage.data.pairing import Named
 from onestage.data.split_words import SPLIT_OF_WORD, split_name
 from onestage.data.table import WHOLE, PictureFile, Row, Table, in_parts
@@ -362,6 +362,7 @@ def _entry(line: int, row: Sequence[str], dialect: Dialect) -> Entry:
         return Entry(line, image, label, None, size)
     if not label:
         raise DataError("the label is missing", fix="write the class, or leave the box empty too: a picture without objects")
+    look_of(label)
     ignore, crowd = (any([_flagged(row, column, dialect) for column in found]) for found in (dialect.ignore, dialect.crowd))
     try:
         return Entry(line, image, label, [decimal(corner) for corner in corners], size, ignore, crowd)

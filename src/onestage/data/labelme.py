@@ -24,7 +24,7 @@ from typing import ClassVar, NamedTuple, NoReturn
 
 from onestage.data.dataset import Problem
 from onestage.data.files import FilePerSplit, Sources, by_split, head, pieces, read_text, split_above
-from onestage.data.labels import StoredClasses
+from onestage.data.labels import StoredClasses, look_of
 from onestage.data.pairing import Named, Pairs, pair
 from onestage.data.table import Row, Said, Table
 from onestage.data.text import quoted, stated_size
@@ -193,6 +193,7 @@ def _object(number: int, shape: Json) -> _Object | None:
         raise DataError("this type of shape is not known", got=quoted(kind), expected=expected)
     if not isinstance(name, str) or not name.strip():
         raise DataError("a shape needs a label", got=quoted(name), fix="write its class there, or remove the shape")
+    look_of(name)
     points = _points(shape.get("points"))
     if kind == "circle":
         (x, y), edge = points[:2]

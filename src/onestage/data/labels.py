@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +38,7 @@ class StoredClasses:
         """Raise DataError if a name is no text that can be written, or nothing to be seen, or if two look the same."""
         seen: dict[str, str] = {}
         for name in self.table.names:
-            if any("\ud800" <= character <= "\udfff" for character in name):
-                fix = "write the name in full Unicode characters"
-                raise DataError("the name of a class holds half a character, a lone surrogate", got=quoted(name), fix=fix)
-            look = _look(name)
-            if not look:
-                raise DataError("the name of a class is empty or invisible", got=_escaped(name), fix="write a name")
+            look = look_of(name)
             if (other := seen.setdefault(look, name)) != name:
                 fix = "write one name in one way, without blanks at its ends"
                 raise DataError("the names of two classes look the same", got=f"{_escaped(other)}, {_escaped(name)}", fix=fix)
@@ -67,6 +63,20 @@ class StoredClasses:
         """A key as messages show it, with the class's name if that differs."""
         name = self.keys.get(key, key)
         return quoted(key) if name == key else f"{quoted(key)} ({quoted(name)})"
+
+
+@lru_cache(4096)
+def look_of(name: str) -> str:
+    """The name of a class as it is seen. Raise DataError if it is no text that can be written, or nothing to be seen.
+
+    Readers of formats whose objects bear names ask this of each: the error then has a place, and costs one object.
+    """
+    if any("\ud800" <= character <= "\udfff" for character in name):
+        fix = "write the name in full Unicode characters"
+        raise DataError("the name of a class holds half a character, a lone surrogate", got=quoted(name), fix=fix)
+    if not (look := _look(name)):
+        raise DataError("the name of a class is empty or invisible", got=_escaped(name), fix="write a name")
+    return look
 
 
 def _look(name: str) -> str:

@@ -57,6 +57,17 @@ def find(tree: Tree) -> ShardSet | None:
     return ShardSet(tree, "parquet", shard_sources(tree, files), read_shard, _listed_classes) if files else None
 
 
+def misread(tree: Tree) -> DataError | None:
+    """Why the first Parquet file that cannot be opened cannot; None if all can."""
+    for file in tree.offered:
+        if file.suffix.lower() == PARQUET:
+            try:
+                open_parquet(file).close()
+            except DataError as error:
+                return error
+    return None
+
+
 def holds_labels(file: Path) -> bool:
     """Whether this is a Parquet file with pictures and objects. Without pyarrow, any Parquet file may be one."""
     try:

@@ -368,6 +368,9 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         return error
     if "yolo" in wanted and tree.chosen is None and (error := yolo.misread(tree)):
         return error
+    for name, module in (("parquet", parquet), ("wds", wds)):
+        if name in wanted and (error := module.misread(tree)):
+            return error
     if foreign := first_foreign(tree.offered):
         file, name = foreign
         what, fix = (

@@ -30,7 +30,7 @@ from defusedxml import DefusedXmlException, ElementTree
 
 from onestage.data.dataset import Problem
 from onestage.data.files import PICTURE_SUFFIXES, Sources, by_split, head, read_bytes, read_list, split_above
-from onestage.data.labels import StoredClasses
+from onestage.data.labels import StoredClasses, look_of
 from onestage.data.pairing import Named, Pairs, is_outside, pair
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import Row, Said, Table
@@ -316,6 +316,7 @@ def _object(number: int, element: Element) -> _Object:
     name = (_only(element, "name") or "").strip()
     if not name:
         raise DataError("an object needs a <name>", fix="write its class there, or remove the object")
+    look_of(name)
     if _only(element, "bndbox") is None:
         tags = [child.tag for child in element]
         near = next(iter(misspelt(["bndbox"], tags).values()), None)

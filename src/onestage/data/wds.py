@@ -16,7 +16,7 @@ left, top, width, height in pixels, and, as in COCO, ``area``, ``iscrowd`` and `
 from __future__ import annotations
 
 import json
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,6 +28,7 @@ from onestage import tars
 from onestage.data.coco import as_id, box_numbers, field_of, flag_field, plain_object, refuse_constant, stated_area
 from onestage.data.dataset import Problem
 from onestage.data.files import PICTURE_SUFFIXES, inside
+from onestage.data.labels import look_of
 from onestage.data.shard_columns import Places
 from onestage.data.shards import ShardSet, shard_sources
 from onestage.data.table import PictureFile, Row, Table
@@ -79,6 +80,20 @@ def find(tree: Tree) -> ShardSet | None:
     }
     shards = [file for file in shards if file.parent in sure]
     return ShardSet(tree, "wds", shard_sources(tree, shards), read_shard) if shards else None
+
+
+def misread(tree: Tree) -> DataError | None:
+    """Why the first tar that cannot be read to its end cannot, such as a compressed one; None if all can."""
+    for file in tree.offered:
+        if file.suffix.lower() == ".tar":
+            try:
+                with file.open("rb") as tar:
+                    deque(islice(tars.members(tar, file.stat().st_size), _LOOKED_AT), maxlen=0)
+            except DataError as error:
+                return error.at(file)
+            except OSError:
+                continue
+    return None
 
 
 def holds_labels(file: Path) -> bool:
@@ -233,6 +248,8 @@ def object_row(entry: Json, picture: int, where: str) -> Row:
     key = category if isinstance(category, str) else as_id(category)
     if key is None:
         raise DataError("category should be a name or an id", got=quoted(category), fix="write the name in quotes")
+    if isinstance(key, str):
+        look_of(key)
     box = box_numbers(entry["bbox"])
     return Row(picture, box, key, where, flag_field(entry, "ignore"), flag_field(entry, "iscrowd"), stated_area(entry))
 

@@ -1,5 +1,6 @@
 """Shards that are damaged, odd, gone or changed: each is named and counted, and nothing wrong is read in silence."""
 
+import gzip
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from onestage import parts
 from onestage.data import Dataset, load_dataset, open_data
 from onestage.data.check import check_dataset
 from onestage.data.dataset import Problem
@@ -237,3 +239,48 @@ def test_one_of_several_processes_reads_the_shards_and_the_others_wait(shards: P
         process.join(60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted((tmp_path / "log").read_text().split()) == ["train-0.tar", "train-1.tar"]
+
+
+@pytest.mark.parametrize("format", [None, "parquet"])
+def test_if_the_only_part_is_cut_off_that_is_said(tmp_path: Path, format: str | None) -> None:
+    parquet(tmp_path / "set" / "a.parquet", [row(1)])
+    content = (tmp_path / "set" / "a.parquet").read_bytes()
+    (tmp_path / "set" / "a.parquet").write_bytes(content[:-20])
+    with pytest.raises(DataError, match=r"cut off or damaged(.|\n)*a\.parquet"):
+        open_data(tmp_path / "set", format)
+
+
+def test_rows_that_hold_too_much_are_named_and_the_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parts, "LARGEST_ROWS", 20_000)
+    parquet(tmp_path / "set" / "a.parquet", [row(number) for number in range(40)])
+    parquet(tmp_path / "set" / "b.parquet", [row(50) | {"objects": [CAT] * 5000}])
+    data = looked_at(tmp_path / "set")
+    assert len(data) == 40
+    assert [line.partition(":")[0] for line in told(data.problems)] == ["b.parquet"] and "1 row with too much" in told(
+        data.problems
+    )[0]
+    monkeypatch.setattr(parts, "MOST_ROWS", 30)
+    (tmp_path / "set" / "a.parquet").rename(tmp_path / "set" / "c.parquet")
+    with pytest.raises(DataError, match="has too many rows"):
+        load_dataset(tmp_path / "set")
+
+
+@pytest.mark.parametrize("format", [None, "wds"])
+@pytest.mark.parametrize("damage", [gzip.compress, lambda content: content[:700]])
+def test_if_the_only_tar_is_compressed_or_cut_off_that_is_said(
+    tmp_path: Path, damage: Callable[[bytes], bytes], format: str | None
+) -> None:
+    tar(tmp_path / "set" / "a.tar", pairs(2))
+    (tmp_path / "set" / "a.tar").write_bytes(damage((tmp_path / "set" / "a.tar").read_bytes()))
+    with pytest.raises(DataError, match=r"(gzip|cut off)(.|\n)*a\.tar"):
+        open_data(tmp_path / "set", format)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "cat\udfff", "\u200b", " "])
+def test_a_name_that_cannot_be_written_or_seen_costs_one_object(tmp_path: Path, name: str) -> None:
+    tar(tmp_path / "set" / "a.tar", [*pairs(2), ("x.png", picture(7)), ("x.json", labels(CAT, CAT | {"category": name}))])
+    with pytest.raises(DataError, match=r"1 problem(.|\n)*a\.tar/x\.json") as caught:
+        load_dataset(tmp_path / "set")
+    assert str(caught.value).encode()
+    data = load_dataset(tmp_path / "set", on_bad="skip")
+    assert len(data) == 3 and data.classes == ("cat", "dog") and len(data.labels) == 4 and len(data.problems) == 1

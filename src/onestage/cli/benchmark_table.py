@@ -57,7 +57,7 @@ def _table(findings: Findings, width: int) -> Table:
 
 def _needs(findings: Findings, columns: Mapping[str, Cells]) -> int:
     """The width of the table, if the models' names may break."""
-    longest = max((len(row.cell.model) for row in findings.measured), default=0) if "model" in columns else 0
+    longest = max((len(_name(row, findings)) for row in findings.measured), default=0) if "model" in columns else 0
     table = _made(findings, columns, folded=False)
     return Terminal(width=10_000).measure(table).maximum - max(0, longest - NARROWEST)
 
@@ -77,11 +77,17 @@ def _made(findings: Findings, columns: Mapping[str, Cells], *, folded: bool) -> 
     return table
 
 
+def _name(row: Row, findings: Findings) -> str:
+    """The model's name; without .safetensors, unless another model is called so."""
+    short = row.cell.model.removesuffix(".safetensors")
+    return row.cell.model if any(other.cell.model == short for other in findings.measured) else short
+
+
 Cells = Callable[[Row, "Findings"], str]
 """A function that gives the text of a cell."""
 
 COLUMNS: dict[str, Cells] = {
-    "model": lambda row, _: row.cell.model,
+    "model": _name,
     "runs on": lambda row, _: wording.engine(row),
     "at once": lambda row, _: str(row.cell.batch),
     "median": lambda row, _: wording.milliseconds(row.median),

@@ -102,7 +102,7 @@ def changed(data: Path, folder: Path, how: str) -> list[str]:
         ("names", r"pictures to learn from: 8, checksum of their names (\S+) in rank 1, 8, checksum of their names (?!\1)"),
         slow("labels", r"got: objects to learn from: (\d+), checksum (\S+) in rank 1, \1, checksum (?!\2)\S+ in rank 0 fix:"),
         ("number", "pictures to learn from: 9, .* in rank 1, 8, "),
-        ("option", "got: lr: 0.5 in rank 1, left out in rank 0 fix:"),
+        slow("option", "got: lr: 0.5 in rank 1, left out in rank 0 fix:"),
         slow("model", r"got: --changes: \('loss.negative_ratio=2',\) in rank 1, \(\) in rank 0 fix:"),
     ],
 )
@@ -158,7 +158,7 @@ def begun(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[st
     [
         ([{RESTARTS: "0"}, {RESTARTS: "1"}], True),  # the pod of the first rank was replaced
         slow([{JOB: "flowers"}, {JOB: "flowers"}], True),  # a machine has joined, or the job was queued again
-        ([{JOB: "other"}, {JOB: "other"}], False),
+        slow([{JOB: "other"}, {JOB: "other"}], False),
         slow([{JOB: "none"}, {JOB: "none"}], False),  # torchrun's word for a job without a name
     ],
 )

@@ -16,7 +16,7 @@ import torch
 from onestage.data import Dataset
 from onestage.structures import Detections
 from onestage.training.advice import Advice, ClassCount, Facts, all_advice, new_advice
-from onestage.training.coverage import Coverage, coverage_of
+from onestage.training.coverage import Coverage, coverage_of, pieces
 from onestage.training.examples import Examples
 from onestage.training.folder import draw_history
 from onestage.training.loggers import LOGGERS, Logger
@@ -174,7 +174,11 @@ def objects_of(data: Dataset) -> list[int]:
 
 def pictures_with(data: Dataset) -> list[int]:
     """The number of pictures that have objects of each class, without crowds and ignored objects."""
-    counted = ~(data.ignore | data.crowd)
-    owners = torch.repeat_interleave(data.offsets.diff())
-    pairs = torch.stack([data.labels, owners], dim=1)[counted].unique(dim=0)
-    return torch.bincount(pairs[:, 0], minlength=len(data.classes)).tolist()
+    classes = len(data.classes)
+    found = torch.zeros(classes, dtype=torch.int64)
+    for piece in pieces(data):
+        counted = ~(piece.ignore | piece.crowd)
+        owners = torch.repeat_interleave(piece.offsets.diff())
+        pairs = (owners * classes + piece.labels)[counted].unique()
+        found += torch.bincount(pairs % classes, minlength=classes)
+    return found.tolist()

@@ -19,6 +19,7 @@ from inspect import Parameter, signature
 from itertools import islice
 from numbers import Integral, Real
 from pathlib import Path
+from textwrap import dedent
 from threading import get_ident
 from typing import Self, TypeVar, cast
 from unicodedata import category
@@ -77,7 +78,7 @@ class OnestageError(ValueError):
         below its first one.
         """
         (_, what), *others = self._texts().items()
-        parts = [(name, text.replace("\n", "\n" + 12 * " ")) for name, text in others if text is not None]
+        parts = [(name, dedent(text).strip("\n").replace("\n", "\n" + 12 * " ")) for name, text in others if text is not None]
         return "\n".join([str(what), *(f"  {name + ':':<10}{text}" for name, text in parts)])
 
     def _texts(self) -> dict[str, str | None]:

@@ -163,6 +163,12 @@ def test_first_ten_counts_the_rest():
     assert len(first_ten([str(i) for i in range(10)]).splitlines()) == 10
 
 
+def test_lines_of_one_part_stand_below_each_other():
+    """Whether a list begins on the line of its name or behind it."""
+    for got in (first_ten(["a", "b"]), "\n" + first_ten(["a", "b"]), "a\nb"):
+        assert str(DataError("two are gone", got=got)) == "two are gone\n  got:      a\n            b"
+
+
 def test_require():
     require(True, "never said", got=None)
     with pytest.raises(ConfigError, match="at least one") as error:

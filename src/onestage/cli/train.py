@@ -206,6 +206,7 @@ def _start(
 ) -> int:
     """Train a new run. After a crash, torchrun gives the same command again: then train the rest of the run in ``out``."""
     from onestage.processes import Launch
+    from onestage.training.agreement import check_alike, of_command
     from onestage.training.clock import running
     from onestage.training.job import is_again
     from onestage.training.loop import train as run_training
@@ -219,6 +220,7 @@ def _start(
         raise ConfigError("several processes need the same anchors, so fit them before", got="--fit-anchors", fix=fix)
     keep_freed_memory()
     with _joined(given) as group:
+        check_alike(group, partial(of_command, out, goes_on=False))
         if out is not None and is_again(group, out) and group.on_main(partial(_has_begun, out)):
             return _go_on(out)
         pictures, model, chosen, _ = prepare(group)

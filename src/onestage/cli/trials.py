@@ -56,7 +56,6 @@ MODELS = 3
 
 LEAST_STEPS = FEW_STEPS
 """A trial with fewer steps is no measurement."""
-TOO_SHORT = "fit into its minutes"
 Found = Sequence[Detections]
 
 HOPELESS = 2 * TRIES
@@ -119,6 +118,7 @@ class Tuner:
     ) -> None:
         self.data, self.out, self.detector, self.given, self.format = data, out, detector, dict(given), format
         self.each_given = each_given
+        self._too_short = False  # the latest trial of this process
         detector.source()  # a mistake in a name or a file is told before the data is read
         self.pictures: TrainData = read_data(data, before_data(given), format=format)
 
@@ -151,7 +151,7 @@ class Tuner:
 
     def _hopeless(self, search: Search, trial: FrozenTrial, got: str) -> ConfigError:
         """The error that ends a search of which no trial can be trained."""
-        if TOO_SHORT in trial.user_attrs.get(WHY, ""):
+        if self._too_short:
             fix = "end what else runs on this machine, then the same command; or another search (--out) with a longer --each"
             return ConfigError("trial after trial is too short: the machine is slower now", where=self.out, got=got, fix=fix)
         fix = f"see {FAILURE} there; the same command goes on"
@@ -217,13 +217,12 @@ class Tuner:
 
     def _run(self, proposal: Proposal, folder: Path, watch: Watch) -> Trained:
         """Train one trial, or the rest of it."""
-        bar, pictures = _Bar(watch), self.plan.pictures
-        if (folder / CONFIG).is_file() and not Plan.load(folder).is_unfitted:
-            result = resume(folder, monitor=bar)
-        else:
-            found = self._prepared(proposal)
-            chosen = replace(found.chosen, train=replace(found.chosen.train, evaluate_pictures=pictures))
-            result = train(found.model, self.pictures, out=folder, config=chosen, monitor=bar)
+        bar, self._too_short = _Bar(watch), False
+        try:
+            result = self._trained(proposal, folder, bar)
+        except TooShortError:
+            self._too_short = True
+            raise
         if result.interrupted:
             raise Stopped
         plan = Plan.load(folder)
@@ -238,6 +237,14 @@ class Tuner:
         return Trained(
             result.best_ap, plan.model, {**user, **settings}, steps=bar.steps, drawn=self._drawn(bar, result, plan.train)
         )
+
+    def _trained(self, proposal: Proposal, folder: Path, bar: _Bar) -> TrainResult:
+        """Train a proposal in a run folder, or go on there."""
+        if (folder / CONFIG).is_file() and not Plan.load(folder).is_unfitted:
+            return resume(folder, monitor=bar)
+        found = self._prepared(proposal)
+        chosen = replace(found.chosen, train=replace(found.chosen.train, evaluate_pictures=self.plan.pictures))
+        return train(found.model, self.pictures, out=folder, config=chosen, monitor=bar)
 
     def _drawn(self, bar: _Bar, result: TrainResult, config: TrainConfig) -> Drawn:
         """How the AP of a trial differs with the choice of pictures. What an earlier process measured is measured again."""

@@ -50,9 +50,9 @@ def check_alike(group: Distributed, facts: Callable[[], Facts]) -> None:
     for name in dict.fromkeys(name for row in rows for name in row):
         values = [row.get(name, "left out") for row in rows]
         usual = Counter(values).most_common(1)[0][0]
-        model = values.index(usual)
+        first = values.index(usual)
         lines += [
-            f"{name}: {_shown(value)} in rank {rank}, {_shown(usual)} in rank {model}"
+            f"{name}: {_shown(value)} in rank {rank}, {_shown(usual)} in rank {first}"
             for rank, value in enumerate(values)
             if value != usual
         ]
@@ -71,6 +71,11 @@ def _shown(value: str) -> str:
 
 def _checksum(text: str) -> str:
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+
+
+def of_command(folder: Path | None, *, goes_on: bool) -> Facts:
+    """The facts without which the processes would not even compare the others at the same time. folder: of the run."""
+    return {"run folder": str(folder), "goes on with the run": goes_on}
 
 
 def of_data(data: TrainData, given: Mapping[str, Setting], folder: Path) -> Facts:
@@ -99,7 +104,7 @@ def of_decisions(model: DetectorConfig, config: TrainConfig, begin: Beginning) -
     """The facts of what was decided: of a new run, or of one that goes on."""
     planned = None if begin.planned is None else _checksum(json.dumps(encode(begin.planned)))
     settings = of_settings({field.name: getattr(config, field.name) for field in fields(config)})
-    goes_on = {"plan of the run": planned, "changes": dict(begin.settings.given), "accepts changes": begin.accept_changes}
+    goes_on = {"plan of the run": planned, "changes": of_settings(begin.settings.given), "accepts changes": begin.accept_changes}
     return {**_flat("model", encode(model)), **settings, **goes_on}
 
 

@@ -22,7 +22,7 @@ from onestage.predict.measure import evaluate_dataset
 from onestage.processes import Distributed, init
 from onestage.structures import Batch
 from onestage.training import clock
-from onestage.training.agreement import check_alike, of_data, of_decisions, of_start
+from onestage.training.agreement import check_alike, of_command, of_data, of_decisions, of_start
 from onestage.training.checks import Checks
 from onestage.training.checks import DivergedError as DivergedError
 from onestage.training.clock import Pace
@@ -197,6 +197,7 @@ def _resumed(
     folder: Path, group: Distributed, monitor: Monitor | None, settings: NewSettings, *, accept_changes: bool
 ) -> TrainResult:
     """As ``resume``. The first process reads the plan: on a shared folder others may see an older one."""
+    check_alike(group, partial(of_command, folder, goes_on=True))
     plan = group.on_main(partial(Plan.load, folder))
     if is_again(group, folder):
         settings = settings.left(plan.history)

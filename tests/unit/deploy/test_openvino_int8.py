@@ -1,10 +1,13 @@
 """A quantised network in OpenVINO finds the same for every number of images: with a free batch, OpenVINO itself does not."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 
 from onestage.deploy.openvino import save_openvino
-from onestage.predict.engines.openvino import LATEST, _Programs, _Requests, the_core
+from onestage.predict.engines.openvino import ANY, GROUPS, _Programs, _Requests, the_core, with_batch
 
 STEP = 0.05
 """Of the rounding behind the convolution."""
@@ -68,11 +71,11 @@ def test_for_every_number_of_images_it_computes_what_onnxruntime_computes(networ
     reference = onnxruntime.InferenceSession(network.SerializeToString(), providers=["CPUExecutionProvider"])
     model = the_core().read_model(saved)
     run = _Requests(_Programs(the_core(), model, wanted="f32", exact=True), ["boxes", "num"])
-    images = np.random.default_rng(1).integers(0, 256, (9, 3, 32, 32)).astype(np.uint8)
-    for count in (1, 2, 5, 9, 3, 4, 1, 2):  # more than are kept
+    images = np.random.default_rng(1).integers(0, 256, (23, 3, 32, 32)).astype(np.uint8)
+    for count in (1, 2, 5, 23, 3, 7, 1, 2):
         found, numbers = run({"images": images[:count]})
         expected = reference.run(["boxes"], {"images": images[:count]})[0]
-        assert expected.std() > 10 * STEP and numbers.tolist() == [*range(count)]
+        assert expected.std() > 10 * STEP and len(numbers) == count
         np.testing.assert_allclose(found, expected, atol=1.01 * STEP)
 
 
@@ -83,10 +86,40 @@ def test_a_program_that_knows_no_batch_would_find_what_the_file_finds(saved):
     assert entry.partial_shape == openvino.PartialShape([1, 3, 32, 32])
 
 
-def test_no_more_programs_are_kept_than_some(saved):
+def test_any_number_of_images_needs_no_more_than_some_programs(saved):
+    """Each takes memory, and a third of a second to compile: a server that gets now 5 images, now 7, would wait for each."""
     programs = _Programs(the_core(), the_core().read_model(saved), wanted="f32", exact=True)
-    first = programs.of(2)
-    assert programs.of(2) is first
-    for count in range(3, 3 + LATEST):
-        programs.of(count)
-    assert programs.of(2) is not first and len(programs._compiled._kept) == LATEST
+    cut = {count: [*programs.groups(count)] for count in range(1, 40)}
+    assert all(sum(groups) == count for count, groups in cut.items()) and cut[23] == [8, 8, 4, 2, 1]
+    made = {count: programs.of(count) for count in GROUPS}
+    assert {size for groups in cut.values() for size in groups} == {*made} == {*programs._compiled}
+    assert all(programs.of(count) is program for count, program in made.items())
+
+
+def test_eight_threads_make_the_first_call_together(saved):
+    """Each program is compiled once, and no thread writes where another one reads."""
+    programs = _Programs(the_core(), the_core().read_model(saved), wanted="f32", exact=True)
+    run, start = _Requests(programs, ["boxes"]), Barrier(8)
+    images = np.random.default_rng(2).integers(0, 256, (8, 11, 3, 32, 32)).astype(np.uint8)
+
+    def call(number):
+        start.wait()
+        return [run({"images": images[number]})[0] for _ in range(5)]
+
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(call, range(8))]
+    for number, several in enumerate(found):
+        (expected,) = run({"images": images[number]})
+        assert all(np.array_equal(one, expected) for one in several)
+    assert {*programs._compiled} == {8, 2, 1}
+
+
+def test_a_file_for_a_fixed_number_of_images_is_compiled_as_it_is(network, tmp_path):
+    """Its batch is no free one, so OpenVINO computes it rightly, and no other is ever asked for."""
+    model = with_batch(the_core().read_model(network.SerializeToString(), b""), 6)
+    programs = _Programs(the_core(), model, wanted="f32", exact=False)
+    images = np.random.default_rng(3).integers(0, 256, (6, 3, 32, 32)).astype(np.uint8)
+    free = _Programs(the_core(), the_core().read_model(network.SerializeToString(), b""), wanted="f32", exact=True)
+    (found,), (expected,) = (_Requests(one, ["boxes"])({"images": images}) for one in (programs, free))
+    np.testing.assert_allclose(found, expected, atol=1.01 * STEP)
+    assert [*programs._compiled] == [ANY]

@@ -23,11 +23,15 @@ from onestage.data.dataset import Dataset
 from onestage.errors import ConfigError
 from onestage.files import LAST
 from onestage.processes import JOB, RESTARTS, VARIABLES, Distributed
-from onestage.training.agreement import Facts, check_alike
+from onestage.training.agreement import Facts, check_alike, of_decisions
 from onestage.training.checkpoint import newest_step
+from onestage.training.going_on import NewSettings
 from onestage.training.loop import Training
-from small_runs import ask_to_stop, before_step, free_port, pictures, start, write_pictures
+from onestage.training.run import Beginning
+from small_runs import CONFIG, ask_to_stop, before_step, detector, free_port, pictures, start, write_pictures
 
+CHANGED: list[dict[str, Any]] = [{"lr": 0.1, "workers": 1}, {"lr": 0.1, "workers": 2, "log": "csv"}, {"lr": 0.2}]
+"""The settings of a run that go on differently on three machines."""
 OPTIONS = ["--model", "tinyssd", "--size", "64", "--weights", "none", "--workers", "0", "--device", "cpu", "--batch-size", "4"]
 
 slow = partial(pytest.param, marks=pytest.mark.slow)
@@ -174,6 +178,28 @@ def test_processes_that_count_restarts_differently_go_on_alike(
     text = log.read_text()
     assert newest_step(out) == (4 if goes_on else 2)
     assert goes_on or (text.count("this folder already holds a run") == text.count("error:") == 1), text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["resume", "folder"])
+def test_one_process_that_goes_on_with_a_run_and_one_that_begins_one(
+    how: str, begun: tuple[list[str], Path, Path], tmp_path: Path
+) -> None:
+    """They would not even exchange the same things in the same order."""
+    words, _, kept = begun
+    out = str(tmp_path / "out")
+    shutil.copytree(kept, out)
+    words = [*words[:-1], out]
+    others = ["train", "--resume", out] if how == "resume" else [*words[:-1], str(tmp_path / "other")]
+    assert codes([words, others], tmp_path / "log") == [2, 2]
+    text = " ".join((tmp_path / "log").read_text().split())
+    assert text.count("error:") == 1 and "Traceback" not in text, text
+    assert ("goes on with the run: True in rank 1, False in rank 0" if how == "resume" else f"{out} in rank 0") in text
+
+
+def test_machines_that_go_on_may_each_have_their_own_workers() -> None:
+    decided = [of_decisions(detector().config, CONFIG, Beginning(None, NewSettings(**new))) for new in CHANGED]
+    assert decided[0] == decided[1] != decided[2]
 
 
 @pytest.mark.slow

@@ -230,10 +230,10 @@ class StridedConv2d(nn.Conv2d):
     """torch's convolution. On the maps of the fault above it takes another way to the same values."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):  # "valid": without zeros around it there is no fault
             return super()._conv_forward(input, weight, bias)
         rows, columns = self.padding
-        return strided(input, weight, bias=bias, stride=self.stride, padding=(rows, columns), spread=self.dilation)
+        return strided(input, weight, bias=bias, stride=self.stride, padding=(rows, columns), dilation=self.dilation)
 
 
 class StridedTransposed(nn.ConvTranspose2d):
@@ -253,17 +253,17 @@ def strided(
     bias: Tensor | None,
     stride: tuple[int, ...],
     padding: tuple[int, int],
-    spread: tuple[int, ...] = (1, 1),
+    dilation: tuple[int, ...] = (1, 1),
 ) -> Tensor:
-    """(B, C, H, W), (O, C / G, K, K) and (O,) -> (B, O, H', W'), as ``F.conv2d`` gives it. spread: its dilation.
+    """(B, C, H, W), (O, C / G, K, K) and (O,) -> (B, O, H', W'), as ``F.conv2d`` gives it.
 
     If the output has one column and the fault above can be met, the stride along the width is 1 and further columns are cut
     off.
     """
     groups = images.shape[-3] // weight.shape[1]
-    if not (_in_bf16(images) and stride[1] > 1 and _one_column(images, weight, stride[1], padding[1], spread[1])):
-        return F.conv2d(images, weight, bias, stride, padding, spread, groups)
-    return F.conv2d(images, weight, bias, (stride[0], 1), padding, spread, groups)[..., :1]
+    if not (_in_bf16(images) and stride[1] > 1 and _one_column(images, weight, stride[1], padding[1], dilation[1])):
+        return F.conv2d(images, weight, bias, stride, padding, dilation, groups)
+    return F.conv2d(images, weight, bias, (stride[0], 1), padding, dilation, groups)[..., :1]
 
 
 def _in_bf16(images: Tensor) -> bool:
@@ -274,8 +274,8 @@ def _in_bf16(images: Tensor) -> bool:
     return images.device.type == "cpu" and (autocast or images.dtype == torch.bfloat16)
 
 
-def _one_column(images: Tensor, weight: Tensor, stride: int, padding: int, spread: int) -> bool:
-    return images.shape[-1] + 2 * padding - spread * (weight.shape[-1] - 1) <= stride
+def _one_column(images: Tensor, weight: Tensor, stride: int, padding: int, dilation: int) -> bool:
+    return images.shape[-1] + 2 * padding - dilation * (weight.shape[-1] - 1) <= stride
 
 
 def mend_strided(network: N) -> N:

@@ -23,6 +23,8 @@ from onestage.structures import HeadOutput
 
 MOST_BYTES = 2**31
 """Of an exported file. Protocol buffers, and so ONNX files, cannot be larger."""
+PLACE = "Exception from "
+"""How OpenVINO's lines begin that name a place in its code."""
 Run = Callable[[Mapping[str, np.ndarray]], Sequence[np.ndarray]]
 """Named inputs to the outputs of the file, in the order of ``contract.OUTPUTS``. Threads may call it at once."""
 
@@ -64,9 +66,7 @@ class FileEngine:
             raise
         except Exception as error:  # a runtime's exceptions have no common class
             what, lines = f"{self.runtime} cannot run this exported file", str(error).strip().splitlines() or [""]
-            told = next(
-                (line for line in lines if not line.startswith("Exception from ")), lines[0]
-            )  # OpenVINO's places in its code
+            told = next((line for line in lines if not line.startswith(PLACE)), lines[0])
             raise WeightsError(what, got=f"{type(error).__name__}: {told}", fix="export it again") from error
         logits, deltas = columns
         return HeadOutput(logits, deltas, contract.level_sizes, (height, width))

@@ -17,7 +17,7 @@ LAYERS = {
     "dense": lambda: nn.Conv2d(128, 128, 3, 2, 1),
     "in two groups": lambda: nn.Conv2d(64, 64, 5, 2, 2, groups=2),
     "stride 3": lambda: nn.Conv2d(64, 64, 3, 3, 1),
-    "spread": lambda: nn.Conv2d(32, 32, 3, 2, 2, dilation=2),
+    "dilated": lambda: nn.Conv2d(32, 32, 3, 2, 2, dilation=2),
     "more padding": lambda: nn.Conv2d(32, 32, 4, 4, 2),
     "along the width": lambda: nn.Conv2d(64, 64, 3, (1, 2), 1),
     "transposed": lambda: nn.ConvTranspose2d(64, 64, 3, 2, 1, output_padding=1),

@@ -16,6 +16,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -143,7 +144,7 @@ def _of_file(store: Store, found: Found, note: Note, *, named: bool = False, sho
     """
     end = _end(found.name)
     if end == TAR:
-        yield from _of_tar(store, found, note)
+        yield from _of_tar(store, found, note, named=named)
     elif named and found.name.lower().endswith(_PACKED):
         what, fix = "a compressed archive is not read: a picture in it has no place", "unpack it, or pack it as a plain .tar"
         raise DataError(what, where=found.address, expected="a .tar file", fix=fix)
@@ -158,22 +159,31 @@ def _end(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122  # a million times
 
 
-def _of_tar(store: Store, found: Found, note: Note) -> Iterator[Listed]:
-    """The pictures in a tar file. One that is cut off has those before the cut, and it is told."""
+def _of_tar(store: Store, found: Found, note: Note, *, named: bool) -> Iterator[Listed]:
+    """The pictures in a tar file. One that is cut off or cannot be read has those before the fault, and it is told. Raise
+    DataError if there are none, and the user named this file.
+    """
+    count = 0
+    try:
+        for picture in _members(store, found):
+            count += 1
+            yield picture
+    except DataError as error:
+        if named and not count:
+            raise error.at(found.address) from error
+        taken = "its pictures before that are taken" if count else "no picture of it is taken"
+        note(f"{found.address}: {error.what} ({error.got}); {taken}")
+
+
+def _members(store: Store, found: Found) -> Iterator[Listed]:
+    """The pictures in a tar file. Raise DataError at the first fault."""
     address, name, size, changed = found
     with store.open(address) as file:
-        length, count = file.seek(0, os.SEEK_END) if size == UNKNOWN else size, 0
-        try:
-            for member in tars.members(file, length):
-                if member.kind == "file" and _end(member.name) in PICTURE_SUFFIXES and not _is_hidden(member.name):
-                    inner = member.name.removeprefix("./")
-                    place = (member.offset, member.size, length, changed)
-                    count += 1
-                    yield Listed(f"{name}/{inner}", f"{address}/{inner}", address, *place)
-        except DataError as error:
-            if not count:
-                raise error.at(address) from error
-            note(f"{address}: {error.what} ({error.got}); its pictures before that are taken")
+        length = file.seek(0, os.SEEK_END) if size == UNKNOWN else size
+        for member in tars.members(file, length):
+            if member.kind == "file" and _end(member.name) in PICTURE_SUFFIXES and not _is_hidden(member.name):
+                inner = member.name.removeprefix("./")
+                yield Listed(f"{name}/{inner}", f"{address}/{inner}", address, member.offset, member.size, length, changed)
 
 
 def _is_hidden(name: str) -> bool:
@@ -229,10 +239,17 @@ def _of_list(store: Store, found: Found, *, short: bool) -> Iterator[Listed]:
         if is_remote(address):  # asking for each would take a request
             yield Listed(entry.id or (text if short else address), address, address, 0, UNKNOWN, UNKNOWN, 0)
             continue
-        there = LOCAL.find(address)
+        there = _there(address)
         place = os.path.abspath(address.removeprefix("file://")) if there is None else there.address  # noqa: PTH100
         length, changed = (UNKNOWN, 0) if there is None else (there.length, there.changed)
         yield Listed(entry.id or (text if short else place), place, place, 0, length, length, changed)
+
+
+def _there(address: str) -> Found | None:
+    """The file of a path in a list; None if it is not there or cannot be looked at, which reading it will say."""
+    with suppress(DataError):
+        return LOCAL.find(address)
+    return None
 
 
 def _base(store: Store, address: str, first: str) -> str:

@@ -16,7 +16,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -177,19 +177,26 @@ def actors(machines: Sequence[Mapping[str, float]], wanted: int, gpus: float) ->
 
     Raise ConfigError if there is no room for one.
     """
-    processors = sum(machine.get("CPU", 0) for machine in machines)
-    room = int(processors) - SPARE
+    processors = [int(machine.get("CPU", 0)) for machine in machines]
+    room = sum(processors) - SPARE
     if room < 1:
         what, fix = "this cluster has too few processors: one is left free for Ray", "add a machine, or use --engine local"
-        raise ConfigError(what, got=f"{processors:g}", expected="2 or more", fix=fix)
+        raise ConfigError(what, got=str(sum(processors)), expected="2 or more", fix=fix)
     if not gpus:
         return min(wanted, room)
     there = [int(machine.get("GPU", 0)) for machine in machines]
-    seats = sum(count * int(1 / gpus + 1e-6) if gpus < 1 else int(count / gpus + 1e-6) for count in there)
-    if seats < 1:
+    seats = [count * int(1 / gpus + 1e-6) if gpus < 1 else int(count / gpus + 1e-6) for count in there]
+    if not any(seats):
         what, fix = "no machine of this cluster has the GPUs of an actor", "lower --gpus, or leave it out for processors"
         raise ConfigError(what, got=f"{max(there, default=0)} GPUs at most", expected=f"{gpus:g}", fix=fix)
-    return min(wanted, room, seats)
+    both = sum(map(min, processors, seats))  # an actor has its processor and its GPU on one machine
+    if not both:
+        what, fix = (
+            "no machine of this cluster has both GPUs and processors",
+            "start its machines with both: ray start --num-cpus",
+        )
+        raise ConfigError(what, got="GPUs on machines without a processor", expected="a processor for each actor", fix=fix)
+    return min(wanted, room, both)
 
 
 @contextmanager
@@ -254,7 +261,8 @@ def _init(ray: Any, address: str | None, options: dict[str, Any]) -> None:
         if MODE in os.environ or not (_wants_token(error) and _is_here(host) and _has_token()):
             raise
         os.environ[MODE] = "token"
-        import_module("ray._raylet").Config.initialize("")  # it has kept the mode of before
+        with suppress(ImportError, AttributeError):  # of another version of Ray
+            import_module("ray._raylet").Config.initialize("")
         ray.init(address=address, **options)
 
 

@@ -104,7 +104,11 @@ def of_decisions(model: DetectorConfig, config: TrainConfig, begin: Beginning) -
     """The facts of what was decided: of a new run, or of one that goes on."""
     planned = None if begin.planned is None else _checksum(json.dumps(encode(begin.planned)))
     settings = of_settings({field.name: getattr(config, field.name) for field in fields(config)})
-    goes_on = {"plan of the run": planned, "changes": of_settings(begin.settings.given), "accepts changes": begin.accept_changes}
+    goes_on = {
+        "plan of the run": planned,
+        "changes": of_settings(begin.settings.given),
+        "accepts changes": begin.accept_changes,
+    }
     return {**_flat("model", encode(model)), **settings, **goes_on}
 
 

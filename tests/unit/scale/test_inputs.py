@@ -324,6 +324,36 @@ def test_members_of_one_name_in_a_tar(model: Path, tmp_path: Path, capsys) -> No
     assert "1 picture left out, because another one before has the same id: a.tar/0.jpg" in capsys.readouterr().err
 
 
+def test_paths_that_cannot_be_looked_at_are_rows(model: Path, tmp_path: Path) -> None:
+    """One odd line in a list of millions does not end the batch before it begins."""
+    (tmp_path / "1.jpg").write_bytes(jpeg(1))
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    odd = ["x" * 5000 + ".jpg", "loop/2.jpg", "1.jpg/3.jpg"]
+    (tmp_path / "list.txt").write_text("\n".join(["1.jpg", *odd]))
+    assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 1
+    found = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
+    assert [(row["id"], row["status"]) for row in found] == [("1.jpg", "ok"), *((name, "error") for name in odd)]
+
+
+@pytest.mark.parametrize("damage", ["no tar", "cut at once", "gone"])
+def test_a_broken_tar_among_others_is_told_and_does_not_end_the_batch(damage: str, tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    for name in "ab":
+        write_tar(tmp_path / "shards" / f"{name}.tar", {f"{name}.jpg": jpeg(1)})
+    broken = tmp_path / "shards" / "b.tar"
+    broken.write_bytes(b"these are words" * 99 if damage == "no tar" else broken.read_bytes()[:600])
+    if damage == "gone":
+        broken.unlink()
+        broken.symlink_to(tmp_path / "nowhere")
+    for word in (f"{tmp_path}/shards", f"{tmp_path}/shards/*.tar")[: 1 if damage == "gone" else 2]:
+        told = list[str]()
+        found = [*pictures_of([word], results=tmp_path / "found", note=told.append)]
+        assert [Path(picture.id).name for picture in found] == ["a.jpg"]
+        assert len(told) == 1 and str(broken) in told[0] and told[0].endswith("no picture of it is taken")
+    with pytest.raises(DataError):
+        listed([str(broken)], tmp_path)
+
+
 def test_a_name_is_a_picture_before_it_is_a_pattern(tmp_path: Path) -> None:
     for name in ("a[1].jpg", "a1.jpg", "{1..2}.jpg"):
         (tmp_path / name).write_bytes(name.encode())

@@ -26,7 +26,7 @@ PRECISION = "INFERENCE_PRECISION_HINT"
 NUMBERS = {"f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 """OpenVINO's names of numbers that it computes with, and ours."""
 GROUPS = (8, 4, 2, 1)
-"""Numbers of images for which an int8 model is compiled, a third of a second for each; more images go through in such groups. An
+"""Numbers of images for which an int8 model is compiled, each in a third of a second. Others go through in such groups. An
 SSD300 on MobileNet v1 took 2.4 ms for an image of 8, and 3.0 ms for one of 32 together (two cores of an Intel Xeon with AMX).
 """
 ANY = 0

@@ -17,6 +17,7 @@ from onestage.model.codec import Range
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
+    from onestage.predict.predictor import Predictor
     from onestage.scale.batch import Batch, Tally, Wanted
     from onestage.scale.work import Advance, Done
 
@@ -167,7 +168,7 @@ def _wanted(name: str, pictures: tuple[str, ...], reported: Reported, machines: 
     return Wanted(name, Path(name) if isinstance(found, Predictor) else found, pictures, options)
 
 
-def _check(found: Detector | object, reported: Reported, device: str) -> None:
+def _check(found: Detector | Predictor, reported: Reported, device: str) -> None:
     """Raise ConfigError for options that do not go together."""
     from onestage.predict.predictor import Predictor
     from onestage.processes import choose_device
@@ -177,8 +178,8 @@ def _check(found: Detector | object, reported: Reported, device: str) -> None:
         what, fix = "another runtime than torch runs exported files", "onestage export MODEL, then --model with that file"
         raise ConfigError(what, got=f"--runtime {reported.runtime}", fix=fix)
     if reported.precision == "bf16" and not by_torch:
-        what, fix = "torch alone computes in bfloat16, and it runs no exported files", "leave --precision bf16 out"
-        raise ConfigError(what, got=f"--runtime {reported.runtime or 'of the file'}", fix=fix)
+        fix = "leave --precision bf16 out, or name the model that it was made from"
+        raise ConfigError("an exported file has its precision", where=found.config.name, got="--precision bf16", fix=fix)
     if device == "cuda" and not by_torch:
         raise ConfigError("of all runtimes, torch alone uses a GPU", got=f"--runtime {reported.runtime}", fix="--device cpu")
     if device == "cpu":

@@ -12,9 +12,12 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from onestage.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from pyarrow import Table
 
 HIDDEN, MANIFEST, PICTURES = "_batch", "manifest.json", "pictures.parquet"
 DIGEST, SHARD = b"onestage.batch", b"onestage.shard"
@@ -92,6 +95,23 @@ def parts_of(folder: Path, digest: str, sizes: Sequence[int]) -> Iterator[Part]:
             )
             raise ConfigError(what, where=path, got=got, expected="a part of this batch for each shard, once", fix=fix)
         yield Part(path, shard, note is not None and note.pictures == sizes[shard])
+
+
+def read_part(path: Path, columns: Sequence[str] | None = None) -> Table:
+    """The rows of a part, with all columns or some. Raise DataError if it is damaged."""
+    pa = arrow()
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_table(path, columns=None if columns is None else [*columns], page_checksum_verification=True)
+    except (pa.ArrowException, OSError) as error:
+        raise damaged(path, str(error).partition("\n")[0]) from error
+
+
+def damaged(path: Path, got: object) -> DataError:
+    """The error for a part that cannot be read."""
+    what, fix = "a part of these results is damaged", "run the same command again: it makes this part again"
+    return DataError(what, where=path, got=got, fix=fix)
 
 
 def shard_sizes(path: Path) -> list[int]:

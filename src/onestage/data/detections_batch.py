@@ -12,29 +12,27 @@ from pathlib import Path
 
 import numpy as np
 
-from onestage.data.batch_folder import HIDDEN, PICTURES, About, about, arrow, parts_of, shard_sizes
+from onestage.data.batch_folder import HIDDEN, PICTURES, About, about, arrow, damaged, parts_of, read_part, shard_sizes
 from onestage.data.dataset import Problem
 from onestage.data.detections_rows import Rows
-from onestage.errors import DataError, counted, shortened
+from onestage.errors import counted, shortened
 
 COLUMNS = ("path", "status", "boxes", "scores", "names")
 
 
 def read_batch(folder: Path) -> Rows:
     """The detections of all parts. Raise DataError if one is damaged, ConfigError without pyarrow or if a file is no part."""
-    pa, batch = arrow(), about(folder)
-    from pyarrow import parquet
-
+    arrow()
+    batch = about(folder)
     rows, failed, first, parts = Rows(folder, "batch", unit="row"), 0, 0, 0
     for path, _, is_whole in parts_of(folder, batch.digest, shard_sizes(folder / HIDDEN / PICTURES)):
+        if not is_whole:
+            raise damaged(path, "it is cut off")
+        table = read_part(path, COLUMNS)
         try:
-            if not is_whole:
-                raise OSError("it is cut off")
-            table = parquet.read_table(path, columns=list(COLUMNS), page_checksum_verification=True)
             columns = {name: table.column(name).combine_chunks() for name in COLUMNS}
-        except (pa.ArrowException, OSError, KeyError) as error:
-            what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"
-            raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error
+        except KeyError as error:
+            raise damaged(path, error) from error
         counts = np.diff(np.asarray(columns["scores"].offsets))
         _add(rows, columns["path"].to_pylist(), counts, columns["names"].flatten().to_pylist(), first)
         rows.box.frombytes(np.asarray(columns["boxes"].flatten().flatten(), dtype=np.float64).tobytes())

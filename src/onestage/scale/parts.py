@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onestage.data.batch_folder import DIGEST, SHARD, arrow, note_of, part_path
+from onestage.data.batch_folder import DIGEST, SHARD, arrow, note_of, part_path, read_part
 from onestage.errors import DataError
 from onestage.files import atomic_file
 from onestage.predict.shard import Row
@@ -94,15 +94,3 @@ def is_done(path: Path, shard: int, digest: str, pictures: int) -> bool:
         return note is not None and (note.shard, note.digest) == (shard, digest) and len(read_part(path)) == pictures
     except DataError:
         return False
-
-
-def read_part(path: Path) -> Table:
-    """The rows of a part. Raise DataError if it is damaged."""
-    pa = arrow()
-    from pyarrow import parquet
-
-    try:
-        return parquet.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
-        what, fix = "a part of these results is damaged", "run the same command again: it makes this part again"
-        raise DataError(what, where=path, got=str(error).partition("\n")[0], fix=fix) from error

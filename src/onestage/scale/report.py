@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
-from onestage.data.batch_folder import HIDDEN, PICTURES, arrow, parts_of, shard_sizes
+from onestage.data.batch_folder import HIDDEN, PICTURES, damaged, parts_of, read_part, shard_sizes
 from onestage.draw import Stroke, colour_of, draw_strokes
 from onestage.errors import DataError
 from onestage.images import decode_image
@@ -27,7 +27,6 @@ from onestage.scale.reading import stored
 
 if TYPE_CHECKING:
     from pyarrow import Table
-    from pyarrow.dataset import Fragment
 
 BINS = 20
 """Of the histogram of scores, all as wide."""
@@ -97,33 +96,15 @@ def figures_of(folder: Path, *, sampled: int) -> Figures:
 
     Raise DataError if the folder holds no batch or a part is damaged, ConfigError if a file is in the way that is no part.
     """
-    arrow()
-    from pyarrow import dataset
-
     figures = Figures(Manifest.read(folder))
     sizes = shard_sizes(folder / HIDDEN / PICTURES)
     sample = _Sample(SPARE * sampled)
     for path, shard, is_whole in parts_of(folder, figures.manifest.digest, sizes):
         if not is_whole:
-            raise _damaged(path, "it is cut off")
-        options = dataset.ParquetFragmentScanOptions(page_checksum_verification=True)
-        form = dataset.ParquetFileFormat(default_fragment_scan_options=options)
-        for fragment in dataset.dataset(path, format=form).get_fragments():
-            _add(figures, _read(fragment, path), shard, sample)
+            raise damaged(path, "it is cut off")
+        _add(figures, read_part(path), shard, sample)
     figures.sample = sample.chosen()
     return figures
-
-
-def _read(fragment: Fragment, path: Path) -> Table:
-    try:
-        return fragment.to_table()
-    except (arrow().ArrowException, OSError) as error:
-        raise _damaged(path, str(error).partition("\n")[0]) from error
-
-
-def _damaged(path: Path, got: str) -> DataError:
-    what, fix = "a part of these results is damaged", "run the batch again: it makes a new part"
-    return DataError(what, where=path, got=got, fix=fix)
 
 
 def _add(figures: Figures, table: Table, shard: int, sample: _Sample) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
-from onestage.data.batch_folder import HIDDEN, PICTURES, part_path
+from onestage.data.batch_folder import HIDDEN, PICTURES, part_path, read_part
 from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError, LostError
 from onestage.predict.pictures import PictureFile
@@ -21,7 +21,7 @@ from onestage.scale.inputs import Listed
 from onestage.scale.listing import read_shard
 from onestage.scale.manifest import Manifest
 from onestage.scale.model_copy import open_copy
-from onestage.scale.parts import OK, is_done, read_part, table_of, write_part
+from onestage.scale.parts import OK, is_done, table_of, write_part
 from onestage.scale.reading import stored
 
 

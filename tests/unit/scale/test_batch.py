@@ -410,6 +410,8 @@ def test_an_exported_file_of_another_runtime(pictures: Path, model: Path, tmp_pa
     capsys.readouterr()
     assert batch([*map(str, small)], tmp_path / "one", onnx, "--shard-size", "2", "--runtime", "openvino") == 2
     assert "--runtime: onnxruntime before, openvino now" in capsys.readouterr().err
+    assert batch([*map(str, small)], tmp_path / "bf16", onnx, "--precision", "bf16") == 2
+    assert "an exported file has its precision" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -74,7 +74,7 @@ def test_more_trials_make_an_interval_wider_and_few_pictures_none():
 
 
 def test_the_interval_of_two_is_that_of_their_differences():
-    """By the definition: 1.96 standard deviations of the differences in pictures that are drawn again."""
+    """By the definition: what the differences in pictures that are drawn again do not exceed in 95 of 100 draws."""
     found = told_of(0.5, 0.6).gain.difference
     draws = [np.array(drawn_of(found_of(share, seed), DATA).AP) for seed, share in enumerate((0.5, 0.6))]
     half = np.percentile(np.abs((gain := draws[1] - draws[0]) - gain.mean()), 95)

@@ -16,7 +16,7 @@ from onestage.scale.stores import UNKNOWN, Remote, is_remote, reached
 TRIES, PAUSE = 3, 0.5
 """Of asking for a picture at an address, and the seconds before the second time; then twice as many."""
 KEPT = 256_000_000
-"""Bytes from addresses that a process keeps: a picture's header is read first, and then all of it."""
+"""Bytes from addresses that a process keeps: a picture is read twice, for its header and for all of it."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Fetched(Part):
 
     def read(self, most: int | None = None) -> bytes:
         """Its bytes, or the first ``most`` of them. Raise DataError if they cannot be had."""
-        content = _kept.get(self)
+        content = _kept.take(self)
         if content is None:
             content = self._fetch()
             _kept.put(self, content)
@@ -74,17 +74,21 @@ class Fetched(Part):
 
 
 class _Kept:
-    """What was fetched last, by all threads."""
+    """What was fetched and read once, by all threads."""
 
     def __init__(self) -> None:
         self._contents: OrderedDict[Part, bytes] = OrderedDict()
         self._size = 0
         self._lock = threading.Lock()
 
-    def get(self, part: Part) -> bytes | None:
-        """The bytes of a part, if they are there."""
+    def take(self, part: Part) -> bytes | None:
+        """The bytes of a part, if they are there. They are not kept any longer: where storage has no stamps, nothing would tell
+        that they are old.
+        """
         with self._lock:
-            return self._contents.get(part)
+            content = self._contents.pop(part, None)
+            self._size -= len(content or b"")
+            return content
 
     def put(self, part: Part, content: bytes) -> None:
         """Keep them, and drop the oldest if there are too many."""

@@ -24,6 +24,7 @@ from batches_of_pictures import batch, jpeg, write_tar
 from onestage.cli.main import main
 from onestage.data.files import matches
 from onestage.errors import ConfigError, DataError
+from onestage.images import decode_image
 from onestage.parts import Part
 from onestage.scale import reading
 from onestage.scale.inputs import Listed, expanded, pictures_of
@@ -536,7 +537,7 @@ def test_a_file_that_was_replaced_is_noticed(change: str, memory: None, tmp_path
     storage.pipe(name, content)
     _, (picture,) = listed(["memory://data"], tmp_path)
     assert stored(picture).read() == jpeg(1)
-    reading._kept.__init__()
+    monkeypatch.setattr(reading, "_kept", reading._Kept())
     storage.rm(name)
     if change != "gone":
         storage.pipe(name, content[:-100] if change == "cut" else content)
@@ -544,6 +545,27 @@ def test_a_file_that_was_replaced_is_noticed(change: str, memory: None, tmp_path
     with pytest.raises(DataError) as raised:
         stored(picture).read()
     assert raised.value.code == ("missing" if change == "gone" else "changed")
+
+
+def test_what_was_fetched_before_is_not_decoded(model: Path, memory: None, tmp_path: Path) -> None:
+    """Of a list of addresses nothing is asked, so no stamp would tell that what lies there now is another picture."""
+    storage = fsspec.filesystem("memory")
+    storage.pipe("/data/1.jpg", b"no picture")
+    (tmp_path / "list.txt").write_text("memory://data/1.jpg\n")
+    _, (picture,) = listed([str(tmp_path / "list.txt")], tmp_path)
+    assert stored(picture).read() == b"no picture"
+    storage.pipe("/data/1.jpg", jpeg(1))
+    assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 0
+
+
+def test_a_picture_is_fetched_once_for_header_and_pixels(memory: None, tmp_path: Path, monkeypatch) -> None:
+    fsspec.filesystem("memory").pipe("/data/1.jpg", jpeg(1))
+    _, (picture,) = listed(["memory://data"], tmp_path)
+    monkeypatch.setattr(reading, "_kept", reading._Kept())
+    fetched, inner = list[str](), reading.Fetched._fetch
+    monkeypatch.setattr(reading.Fetched, "_fetch", lambda self: (fetched.append(self.path), inner(self))[1])
+    assert decode_image(stored(picture)).shape == decode_image(stored(picture)).shape
+    assert len(fetched) == 1 and reading._kept._size == 0 == len(reading._kept._contents)
 
 
 def test_storage_that_says_more_of_one_file_than_of_a_folder(memory: None, tmp_path: Path, monkeypatch) -> None:

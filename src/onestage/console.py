@@ -169,6 +169,8 @@ def _open_closed() -> None:
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print an error that was not caught, as Python does, with its foreign text escaped."""
+    """Print an error that was not caught, as Python does, with its foreign text escaped. One more Ctrl-C is no error."""
+    if issubclass(kind, KeyboardInterrupt):
+        return
     text = "".join(traceback.format_exception(kind, error, trace))
     Terminal(stderr=True).print(words(text, lines=True), soft_wrap=True, end="")

@@ -133,6 +133,11 @@ def test_a_traceback_holds_no_escape_sequence(capsys):
     assert "RuntimeError" in text and "Traceback" in text and harmless(text)
 
 
+def test_one_more_ctrl_c_shows_no_traceback(capsys):
+    show_traceback(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_all_text_goes_through_the_terminal():
     """No other file of the package prints, or makes a console of rich."""
     source = Path(console.__file__).parent

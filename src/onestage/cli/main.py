@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sys.excepthook = show_traceback
     given = list(sys.argv[1:] if arguments is None else arguments)
     ARGUMENTS.set(tuple(given))
-    with warnings.catch_warnings(), outlets() as out, _ended_like_ctrl_c():
+    with warnings.catch_warnings(), outlets() as out, _ended_like_ctrl_c(ending=arguments is None):
         warnings.showwarning = _show_warning
         try:
             code = _run(given)
@@ -138,8 +138,12 @@ def _is_told(error: OnestageError) -> bool:
 
 
 @contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """Let SIGTERM, and SIGHUP of a terminal that closes, end the block as Ctrl-C does, so that nothing temporary is left."""
+def _ended_like_ctrl_c(*, ending: bool) -> Iterator[None]:
+    """Let SIGTERM, and SIGHUP of a terminal that closes, end the block as Ctrl-C does, so that nothing temporary is left.
+
+    ending: whether this process ends after the block. One more Ctrl-C then ends it without a word: the functions that libraries
+    call at the end would show a traceback.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -152,7 +156,8 @@ def _ended_like_ctrl_c() -> Iterator[None]:
     try:
         yield
     finally:
-        for number in usual:
+        own = [signal.SIGINT] if names and ending and signal.getsignal(signal.SIGINT) == signal.default_int_handler else []
+        for number in [*usual, *own]:
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -163,6 +163,8 @@ def _prepared(folder: Path, wanted: Wanted, note: Note) -> Manifest:
         if not is_same(hidden / before.model.file, before.model):
             note(f"{hidden / before.model.file}: this copy of the model was changed; it is made again")
             copy_model(wanted.model, hidden / before.model.file)
+        with writing(hidden / PICTURES):  # the same list, and whole, whatever happened to the one before
+            listing.replace(hidden / PICTURES)
         return before
     finally:
         if before is not None:

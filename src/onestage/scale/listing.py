@@ -28,6 +28,7 @@ from onestage.data.batch_folder import arrow
 from onestage.errors import DataError, counted
 from onestage.files import atomic_file
 from onestage.scale.inputs import Listed
+from onestage.scale.parts import CHECKED
 from onestage.scale.stores import masked
 
 SECRETS = ".addresses.parquet"
@@ -75,7 +76,7 @@ def _write(path: Path, pictures: Iterable[Listed], shard_size: int) -> tuple[Sum
     path.with_name(SECRETS).unlink(missing_ok=True)
     with ExitStack() as stack:
         file = stack.enter_context(atomic_file(path, durable=True))
-        writer = stack.enter_context(parquet.ParquetWriter(file, schema, compression="zstd"))
+        writer = stack.enter_context(parquet.ParquetWriter(file, schema, compression="zstd", **CHECKED))
         secrets = _Secrets(path.with_name(SECRETS), stack)
         left = iter(pictures)
         while shard := [*islice(left, shard_size)]:
@@ -167,7 +168,7 @@ def read_shard(path: Path, shard: int) -> list[Listed]:
     from pyarrow import parquet
 
     try:
-        with parquet.ParquetFile(path, memory_map=True) as file:
+        with parquet.ParquetFile(path, memory_map=True, page_checksum_verification=True) as file:
             rows = file.read_row_group(shard).to_pydict()
         rows["address"] = [os.fsdecode(address) for address in rows["address"]]
         if (secrets := path.with_name(SECRETS)).exists():

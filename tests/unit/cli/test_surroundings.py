@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,7 @@ from onestage import create, load
 from onestage.cli import report as cli_report
 from onestage.cli.main import main
 from onestage.structures import Detections
+from small_runs import signal_here, start
 
 Captured = pytest.CaptureFixture[str]
 
@@ -304,3 +306,16 @@ def test_a_folder_that_was_removed_is_a_clear_error(tmp_path: Path, monkeypatch:
     assert main(["models"]) == 2
     assert "the folder that this command was started in is gone" in (said := capsys.readouterr().err) and "fix:" in said
     assert main(["--help"]) == 0 and main(["--version"]) == 0
+
+
+def _interrupted_at_its_end() -> None:
+    sys.argv = ["onestage", "--version"]
+    main()
+    signal_here(signal.SIGINT)
+
+
+def test_ctrl_c_when_a_command_is_over_shows_no_traceback(tmp_path: Path) -> None:
+    process = start(_interrupted_at_its_end, log=tmp_path / "log")
+    process.join(60)
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == -signal.SIGINT and said.startswith("onestage ") and said.count("\n") == 1

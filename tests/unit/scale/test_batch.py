@@ -11,6 +11,7 @@ from multiprocessing import parent_process
 from pathlib import Path
 
 import pyarrow.dataset
+import pyarrow.parquet
 import pytest
 import torch
 
@@ -26,7 +27,7 @@ from onestage.model.detector import Detector
 from onestage.predict import pipeline
 from onestage.scale import attempts, manifest, model_copy, parts, reading, work
 from onestage.scale import batch as batches
-from onestage.scale.listing import Summary
+from onestage.scale.listing import Summary, read_shard
 from onestage.scale.local import run_local
 from onestage.scale.manifest import Manifest, Options
 from small_runs import send, signal_here, start
@@ -82,6 +83,31 @@ def test_lost_and_damaged_parts_are_made_again(whole: Path, pictures: Path, mode
     assert digests(out) == digests(whole) and leftovers(out) == []
     told = capsys.readouterr().err
     assert all(f"part-00000{number}.parquet: this part is damaged" in told for number in (3, 4))
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-40], lambda content: b"", None])
+def test_a_damaged_list_is_made_again(damage, whole: Path, pictures: Path, model: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(whole, tmp_path / "found")
+    listing = out / "_batch" / "pictures.parquet"
+    usual = listing.read_bytes()
+    (out / "part-000001.parquet").unlink()
+    listing.unlink()
+    if damage is not None:
+        listing.write_bytes(damage(usual))
+    assert batch(pictures, out, model) == 1
+    assert digests(out) == digests(whole) and listing.read_bytes() == usual
+
+
+def test_a_list_with_another_byte_is_not_read(whole: Path, tmp_path: Path) -> None:
+    usual, copy = whole / "_batch" / "pictures.parquet", tmp_path / "pictures.parquet"
+    group = pyarrow.parquet.read_metadata(usual).row_group(2)
+    for number in range(group.num_columns):
+        column, content = group.column(number), bytearray(usual.read_bytes())
+        content[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1] ^= 1
+        copy.write_bytes(content)
+        assert len(read_shard(copy, 1)) == 5
+        with pytest.raises(DataError, match="the list of pictures of this batch cannot be read"):
+            read_shard(copy, 2)
 
 
 @pytest.mark.parametrize(

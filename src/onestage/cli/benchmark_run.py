@@ -109,8 +109,8 @@ class Benchmark:
         """Measure the cells that the journal does not have. Raise OnestageError, before anything is measured, if the pictures
         cannot be used.
         """
-        for cell in [cell for cell in cells if cell not in self.journal.rows][:1]:
-            self._look(self._order(cell))
+        if (first := next((cell for cell in cells if cell not in self.journal.rows), None)) is not None:
+            self._look(self._order(first))
         found = self._ask(replace(self.base, what="peaks"))
         self.peaks, self.environment = found.peaks, found.environment
         for cell in cells:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -163,7 +164,8 @@ def _look(order: Order) -> Answer:
             raise
         found = find_pictures([str(order.pictures.data)], results=Path("predictions"))
         timed = tuple(islice((str(path) for path in found if _is_readable(path)), MOST_TIMED))
-        no_ap = f"{error.what} (onestage evaluate {order.model} {order.pictures.data} tells more)"
+        command = shlex.join(["onestage", "evaluate", order.model, str(order.pictures.data)])
+        no_ap = f"{error.what} ({command} tells more)"
         return Answer(timed=timed or (str(found[0]),), no_ap=no_ap)  # the first one says what is wrong with it
     paths = tuple(map(str, measure.paths[:MOST_TIMED]))
     return Answer(timed=paths, no_ap="these pictures have no objects" if measure.is_empty else "")

@@ -85,12 +85,13 @@ def pictures_of(given: Sequence[str], *, results: Path, note: Note) -> Iterator[
 
 def _shown(picture: Listed, number: int) -> Listed:
     """The picture with no password in its id and its path. Addresses that differ in a key of their query stay different: they
-    get the number of the picture.
+    get the number of the picture. An id that a list gives stays as it is.
     """
     if not is_remote(picture.address) or (path := masked(picture.path)) == picture.path:
         return picture
     mark = f"#{number}" if masked(path.partition("?")[2]) != picture.path.partition("?")[2] else ""
-    return picture._replace(id=masked(picture.id) + mark, path=path + mark)
+    id = masked(picture.id)
+    return picture._replace(id=id if id == picture.id else id + mark, path=path + mark)
 
 
 def _tell(passed: Passed, note: Note) -> None:

@@ -1,12 +1,13 @@
 """A quantised network in OpenVINO finds the same for every number of images: with a free batch, OpenVINO itself does not."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
 
 from onestage.deploy.openvino import save_openvino
+from onestage.predict.engines import openvino as engine
 from onestage.predict.engines.openvino import ANY, GROUPS, _Programs, _Requests, the_core, with_batch
 
 STEP = 0.05
@@ -112,6 +113,29 @@ def test_eight_threads_make_the_first_call_together(saved):
         (expected,) = run({"images": images[number]})
         assert all(np.array_equal(one, expected) for one in several)
     assert {*programs._compiled} == {8, 2, 1}
+
+
+def test_a_program_that_is_there_waits_for_no_other_one(saved, monkeypatch):
+    """A server answers single images while the program for eight is compiled."""
+    programs, began, ended = _Programs(the_core(), the_core().read_model(saved), wanted="f32", exact=True), Event(), Event()
+    run, image = _Requests(programs, ["boxes"]), np.zeros((1, 3, 32, 32), np.uint8)
+    run({"images": image})
+    usual = engine._compiled
+
+    def slow(*arguments):
+        began.set()
+        assert ended.wait(60)
+        return usual(*arguments)
+
+    monkeypatch.setattr(engine, "_compiled", slow)
+    with ThreadPoolExecutor(2) as pool:
+        eight = pool.submit(run, {"images": np.repeat(image, 8, axis=0)})
+        assert began.wait(60)
+        try:
+            pool.submit(run, {"images": image}).result(60)
+        finally:
+            ended.set()
+        assert len(eight.result(60)[0]) == 8
 
 
 def test_a_file_for_a_fixed_number_of_images_is_compiled_as_it_is(network, tmp_path):

@@ -503,6 +503,14 @@ def test_no_password_is_shown_or_kept(model: Path, tmp_path: Path, capsys) -> No
     assert "forgotten" not in (said := capsys.readouterr().err) and "locked://me:***@host/0.jpg" in said
 
 
+def test_ids_of_a_list_stay_where_addresses_have_keys(tmp_path: Path) -> None:
+    signed = [f"s3://host/{name}?X-Amz-Signature={SECRET}{name}" for name in "ab"]
+    (tmp_path / "list.csv").write_text(f"id,url\n7,{signed[0]}\n8,{signed[1]}\n")
+    _, found = listed([str(tmp_path / "list.csv")], tmp_path)
+    assert [(picture.id, picture.address) for picture in found] == [("7", signed[0]), ("8", signed[1])]
+    assert not any(SECRET in picture.path for picture in found) and len({picture.path for picture in found}) == 2
+
+
 def test_the_file_of_whole_addresses_is_private(tmp_path: Path) -> None:
     path = tmp_path / "pictures.parquet"
     pictures = [

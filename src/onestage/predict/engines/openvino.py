@@ -141,11 +141,12 @@ class _Programs:
     def of(self, count: int) -> openvino.CompiledModel:
         """The program for a group of so many images. OpenVINO raises many types."""
         batch = count if self._exact or count == 1 else ANY
-        with self._one_at_a_time:
-            if batch not in self._compiled:
-                model = self._model if batch == ANY else with_batch(self._model, batch)
-                self._compiled[batch] = _compiled(self._core, model, self._wanted)
-            return self._compiled[batch]
+        if batch not in self._compiled:  # those that are there wait for no other one
+            with self._one_at_a_time:
+                if batch not in self._compiled:
+                    model = self._model if batch == ANY else with_batch(self._model, batch)
+                    self._compiled[batch] = _compiled(self._core, model, self._wanted)
+        return self._compiled[batch]
 
 
 def is_quantised(model: openvino.Model) -> bool:

@@ -169,7 +169,7 @@ class Tuner:
                 raise ConfigError(what, where=self.out, fix="begin another search: --out")
         else:
             length = rehearsed(first, self.out, minutes=minutes, each=each, each_given=self.each_given)
-            plan = replace(plan, pictures=length.pictures, steps=length.steps)
+            plan = replace(plan, pictures=length.pictures)
         search = Search(self.out, agree(self.out, plan), storage=storage)
         self._introduce(first, search)
         tell(f"{minutes:g} min of trials, {each:g} min each, in {self.out}")

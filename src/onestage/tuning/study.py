@@ -62,8 +62,7 @@ class SearchPlan:
     """What all processes of a search agree on. data: the path of the data set. minutes: of each trial. options: of the user.
 
     name: of the search, where a database holds several. pictures: of the validation set, spread evenly, that measure every
-    trial: the same ones. steps: that a trial of the default settings was found to have. content: a checksum of the pictures
-    and their labels.
+    trial: the same ones. content: a checksum of the pictures and their labels.
     """
 
     data: str
@@ -73,7 +72,6 @@ class SearchPlan:
     seed: int = 0
     name: str = ""
     pictures: int = 0
-    steps: int = 0
     content: str = ""
 
 

@@ -15,6 +15,8 @@ MODELS = {
     "ssdlite320_mobilenet_v3_large": {"size": (96, 96)},
     "ssd300_resnet50": {},
 }
+LONG = ("ssd300_vgg16", "ssd300_resnet50")
+"""Wide: with ``make test-slow``. Their loss is that of the other two."""
 NOTHING = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
@@ -28,7 +30,7 @@ def background_score(model: Detector, images: Tensor) -> float:
     return model(images).logits.softmax(dim=2)[:, :, 0].mean().item()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in MODELS])
 def test_pictures_without_objects_train(name: str) -> None:
     model = detector(name, **MODELS[name]).train()
     images, targets = inputs(model), [NOTHING] * 4

@@ -24,6 +24,12 @@ ENTRIES = {
 }
 """The zoo's name, and the published parameter count: in mb2-ssd-lite's heads less the biases that batch norm takes off."""
 
+TWIN = "lufficc_ssd300"
+"""What does not depend on its keys is tried with the other SSD300 only, but for ``make test-slow``."""
+once = pytest.mark.parametrize(
+    "entry", [pytest.param(n, marks=pytest.mark.slow) if n == TWIN else n for n in ENTRIES], indirect=True
+)
+
 
 @pytest.fixture(scope="module")
 def rule(shared_data):
@@ -118,6 +124,7 @@ def test_detections_are_those_of_their_own_numbers(entry, detector, rule):
         assert found.class_names[own] == VOC.names[label]
 
 
+@once
 def test_a_step_of_fine_tuning_learns(entry):
     """On classes of one's own: the box outputs are kept, and the loss falls on the picture that was learned."""
     name, path, _ = entry
@@ -126,7 +133,9 @@ def test_a_step_of_fine_tuning_learns(entry):
         model = onestage.create(ENTRIES[name][0], classes=["yak", "gnu"], size=(128, 128), weights=path)
     images, _ = model.prepare([torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8)] * 2)
     targets = [Targets(torch.tensor([[20.0, 30, 90, 110]]), torch.tensor([1]))] * 2
-    optimizer = torch.optim.Adam([p for n, p in model.named_parameters() if n.startswith("head.cls")], lr=1e-5)
+    for key, parameter in model.named_parameters():
+        parameter.requires_grad_(key.startswith("head.cls"))
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     losses = []
     for _ in range(3):
         loss = model.loss(model(images), targets)["cls"]
@@ -137,6 +146,7 @@ def test_a_step_of_fine_tuning_learns(entry):
     assert losses[2] < losses[0]
 
 
+@once
 @torch.no_grad()
 def test_a_file_of_it_gives_the_same(entry, detector, rule, tmp_path):
     detector.save(tmp_path / "own.safetensors")
@@ -146,6 +156,7 @@ def test_a_file_of_it_gives_the_same(entry, detector, rule, tmp_path):
     assert torch.equal(again(image).logits, detector(image).logits)
 
 
+@once
 def test_another_input_size_keeps_every_weight(entry):
     name, path, _ = entry
     with warnings.catch_warnings():

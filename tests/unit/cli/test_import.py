@@ -1,8 +1,7 @@
 """``onestage import``: what it recognises, what it refuses, and that what it writes is a detector like any other."""
 
 import pickle
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -182,13 +181,15 @@ def test_a_detector_of_ours_is_replaced_by_those_who_ask(book: Path, tmp_path: P
     assert len(load(out).config.classes) == 1
 
 
-def test_as_a_program(tmp_path: Path) -> None:
+def test_as_a_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     """Exit code and message reach the shell; nothing of Python does."""
     (tmp_path / "page.pth").write_text("<html>not found</html>")
-    command = [sys.executable, "-m", "onestage", "import", str(tmp_path / "page.pth"), "-o", str(tmp_path / "x.safetensors")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: this is not a weights file") and "HTML" in done.stderr
+    monkeypatch.setattr("sys.argv", ["onestage", "import", str(tmp_path / "page.pth"), "-o", str(tmp_path / "x.safetensors")])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("onestage", run_name="__main__")
+    told, said = capsys.readouterr()
+    assert (ended.value.code, told) == (2, "")
+    assert said.startswith("error: this is not a weights file") and "HTML" in said
 
 
 def test_the_imported_detector_works_like_any_other(book: Path, run: Path, shapes: Path, tmp_path: Path) -> None:

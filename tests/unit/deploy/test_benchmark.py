@@ -1,6 +1,7 @@
 """Timing a detector, and the verb that does it."""
 
 import csv
+import io
 import json
 import os
 import platform
@@ -9,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,7 @@ import torch
 
 import onestage
 from lively import lively
+from onestage.analysis.plain import to_plain
 from onestage.cli import alone, benchmark_run, cell
 from onestage.cli.alone import ask
 from onestage.cli.cell import Answer, Order, Pictures, Refusal, answered
@@ -27,6 +28,7 @@ from onestage.deploy import runtimes
 from onestage.deploy.benchmark import Repeats, environment, pictures, processor, time_predictor
 from onestage.deploy.drawn import jpegs
 from onestage.deploy.machine import INSTRUCTIONS, instructions, measure_peaks, memory, peak_memory
+from onestage.errors import WeightsError
 from onestage.predict.predictor import Predictor
 from small_runs import send
 
@@ -131,16 +133,21 @@ def test_a_new_process_gives_the_same_answer_as_this_one(tiny, tmp_path):
     assert apart.timing is not None and here.timing is not None and apart.refusal is None
     assert (apart.timing.input, apart.multiply_adds) == (here.timing.input, here.multiply_adds)
     assert 0 < apart.before < apart.memory and apart.environment["threads"] == 1
-    refused = ask(replace(order, model="none.safetensors"), timeout=100)
-    assert refused.refusal == Refusal.of(answered_error(replace(order, model="none.safetensors")))
     assert sorted(path.name for path in folder.iterdir()) == ["pictures"]
 
 
-def answered_error(order):
-    """The error behind the refusal of an order."""
-    refusal = answered(order).refusal
-    assert refusal is not None and refusal.kind == "WeightsError"
-    return alone.raised(refusal)
+def test_a_refusal_of_a_new_process_is_raised_here_as_it_was_there(monkeypatch, tmp_path):
+    """What that process writes is written here, by its program, and handed over by another one, which imports nothing."""
+    order = Order("time", str(tmp_path), "none.safetensors")
+    monkeypatch.setattr(cell, "_end_with_the_program_that_asked", lambda: None)
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(to_plain(order)) + "\n"))
+    assert cell.main([str(tmp_path / "answer.json")]) == 0
+    answer = (tmp_path / "answer.json").read_text()
+    program(monkeypatch, f"import pathlib, sys; sys.stdin.readline(); pathlib.Path(sys.argv[2]).write_text({answer!r})")
+    refusal, expected = ask(order, timeout=60).refusal, answered(order).refusal
+    assert refusal is not None and refusal == expected and refusal.got == order.model and refusal.fix
+    error = alone.raised(refusal)
+    assert type(error) is WeightsError and Refusal.of(error) == refusal
 
 
 def program(monkeypatch, code):

@@ -5,6 +5,7 @@ What fits is built, trained for a step and predicts; what does not fit says so, 
 
 import warnings
 from dataclasses import replace
+from functools import cache
 from itertools import cycle
 from types import NoneType
 from typing import get_args, get_type_hints
@@ -70,10 +71,17 @@ OBJECTS = Targets(torch.tensor([[4.0, 4, 30, 40], [20, 30, 60, 60]]), torch.tens
 NOTHING = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
 
+@cache
+def channels(backbone, neck):
+    """Those of the maps that a head gets."""
+    with torch.device("meta"):
+        given = backbone.build().channels
+        return given if neck is None else neck.build(given).channels
+
+
 def config(backbone, neck, head, *, assigner=ASSIGNERS[0], loss=LOSSES[0], postprocess=FEW):
     """With as many anchor levels as there will be maps."""
-    channels = backbone.build().channels
-    levels = len(channels if neck is None else neck.build(channels).channels)
+    levels = len(channels(backbone, neck))
     anchors = tuple(AnchorLevel(((12.0 * 2**i, 12.0 * 2**i), (16.0 * 2**i, 9.0 * 2**i))) for i in range(levels))
     return DetectorConfig(
         name="mixed",
@@ -117,8 +125,7 @@ def test_every_backbone_neck_and_head(backbone, neck):
     heads = [HEADS[NECKS.index(neck) % len(HEADS)]] if large else HEADS
     for head, (assigner, loss, box) in zip(heads, turns, strict=False):
         mixed = config(backbone, neck, head, assigner=assigner, loss=replace(loss, box=box))
-        channels = backbone.build().channels if neck is None else neck.build(backbone.build().channels).channels
-        if isinstance(head, EQUAL) and len(set(channels)) > 1:
+        if isinstance(head, EQUAL) and len(set(channels(backbone, neck))) > 1:
             with pytest.raises(ConfigError, match=f"{type(head).__name__}(.|\\n)*equal channels"):
                 Detector(mixed)
         else:

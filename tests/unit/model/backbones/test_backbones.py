@@ -40,7 +40,7 @@ def check_it_trains(model, size):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv3_small_100", "convnext_atto", "regnetx_002", "efficientnet_b0"])
 def test_any_timm_backbone(name):
-    check_it_trains(onestage.create("ssd", 2, backbone=f"timm/{name}", size=(300, 300)), (300, 300))
+    check_it_trains(onestage.create("ssd", 2, backbone=f"timm/{name}", size=(144, 208)), (144, 208))
     wide = onestage.create("ssd", 2, backbone=name, size=(170, 333)).eval()
     assert len(wide.predict(torch.zeros(3, 50, 60, dtype=torch.uint8))) == 1
 
@@ -62,11 +62,6 @@ def test_vgg_at_odd_sizes(size):
     assert min(sizes[-1]) == 1
     assert len(model.anchors(size)) == sum(h * w * len(a.shapes) for (h, w), a in zip(sizes, model.config.anchors, strict=True))
     assert outputs.logits.shape[1] == len(model.anchors(size))
-
-
-@pytest.mark.parametrize("name", ["tinyssd", "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "ssd300_resnet50"])
-def test_every_parameter_of_the_zoo_learns(name):
-    check_it_trains(onestage.create(name, 2, size=(160, 128)), (160, 128))
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from onestage.cli.output import picture_columns, stderr, tell
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, counted
 from onestage.files import TEMPORARY, make_folder, open_regular, write_file
 from onestage.images import ImageLimits
 from onestage.structures import Size
@@ -74,7 +74,7 @@ def generate(
     counts: dict[Split, int] = {"train": train, "val": val, "test": test}
     write_data_set(out, counts, config, format=format, overwrite=overwrite)
     parts = ", ".join(f"{count} {split}" for split, count in counts.items() if count)
-    tell(f"{sum(counts.values())} pictures ({parts}) of {len(classes)} classes as {format} in {out}")
+    tell(f"{counted(sum(counts.values()), 'picture')} ({parts}) of {len(classes)} classes as {format} in {out}")
     tell(f"next: onestage train {shlex.quote(str(out))}")
     return 0
 

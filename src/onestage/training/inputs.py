@@ -91,6 +91,8 @@ def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     measured = {*parts[1].paths} if parts[1].split == "val" else set()
     both = measured and {path for path in parts[0].paths if path in measured}
     seen = [f"{counted(len(both), 'picture')} in both train and val, so AP tells nothing of other pictures"] if both else []
+    if parts[0] is parts[1]:
+        seen = ["the only picture is learned from and measured on, so AP tells nothing of other pictures"]
     return [*notes, *lost, *others, *seen, *(never_taught(*parts) if parts[1].split == "val" else ())]
 
 

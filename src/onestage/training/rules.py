@@ -153,14 +153,14 @@ def _ruled(model: Detector, facts: Facts, given: Mapping[str, Setting]) -> Itera
     count = facts.pictures
     epochs = int(_number(given.get("epochs")) or min(max(-(-PICTURES_SEEN // count), EPOCHS[0]), EPOCHS[1]))
     if not any(name in given for name in LENGTHS):
-        yield Rule("epochs", epochs, f"{count:,} pictures, seen {epochs * count:,} times in all")
+        yield Rule("epochs", epochs, f"{counted(count, 'picture')}, seen {counted(epochs * count, 'time')} in all")
     seen = facts.seen or expected_pictures(model, facts.machine, given.get("minutes")) or epochs * count
     by_pictures = [*_by_pictures_seen(count, seen, given, processes=1 if facts.machine is None else facts.machine.processes)]
     yield from by_pictures
     batch = int(_number(given.get("batch_size")) or _number({r.setting: r.value for r in by_pictures}["batch_size"]) or 1)
     if "minutes" not in given and "evaluate_steps" not in given:
         every = min(max(1, round(facts.measured * FORWARD / (MEASURING * count))), epochs)
-        yield Rule("evaluate_every", every, f"to measure {facts.measured:,} pictures takes long" if every > 1 else "")
+        yield Rule("evaluate_every", every, f"to measure {counted(facts.measured, 'picture')} takes long" if every > 1 else "")
     if facts.machine is not None:
         yield from _of_machine(model, facts.machine, given)
         yield from _of_batch_norm(model, given, batch=batch, processes=facts.machine.processes)

@@ -18,7 +18,7 @@ from torch import nn
 from onestage.data import Dataset
 from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, first_ten
+from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, counted, first_ten
 from onestage.files import BEST, LAST
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
@@ -419,7 +419,7 @@ def _check_gone(run: Run, fix: str) -> None:
         fix = f"go on without them: {run.go_on} --on-bad limit"
     changed = [*(f"{name}: it is gone" for name in gone), *changed]
     changed = changed or come_and_gone(run.folder, run.data.train, run.data.val)
-    got = "\n" + first_ten(changed) if changed else f"{len(run.data.train)} pictures, and other labels"
+    got = "\n" + first_ten(changed) if changed else f"{counted(len(run.data.train), 'picture')}, and other labels"
     what = "the training pictures or their labels have changed since this run began"
     raise ConfigError(what, where=run.data.train.root, got=got, fix=f"put them back, or {fix}")
 

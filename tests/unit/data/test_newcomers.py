@@ -268,6 +268,13 @@ def test_pictures_that_train_and_measure_are_no_secret_of_data_check(tmp_path: P
         read_data(root, TrainConfig())
 
 
+def test_the_only_picture_that_trains_and_measures_is_no_secret(tmp_path: Path) -> None:
+    root = build(tmp_path, "images/a.jpg\nlabels/a.txt\nclasses.txt    cat")
+    with pytest.warns(UserWarning, match="the only picture is learned from and measured on, so AP tells nothing of other"):
+        data = read_data(root, TrainConfig())
+    assert data.train.paths == data.val.paths and len(data.train) == 1
+
+
 def test_scores_of_coco_are_no_secret(tmp_path: Path) -> None:
     root = build(tmp_path, "all.json    a.jpg\na.jpg")
     assert not load_dataset(root).notes

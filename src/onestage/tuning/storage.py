@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -15,9 +15,9 @@ from filelock import FileLock, Timeout
 from optuna import Study
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, shortened
 from onestage.tuning.space import Value
 
 STORAGE = "study.db"
@@ -97,6 +97,8 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
         patient = _ways_into(file) if storage is None else {}
         try:
             with locked(out), understood(out, storage):
+                if storage is None:
+                    _check_whole(file)
                 kept = optuna.storages.RDBStorage(
                     storage or "sqlite://", patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE
                 )
@@ -115,6 +117,37 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
                 direction="maximize",
                 load_if_exists=True,
             )
+
+
+Kind = Callable[[object], bool]
+"""Whether a value is what stands by that name."""
+
+
+def _check_whole(file: str) -> None:
+    """Raise ConfigError if pages of an SQLite file are damaged. Without this look, those that are read later would tell it."""
+    try:
+        with closing(sqlite3.connect(f"{Path(file).as_uri()}?mode=ro", timeout=1.0, uri=True)) as base:
+            found = str(base.execute("PRAGMA quick_check(1)").fetchone()[0])
+    except sqlite3.Error:  # such as one that is not there yet, or is no database: those who use it hear that too
+        return
+    if found != "ok":
+        got = found.partition("\n")[2] or found
+        raise ConfigError("the database of this search is damaged", where=file, got=got, fix=_DAMAGED)
+
+
+def check_trials(trials: Sequence[FrozenTrial], kinds: Mapping[str, Kind], *, needed: Sequence[str], where: Path) -> None:
+    """Raise ConfigError if what is kept with a trial is of another kind, or if a complete trial has not all that is needed: the
+    database is damaged, or another program wrote there.
+    """
+    for trial in trials:
+        known, done = trial.user_attrs, trial.state is TrialState.COMPLETE
+        wrong = [f"{name}: {known[name]!r}" for name, is_right in kinds.items() if name in known and not is_right(known[name])]
+        wrong += [f"no {name}" for name in needed if done and name not in known]
+        wrong += ["no AP"] if done and trial.value is None else []
+        if wrong:
+            what = "a trial of this search is damaged, or another program has changed it"
+            got = shortened("; ".join(wrong), 300)
+            raise ConfigError(what, where=f"trial {trial.number} of {where}", got=got, fix=_DAMAGED)
 
 
 FAULTS = (

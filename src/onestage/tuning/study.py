@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 from uuid import uuid4
 
 from optuna import Trial, TrialPruned
@@ -29,14 +30,15 @@ from onestage.errors import ConfigError, DataError, OnestageError, absent, count
 from onestage.files import BEST as BEST_MODEL
 from onestage.files import LAST as LAST_MODEL
 from onestage.files import make_folder, write_atomically
-from onestage.model.codec import decode, encode
+from onestage.model.codec import Range, decode, encode
 from onestage.model.config import DetectorConfig
+from onestage.model.limits import Positive
 from onestage.training.checkpoint import CHECKPOINTS, newest_step
 from onestage.training.checks import DivergedError
 from onestage.training.config import Setting
 from onestage.training.lock import is_taken
 from onestage.tuning.space import Proposal, Space
-from onestage.tuning.storage import NAME, STORAGE, locked, open_study, understood, without_password
+from onestage.tuning.storage import NAME, STORAGE, Kind, check_trials, locked, open_study, understood, without_password
 from onestage.tuning.sureness import DRAWN, SHOWN, STEPS, UNKNOWN, Drawn, Verdict, verdict
 
 PLAN = "tune.json"
@@ -50,6 +52,16 @@ it failed before.
 """
 FAILED, STOPPED = "failed", "stopped"
 """With a trial that has failed: why, and whether a signal or a broken file ended this try; such an end does not count."""
+DETECTOR, SETTINGS = "detector", "settings"
+"""With a complete trial: its config, and the settings that differ from the rules."""
+KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys((PROCESS, WHY, BEFORE, FAILED), lambda value: isinstance(value, str)),
+    **dict.fromkeys((TRIED, REACHED, STEPS, SHOWN), lambda value: isinstance(value, int)),
+    **dict.fromkeys((DETECTOR, SETTINGS), lambda value: isinstance(value, dict)),
+    FOLDER: lambda value: isinstance(value, str) and re.fullmatch(r"\w+", value) is not None,
+    DRAWN: lambda value: isinstance(value, list) and all(isinstance(each, int | float) for each in value),
+}
+"""What each of these is. The folder lies in that of the trials: files in it are removed."""
 TRIES = 3
 """A trial that has failed so often, without a new checkpoint in between, is given up."""
 FAILURE = "failed.txt"
@@ -67,11 +79,11 @@ class SearchPlan:
 
     data: str
     space: Space
-    minutes: float
+    minutes: Positive
     options: tuple[str, ...] = ()
     seed: int = 0
     name: str = ""
-    pictures: int = 0
+    pictures: Annotated[int, Range(least=0)] = 0
     content: str = ""
 
 
@@ -249,8 +261,10 @@ class Search:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All trials, of all processes."""
-        return self.study.get_trials(deepcopy=False)
+        """All trials, of all processes. Raise ConfigError if one is damaged."""
+        found = self.study.get_trials(deepcopy=False)
+        check_trials(found, KINDS, needed=(DETECTOR, SETTINGS), where=self.out)
+        return found
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -330,7 +344,7 @@ class Search:
                 "pictures": self.plan.pictures,
             }
             about |= {"than_default": gain, "better": found.better}
-            content = {"tuned": about, "training": best.user_attrs["settings"], "detector": best.user_attrs["detector"]}
+            content = {"tuned": about, "training": best.user_attrs[SETTINGS], "detector": best.user_attrs[DETECTOR]}
             write_atomically(self.out / BEST, (json.dumps(content, indent=2) + "\n").encode())
 
 
@@ -357,7 +371,7 @@ def _attributes(done: Trained) -> dict[str, Any]:
     """What is kept with a trial that was trained to its end."""
     settings = json.loads(json.dumps(dict(done.settings)))
     about = {STEPS: done.steps, DRAWN: list(done.drawn.AP), SHOWN: done.drawn.pictures}
-    return {"detector": encode(done.detector), "settings": settings} | about
+    return {DETECTOR: encode(done.detector), SETTINGS: settings} | about
 
 
 def _watch(trial: Trial) -> Watch:

@@ -1,6 +1,7 @@
 """The trials of a search: what is tried, what is shared, and what happens when a process ends before its trial."""
 
 import json
+import re
 import signal
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -335,7 +336,7 @@ def test_a_better_trial_that_ends_meanwhile_keeps_its_model(search, monkeypatch)
     def looked(**options):
         found = plain(**options)
         if not added and sum(trial.state.name == "COMPLETE" for trial in found) == 2:
-            added.append(create_trial(value=2.0, params={}, user_attrs={FOLDER: "better"}))
+            added.append(create_trial(value=2.0, params={}, user_attrs={**found[0].user_attrs, FOLDER: "better"}))
             search.study.add_trial(added[0])
         return found
 
@@ -358,9 +359,10 @@ def test_another_search_in_the_folder_is_refused(search):
         agree(search.out, replace(PLAN, minutes=2.0))
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", '{"data": 3}', "[" * 10_000])
+@pytest.mark.parametrize("content", ["", "{", "[1]", '{"data": 3}', "[" * 10_000, {"pictures": -5}, {"minutes": 0}])
 def test_a_damaged_plan_is_an_error(search, content):
-    (search.out / "tune.json").write_text(content)
+    usual = json.loads((search.out / "tune.json").read_text())
+    (search.out / "tune.json").write_text(content if isinstance(content, str) else json.dumps(usual | content))
     with pytest.raises(ConfigError, match=r"tune\.json|search"):
         agree(search.out, PLAN)
 
@@ -420,6 +422,38 @@ def test_a_damaged_database_is_told_in_our_words(tmp_path, fault, said):
         Search(tmp_path, agree(tmp_path, PLAN))
     assert not any(word in str(caught.value) for word in ("SQL:", "PRAGMA", "sqlalche", "Background"))
     assert "another search: --out" in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("DELETE FROM trial_user_attributes", "no detector; no settings"),
+        ("DELETE FROM trial_values", "no AP"),
+        ("UPDATE trial_user_attributes SET value_json = '[1]' WHERE key = 'folder'", r"folder: \[1\]"),
+        ("UPDATE trial_user_attributes SET value_json = '\"../x\"' WHERE key = 'folder'", r"folder: '\.\./x'"),
+        ("UPDATE trial_user_attributes SET value_json = '[\"x\"]' WHERE key = 'drawn'", r"drawn: \['x'\]"),
+        ("UPDATE trial_user_attributes SET value_json = '\"x\"' WHERE key = 'steps'", "steps: 'x'"),
+    ],
+)
+def test_a_trial_that_another_program_changed_is_told(search, change, said):
+    search.next(train_nothing)
+    with sqlite3.connect(search.out / "study.db") as base:
+        base.execute(change)
+    base.close()
+    again = Search(search.out, agree(search.out, PLAN))
+    with pytest.raises(ConfigError, match="is damaged, or another program has changed it") as caught:
+        again.next(train_nothing)
+    assert caught.value.where == f"trial 0 of {search.out}" and re.search(said, caught.value.got)
+
+
+def test_a_page_of_the_database_that_is_damaged_is_seen_at_once(search):
+    search.next(train_nothing)
+    file = search.out / "study.db"
+    content = bytearray(file.read_bytes())
+    content[-4096:] = b"\xff" * 4096
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match="the database of this search is damaged"):
+        Search(search.out, agree(search.out, PLAN))
 
 
 def test_a_database_that_another_keeps_is_told(search, monkeypatch):

@@ -7,7 +7,8 @@ python benchmarks/tables.py --train                # and begin a training on the
 
 The pictures are one tiny JPEG over and over, because tables do not depend on pixels. Printed are the seconds of the first
 reading, which makes the columns; of opening them afterwards, in a new process; and the memory of that process and its workers
-after some batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: of a page that n processes share each has 1/n).
+after some batches, as Linux shares it out (Pss in /proc/PID/smaps_rollup: of a page that n processes share each has 1/n), and
+its peak until then, looked at five times a second. With --fit: what fitting anchors to all objects takes.
 With --train: the seconds until a new training, which lists its pictures and their checksums, takes its first step; until one
 that goes on does, which compares them; and the peak of the memory of all its processes until the end, five steps later.
 """
@@ -45,11 +46,15 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--folder", type=Path, help="where the shards and the columns stay")
     parser.add_argument("--train", action="store_true", help="begin a training, and go on with it")
+    parser.add_argument("--fit", action="store_true", help="fit anchors to the objects")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.run is not None:
         begin(arguments.measure, arguments.run, arguments.workers)
+        return
+    if arguments.measure is not None and arguments.fit:
+        fit(arguments.measure)
         return
     if arguments.measure is not None:
         measure(arguments.measure, arguments.workers)
@@ -64,7 +69,10 @@ def main() -> None:
         command = [sys.executable, __file__, "--measure", str(folder / "data"), "--workers", str(arguments.workers)]
         for text in ("first reading, which makes the columns", "opening the columns"):
             print(f"\n{text}", flush=True)
-            subprocess.run(command, check=True, env=os.environ | {"ONESTAGE_HOME": str(folder / "cache")})
+            watch(command, folder / "cache")
+        if arguments.fit:
+            print("\nfitting anchors", flush=True)
+            watch([*command, "--fit"], folder / "cache")
         if arguments.train:
             shutil.rmtree(folder / "run", ignore_errors=True)
             for text in ("a new training", "a training that goes on"):
@@ -134,6 +142,22 @@ def measure(folder: Path, workers: int) -> None:
     print(f"{len(data):,} pictures, {len(data.boxes):,} boxes: open in {opened:.2f} s; {count} batches in {first:.2f} s")
     for text, size in memory.items():
         print(f"{size / 1e6:8,.0f} MB  {text}")
+
+
+def fit(folder: Path) -> None:
+    """Fit anchors to the objects, and print the seconds."""
+    from onestage import create
+    from onestage.data import open_data
+    from onestage.training.anchors import fit_anchors
+    from onestage.training.coverage import coverage_of
+
+    model, data = create("tinyssd", classes=CLASSES, size=(SIDE, SIDE)), open_data(folder).load("train")
+    begun = time.perf_counter()
+    fit_anchors(model, data)
+    print(f"{time.perf_counter() - begun:8.1f} s  to fit them", flush=True)
+    begun = time.perf_counter()
+    coverage_of(model, data)
+    print(f"{time.perf_counter() - begun:8.1f} s  to compute what they reach", flush=True)
 
 
 def begin(folder: Path, run: Path, workers: int) -> None:

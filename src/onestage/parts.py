@@ -9,30 +9,36 @@ from __future__ import annotations
 import os
 import stat
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
-from threading import Lock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from threading import Event, Lock, Semaphore
+from typing import TYPE_CHECKING, NamedTuple
 
 from onestage import tars
-from onestage.errors import ConfigError, DataError, absent, counted
+from onestage.errors import ConfigError, DataError, absent
 
 if TYPE_CHECKING:
+    from pyarrow import RecordBatch
     from pyarrow.parquet import ParquetFile
 
 TAR, PARQUET = ".tar", ".parquet"
 IMAGE, NAME = "image", "name"
 """The columns of a Parquet file that hold a picture's bytes, and its name."""
-MOST_ROWS, ROWS_AT_ONCE, LARGEST_ROWS = 4_000_000, 256, 64 * 1024**2
-"""Rows of a row group; rows whose values are read at once, and the bytes that these have at most (pictures aside)."""
-DIVIDE = "divide it, and leave out what is no label"
 LARGEST_GROUP = 2 * 10**9
 """Bytes of a row group. Where pictures do not lie in a file as they are, a whole group is read for each."""
 KEPT = 512_000_000
-"""Bytes of row groups that a process keeps, and the last one however large it is."""
+"""Bytes of row groups that a process and its workers keep, and each the last one however large it is."""
+AT_ONCE = 4
+"""Row groups that the threads of a process read at the same time."""
+ROWS, ROWS_OF_PICTURES = 256, 8
+"""Rows of a Parquet file that are unpacked together: what a file unpacks to is not known before."""
+LONGEST_NAME = 4096
+"""Characters of a picture's name in a Parquet file."""
+TOO_LONG = object()
+"""The place of what was not unpacked."""
 
 
 class Stamp(NamedTuple):
@@ -93,7 +99,11 @@ class Row(Part):
 
     def read(self, most: int | None = None) -> bytes:
         """Its bytes, or the first ``most`` of them. The pictures of its row group are read with it."""
-        return _groups.pictures(self.file, self.stamp, self.group)[self.row][:most]
+        found = _groups.pictures(self.file, self.stamp, self.group)
+        if self.row >= len(found):
+            fix = "copy or write it again, whole"
+            raise DataError("this Parquet file has fewer rows than it states", where=self.path, got=len(found), fix=fix)
+        return found[self.row][:most]
 
 
 def stamp_of(file: str | Path) -> Stamp:
@@ -173,26 +183,62 @@ def column(file: ParquetFile, group: int, path: str) -> list[object]:
     """The values of a column in a row group, as Python has them. path: with a dot where it is inside another one. Raise
     DataError if they cannot be read, or if there are too many: a file of some bytes can say that a value comes 2^31 times.
     """
+    return [value for (value,) in rows_of(file, group, [path])]
+
+
+def names_of(file: ParquetFile) -> list[str | None]:
+    """The name of the picture in each row, as the file states it; None where it states none. Raise DataError if they cannot be
+    read, or if there are too many rows or too long names.
+    """
+    path, count = name_column(file), file.metadata.num_rows
+    if count > tars.MOST_MEMBERS:
+        got, expected = f"{count:,} rows", f"at most {tars.MOST_MEMBERS:,}"
+        raise DataError("this Parquet file has too many rows", got=got, expected=expected, fix="divide it")
+    if path is None:
+        return [None] * count
+    found: list[str | None] = []
+    for value in (value for group in range(file.num_row_groups) for (value,) in rows_of(file, group, [path])):
+        found.append(value if isinstance(value, str) else None)
+        if isinstance(value, str) and len(value) > LONGEST_NAME:
+            got, expected = f"{len(value):,} characters in row {len(found) - 1}", f"at most {LONGEST_NAME:,}"
+            raise DataError("a name in this Parquet file is too long", got=got, expected=expected, fix="write a shorter one")
+    if len(found) != count:
+        what, fix = "this Parquet file does not have the rows that it states", "copy or write it again, whole"
+        raise DataError(what, got=f"{len(found):,} rows", expected=f"{count:,}", fix=fix)
+    return found
+
+
+def rows_of(
+    file: ParquetFile, group: int, paths: Sequence[str], *, together: int = ROWS, most: int | None = None
+) -> Iterator[tuple[object, ...]]:
+    """The values of some columns in each row of a row group, read ``together`` so many rows at a time. paths: of the columns,
+    with a dot where one is inside another. Raise DataError if they cannot be read.
+
+    most: bytes of a row. In place of a longer one come as many ``TOO_LONG``.
+    """
     from pyarrow import ArrowException
 
+    batches = file.iter_batches(together, row_groups=[group], columns=[*paths], use_threads=False)
+    while True:
+        try:
+            batch = next(batches, None)
+            if batch is None:
+                return
+            long = most is not None and batch.nbytes > most
+            for part in (batch.slice(row, 1) for row in range(len(batch))) if long else (batch,):
+                if most is not None and part.nbytes > most:
+                    yield tuple(TOO_LONG for _ in paths)
+                    continue
+                yield from zip(*(_values(part, path) for path in paths), strict=True)
+        except (ArrowException, OSError, UnicodeDecodeError) as error:
+            what, fix = "a part of this Parquet file cannot be read", "copy or write it again, whole"
+            raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error
+
+
+def _values(batch: RecordBatch, path: str) -> list[object]:
+    """The values of a column in some rows."""
     outer, _, inner = path.partition(".")
-    values = list[Any]()
-    if (rows := file.metadata.row_group(group).num_rows) > MOST_ROWS:
-        raise DataError(
-            "a part of this Parquet file has too many rows", got=f"{rows:,}", expected=f"at most {MOST_ROWS:,}", fix=DIVIDE
-        )
-    try:
-        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=[group], columns=[path]):
-            if batch.nbytes > LARGEST_ROWS:
-                what, got = (
-                    f"{counted(batch.num_rows, 'row')} with too much in a Parquet file",
-                    f"{batch.nbytes:,} bytes of {path}",
-                )
-                raise DataError(what, got=got, expected=f"at most {LARGEST_ROWS:,}", fix=DIVIDE)
-            values += batch.column(outer).to_pylist()
-    except (ArrowException, OSError) as error:
-        what, fix = "a part of this Parquet file cannot be read", "copy or write it again, whole"
-        raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error
+    values = batch.column(outer).to_pylist()
     return [value and value.get(inner) for value in values] if inner else values
 
 
@@ -240,11 +286,9 @@ def _in_tar(file: str, stamp: Stamp) -> Mapping[str, Part]:
 def _in_parquet(file: str, stamp: Stamp) -> Mapping[str, Part]:
     """The pictures of a Parquet file by their names."""
     with open_parquet(file) as parquet:
-        path = name_column(parquet)
-        groups = range(parquet.num_row_groups)
-        rows = [(group, row) for group in groups for row in range(parquet.metadata.row_group(group).num_rows)]
-        stated = [value for group in groups for value in column(parquet, group, path)] if path else []
-    names = picture_names([name if isinstance(name, str) else None for name in stated] or [None] * len(rows))
+        names = picture_names(names_of(parquet))
+        counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    rows = ((group, row) for group, count in enumerate(counts) for row in range(count))
     return {name: Row(f"{file}/{name}", file, -1, -1, stamp, *place) for name, place in zip(names, rows, strict=True)}
 
 
@@ -252,35 +296,74 @@ class _Groups:
     """The pictures of the row groups that were read last."""
 
     def __init__(self) -> None:
+        self.begin()
+
+    def begin(self, processes: int = 1) -> None:
+        """Keep nothing, and from now on as much as one of so many processes may."""
+        self._most = KEPT // processes
         self._kept: OrderedDict[tuple[str, Stamp, int], list[bytes]] = OrderedDict()
-        self._lock = Lock()
+        self._read: dict[tuple[str, Stamp, int], Event] = {}
+        self._lock, self._seats = Lock(), Semaphore(AT_ONCE)
 
     def pictures(self, file: str, stamp: Stamp, group: int) -> list[bytes]:
-        """The bytes of the pictures of a row group; none for a row without a picture."""
+        """The bytes of the pictures of a row group; none for a row without a picture. Threads read several groups at the same
+        time, and one group once.
+        """
         key = file, stamp, group
+        while (found := self._known(key)) is None:
+            with self._lock:
+                other = self._read.get(key)
+                if other is None:
+                    mine = self._read[key] = Event()
+            if other is not None:
+                other.wait()
+                continue
+            try:
+                with self._seats:
+                    self._keep(key, _read_group(file, stamp, group))
+            finally:
+                with self._lock:
+                    del self._read[key]
+                mine.set()
+        return found
+
+    def _known(self, key: tuple[str, Stamp, int]) -> list[bytes] | None:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = _read_group(file, stamp, group)
-                while len(self._kept) > 1 and sum(sum(map(len, kept)) for kept in self._kept.values()) > KEPT:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def _keep(self, key: tuple[str, Stamp, int], found: list[bytes]) -> None:
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > 1 and sum(sum(map(len, kept)) for kept in self._kept.values()) > self._most:
+                self._kept.popitem(last=False)
 
 
 def _read_group(file: str, stamp: Stamp, group: int) -> list[bytes]:
     if stamp_of(file) != stamp:
         what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
         raise DataError(what, where=file, fix=fix, code="changed")
+    found, size = list[bytes](), 0
     with open_parquet(file) as parquet:
         path = image_column(parquet)
         if path is None:
             raise DataError("this Parquet file has no pictures", where=file, expected=f"a column {IMAGE} of bytes")
-        size = parquet.metadata.row_group(group).total_byte_size
-        if size > LARGEST_GROUP:
-            got, expected = f"row group {group} has {size:,} bytes", f"at most {LARGEST_GROUP:,}"
-            fix = "write it again with smaller row groups: some hundred pictures each"
-            raise DataError("a row group of this Parquet file is too large", where=file, got=got, expected=expected, fix=fix)
-        return [value if isinstance(value, bytes) else b"" for value in column(parquet, group, path)]
+        for (value,) in rows_of(parquet, group, [path], together=ROWS_OF_PICTURES):
+            found.append(value if isinstance(value, bytes) else b"")
+            size += len(found[-1])
+            if size > LARGEST_GROUP:
+                got, expected = f"more in row group {group}", f"at most {LARGEST_GROUP:,} bytes"
+                fix = "write it again with smaller row groups: some hundred pictures each"
+                raise DataError(
+                    "a row group of this Parquet file is too large", where=file, got=got, expected=expected, fix=fix
+                )
+    return found
 
 
 _groups = _Groups()
+
+
+def share_kept(processes: int) -> None:
+    """Let this process, a new one, keep as many row groups as one of so many may."""
+    _groups.begin(processes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from onestage.data import Dataset
     from onestage.model.config import DetectorConfig
     from onestage.model.detector import Detector
-    from onestage.training.coverage import Coverage, PlacedObjects, Reached
+    from onestage.training.coverage import Coverage, Reached
     from onestage.training.rules import Decision
 
 CLASSES_SHOWN = 20
+DRAWN = 5000
+"""Objects in the drawing, at least, if there are so many."""
 
 
 def anchors(
@@ -48,8 +51,9 @@ def anchors(
         format: the data set's format, if it is not recognised
         seed: of what is random in the search; the same seed gives the same file
     """
+    from onestage.training.anchors import with_anchors
     from onestage.training.config import TrainConfig
-    from onestage.training.coverage import PlacedObjects, coverage
+    from onestage.training.coverage import coverage_of
     from onestage.training.inputs import adopt_classes, read_data
 
     _check_arguments(data, out, detector)
@@ -59,10 +63,12 @@ def anchors(
     model = make_model(pictures.train.classes, detector, source, seed=seed)
     adopt_classes(model, pictures.train)
     fitted = fit_with_progress(model, pictures.train, seed=seed)
-    splits = {name: PlacedObjects.of(model, part) for name, part in (("train", pictures.train), ("val", pictures.val))}
-    pairs = {name: [coverage(c.levels, part) for c in (model.config, fitted)] for name, part in splits.items()}
+    both = model, with_anchors(model, fitted)
+    splits = {"train": pictures.train, "val": pictures.val}
+    pairs = {name: [coverage_of(one, part) for one in both] for name, part in splits.items()}
     stdout().print(render(pairs))
-    _write(out, fitted, model.config, splits["train"])
+    step = max(1, pairs["train"][0].total.objects // DRAWN)
+    _write(out, fitted, model.config, sides=_sides(model, pictures.train, step))
     if fitted.anchors == model.config.anchors:
         tell("no shapes were found that reach the objects better, so the file has those of the model")
     tell(f"written: {out}, and a drawing: {out.with_suffix('.png')}")
@@ -135,15 +141,24 @@ def _percent(part: Reached) -> str:
     return f"{part.share:.1%}" if part.objects else "-"
 
 
-def _write(out: Path, fitted: DetectorConfig, before: DetectorConfig, objects: PlacedObjects) -> None:
-    """Write the config, and the drawing beside it."""
+def _sides(model: Detector, data: Dataset, step: int) -> list[tuple[float, float]]:
+    """Width and height of every object whose number is a multiple of ``step``, in pixels of the input."""
+    from onestage.training.coverage import PlacedObjects, pieces
+
+    before, found = 0, list[tuple[float, float]]()
+    for piece in pieces(data):
+        extents, _ = PlacedObjects.of(model, piece).apart(model.config.levels)
+        found += [(width, height) for width, height in extents[-before % step :: step].tolist()]
+        before += len(extents)
+    return found
+
+
+def _write(out: Path, fitted: DetectorConfig, before: DetectorConfig, *, sides: Sequence[tuple[float, float]]) -> None:
+    """Write the config, and the drawing beside it. sides: of objects, in pixels of the input."""
     from onestage.files import write_file
     from onestage.metrics.plots import plot_anchors
     from onestage.model.codec import encode
 
-    extents, _ = objects.apart(before.levels)
-    step = max(1, len(extents) // 5000)
-    sides = [(width, height) for width, height in extents[::step].tolist()]
     old, new = ([level.shapes for level in config.levels] for config in (before, fitted))
     write_file(out, json.dumps(encode(fitted), indent=2) + "\n")
     plot_anchors(sides, old, new, out.with_suffix(".png"))

@@ -155,7 +155,7 @@ def _hidden_classes(hidden: Sequence[ClassSummary]) -> str:
 
 
 def _sizes(checkup: Checkup) -> RenderableType:
-    from onestage.data.check import MEDIUM, SMALL
+    from onestage.data.tallies import MEDIUM, SMALL
 
     spreads = _table("Objects", "smallest", "median", "largest")
     spreads.add_row("size in pixels", *_spread(checkup.box_side, "{:,.0f}"))

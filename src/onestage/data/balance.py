@@ -3,7 +3,7 @@
 A class that occurs in a share f of the pictures has the factor max(1, sqrt(t / f)), and a picture that of its rarest class. It
 is repeated that many times on average. Of all these, an epoch shows as many as there are pictures: it does not grow longer.
 
-Shape letters: P pictures, K classes, N objects of the whole set.
+Shape letters: P pictures.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ import torch
 from torch import Tensor
 
 from onestage.data.dataset import Dataset
+from onestage.data.tallies import counting, owners, pictures_with, pieces
 
 
 def repeat_factors(data: Dataset, threshold: float) -> Tensor:
     """(P,) how many times each picture is shown, 1 or more. threshold: t, in 0..1. Ignored objects do not count."""
-    count, kinds = len(data), len(data.classes)
-    pictures = torch.repeat_interleave(torch.arange(count), data.offsets.diff())
-    pairs = (pictures * kinds + data.labels)[~(data.ignore | data.crowd)].unique()
-    pictures, classes = pairs // kinds, pairs % kinds
-    shares = torch.bincount(classes, minlength=kinds).double() / count
-    factors = (threshold / shares).sqrt()[classes]
-    return torch.ones(count, dtype=torch.float64).scatter_reduce(0, pictures, factors, "amax")
+    shares = torch.tensor(pictures_with(data), dtype=torch.float64) / len(data)
+    of_class = (threshold / shares).sqrt()
+    factors = torch.ones(len(data), dtype=torch.float64)
+    for pictures, rows in pieces(data):
+        which = counting(data, rows)
+        factors.scatter_reduce_(0, owners(data, pictures)[which], of_class[data.labels[rows][which]], "amax")
+    return factors
 
 
 def repeated(factors: Tensor, generator: torch.Generator) -> Tensor:

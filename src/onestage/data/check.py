@@ -20,18 +20,16 @@ from torch import Tensor
 
 from onestage import boxes as box_ops
 from onestage.console import Terminal
-from onestage.data.dataset import NO_VALIDATION, Dataset, Problem, contradiction, never_taught, owner_of
+from onestage.data.dataset import NO_VALIDATION, Dataset, Problem, contradiction, owner_of
 from onestage.data.memory import GIGABYTES, PictureMemory, in_bytes
 from onestage.data.problems import problems_of
 from onestage.data.reader import OpenData, open_data
+from onestage.data.tallies import MEDIUM, SMALL, never_taught, objects_of, pictures_with
 from onestage.data.threads import PatientThreads
 from onestage.data.workers import TIMEOUT
 from onestage.errors import DataError
 from onestage.images import Stored, decode_image, decoding_cost, image_size, picture_bytes
 from onestage.structures import Size
-
-SMALL, MEDIUM = 32**2, 96**2
-"""COCO's evaluation calls objects of a smaller area in pixels small or medium (cocoapi, cocoeval.py, Params.areaRng)."""
 
 
 @dataclass(frozen=True)
@@ -281,13 +279,11 @@ def _summary(data: Dataset) -> SplitSummary:
 def _classes(sets: Sequence[Dataset]) -> tuple[ClassSummary, ...]:
     """Classes in the data set's order. Those that the first split does not know come last."""
     names = dict.fromkeys(name for data in sets for name in data.classes)
-    objects = [Counter(data.classes[label] for label in data.labels.tolist()) for data in sets]
+    objects = [dict(zip(data.classes, objects_of(data, every=True), strict=True)) for data in sets]
     pictures: Counter[str] = Counter()
     for data in sets:
-        owner = torch.repeat_interleave(torch.arange(len(data)), data.offsets.diff())
-        pairs = torch.stack([owner, data.labels], dim=1).unique(dim=0)
-        pictures.update(data.classes[label] for label in pairs[:, 1].tolist())
-    rows = {name: tuple(counter[name] for counter in objects) for name in names}
+        pictures.update(dict(zip(data.classes, pictures_with(data, every=True), strict=True)))
+    rows = {name: tuple(counted.get(name, 0) for counted in objects) for name in names}
     return tuple(ClassSummary(name, sum(row), pictures[name], row) for name, row in rows.items())
 
 

@@ -19,14 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import BinaryIO, Generic, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onestage.errors import RowError
 from onestage.files import Json, atomic_file
-from onestage.parts import Part, Stamp
+from onestage.parts import Part, Row, Stamp
 from onestage.structures import Size
 
 MAGIC = b"onestage columns 2\n"
@@ -34,7 +34,9 @@ KINDS = ("uint8", "bool", "int32", "int64", "float32")
 _ALIGNED = 64
 _DIGITS = 8
 _PIECE = 4096
-"""Texts that are made at a time where all are wanted."""
+"""Items that are made at a time where all are wanted."""
+
+_MOST_GROUPS = 2**32
 
 Item = TypeVar("Item", covariant=True)
 Array = NDArray[np.generic]
@@ -132,7 +134,8 @@ class Numbers(Column[int]):
         return int(self.numbers[row])
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.numbers.tolist())
+        for first in range(0, len(self), _PIECE):
+            yield from self.numbers[first : first + _PIECE].tolist()
 
 
 class Sizes(Column[Size]):
@@ -150,7 +153,22 @@ class Sizes(Column[Size]):
         return height, width
 
     def __iter__(self) -> Iterator[Size]:
-        return map(tuple, self.sizes.tolist())
+        for first in range(0, len(self), _PIECE):
+            yield from map(tuple, self.sizes[first : first + _PIECE].tolist())
+
+
+class InPlace(Column[Item]):
+    """A column, some of whose items give way to those of another one. which (P,) bool: in these rows."""
+
+    def __init__(self, column: Column[Item], other: Column[Item], which: Array) -> None:
+        self.column, self.other, self.which = column, other, which
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.column)
+
+    def _item(self, row: int) -> Item:
+        return (self.other if self.which[row] else self.column)[row]
 
 
 class Chosen(Column[Item]):
@@ -179,7 +197,8 @@ def chosen(items: Sequence[Item], rows: Sequence[int]) -> Sequence[Item]:
 @dataclass(frozen=True, eq=False)
 class Parts:
     """Where P pictures lie inside larger files. files and stamps: of each file. file (P,): which one. offset, length (P,): the
-    place in it, in bytes; an offset below 0 if only a reader of the file's format finds the picture.
+    place in it, in bytes; or, with an offset below 0, a row group of a Parquet file, as -1 - its number, and the row in it.
+    With a length below 0, only a reader of the file's format finds the picture.
     """
 
     files: tuple[str, ...]
@@ -190,10 +209,19 @@ class Parts:
 
     def part(self, row: int, path: str) -> Part | None:
         """The place of a picture with that path; None if its path has to do."""
-        if self.offset[row] < 0:
+        offset, length, file = int(self.offset[row]), int(self.length[row]), int(self.file[row])
+        if length < 0:
             return None
-        file = int(self.file[row])
-        return Part(path, self.files[file], int(self.offset[row]), int(self.length[row]), self.stamps[file])
+        if offset < 0:
+            return Row(path, self.files[file], -1, -1, self.stamps[file], -1 - offset, length)
+        return Part(path, self.files[file], offset, length, self.stamps[file])
+
+    @property
+    def groups(self) -> Array | None:
+        """(P,) int64: the number of the row group that holds each picture, where any has to be read whole; None if none has."""
+        if not np.less(self.offset, 0).any():
+            return None
+        return self.file.astype(np.int64) * _MOST_GROUPS + np.maximum(-1 - self.offset, 0)
 
     def chosen(self, rows: Sequence[int]) -> Parts:
         """Those of some pictures."""
@@ -224,36 +252,45 @@ def _bytes_of(array: Array) -> memoryview:
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Json]] | None:
     """The arrays and the facts of a file of columns; None if there is none, or it is damaged, which is as good as none.
 
-    The arrays are mapped: what is changed in them changes no file.
+    The arrays are mapped: what is changed in them changes no file. Each is mapped by itself, so one that nobody needs any more
+    takes no memory.
     """
     try:
         with path.open("rb") as file:
-            length = os.fstat(file.fileno()).st_size
-            content = mmap.mmap(file.fileno(), length, access=mmap.ACCESS_COPY)
-        return _arrays(content)
+            return _arrays(file)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
-def _arrays(content: mmap.mmap) -> tuple[dict[str, Array], dict[str, Json]]:
+def _arrays(file: BinaryIO) -> tuple[dict[str, Array], dict[str, Json]]:
     """Raise ValueError and its like unless this is a whole file of columns."""
-    start = len(MAGIC) + _DIGITS
-    if content[: len(MAGIC)] != MAGIC:
+    length = os.fstat(file.fileno()).st_size
+    if file.read(len(MAGIC)) != MAGIC:
         raise ValueError("another kind of file")
-    stop = start + int(content[len(MAGIC) : start], 16)
-    facts = json.loads(content[start:stop])
-    first = _aligned(stop)
-    if len(content) != first + facts["bytes"]:
+    size = int(file.read(_DIGITS), 16)
+    if not 0 <= size <= length:
+        raise ValueError("facts that end after the file")
+    facts = json.loads(file.read(size))
+    first = _aligned(len(MAGIC) + _DIGITS + size)
+    if length != first + facts["bytes"]:
         raise ValueError("another length than it states")
     arrays: dict[str, Array] = {}
     for name, (kind, shape, at, checksum) in facts.pop("arrays").items():
         if kind not in KINDS or any(side < 0 for side in shape) or at < 0:
             raise ValueError(f"an array {name} of {kind}")
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = np.frombuffer(content, np.dtype(kind), count, first + at).reshape(shape)
+        arrays[name] = _mapped(file, first + at, np.dtype(kind), int(np.prod(shape, dtype=np.int64))).reshape(shape)
         if zlib.crc32(_bytes_of(arrays[name])) != checksum:
             raise ValueError(f"an array {name} with other bytes than it was written with")
     return arrays, facts
+
+
+def _mapped(file: BinaryIO, at: int, kind: np.dtype[np.generic], count: int) -> Array:
+    """So many numbers of a file, from byte ``at`` on. Raise ValueError if they do not lie in it."""
+    if count == 0:
+        return np.zeros(0, kind)
+    before = at % mmap.ALLOCATIONGRANULARITY
+    content = mmap.mmap(file.fileno(), before + count * kind.itemsize, access=mmap.ACCESS_COPY, offset=at - before)
+    return np.frombuffer(content, kind, count, before)
 
 
 def _aligned(length: int) -> int:

@@ -120,9 +120,10 @@ class Names:
         if f".{suffix.lower()}" not in PICTURE_SUFFIXES or not dot:
             found = next((kind for mark, kind in _SIGNATURES.items() if data.startswith(mark)), ".jpg")
             stem, suffix = name, found.lstrip(".")
+        stem = stem.encode("utf-8", "replace").decode()  # what is no text becomes ?
         stem = re.sub(r'[\x00-\x1f\x7f<>:"|?*]', "_", stem).strip().lstrip(".") or "picture"
         stem = stem if self._dots else stem.replace(".", "_")
-        stem = stem.encode("utf-8", "replace")[: LONGEST - 20].decode("utf-8", "ignore")
+        stem = stem.encode()[: LONGEST - 20].decode("utf-8", "ignore")
         made, number = stem, self._taken.get(stem.casefold(), 1)
         while made.casefold() in self._taken:
             made, number = f"{stem}-{number + 1}", number + 1
@@ -145,7 +146,7 @@ class TarShards(Writer):
             self._next()
         labels = json.dumps(_labels(copy, self.place.classes), ensure_ascii=False, separators=(",", ":"))
         key = copy.name.rpartition(".")[0]
-        for name, content in ((copy.name, copy.data), (f"{key}.json", labels.encode("utf-8", "replace"))):
+        for name, content in ((copy.name, copy.data), (f"{key}.json", labels.encode())):
             assert self._tar is not None
             write_member(self._tar, name, content)
         self._bytes += len(copy.data)
@@ -186,7 +187,10 @@ class _Labels(TypedDict):
 def _labels(copy: Copy, classes: ClassSet) -> _Labels:
     objects = [_entry(*each, classes) for each in copy.objects]
     height, width = copy.size
-    return {"image_id": copy.truth.image_id, "height": height, "width": width, "objects": objects}
+    image_id = copy.truth.image_id
+    if isinstance(image_id, str):  # a file name is one, and need be no text
+        image_id = image_id.encode("utf-8", "backslashreplace").decode()
+    return {"image_id": image_id, "height": height, "width": width, "objects": objects}
 
 
 def _entry(

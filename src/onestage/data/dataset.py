@@ -181,7 +181,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
             raise IndexError(f"{int(rows.min())} to {int(rows.max())}")
         counts = self.offsets.diff()[rows]
         ends = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        picked = torch.arange(int(ends[-1])) + torch.repeat_interleave(self.offsets[rows] - ends[:-1], counts)
+        picked = torch.repeat_interleave(self.offsets[rows] - ends[:-1], counts)
+        picked += torch.arange(len(picked))
         return replace(
             self,
             split=split or self.split,
@@ -227,16 +228,6 @@ NOTHING_TO_MEASURE = "no validation picture has an object, so AP cannot be measu
 def owner_of(data: Dataset) -> str:
     """The split whose classes others are compared with, for messages."""
     return f"the split {data.split}" if data.split else "this data set"
-
-
-def never_taught(train: Dataset, val: Dataset) -> list[str]:
-    """A sentence for the classes that validation pictures have and training pictures have not; none if there are no such."""
-    taught = {train.classes[label] for label in train.labels.unique().tolist()}
-    seen = [val.classes[label] for label in val.labels.unique().tolist()]
-    missed = [name for name in seen if name not in taught]
-    return [f"no training picture has an object of a class that validation pictures have: {', '.join(missed[:10])}"] * bool(
-        missed
-    )
 
 
 CORRECT = "correct them"

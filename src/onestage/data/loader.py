@@ -28,7 +28,7 @@ from onestage.data.cache import PictureCache
 from onestage.data.dataset import Dataset
 from onestage.data.memory import Admit, Share
 from onestage.data.mosaic import PICTURES, Mosaic
-from onestage.data.order import Order, repetitions, seed_of
+from onestage.data.order import WINDOW_OF_GROUPS, Order, repetitions, seed_of
 from onestage.data.remarks import without_remarks
 from onestage.data.table import OnBad
 from onestage.data.transforms import Colour, EvalTransform, Prepared, TrainTransform, canvas_of
@@ -118,8 +118,7 @@ class TrainLoader:
         self.shard = shard
         self._count = len(dataset)
         factors = repeat_factors(dataset, feed.balance) if feed.balance else None
-        shards = None if dataset.parts is None else torch.from_numpy(dataset.parts.file)
-        self._order = Order(len(dataset), seed, factors, shards)
+        self._order = _order_of(dataset, seed, factors)
         spare = _SPARE if on_bad == "skip" else 0
         workers = _as_workers(workers)
         size = int(feed.cache * 1e9)
@@ -200,6 +199,16 @@ class EvalLoader:
         firsts = range(0, len(self.indices), self.batch_size)
         batches = ([Key(0, i) for i in self.indices[first : first + self.batch_size]] for first in firsts)
         return (batch for batch in self._reader.read(batches) if batch is not None)
+
+
+def _order_of(dataset: Dataset, seed: int, factors: Tensor | None) -> Order:
+    """The order of the epochs: pictures that lie in larger files come in windows of these, or of row groups."""
+    if dataset.parts is None:
+        return Order(len(dataset), seed, factors)
+    groups = dataset.parts.groups
+    if groups is None:
+        return Order(len(dataset), seed, factors, torch.from_numpy(dataset.parts.file))
+    return Order(len(dataset), seed, factors, torch.from_numpy(groups), WINDOW_OF_GROUPS)
 
 
 def usual_workers(world: int = 1) -> int:

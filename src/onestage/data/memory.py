@@ -97,7 +97,7 @@ def in_bytes(gigabytes: float) -> int:
     return max(1, int(gigabytes * 1e9))
 
 
-def return_freed_memory(size: int) -> None:
+def return_freed_memory(size: float) -> None:
     """On Linux, give back to the system what was freed after work with ``size`` bytes, if they are many: each thread keeps what
     it has freed.
     """

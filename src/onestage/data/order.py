@@ -20,12 +20,14 @@ from onestage.data.balance import repeated
 
 WINDOW = 2**15
 """Pictures of a window, at least."""
+WINDOW_OF_GROUPS = 2**10
+"""The same where whole row groups of Parquet files have to be read: so many can be kept in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
     """The order of P pictures. factors (P,): how often each is shown, on average; None: once. shards (P,): the number of the
-    file that holds each; None: each has a separate file. window: see ``WINDOW``.
+    file, or of the row group, that holds each; None: each has a separate file. window: see ``WINDOW``.
     """
 
     count: int

@@ -23,15 +23,15 @@ from onestage.data.coco import as_id, field_of
 from onestage.data.dataset import Problem
 from onestage.data.labels import StoredClasses
 from onestage.data.parquet_pages import places
-from onestage.data.shard_columns import Places
+from onestage.data.shard_columns import Places, in_group
 from onestage.data.shards import ShardSet, listed_classes, shard_sources
 from onestage.data.table import PictureFile, Table
 from onestage.data.text import listed, quoted, stated_size
 from onestage.data.tree import Tree
-from onestage.data.wds import object_row
+from onestage.data.wds import LARGEST_LABELS, object_row
 from onestage.errors import ConfigError, DataError
 from onestage.files import Json
-from onestage.parts import PARQUET, column, image_column, name_column, open_parquet, picture_names
+from onestage.parts import PARQUET, TOO_LONG, image_column, names_of, open_parquet, picture_names, rows_of
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -82,6 +82,14 @@ def holds_labels(file: Path) -> bool:
         return False
 
 
+def _check_columns(parquet: ParquetFile) -> None:
+    """Raise DataError if a file lacks columns."""
+    if lacks := _lacks(parquet):
+        got, expected = listed(parquet.schema_arrow.names), "image and objects, and perhaps name, image_id, height, width"
+        fix = "take the file out of the folder, or write it with these columns"
+        raise DataError(f"this Parquet file has no column {lacks}", got=got, expected=expected, fix=fix)
+
+
 def _lacks(parquet: ParquetFile) -> str | None:
     """What a file lacks to be of this format, in words; None if it lacks nothing."""
     wanted = {"image (bytes)": image_column(parquet), OBJECTS: OBJECTS in parquet.schema_arrow.names or None}
@@ -110,10 +118,7 @@ def read_shard(file: Path, table: Table) -> Places:
     """Put the pictures and objects of a file into the table. Raise DataError if it cannot be read, or has other columns."""
     table.to_xyxy = box_ops.from_xywh
     with open_parquet(file) as parquet, file.open("rb") as content:
-        if lacks := _lacks(parquet):
-            got, expected = listed(parquet.schema_arrow.names), "image and objects, and perhaps name, image_id, height, width"
-            fix = "take the file out of the folder, or write it with these columns"
-            raise DataError(f"this Parquet file has no column {lacks}", got=got, expected=expected, fix=fix)
+        _check_columns(parquet)
         return dict(_Shard(file, table, parquet, content).read())
 
 
@@ -124,14 +129,7 @@ class _Shard:
 
     def __init__(self, file: Path, table: Table, parquet: ParquetFile, content: BinaryIO) -> None:
         self.file, self.table, self.parquet, self.content = file, table, parquet, content
-        path = name_column(parquet)
-        groups = range(parquet.num_row_groups)
-        found = (
-            [value for group in groups for value in column(parquet, group, path)]
-            if path
-            else [None] * parquet.metadata.num_rows
-        )
-        self.stated = [value if isinstance(value, str) else None for value in found]
+        self.stated = names_of(parquet)
         self.names = picture_names(self.stated)
         self.categories = _category_names(parquet)
         self.first: dict[str, int] = {}
@@ -140,21 +138,19 @@ class _Shard:
         """The place of each picture that lies in the file as it is, by its path, when the table has it."""
         where, image, start, packed = self.table.name(self.file), image_column(self.parquet) or "", 0, 0
         for group in range(self.parquet.num_row_groups):
-            lie = places(self.parquet, self.content, group, image)
+            lie, count = places(self.parquet, self.content, group, image), self.parquet.metadata.row_group(group).num_rows
             packed += lie is None
             try:
-                rows = [*_rows(self.parquet, group)]
+                for row, said in zip(range(count), _rows(self.parquet, group), strict=False):
+                    try:
+                        yield self._add(start + row, said), in_group(group, row) if lie is None else lie[row]
+                    except DataError as error:
+                        self.table.problem(f"{where}: row {start + row}", error)
             except DataError as error:
                 self.table.problem(where, error)
-                rows = []
-            for number, row in enumerate(rows, start=start):
-                try:
-                    yield self._add(number, row), (-1, -1) if lie is None else lie[number - start]
-                except DataError as error:
-                    self.table.problem(f"{where}: row {number}", error)
-            start += self.parquet.metadata.row_group(group).num_rows
+            start += count
         if packed:
-            what = "pictures in it are compressed, so a whole row group is read for each one"
+            what = "pictures in it are compressed, so a whole row group is read for some of them: slow, and it takes memory"
             self.table.notes.append(Problem(where, what, fix="write it again: onestage data convert DATA --to parquet"))
 
     def _add(self, number: int, row: Mapping[str, Json]) -> str:
@@ -179,14 +175,18 @@ class _Shard:
 
 
 def _rows(parquet: ParquetFile, group: int) -> Iterator[Mapping[str, Json]]:
-    """The rows of a row group without their pictures."""
-    there = {*parquet.schema_arrow.names}
-    columns = {name: column(parquet, group, name) for name in (OBJECTS, *_STATED) if name in there}
-    return (dict(zip(columns, cast(Sequence[Json], values), strict=True)) for values in zip(*columns.values(), strict=True))
+    """The rows of a row group without their pictures. One that is too long has that in place of its objects."""
+    there = [name for name in (OBJECTS, *_STATED) if name in {*parquet.schema_arrow.names}]
+    for values in rows_of(parquet, group, there, most=LARGEST_LABELS):
+        too_long = any(value is TOO_LONG for value in values)
+        yield cast(Mapping[str, Json], {OBJECTS: TOO_LONG} if too_long else dict(zip(there, values, strict=True)))
 
 
 def _entries(objects: Json, categories: Sequence[str]) -> list[Json]:
-    """The objects of a row, each with its category under that name. Raise DataError if they are none."""
+    """The objects of a row, each with its category under that name. Raise DataError if they are none, or too long."""
+    if objects is TOO_LONG:
+        expected, fix = f"at most {LARGEST_LABELS:,} bytes", "write the objects alone into them, or divide the picture"
+        raise DataError("the labels of this row are too long", expected=expected, fix=fix)
     if isinstance(objects, dict):  # lists of boxes and of categories
         lists = {key: values for key, values in objects.items() if isinstance(values, list)}
         if len({len(values) for values in lists.values()}) > 1:

@@ -5,14 +5,14 @@ Shape letters: P pictures, M objects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onestage.data.columns import Array, Texts
-from onestage.data.dataset import Dataset, Problem
+from onestage.data.dataset import Problem
 from onestage.data.labels import StoredClasses, assign_labels
 from onestage.data.table import Table
 from onestage.errors import counted
@@ -23,11 +23,18 @@ CLASSES = "classes.json"
 """The file beside the shards that lists their classes."""
 OBJECT_COLUMNS = ("boxes", "ignore", "crowd", "area")
 Places = Mapping[str, tuple[int, int]]
-"""Where a picture begins in its shard, and its length, by its path; none where only the format finds it."""
+"""Where a picture begins in its shard, and its length, by its path, or ``in_group``; none where only the format finds it."""
+
+
+def in_group(group: int, row: int) -> tuple[int, int]:
+    """The place of a picture that has to be read with its whole row group: see ``columns.Parts``."""
+    return -1 - group, row
 
 
 class Collected:
-    """The columns of the shards so far. root: the data set's folder. stored: its classes, if they are listed."""
+    """The columns of the shards so far. root: the data set's folder. stored: its classes, if they are listed. pictures: how
+    many there are until now.
+    """
 
     def __init__(self, root: Path, stored: StoredClasses | None, format: str) -> None:
         self.root, self.stored, self.format = root, stored, format
@@ -37,6 +44,7 @@ class Collected:
         self._paths: list[tuple[Array, Array]] = []
         self._ids: list[Array | list[str]] = []
         self._lengths: list[int] = []
+        self.pictures = 0
         self._problems: list[Problem] = []
         self._notes: dict[Problem, None] = {}
 
@@ -59,10 +67,12 @@ class Collected:
         for name, column in columns.items():
             self._arrays.setdefault(name, []).append(column)
         self._paths.append(Texts.packed([path.removeprefix(before(self.root)) for path in data.paths]))
-        self._ids.append(_packed_ids(data))
+        stated = {picture.path: picture.image_id for picture in table.pictures}
+        self._ids.append(_packed_ids([stated[path] for path in data.paths]))
         self._lengths.append(len(data))
+        self.pictures += len(data)
         self._problems += data.problems
-        self._notes |= dict.fromkeys(data.notes)
+        self._notes |= dict.fromkeys(table.notes)
 
     def columns(self) -> tuple[dict[str, Array], dict[str, Json]]:
         """One table of all shards, and its facts. What was collected is gone then."""
@@ -74,7 +84,7 @@ class Collected:
         arrays: dict[str, Array] = {
             "paths": blob,
             "path_ends": ends,
-            **self._id_columns(blob, ends),
+            **self._id_columns(),
             "sizes": self._joined("sizes"),
             "offsets": np.concatenate([[0], self._joined("counts").cumsum()]),
             "file": np.repeat(np.arange(len(self._lengths), dtype=np.int32), self._lengths),
@@ -92,28 +102,37 @@ class Collected:
             )
             self._problems.append(Problem(self._kinds[True], what, got=f"a name in {self._kinds[False]}", fix=fix))
         facts: dict[str, Json] = {"names": [*names], "ids": [*ids], "numbered": numbered}
-        facts |= {"problems": [*map(_packed, self._problems)], "notes": [*map(_packed, self._notes)]}
+        facts |= {"problems": [*map(self._packed, self._problems)], "notes": [*map(self._packed, self._notes)]}
         return arrays, facts
+
+    def _packed(self, problem: Problem) -> list[Json]:
+        """The parts of a problem. Where it is the whole data set, its place is empty: the next time that has another name."""
+        where = "" if problem.where == str(self.root) else problem.where
+        return [where, problem.what, problem.got, problem.expected, problem.fix, problem.fault]
 
     def _joined(self, name: str) -> NDArray[np.int64]:
         """A column of all shards, which is given up."""
         return np.concatenate(self._arrays.pop(name))
 
-    def _id_columns(self, paths: Array, ends: Array) -> dict[str, Array]:
-        """The ids of the pictures: numbers, or texts if any is one; their paths if shards use an id twice, with a note."""
+    def _id_columns(self) -> dict[str, Array]:
+        """The ids of the pictures: numbers, or texts if any is one. ids_twice (P,): those that several have, with a note."""
         numbers = [column for column in self._ids if isinstance(column, np.ndarray)]
+        columns: dict[str, Array] = {}
         if len(numbers) == len(self._ids):
-            ids = np.concatenate(numbers)
-            twice, columns = len(ids) - len(np.unique(ids)), {"ids": ids}
+            columns["ids"] = ids = np.concatenate(numbers)
         else:
             texts = [name for column in self._ids for name in map(str, column)]
-            twice, columns = len(texts) - len({*texts}), dict(zip(("id_texts", "id_ends"), Texts.packed(texts), strict=True))
+            columns["id_texts"], columns["id_ends"] = Texts.packed(texts)
+            kinds: dict[str, int] = {}
+            ids = np.array([kinds.setdefault(text, len(kinds)) for text in texts], np.int64)
         self._ids.clear()
-        if not twice:
-            return columns
-        what = f"{counted(twice, 'picture')} with an id of another shard: paths take the place of ids"
-        self._notes[Problem(str(self.root), what)] = None
-        return {"id_texts": paths, "id_ends": ends}
+        _, number, count = np.unique(ids, return_inverse=True, return_counts=True)
+        twice = count[number] > 1
+        if twice.any():
+            what = f"{counted(int(twice.sum()), 'picture')} with an id of another one: their paths take its place"
+            self._notes[Problem(str(self.root), what)] = None
+            columns["ids_twice"] = twice
+        return columns
 
 
 def before(root: Path) -> str:
@@ -121,12 +140,8 @@ def before(root: Path) -> str:
     return "" if root == Path() else f"{str(root).rstrip('/')}/"
 
 
-def _packed_ids(data: Dataset) -> Array | list[str]:
+def _packed_ids(ids: Sequence[int | str]) -> Array | list[str]:
     """The ids of the pictures of a shard: numbers (P,), or texts if any is one."""
-    if all(isinstance(image_id, int) for image_id in data.image_ids):
-        return np.array(data.image_ids, np.int64)
-    return [*map(str, data.image_ids)]
-
-
-def _packed(problem: Problem) -> list[Json]:
-    return [problem.where, problem.what, problem.got, problem.expected, problem.fix, problem.fault]
+    if all(isinstance(image_id, int) for image_id in ids):
+        return np.array(ids, np.int64)
+    return [*map(str, ids)]

@@ -24,11 +24,12 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import Progress
+from rich.progress import Progress, ProgressColumn, Task
+from rich.text import Text
 
 from onestage.console import Terminal
 from onestage.data.coco import categories_of
-from onestage.data.columns import Array, Numbers, Parts, Sizes, Texts, read_columns, write_columns
+from onestage.data.columns import Array, Column, InPlace, Numbers, Parts, Sizes, Texts, read_columns, write_columns
 from onestage.data.dataset import Dataset, Problem, complain
 from onestage.data.files import Sources, by_split, read_text, split_above
 from onestage.data.labels import ClassKey, Labels, StoredClasses, alike
@@ -37,7 +38,7 @@ from onestage.data.split_words import split_name
 from onestage.data.table import ONE_NAME, UNKNOWN, OnBad, PictureFile, Table, no_pictures, unknown_classes
 from onestage.data.text import quoted
 from onestage.data.tree import Tree
-from onestage.errors import DataError, OnestageError, WriteError
+from onestage.errors import DataError, OnestageError, WriteError, counted
 from onestage.files import TEMPORARY, Json, cache_folder, make_folder
 from onestage.parts import Stamp, stamp_of
 from onestage.processes import Launch
@@ -48,10 +49,10 @@ try:
 except ImportError:  # Windows has no such locks
     fcntl = None  # type: ignore[assignment]
 
-VERSION = 2
+VERSION = 3
 """Of the readers: columns that others have made are made again."""
-MANY = 8
-"""Shards whose first reading shows a bar."""
+MANY, MUCH = 8, 200_000_000
+"""Shards, or bytes of them, whose first reading shows a bar."""
 
 Kept = tuple[Mapping[str, Array], Mapping[str, Json]]
 """Columns and their facts."""
@@ -203,10 +204,12 @@ def _read(
 ) -> tuple[dict[str, Array], dict[str, Json]]:
     """The columns of all shards."""
     collected = Collected(root, stored, format)
-    console = Terminal(stderr=True)
-    with Progress(console=console, transient=True, disable=len(files) < MANY or not console.is_terminal) as bar:
+    console, tables = Terminal(stderr=True), [Table(root)]
+    few = len(files) < MANY and sum(stamp.size for stamp in map(_stamp, files)) < MUCH
+    columns = (*Progress.get_default_columns(), _Pictures(collected, tables))
+    with Progress(*columns, console=console, transient=True, disable=few or not console.is_terminal) as bar:
         for file in bar.track(files, description="reading shards, this once"):
-            table = Table(root)
+            table = tables[0] = Table(root)
             try:
                 places = read_shard(file, table)
             except DataError as error:
@@ -215,7 +218,20 @@ def _read(
             if not table.pictures and not table.problems:
                 table.notes.append(Problem(table.name(file), "there is no picture in it"))
             collected.add(table, places)
+            tables[0] = Table(root)
     return collected.columns()
+
+
+class _Pictures(ProgressColumn):
+    """How many pictures were read so far, also of the shard that is being read. table: the last one."""
+
+    def __init__(self, collected: Collected, table: Sequence[Table]) -> None:
+        super().__init__()
+        self._collected, self._table = collected, table
+
+    def render(self, task: Task) -> Text:
+        """The text at the end of the bar."""
+        return Text(counted(self._collected.pictures + len(self._table[0].pictures), "picture"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,7 +260,11 @@ class ShardTable:
     @property
     def problems(self) -> list[Problem]:
         """What is wrong in the shards."""
-        return [Problem(*entry) for entry in self.facts["problems"]]
+        return self._listed("problems")
+
+    def _listed(self, name: str) -> list[Problem]:
+        """Problems or notes. The place of those of the whole data set is its name, as it is today."""
+        return [Problem(where or str(self.root), *rest) for where, *rest in self.facts[name]]
 
     def _table(self, labels: Labels) -> NDArray[np.int64]:
         """(K,) the label of each class, or UNKNOWN."""
@@ -273,7 +293,7 @@ class ShardTable:
             raise complain(self.root, problems, empty=not len(self.arrays["boxes"]))
         if not len(self.arrays["sizes"]) and not may_be_empty:
             raise no_pictures(self.root, split, problems)
-        notes = [*(Problem(*entry) for entry in self.facts["notes"])]
+        notes = self._listed("notes")
         notes += [Problem(str(self.root), text, fix=ONE_NAME) for text in alike(self.names)]
         return self._labelled(self._table(labels), labels)(format, split, tuple(problems), tuple(notes))
 
@@ -310,9 +330,14 @@ class ShardTable:
 
     @property
     def _image_ids(self) -> Sequence[int | str]:
+        """As stated; the paths of pictures that have an id of another one."""
         if "ids" in self.arrays:
-            return Numbers(self.arrays["ids"])
-        return Texts(self.arrays["id_texts"], self.arrays["id_ends"])
+            ids: Column[int | str] = Numbers(self.arrays["ids"])
+        else:
+            ids = Texts(self.arrays["id_texts"], self.arrays["id_ends"])
+        if "ids_twice" not in self.arrays:
+            return ids
+        return InPlace(ids, Texts(self.arrays["paths"], self.arrays["path_ends"]), self.arrays["ids_twice"])
 
     @property
     def _parts(self) -> Parts:

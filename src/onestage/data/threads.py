@@ -12,7 +12,7 @@ from queue import SimpleQueue
 from typing import Self, TypeVar
 
 from onestage.data.workers import SILENT, TIMEOUT
-from onestage.errors import LostError, require, warn_outside
+from onestage.errors import ConfigError, LostError, require, warn_outside
 
 T = TypeVar("T")
 _TICK = 1.0
@@ -34,8 +34,18 @@ class PatientThreads:
         self._ended = False
 
     def __enter__(self) -> Self:
+        """Start the threads, or as many as there is room for. Raise ConfigError if there is none for the first one."""
+        started: list[threading.Thread] = []
         for thread in self._threads:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError as error:
+                if not started:
+                    what, fix = "no thread can be started to read pictures", "free memory, or raise the limits: ulimit -v, -u"
+                    raise ConfigError(what, got=error, fix=fix) from error
+                break
+            started.append(thread)
+        self._threads = started
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -12,6 +12,7 @@ counts the seconds.
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import multiprocessing.util  # registers its clean-up at exit: ours is registered later, so it comes before that
 import os
@@ -36,6 +37,7 @@ from torch import Tensor
 
 from onestage.data.memory import GIGABYTES, HEAVY, Admit, ClosedError, PictureMemory, Share, in_bytes, return_freed_memory
 from onestage.errors import ConfigError, LostError, check_number, require, warn_outside
+from onestage.parts import share_kept
 from onestage.processes import end_with_parent
 
 SILENT, TIMEOUT = 60.0, 600.0
@@ -259,7 +261,7 @@ class _Keeper(Generic[Task, Rest]):
         with _FORKING:
             self._pipe, theirs = multiprocessing.Pipe()
             in_main = threading.current_thread() is threading.main_thread()
-            arguments = (pool.work, theirs, pool.unasked, in_main)
+            arguments = (pool.work, theirs, pool.unasked, in_main, pool.workers.count)
             self.process = multiprocessing.Process(target=_work, args=arguments, daemon=True)
             try:
                 self.process.start()
@@ -332,8 +334,10 @@ def end_of(code: int | None) -> str:
 # --- in the worker --------------------------------------------------------------------------------------------------------
 
 
-def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked: int, in_main: bool) -> None:
-    """The life of a worker. It ends when its parent closes the pipe or ends. in_main: whether the main thread began it."""
+def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked: int, in_main: bool, count: int) -> None:
+    """The life of one of ``count`` workers. It ends when its parent closes the pipe or ends. in_main: whether the main thread
+    began it.
+    """
     signal.set_wakeup_fd(-1)  # the parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -343,6 +347,8 @@ def _work(work: Callable[[Task, Share], Parcel[Rest]], pipe: Connection, unasked
         end_with_parent()
     mute_libraries()
     torch.set_num_threads(1)
+    gc.freeze()  # a search for garbage would write into all objects of the parent, and so copy the memory that they share
+    share_kept(count)
     share = partial(_share, pipe, unasked)
     while True:
         task: Task = _from_parent(pipe)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from onestage.data import Dataset
-from onestage.data.check import MEDIUM, SMALL
+from onestage.data.tallies import MEDIUM, SMALL
 from onestage.errors import counted
 from onestage.files import Json
 from onestage.model.anchors.levels import AnchorLevel

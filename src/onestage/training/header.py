@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import math
+
 from onestage.data.dataset import NOTHING_TO_MEASURE
+from onestage.data.memory import return_freed_memory
 from onestage.errors import counted
 from onestage.training.config import LEARNING_RATES
 from onestage.training.coverage import told
@@ -11,6 +15,9 @@ from onestage.training.journal import Journal
 from onestage.training.left_out import LeftOut
 from onestage.training.run import Run
 from onestage.training.state import RunState
+
+MANY = 100_000
+"""Pictures for whose tables the start takes so much memory that it gives back what is free again, before there are workers."""
 
 
 def introduce(run: Run, state: RunState, journal: Journal) -> None:
@@ -46,6 +53,14 @@ def introduce(run: Run, state: RunState, journal: Journal) -> None:
         left_out.check()
     if run.group.is_main:  # the others say nothing
         monitor.say(told(journal.coverage, fitted=run.has_fitted_anchors))
+    give_back(len(train_set))
+
+
+def give_back(pictures: int) -> None:
+    """Let the system have the memory that is free again, if the tables of so many pictures took much of it."""
+    if pictures >= MANY:
+        gc.collect()
+        return_freed_memory(math.inf)
 
 
 def _length(run: Run) -> str:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.data.dataset import never_taught, owner_of
+from onestage.data.dataset import owner_of
 from onestage.data.labels import MODEL, differ
 from onestage.data.problems import refuse_problems
 from onestage.data.reader import OpenData, open_data
 from onestage.data.table import OnBad
+from onestage.data.tallies import never_taught
 from onestage.errors import ConfigError, DataError, counted, first_ten, warn_outside
 from onestage.model.detector import Detector
 from onestage.predict.predictor import Looker, Predictor

@@ -13,10 +13,10 @@ from functools import cached_property
 
 import torch
 
-from onestage.data import Dataset
+from onestage.data.tallies import objects_of, pictures_with
 from onestage.structures import Detections
 from onestage.training.advice import Advice, ClassCount, Facts, all_advice, new_advice
-from onestage.training.coverage import Coverage, coverage_of, pieces
+from onestage.training.coverage import Coverage, coverage_of
 from onestage.training.examples import Examples
 from onestage.training.folder import draw_history
 from onestage.training.loggers import LOGGERS, Logger
@@ -164,21 +164,3 @@ def facts_of(run: Run, coverage: Coverage) -> Facts:
         threads=torch.get_num_threads(),
         larger=coverage.larger,
     )
-
-
-def objects_of(data: Dataset) -> list[int]:
-    """The number of objects of each class, without crowds and ignored objects."""
-    counted = ~(data.ignore | data.crowd)
-    return torch.bincount(data.labels[counted], minlength=len(data.classes)).tolist()
-
-
-def pictures_with(data: Dataset) -> list[int]:
-    """The number of pictures that have objects of each class, without crowds and ignored objects."""
-    classes = len(data.classes)
-    found = torch.zeros(classes, dtype=torch.int64)
-    for piece in pieces(data):
-        counted = ~(piece.ignore | piece.crowd)
-        owners = torch.repeat_interleave(piece.offsets.diff())
-        pairs = (owners * classes + piece.labels)[counted].unique()
-        found += torch.bincount(pairs % classes, minlength=classes)
-    return found.tolist()

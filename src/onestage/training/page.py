@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from onestage.data import Dataset
-from onestage.data.check import MEDIUM, SMALL
+from onestage.data.tallies import objects_by_size
 from onestage.errors import counted
 from onestage.files import write_file
 from onestage.metrics.page import as_base64, fill
@@ -174,9 +172,7 @@ def _data_words(run: Run) -> str:
 
 def _class_rows(train: Dataset, facts: Facts, history: Sequence[Record], coverage: Coverage) -> list[tuple[str, ...]]:
     """The table of classes, those with the most objects first."""
-    counts = ~(train.ignore | train.crowd)
-    band = torch.bucketize(train.area, torch.tensor([SMALL, MEDIUM], dtype=train.area.dtype), right=True)
-    cells = torch.bincount(train.labels[counts] * 3 + band[counts], minlength=3 * len(train.classes)).view(-1, 3).tolist()
+    cells = objects_by_size(train).tolist()
     last = next((row for row in reversed(history) if any(key.startswith(CLASS) for key in row)), {})
     rows = [
         (

@@ -25,7 +25,7 @@ from onestage.data.workers import TIMEOUT
 from onestage.errors import ConfigError, DataError, counted, first_ten, shortened
 from onestage.files import write_atomically
 from onestage.images import decode_image
-from onestage.parts import Part
+from onestage.parts import Part, Row
 from onestage.predict.stream import batched
 
 NAME = "pictures.json"
@@ -71,11 +71,14 @@ def stamping(stamps: dict[str, str], *sets: Dataset, timeout: float = TIMEOUT) -
 
 
 def _looks(data: Dataset) -> Iterator[_Look]:
-    """The pictures of a data set: each file alone, and those inside a larger file some at a time."""
+    """The pictures of a data set: each file alone, and those inside a larger file some at a time. Those of a Parquet file that
+    have to be read with a whole row group get no stamps.
+    """
     rows = enumerate(zip(data.paths, data.names, strict=True))
-    places = (((None if data.parts is None else data.parts.part(row, path)), path, name) for row, (path, name) in rows)
-    for file, found in groupby(places, key=lambda place: place[0] and place[0].file):
-        for group in batched(found, 1 if file is None else TOGETHER):
+    found = ((None if data.parts is None else data.parts.part(row, path), path, name) for row, (path, name) in rows)
+    places = ((None if isinstance(part, Row) else part, path, name) for part, path, name in found)
+    for file, together in groupby(places, key=lambda place: place[0] and place[0].file):
+        for group in batched(together, 1 if file is None else TOGETHER):
             parts, names = [part for part, *_ in group if part is not None], [name for *_, name in group]
             path = group[0][1]
             yield _Look(names, path, partial(_stamps_inside, parts) if parts else partial(_stamp_alone, path))

@@ -314,9 +314,9 @@ def _lost(run: Run, stamps: Stamps, *, checked: bool) -> list[str]:
 
 
 def _open_folder(
-    run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: Stamps, *, kept: bool, new: bool
+    run: Run, state: RunState, monitor: Monitor, lock: FolderLock, stamps: dict[str, str], *, kept: bool, new: bool
 ) -> None:
-    """Write what a run folder has from the beginning. stamps: of the pictures as they are.
+    """Write what a run folder has from the beginning. stamps: of the pictures as they are; they are gone afterwards.
 
     kept: the stamps with which the run began stay. new: the run begins.
     """
@@ -329,6 +329,7 @@ def _open_folder(
     sign(run.folder)
     if not kept or not is_listed(run.folder):
         save_stamps(run.folder, stamps)
+    stamps.clear()  # those of a million pictures take much memory
     if run.data.path is not None and (new or not (run.data.gone or Inventory.load(run.folder))):
         Inventory.of(run.data.train, run.data.val).save(run.folder)
     run.plan.save(run.folder)

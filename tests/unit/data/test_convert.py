@@ -256,3 +256,28 @@ def test_objects_beyond_the_largest_file_of_coco_are_refused(
     monkeypatch.setattr("onestage.data.copies.MAX_BYTES", {".json": 900})
     with pytest.raises(DataError, match="one file of COCO cannot hold so many objects"):
         convert(source, tmp_path / "copy", to="coco")
+
+
+ODD_NAMES = [
+    "a\nb.png", "tab\t.png", b"\xff\xfe.png".decode("utf-8", "surrogateescape"), b"\xfe.png".decode("utf-8", "surrogateescape"),
+    "n" * 240 + ".png", "ü" * 120 + ".png", " first.png", "last .png", "..png", ".hidden.png", "a;b'\"$(x).png", "a%00b.png",
+    "-rf.png", "a\\b.png", "q?*.png", "x.PNG", "e\u0301.png", "\u00e9.png", "\u65e5\u672c.png",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("to", FORMATS)
+def test_pictures_of_any_name_come_through(tmp_path: Path, to: str) -> None:
+    """Also those that are no text, as of a disk of another system: their ids are written as texts."""
+    root = tmp_path / "odd"
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for number, name in enumerate(ODD_NAMES):
+        (root / "images" / name).write_bytes(picture(number))
+        (root / "labels" / f"{name.rpartition('.')[0]}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (root / "classes.txt").write_text("cat\n")
+    convert(root, tmp_path / "copy", to=to)  # type: ignore[arg-type]
+    copy = load_dataset(tmp_path / "copy")
+    assert said(copy) == said(load_dataset(root)) and len({*copy.image_ids}) == len(ODD_NAMES)
+    for path in copy.paths:
+        name = path.rpartition("/")[2]
+        assert name.encode() and not {*name} & {*'\n\t?*"<>|:'} and len(name.encode()) <= 255

@@ -12,6 +12,7 @@ import pytest
 
 from onestage import parts
 from onestage.data import Dataset, load_dataset, open_data
+from onestage.data import parquet as data_parquet
 from onestage.data.check import check_dataset
 from onestage.data.dataset import Problem
 from onestage.data.loader import TrainLoader
@@ -108,7 +109,7 @@ def test_a_name_in_two_shards_is_noted(shards: Path) -> None:
     tar(shards / "train-2.tar", pairs(1))
     data = open_data(shards).look("train")
     assert len(data) == 7 and len({*data.image_ids}) == 7
-    assert told(data.notes) == [f"{shards}: 1 picture with an id of another shard: paths take the place of ids"]
+    assert told(data.notes) == [f"{shards}: 2 pictures with an id of another one: their paths take its place"]
 
 
 def after_an_epoch(root: Path, harm: Callable[[Path], object], **options: object) -> tuple[TrainLoader, int]:
@@ -251,15 +252,12 @@ def test_if_the_only_part_is_cut_off_that_is_said(tmp_path: Path, format: str | 
 
 
 def test_rows_that_hold_too_much_are_named_and_the_others_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "LARGEST_ROWS", 20_000)
+    monkeypatch.setattr(data_parquet, "LARGEST_LABELS", 20_000)
     parquet(tmp_path / "set" / "a.parquet", [row(number) for number in range(40)])
     parquet(tmp_path / "set" / "b.parquet", [row(50) | {"objects": [CAT] * 5000}])
     data = looked_at(tmp_path / "set")
-    assert len(data) == 40
-    assert [line.partition(":")[0] for line in told(data.problems)] == ["b.parquet"] and "1 row with too much" in told(
-        data.problems
-    )[0]
-    monkeypatch.setattr(parts, "MOST_ROWS", 30)
+    assert len(data) == 40 and told(data.problems) == ["b.parquet: row 0: the labels of this row are too long"]
+    monkeypatch.setattr(parts.tars, "MOST_MEMBERS", 30)
     (tmp_path / "set" / "a.parquet").rename(tmp_path / "set" / "c.parquet")
     with pytest.raises(DataError, match="has too many rows"):
         load_dataset(tmp_path / "set")

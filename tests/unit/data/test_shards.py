@@ -214,12 +214,18 @@ def test_tars_beside_another_data_set_are_no_data_set(tmp_path: Path) -> None:
         open_data(tmp_path)
 
 
-def test_an_id_that_several_shards_use_gives_way_to_paths(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        tar(tmp_path / f"{name}.tar", pairs(2))
-    data = looked_at(tmp_path)
-    assert data.image_ids == ["a.tar/0000.png", "a.tar/0001.png", "b.tar/0000.png", "b.tar/0001.png"]
-    assert told(data.notes) == [f"{tmp_path}: 2 pictures with an id of another shard: paths take the place of ids"]
+@pytest.mark.parametrize("kind", [int, "id {}".format])
+def test_an_id_that_several_pictures_have_gives_way_to_their_paths(tmp_path: Path, kind: Callable[[int], object]) -> None:
+    """All other pictures keep theirs, so predictions that name them still fit."""
+    for name, first in (("a", 0), ("b", 1)):
+        members = [(f"{first + n}.png", picture(n)) for n in range(2)]
+        members += [(f"{first + n}.json", labels(CAT, image_id=kind(first + n))) for n in range(2)]
+        tar(tmp_path / f"{name}.tar", members)
+    for _ in range(2):
+        data = looked_at(tmp_path)
+        assert [*data.image_ids] == [kind(0), "a.tar/1.png", "b.tar/1.png", kind(2)]
+        assert data.subset([3, 1]).image_ids == (kind(2), "a.tar/1.png")
+        assert told(data.notes) == [f"{tmp_path}: 2 pictures with an id of another one: their paths take its place"]
 
 
 def test_columns_are_kept_and_made_again_only_if_a_shard_changes(

@@ -48,6 +48,28 @@ def test_results_and_errors_come_back_and_begun_work_is_finished() -> None:
         PatientThreads(timeout=0)
 
 
+@pytest.mark.parametrize("room", [0, 1, 2])
+def test_as_many_threads_work_as_there_is_room_for(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python says so with a RuntimeError where memory or the number of threads is limited."""
+    begun: list[threading.Thread] = []
+    usual = threading.Thread.start
+
+    def start(thread: threading.Thread) -> None:
+        if len(begun) == room:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        usual(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    if room == 0:
+        with pytest.raises(ConfigError, match="no thread can be started to read pictures"), PatientThreads():
+            pass
+        return
+    with PatientThreads() as pool:
+        assert [pool.result(pool.submit(lambda n=n: n), "a") for n in range(9)] == [*range(9)]
+    assert len(begun) == room and not any(thread.is_alive() for thread in begun)
+
+
 @pytest.mark.parametrize(("place", "stuck"), [(pipeline, "decode_image"), (copies, "save_picture")])
 def test_predict_does_not_wait_forever(never, place, stuck: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = sorted((write_pictures(tmp_path / "data") / "train").iterdir())[:3]

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,8 +56,8 @@ class Objects:
         """Sort the objects, so that their order does not matter, and weight them: a class counts as the square root of the
         number of its objects, between by object and by class. labels (N,).
         """
-        table = torch.cat([labels[:, None].double(), extents.double(), apart.flatten(1).double()], dim=1).tolist()
-        order = sorted(range(len(table)), key=table.__getitem__)
+        table = torch.cat([labels[:, None].double(), extents.double(), apart.flatten(1).double()], dim=1)
+        order = torch.from_numpy(np.lexsort(table.numpy().T[::-1]))
         _, number, count = labels[order].unique(return_inverse=True, return_counts=True)
         weights = count[number].double().rsqrt()
         return cls(extents[order], apart[order], weights / weights.sum())

@@ -179,13 +179,6 @@ def name_column(file: ParquetFile) -> str | None:
     return next((path for path in (NAME, "file_name", f"{IMAGE}.path") if path in paths), None)
 
 
-def column(file: ParquetFile, group: int, path: str) -> list[object]:
-    """The values of a column in a row group, as Python has them. path: with a dot where it is inside another one. Raise
-    DataError if they cannot be read, or if there are too many: a file of some bytes can say that a value comes 2^31 times.
-    """
-    return [value for (value,) in rows_of(file, group, [path])]
-
-
 def names_of(file: ParquetFile) -> list[str | None]:
     """The name of the picture in each row, as the file states it; None where it states none. Raise DataError if they cannot be
     read, or if there are too many rows or too long names.

@@ -63,12 +63,10 @@ def anchors(
     model = make_model(pictures.train.classes, detector, source, seed=seed)
     adopt_classes(model, pictures.train)
     fitted = fit_with_progress(model, pictures.train, seed=seed)
-    both = model, with_anchors(model, fitted)
     splits = {"train": pictures.train, "val": pictures.val}
-    pairs = {name: [coverage_of(one, part) for one in both] for name, part in splits.items()}
-    stdout().print(render(pairs))
-    step = max(1, pairs["train"][0].total.objects // DRAWN)
-    _write(out, fitted, model.config, sides=_sides(model, pictures.train, step))
+    both = model, with_anchors(model, fitted)
+    stdout().print(render({name: [coverage_of(one, part) for one in both] for name, part in splits.items()}))
+    _write(out, fitted, model.config, sides=_sides(model, pictures.train))
     if fitted.anchors == model.config.anchors:
         tell("no shapes were found that reach the objects better, so the file has those of the model")
     tell(f"written: {out}, and a drawing: {out.with_suffix('.png')}")
@@ -141,10 +139,12 @@ def _percent(part: Reached) -> str:
     return f"{part.share:.1%}" if part.objects else "-"
 
 
-def _sides(model: Detector, data: Dataset, step: int) -> list[tuple[float, float]]:
-    """Width and height of every object whose number is a multiple of ``step``, in pixels of the input."""
+def _sides(model: Detector, data: Dataset) -> list[tuple[float, float]]:
+    """Width and height of the objects that count, in pixels of the input: of every n-th one, where there are too many."""
+    from onestage.data.tallies import objects_of
     from onestage.training.coverage import PlacedObjects, pieces
 
+    step = max(1, sum(objects_of(data)) // DRAWN)
     before, found = 0, list[tuple[float, float]]()
     for piece in pieces(data):
         extents, _ = PlacedObjects.of(model, piece).apart(model.config.levels)

@@ -252,8 +252,7 @@ def _bytes_of(array: Array) -> memoryview:
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Json]] | None:
     """The arrays and the facts of a file of columns; None if there is none, or it is damaged, which is as good as none.
 
-    The arrays are mapped: what is changed in them changes no file. Each is mapped by itself, so one that nobody needs any more
-    takes no memory.
+    The arrays are mapped, each alone: what is changed in one changes no file, and one that is no longer used takes no memory.
     """
     try:
         with path.open("rb") as file:

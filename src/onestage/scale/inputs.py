@@ -24,7 +24,7 @@ from typing import NamedTuple
 from onestage import tars
 from onestage.data.files import PICTURE_SUFFIXES
 from onestage.errors import DataError, OnestageError, absent, counted, nearest
-from onestage.parts import column, image_column, name_column, open_parquet, picture_names
+from onestage.parts import image_column, names_of, open_parquet, picture_names
 from onestage.predict.live import without_password
 from onestage.scale.lists import PARQUET, PATHS, entries, is_list, opened_parquet
 from onestage.scale.stores import LOCAL, UNKNOWN, Found, Local, Passed, Store, is_remote, masked, store_of
@@ -209,15 +209,11 @@ def _rows(found: Found) -> Iterator[Listed]:
     """The rows of a Parquet file. offset and length of each are its row group, and its row in it."""
     address, name, size, changed = found
     with open_parquet(address) as file:
-        named = name_column(file)
-        groups = range(file.num_row_groups)
-        sizes = [file.metadata.row_group(group).num_rows for group in groups]
-        stated = (
-            [value if isinstance(value, str) else None for group in groups for value in column(file, group, named)]
-            if named
-            else []
-        )
-    names = iter(picture_names(stated or [None] * sum(sizes)))
+        sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        try:
+            names = iter(picture_names(names_of(file)))
+        except DataError as error:
+            raise error.at(address) from error
     for group, count in enumerate(sizes):
         for row in range(count):
             inner = next(names)

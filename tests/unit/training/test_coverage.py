@@ -13,7 +13,7 @@ from onestage.data import Dataset, load_dataset
 from onestage.model.anchors.levels import AnchorLevel, grid
 from onestage.model.anchors.reach import distances, overlaps
 from onestage.model.detector import Detector
-from onestage.training import coverage, journal
+from onestage.training import coverage
 from onestage.training.anchors import fit_anchors
 from onestage.training.coverage import (
     AT_ONCE,
@@ -98,16 +98,6 @@ def test_in_pieces_it_finds_the_same(most: int, monkeypatch: pytest.MonkeyPatch)
     assert coverage_of(model, data) == whole
     for one, other in zip(overlaps_of(model, data), overlaps, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
-
-
-@pytest.mark.parametrize("most", [1, 5, 10**6])
-def test_the_pictures_that_have_a_class(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = pictures(12)
-    data = replace(data, ignore=torch.arange(len(data.boxes)) % 3 == 0)
-    truths = [data.truth(index) for index in range(len(data))]
-    seen = [set(truth.labels[~(truth.ignore | truth.crowd)].tolist()) for truth in truths]
-    monkeypatch.setattr(journal, "pieces", lambda _: pieces(data, most=most))
-    assert journal.pictures_with(data) == [sum(label in labels for labels in seen) for label in range(len(data.classes))]
 
 
 def test_of_millions_of_objects_no_more_than_some_are_placed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

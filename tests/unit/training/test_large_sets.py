@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from onestage.cli import anchors
 from onestage.cli.anchors import _sides
 from onestage.data import Dataset, load_dataset, tallies
 from onestage.data.balance import repeat_factors
@@ -74,7 +75,7 @@ STARTS: dict[str, Callable[[Detector, Dataset], object]] = {
     "objects of each size": lambda model, data: objects_by_size(data),
     "classes that nobody teaches": lambda model, data: never_taught(data, data),
     "factors of a balanced order": lambda model, data: repeat_factors(data, 0.5),
-    "what a drawing shows": lambda model, data: _sides(model, data, 100),
+    "what a drawing shows": _sides,
 }
 
 
@@ -128,13 +129,16 @@ def test_numbers_of_objects(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> No
         assert [*pieces(few)][-1][0].stop == len(few) and [*pieces(few)][-1][1].stop == len(few.boxes)
 
 
-def test_parts_say_what_all_objects_say(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("drawn", [5000, 10])
+def test_parts_say_what_all_objects_say(drawn: int, few: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     model = detector()
-    whole = [repeat_factors(few, 0.5).tolist(), *(_sides(model, few, step) for step in (1, 4))]
-    assert len(whole[1]) == sum(objects_of(few)) and whole[2] == whole[1][::4]
-    monkeypatch.setattr(tallies, "AT_ONCE", 3)
-    monkeypatch.setattr(coverage, "pieces", partial(coverage.pieces, most=3))
-    assert [repeat_factors(few, 0.5).tolist(), *(_sides(model, few, step) for step in (1, 4))] == whole
+    every, monkey = _sides(model, few), monkeypatch.setattr
+    monkey(anchors, "DRAWN", drawn)
+    whole = [repeat_factors(few, 0.5).tolist(), _sides(model, few)]
+    assert len(every) == sum(objects_of(few)) > 40 and whole[1] == every[:: max(1, len(every) // drawn)]
+    monkey(tallies, "AT_ONCE", 3)
+    monkey(coverage, "pieces", partial(coverage.pieces, most=3))
+    assert [repeat_factors(few, 0.5).tolist(), _sides(model, few)] == whole
 
 
 def test_objects_are_sorted_as_tuples_are() -> None:

@@ -11,16 +11,6 @@ import tyro
 
 from onestage.training.config import RULED, Setting, TrainConfig, make_config, option
 
-BEHIND = {
-    "steps": "epochs", "minutes": "steps",
-    "backbone_lr": "lr", "layer_decay": "backbone_lr", "warmup": "layer_decay", "freeze": "weight_decay",
-    "balance": "augment_with", "clean": "augment_with",
-    "evaluate_steps": "evaluate_every", "evaluate_pictures": "evaluate_steps", "patience": "evaluate_pictures",
-    "bad_limit": "on_bad", "decoder": "workers", "cache": "decoder",
-    "device": "log", "recompute": "accumulate", "shard": "recompute", "shared_batch_norm": "shard",
-}  # fmt: skip
-"""Options that the help shows behind another one, to which they belong."""
-
 if TYPE_CHECKING:
 
     @dataclass(frozen=True)
@@ -28,21 +18,11 @@ if TYPE_CHECKING:
         """Every field of ``TrainConfig``, with None, or an empty tuple of words, where it is left out."""
 
 else:
-
-    def _ordered() -> list[str]:
-        """The names of all settings, each behind the one to which it belongs."""
-        names = [field.name for field in fields(TrainConfig)]
-        for name, before in BEHIND.items():
-            names.remove(name)
-            names.insert(names.index(before) + 1, name)
-        return names
-
-    _ORDER = _ordered()
-    _NAMES = [name for name in _ORDER if "_" in name]
+    _NAMES = "|".join(rf"\b{field.name}\b" for field in fields(TrainConfig) if "_" in field.name)
 
     def _help(name: str, text: str | None, default: object) -> str:
         """The help text of a field, and what it is if the user leaves it out."""
-        text = re.sub("|".join(rf"\b{name}\b" for name in _NAMES), lambda found: option(found[0]), text or "")
+        text = re.sub(_NAMES, lambda found: option(found[0]), text or "")
         shown = " (default: by rule)" if name in RULED else "" if default in (None, ()) else f" (default: {default})"
         return " ".join(text.split()) + shown
 
@@ -50,7 +30,7 @@ else:
         """The name, the type and the default of every option."""
         texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(TrainConfig).params}
         hints, found = get_type_hints(TrainConfig, include_extras=True), []
-        for field in sorted(fields(TrainConfig), key=lambda field: _ORDER.index(field.name)):
+        for field in fields(TrainConfig):
             told = tyro.conf.arg(help=_help(field.name, texts.get(field.name), field.default), help_behavior_hint="")
             many = tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ())
             hint = hints[field.name] if many else hints[field.name] | None

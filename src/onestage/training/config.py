@@ -85,85 +85,97 @@ class TrainConfig:
     A run that an earlier version began may lack newer settings. Each default is the value by which that version acted.
     """
 
+    # how long, and how many pictures at once
     epochs: int = EPOCHS
     """The number of times that every picture is used."""
-    batch_size: int = 16
-    """Pictures per optimiser step, over all processes together."""
-    accumulate: int = 1
-    """The number of parts of a step, to save memory; the result stays the same except for batch norm and drop_path."""
-    optimizer: Literal["sgd", "adamw"] = "adamw"
-    """AdamW needs the least tuning; the papers used SGD with momentum."""
-    lr: float | None = None
-    """Peak learning rate; by default one that suits the optimiser and the batch size."""
-    momentum: float = 0.9
-    """Of SGD; AdamW's beta 1."""
-    weight_decay: float | None = None
-    """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
-    schedule: Literal["cosine", "steps"] = "cosine"
-    """How the learning rate falls: along a cosine to a hundredth, or to a tenth at each milestone."""
-    milestones: tuple[float, ...] = MILESTONES
-    """The places where "steps" lowers the learning rate, as parts of the whole training."""
-    warmup: int = 200
-    """Steps over which the learning rate rises from nearly 0; at most a tenth of the training."""
-    clip_norm: float = 10.0
-    """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
-    augment: Literal["ssd", "light", "none"] = "ssd"
-    """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
-    augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down. Others:
-    photometric, shuffle_channels, zoom_out, zoom_out_p, iou_crop, flip, mosaic, scale_jitter and min_size."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
-    evaluate_every: int = 1
-    """Epochs between two measurements on the validation pictures; the last epoch is always measured. 0: only the last."""
-    checkpoint_minutes: float = 10.0
-    """A checkpoint is written at least this often, besides the one after every epoch."""
-    workers: int | None = None
-    """Processes that read and augment pictures; by default what suits this machine. They never change the result."""
-    worker_timeout: float = TIMEOUT
-    """Seconds after which a process that says nothing is given up, one that reads pictures or one that trains."""
-    picture_memory: float = GIGABYTES
-    """Gigabytes for the pictures that are decoded at the same time, by all processes together."""
-    seed: int = 0
-    """Same seed, same machine: the same weights to the bit."""
-    on_bad: Literal["stop", "limit", "skip"] = "stop"
-    """What to do if an annotation is bad or a picture unreadable. limit: leave out pictures that are missing or unreadable and
-    boxes without area, up to bad_limit, and stop at anything else. skip: leave out all that is bad."""
-    device: str | None = None
-    """"cpu" or "cuda"; by default cuda if there is one."""
-    # by the clock
     steps: int | None = None
     """Optimiser steps in all, in place of epochs; the last epoch may be a part of one."""
     minutes: float | None = None
     """Time for the whole training, in place of epochs; the speed of the first steps tells how many steps fit."""
-    evaluate_steps: int | None = None
-    """Steps between two measurements, in place of evaluate_every. Rows of results and checkpoints then come with these."""
-    evaluate_pictures: int | None = None
-    """Measure on so many of the validation pictures, spread evenly; by default on all."""
-    # data
-    clean: float = 0.0
-    """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
-    balance: float = 0.0
-    """The share of the pictures, 0 to 1, below which a class is shown more often, by repeat factors; 0: all equally often."""
-    decoder: Literal["pillow", "fast"] = "pillow"
-    """Who decodes JPEGs for training. fast: torchvision, and large ones no larger than the input needs."""
-    cache: float = 0.0
-    """Gigabytes of decoded training pictures that all processes together keep in memory; they never change the result."""
-    # averages, freezing, stopping early
-    ema: float = 0.0
-    """Measure and save a moving average of the weights, with this decay per step, such as 0.999; the first steps have a
-    smaller one. 0: the weights themselves."""
-    freeze: int | Literal["backbone"] = 0
-    """Stages of the backbone, from the image on, that do not learn, nor their batch norm's statistics; each ends with a feature
-    map. backbone: all of them."""
+    batch_size: int = 16
+    """Pictures per optimiser step, over all processes together."""
+    accumulate: int = 1
+    """The number of parts of a step, to save memory; the result stays the same except for batch norm and drop_path."""
+    recompute: bool = False
+    """Keep no maps inside blocks for the backward pass, but compute them again there (gradient checkpointing): less memory, a
+    slower step, the same result."""
+    shard: bool = False
+    """With several processes: divide the weights that learn, the gradients and the momenta among them (FSDP2)."""
+    shared_batch_norm: bool = False
+    """With several processes: batch norm takes its statistics over the pictures of all, with two exchanges for each layer."""
+    # how the weights change
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    """AdamW needs the least tuning; the papers used SGD with momentum."""
+    lr: float | None = None
+    """Peak learning rate; by default one that suits the optimiser and the batch size."""
     backbone_lr: float = 1.0
     """The learning rate of the backbone, as a part of that of the other layers."""
     layer_decay: float = 1.0
     """Each stage of the backbone learns at this part of the rate of the stage behind it; the last one, of that of neck and
     head."""
+    warmup: int = 200
+    """Steps over which the learning rate rises from nearly 0; at most a tenth of the training."""
+    momentum: float = 0.9
+    """Of SGD; AdamW's beta 1."""
+    weight_decay: float | None = None
+    """On the weights of convolutions only, never on norms, biases and scales; by default one that suits the optimiser."""
+    freeze: int | Literal["backbone"] = 0
+    """Stages of the backbone, from the image on, that do not learn, nor their batch norm's statistics; each ends with a feature
+    map. backbone: all of them."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """How the learning rate falls: along a cosine to a hundredth, or to a tenth at each milestone."""
+    milestones: tuple[float, ...] = MILESTONES
+    """The places where "steps" lowers the learning rate, as parts of the whole training."""
+    clip_norm: float = 10.0
+    """The largest norm of the gradient; larger ones are scaled down. 0 switches it off."""
+    # how pictures are augmented and chosen
+    augment: Literal["ssd", "light", "none"] = "ssd"
+    """ssd: colours, zoom-out, IoU crop, mirror image. light: colours and mirror image. none: the pictures as they are."""
+    augment_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
+    """Changes to the augmentation, one or more: --augment-with flip_vertical=0.5 if pictures have no up and down. Others:
+    photometric, shuffle_channels, zoom_out, zoom_out_p, iou_crop, flip, mosaic, scale_jitter and min_size."""
+    clean: float = 0.0
+    """The last part of the training, 0 to 1, in which mosaic and scale jitter are off."""
+    balance: float = 0.0
+    """The share of the pictures, 0 to 1, below which a class is shown more often, by repeat factors; 0: all equally often."""
+    # how it computes
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the network's arithmetic (autocast); auto is bf16 on a GPU that has it, and fp32 on any other device."""
+    # how it is measured and kept
+    evaluate_every: int = 1
+    """Epochs between two measurements on the validation pictures; the last epoch is always measured. 0: only the last."""
+    evaluate_steps: int | None = None
+    """Steps between two measurements, in place of evaluate_every. Rows of results and checkpoints then come with these."""
+    evaluate_pictures: int | None = None
+    """Measure on so many of the validation pictures, spread evenly; by default on all."""
     patience: int = 0
     """Stop if the validation AP has not risen by more than 0.001 in so many measurements in a row; 0: never."""
-    # speed of a step
+    checkpoint_minutes: float = 10.0
+    """A checkpoint is written at least this often, besides the one after every epoch."""
+    # how pictures are read
+    workers: int | None = None
+    """Processes that read and augment pictures; by default what suits this machine. They never change the result."""
+    decoder: Literal["pillow", "fast"] = "pillow"
+    """Who decodes JPEGs for training. fast: torchvision, and large ones no larger than the input needs."""
+    cache: float = 0.0
+    """Gigabytes of decoded training pictures that all processes together keep in memory; they never change the result."""
+    worker_timeout: float = TIMEOUT
+    """Seconds after which a process that says nothing is given up, one that reads pictures or one that trains."""
+    picture_memory: float = GIGABYTES
+    """Gigabytes for the pictures that are decoded at the same time, by all processes together."""
+    # what stays the same, and what is left out
+    seed: int = 0
+    """Same seed, same machine: the same weights to the bit."""
+    on_bad: Literal["stop", "limit", "skip"] = "stop"
+    """What to do if an annotation is bad or a picture unreadable. limit: leave out pictures that are missing or unreadable and
+    boxes without area, up to bad_limit, and stop at anything else. skip: leave out all that is bad."""
+    bad_limit: float | None = None
+    """The share of the pictures, up to 0.1, that may be left out under on_bad limit; by default 0.01. Ten may always be left
+    out, but never more than a tenth."""
+    # averages, and the speed of a step
+    ema: float = 0.0
+    """Measure and save a moving average of the weights, with this decay per step, such as 0.999; the first steps have a
+    smaller one. 0: the weights themselves."""
     channels_last: bool = True
     """Whether channels lie last in memory. On most machines this is the faster order; the other one is channels first."""
     fused: bool = False
@@ -172,22 +184,12 @@ class TrainConfig:
     """With bf16 on a CPU: leave depthwise convolutions in fp32. Their gradient takes a CPU longer in bf16."""
     compile: bool = False
     """Compile the network (torch.compile): a slow first step, then faster ones. It needs a C++ compiler, on a GPU Triton."""
-    # loggers
+    # where
     log: Literal["none", "tensorboard", "mlflow", "wandb"] | None = None
     """Also log the training there; an extra of the same name: pip install 'onestage[tensorboard]'. none: nowhere, also where
     a run that goes on has been logged."""
-    # broken pictures
-    bad_limit: float | None = None
-    """The share of the pictures, up to 0.1, that may be left out under on_bad limit; by default 0.01. Ten may always be left
-    out, but never more than a tenth."""
-    # several processes, large models
-    shared_batch_norm: bool = False
-    """With several processes: batch norm takes its statistics over the pictures of all, with two exchanges for each layer."""
-    recompute: bool = False
-    """Keep no maps inside blocks for the backward pass, but compute them again there (gradient checkpointing): less memory, a
-    slower step, the same result."""
-    shard: bool = False
-    """With several processes: divide the weights that learn, the gradients and the momenta among them (FSDP2)."""
+    device: str | None = None
+    """"cpu" or "cuda"; by default cuda if there is one."""
 
     def __post_init__(self) -> None:
         for name, declared in get_type_hints(TrainConfig).items():

@@ -26,6 +26,7 @@ from onestage.data.json_stream import items
 from onestage.errors import DataError
 from onestage.files import Json, write_atomically
 from onestage.predict.stream import batched
+from onestage.training.checkpoint import CHECKPOINTS
 
 NAME = "inventory.json"
 _PIECE = 1024
@@ -191,4 +192,4 @@ def _told(data: Dataset, gone: Sequence[str], noticed: Sequence[Problem]) -> Dat
 
 
 def _place(folder: Path) -> Path:
-    return folder / "checkpoints" / NAME
+    return folder / CHECKPOINTS / NAME

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from onestage.files import write_atomically
 from onestage.processes import Distributed, Launch
+from onestage.training.checkpoint import CHECKPOINTS
 
 NAME = "job"
 
@@ -40,4 +41,4 @@ def _is_of_job(folder: Path) -> bool:
 
 
 def _place(folder: Path) -> Path:
-    return folder / "checkpoints" / NAME
+    return folder / CHECKPOINTS / NAME

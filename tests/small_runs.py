@@ -7,6 +7,7 @@ threads or random numbers with the tests.
 import json
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -204,6 +205,12 @@ def _begin(
         os.dup2(file, 1)
         os.dup2(file, 2)
     function(*arguments)
+
+
+def run_program(path: str, *arguments: str) -> None:
+    """Run a file of Python as a program."""
+    with patch.object(sys, "argv", [path, *arguments]):
+        runpy.run_path(path, run_name="__main__")
 
 
 def signal_here(number: int) -> None:

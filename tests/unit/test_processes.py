@@ -16,6 +16,7 @@ import torch
 from onestage import processes as distributed
 from onestage.errors import ConfigError, LostError
 from onestage.processes import RESTARTS, TOLD, VARIABLES, Distributed, Launch, _Alarm, choose_device, init
+from small_runs import run_program, together
 
 
 @pytest.fixture(autouse=True)
@@ -93,11 +94,8 @@ def check_results(out: Path) -> None:
 
 
 def test_two_processes(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
-    places = [zip(VARIABLES, (str(rank), "2", str(rank), "127.0.0.1", str(port)), strict=True) for rank in range(2)]
-    started = [subprocess.Popen([sys.executable, __file__, tmp_path], env={**os.environ, **dict(place)}) for place in places]
-    assert [process.wait(120) for process in started] == [0, 0]
+    with together(run_program, __file__, str(tmp_path)):
+        pass
     check_results(tmp_path)
 
 

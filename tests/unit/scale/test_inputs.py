@@ -1,5 +1,6 @@
 """What the words of a batch stand for: any mixture of them gives each picture once, in order, and nothing else."""
 
+import contextlib
 import io
 import math
 import os
@@ -387,17 +388,25 @@ def test_results_inside_the_input_are_passed_over(tmp_path: Path) -> None:
 GLOBS = ["*", "**", "**/*", "**/*.jpg", "*/*.jpg", "found*", "f*/**/*.jpg", "**/*.parquet", "*/*.parquet"]
 
 
-@pytest.mark.parametrize("word", GLOBS)
-def test_globs_pass_over_the_results(word: str, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    """Of this batch and of others: there are lists in them, and a contact sheet."""
+@pytest.fixture(scope="module")
+def with_results(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of pictures, and the results of two batches on them. Nothing comes into it after that."""
+    folder = tmp_path_factory.mktemp("with_results")
     for name in ("1.jpg", "sub/2.jpg", "found pictures/3.jpg"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(jpeg(1))
-    monkeypatch.chdir(tmp_path)
-    for out in ("found", "former"):
-        assert batch([".", "sub"], Path(out), model) == 0
-        assert main(["batch", "report", out, "--pictures", "2"]) == 0
-        assert (tmp_path / out / "_report" / "contact-sheet.jpg").exists()
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(jpeg(1))
+    with contextlib.chdir(folder):
+        for out in ("found", "former"):
+            assert batch([".", "sub"], Path(out), model) == 0
+            assert main(["batch", "report", out, "--pictures", "2"]) == 0
+            assert (folder / out / "_report" / "contact-sheet.jpg").exists()
+    return folder
+
+
+@pytest.mark.parametrize("word", GLOBS)
+def test_globs_pass_over_the_results(word: str, with_results: Path, monkeypatch) -> None:
+    """Of this batch and of others: there are lists in them, and a contact sheet."""
+    monkeypatch.chdir(with_results)
     told = list[str]()
     usual = [path for path in matches(word) if "_batch" not in path and not path.startswith(("found/", "former/"))]
     wanted = {
@@ -414,7 +423,10 @@ def test_globs_pass_over_the_results(word: str, model: Path, tmp_path: Path, mon
     assert {os.path.realpath(picture.address) for picture in found} == wanted
     fits_none = word in ("found*", "*/*.jpg")
     assert told == ([] if fits_none else ["the results of other batches are passed over: former"])
-    capsys.readouterr()
+
+
+def test_no_result_is_an_input_of_the_same_batch_again(with_results: Path, model: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(with_results)
     assert batch([".", "sub"], Path("found"), model) == 0, capsys.readouterr().err  # nothing came
 
 

@@ -83,8 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             code = _run(given)
-        except KeyboardInterrupt:
-            return _fail(130, "interrupted")
+        except KeyboardInterrupt:  # perhaps in the middle of an import, which is not begun again
+            told = "onestage.processes" in sys.modules and _is_told(LostError("interrupted", fix="start it again"))
+            return 130 if told else _fail(130, "interrupted")
         except LostError as error:
             return _leave(error)
         except OnestageError as error:

@@ -176,6 +176,18 @@ def test_one_error_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
+def test_a_second_ctrl_c_in_two_processes_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted(given: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("onestage.cli.main._run", interrupted)
+    monkeypatch.setenv(TOLD, str(tmp_path / "told"))
+    for rank in "01":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["train"]) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
+
+
 def test_a_mistake_in_two_processes_is_one_message(tmp_path: Path) -> None:
     command = [
         sys.executable,

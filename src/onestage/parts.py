@@ -34,7 +34,11 @@ KEPT = 512_000_000
 AT_ONCE = 4
 """Row groups that the threads of a process read at the same time."""
 ROWS, ROWS_OF_PICTURES = 256, 8
-"""Rows of a Parquet file that are unpacked together: what a file unpacks to is not known before."""
+"""Rows of a Parquet file that are unpacked together, at most: what a file unpacks to is not known before."""
+BYTES_TOGETHER = 2**29
+"""Bytes that the rows unpacked together may have in a column, if each has the longest value that the column may hold."""
+MOST_VALUES = 2**25
+"""Values in a column of a row group. Lists repeat a value 2^31 times in some bytes."""
 LONGEST_NAME = 4096
 """Characters of a picture's name in a Parquet file."""
 TOO_LONG = object()
@@ -204,13 +208,14 @@ def names_of(file: ParquetFile) -> list[str | None]:
 def rows_of(
     file: ParquetFile, group: int, paths: Sequence[str], *, together: int = ROWS, most: int | None = None
 ) -> Iterator[tuple[object, ...]]:
-    """The values of some columns in each row of a row group, read ``together`` so many rows at a time. paths: of the columns,
-    with a dot where one is inside another. Raise DataError if they cannot be read.
+    """The values of some columns in each row of a row group, read ``together`` so many rows at a time, or fewer. paths: of the
+    columns, with a dot where one is inside another. Raise DataError if they cannot be read, or if there are too many.
 
     most: bytes of a row. In place of a longer one come as many ``TOO_LONG``.
     """
     from pyarrow import ArrowException
 
+    together = min(together, max(1, BYTES_TOGETHER // _longest_value(file, group, paths)))
     batches = file.iter_batches(together, row_groups=[group], columns=[*paths], use_threads=False)
     while True:
         try:
@@ -226,6 +231,25 @@ def rows_of(
         except (ArrowException, OSError, UnicodeDecodeError) as error:
             what, fix = "a part of this Parquet file cannot be read", "copy or write it again, whole"
             raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error
+
+
+def _longest_value(file: ParquetFile, group: int, paths: Sequence[str]) -> int:
+    """The bytes, 1 or more, that no value of these columns exceeds: a text that many rows have is stored once. Raise DataError
+    if there are too many values.
+    """
+    roots, row_group, longest = {path.partition(".")[0] for path in paths}, file.metadata.row_group(group), 1
+    for number in range(row_group.num_columns):
+        column = row_group.column(number)
+        if column.path_in_schema.partition(".")[0] not in roots:
+            continue
+        if column.num_values > MOST_VALUES:
+            what, got = (
+                "a row group of this Parquet file has too many values",
+                f"{column.num_values:,} in {column.path_in_schema}",
+            )
+            raise DataError(what, got=got, expected=f"at most {MOST_VALUES:,}", fix="write it again with smaller row groups")
+        longest = max(longest, column.total_uncompressed_size)
+    return longest
 
 
 def _values(batch: RecordBatch, path: str) -> list[object]:

@@ -78,6 +78,33 @@ def test_few_rows_are_unpacked_together(tmp_path: Path, monkeypatch: pytest.Monk
     assert number == 4999 and 0 < most < 10_000_000
 
 
+def test_long_texts_are_unpacked_in_fewer_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that all rows have is in the file once."""
+    file = write(tmp_path / "a.parquet", [row(1, image_id="x" * 300_000)] * 300, row_group_size=300)
+    monkeypatch.setattr(parts, "BYTES_TOGETHER", 3_000_000)
+    before, most, lengths = pyarrow.total_allocated_bytes(), 0, list[int]()
+    with open_parquet(file) as opened:
+        for (text,) in rows_of(opened, 0, ["image_id"]):
+            most = max(most, pyarrow.total_allocated_bytes() - before)
+            lengths.append(len(str(text)))
+    assert lengths == [300_000] * 300 and 0 < most < 10_000_000
+
+
+def test_a_list_that_repeats_a_value_very_often_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many boxes take some kilobytes in the file. The groups around them are read."""
+    pyarrow.parquet.write_table(
+        pyarrow.Table.from_pylist([row(1), row(2) | {"objects": [CAT] * 200_000}, row(3)]),
+        tmp_path / "a.parquet",
+        row_group_size=1,
+    )
+    monkeypatch.setattr(parts, "MOST_VALUES", 500_000)
+    before = pyarrow.default_memory_pool().max_memory()
+    data = open_data(tmp_path).look()
+    assert [problem.what for problem in data.problems] == ["a row group of this Parquet file has too many values"]
+    assert [path.rpartition("/")[2] for path in data.paths] == ["1.png", "3.png"]
+    assert pyarrow.default_memory_pool().max_memory() <= max(before, 20_000_000)
+
+
 @pytest.mark.parametrize(
     ("name", "most", "says"),
     [("long", parts.LONGEST_NAME, "a name in this Parquet file is too long"), ("x", 1, "this Parquet file has too many rows")],

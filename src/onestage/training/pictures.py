@@ -27,6 +27,7 @@ from onestage.files import write_atomically
 from onestage.images import decode_image
 from onestage.parts import Part, Row
 from onestage.predict.stream import batched
+from onestage.training.checkpoint import CHECKPOINTS
 
 NAME = "pictures.json"
 KILOBYTE = 1024
@@ -233,4 +234,4 @@ def _change(before: str, now: str | None) -> str:
 
 
 def _place(folder: Path) -> Path:
-    return folder / "checkpoints" / NAME
+    return folder / CHECKPOINTS / NAME

@@ -425,8 +425,11 @@ def test_a_full_disk_says_how_to_go_on(
         assert same_bits(tmp_path / "run", finished)
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
-@pytest.mark.parametrize("error", [LostError("silence"), DataError("a bad picture"), RuntimeError("no memory")], ids=repr)
+@pytest.mark.parametrize(
+    ("error", "epoch"),
+    [(LostError("silence"), 1), (LostError("silence"), 3), (DataError("a bad picture"), 1), (RuntimeError("no memory"), 3)],
+    ids=repr,
+)
 def test_what_ends_a_measurement_loses_no_training(
     data: Path,
     finished: Path,

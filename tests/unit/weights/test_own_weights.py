@@ -14,9 +14,9 @@ from onestage.zoo.table import recipe
 HEADS = {
     "tinyssd": {},
     "ssdlite320_mobilenet_v3_large": {},
-    "dssd": {"backbone": "resnet18"},
-    "retinanet_r18_fpn": {},
-    "efficientdet_lite0": {},
+    "dssd": {"backbone": "test_resnet"},
+    "retinanet": {"backbone": "test_resnet"},
+    "efficientdet": {"backbone": "test_efficientnet"},
 }
 """A model of every head class -> its other options."""
 SIZE = (96, 96)

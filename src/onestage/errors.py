@@ -40,8 +40,8 @@ STEERING = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 JOINERS = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
 """They stand inside ordinary words of Persian and Hindi, and inside emoji."""
 
-OUT_OF_MEMORY = ("allocate memory", "out of memory")
-"""What torch's errors say when there is none left."""
+OUT_OF_MEMORY = ("allocate memory", "out of memory", "could not create a primitive", "failed to map segment")
+"""What the errors of torch, of oneDNN in it, and of the loader of shared libraries say when there is no memory left."""
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -167,8 +167,8 @@ class KeywordError(ConfigError, TypeError):
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Whether an error says that there is not enough memory, of Python or of torch."""
-    said = isinstance(error, RuntimeError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
+    """Whether an error says that there is not enough memory: of Python, of torch, or of an import."""
+    said = isinstance(error, RuntimeError | ImportError) and any(sign in str(error) for sign in OUT_OF_MEMORY)
     return said or isinstance(error, MemoryError)
 
 

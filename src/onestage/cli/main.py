@@ -94,10 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if error.strerror is None:
                 raise
             return _fail(2, str(_of_system(error, error.strerror.lower())))
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, ImportError) as error:
             if not lacks_memory(error):
                 raise
-            fix = "smaller pictures, or fewer at once: --batch-size"
+            fix = "smaller pictures, or fewer at once: --batch-size; or raise the limit, if there is one: ulimit -v"
             return _fail(2, str(ConfigError("there is not enough memory for this", got=error, fix=fix)))
         out.flush()
         if out.fault is not None and not isinstance(out.fault, BrokenPipeError):

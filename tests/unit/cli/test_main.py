@@ -274,6 +274,28 @@ def test_a_fault_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -
         main(["fail"])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("could not create a primitive"),
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+    ],
+)
+def test_a_lack_of_memory_is_a_message_too(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    stand_in(monkeypatch, error)
+    assert main(["fail"]) == 2
+    assert capsys.readouterr().err.startswith("error: there is not enough memory for this\n")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("mat1 and mat2 shapes cannot be multiplied"), ImportError("no such name")])
+def test_other_faults_of_the_same_kind_are_not_hidden(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(monkeypatch, error)
+    with pytest.raises(type(error)):
+        main(["fail"])
+
+
 def test_an_interruption_has_its_usual_exit_code(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     stand_in(monkeypatch, KeyboardInterrupt())
     assert main(["fail"]) == 130

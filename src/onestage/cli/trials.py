@@ -32,7 +32,7 @@ from onestage.training.rehearsal import FEW_STEPS
 from onestage.training.rules import Decision, before_data
 from onestage.training.run import spread_evenly
 from onestage.tuning.page import page_of, save_page
-from onestage.tuning.space import BY_RULE, SCALES, Proposal, Space, scaled, told
+from onestage.tuning.space import BY_RULE, SCALES, Proposal, Space, parted, scaled, told
 from onestage.tuning.study import (
     BEST,
     FAILED,
@@ -172,6 +172,9 @@ class Tuner:
             plan = replace(plan, pictures=length.pictures)
         search = Search(self.out, agree(self.out, plan), storage=storage)
         self._introduce(first, search)
+        for line in parted(search.plan.space, plan.space):
+            kept = "The search keeps its values; what a trial leaves to the rules follows this machine"
+            say(("note:", "bold"), f" {line}. {kept}")
         tell(f"{minutes:g} min of trials, {each:g} min each, in {self.out}")
         self.plan = search.plan
         return search

@@ -121,6 +121,22 @@ def _text(name: str, value: Value) -> str:
     return f"x{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def parted(begun: Space, here: Space) -> list[str]:
+    """What a search that has begun chooses from and what the rules of this machine would choose from, where they differ: a line
+    for each setting, for people.
+    """
+    searched, ruled = begun.choices, here.choices
+    names = [name for name in {**searched, **ruled} if searched.get(name) != ruled.get(name)]
+    values = [(name, _values(searched.get(name)), _values(ruled.get(name))) for name in names]
+    return [f"{name}: {begins} in the search, {rules} by the rules here" for name, begins, rules in values]
+
+
+def _values(values: Sequence[Value] | None) -> str:
+    if values is None:
+        return "not searched"
+    return ", ".join(f"{value:g}" if isinstance(value, float) else value for value in values)
+
+
 def scaled(size: Sequence[int], scale: float) -> tuple[int, int]:
     """(height, width) of an input, scaled, in multiples of 32 pixels; at least 64."""
     height, width = (max(64, 32 * round(side * scale / 32)) for side in size)

@@ -102,6 +102,19 @@ def test_pictures_or_steps_are_as_many_as_the_time_allows() -> None:
     assert length_of(costs, 4, validation=1000, epoch=100) == TrialLength(steps=1, pictures=LEAST_PICTURES)
 
 
+def test_a_process_whose_rules_choose_otherwise_is_told(search: list[str], tmp_path: Path, capsys: Captured) -> None:
+    """As on a machine where other models are fast, or that has trained weights: it takes part with the values of the search."""
+    assert main([*search, "--trials", "1"]) == 0 and "in the search" not in capsys.readouterr().err
+    plan = tmp_path / "tune" / PLAN
+    content = json.loads(plan.read_text())
+    content["space"]["trained"] = True
+    plan.write_text(json.dumps(content))
+    assert main([*search, "--trials", "1"]) == 0
+    told = capsys.readouterr()
+    assert "note: backbone_lr: rule, 0.3, 0.1 in the search, not searched by the rules here. The search keeps its" in told.err
+    assert "searched: backbone_lr, lr\n" in told.out
+
+
 def test_a_search_of_other_pictures_is_refused(search: list[str], tmp_path: Path, capsys: Captured) -> None:
     assert main([*search, "--trials", "1"]) == 0
     plan = tmp_path / "tune" / PLAN

@@ -25,7 +25,7 @@ from optuna.trial import TrialState, create_trial
 from onestage.training.lock import FolderLock
 from onestage.tuning import storage
 from onestage.tuning.page import save_page
-from onestage.tuning.space import BY_RULE, Proposal, Space, proposal, scaled, told
+from onestage.tuning.space import BY_RULE, Proposal, Space, parted, proposal, scaled, told
 from onestage.tuning.storage import LOCK
 from onestage.tuning.study import (
     BEST,
@@ -94,6 +94,16 @@ def test_every_value_is_known_to_the_training():
 )
 def test_what_the_user_decides_is_not_searched(given, searched):
     assert set(replace(SPACE, given=given).names) == searched
+
+
+def test_what_a_process_would_search_otherwise_is_told():
+    other = Space((BY_RULE, "ssd timm/resnet18"), (1.0,))
+    assert parted(SPACE, SPACE) == []
+    assert parted(SPACE, other) == [
+        "model: rule, dssd timm/resnet18 in the search, rule, ssd timm/resnet18 by the rules here",
+        "size: 1, 0.8, 1.25 in the search, not searched by the rules here",
+        "backbone_lr: rule, 0.3, 0.1 in the search, not searched by the rules here",
+    ]
 
 
 def test_inputs_have_sides_of_32_pixels():

@@ -226,6 +226,8 @@ def _engine(found: Batch, machines: Machines) -> Generator[Advance | Done]:
 
 def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted: bool) -> None:
     """Print what was found and where it is."""
+    from onestage.scale.manifest import nothing_found
+
     total = found.manifest.pictures.pictures
     pictures = ("" if tally.pictures == total else f"{tally.pictures:,} of ") + counted(total, "picture")
     now = tally.pictures - found.pictures_done
@@ -237,6 +239,8 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
     if tally.failures:
         codes = ", ".join(f"{count:,} {code}" for code, count in tally.failures.most_common(MOST_NAMED))
         say((f"{counted(tally.failures.total(), 'picture')} could not be read", "bold yellow"), f" ({codes}): status error")
+    if not tally.objects and tally.pictures > tally.failures.total():
+        say(nothing_found(found.manifest.options))
     tell(f"results: {out}/part-*.parquet")
     if not interrupted:
         tell(f"look at them: onestage batch report {out}")

@@ -56,6 +56,13 @@ class Options:
     seconds: bool = True
 
 
+def nothing_found(options: Options) -> str:
+    """What to say of a batch without an object, and what to try."""
+    if options.score is None:
+        return "nothing reached the threshold of its class: try a lower --score, in another folder"
+    return f"nothing reached a score of {options.score:g}: try --score {options.score / 5:.1g}, in another folder"
+
+
 @dataclass(frozen=True)
 class ModelNote:
     """A model. name: as the user wrote it. file: in the folder of the batch. digest: of all that it computes."""
@@ -151,8 +158,8 @@ def _word(name: str, value: object) -> str:
 
 def refuse(folder: Path, lines: list[str]) -> ConfigError:
     """The error for a command that would change a batch."""
-    what, fix = "the results in this folder are of another batch", "give what it had before, or another folder: -o OTHER"
-    return ConfigError(what, where=folder, got="\n".join(lines), expected="what is in its manifest", fix=fix)
+    fix = "the same options, model and pictures as before, or another folder: -o OTHER"
+    return ConfigError("the results in this folder are of another batch", where=folder, got="\n".join(lines), fix=fix)
 
 
 def check_folder(folder: Path) -> None:

@@ -41,6 +41,7 @@ def test_the_report_of_a_batch_without_objects(pictures: Path, model: Path, tmp_
     """It names what was looked for; a second report without pictures leaves none of the first one."""
     out = tmp_path / "found"
     assert batch(pictures, out, model, "--score", "0.999", "--classes", "star", "cube") == 1
+    assert "nothing reached a score of 0.999: try --score 0.2, in another folder\n" in capsys.readouterr().err
     for wanted, figures in (("3", 3), ("0", 0)):
         assert main(["batch", "report", str(out), "--pictures", wanted]) == 0
         assert "23 pictures: no object.\nNever found: star, cube.\n" in capsys.readouterr().out

@@ -124,6 +124,12 @@ class CheckpointStore:
                 skipped.append(f"{folder.name}: {error.what}")
         return None, tuple(skipped)
 
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether the first checkpoint was begun and is not whole: its process was killed while it wrote it."""
+        folders = self._folders()
+        return bool(folders) and not any((folder / STATE).exists() for folder in folders)
+
     def noted(self, name: str) -> Json:
         """Text or a number that the newest whole state.json has in ``extra``; None if there is none."""
         for folder in reversed(self._folders()):

@@ -36,6 +36,7 @@ from onestage.training.state import CLASS
 
 CONFIG = "config.json"
 LEFT_OUT = "left_out.csv"
+HISTORY = "metrics.jsonl"
 FREE = ("workers", "worker_timeout", "picture_memory", "device", "checkpoint_minutes", "on_bad", "bad_limit", "log")
 """Settings that may change when a run goes on. on_bad lets the run pass a bad picture. The other settings do not change the
 result, but the device changes its rounding.
@@ -166,7 +167,7 @@ def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     rows = [{name: None if math.isnan(value) else value for name, value in record.items()} for record in history]
     whole = [{name: value for name, value in row.items() if not name.startswith(CLASS)} for row in rows]
     lines = "".join(json.dumps(row, allow_nan=False) + "\n" for row in whole)
-    write_atomically(folder / "metrics.jsonl", lines.encode())
+    write_atomically(folder / HISTORY, lines.encode())
     write_atomically(folder / "metrics.csv", _table(whole))
     classes = [{name.removeprefix(CLASS): row[name] for name in row if name in KEYS or name.startswith(CLASS)} for row in rows]
     if measured := [row for row in classes if len(row) > len(KEYS)]:

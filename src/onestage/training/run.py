@@ -24,7 +24,7 @@ from onestage.model.detector import Detector
 from onestage.processes import Distributed
 from onestage.training.checkpoint import STATE, Checkpoint, CheckpointStore
 from onestage.training.config import TrainConfig
-from onestage.training.folder import CONFIG, Plan, fingerprint, from_model, write_history
+from onestage.training.folder import CONFIG, HISTORY, Plan, fingerprint, from_model, write_history
 from onestage.training.going_on import NOTHING_NEW, NewSettings, told, went_on
 from onestage.training.history import Change, last_part, with_left_out
 from onestage.training.inputs import TrainData
@@ -278,10 +278,11 @@ def start(run: Run, monitor: Monitor, lock: FolderLock, begin: Beginning) -> tup
 
 
 def _begins_again(run: Run, checkpoint: Checkpoint | None, monitor: Monitor, *, again: bool) -> bool:
-    """Whether the folder holds a run that had not begun: its length was not known, or the launcher starts the processes
-    ``again``, of which one died before the first checkpoint was whole.
+    """Whether the folder holds a run that had not begun: its length was not known, or it was killed while it wrote its first
+    checkpoint, or the launcher starts the processes ``again``, of which one died before that was whole.
     """
-    again = _waits_for_its_length(run.folder) or (checkpoint is None and again)
+    killed = run.store.is_unfinished and not (run.folder / HISTORY).exists()
+    again = _waits_for_its_length(run.folder) or (checkpoint is None and (again or killed))
     if again and (run.folder / CONFIG).is_file():
         monitor.say("the run in this folder had not begun: it begins again")
     return again

@@ -311,6 +311,25 @@ def test_a_folder_that_holds_a_run_is_refused(data: Path, finished: Path) -> Non
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
+def test_a_run_that_was_killed_in_its_first_checkpoint_begins_again(
+    data: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has nothing to go on from, and nothing to lose. Where a row of the metrics is, a checkpoint was whole before."""
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    (one, *others) = sorted((out / "checkpoints").glob("step-*"))
+    for folder in others:
+        shutil.rmtree(folder)
+    (one / STATE).unlink()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        run(data, out)
+    for name in ("metrics.jsonl", "metrics.csv", BEST):
+        (out / name).unlink()
+    run(data, out)
+    assert "the run in this folder had not begun: it begins again" in capsys.readouterr().out
+    assert same_bits(finished, out) and not one.exists()
+
+
 def test_the_data_sets_folder_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     data = write_pictures(tmp_path)
     before = sorted(data.rglob("*"))

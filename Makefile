@@ -4,19 +4,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN = .venv/bin
 READY = .venv/.ready
 OLDEST = .venv-oldest
-PROCESSES ?= 3
+PROCESSES ?= 4
 MINUTES ?= 10
 ULTRALYTICS ?= .venv-ultralytics
 FUZZ_SECONDS ?= 60
 FUZZ_SEED ?= 0
 EXPORTED ?= exported
-TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each (tests/conftest.py); a third process works while others wait
+TEST = -m pytest --numprocesses $(PROCESSES) --dist worksteal  # one thread each (tests/conftest.py); more than two, as some wait
 
 .PHONY: help setup demo test test-slow test-ray test-export test-oldest fuzz kill check benchmark benchmark-runtimes benchmark-minutes clean
 
 help:
 	@echo "make demo       train a TinySSD on the built-in pictures, measure it, draw what it finds (about 5 minutes)"
-	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=3)"
+	@echo "make test       run the tests            make test-slow  run the long ones too   (both: PROCESSES=4)"
 	@echo "make test-oldest run the tests with the oldest versions of all that pyproject.toml names"
 	@echo "make test-ray   batch work on Ray clusters of two nodes on this machine: workers, nodes and drivers killed"
 	@echo "make test-export compare exported files of every family with their models on 50 real pictures"

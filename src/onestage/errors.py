@@ -318,8 +318,8 @@ def _names_in(folder: Path) -> list[str]:
         return []
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 epoch``, ``1,200 pictures``, ``2 classes``."""
+def counted(number: float, noun: str) -> str:
+    """``1 epoch``, ``0.25 epochs``, ``1,200 pictures``, ``2 classes``."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {noun if number == 1 else plural}"
 

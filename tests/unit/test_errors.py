@@ -141,6 +141,7 @@ def test_nearest_names_only_what_is_close():
 
 def test_things_are_counted_in_words():
     assert [counted(n, "epoch") for n in (0, 1, 2)] == ["0 epochs", "1 epoch", "2 epochs"]
+    assert counted(0.25, "epoch") == "0.25 epochs"
     assert counted(1, "class") == "1 class" and counted(1200, "class") == "1,200 classes"
 
 

@@ -337,7 +337,7 @@ def _apart(analysis: Analysis) -> str:
         return ""
     far = max(rows, key=lambda row: abs(row.score.value - overall))
     found = f"there {_figure(far.precision.value)} are right, and {_figure(far.recall.value)} are found"
-    return f"; {printable(far.name)} alone need {far.score.value:.3g} ({found})"
+    return f"; {printable(far.name)} alone needs {far.score.value:.3g} ({found})"
 
 
 SCORE = "score"

@@ -238,7 +238,8 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
     tell(f"{pictures} in {seconds:.1f} s{rate}: {objects}" + (f" ({named}{more})" if named else ""))
     if tally.failures:
         codes = ", ".join(f"{count:,} {code}" for code, count in tally.failures.most_common(MOST_NAMED))
-        say((f"{counted(tally.failures.total(), 'picture')} could not be read", "bold yellow"), f" ({codes}): status error")
+        why = "the rows with status 'error' say why"
+        say((f"{counted(tally.failures.total(), 'picture')} could not be read", "bold yellow"), f" ({codes}): {why}")
     if not tally.objects and tally.pictures > tally.failures.total():
         say(nothing_found(found.manifest.options))
     tell(f"results: {out}/part-*.parquet")

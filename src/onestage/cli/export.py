@@ -239,7 +239,7 @@ def _show_int8(made: Exported) -> None:
     if found.in_float:
         tell(f"{counted(found.in_float, 'layer')} of {found.layers} stayed in float")
     (before, after), (slow, fast) = gain.bytes, gain.seconds
-    speed = f"{1000 * fast:.0f} ms a picture, {1000 * slow:.0f} ms in float32"
-    tell(f"against a float32 file of this kind: {after / 1e6:.1f} MB, {before / 1e6:.1f} MB in float32; {speed}")
+    sizes = f"{after / 1e6:.1f} MB in int8, {before / 1e6:.1f} MB in float32"
+    tell(f"{sizes}; a picture takes {1000 * fast:.0f} ms in int8, {1000 * slow:.0f} ms in float32")
     if fast > slow:
         say(("slower:", "bold yellow"), " on this machine int8 is slower than float32 for this model")

@@ -261,7 +261,8 @@ def _none(store: Store, word: str) -> DataError:
     """The error for a word that names no picture."""
     ends = ", ".join(sorted(PICTURE_SUFFIXES))
     if store.is_folder(word):
-        what, fix = f"no pictures in this folder ({ends}, or in .tar files)", "name a folder, a list or a tar with pictures"
+        what = f"no pictures in this folder ({ends}, or in .tar files)"
+        fix = "name a folder, a list or a tar with pictures, or Parquet files with pictures by a glob: 'FOLDER/*.parquet'"
     elif glob.has_magic(word):
         what, fix = "no picture matches", "quote the pattern, and look what it fits: ls"
     elif (found := store.find(word)) is not None and _end(word) == TAR:

@@ -69,4 +69,4 @@ def _length(run: Run) -> str:
         return f"{run.config.minutes:g} min of steps"
     if run.config.steps is None:
         return f"{counted(run.config.epochs, 'epoch')} of {counted(len(run.loader), 'step')}"
-    return f"{counted(run.steps, 'step')} ({run.epochs:g} epochs)"
+    return f"{counted(run.steps, 'step')} ({counted(run.epochs, 'epoch')})"

@@ -69,6 +69,10 @@ KNOWN = (20, 30.0)
 """Steps, or seconds, after which it is said how long the rest will take."""
 WORTH = 60.0
 """Seconds of a rest that is worth a line."""
+ROOMY, WIDE = 105, 130
+"""Characters per line. With fewer than the first the bar is short, and the time that has passed is left out; with fewer than
+the second only the sum of the losses is shown.
+"""
 
 
 class TerminalMonitor(Monitor):
@@ -76,9 +80,11 @@ class TerminalMonitor(Monitor):
 
     def __init__(self) -> None:
         self.console = Terminal()
+        roomy = self.console.width >= ROOMY
         columns = (
-            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+            TextColumn("[bold]{task.description}"), BarColumn(bar_width=24 if roomy else 6), MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"), *([TimeElapsedColumn()] if roomy else []), TextColumn("left"),
+            TimeRemainingColumn(),
         )  # fmt: skip
         live = self.console.is_terminal
         self._bar = Progress(*columns, console=self.console, transient=True, disable=not live, speed_estimate_period=120)
@@ -125,7 +131,8 @@ class TerminalMonitor(Monitor):
     def step(self, step: int, epoch: int, losses: Mapping[str, float], rate: float) -> None:
         """Move the bar."""
         parts = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        text = f"loss {sum(losses.values()):.3f} ({parts})  {rate:.1f} img/s{self._ap}"
+        each = f" ({parts})" if self.console.width >= WIDE or not self.console.is_terminal else ""
+        text = f"loss {sum(losses.values()):.3f}{each}  {rate:.1f} img/s{self._ap}"
         self._bar.update(self._task, completed=step, description=f"epoch {epoch + 1}/{self._epochs}", text=text)
         self._done = step
         known = step - self._first >= KNOWN[0] or clock.now() - self._begun >= KNOWN[1]

@@ -30,7 +30,7 @@ MOST_PROBLEMS = 20
 STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: var(--note); }
   .note { color: var(--ink); }
   .through td, .through th { padding: .2rem; border: 0; text-align: center; font-size: .85rem; }
-  .through img { display: block; width: 15rem; max-width: none; border-radius: .3rem; }
+  .through img { display: block; width: 100%; min-width: 8rem; max-width: 15rem; border-radius: .3rem; }
   td.words, th.words { text-align: left; }
   code { font-size: .9em; overflow-wrap: anywhere; }
 """

@@ -202,7 +202,7 @@ def test_a_class_that_needs_another_score_is_named() -> None:
     truths = [known(i, [(i % 2, *BOX)]) for i in range(40)]
     detections = [found(i, [(1, 0.3, *BOX)] if i % 2 else [(0, 0.9, *BOX), (0, 0.5, 1, 1, 9, 9)]) for i in range(40)]
     text = said("score", analyse(detections, truths, ["cat", "dog"], settings=AnalysisSettings(draws=2)))
-    assert text and "at least 0.3: " in text and "; cat alone need 0.9 (there 1.000 are right, and 1.000 are found)" in text
+    assert text and "at least 0.3: " in text and "; cat alone needs 0.9 (there 1.000 are right, and 1.000 are found)" in text
     assert "alone" not in (said("score") or "")
     hardly = [found(i, [(1, 0.05, *(BOX if i == 1 else (1, 1, 9, 9)))] if i % 2 else [(0, 0.9, *BOX)]) for i in range(40)]
     text = said("score", analyse(hardly, truths, ["cat", "dog"], settings=AnalysisSettings(draws=2)))

@@ -115,6 +115,22 @@ def test_the_live_line_says_losses_speed_and_the_last_ap(monkeypatch: pytest.Mon
     assert "validating 3/7 pictures" in screen.getvalue()
 
 
+@pytest.mark.parametrize("width", [80, 104, 105, 129, 130, 160])
+def test_the_live_line_fits_the_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps and the time that is left are never cut off."""
+    screen = io.StringIO()
+    make = lambda **options: Console(**options, file=screen, force_terminal=True, width=width, color_system=None)  # noqa: E731
+    monkeypatch.setattr(monitor, "Terminal", make)
+    seen = TerminalMonitor()
+    seen.start(epochs=100, steps=71200, done=0)
+    seen.epoch(RECORD | {"val/AP": 0.25})
+    seen.step(10000, 11, {"cls": 11.0, "box": 10.5}, 106.0)
+    seen._bar.refresh()
+    seen.close()
+    line = screen.getvalue().rpartition("epoch 12/100")[2]
+    assert "10000/71200 loss 21.500" in line and "106.0 img/s  AP 0.250" in line and " left " in line and "…" not in line
+
+
 class Notes(Monitor):
     """Keeps what the loop reports."""
 

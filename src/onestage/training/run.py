@@ -220,7 +220,8 @@ def spread_evenly(every: Dataset, count: int | None) -> Dataset:
 
 def round_epochs(epochs: float) -> float:
     """A number of epochs for people: a whole number, or one with two digits after the point."""
-    return int(epochs) if epochs == int(epochs) else round(epochs, 2)
+    rounded = round(epochs, 2)
+    return int(rounded) if rounded == int(rounded) else rounded
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from onestage.errors import WeightsError
 from onestage.training import folder as run_folder
 from onestage.training.checkpoint import Checkpoint, CheckpointStore
 from onestage.training.loop import resume
+from onestage.training.run import round_epochs
 from onestage.training.state import RunState
 from small_runs import CONFIG, run, write_pictures
 
@@ -39,3 +40,7 @@ def test_a_checkpoint_that_lacks_a_field_is_an_error(finished: Path) -> None:
     lacking = replace(state, extra={name: value for name, value in state.extra.items() if name != "sums"})
     with pytest.raises(WeightsError, match="got:      no sums"):
         RunState.of(lacking)
+
+
+def test_epochs_for_people_are_whole_numbers_or_have_two_digits() -> None:
+    assert [str(round_epochs(epochs)) for epochs in (0.0005, 2.9999, 3.0, 0.256, 1)] == ["0", "3", "3", "0.26", "1"]

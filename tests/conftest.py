@@ -84,14 +84,17 @@ def pytest_testnodedown(node: Any, error: object) -> None:
 @pytest.fixture(autouse=True, scope="session")
 def signals_end_the_tests() -> Iterator[None]:
     """A signal to the process that runs the tests, such as that of ``timeout``, ends them. A training that they run would take
-    it for the request to stop, and they would take half a training for a whole one.
+    it for the request to stop, and they would take half a training for a whole one. Where Ctrl-C is ignored, as in the
+    background of a shell script, tests run as they do where it is not.
     """
 
     def interrupt(_: StopSignal, number: int, frame: object) -> None:
         raise KeyboardInterrupt(f"the tests got {signal.Signals(number).name}")
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with patch.object(StopSignal, "_handle", interrupt):
         yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _surroundings() -> dict[str, object]:

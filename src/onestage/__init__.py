@@ -1,8 +1,8 @@
 """One-stage, anchor-based object detection: train, measure, explain and ship SSD, RetinaNet and EfficientDet."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # type checkers take it for that of typing, which every command would wait for
 _HOMES = {
     "Detections": "structures:Detections",
     "Detector": "model.detector:Detector",

@@ -25,14 +25,12 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 
 from rich.table import Table
 
+from onestage.cli import early
 from onestage.cli.mistakes import mistakes_as_errors, reword
 from onestage.cli.output import ARGUMENTS, say, stdout, tell
 from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, lacks_memory, nearest
 from onestage.files import FIXES
-
-DEBUG = "ONESTAGE_DEBUG"
-"""If this is set in the environment, an error shows its traceback."""
 
 
 class Verb(NamedTuple):
@@ -157,8 +155,8 @@ def _ended_like_ctrl_c(*, ending: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        own = [signal.SIGINT] if names and ending and signal.getsignal(signal.SIGINT) == signal.default_int_handler else []
-        for number in [*usual, *own]:
+        raising = names and ending and signal.getsignal(signal.SIGINT) in (signal.default_int_handler, early.end)
+        for number in [*usual, *([signal.SIGINT] if raising else [])]:
             signal.signal(number, signal.SIG_DFL)
 
 
@@ -198,6 +196,7 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     _check_words(program, arguments)
     _check_folder()
     function = getattr(import_module(f"onestage.cli.{verb.module}"), verb.function)
+    early.stop()
     _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     try:
@@ -267,7 +266,7 @@ def _options(part: Callable[..., object]) -> dict[str, object]:
 
 def _fail(code: int, message: str) -> int:
     """Show what went wrong. If the environment asks for the traceback, raise the exception that is being handled instead."""
-    if os.environ.get(DEBUG) and sys.exc_info()[0] is not None:
+    if os.environ.get(early.DEBUG) and sys.exc_info()[0] is not None:
         raise  # the exception that main is handling
     first, _, rest = message.partition("\n")
     say(("error:", "bold red"), " ", (first, "bold"))

@@ -33,6 +33,7 @@ from onestage.training.rules import Decision, before_data
 from onestage.training.run import spread_evenly
 from onestage.tuning.page import page_of, save_page
 from onestage.tuning.space import BY_RULE, SCALES, Proposal, Space, parted, scaled, told
+from onestage.tuning.storage import try_storage
 from onestage.tuning.study import (
     BEST,
     FAILED,
@@ -115,21 +116,23 @@ class Tuner:
         format: str | None,
         *,
         each_given: bool = False,
+        storage: str | None = None,
     ) -> None:
         self.data, self.out, self.detector, self.given, self.format = data, out, detector, dict(given), format
-        self.each_given = each_given
+        self.each_given, self.storage = each_given, storage
         self._too_short = False  # the latest trial of this process
         detector.source()  # a mistake in a name or a file is told before the data is read
+        try_storage(out, storage)
         self.pictures: TrainData = read_data(data, before_data(given), format=format)
 
-    def search(self, minutes: float, trials: int | None, storage: str | None) -> int:
+    def search(self, minutes: float, trials: int | None) -> int:
         """Train trials until the time is over, or so many are done. Return the exit code."""
         keep_freed_memory()
         began, each = time.monotonic(), cast(float, self.given["minutes"])
         with init(before_data(self.given).device) as group:
             self.machine: Machine = measure_together(group)
         try:
-            search = self._begun(minutes, each, storage)
+            search = self._begun(minutes, each)
         except (Stopped, KeyboardInterrupt):
             say("stopped before the search had begun; the same command begins it")
             return 130
@@ -157,7 +160,7 @@ class Tuner:
         fix = f"see {FAILURE} there; the same command goes on"
         return ConfigError("trial after trial fails", where=search.folder(trial), got=got, fix=fix)
 
-    def _begun(self, minutes: float, each: float, storage: str | None) -> Search:
+    def _begun(self, minutes: float, each: float) -> Search:
         """The search: the one in the folder, or a new one, for which the first steps are timed. Say what it is."""
         first = self._prepared(None)
         content = hashlib.sha256(f"{fingerprint(self.pictures.train)} {fingerprint(self.pictures.val)}".encode()).hexdigest()
@@ -170,7 +173,7 @@ class Tuner:
         else:
             length = rehearsed(first, self.out, minutes=minutes, each=each, each_given=self.each_given)
             plan = replace(plan, pictures=length.pictures)
-        search = Search(self.out, agree(self.out, plan), storage=storage)
+        search = Search(self.out, agree(self.out, plan), storage=self.storage)
         self._introduce(first, search)
         for line in parted(search.plan.space, plan.space):
             kept = "The search keeps its values; what a trial leaves to the rules follows this machine"

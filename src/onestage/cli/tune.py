@@ -82,9 +82,9 @@ def tune(
     minutes = cast(float, given.pop("minutes", MINUTES))
     each = budget.of(minutes)
     folder = out or Path("runs") / f"tune-{data.resolve().name}"
-    return Tuner(data, folder, detector, {**given, "minutes": each}, format, each_given=budget.each is not None).search(
-        minutes, budget.trials, storage
-    )
+    settings = {**given, "minutes": each}
+    tuner = Tuner(data, folder, detector, settings, format, each_given=budget.each is not None, storage=storage)
+    return tuner.search(minutes, budget.trials)
 
 
 def _check(given: Mapping[str, Setting]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
-from onestage.errors import ConfigError, shortened
+from onestage.errors import ConfigError, absent, shortened
 from onestage.tuning.space import Value
 
 STORAGE = "study.db"
@@ -90,43 +90,97 @@ def open_study(out: Path, storage: str | None, *, name: str, seed: int) -> optun
     """The trials in a folder, or in another storage, where they have the name of the search. Raise ConfigError if it cannot be
     opened.
     """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        file = str((out / STORAGE).resolve())  # whatever signs its name has, which would mean something in an address
-        patient = _ways_into(file) if storage is None else {}
+    with locked(out):
+        kept = _opened(out, storage)
+    with understood(out, storage):
+        return optuna.create_study(
+            storage=kept,
+            study_name=NAME if storage is None else name or f"{NAME} {out.resolve()}",
+            sampler=_Sampler(seed),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
+            direction="maximize",
+            load_if_exists=True,
+        )
+
+
+def try_storage(out: Path, storage: str | None) -> None:
+    """Raise ConfigError unless the database of a search can be opened and written: the first trial comes after minutes of work.
+    Where the folder has none yet, nothing is tried, and nothing is made there.
+    """
+    from sqlalchemy import text
+
+    if storage is None and not (out / STORAGE).exists():
+        return
+    with locked(out) if out.is_dir() else nullcontext(), understood(out, storage):
         try:
-            with locked(out), understood(out, storage):
-                if storage is None:
-                    _check_whole(file)
-                kept = optuna.storages.RDBStorage(
-                    storage or "sqlite://", patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE
-                )
-        except Exception as error:  # of the database, whichever it is
-            if isinstance(error, ConfigError):
+            kept = _opened(out, storage)
+        except ConfigError as error:
+            if "already exists" not in str(error.got):  # tables that another process has made at the same time
                 raise
-            fix = "sqlite:///FILE, or the address of a database of which its Python package is installed"
-            where, got = (file, str(error)) if storage is None else without_password(storage, str(error))
-            raise ConfigError("the storage of the trials cannot be opened", where=where, got=got, fix=fix) from None
-        with understood(out, storage):
-            return optuna.create_study(
-                storage=kept,
-                study_name=NAME if storage is None else name or f"{NAME} {out.resolve()}",
-                sampler=_Sampler(seed),
-                pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP, n_warmup_steps=1),
-                direction="maximize",
-                load_if_exists=True,
-            )
+            kept = _opened(out, storage)
+        try:
+            with kept.engine.connect() as base:
+                base.execute(text("UPDATE studies SET study_name = study_name WHERE 1 = 0"))
+        finally:
+            kept.engine.dispose()
+
+
+def _opened(out: Path, storage: str | None) -> optuna.storages.RDBStorage:
+    """The database, with empty tables if it is new. Raise ConfigError if it cannot be opened."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    file = (out / STORAGE).resolve() if storage is None else _file_of(storage)  # a path: signs mean something in addresses
+    patient = _ways_into(str(file)) if storage is None else {}
+    try:
+        with warnings.catch_warnings(), understood(out, storage):
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if file is not None:
+                _check_whole(file)
+            return optuna.storages.RDBStorage(storage or "sqlite://", patient, heartbeat_interval=HEARTBEAT, grace_period=GRACE)
+    except Exception as error:  # of the database, whichever it is
+        if isinstance(error, ConfigError):
+            raise
+        fix = "sqlite:///FILE, or the address of a database of which its Python package is installed"
+        where, got = (str(file), str(error)) if storage is None else without_password(storage, str(error))
+        raise ConfigError("the storage of the trials cannot be opened", where=where, got=got, fix=fix) from None
+
+
+def _file_of(storage: str) -> Path | None:
+    """The file of an SQLite database by its address; None for other databases and what is no address. Raise ConfigError if it
+    would be in memory, or if there can be no such file.
+    """
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parts = make_url(storage)
+    except (ArgumentError, ValueError):  # who opens it says so
+        return None
+    if not parts.drivername.startswith("sqlite"):
+        return None
+    name = parts.database or ":memory:"
+    if ":memory:" in name or parts.query.get("mode") == "memory":
+        what, fix = "a database in memory ends with this command, and its trials with it", "sqlite:///FILE, or leave it out"
+        raise ConfigError(what, where="--storage", got=storage, fix=fix)
+    if name.startswith("file:"):  # an address inside the address, which SQLite reads
+        return None
+    file = Path(name).resolve()
+    if file.is_dir():
+        fix = f"such as sqlite:///{Path(name) / STORAGE}"
+        raise ConfigError("this is a folder", where=file, expected="the file of a database", fix=fix)
+    if not file.parent.is_dir():
+        what = absent(file.parent, "there is no such folder to write a database into")
+        raise ConfigError(what, where=file.parent, fix="make the folder first, or name another file")
+    return file
 
 
 Kind = Callable[[object], bool]
 """Whether a value is what stands by that name."""
 
 
-def _check_whole(file: str) -> None:
+def _check_whole(file: Path) -> None:
     """Raise ConfigError if pages of an SQLite file are damaged. Without this look, those that are read later would tell it."""
     try:
-        with closing(sqlite3.connect(f"{Path(file).as_uri()}?mode=ro", timeout=1.0, uri=True)) as base:
+        with closing(sqlite3.connect(f"{file.as_uri()}?mode=ro", timeout=1.0, uri=True)) as base:
             found = str(base.execute("PRAGMA quick_check(1)").fetchone()[0])
     except sqlite3.Error:  # such as one that is not there yet, or is no database: those who use it hear that too
         return

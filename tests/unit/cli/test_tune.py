@@ -93,6 +93,13 @@ def test_minutes_that_teach_nothing_are_refused_with_what_helps(
     assert fix in told and not out.exists()
 
 
+def test_a_storage_that_cannot_be_used_is_told_before_any_work(tmp_path: Path, capsys: Captured) -> None:
+    command = ["tune", str(tmp_path / "no data"), "--out", str(tmp_path / "tune"), "--storage", f"sqlite:///{tmp_path}"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "this is a folder" in told and "study.db" in told and not (tmp_path / "tune").exists()
+
+
 def test_pictures_or_steps_are_as_many_as_the_time_allows() -> None:
     costs = Costs(step=1, picture=0.1, save=0)
     assert length_of(costs, 600, validation=1000, epoch=100).pictures == 600

@@ -385,6 +385,58 @@ def test_a_storage_that_cannot_be_opened_is_an_error(tmp_path):
         Search(tmp_path, agree(tmp_path, PLAN))
 
 
+@pytest.mark.parametrize(
+    ("address", "said", "fix"),
+    [
+        ("sqlite:///HERE/all.db", None, None),
+        ("sqlite:///HERE/kept.db", None, None),
+        ("sqlite://", "a database in memory", "sqlite:///FILE"),
+        ("sqlite:///:memory:", "a database in memory", "sqlite:///FILE"),
+        ("sqlite:///HERE", "this is a folder", "HERE/study.db"),
+        ("sqlite:///HERE/none/all.db", "no such folder", "make the folder"),
+        ("sqlite:///HERE/text.db", "damaged", "another search"),
+        ("sqlite:///file:HERE/kept.db?mode=ro&uri=true", "cannot be written", "allow this user to write"),
+        ("HERE/all.db", "cannot be opened", "sqlite:///FILE"),
+        ("redis://127.0.0.1", "cannot be opened", "sqlite:///FILE"),
+    ],
+)
+def test_a_storage_is_tried_before_the_folder_of_its_search_is_made(tmp_path, address, said, fix):
+    Search(tmp_path / "old", agree(tmp_path / "old", PLAN), storage=f"sqlite:///{tmp_path}/kept.db")
+    (tmp_path / "text.db").write_text("this is no database, though it is long enough to be one; " * 20)
+    address = address.replace("HERE", str(tmp_path))
+    if said is None:
+        storage.try_storage(tmp_path / "new", address)
+    else:
+        with pytest.raises(ConfigError, match=said) as caught:
+            storage.try_storage(tmp_path / "new", address)
+        assert fix.replace("HERE", str(tmp_path)) in caught.value.fix
+    storage.try_storage(tmp_path / "new", None)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_damaged_database_in_the_folder_is_told_first(tmp_path):
+    out = tmp_path / "old"
+    Search(out, agree(out, PLAN))
+    storage.try_storage(out, None)
+    (out / "study.db").write_text("this is no database, though it is long enough to be one; " * 20)
+    with pytest.raises(ConfigError, match="damaged"):
+        storage.try_storage(out, None)
+
+
+def test_tables_that_another_process_makes_at_the_same_time_are_taken(tmp_path, monkeypatch):
+    tries, opened = [], storage._opened
+
+    def raced(out, address):
+        tries.append(address)
+        if len(tries) == 1:
+            raise ConfigError("the database of this search cannot be used", got="table studies already exists")
+        return opened(out, address)
+
+    monkeypatch.setattr(storage, "_opened", raced)
+    storage.try_storage(tmp_path / "new", f"sqlite:///{tmp_path}/all.db")
+    assert len(tries) == 2
+
+
 def test_any_thread_may_use_the_storage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The heartbeat of each trial is a separate thread. Its connections are closed without a word on the terminal."""
     study, seen = storage.open_study(tmp_path, None, name="a", seed=0), list[int]()

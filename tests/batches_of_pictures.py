@@ -10,12 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fsspec
+import pytest
+from fsspec import AbstractFileSystem
 from PIL import Image
 
 from onestage.cli.main import main
 from onestage.data.batch_folder import part_paths
 from onestage.data.synthetic import generate
-from small_runs import PICTURES, detector, signal_here
+from onestage.scale import team
+from onestage.scale.work import Done, Worker
+from small_runs import PICTURES, detector, signal_here, start
 
 SCORE = ("--score", "0.2", "--top", "4")
 """Few of the many detections of fresh weights."""
@@ -78,18 +83,50 @@ def batch(pictures: Path | str | Sequence[str], out: Path, model: Path, *more: s
     return main(command(pictures, out, model, *more))
 
 
-def batch_elsewhere(arguments: list[str], slowly: float = 0.0) -> None:
-    """Run a command in a process that a test began. slowly: seconds for each shard, so that it can be killed within."""
-    from onestage.scale.work import Worker
+Change = Callable[[pytest.MonkeyPatch], object]
+"""A change to the program, such as a disk that is full. It must be picklable."""
 
+
+def forked(arguments: list[str], change: Change) -> None:
+    """Run a command in a process that a test began, with a change to the program. The processes of its batch have it too: they
+    are forks of this one, which has run nothing before.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        change(patch)
+        patch.setattr(team, "METHOD", "fork")
+        raise SystemExit(main(arguments))
+
+
+def changed(change: Change, arguments: list[str], log: Path) -> tuple[int | None, str]:
+    """The exit code of a command in a process of its own with a change to the program, and what it has said."""
+    process = start(forked, arguments, change, log=log)
+    process.join(240)
+    code = process.exitcode
+    process.kill()
+    return code, log.read_text()
+
+
+def with_memory(contents: dict[str, bytes], patch: pytest.MonkeyPatch) -> None:
+    """Put files into fsspec's storage in memory, each by its path there."""
+    for path, content in contents.items():
+        fsspec.filesystem("memory").pipe(path, content)
+
+
+def with_storage(storages: dict[str, type[AbstractFileSystem]], patch: pytest.MonkeyPatch) -> None:
+    """Let fsspec know kinds of storage, each by its protocol."""
+    for protocol, kind in storages.items():
+        fsspec.register_implementation(protocol, kind, clobber=True)
+
+
+def slowly(seconds: float, patch: pytest.MonkeyPatch) -> None:
+    """Let each shard take that many seconds more, so that a test can kill within."""
     inner = Worker.__call__
 
-    def slow(self, *arguments, **options):
-        time.sleep(slowly)
+    def slow(self: Worker, *arguments: Any, **options: Any) -> Done:
+        time.sleep(seconds)
         return inner(self, *arguments, **options)
 
-    Worker.__call__ = slow  # type: ignore[method-assign]
-    raise SystemExit(main(arguments))
+    patch.setattr(Worker, "__call__", slow)
 
 
 def deadly(inner: Callable[..., Any], names: Sequence[str], kill: Callable[[int], None] = signal_here) -> Callable[..., Any]:

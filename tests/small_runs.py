@@ -46,7 +46,6 @@ PLAIN = {"backbone": {"kind": "FoldedBackbone", "layers": _LAYERS, "maps": [2, 3
 """Changes that make a tiny network of plain convolutions: without batch norm, sums in another order stay within rounding."""
 
 _forked = multiprocessing.get_context("forkserver")
-_forked.set_forkserver_preload(["small_runs"])
 
 
 @cache
@@ -182,10 +181,16 @@ def metrics(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_s", "waiting")} for row in rows]
 
 
-def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:
-    """Call ``function`` in another process; what it prints goes to ``log``. variables: of its environment."""
+def serve() -> None:
+    """Start the server of which processes are forked, if it does not run."""
+    _forked.set_forkserver_preload(["small_runs"])
     with patch.dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)):
         forkserver.ensure_running()  # it takes sys.path from there; without it, every process would import everything
+
+
+def start(function: Callable[..., Any], *arguments: Any, log: Path | None = None, **variables: str) -> BaseProcess:
+    """Call ``function`` in another process; what it prints goes to ``log``. variables: of its environment."""
+    serve()
     threads = torch.get_num_threads()  # sums are split among the threads: the same number, the same bits
     process = _forked.Process(target=_begin, args=(function, arguments, log, variables, threads))
     process.start()

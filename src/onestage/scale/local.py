@@ -9,8 +9,6 @@ from functools import partial
 
 import torch
 
-from onestage.data.batch_folder import HIDDEN
-from onestage.predict.exported import is_exported
 from onestage.scale.attempts import Hand, forget_attempts
 from onestage.scale.batch import Batch, sized
 from onestage.scale.team import Team
@@ -28,11 +26,9 @@ def run_local(batch: Batch, *, workers: int | None, conditions: Conditions) -> I
     """
     on_gpu = batch.manifest.options.device == "cuda"
     usual = torch.cuda.device_count() if on_gpu else processors()
-    # this process has opened an exported file, and the threads of a runtime such as OpenVINO are missing in a fork: it waits
-    fork = not on_gpu and not is_exported(batch.folder / HIDDEN / batch.manifest.model.file)
     forget_attempts(batch.folder)
     begin = partial(_begin, Hand(batch.folder, batch.manifest.digest, batch.manifest.options.device, conditions))
-    with Team(begin, sized(workers, usual, batch.left), timeout=conditions.timeout + GRACE, fork=fork) as team:
+    with Team(begin, sized(workers, usual, batch.left), timeout=conditions.timeout + GRACE) as team:
         yield from team.run(batch.left)
 
 

@@ -2,18 +2,22 @@
 
 A process that dies is replaced, and its shard is done again from the beginning: it has left nothing. A process that is silent
 for too long is ended, and counts as dead. All end with this process, however it ends.
+
+None is a fork of this process: a fork has this process's locks, but not the threads that would open them, such as those of
+OpenVINO or pyarrow, and may wait for ever. They are forks of a server that has imported what they need and run nothing.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import threading
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -23,15 +27,15 @@ import torch
 
 from onestage.data.workers import SILENT, TIMEOUT, end_of, mute_libraries
 from onestage.errors import LostError, OnestageError, warn_outside
-from onestage.processes import end_with_parent
 from onestage.scale.work import Advance, Done, Tell
 
 TRIES = 50
 """Processes that may die of one shard: those that work at it give up earlier, unless they die before."""
 _TICK = 1.0
 """Seconds between two looks at silent processes."""
-
-
+METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+IMPORTS = ["onestage.scale.local", "onestage.zoo", "pyarrow.parquet"]
+"""What the server imports, once for all processes."""
 NOTHING = Advance(0, 0)
 
 
@@ -69,15 +73,30 @@ class _Member:
     warned: bool = False
 
 
+@contextmanager
+def _without_this_folder() -> Iterator[None]:
+    """Let a Python that is started in the block not look for modules in the working folder, which may be anybody's."""
+    usual = os.environ.get("PYTHONSAFEPATH")
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        if usual is None:
+            del os.environ["PYTHONSAFEPATH"]
+        else:
+            os.environ["PYTHONSAFEPATH"] = usual
+
+
 class Team:
-    """A number of processes, as a context manager. begin: as ``Begin``; it must be picklable if they are not forked.
+    """A number of processes, as a context manager. begin: as ``Begin``; it must be picklable.
 
     timeout: seconds of silence after which a process is given up.
     """
 
-    def __init__(self, begin: Begin, count: int, *, timeout: float = TIMEOUT, fork: bool = True) -> None:
-        usual = multiprocessing.get_start_method()
-        self._context = multiprocessing.get_context(usual if fork else "spawn")
+    def __init__(self, begin: Begin, count: int, *, timeout: float = TIMEOUT) -> None:
+        self._context = multiprocessing.get_context(METHOD)
+        if METHOD == "forkserver":
+            self._context.set_forkserver_preload(IMPORTS)
         self.begin, self.count, self.timeout = begin, count, timeout
         self._members: list[_Member] = []
         self._deaths: dict[int, int] = {}
@@ -119,14 +138,14 @@ class Team:
         while self._left and len(self._members) < self.count:
             number = min({*range(self.count)} - {member.number for member in self._members})
             ours, theirs = self._context.Pipe()
-            in_main = threading.current_thread() is threading.main_thread()
-            process = self._context.Process(target=_work, args=(self.begin, number, theirs, in_main), daemon=True)  # type: ignore[attr-defined]
+            process = self._context.Process(target=_work, args=(self.begin, number, theirs), daemon=True)  # type: ignore[attr-defined]
             try:
-                process.start()
-            except OSError as error:
+                with _without_this_folder():
+                    process.start()
+            except (OSError, EOFError) as error:
                 ours.close()
                 what, fix = "no process can be started for this batch", "try fewer --workers"
-                raise LostError(what, got=error.strerror or error, fix=fix) from error
+                raise LostError(what, got=getattr(error, "strerror", None) or error, fix=fix) from error
             finally:
                 theirs.close()
             member = _Member(number, process, ours)
@@ -191,13 +210,12 @@ class Team:
 # --- in the process -------------------------------------------------------------------------------------------------------
 
 
-def _work(begin: Begin, number: int, pipe: Connection, in_main: bool) -> None:
-    """The life of a process. It ends when its parent closes the pipe or ends. in_main: whether the main thread began it."""
+def _work(begin: Begin, number: int, pipe: Connection) -> None:
+    """The life of a process. It ends when its parent closes the pipe or ends."""
     signal.set_wakeup_fd(-1)  # the parent's
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if in_main:  # Linux would end it with any other thread that began it
-        end_with_parent()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     mute_libraries()
     torch.set_num_threads(1)  # results are then the same for any number of processes
     try:
@@ -211,6 +229,14 @@ def _work(begin: Begin, number: int, pipe: Connection, in_main: bool) -> None:
         _say(pipe, error)
     except Exception as error:
         _say(pipe, _Fault(f"{type(error).__name__} in a process of a batch: {error}\n{traceback.format_exc()}"))
+
+
+def _end_with_parent() -> None:
+    """End this process with the one that has started it, even in the middle of a shard."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _say(pipe: Connection, word: Word) -> None:

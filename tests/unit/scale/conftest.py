@@ -5,6 +5,13 @@ from pathlib import Path
 import pytest
 
 from batches_of_pictures import batch, write_batch_pictures, write_model
+from small_runs import serve
+
+
+@pytest.fixture(autouse=True, scope="session")
+def server() -> None:
+    """Processes of batches and those that tests begin are forked from one server."""
+    serve()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 """Batches on this machine: the same bytes whoever does them, nothing lost and nothing twice, failures as rows."""
 
 import errno
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import time
 from collections.abc import Sequence
-from multiprocessing import parent_process
+from functools import partial
 from pathlib import Path
 
 import pyarrow.dataset
@@ -15,14 +16,26 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from batches_of_pictures import COUNT, batch, batch_elsewhere, command, deadly, digests, jpeg, leftovers, write_tar
+from batches_of_pictures import (
+    COUNT,
+    batch,
+    changed,
+    command,
+    deadly,
+    digests,
+    forked,
+    jpeg,
+    leftovers,
+    slowly,
+    write_tar,
+)
 from onestage import files, load
 from onestage.cli import working
 from onestage.cli.main import main
 from onestage.data import batch_folder
 from onestage.data.detections import open_detections
 from onestage.data.threads import PatientThreads
-from onestage.errors import ConfigError, DataError, LostError, WeightsError, WriteError, without_warnings
+from onestage.errors import ConfigError, DataError, LostError, WeightsError, WriteError
 from onestage.model.detector import Detector
 from onestage.predict import pipeline
 from onestage.scale import attempts, manifest, model_copy, parts, reading, work
@@ -229,7 +242,7 @@ def test_another_manifest_is_not_obeyed(whole: Path) -> None:
         work.Worker.begin(whole, "0" * 64, "cpu", work.Conditions())
 
 
-def without_answer(monkeypatch, names: Sequence[str]) -> None:
+def without_answer(names: Sequence[str], patch: pytest.MonkeyPatch) -> None:
     """Let threads give no answer for pictures whose paths have one of these ends."""
     inner = PatientThreads.result
 
@@ -238,36 +251,45 @@ def without_answer(monkeypatch, names: Sequence[str]) -> None:
             raise LostError("a thread does not answer", where=name, got="silence for 600 s", fix="wait longer")
         return inner(self, future, name)
 
-    monkeypatch.setattr(PatientThreads, "result", result)
+    patch.setattr(PatientThreads, "result", result)
 
 
-def test_pictures_that_are_not_read_in_time_are_rows(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
+def with_deadly(names: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    """Let pictures whose paths have one of these ends kill the process that decodes them."""
+    patch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, names))
+
+
+def test_pictures_that_are_not_read_in_time_are_rows(whole, pictures, model, tmp_path) -> None:
     names = ["a/0000.jpg", "a/0004.jpg", "a/0008.jpg", "a/0012.jpg", "b/0003.jpg", "b/0017.jpg"]
-    without_answer(monkeypatch, names)
-    assert batch(pictures, tmp_path / "found", model, "--workers", "2") == 1
+    arguments = command(pictures, tmp_path / "found", model, "--workers", "2")
+    code, said = changed(partial(without_answer, names), arguments, tmp_path / "log")
+    assert code == 1 and "6 timeout" in said, said
     found, usual = rows(tmp_path / "found"), rows(whole)
     assert [row["id"] for row in found] == [row["id"] for row in usual]
-    assert [row["id"] for row in found if row["code"] == "timeout"] == names and "6 timeout" in capsys.readouterr().err
+    assert [row["id"] for row in found if row["code"] == "timeout"] == names
     assert all("--worker-timeout" in row["message"] for row in found if row["id"] in names)
     assert [row["labels"] for row in found if row["id"] not in names] == [r["labels"] for r in usual if r["id"] not in names]
 
 
-def test_a_slow_picture_in_a_shard_that_others_kill(whole, pictures, model, tmp_path, monkeypatch) -> None:
+def slow_and_deadly(slow: Sequence[str], names: Sequence[str], patch: pytest.MonkeyPatch) -> None:
+    without_answer(slow, patch)
+    with_deadly(names, patch)
+
+
+def test_a_slow_picture_in_a_shard_that_others_kill(whole, pictures, model, tmp_path) -> None:
     slow, deadly_ones = ["a/0010.jpg", "a/0016.jpg"], ["a/0012.jpg"]
-    without_answer(monkeypatch, slow)
-    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, deadly_ones))
-    with without_warnings():
-        assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
+    arguments = command(pictures, tmp_path / "found", model, "--workers", "1")
+    code, said = changed(partial(slow_and_deadly, slow, deadly_ones), arguments, tmp_path / "log")
+    assert code == 1, said
     found = {row["id"]: row["code"] for row in rows(tmp_path / "found") if row["code"]}
     usual = {row["id"]: row["code"] for row in rows(whole) if row["code"]}
     assert found == usual | dict.fromkeys(slow, "timeout") | dict.fromkeys(deadly_ones, "crashed")
 
 
-def test_a_disk_that_gives_no_answer_ends_the_batch(pictures: Path, model: Path, tmp_path, monkeypatch, capsys) -> None:
-    without_answer(monkeypatch, [".jpg"])
-    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
-    told = capsys.readouterr().err
-    assert "a thread does not answer" in told and digests(tmp_path / "found") == {}
+def test_a_disk_that_gives_no_answer_ends_the_batch(pictures: Path, model: Path, tmp_path: Path) -> None:
+    arguments = command(pictures, tmp_path / "found", model, "--workers", "1")
+    code, said = changed(partial(without_answer, [".jpg"]), arguments, tmp_path / "log")
+    assert code == 1 and "a thread does not answer" in said and digests(tmp_path / "found") == {}
     assert not list((tmp_path / "found" / "_batch").glob(".attempt*"))
 
 
@@ -288,7 +310,7 @@ def wait_for(condition, process) -> None:
 def test_two_commands_at_once_are_refused(pictures: Path, model: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(batches, "PATIENCE", 0.1)
     arguments = command(pictures, tmp_path / "found", model, "--workers", "1")
-    process = start(batch_elsewhere, arguments, 30.0, log=tmp_path / "log")
+    process = start(forked, arguments, partial(slowly, 30.0), log=tmp_path / "log")
     try:
         wait_for(lambda: (tmp_path / "found" / "_batch" / "manifest.json").exists(), process)
         assert batch(pictures, tmp_path / "found", model) == 2
@@ -303,7 +325,7 @@ def test_two_commands_at_once_are_refused(pictures: Path, model: Path, tmp_path:
 )
 def test_a_command_that_is_killed_goes_on(number: int, whole, pictures, model, tmp_path: Path, monkeypatch) -> None:
     out, log = tmp_path / "found", tmp_path / "log"
-    process = start(batch_elsewhere, command(pictures, out, model, "--workers", "2"), 0.3, log=log)
+    process = start(forked, command(pictures, out, model, "--workers", "2"), partial(slowly, 0.3), log=log)
     wait_for(lambda: len(digests(out)) >= 1, process)
     send(number, process)
     process.join(60)
@@ -327,81 +349,101 @@ def words(pictures: Path, out: Path, model: Path):
         yield from run_local(found, workers=2, conditions=work.Conditions())
 
 
-def test_a_worker_that_is_killed_is_replaced(whole: Path, pictures: Path, model: Path, tmp_path: Path, monkeypatch) -> None:
+def killed_once(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """Let processes die as they write the parts 1 and 3, once each."""
     inner = parts.write_part
 
     def once(folder, shard, table, digest):
-        if shard in (1, 3) and not (mark := tmp_path / f"killed-{shard}").exists():
+        if shard in (1, 3) and not (mark := place / f"killed-{shard}").exists():
             mark.touch()
             signal_here(signal.SIGKILL)
         inner(folder, shard, table, digest)
 
-    monkeypatch.setattr(work, "write_part", once)
-    with pytest.warns(UserWarning, match=r"was killed \(SIGKILL\); another one takes its place"):
-        said = [*words(pictures, tmp_path / "found", model)]
+    patch.setattr(work, "write_part", once)
+
+
+def test_a_worker_that_is_killed_is_replaced(whole: Path, pictures: Path, model: Path, tmp_path: Path) -> None:
+    arguments = command(pictures, tmp_path / "found", model, "--workers", "2")
+    code, said = changed(partial(killed_once, tmp_path), arguments, tmp_path / "log")
+    assert code == 1 and said.count("was killed (SIGKILL); another one takes its place") == 2, said
     assert digests(tmp_path / "found") == digests(whole) and (tmp_path / "killed-3").exists()
+    assert f"{COUNT} pictures in " in said
+
+
+def test_a_worker_that_is_killed_from_outside_is_replaced(whole: Path, pictures: Path, model: Path, tmp_path: Path) -> None:
+    """What the engine says adds up to all pictures, whatever was lost."""
+    said = []
+    with pytest.warns(UserWarning, match=r"was killed \(SIGKILL\); another one takes its place"):
+        for word in words(pictures, tmp_path / "found", model):
+            if not said:
+                send(signal.SIGKILL, min(multiprocessing.active_children(), key=lambda process: process.pid or 0))
+            said.append(word)
+    assert digests(tmp_path / "found") == digests(whole)
     assert sum(word.pictures for word in said if isinstance(word, work.Advance)) == COUNT
 
 
-def test_pictures_that_kill_every_process_are_rows(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
+def test_pictures_that_kill_every_process_are_rows(whole, pictures, model, tmp_path) -> None:
     """One of them is the first of its shard, one its last, and two lie side by side."""
     names = ["a/0000.jpg", "a/0008.jpg", "a/0012.jpg", "a/0014.jpg"]
-    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, names))
-    assert batch(pictures, tmp_path / "one", model, "--workers", "1") == 1
-    told = capsys.readouterr()
-    assert told.err.count("another one takes its place") == 2 * attempts.SUSPECT + len(names) * attempts.PROVEN
-    assert "4 crashed" in told.out + told.err
+    for name, workers in (("one", "1"), ("two", "3")):
+        arguments = command(pictures, tmp_path / name, model, "--workers", workers)
+        code, said = changed(partial(with_deadly, names), arguments, tmp_path / f"{name}.log")
+        assert code == 1 and "4 crashed" in said, said
+        assert said.count("another one takes its place") == 2 * attempts.SUSPECT + len(names) * attempts.PROVEN
     found, usual = rows(tmp_path / "one"), rows(whole)
     assert [row["id"] for row in found] == [row["id"] for row in usual]
     assert [row["id"] for row in found if row["code"] == "crashed"] == names
     assert all(row["status"] == "error" and "died" in row["message"] for row in found if row["id"] in names)
     assert [row["labels"] for row in found if row["id"] not in names] == [r["labels"] for r in usual if r["id"] not in names]
-    assert batch(pictures, tmp_path / "two", model, "--workers", "3") == 1
     assert digests(tmp_path / "two") == digests(tmp_path / "one") and leftovers(tmp_path / "one") == []
     assert not list((tmp_path / "one" / "_batch").glob(".attempt*"))
 
 
-def test_pictures_that_all_kill_end_the_batch(pictures: Path, model: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def all_deadly(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(attempts, "MOST", 2)
+    with_deadly([""], patch)
+
+
+def dying(*_: object) -> None:
+    signal_here(signal.SIGKILL)
+
+
+def dead_before_work(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(work, "open_copy", dying)
+
+
+def dead_before_the_part(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(work, "write_part", dying)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [(all_deadly, "at 3 pictures alone"), (dead_before_work, "5 times"), (dead_before_the_part, "5 times")],
+)
+def test_a_shard_that_kills_whatever_works_at_it_ends_the_batch(change, told, pictures, model, tmp_path: Path) -> None:
     """Then it is the machine, and not the pictures: a result without any would be wrong."""
-    monkeypatch.setattr(attempts, "MOST", 2)
-    monkeypatch.setattr(pipeline, "decode_image", deadly(pipeline.decode_image, [""]))
-    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
-    assert "all processes that worked at a shard died" in (said := capsys.readouterr().err) and "at 3 pictures alone" in said
+    code, said = changed(change, command(pictures, tmp_path / "found", model, "--workers", "1"), tmp_path / "log")
+    assert code == 1 and "all processes that worked at a shard died" in said and told in said, said
     assert digests(tmp_path / "found") == {}
 
 
-def test_a_process_that_dies_before_it_works_ends_the_batch(pictures: Path, model: Path, tmp_path, monkeypatch, capsys) -> None:
-    def dies(*_):
-        signal_here(signal.SIGKILL)
-
-    monkeypatch.setattr(work, "open_copy", dies)
-    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
-    assert "all processes that worked at a shard died" in (said := capsys.readouterr().err) and "5 times" in said
-
-
-def test_a_shard_that_always_kills_its_worker_ends_the_batch_clearly(pictures, model, tmp_path, monkeypatch, capsys) -> None:
-    def deadly(folder, shard, table, digest):
-        signal_here(signal.SIGKILL)
-
-    monkeypatch.setattr(work, "write_part", deadly)
-    assert batch(pictures, tmp_path / "found", model, "--workers", "1") == 1
-    assert "all processes that worked at a shard died" in capsys.readouterr().err
-
-
-def test_a_full_disk_ends_the_batch_clearly(whole, pictures, model, tmp_path, monkeypatch, capsys) -> None:
-    """Processes that may write no more than the smaller parts need; then the same command goes on."""
-    inner, out = work.open_copy, tmp_path / "found"
+def small_files_only(patch: pytest.MonkeyPatch) -> None:
+    """Let the processes of a batch write no more than its smaller parts need."""
+    inner, main_process = work.open_copy, os.getpid()
 
     def open_copy(*arguments):
-        assert parent_process() is not None
+        assert os.getpid() != main_process
         resource.setrlimit(resource.RLIMIT_FSIZE, (5000, resource.RLIM_INFINITY))
         return inner(*arguments)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(work, "open_copy", open_copy)
-        assert batch(pictures, out, model, "--workers", "1") == 2
-    said = capsys.readouterr().err
-    assert "part-000003.parquet" in said and os.strerror(errno.EFBIG) in said and "Traceback" not in said
+    patch.setattr(work, "open_copy", open_copy)
+
+
+def test_a_full_disk_ends_the_batch_clearly(whole, pictures, model, tmp_path) -> None:
+    """Then the same command goes on."""
+    out = tmp_path / "found"
+    code, said = changed(small_files_only, command(pictures, out, model, "--workers", "1"), tmp_path / "log")
+    assert code == 2 and "part-000003.parquet" in said and os.strerror(errno.EFBIG) in said and "Traceback" not in said
     assert len(digests(out)) == 3 and digests(out).items() <= digests(whole).items() and leftovers(out) == []
     assert batch(pictures, out, model) == 1
     assert digests(out) == digests(whole)
@@ -480,7 +522,7 @@ def test_exported_files_of_all_kinds(format, file, runtime, others, packages, pi
         assert digests(tmp_path / "one") == digests(tmp_path / "two")
 
 
-def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path, monkeypatch) -> None:
+def changing_while_read(patch: pytest.MonkeyPatch) -> None:
     inner = reading.Part.read
 
     def changing(self, most=None):
@@ -489,13 +531,17 @@ def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path, monke
             os.utime(self.path)
         return content
 
+    patch.setattr(reading.Part, "read", changing)
+
+
+def test_a_picture_that_changes_while_it_is_read_is_a_row(model, tmp_path) -> None:
     copy = tmp_path / "photos"
     copy.mkdir()
     for number in range(6):
         (copy / f"{number:04d}.jpg").write_bytes(jpeg(number))
         os.utime(copy / f"{number:04d}.jpg", (1000, 1000))
-    monkeypatch.setattr(reading.Part, "read", changing)
-    assert batch(copy, tmp_path / "found", model) == 1
+    code, said = changed(changing_while_read, command(copy, tmp_path / "found", model), tmp_path / "log")
+    assert code == 1, said
     (bad,) = [row for row in rows(tmp_path / "found") if row["status"] == "error"]
     assert bad["id"] == "0004.jpg" and "changed" in bad["message"]
 

@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batches_of_pictures import batch, jpeg, write_tar
+from batches_of_pictures import batch, changed, command, jpeg, with_memory, with_storage, write_tar
 from onestage.cli.main import main
 from onestage.data.files import matches
 from onestage.errors import ConfigError, DataError
@@ -176,9 +176,11 @@ class Net(AsyncFileSystem):
 
 
 def test_storage_that_no_fork_may_use(model: Path, tmp_path: Path) -> None:
-    """This process asks it for the pictures, and others fetch them."""
-    fsspec.register_implementation("net", Net, clobber=True)
-    assert batch([f"net://host/{number}.jpg" for number in range(6)], tmp_path / "found", model, "--workers", "2") == 0
+    """A process asks it for the pictures, and others, here its forks, fetch them."""
+    words = [f"net://host/{number}.jpg" for number in range(6)]
+    arguments = command(words, tmp_path / "found", model, "--workers", "2")
+    code, said = changed(partial(with_storage, {"net": Net}), arguments, tmp_path / "log")
+    assert code == 0, said
     assert len(pyarrow.parquet.read_table(tmp_path / "found")) == 6
 
 
@@ -232,7 +234,10 @@ def test_every_kind_gives_the_same_rows(model: Path, tmp_path: Path, memory: Non
     for number, kind in enumerate(kind for kind in KINDS if kind is not as_picture):
         (tmp_path / f"{number}").mkdir()
         words.append(kind(tmp_path / f"{number}", contents))
-    assert batch(words, tmp_path / "found", model, "--batch-size", "3", "--shard-size", "3") == 1
+    stored_there = {path: file.getvalue() for path, file in fsspec.filesystem("memory").store.items()}
+    arguments = command(words, tmp_path / "found", model, "--batch-size", "3", "--shard-size", "3")
+    code, said = changed(partial(with_memory, stored_there), arguments, tmp_path / "log")
+    assert code == 1, said
     rows = pyarrow.parquet.read_table(tmp_path / "found").to_pylist()
     assert len(rows) == 3 * len(words) == len({row["id"] for row in rows})
     first = [(row["status"], row["code"], row["labels"], row["scores"], row["boxes"]) for row in rows[:3]]
@@ -487,12 +492,13 @@ class Locked(Net):
 
 def test_no_password_is_shown_or_kept(model: Path, tmp_path: Path, capsys) -> None:
     """Words and lists may have them; the processes need them, and the next command gets them again."""
-    fsspec.register_implementation("locked", Locked, clobber=True)
+    locked, log = partial(with_storage, {"locked": Locked}), tmp_path / "log"
     signed = [f"locked://host/{name}?X-Amz-Signature={SECRET}{name}" for name in ("1.jpg", "2.jpg")]
     same = [f"locked://host/get?key={SECRET}{name}" for name in "ab"]
     (tmp_path / "list.txt").write_text("\n".join([*signed, *same, f"locked://me:no-{SECRET[:4]}@host/3.jpg"]))
     words, out = [f"locked://me:{SECRET}@host/0.jpg", str(tmp_path / "list.txt")], tmp_path / "found"
-    assert batch(words, out, model, "--workers", "2") == 1
+    code, said = changed(locked, command(words, out, model, "--workers", "2"), log)
+    assert code == 1, said
     rows = pyarrow.parquet.read_table(out).to_pylist()
     assert [row["id"] for row in rows] == [
         "locked://me:***@host/0.jpg",
@@ -504,15 +510,15 @@ def test_no_password_is_shown_or_kept(model: Path, tmp_path: Path, capsys) -> No
     ]
     assert [row["code"] for row in rows] == [None] * 5 + ["unreachable"] and len(rows[0]["scores"]) == 4
     (out / "part-000001.parquet").unlink()
-    assert batch(words, out, model) == 1
+    assert changed(locked, command(words, out, model), log)[0] == 1
     assert main(["batch", "report", str(out)]) == 0
     told = capsys.readouterr()
     held = b"".join(path.read_bytes() for path in out.rglob("*") if path.is_file())
     held += repr(pyarrow.parquet.read_table(out / "_batch" / "pictures.parquet").to_pylist()).encode()
-    for text in (told.out, told.err, held.decode("latin-1"), repr(rows)):
+    for text in (told.out, told.err, log.read_text(), held.decode("latin-1"), repr(rows)):
         assert SECRET not in text and f"no-{SECRET[:4]}" not in text
-    assert batch([words[0].replace(SECRET, "forgotten")], tmp_path / "other", model) == 2
-    assert "forgotten" not in (said := capsys.readouterr().err) and "locked://me:***@host/0.jpg" in said
+    code, said = changed(locked, command([words[0].replace(SECRET, "forgotten")], tmp_path / "other", model), tmp_path / "more")
+    assert code == 2 and "forgotten" not in said and "locked://me:***@host/0.jpg" in said
 
 
 def test_ids_of_a_list_stay_where_addresses_have_keys(tmp_path: Path) -> None:
@@ -567,15 +573,21 @@ def test_a_file_that_was_replaced_is_noticed(change: str, memory: None, tmp_path
     assert raised.value.code == ("missing" if change == "gone" else "changed")
 
 
-def test_what_was_fetched_before_is_not_decoded(model: Path, memory: None, tmp_path: Path) -> None:
-    """Of a list of addresses nothing is asked, so no stamp would tell that what lies there now is another picture."""
+def fetched_before(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """A list of one picture, which another one takes the place of after it was fetched."""
     storage = fsspec.filesystem("memory")
     storage.pipe("/data/1.jpg", b"no picture")
-    (tmp_path / "list.txt").write_text("memory://data/1.jpg\n")
-    _, (picture,) = listed([str(tmp_path / "list.txt")], tmp_path)
+    (place / "list.txt").write_text("memory://data/1.jpg\n")
+    _, (picture,) = listed([str(place / "list.txt")], place)
     assert stored(picture).read() == b"no picture"
     storage.pipe("/data/1.jpg", jpeg(1))
-    assert batch(tmp_path / "list.txt", tmp_path / "found", model) == 0
+
+
+def test_what_was_fetched_before_is_not_decoded(model: Path, tmp_path: Path) -> None:
+    """Of a list of addresses nothing is asked, so no stamp would tell that what lies there now is another picture."""
+    arguments = command(tmp_path / "list.txt", tmp_path / "found", model)
+    code, said = changed(partial(fetched_before, tmp_path), arguments, tmp_path / "log")
+    assert code == 0, said
 
 
 def test_a_picture_is_fetched_once_for_header_and_pixels(memory: None, tmp_path: Path, monkeypatch) -> None:

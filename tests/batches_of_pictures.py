@@ -2,11 +2,13 @@
 
 import hashlib
 import io
+import multiprocessing
 import os
 import signal
 import tarfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def forked(arguments: list[str], change: Change) -> None:
     """
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
-        patch.setattr(team, "METHOD", "fork")
+        patch.setattr(team, "context", partial(multiprocessing.get_context, "fork"))
         raise SystemExit(main(arguments))
 
 

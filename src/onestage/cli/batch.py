@@ -14,6 +14,7 @@ import tyro
 from onestage.cli.output import progress, say, tell
 from onestage.errors import ConfigError, counted
 from onestage.model.codec import Range
+from onestage.scale.server import context
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
@@ -118,6 +119,8 @@ def batch(
     """
     if not pictures:
         raise ConfigError("no picture is named", fix=f"onestage batch FOLDER -o {out} --model {model}")
+    if machines.engine == "local":
+        context()  # the server of its processes imports torch meanwhile
     from onestage.scale.batch import Tally, begun
 
     wanted = _wanted(model, pictures, reported, machines)

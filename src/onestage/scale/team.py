@@ -3,8 +3,7 @@
 A process that dies is replaced, and its shard is done again from the beginning: it has left nothing. A process that is silent
 for too long is ended, and counts as dead. All end with this process, however it ends.
 
-None is a fork of this process: a fork has this process's locks, but not the threads that would open them, such as those of
-OpenVINO or pyarrow, and may wait for ever. They are forks of a server that has imported what they need and run nothing.
+None is a fork of this process (server.py).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -27,15 +26,13 @@ import torch
 
 from onestage.data.workers import SILENT, TIMEOUT, end_of, mute_libraries
 from onestage.errors import LostError, OnestageError, warn_outside
+from onestage.scale.server import context, without_this_folder
 from onestage.scale.work import Advance, Done, Tell
 
 TRIES = 50
 """Processes that may die of one shard: those that work at it give up earlier, unless they die before."""
 _TICK = 1.0
 """Seconds between two looks at silent processes."""
-METHOD = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-IMPORTS = ["onestage.scale.local", "onestage.zoo", "pyarrow.parquet"]
-"""What the server imports, once for all processes."""
 NOTHING = Advance(0, 0)
 
 
@@ -73,20 +70,6 @@ class _Member:
     warned: bool = False
 
 
-@contextmanager
-def _without_this_folder() -> Iterator[None]:
-    """Let a Python that is started in the block not look for modules in the working folder, which may be anybody's."""
-    usual = os.environ.get("PYTHONSAFEPATH")
-    os.environ["PYTHONSAFEPATH"] = "1"
-    try:
-        yield
-    finally:
-        if usual is None:
-            del os.environ["PYTHONSAFEPATH"]
-        else:
-            os.environ["PYTHONSAFEPATH"] = usual
-
-
 class Team:
     """A number of processes, as a context manager. begin: as ``Begin``; it must be picklable.
 
@@ -94,9 +77,7 @@ class Team:
     """
 
     def __init__(self, begin: Begin, count: int, *, timeout: float = TIMEOUT) -> None:
-        self._context = multiprocessing.get_context(METHOD)
-        if METHOD == "forkserver":
-            self._context.set_forkserver_preload(IMPORTS)
+        self._context = context()
         self.begin, self.count, self.timeout = begin, count, timeout
         self._members: list[_Member] = []
         self._deaths: dict[int, int] = {}
@@ -140,7 +121,7 @@ class Team:
             ours, theirs = self._context.Pipe()
             process = self._context.Process(target=_work, args=(self.begin, number, theirs), daemon=True)  # type: ignore[attr-defined]
             try:
-                with _without_this_folder():
+                with without_this_folder():
                     process.start()
             except (OSError, EOFError) as error:
                 ours.close()

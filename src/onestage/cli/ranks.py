@@ -209,9 +209,12 @@ class _Group:
 
 
 def _started(arguments: Sequence[str], variables: dict[str, str]) -> subprocess.Popen[bytes]:
-    """One process, with the command line of this one. No signal of the terminal reaches it."""
-    command = [sys.executable, "-m", "onestage", *arguments]
-    return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, start_new_session=True)
+    """One process, with the command line of this one. No signal of the terminal reaches it. It imports from where this one
+    does: not from the working folder, which may be anybody's.
+    """
+    command = [sys.executable, "-P", "-m", "onestage", *arguments]
+    environment = {**variables, "PYTHONPATH": os.pathsep.join(str(Path(place).absolute()) for place in sys.path)}
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 def _common(count: int) -> dict[str, str]:

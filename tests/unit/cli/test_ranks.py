@@ -211,3 +211,12 @@ def test_a_folder_is_chosen_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert main(["train", "data", "--processes", "2", "--model", "tinyssd"]) == 0
     said = {(tmp_path / name).read_text() for name in notes(tmp_path)}
     assert said == {"train data --processes 2 --model tinyssd --out runs/tinyssd-1"}
+
+
+def test_no_module_of_the_working_folder_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anybody's. ``python -m`` alone looks there first."""
+    for name in ("json", "signal", "onestage", "tyro"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('this module is of the working folder')")
+    monkeypatch.chdir(tmp_path)
+    with ranks._started(["--version"], dict(os.environ)) as process:
+        assert process.wait(60) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -118,7 +119,8 @@ def batch(
         out: folder for the results: new, or of the same batch, which then goes on. With Ray all machines share it
     """
     if not pictures:
-        raise ConfigError("no picture is named", fix=f"onestage batch FOLDER -o {out} --model {model}")
+        typed = shlex.join(["onestage", "batch", "FOLDER", "-o", str(out), "--model", model])
+        raise ConfigError("no picture is named", fix=typed)
     if machines.engine == "local":
         context()  # the server of its processes imports torch meanwhile
     from onestage.scale.batch import Tally, begun
@@ -247,4 +249,4 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
         say(nothing_found(found.manifest.options))
     tell(f"results: {out}/part-*.parquet")
     if not interrupted:
-        tell(f"look at them: onestage batch report {out}")
+        tell(f"look at them: onestage batch report {shlex.quote(str(out))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -15,7 +16,7 @@ def report(
     results: tyro.conf.Positional[Path],
     /,
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     pictures: int = 24,
 ) -> int:
     """Look at the results of a batch, finished or not: objects of each class, failures, scores, and a sample of the pictures

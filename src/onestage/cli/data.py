@@ -76,7 +76,10 @@ def check(
 
 def render(checkup: Checkup) -> RenderableType:
     """The report for a terminal of 80 columns or more."""
-    title = Text.assemble((checkup.path, "bold"), f"  {checkup.format.upper()}", f", {counted(checkup.pictures, 'picture')}")
+    from onestage.data.reader import FORMATS
+
+    format = FORMATS[checkup.format].LAYOUT.partition(":")[0]
+    title = Text.assemble((checkup.path, "bold"), f"  {format}, {counted(checkup.pictures, 'picture')}")
     title.append(f", {counted(checkup.objects, 'object')} of {counted(len(checkup.classes), 'class')}")
     parts: list[RenderableType] = [title, _splits(checkup), _classes(checkup), _sizes(checkup), _pictures(checkup)]
     if checkup.notes:

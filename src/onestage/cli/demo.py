@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 
-def demo(*, out: Path = Path("demo"), fast: bool = False) -> int:
+def demo(*, out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("demo"), fast: bool = False) -> int:
     """Try everything without any pictures: draw 1,300, train TinySSD on most of them, and measure it on the rest.
 
     onestage demo --out demo

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -72,7 +73,7 @@ def evaluate(
     /,
     *,
     split: str | None = None,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,
     on_bad: Literal["stop", "skip"] = "stop",
     judging: Judging = USUAL_JUDGING,
@@ -256,7 +257,7 @@ def _finish(
     if objects is None:
         bad, what = bad + len(dataset) - len(found), "bad labels or pictures"
     if bad:
-        say(("left out:", "bold yellow"), f" {bad:,} {what}; see them: onestage data check {wanted.data}")
+        say(("left out:", "bold yellow"), f" {bad:,} {what}; see them: onestage data check {shlex.quote(str(wanted.data))}")
     if wanted.out is not None:
         _save(report, found, dataset, wanted.out, analysis=analysis, advice=advice, judging=wanted.judging)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from filecmp import cmp
@@ -79,7 +80,7 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
     if dataset is not None:
         return find_or_create(model, dataset.classes, device=device)
     if is_recipe(model):
-        fix = f"name a trained model, or the labels: onestage explain {model} PICTURE --labels DATASET"
+        fix = f"name a trained model, or the labels: onestage explain {shlex.quote(model)} PICTURE --labels DATASET"
         raise ConfigError(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix)
     return find_model(model, device=device)
 
@@ -87,7 +88,7 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
 def _say_what_was_left_out(dataset: Dataset | None, labels: Path | None) -> None:
     if dataset is None or not dataset.problems:
         return
-    count, check = len(dataset.problems), f"onestage data check {labels}"
+    count, check = len(dataset.problems), f"onestage data check {shlex.quote(str(labels))}"
     say(("left out:", "bold yellow"), f" {count:,} bad labels or pictures of the data set; see them: {check}")
 
 

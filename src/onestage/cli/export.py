@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -202,12 +203,14 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
     batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
     tell((str(made.path), "bold"), f": {made.size / 1e6:.1f} MB, {size}, {batch}")
     if made.path.suffix == ".pt2":
-        tell(f"a .pt2 file could run code, so it is opened with --trusted: onestage predict {made.path} PICTURE --trusted")
+        typed = shlex.join(["onestage", "predict", str(made.path), "PICTURE", "--trusted"])
+        tell(f"a .pt2 file could run code, so it is opened with --trusted: {typed}")
     if contract.ending == "candidates":
         nms = type(contract.config.postprocess.nms).__name__
         tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")
     if made.example is not None:
-        use = "its first lines say how to build it" if made.example.suffix == ".cpp" else f"python {made.example} PICTURE"
+        typed = shlex.join(["python", str(made.example), "PICTURE"])
+        use = "its first lines say how to build it" if made.example.suffix == ".cpp" else typed
         tell(f"example: {made.example}, {use}")
     if made.seconds is None:
         say(("not checked:", "bold yellow"), " whether the file finds what the model finds")

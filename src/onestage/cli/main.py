@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import signal
 import sys
 import threading
@@ -26,7 +27,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 from rich.table import Table
 
 from onestage.cli import early
-from onestage.cli.mistakes import mistakes_as_errors, reword
+from onestage.cli.mistakes import mistakes_as_errors, model_first, reword
 from onestage.cli.output import ARGUMENTS, say, stdout, tell
 from onestage.console import outlets, show_traceback, words
 from onestage.errors import ConfigError, DataError, LostError, OnestageError, WriteError, absent, lacks_memory, nearest
@@ -62,6 +63,16 @@ VERBS = {
     "data generate": Verb("generate", "generate", "draw a labelled data set that needs no download"),
     "demo": Verb("demo", "demo", "all of it in one go, on generated pictures, in minutes"),
 }
+
+OTHER_VERBS = {
+    "detect": "predict",
+    "infer": "predict",
+    "val": "evaluate",
+    "test": "evaluate",
+    "eval": "evaluate",
+    "fit": "train",
+}
+"""What other programs call a verb, and what it is called here."""
 
 EXAMPLES = {
     "see it work": "onestage demo",
@@ -184,7 +195,13 @@ def _no_verb(given: Sequence[str], family: Collection[str]) -> ConfigError:
     """The error for a verb that does not exist. family: the verbs of two words that begin with the first word given."""
     asked, pair = " ".join(given[:2]) if family else given[0], " ".join(given[:2])
     meant = nearest(asked, VERBS) or nearest(pair, [name for name in VERBS if " " in name])  # for dat check
+    if given[0] in OTHER_VERBS:
+        meant = f" (did you mean '{OTHER_VERBS[given[0]]}'?)"
     what = f"there is no verb '{asked}'{meant}"
+    begin = next((at for at in range(1, len(given)) if given[at] in VERBS or " ".join(given[at : at + 2]) in VERBS), None)
+    if begin is not None and not meant:
+        fix = f"the verb comes first: {shlex.join(['onestage', *given[begin:], *given[:begin]])}"
+        return ConfigError(what, fix=fix)
     return ConfigError(what, expected=", ".join(family or VERBS), fix="onestage --help")
 
 
@@ -200,10 +217,12 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     try:
-        with mistakes_as_errors(partial(_options, function)):
+        with mistakes_as_errors(partial(_options, function), arguments, partial(_plain, function)):
             code: int = tyro.cli(function, prog=program, args=arguments, config=style)
     except OnestageError as error:
         reword(error, _options(function), f"{program} --help")
+        if _plain(function)[:1] == ["MODEL"]:
+            model_first(error, program, arguments)
         raise
     return code
 
@@ -262,6 +281,13 @@ def _options(part: Callable[..., object]) -> dict[str, object]:
             given = [mark.name for mark in marks if getattr(mark, "name", None)]
             options["--" + "".join(given or [parameter.name]).replace("_", "-")] = parameter.default
     return options
+
+
+def _plain(part: Callable[..., object]) -> list[str]:
+    """What a verb takes without an option, in its order, such as "MODEL"."""
+    return [
+        name.upper() for name, parameter in signature(part).parameters.items() if parameter.kind is Parameter.POSITIONAL_ONLY
+    ]
 
 
 def _fail(code: int, message: str) -> int:

@@ -6,12 +6,15 @@ tyro's hook for this is private, so nothing depends on it: a tyro without it, or
 from __future__ import annotations
 
 import re
+import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onestage.errors import ConfigError, OnestageError, nearest
+from onestage.errors import ConfigError, OnestageError, closest, nearest
+from onestage.files import BEST, LAST
 
 if TYPE_CHECKING:
     from tyro._arguments import ArgumentDefinition
@@ -29,14 +32,42 @@ _PLAIN = (
 )
 """What Python says of a value, with the value, and what is expected in plain words."""
 
+OTHER_NAMES = {
+    "conf": ["score"],
+    "confidence": ["score"],
+    "threshold": ["score"],
+    "imgsz": ["size"],
+    "img": ["size"],
+    "image-size": ["size"],
+    "input-size": ["size"],
+    "batch": ["batch-size"],
+    "format": ["to"],
+    "project": ["out"],
+    "output": ["out"],
+    "learning-rate": ["lr"],
+    "lr0": ["lr"],
+    "pretrained": ["weights"],
+    "checkpoint": ["weights"],
+    "half": ["precision"],
+    "amp": ["precision"],
+    "num-workers": ["workers"],
+    "skip": ["every"],
+}
+"""What other programs call an option, and what it is called here: the first one that the verb has is meant."""
+
 _WORDS = re.compile(r"does not match choices \('(.*?)',?\)")
 """What tyro adds if the option takes certain words as well, with these."""
 
 
 @contextmanager
-def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]:
-    """Raise ConfigError for mistakes that tyro finds inside this block. options: returns the options of the verb, such as
-    "--score"."""
+def mistakes_as_errors(
+    options: Callable[[], Collection[str]], words: Sequence[str], plain: Callable[[], Sequence[str]]
+) -> Iterator[None]:
+    """Raise ConfigError for mistakes that tyro finds inside this block.
+
+    options: returns the options of the verb, such as "--score". words: what is typed behind the verb. plain: returns what the
+    verb takes without an option, such as "MODEL", in its order.
+    """
     try:
         from tyro._errors import on_parse_error
     except ImportError:
@@ -45,7 +76,7 @@ def mistakes_as_errors(options: Callable[[], Collection[str]]) -> Iterator[None]
 
     def refuse(event: ParseErrorEvent) -> None:
         try:
-            error = _as_error(event, options)
+            error = _as_error(event, options, words, plain)
         except AttributeError:  # this tyro names its parts in another way
             return
         if error is not None:
@@ -86,7 +117,47 @@ def _typed(setting: re.Match[str], options: Collection[str]) -> str:
     return f"{name} {value}".strip()
 
 
-def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) -> OnestageError | None:
+def model_first(error: OnestageError, program: str, words: Sequence[str]) -> None:
+    """Say so in an error of a verb that takes a MODEL first, if the error is about the first word that names a file, or about
+    the first model, and the model stands behind that word: they were typed in another order."""
+    named = [at for at, word in enumerate(words) if not word.startswith("-") and Path(word).exists()]
+    models = [at for at in named[1:] if not words[at - 1].startswith("-") and _is_model(words[at])]
+    if models and not _is_model(words[named[0]]) and {words[named[0]], words[models[0]]} & {str(error.where), str(error.got)}:
+        others = [*words[: models[0]], *words[models[0] + 1 :]]
+        error.fix = f"the model comes first: {shlex.join([*program.split(), words[models[0]], *others])}"
+
+
+def _is_model(word: str) -> bool:
+    """Whether a word names a run folder or a file of a model."""
+    from onestage.predict.exported import is_exported
+
+    path = Path(word)
+    is_run = any((path / name).is_file() for name in (BEST, LAST))
+    return is_run or (path.is_file() and (path.suffix == Path(BEST).suffix or is_exported(path)))
+
+
+def _no_option(wrong: str, program: str, options: Collection[str], plain: Sequence[str]) -> ConfigError:
+    """The error for an option that a verb does not have, with what it may be in its place."""
+    if wrong.lstrip("-").partition("=")[0].upper() in plain:
+        name = wrong.lstrip("-").partition("=")[0].upper()
+        what = f"there is no option '{wrong}': {name} is typed without one"
+        return ConfigError(what, where=program, fix=" ".join([program, *plain]))
+    name, names = wrong.lstrip("-").partition("=")[0], [option.lstrip("-") for option in options]
+    known = next((known for known in OTHER_NAMES.get(name, ()) if known in names), None)
+    close = [known] if known else closest(name, names)  # without the dashes, which are alike in all
+    meant = f" (did you mean '--{close[0]}'?)" if close else ""
+    return ConfigError(f"there is no option '{wrong}'{meant}", where=program, fix=f"{program} --help")
+
+
+def _unknown(words: Sequence[str], options: Collection[str]) -> str | None:
+    """The first of the words that looks like an option, and is none."""
+    known = {*options, *(f"--no-{option[2:]}" for option in options)}
+    return next((word for word in words if word.startswith("--") and word.partition("=")[0] not in known), None)
+
+
+def _as_error(
+    event: ParseErrorEvent, options: Callable[[], Collection[str]], words: Sequence[str], plain: Callable[[], Sequence[str]]
+) -> OnestageError | None:
     """The error of an event; None for kinds of events that this tyro has and we do not know."""
     from tyro import _errors as kinds
 
@@ -95,7 +166,7 @@ def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) ->
         wrong = next((token for token in event.tokens if token.startswith("-")), None)
         if wrong is None:
             return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
-        return ConfigError(f"there is no option '{wrong}'{nearest(wrong, options())}", where=event.prog, fix=fix)
+        return _no_option(wrong, event.prog, options(), plain())
     if isinstance(event, kinds.MissingArgs):
         missing = ", ".join(_name(argument.arg) for argument in event.missing_arguments)
         return ConfigError("something is missing", where=event.prog, expected=missing, fix=fix)
@@ -104,6 +175,8 @@ def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) ->
         what, expected = f"there is no such choice{nearest(event.value, choices)}", ", ".join(choices)
         return ConfigError(what, where=_name(event.argument), got=event.value, expected=expected, fix=fix)
     if isinstance(event, kinds.BadValue):
+        if event.argument.is_positional() and (wrong := _unknown(words, options())):
+            return _no_option(wrong, event.prog, options(), plain())
         what = "the option takes no value" if event.offending_value else "the option needs a value"
         return ConfigError(what, where=_name(event.argument), got=event.offending_value, fix=fix)
     return _of_value(event, fix) if isinstance(event, kinds.InstantiationFailure) else None
@@ -112,7 +185,8 @@ def _as_error(event: ParseErrorEvent, options: Callable[[], Collection[str]]) ->
 def _name(argument: ArgumentDefinition) -> str:
     """The name of an argument as the help shows it: --size, or PICTURE."""
     name: str = argument.display_name()
-    return name.upper() if argument.is_positional() else name
+    longs = [form for form in name.split("/") if form.startswith("--")]  # of -o/--out
+    return name.upper() if argument.is_positional() else (longs or [name])[0]
 
 
 def _of_value(event: InstantiationFailure, fix: str) -> OnestageError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -79,7 +80,7 @@ def predict(
     output: Output = Output(),
     work: Work = Work(),
     film: Film = Film(),
-    out: Path = Path("predictions"),
+    out: Annotated[Path, tyro.conf.arg(aliases=["-o"])] = Path("predictions"),
 ) -> int:
     """Find objects in pictures. Save a copy of each picture with its objects drawn in, and result files on request. A film, a
     camera or a stream becomes a film with its objects drawn in, and a row of predictions.jsonl for each frame as it comes.
@@ -107,7 +108,7 @@ def predict(
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
     """
     if not pictures:
-        raise ConfigError("no picture is named", fix=f"onestage predict {model} FILE, FOLDER or 'GLOB'")
+        raise ConfigError("no picture is named", fix=f"onestage predict {shlex.quote(model)} FILE, FOLDER or 'GLOB'")
     pictures = with_films_of_globs(pictures)
     films = names_films(pictures, film)
     with only_writer(out):

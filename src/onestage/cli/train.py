@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import tyro
 
@@ -37,7 +37,7 @@ def train(
     data: tyro.conf.Positional[Path | None] = None,
     /,
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     resume: Path | None = None,
     accept_changes: bool = False,
     format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Annotated, Literal, cast
 
 import tyro
 
@@ -48,7 +48,7 @@ def tune(
     data: tyro.conf.Positional[Path],
     /,
     *,
-    out: Path | None = None,
+    out: Annotated[Path | None, tyro.conf.arg(aliases=["-o"])] = None,
     budget: Budget = Budget(),
     storage: str | None = None,
     format: Literal["coco", "voc", "yolo", "csv", "labelme", "wds", "parquet"] | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def walk(out: Path, scale: Scale) -> int:
     _step(2, "training")
     result = _trained(out / "run", data, scale)
     if result.interrupted:
-        say(("or go on with the whole demo:", "bold"), f" onestage demo --out {out}" + " --fast" * (scale is FAST))
+        typed = shlex.join(["onestage", "demo", "--out", str(out), *["--fast"] * (scale is FAST)])
+        say(("or go on with the whole demo:", "bold"), f" {typed}")
         return 130
     _step(3, "measuring on pictures that it has never seen")
     report, best = _measured(result, data, out)
@@ -147,7 +149,7 @@ def _summary(report: Report, result: TrainResult, out: Path, best: float) -> Pan
         "curves": f"{folder}/training_curves.png, pr_curves.png",
         "the model": str(result.best),
         " ": "",
-        "try it": f"onestage predict {folder}/run {folder}/data/test --score {score:g}",
+        "try it": shlex.join(["onestage", "predict", f"{folder}/run", f"{folder}/data/test", "--score", f"{score:g}"]),
         "next": "onestage train YOUR_PICTURES",
     }
     table = Table.grid(padding=(0, 2))

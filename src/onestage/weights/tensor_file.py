@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -219,7 +220,7 @@ def _check_kind(kind: FileKind, where: Path | str) -> None:
 
 def import_first(path: Path | str) -> str:
     """What to do if a file holds another project's detector and one of ours is needed."""
-    return f"import it first: onestage import {path} -o imported.safetensors"
+    return f"import it first: onestage import {shlex.quote(str(path))} -o imported.safetensors"
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

@@ -84,6 +84,24 @@ def test_texts_of_options_are_paragraphs(verb: str, capsys: Captured, monkeypatc
 
 MISTAKES = {
     "train data --epohs 3": ["there is no option '--epohs' (did you mean '--epochs'?)", "where:    onestage train"],
+    "predict m p --conf 0.3": ["there is no option '--conf' (did you mean '--score'?)", "where:    onestage predict"],
+    "train d --imgsz 300": ["there is no option '--imgsz' (did you mean '--size'?)", "where:    onestage train"],
+    "explain m p --zzz 1": ["there is no option '--zzz'", "where:    onestage explain"],
+    "predict --model m p": [
+        "there is no option '--model': MODEL is typed without one",
+        "fix:      onestage predict MODEL PICTURES",
+    ],
+    "train --data d": ["there is no option '--data': DATA is typed without one", "fix:      onestage train DATA"],
+    "evaluate m --data=d": [
+        "there is no option '--data=d': DATA is typed without one",
+        "fix:      onestage evaluate MODEL DATA",
+    ],
+    "predict --soucre p": ["there is no option '--soucre' (did you mean '--score'?)", "where:    onestage predict"],
+    "pictures train --epochs 3": [
+        "there is no verb 'pictures'",
+        "fix:      the verb comes first: onestage train --epochs 3 pictures",
+    ],
+    "detect m p": ["there is no verb 'detect' (did you mean 'predict'?)", "fix:      onestage --help"],
     "predict": ["something is missing", "expected: MODEL"],
     "demo more": ["one argument too many", "got:      more"],
     "demo --out": ["the option needs a value", "where:    --out"],
@@ -220,6 +238,26 @@ def test_a_verb_that_needs_a_model_knows_an_exported_file(
     assert main(verb.format(f"first{suffix}").split()) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: this is an exported file, not a model\n") and "run folder" in said
+
+
+@pytest.mark.parametrize("verb", ["predict", "evaluate", "explain"])
+def test_a_model_behind_the_pictures_is_noticed(verb: str, tmp_path: Path, capsys: Captured) -> None:
+    pictures, run = tmp_path / "my pictures", tmp_path / "run"
+    for folder in (pictures, run):
+        folder.mkdir()
+    (run / BEST).touch()
+    assert main([verb, str(pictures), str(run)]) == 2
+    assert f"fix:      the model comes first: onestage {verb} {run} '{pictures}'\n" in capsys.readouterr().err
+    assert main([verb, str(pictures), str(tmp_path)]) == 2
+    assert "comes first" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_what_is_written_is_named_by_one_letter_too(verb: str, capsys: Captured) -> None:
+    with pytest.raises(SystemExit):
+        main([*verb.split(), "--help"])
+    text = capsys.readouterr().out
+    assert ("--out PATH" in text) == ("-o PATH, --out PATH" in text)
 
 
 @needs_hook

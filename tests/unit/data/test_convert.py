@@ -190,6 +190,7 @@ def test_the_verb_says_what_it_did(source: Path, tmp_path: Path, capsys: pytest.
     out = capsys.readouterr().out
     assert "12 pictures (8 train, 4 val) and 18 objects as parquet in" in out and "onestage data check" in out
     assert main(["data", "check", str(tmp_path / "copy")]) == 0
+    assert "copy  Parquet, 12 pictures, 18 objects" in capsys.readouterr().out.replace("\n", " ")
 
 
 def test_a_killed_command_begins_from_the_start(source: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shlex
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -124,5 +125,5 @@ def _foreign(path: Path) -> WeightsError:
     """The error for a file without our contract: another program's, or one of ours that was cut off."""
     what = "this TensorFlow Lite file was not exported by onestage, or was cut off"
     expected = f"an archive at its end, with {CONTRACT}"
-    fix = f"if it is another program's detector: onestage import {path} -o imported.safetensors"
+    fix = f"if it is another program's detector: onestage import {shlex.quote(str(path))} -o imported.safetensors"
     return WeightsError(what, where=path, expected=expected, fix=fix)

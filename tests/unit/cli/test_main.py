@@ -295,7 +295,7 @@ def test_a_users_mistake_is_a_message_without_traceback(monkeypatch: pytest.Monk
 
 def test_the_traceback_is_there_for_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in(monkeypatch, DataError("no"))
-    monkeypatch.setenv(command.DEBUG, "1")
+    monkeypatch.setenv(command.early.DEBUG, "1")
     with pytest.raises(DataError):
         main(["fail"])
 

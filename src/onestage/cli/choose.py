@@ -45,7 +45,7 @@ class ModelChoice:
     --model is left out too, what suits the data."""
     backbone: str | None = None
     """For --model ssd, dssd, retinanet or efficientdet: any timm backbone, such as timm/resnet34."""
-    box_sizes: tuple[float, ...] | None = None
+    box_sizes: Annotated[tuple[float, ...] | None, tyro.conf.arg(metavar="FLOAT [FLOAT ...]")] = None
     """Sizes of the default boxes in input pixels, one per level and one more; by default those of the recipe."""
     weights: str | None = None
     """Start from a detector: a file, ours or of another project, or "coco" if such weights are published. A model that you have

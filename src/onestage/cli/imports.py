@@ -36,7 +36,7 @@ def import_weights(
     out: Annotated[Path, tyro.conf.arg(aliases=["-o"])],
     origin: Annotated[str | None, tyro.conf.arg(name="from", metavar="PROJECT")] = None,
     model: str | None = None,
-    classes: tuple[str, ...] | None = None,
+    classes: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME [NAME ...]|FILE")] = None,
     pixels: Literal["half", "imagenet"] | None = None,
     background: Literal["first", "none"] | None = None,
     overwrite: bool = False,

@@ -179,7 +179,9 @@ def tell_passes(look: Look, looker: Looker, model: str, picture: tuple[str, Size
     said too.
     """
     what, size = picture
-    cost = f"{counted(looker.passes(size), 'pass')} through the network for {what} of {size[0]}x{size[1]}, in place of 1"
+    passes = looker.passes(size)  # tiles auto: 1 for a small picture
+    cost = f"{counted(passes, 'pass')} through the network for {what} of {size[0]}x{size[1]}"
+    cost += ", in place of 1" if passes > 1 else ", as in the plain call"
     say(("looking closer:", "bold"), f" {' + '.join([model, *look.with_])} ({looker.name}): {cost}")
     if look.fuses and score is not None:
         more = f"so lower: to report as much as one look does at {score:g}, take a lower --score (docs/large-pictures.md)"

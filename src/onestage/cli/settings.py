@@ -23,7 +23,8 @@ else:
     def _help(name: str, text: str | None, default: object) -> str:
         """The help text of a field, and what it is if the user leaves it out."""
         text = re.sub(_NAMES, lambda found: option(found[0]), text or "")
-        shown = " (default: by rule)" if name in RULED else "" if default in (None, ()) else f" (default: {default})"
+        typed = " ".join(map(str, default)) if isinstance(default, tuple) else default
+        shown = " (default: by rule)" if name in RULED else "" if typed in (None, "") else f" (default: {typed})"
         return " ".join(text.split()) + shown
 
     def _options() -> list[tuple[str, object, object]]:
@@ -31,7 +32,9 @@ else:
         texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(TrainConfig).params}
         hints, found = get_type_hints(TrainConfig, include_extras=True), []
         for field in fields(TrainConfig):
-            told = tyro.conf.arg(help=_help(field.name, texts.get(field.name), field.default), help_behavior_hint="")
+            text = _help(field.name, texts.get(field.name), field.default)
+            several = "FLOAT [FLOAT ...]" if isinstance(field.default, tuple) and field.default else None
+            told = tyro.conf.arg(help=text, help_behavior_hint="", metavar=several)
             many = tyro.conf.UseAppendAction in getattr(hints[field.name], "__metadata__", ())
             hint = hints[field.name] if many else hints[field.name] | None
             found.append((field.name, Annotated[hint, told], () if many else None))

@@ -35,9 +35,9 @@ class Output:
     blur: tuple[str, ...] = ()
     """Make objects of these classes unrecognisable, such as face plate, in all pictures that are written, and save copies that
     are blurred only in blurred/. What the detector overlooks stays readable: a low --score blurs more."""
-    zone: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=X,Y,X,Y,X,Y: a polygon in which objects are counted, in pixels, or in parts of the picture if no number is above 1.
-    Repeatable. It is drawn into the annotated copies, and counts.csv has a row for it."""
+    zone: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=X,Y,X,Y,X,Y")] = ()
+    """A polygon in which objects are counted, by its name and corners, in pixels, or in parts of the picture if no number is
+    above 1. It is drawn into the annotated copies, and counts.csv has a row for it."""
     zone_by: Literal["foot", "centre"] = "foot"
     """The point of a box that is in a zone or not: foot, the middle of its lower edge, or its centre."""
     to: tuple[Literal["yolo", "coco", "voc", "labelme"], ...] = ()

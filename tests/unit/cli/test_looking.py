@@ -44,6 +44,11 @@ def test_predict_looks_as_python_does_and_says_what_it_costs(run: Path, large: P
     assert "lower --score" not in told, "a score was chosen"
 
 
+def test_tiles_that_a_small_picture_does_not_need_are_told(run: Path, large: Path, capsys: Captured) -> None:
+    assert main(["predict", str(run), str(large), "--tiles", "200x200"]) == 0
+    assert "1 pass through the network for the picture of 150x200, as in the plain call" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("options", "lower"), [(["--flip"], True), (["--with", "RUN"], True), (["--tiles", "80x100"], False)])
 def test_lower_scores_are_told_where_nobody_chose_one(
     run: Path, large: Path, options: list[str], lower: bool, capsys: Captured

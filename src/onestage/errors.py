@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -322,6 +323,13 @@ def counted(number: float, noun: str) -> str:
     """``1 epoch``, ``0.25 epochs``, ``1,200 pictures``, ``2 classes``."""
     plural = noun + ("es" if noun.endswith("s") else "s")
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def command(verb: str, *words: object) -> str:
+    """A command to copy: ``onestage train 'my pictures'``. verb: perhaps of two words. words: what follows; each is quoted for
+    the shell.
+    """
+    return " ".join(["onestage", verb, *(shlex.quote(str(word)) for word in words)])
 
 
 def first_ten(lines: Sequence[str]) -> str:

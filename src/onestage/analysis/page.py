@@ -291,7 +291,9 @@ def _calibrated(fitted: Calibrated) -> Markup:
         "Shown: the detections of at least the score of the best F1. "
     )
     words += (
-        "onestage evaluate --calibrate keeps it in the model." if fitted.helps else "It does not help here: leave the scores."
+        "With --calibrate, onestage evaluate keeps it in the model."
+        if fitted.helps
+        else "It does not help here: leave the scores."
     )
     rows = [
         (name, figure(hits.error), figure(shown.error), figure(place.LaECE), figure(place.LaACE), figure(ap))

@@ -43,7 +43,7 @@ def ask(order: Order, *, timeout: float) -> Answer:
                 return _failed(f"it took more than {timeout:g} s, and was ended", "--cell-timeout SECONDS")
         if code == 0 and result.is_file():
             return from_plain(Answer, json.loads(result.read_text(encoding="utf-8")))
-        return _failed(_how_it_ended(code, said), "run the model alone: onestage predict")
+        return _failed(_how_it_ended(code, said), "run the model alone: onestage predict MODEL PICTURES")
 
 
 def raised(refusal: Refusal) -> OnestageError:

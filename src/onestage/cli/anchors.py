@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,7 +13,7 @@ import tyro
 
 from onestage.cli.choose import NO_CHOICE, ModelChoice, make_model
 from onestage.cli.output import progress, stdout, tell
-from onestage.errors import ConfigError, DataError, absent
+from onestage.errors import ConfigError, DataError, absent, command
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -65,13 +66,24 @@ def anchors(
     fitted = fit_with_progress(model, pictures.train, seed=seed)
     splits = {"train": pictures.train, "val": pictures.val}
     both = model, with_anchors(model, fitted)
-    stdout().print(render({name: [coverage_of(one, part) for one in both] for name, part in splits.items()}))
+    found = {name: [coverage_of(one, part) for one in both] for name, part in splits.items()}
+    stdout().print(render(found))
     _write(out, fitted, model.config, sides=_sides(model, pictures.train))
-    if fitted.anchors == model.config.anchors:
-        tell("no shapes were found that reach the objects better, so the file has those of the model")
     tell(f"written: {out}, and a drawing: {out.with_suffix('.png')}")
-    tell(f"next: onestage train {shlex.quote(str(data))} --config {shlex.quote(str(out))}")
+    choice = _better_choice(detector, out, *found["train"])
+    tell(f"next: {command('train', *pictures.train.named, *chain(*choice.options))}")
     return 0
+
+
+def _better_choice(detector: ModelChoice, out: Path, before: Coverage, after: Coverage) -> ModelChoice:
+    """What to train with: the file ``out``, or the detector as it is, if the fit does not reach more of the training pictures'
+    objects, in all or of the class that is reached least; then say so.
+    """
+    worst = [1.0 if found.least is None else found.least.share for found in (before, after)]
+    if after.total.reached > before.total.reached or (after.total == before.total and worst[1] > worst[0]):
+        return replace(detector, config_file=out, model=None, size=None, backbone=None, box_sizes=None, changes=())
+    tell(f"the usual anchors are as good: those in {out} reach no more objects")
+    return detector
 
 
 def _check_arguments(data: Path, out: Path, detector: ModelChoice) -> None:

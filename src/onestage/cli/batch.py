@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from onestage.cli.output import progress, say, tell
-from onestage.errors import ConfigError, counted
+from onestage.errors import ConfigError, command, counted
 from onestage.model.codec import Range
 from onestage.scale.server import context
 
@@ -31,6 +30,7 @@ MOST_NAMED = 8
 class Reported:
     """What rows hold. It belongs to the batch: a command that goes on must say the same."""
 
+    HEADING: ClassVar[str] = "result"
     score: float | Literal["auto"] = "auto"
     """The least score to report. auto: of each class the threshold that evaluate --keep-thresholds put into the model, and 0.5
     without one. To measure the results with onestage evaluate, take 0.01."""
@@ -70,6 +70,7 @@ class Reported:
 class Machines:
     """Who does the work. No result depends on it."""
 
+    HEADING: ClassVar[str] = "machine"
     engine: Literal["local", "ray"] = "local"
     """local: processes of this machine. ray: actors of Ray, which may be on many machines that share the folders."""
     workers: int | None = None
@@ -119,8 +120,7 @@ def batch(
         out: folder for the results: new, or of the same batch, which then goes on. With Ray all machines share it
     """
     if not pictures:
-        typed = shlex.join(["onestage", "batch", "FOLDER", "-o", str(out), "--model", model])
-        raise ConfigError("no picture is named", fix=typed)
+        raise ConfigError("no picture is named", fix=command("batch", "FOLDER", "-o", out, "--model", model))
     if machines.engine == "local":
         context()  # the server of its processes imports torch meanwhile
     from onestage.scale.batch import Tally, begun
@@ -249,4 +249,4 @@ def _show(tally: Tally, found: Batch, seconds: float, out: Path, *, interrupted:
         say(nothing_found(found.manifest.options))
     tell(f"results: {out}/part-*.parquet")
     if not interrupted:
-        tell(f"look at them: onestage batch report {shlex.quote(str(out))}")
+        tell(f"look at them: {command('batch report', out)}")

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -38,6 +38,7 @@ UNITS = {"ms": 0.001, "s": 1.0}
 class Engines:
     """What runs the models: every combination is a cell."""
 
+    HEADING: ClassVar[str] = "runtime"
     runtime: tuple[Literal["auto", "torch", "onnxruntime", "openvino", "ncnn", "litert"], ...] = ()
     """What runs the models, by default torch, or what is usual for the file; auto: all that are installed."""
     precision: tuple[Literal["fp32", "bf16", "fp16", "int8"], ...] = ("fp32",)
@@ -74,6 +75,7 @@ class Engines:
 class Measuring:
     """How a cell is measured."""
 
+    HEADING: ClassVar[str] = "timing"
     repeats: int | None = None
     """How often each cell is timed; by default 300 times, or as often as fits in --seconds, but 10 times at least. A 90th
     percentile takes 29 times, a 99th 299."""
@@ -101,6 +103,7 @@ class Measuring:
 class Labelled:
     """What the models look at."""
 
+    HEADING: ClassVar[str] = "picture"
     data: Path | None = None
     """Pictures to measure with: a data set, on which the AP of each cell is measured, too; or a folder of pictures."""
     split: str | None = None
@@ -113,6 +116,7 @@ class Labelled:
 class Wished:
     """What is asked of the model to deploy."""
 
+    HEADING: ClassVar[str] = "deployment"
     at_most: str | None = None
     """The longest time from a picture's file to boxes, such as 30ms: the last sentence names the best cell that keeps to it."""
     least_ap: float | None = None

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, cast
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, cast
 
 import tyro
 
@@ -38,6 +38,7 @@ FITS = 0.7
 class ModelChoice:
     """Which detector, and what it starts from."""
 
+    HEADING: ClassVar[str] = "detector"
     model: str | None = None
     """A recipe of the zoo: see onestage models; by default that of the weights, or what suits the data and this machine."""
     size: str | None = None
@@ -61,6 +62,15 @@ class ModelChoice:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """A model as a file that onestage data anchors wrote, or the best trial of onestage tune with its settings; it replaces
     --model, --size, --backbone and --box-sizes."""
+
+    @property
+    def options(self) -> list[list[str]]:
+        """What is given, as it is typed: the words of each option."""
+        given = {name: value for name, value in vars(self).items() if value not in (None, ())}
+        changes = given.pop("changes", ())
+        names = {name: "--config" if name == "config_file" else f"--{name.replace('_', '-')}" for name in given}
+        found = [[names[name], *map(str, value if isinstance(value, tuple) else (value,))] for name, value in given.items()]
+        return [*found, *(["--set", change] for change in changes)]
 
     @property
     def named(self) -> str | None:

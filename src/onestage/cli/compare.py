@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import tyro
 
@@ -36,6 +36,7 @@ UNSEEN = "A picture without detections is one in which nothing was found: if a d
 class Draws:
     """How sure a difference is follows from data sets that are drawn from the pictures, with repeats."""
 
+    HEADING: ClassVar[str] = "certainty"
     draws: int = 1000
     """So many data sets are drawn."""
     seed: int = 0

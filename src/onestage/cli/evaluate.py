@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, NamedTuple
 
 import tyro
 
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 class Machine:
     """How the work is done. The figures do not depend on it; see the batch size for the exception."""
 
+    HEADING: ClassVar[str] = "machine"
     batch_size: int = 16
     """Pictures that the network takes at once. 1 is exact for a model whose input follows the picture, such as a RetinaNet:
     several are padded to the largest of them, which changes detections."""
@@ -257,7 +257,7 @@ def _finish(
     if objects is None:
         bad, what = bad + len(dataset) - len(found), "bad labels or pictures"
     if bad:
-        say(("left out:", "bold yellow"), f" {bad:,} {what}; see them: onestage data check {shlex.quote(str(wanted.data))}")
+        say(("left out:", "bold yellow"), f" {bad:,} {what}; see them: {dataset.doctor}")
     if wanted.out is not None:
         _save(report, found, dataset, wanted.out, analysis=analysis, advice=advice, judging=wanted.judging)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from filecmp import cmp
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from onestage.cli.output import say, stdout, tell
 from onestage.console import words
-from onestage.errors import ConfigError, DataError, absent
+from onestage.errors import ConfigError, DataError, absent, command
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
@@ -66,7 +65,7 @@ def explain_picture(
     dataset = None if labels is None else load_dataset(labels, format, on_bad=on_bad)
     detector = _find(model, dataset, device=device)
     sample = _guessed(picture, detector, score) if dataset is None else _labelled(picture, dataset, detector.config.classes)
-    _say_what_was_left_out(dataset, labels)
+    _say_what_was_left_out(dataset)
     seen = explain_sample(detector, sample, guessed=dataset is None, score=score)
     results_folder(out, files_of(seen), dataset)
     _summary(seen, save_explanation(seen, out))
@@ -80,16 +79,16 @@ def _find(model: str, dataset: Dataset | None, *, device: str | None) -> Detecto
     if dataset is not None:
         return find_or_create(model, dataset.classes, device=device)
     if is_recipe(model):
-        fix = f"name a trained model, or the labels: onestage explain {shlex.quote(model)} PICTURE --labels DATASET"
+        fix = f"name a trained model, or the labels: {command('explain', model, 'PICTURE', '--labels', 'DATA')}"
         raise ConfigError(f"{model} is a recipe without weights, which finds nothing by itself", fix=fix)
     return find_model(model, device=device)
 
 
-def _say_what_was_left_out(dataset: Dataset | None, labels: Path | None) -> None:
+def _say_what_was_left_out(dataset: Dataset | None) -> None:
     if dataset is None or not dataset.problems:
         return
-    count, check = len(dataset.problems), f"onestage data check {shlex.quote(str(labels))}"
-    say(("left out:", "bold yellow"), f" {count:,} bad labels or pictures of the data set; see them: {check}")
+    count = len(dataset.problems)
+    say(("left out:", "bold yellow"), f" {count:,} bad labels or pictures of the data set; see them: {dataset.doctor}")
 
 
 def _guessed(picture: Path, detector: Detector, score: float) -> Sample:

@@ -6,12 +6,12 @@ import shlex
 from collections.abc import Sized
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, DataError, absent, counted, require
+from onestage.errors import ConfigError, DataError, absent, command, counted, require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,6 +31,7 @@ CHECKED_WITH = 20
 class File:
     """What the file takes and gives."""
 
+    HEADING: ClassVar[str] = "file"
     nms: Literal["graph", "none"] = "graph"
     """"none": the outputs of the network alone, with fixed shapes, for compilers that take nothing more."""
     batch: str = "any"
@@ -50,6 +51,7 @@ class File:
 class Numbers:
     """The numbers that the network computes with."""
 
+    HEADING: ClassVar[str] = "precision"
     precision: Literal["fp32", "fp16", "int8"] = "fp32"
     """fp16: half the size. int8: a quarter of it and most often faster; needs labelled pictures in --data, and is written only
     if the AP stays good enough. For onnx and openvino."""
@@ -203,8 +205,8 @@ def _show(made: Exported, labelled: Dataset | Int8Data | None) -> None:
     batch = "any number of pictures" if contract.batch is None else f"{contract.batch} at once"
     tell((str(made.path), "bold"), f": {made.size / 1e6:.1f} MB, {size}, {batch}")
     if made.path.suffix == ".pt2":
-        typed = shlex.join(["onestage", "predict", str(made.path), "PICTURE", "--trusted"])
-        tell(f"a .pt2 file could run code, so it is opened with --trusted: {typed}")
+        opened = command("predict", made.path, "PICTURE", "--trusted")
+        tell(f"a .pt2 file could run code, so it is opened with --trusted: {opened}")
     if contract.ending == "candidates":
         nms = type(contract.config.postprocess.nms).__name__
         tell(f"NMS is not in the file: ONNX has no {nms}. onestage applies it after the file")

@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from onestage.cli.output import progress, say, tell
 from onestage.errors import ConfigError, DataError, LostError, WriteError, counted
@@ -40,6 +40,7 @@ ROWS = "predictions.jsonl"
 class Film:
     """How films, cameras and streams are watched."""
 
+    HEADING: ClassVar[str] = "film"
     every: int = 1
     """Look at every Nth frame of a film. The drawn film has these frames, at their times."""
     track: bool = False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from onestage.cli.output import say, tell
-from onestage.errors import ConfigError, OnestageError, WeightsError, absent
+from onestage.errors import ConfigError, OnestageError, WeightsError, absent, command
 
 if TYPE_CHECKING:
     from onestage.model.config import DetectorConfig
@@ -191,8 +190,8 @@ def _show(source: Source, detector: Detector, out: Path) -> None:
         "input": f"{size[0]}x{size[1]} (height x width)",
         "differs": f"from the recipe in {', '.join(differing)}" if differing else "in nothing from the recipe",
         "file": str(out),
-        "use it": f"onestage predict {shlex.quote(str(out))} PICTURES",
-        "tune it": f"onestage train DATA --model {config.name} --weights {shlex.quote(str(out))}",
+        "use it": command("predict", out, "PICTURES"),
+        "tune it": command("train", "DATA", "--model", config.name, "--weights", out),
     }
     for what, text in rows.items():
         tell((f"{what:<11}", "bold"), f" {text}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from onestage.cli.output import progress, say, stdout
 from onestage.errors import ConfigError, DataError
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 class Judging:
     """What is told beside the figures."""
 
+    HEADING: ClassVar[str] = "analysis"
     analysis: bool = True
     """Also tell which errors cost most, how sure AP is, which score to deploy with, and with --out the worst pictures. With
     thousands of pictures this takes seconds to minutes; --no-analysis leaves it out."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from rich import box
 from rich.table import Table
@@ -39,6 +39,7 @@ ROUNDING = 2e-5
 class Keeping:
     """What the file of the model gets from the measurement, besides the weights that it has."""
 
+    HEADING: ClassVar[str] = "model file"
     keep_thresholds: bool = False
     """Write into the file of the model which score of each class is reported: predict does so then, and so do exported files.
     evaluate never does."""

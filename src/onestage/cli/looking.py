@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import tyro
 
@@ -26,6 +26,7 @@ class Look:
     """How closely to look. Each of these takes more passes through the network. --flip, --scales and --with lower the scores:
     what one of two looks sees with 0.8 has 0.4. So as much as before is found above a lower score."""
 
+    HEADING: ClassVar[str] = "closer look"
     tiles: str | None = None
     """For large pictures: also look at tiles of this size in pixels, 640 or 480x640 (height x width), that overlap. auto: so
     large that objects of 20 pixels suit the smallest anchors of the model."""

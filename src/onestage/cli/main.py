@@ -22,7 +22,7 @@ from importlib import import_module
 from importlib.metadata import version
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_origin, get_type_hints
 
 from rich.table import Table
 
@@ -217,7 +217,8 @@ def _call(verb: Verb, program: str, arguments: list[str]) -> int:
     _set_help(function)
     style = (tyro.conf.DisallowNone, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalMetavarFromFieldName)
     try:
-        with mistakes_as_errors(partial(_options, function), arguments, partial(_plain, function)):
+        plain, several = partial(_plain, function), _several(function)
+        with mistakes_as_errors(partial(_options, function), arguments, plain, several=several):
             code: int = tyro.cli(function, prog=program, args=arguments, config=style)
     except OnestageError as error:
         reword(error, _options(function), f"{program} --help")
@@ -249,25 +250,44 @@ def _check_words(program: str, arguments: Sequence[str]) -> None:
 @cache
 def _set_help(part: Any) -> None:
     """Give tyro the help texts of a verb, or of a dataclass among its options, each as one paragraph: tyro would keep some line
-    breaks of the source. Leave out "(default: None)" and "(default: )": the texts say what happens without an option.
+    breaks of the source. Leave out "(default: None)" and "(default: )": the texts say what happens without an option. Words of
+    which there must be one or more are told as required, and the options of a dataclass get its HEADING, such as "machine" for
+    "machine options".
     """
     import docstring_parser
     import tyro
 
     hints = get_type_hints(part, include_extras=True)
     parsed = docstring_parser.parse_from_object(part) if is_dataclass(part) else docstring_parser.parse(part.__doc__ or "")
+    several = _several(part)
     texts = {param.arg_name: " ".join((param.description or "").split()) for param in parsed.params}
     for parameter in signature(part).parameters.values():
         hint = hints[parameter.name]
         if texts.get(parameter.name):
             hint = hints[parameter.name] = Annotated[hint, tyro.conf.arg(help=texts[parameter.name])]
         repeatable = tyro.conf.UseAppendAction in getattr(hint, "__metadata__", ())
-        if parameter.default in (None, (), Parameter.empty) and not repeatable:
+        if parameter.name in several:
+            told = tyro.conf.arg(metavar=parameter.name.upper(), help_behavior_hint="(required)")
+            hints[parameter.name] = Annotated[hint, told]
+        elif parameter.default in (None, (), Parameter.empty) and not repeatable:
             hints[parameter.name] = Annotated[hint, tyro.conf.arg(help_behavior_hint="")]
         elif is_dataclass(parameter.default):
             options: Any = type(parameter.default)
             _set_help(options)
+            hints[parameter.name] = Annotated[hint, tyro.conf.arg(name=options.HEADING)]
     part.__annotations__ = hints
+
+
+def _several(part: Callable[..., object]) -> tuple[str, ...]:
+    """The arguments of a verb that take one word or more. tyro takes none at all as well."""
+    hints = get_type_hints(part)
+    return tuple(
+        name
+        for name, parameter in signature(part).parameters.items()
+        if parameter.kind is Parameter.POSITIONAL_ONLY
+        and parameter.default is Parameter.empty
+        and get_origin(hints[name]) is tuple
+    )
 
 
 def _options(part: Callable[..., object]) -> dict[str, object]:

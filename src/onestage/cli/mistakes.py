@@ -26,6 +26,8 @@ _SETTING = re.compile(r"(?<![\w.-])([a-z]\w*)=(\([\w.]+, [\w.]+\)|[\w.\"'-]*)")
 _CONFIG = re.compile(r"\bconfig=\w+\(([^()]*)\)")
 """Settings of a config as Python takes them: ``config=ExportConfig(overwrite=True)``. Typed they are options."""
 _CALL = re.compile(r"\w\(")
+_QUOTED = re.compile(r"((?<!\S)'[^']*')")
+"""A word of a command that is quoted for the shell, such as a path."""
 _PLAIN = (
     (re.compile(r"invalid literal for int\(\) with base 10: (.*)", re.DOTALL), "a whole number, such as 3"),
     (re.compile(r"could not convert string to float: (.*)", re.DOTALL), "a number, such as 0.5"),
@@ -61,12 +63,17 @@ _WORDS = re.compile(r"does not match choices \('(.*?)',?\)")
 
 @contextmanager
 def mistakes_as_errors(
-    options: Callable[[], Collection[str]], words: Sequence[str], plain: Callable[[], Sequence[str]]
+    options: Callable[[], Collection[str]],
+    words: Sequence[str],
+    plain: Callable[[], Sequence[str]],
+    *,
+    several: Collection[str] = (),
 ) -> Iterator[None]:
     """Raise ConfigError for mistakes that tyro finds inside this block.
 
     options: returns the options of the verb, such as "--score". words: what is typed behind the verb. plain: returns what the
-    verb takes without an option, such as "MODEL", in its order.
+    verb takes without an option, such as "MODEL", in its order. several: what of this takes one word or more, such as
+    "pictures".
     """
     try:
         from tyro._errors import on_parse_error
@@ -76,7 +83,7 @@ def mistakes_as_errors(
 
     def refuse(event: ParseErrorEvent) -> None:
         try:
-            error = _as_error(event, options, words, plain)
+            error = _missing(event, several) or _as_error(event, options, words, plain)
         except AttributeError:  # this tyro names its parts in another way
             return
         if error is not None:
@@ -100,9 +107,10 @@ def reword(error: OnestageError, options: Mapping[str, object], fix: str) -> Non
         if error.where in options:
             usual = options[error.where]
             error.fix = error.fix or (f"such as {error.where} {usual}" if type(usual) in (int, float) else fix)
-    plain = _CONFIG.sub(r"\1", error.fix or "")
-    if error.fix is not None and not _CALL.search(plain):
-        error.fix = _SETTING.sub(lambda found: _typed(found, options), plain)
+    parts = _QUOTED.split(_CONFIG.sub(r"\1", error.fix or ""))
+    if error.fix is not None and not any(map(_CALL.search, parts[::2])):
+        parts[::2] = [_SETTING.sub(lambda found: _typed(found, options), part) for part in parts[::2]]
+        error.fix = "".join(parts)
 
 
 def _typed(setting: re.Match[str], options: Collection[str]) -> str:
@@ -167,9 +175,6 @@ def _as_error(
         if wrong is None:
             return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
         return _no_option(wrong, event.prog, options(), plain())
-    if isinstance(event, kinds.MissingArgs):
-        missing = ", ".join(_name(argument.arg) for argument in event.missing_arguments)
-        return ConfigError("something is missing", where=event.prog, expected=missing, fix=fix)
     if isinstance(event, kinds.InvalidChoice):
         choices = [choice for choice in event.choices if choice != "None"]  # None is only the absence of a choice
         what, expected = f"there is no such choice{nearest(event.value, choices)}", ", ".join(choices)
@@ -180,6 +185,21 @@ def _as_error(
         what = "the option takes no value" if event.offending_value else "the option needs a value"
         return ConfigError(what, where=_name(event.argument), got=event.offending_value, fix=fix)
     return _of_value(event, fix) if isinstance(event, kinds.InstantiationFailure) else None
+
+
+def _missing(event: ParseErrorEvent, several: Collection[str]) -> ConfigError | None:
+    """The error for all that is to be added: words, among them those of which tyro takes none as well, and then options. None
+    for another event."""
+    from tyro import _errors as kinds
+
+    if not isinstance(event, kinds.MissingArgs):
+        return None
+    words = [_name(found.arg) for found in event.missing_arguments if found.arg.is_positional()]
+    given = event.partial_output  # a mark in place of what is not there
+    more = [name.upper() for name in several if not isinstance(given.get(name), list | tuple)]
+    options = [_name(found.arg) for found in event.missing_arguments if not found.arg.is_positional()]
+    expected = ", ".join([*words, *more, *options])
+    return ConfigError("something is missing", where=event.prog, expected=expected, fix=f"{event.prog} --help")
 
 
 def _name(argument: ArgumentDefinition) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -28,7 +27,7 @@ from onestage.cli.film import (
 from onestage.cli.looking import PLAIN_LOOK, Look, tell_cost, tell_passes
 from onestage.cli.working import USUAL_SCORE, Tally, Work, as_before, begin, failures_of, identity, settings_of, work_through
 from onestage.cli.writing import Output, check_blurring, pieces_of, sinks_of, tell_counts
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, command
 from onestage.files import only_writer
 from onestage.model.codec import Range
 
@@ -46,6 +45,7 @@ MANY_FRAMES = 1_000_000
 class Choice:
     """What looks at the pictures, and which detections are reported."""
 
+    HEADING: ClassVar[str] = "detection"
     score: float | Literal["auto"] = "auto"
     """The least score to report. auto: of each class the threshold that evaluate --keep-thresholds put into the model, and 0.5
     without one. 0.5 is readable in pictures; for measuring, write files with 0.01."""
@@ -108,7 +108,7 @@ def predict(
         out: folder for everything that is written; of pictures that are there, only earlier annotated copies are replaced
     """
     if not pictures:
-        raise ConfigError("no picture is named", fix=f"onestage predict {shlex.quote(model)} FILE, FOLDER or 'GLOB'")
+        raise ConfigError("no picture is named", fix=f"{command('predict', model)} FILE, FOLDER or 'GLOB'")
     pictures = with_films_of_globs(pictures)
     films = names_films(pictures, film)
     with only_writer(out):

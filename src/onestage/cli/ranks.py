@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import tyro
 
@@ -40,6 +40,7 @@ Count = Annotated[int, tyro.conf.arg(metavar="N")]
 class Ranks:
     """Processes of this machine that train together."""
 
+    HEADING: ClassVar[str] = "process"
     processes: Count = 1
     """Train in so many processes of this machine: each takes a GPU, or a part of the cores. On several machines: torchrun."""
     restarts: Count = 3

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, fields, make_dataclass
-from typing import TYPE_CHECKING, Annotated, get_type_hints
+from typing import TYPE_CHECKING, Annotated, ClassVar, get_type_hints
 
 import docstring_parser
 import tyro
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     @dataclass(frozen=True)
     class Settings:
         """Every field of ``TrainConfig``, with None, or an empty tuple of words, where it is left out."""
+
+        HEADING: ClassVar[str] = "training"
 
 else:
     _NAMES = "|".join(rf"\b{field.name}\b" for field in fields(TrainConfig) if "_" in field.name)
@@ -40,7 +42,7 @@ else:
             found.append((field.name, Annotated[hint, told], () if many else None))
         return found
 
-    Settings = make_dataclass("Settings", _options(), frozen=True, namespace={"__module__": __name__})
+    Settings = make_dataclass("Settings", _options(), frozen=True, namespace={"__module__": __name__, "HEADING": "training"})
     Settings.__doc__ = "How to train. What you leave out is decided by the rules in docs/training.md, and told with the reason."
 
 NOTHING_GIVEN = Settings()

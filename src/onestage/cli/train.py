@@ -197,7 +197,7 @@ def _tell(prepared: Prepared) -> None:
     tell(f"{model.config.name} on {counted(len(train_set), 'picture')} to learn from, {len(val_set)} to measure on")
     TerminalMonitor().decided(decisions)
     if lost := summary(left_out_of(train_set, val_set)):
-        tell(f"left out: {lost}; see them: onestage data check")
+        tell(f"left out: {lost}; see them: {train_set.doctor}")
     tell(told(coverage_of(model, train_set), fitted=ANCHORS in [decision.setting for decision in decisions]))
 
 
@@ -254,7 +254,7 @@ def _go_on_with(
 
 def _go_on(run: Path, *, accept_changes: bool = False, settings: NewSettings | None = None) -> int:
     """The rest of an interrupted run. settings: those that change."""
-    from onestage.training.folder import weights_option
+    from onestage.training.folder import again
     from onestage.training.going_on import NOTHING_NEW
     from onestage.training.loop import resume
     from onestage.training.memory import keep_freed_memory
@@ -265,22 +265,21 @@ def _go_on(run: Path, *, accept_changes: bool = False, settings: NewSettings | N
     except ProblemsError as error:
         error.fix = (
             "put the data set back as it was when this run began; or go on without pictures that are lost: onestage train"
-            f" --resume {shlex.quote(str(run))} --on-bad skip; or begin a new run on what is left: onestage train DATA"
-            f" --on-bad skip{weights_option(run)}"
+            f" --resume {shlex.quote(str(run))} --on-bad skip; or begin a new run on what is left:"
+            f" {again(run, '--on-bad', 'skip')}"
         )
         raise
 
 
 def _no_other_settings(run: Path, given: Sequence[str]) -> ConfigError:
     """The error for a run to go on with for which settings are given that cannot change."""
-    from onestage.training.folder import Plan, weights_option
+    from onestage.training.folder import Plan, again
     from onestage.training.going_on import NewSettings
 
     Plan.load(run)  # raises if there is no run
     what, taken = "--resume goes on with its run, and these cannot change", [*NewSettings.__dataclass_fields__]
     expected = f"DATA that has moved, {', '.join(option(name) for name in taken if name != 'data')}"
-    other = f"onestage train DATA{weights_option(run)}" if weights_option(run) else "onestage train DATA"
-    fix = f"leave them out, or begin another run: {other}"
+    fix = f"leave them out, or begin another run: {again(run)}"
     return ConfigError(what, where=run, got=", ".join(given), expected=expected, fix=fix)
 
 

@@ -17,11 +17,11 @@ from onestage.cli.choose import ModelChoice
 from onestage.cli.output import say, tell
 from onestage.cli.train import Prepared, prepared
 from onestage.cli.trial_length import rehearsed
-from onestage.errors import ConfigError, counted
+from onestage.errors import ConfigError, command, counted
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Detections
-from onestage.training.config import Setting, TrainConfig, option, typed
+from onestage.training.config import Setting, TrainConfig, typed
 from onestage.training.folder import CONFIG, Plan, fingerprint
 from onestage.training.inputs import TrainData, read_data
 from onestage.training.loop import TrainResult, resume, train
@@ -184,8 +184,8 @@ class Tuner:
 
     def _options(self) -> list[str]:
         """What the user decided, as typed."""
-        model = [f"{option(name)} {value}" for name, value in vars(self.detector).items() if value not in (None, ())]
-        return [*model, *(text for name, value in self.given.items() if name != "minutes" for text in typed(name, value))]
+        given = [text for name, value in self.given.items() if name != "minutes" for text in typed(name, value)]
+        return [*map(shlex.join, self.detector.options), *given]
 
     def _space(self, first: Prepared) -> Space:
         """What is searched: what the user has left open."""
@@ -294,7 +294,7 @@ class Tuner:
         else:
             weights = [] if self.detector.weights is None else [f"--weights {shlex.quote(self.detector.weights)}"]
             options = [f"--config {shlex.quote(str(self.out / BEST))}", *format, *weights]
-        return " ".join(["onestage train", shlex.quote(str(self.data)), *options, "--minutes 60"])
+        return " ".join([command("train", self.data), *options, "--minutes 60"])
 
     def _end(self, search: Search) -> int:
         """Print the best trial, and how to train with it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, cast
+from typing import Annotated, ClassVar, Literal, cast
 
 import tyro
 
@@ -25,6 +25,7 @@ MINUTES = 60.0
 class Budget:
     """How long to search: --minutes is for the whole search, by default 60."""
 
+    HEADING: ClassVar[str] = "budget"
     each: float | None = None
     """Minutes of each trial; by default a tenth of all. What is best in trials of a few minutes need not be best in a training
     of hours."""

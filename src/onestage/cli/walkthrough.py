@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from onestage.creation import create
 from onestage.data import load_dataset
 from onestage.data.synthetic import SyntheticConfig
 from onestage.data.writers import Split
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, command
 from onestage.metrics.report import Report
 from onestage.metrics.wording import NOT_MEASURED
 from onestage.predict.measure import evaluate_dataset
@@ -79,8 +78,8 @@ def walk(out: Path, scale: Scale) -> int:
     _step(2, "training")
     result = _trained(out / "run", data, scale)
     if result.interrupted:
-        typed = shlex.join(["onestage", "demo", "--out", str(out), *["--fast"] * (scale is FAST)])
-        say(("or go on with the whole demo:", "bold"), f" {typed}")
+        fast = ("--fast",) if scale is FAST else ()
+        say(("or go on with the whole demo:", "bold"), " ", command("demo", "--out", out, *fast))
         return 130
     _step(3, "measuring on pictures that it has never seen")
     report, best = _measured(result, data, out)
@@ -149,7 +148,7 @@ def _summary(report: Report, result: TrainResult, out: Path, best: float) -> Pan
         "curves": f"{folder}/training_curves.png, pr_curves.png",
         "the model": str(result.best),
         " ": "",
-        "try it": shlex.join(["onestage", "predict", f"{folder}/run", f"{folder}/data/test", "--score", f"{score:g}"]),
+        "try it": command("predict", f"{folder}/run", f"{folder}/data/test", "--score", f"{score:g}"),
         "next": "onestage train YOUR_PICTURES",
     }
     table = Table.grid(padding=(0, 2))

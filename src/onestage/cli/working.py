@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from onestage.cli.output import PictureProgress, progress, say, tell
 from onestage.errors import ConfigError, DataError, WeightsError, WriteError, counted
@@ -35,6 +35,7 @@ FAILURES = "pictures that could not be read"
 class Work:
     """How the work is done."""
 
+    HEADING: ClassVar[str] = "machine"
     batch_size: int = 8
     """Pictures that go through the network together. 1 is exact for a model whose input follows the picture, such as a
     RetinaNet: several are padded to the largest of them, which changes detections."""

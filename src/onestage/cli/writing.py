@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 class Output:
     """What is written."""
 
+    HEADING: ClassVar[str] = "output"
     format: tuple[Literal["coco", "csv", "jsonl", "counts"], ...] = ()
     """predictions.json in COCO's results form, predictions.csv, predictions.jsonl; counts.csv, the number of objects of each
     class in each picture; one or several."""

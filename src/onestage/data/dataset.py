@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from onestage.data.columns import Parts, chosen
 from onestage.data.text import size_text
-from onestage.errors import ConfigError, DataError, OnestageError, PictureError, ProblemsError, counted, first_ten
+from onestage.errors import ConfigError, DataError, OnestageError, PictureError, ProblemsError, command, counted, first_ten
 from onestage.images import Stored, decode_image, decoding_cost, image_size, is_turned
 from onestage.structures import Sample, Size, Truth, check_labels
 
@@ -65,7 +65,7 @@ class Problem:
         return f"{self.where}: {self.reason}"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset(torch.utils.data.Dataset[Sample]):
     """P labelled pictures, stored as columns. So a million pictures are cheap to hold, to share with workers and to slice.
 
@@ -74,7 +74,8 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     (difficult objects), crowd (M,) bool (crowd regions) and area (M,) float32. classes and category_ids: the K names, and
     the K ids that the data set has for them. problems: what was wrong and is left out; only reading with on_bad="skip"
     leaves anything out. notes: how something unclear was understood. parts: where the pictures lie inside larger files, if they
-    do; their paths then go on behind those of the files.
+    do; their paths then go on behind those of the files. named: the words that name the data set on the command line: its path
+    as the user gave it, and perhaps --format; DATA stands for what was made in Python.
     """
 
     root: Path
@@ -91,9 +92,10 @@ class Dataset(torch.utils.data.Dataset[Sample]):
     area: Tensor
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
-    problems: tuple[Problem, ...] = field(default=(), repr=False)
-    notes: tuple[Problem, ...] = field(default=(), repr=False)
-    parts: Parts | None = field(default=None, repr=False)
+    problems: tuple[Problem, ...] = ()
+    notes: tuple[Problem, ...] = ()
+    parts: Parts | None = None
+    named: tuple[str, ...] = ("DATA",)
 
     def __post_init__(self) -> None:
         columns = (self.boxes, self.labels, self.ignore, self.crowd, self.area)
@@ -101,6 +103,17 @@ class Dataset(torch.utils.data.Dataset[Sample]):
         assert len(self.paths) == len(self.image_ids) == len(self.sizes) == len(self.offsets) - 1
         assert len(self.classes) == len(self.category_ids)
         check_labels(self.labels, len(self.classes), where=self.root)
+
+    def __repr__(self) -> str:
+        """Short: the columns may have millions of rows."""
+        split = "" if self.split is None else f" {self.split}"
+        counts = ((len(self), "picture"), (len(self.boxes), "object"), (len(self.classes), "class"))
+        return f"{type(self).__name__}({str(self.root)!r}{split}, {', '.join(counted(*count) for count in counts)})"
+
+    @property
+    def doctor(self) -> str:
+        """The command that shows all that is wrong with the data set."""
+        return command("data check", *self.named)
 
     @property
     def is_empty(self) -> bool:

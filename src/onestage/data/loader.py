@@ -154,7 +154,7 @@ class TrainLoader:
                 raise DataError(
                     f"more than {_SPARE} pictures in a row cannot be read",
                     where=", ".join(list(self.skipped)[-3:]),
-                    fix="see what is wrong with them: onestage data check",
+                    fix=f"see what is wrong with them: {self._reader.doctor}",
                 )
             yield batch
 
@@ -372,6 +372,11 @@ class _Reader:
         self._pictures, self._workers, self._on_bad, self._pin_memory = pictures, workers, on_bad, pin_memory
         self._pool: WorkerPool[Keys, _Rest] | None = None
 
+    @property
+    def doctor(self) -> str:
+        """The command that looks at every picture of the data set."""
+        return self._pictures.dataset.doctor
+
     def read(self, batches: Iterable[Keys]) -> Iterator[Batch | None]:
         """The batches in order; None for a batch of which no picture could be read."""
         for parcel in self._parcels(batches):
@@ -386,7 +391,8 @@ class _Reader:
                 yield Parcel(pixels.pin_memory() if self._pin_memory and pixels is not None else pixels, rest)
             return
         if self._pool is None:  # workers live through many epochs
-            self._pool = WorkerPool(self._pictures.load, self._workers, name=self._pictures.names, pin_memory=self._pin_memory)
+            load, names = self._pictures.load, self._pictures.names
+            self._pool = WorkerPool(load, self._workers, name=names, doctor=self.doctor, pin_memory=self._pin_memory)
             weakref.finalize(self, self._pool.close)
         try:
             yield from self._pool.run(batches)

@@ -151,7 +151,7 @@ class _Shard:
             start += count
         if packed:
             what = "pictures in it are compressed, so a whole row group is read for some of them: slow, and it takes memory"
-            self.table.notes.append(Problem(where, what, fix="write it again: onestage data convert DATA --to parquet"))
+            self.table.notes.append(Problem(where, what, fix="write it again: onestage data convert DATA OUT --to parquet"))
 
     def _add(self, number: int, row: Mapping[str, Json]) -> str:
         """Add a picture and its objects. Return its path. Raise DataError if the row is none."""

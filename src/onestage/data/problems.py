@@ -34,7 +34,7 @@ def refuse_problems(
     if share is None or any(problem.fault is None for problem in found):
         if found:
             listed = [p for p in problems_of(opened, sets) if share is None or p.fault is None]
-            raise complain(opened.root, listed, empty=sets[0].is_empty, more=DOCTOR)
+            raise complain(opened.root, listed, empty=sets[0].is_empty, more=also_look(sets[0].doctor))
         return
     if len(found) > most_left_out(share, *sets):
         raise too_many(found, *sets, share=share, empty=sets[0].is_empty)
@@ -74,8 +74,9 @@ def too_many(
     )
 
 
-DOCTOR = "; to look into every picture too: onestage data check"
-"""What finds more than training does at its start."""
+def also_look(doctor: str) -> str:
+    """The end of a remedy: what finds more than training does at its start. doctor: the command of the doctor."""
+    return f"; to look into every picture too: {doctor}"
 
 
 def _of_the_whole(opened: OpenData, sets: Sequence[Dataset], split: str | None) -> Iterator[Problem]:

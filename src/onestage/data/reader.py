@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from os import PathLike, fspath
@@ -24,7 +24,7 @@ from onestage.data.files import (
     walk,
 )
 from onestage.data.foreign import first_foreign
-from onestage.data.labels import MODEL, StoredClasses, assign_labels
+from onestage.data.labels import MODEL, Labels, StoredClasses, assign_labels
 from onestage.data.shards import ShardSet, ShardTable
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import OnBad, Table
@@ -90,7 +90,7 @@ FORMATS: Mapping[str, Reader] = {
 class OpenData:
     """A data set whose format and files are known. ``load`` reads the annotations of each split once and keeps them.
 
-    path: as the user named it. root: the data set's folder. labels_alone: see ``open_data``.
+    path: as the user named it. root: the data set's folder. labels_alone: see ``open_data``. named: see ``Dataset``.
     """
 
     path: Path
@@ -99,6 +99,7 @@ class OpenData:
     layout: Layout | ShardSet = field(repr=False)
     tree: Tree = field(repr=False)
     labels_alone: bool = False
+    named: tuple[str, ...] = ("DATA",)
     _tables: dict[str, Table | ShardTable] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -133,10 +134,8 @@ class OpenData:
             for depth, (name, place) in enumerate(_around(self.tree.parts(folder)), start=1):
                 if place in places and not split_name(name):
                     others["/".join(names[:depth]) + "/"] = None
-        what, fix = (
-            "this folder is passed over: its name says no split",
-            "rename it, for example to val, or name it in data.yaml",
-        )
+        what = "this folder is passed over: its name says no split"
+        fix = "rename it, for example to val, or name it in data.yaml"
         return tuple(Problem(folder, what, expected=", ".join(SPLITS), fix=fix) for folder in others)
 
     @property
@@ -251,20 +250,21 @@ class OpenData:
         """
         _check_on_bad(on_bad)
         key = self._key(split)
-        table = self._table(key)
-        labels = assign_labels(self._classes(table, classes), classes, where=self.path, owner=owner)
-        only_split = self.splits[0] if len(self.splits) == 1 else None
-        return table.dataset(self.format, key or only_split, labels=labels, on_bad=on_bad)
+        labels = assign_labels(self._classes(self._table(key), classes), classes, where=self.path, owner=owner)
+        return self._dataset(key, labels, on_bad=on_bad)
 
     def look(self, split: str | None = None, *, names: Sequence[str] | None = None) -> Dataset:
         """As ``load`` with on_bad="skip", for those who list what is wrong: perhaps no picture is left. names: of the classes,
         if the data set only numbers them.
         """
         key = self._key(split)
-        table = self._table(key)
-        labels = assign_labels(self._classes(table, names), None, where=self.path)
-        only_split = self.splits[0] if len(self.splits) == 1 else None
-        return table.dataset(self.format, key or only_split, labels=labels, on_bad="skip", may_be_empty=True)
+        labels = assign_labels(self._classes(self._table(key), names), None, where=self.path)
+        return self._dataset(key, labels, on_bad="skip", may_be_empty=True)
+
+    def _dataset(self, key: str, labels: Labels, *, on_bad: OnBad, may_be_empty: bool = False) -> Dataset:
+        split = key or (self.splits[0] if len(self.splits) == 1 else None)
+        made = self._table(key).dataset(self.format, split, labels=labels, on_bad=on_bad, may_be_empty=may_be_empty)
+        return replace(made, named=self.named)
 
     def _table(self, key: str) -> Table | ShardTable:
         if key not in self._tables and isinstance(self.layout, ShardSet):
@@ -321,7 +321,8 @@ def open_data(path: str | Path, format: str | None = None, *, labels_alone: bool
     if len(layouts) > 1:
         fix = f"name one: --format {next(iter(layouts))}, or name a folder or file further down"
         raise DataError("more than one data set is here", where=path, got=" and ".join(layouts), fix=fix)
-    return OpenData(path, tree.root, *next(iter(layouts.items())), tree, labels_alone)
+    named = (str(path), *(() if format is None else ("--format", format)))
+    return OpenData(path, tree.root, *next(iter(layouts.items())), tree, labels_alone, named)
 
 
 def load_dataset(

@@ -28,7 +28,7 @@ from onestage.data.dataset import Dataset, Fault, Problem, complain
 from onestage.data.labels import MODEL, SHOWN, ClassKey, Labels, StoredClasses, alike
 from onestage.data.text import listed, size_text
 from onestage.data.threads import PatientThreads
-from onestage.errors import DataError, PictureError, counted
+from onestage.errors import DataError, PictureError, command, counted
 from onestage.images import image_size
 from onestage.structures import Size
 
@@ -347,7 +347,7 @@ def unknown_classes(count: Mapping[str, int], names: Sequence[str], labels: Labe
 def no_pictures(root: Path, split: str | None, problems: Sequence[Problem]) -> DataError:
     """The error for a data set, or a split of it, of which no picture is left. problems: why not."""
     what = f"no usable picture in {'' if split is None else f'split {split} of '}this data set"
-    fix = "onestage data check lists all that is wrong"
+    fix = f"see all that is wrong: {command('data check', root)}"
     if split is not None and not problems:
         fix = "add pictures to it, or take it out of the data set"
     return DataError(what, where=root, got=next(iter(problems), None), fix=fix)

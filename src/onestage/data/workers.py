@@ -112,7 +112,8 @@ class _Job(Generic[Task]):
 class WorkerPool(Generic[Task, Rest]):
     """Workers that live until ``close``, through many rounds of tasks.
 
-    work: done in a worker, for a task and with a share of the memory for pictures. name: of a task, for messages.
+    work: done in a worker, for a task and with a share of the memory for pictures. name: of a task, for messages. doctor: the
+    command that looks at all pictures one by one, for messages.
     """
 
     def __init__(
@@ -121,9 +122,10 @@ class WorkerPool(Generic[Task, Rest]):
         workers: Workers,
         *,
         name: Callable[[Task], str],
+        doctor: str = "onestage data check DATA",
         pin_memory: bool = False,
     ) -> None:
-        self.work, self.workers, self.name, self.pin_memory = work, workers, name, pin_memory
+        self.work, self.workers, self.name, self.doctor, self.pin_memory = work, workers, name, doctor, pin_memory
         limit = in_bytes(workers.gigabytes)
         self.unasked = min(HEAVY, limit // (2 * workers.count))  # what a worker may use without asking
         self.memory = PictureMemory(limit - workers.count * self.unasked)
@@ -239,7 +241,7 @@ class WorkerPool(Generic[Task, Rest]):
         """
         job.deaths += 1
         if job.deaths >= TRIES:
-            fix = "often too little memory: try fewer --workers, or 0; or look for a harmful file: onestage data check"
+            fix = f"often too little memory: try fewer --workers, or 0; or look for a harmful file: {self.doctor}"
             what = "a process that loads pictures died, and so did those that took its place"
             self.finish(job, LostError(what, where=self.name(job.task), got=f"the last one {end_of(code)}", fix=fix))
             return

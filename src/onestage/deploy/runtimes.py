@@ -160,7 +160,7 @@ def _runtime(detector: Detector, runtime: str) -> Runtime:
         raise ConfigError(what, got=f"{runtime} on {detector.device}", fix=fix)
     if not RUNTIMES[runtime].suits(detector):
         what = "a file for this runtime has one input size, and the input of this detector follows the picture"
-        fix = f"onestage export --to {RUNTIMES[runtime].to} --size HxW"
+        fix = f"onestage export MODEL --to {RUNTIMES[runtime].to} --size HxW"
         raise ConfigError(what, where=detector.config.name, got=runtime, fix=fix)
     return RUNTIMES[runtime]
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
+from onestage.errors import counted
 from onestage.files import Json
 from onestage.metrics.book import BookMetrics
 from onestage.metrics.coco import CocoClass, CocoMetrics
@@ -20,7 +21,7 @@ class ClassRow(CocoClass):
     voc10: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Results:
     """The figures of one model on one set of pictures.
 
@@ -35,6 +36,11 @@ class Results:
     data: str = ""
     losses: Mapping[str, float] | None = None
     book: BookMetrics | None = None
+
+    def __repr__(self) -> str:
+        """Short: every class has many figures."""
+        counts = f"{counted(self.coco.pictures, 'picture')}, {counted(self.coco.objects, 'object')}"
+        return f"{type(self).__name__}(AP {self.coco.AP:.3f}, AP50 {self.coco.AP50:.3f}, {counts})"
 
     @property
     def rows(self) -> list[ClassRow]:

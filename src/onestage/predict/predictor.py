@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol, Self, cast
 import torch
 from torch import Tensor, nn
 
-from onestage.errors import ConfigError, check_number, warn_outside
+from onestage.errors import ConfigError, check_number, counted, warn_outside
 from onestage.images import Channels, Picture, decode_image, to_tensor
 from onestage.model.config import DetectorConfig
 from onestage.model.decoder import Decoder
@@ -185,7 +185,7 @@ class Looker(Protocol):
         return found if self.scores is None else self.scores.calibrated(found)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictor(Looker):
     """Detect objects in pictures with any engine. The decoder says how pictures are resized and what the output means.
 
@@ -201,6 +201,11 @@ class Predictor(Looker):
         """Raise ConfigError if the scores are about another number of classes."""
         if self.scores is not None:
             self.scores.check(len(self.classes))
+
+    def __repr__(self) -> str:
+        """Short: the model, its classes and what runs it."""
+        runtime = getattr(self.engine, "runtime", "torch" if isinstance(self.engine, TorchEngine) else repr(self.engine))
+        return f"{type(self).__name__}({self.name!r}, {counted(len(self.classes), 'class')}, {runtime})"
 
     @classmethod
     def of(cls, detector: Detector) -> Self:

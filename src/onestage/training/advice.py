@@ -62,7 +62,7 @@ class Facts:
 
     epochs: of the whole training. warmup: epochs of the warm-up. lr: the peak learning rate. threads: of this process. busy:
     the share of the processors at hand that other programs use, 0..1; NaN if that is not known. larger: whether a larger input
-    would show most pictures with more of their pixels.
+    would show most pictures with more of their pixels. doctor: the command that looks at the data set.
     """
 
     classes: tuple[ClassCount, ...]
@@ -72,6 +72,7 @@ class Facts:
     threads: int = 1
     busy: float = math.nan
     larger: bool = True
+    doctor: str = "onestage data check DATA"
 
 
 class Finding(NamedTuple):
@@ -83,7 +84,7 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Advice:
-    """A line for people. epoch: epochs done when it was given; 0 before the first. rule: a key of RULES."""
+    """A line for people, or a few. epoch: epochs done when it was given; 0 before the first. rule: a key of RULES."""
 
     epoch: float
     rule: str
@@ -111,12 +112,15 @@ def _few_examples(history: History, facts: Facts) -> Finding | None:
     few = sorted((c for c in facts.classes if c.train < FEW or c.val < FEW), key=lambda c: (min(c.train, c.val), c.name))
     if history or not few:
         return None
-    numbers = "{0.name} ({0.train:,} to train, {0.val:,} to measure: label about {0.lacking} more pictures with it)"
-    named = _named([numbers.format(c) for c in few])
-    least = min((c.val for c in few if c.val), default=FEW)
-    chance = f": with {least}, one object more or less moves its recall by {100 / least:.0f} points" if least < FEW else ""
-    text = f"few examples of {named}. With fewer than {FEW} objects to train, the AP of a class will be low"
-    return Finding(1, f"{text}; with fewer than {FEW} to measure, it is unsure{chance}")
+    text = f"few examples: with fewer than {FEW} objects to train, the AP of a class will be low; to measure, it is unsure"
+    return Finding(1, "\n  ".join([text, *map(_few_objects, few[:NAMED]), *_others(few)]))
+
+
+def _few_objects(count: ClassCount) -> str:
+    """The objects of a class that has few of them, and what to do about it."""
+    name, more = printable(count.name), counted(count.lacking, "more picture")
+    text = f"{name}: {count.train:,} to train, {count.val:,} to measure; label about {more} with it"
+    return f"{text}. One object found or not moves its recall by {100 / count.val:.0f} points" if 0 < count.val < FEW else text
 
 
 def _other_work(history: History, facts: Facts) -> Finding | None:
@@ -163,7 +167,7 @@ def _learns_nothing(history: History, facts: Facts) -> Finding | None:
     if min(row["loss"] for row in rows) < FLAT * rows[0]["loss"] or rows[-1]["loss"] > RISEN * rows[0]["loss"]:
         return None
     text = f"the loss is {rows[-1]['loss']:.3g}, as at the start: a learning rate of {facts.lr:.2g} does nothing here"
-    return Finding(1, f"{text}. Try --lr {10 * facts.lr:.2g}; if that changes nothing, look at the labels: onestage data check")
+    return Finding(1, f"{text}. Try --lr {10 * facts.lr:.2g}; if that changes nothing, look at the labels: {facts.doctor}")
 
 
 def _rises(history: History, facts: Facts) -> Finding | None:
@@ -187,7 +191,7 @@ def _never_found(history: History, facts: Facts) -> Finding | None:
         return None
     text = _named([f"{c.name} ({counted(c.train, 'training object')})" for c in lost])
     size = "; small objects need a larger --size" if facts.larger else ""
-    return Finding(len(lost), f"never found: {text}. Look at the labels (onestage data check){size}")
+    return Finding(len(lost), f"never found: {text}. Look at the labels ({facts.doctor}){size}")
 
 
 def _slows(history: History, facts: Facts) -> Finding | None:
@@ -231,5 +235,9 @@ def _with(history: History, *keys: str) -> list[Record]:
 
 def _named(things: Sequence[str]) -> str:
     """The first few, and the number of the others."""
-    more = f" and {len(things) - NAMED} more" if len(things) > NAMED else ""
-    return ", ".join(printable(thing) for thing in things[:NAMED]) + more
+    return " ".join([", ".join(printable(thing) for thing in things[:NAMED]), *_others(things)])
+
+
+def _others(things: Sequence[object]) -> list[str]:
+    """The number of those beyond the first few; none if there are no others."""
+    return [f"and {len(things) - NAMED:,} more"] if len(things) > NAMED else []

@@ -45,14 +45,14 @@ class Taken:
 
 class Checks:
     """Looks at the losses of every ``every`` steps, and adds them to the state. asked: some process was asked to stop. lost:
-    the pictures that processes could not read, each by itself.
+    the pictures that processes could not read, each by itself. doctor: the command that looks at the pictures, for messages.
 
     All processes look together after the same steps, so ``asked`` and ``lost`` change after the same steps too.
     """
 
-    def __init__(self, state: RunState, group: Distributed, *, every: int | None = None) -> None:
+    def __init__(self, state: RunState, group: Distributed, *, doctor: str, every: int | None = None) -> None:
         """every: by default what suits the device."""
-        self.state, self.group = state, group
+        self.state, self.group, self.doctor = state, group, doctor
         self.every = every or EVERY.get(group.device.type, 1)
         self.asked, self.lost = False, 0
         self._told = (False, 0)
@@ -104,5 +104,5 @@ class Checks:
             "the loss is not a number any more; the checkpoints before this step are sound",
             where=f"step {taken.step}, epoch {taken.epoch}, pictures {', '.join(path for part in parts for path in part)}",
             got=", ".join(f"{name} {value:g}" for name, value in values) + f" at learning rate {taken.lr:g}",
-            fix="lower lr=, or raise warmup=; and look at these pictures: onestage data check",
+            fix=f"lower lr=, or raise warmup=; and look at these pictures: {self.doctor}",
         )

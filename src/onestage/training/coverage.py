@@ -224,11 +224,12 @@ def overlaps_of(model: Detector, data: Dataset) -> tuple[Tensor, Tensor]:
 
 
 def told(found: Coverage, *, fitted: bool = False) -> str:
-    """A line for the user: ``anchors reach 93 % of 4,888 objects (Platelets 71 %)``, and what helps if that is poor.
+    """A line for the user: ``anchors reach 93 % of 4,888 objects (Platelets least, 71 %)``, and what helps if that is poor.
 
     fitted: whether the anchors were fitted to these objects.
     """
-    least = f" ({found.least.name} {found.least.percent})" if found.least is not None and len(found.classes) > 1 else ""
+    last = found.least
+    least = f" ({last.name} least, {last.percent})" if last is not None and len(found.classes) > 1 and last.share < 1 else ""
     line = f"anchors reach {found.total.percent} of {counted(found.total.objects, 'object')}{least}"
     if not found.poor:
         return line

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.errors import ConfigError, absent
+from onestage.errors import ConfigError, OnestageError, absent, command
 from onestage.files import BEST, LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
@@ -90,6 +90,11 @@ class Plan:
             ) from e
 
     @property
+    def named(self) -> tuple[str, ...]:
+        """The words that name the data on the command line; DATA stands for pictures that Python handed over."""
+        return (self.data or "DATA", *(() if self.format is None else ("--format", self.format)))
+
+    @property
     def is_unfitted(self) -> bool:
         """Whether the steps that fit into the minutes of the run are not known yet."""
         return self.train.minutes is not None and self.train.steps is None
@@ -133,11 +138,18 @@ def weights_option(run: Path) -> str:
 
 
 def next_commands(run: Path, plan: Plan) -> dict[str, str]:
-    """What to do with what a run has learned: what for, and the command. DATA stands for pictures that Python handed over."""
-    folder, data = shlex.quote(str(run)), "DATA" if plan.data is None else shlex.quote(plan.data)
-    named = "" if plan.format is None else f" --format {plan.format}"
-    bad = " --on-bad skip" if (run / LEFT_OUT).exists() else ""
-    return {"measure it": f"onestage evaluate {folder} {data}{named}{bad}", "use it": f"onestage predict {folder} PICTURES"}
+    """What to do with what a run has learned: what for, and the command."""
+    bad = ("--on-bad", "skip") if (run / LEFT_OUT).exists() else ()
+    return {"measure it": command("evaluate", run, *plan.named, *bad), "use it": command("predict", run, "PICTURES")}
+
+
+def again(run: Path, *options: str) -> str:
+    """The command that begins another run: with the data of this one, if its plan names it, and its model, if one is saved."""
+    try:
+        named = Plan.load(run).named
+    except OnestageError:
+        named = ("DATA",)
+    return command("train", *named, *options) + weights_option(run)
 
 
 def fingerprint(dataset: Dataset) -> str:

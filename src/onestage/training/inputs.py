@@ -87,7 +87,7 @@ def _parts(
 def _doubts(opened: OpenData, parts: tuple[Dataset, Dataset]) -> list[str]:
     """What a user should know about the files of a data set before they are trained on."""
     notes = dict.fromkeys(str(note) for data in parts for note in data.notes)
-    lost = [f"{note}; see: onestage data check" for note in (*opened.unread, *opened.unlabelled)]
+    lost = [f"{note}; see: {parts[0].doctor}" for note in (*opened.unread, *opened.unlabelled)]
     others = [str(problem) for problem in (*opened.absent, *opened.passed_over, *opened.undivided)]
     measured = {*parts[1].paths} if parts[1].split == "val" else set()
     both = measured and {path for path in parts[0].paths if path in measured}
@@ -105,7 +105,7 @@ def _check_teaches(data: Dataset) -> None:
     got = "\n" + first_ten(lost) if lost else f"none in {counted(len(data), 'picture')}"
     fix = "correct what was left out" if lost else "label objects in more pictures"
     what = "no training picture has an object, so there is nothing to learn"
-    raise DataError(what, where=data.root, got=got, fix=f"{fix}; see: onestage data check")
+    raise DataError(what, where=data.root, got=got, fix=f"{fix}; see: {data.doctor}")
 
 
 def _read(data: OpenData, config: TrainConfig, classes: tuple[str, ...] | None) -> tuple[Dataset, Dataset | None]:

@@ -163,4 +163,5 @@ def facts_of(run: Run, coverage: Coverage) -> Facts:
         lr=run.config.peak_lr,
         threads=torch.get_num_threads(),
         larger=coverage.larger,
+        doctor=run.data.train.doctor,
     )

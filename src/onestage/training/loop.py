@@ -224,7 +224,7 @@ class Training:
     ) -> None:
         self.run, self.state, self.journal, self.stop, self.lock = run, state, journal, stop, lock
         self.monitor = journal.monitor
-        self.checks = Checks(state, run.group)
+        self.checks = Checks(state, run.group, doctor=run.data.train.doctor)
         self.stopping = False
         self.rate = self.waiting = math.nan
         self.left_out = LeftOut(run)

@@ -28,7 +28,7 @@ MOST_PROBLEMS = 20
 """Problems of the data that are listed."""
 
 STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: var(--note); }
-  .note { color: var(--ink); }
+  .note { color: var(--ink); white-space: pre-line; }
   .through td, .through th { padding: .2rem; border: 0; text-align: center; font-size: .85rem; }
   .through img { display: block; width: 100%; min-width: 8rem; max-width: 15rem; border-radius: .3rem; }
   td.words, th.words { text-align: left; }
@@ -109,7 +109,7 @@ def save_page(
         coverage_words=told(coverage, fitted=run.has_fitted_anchors),
         classes=_class_rows(run.data.train, facts, history, coverage),
         left_out=left_out[:MOST_PROBLEMS],
-        left_out_words=f"{counted(len(left_out), 'problem')}; all of them: onestage data check",
+        left_out_words=f"{counted(len(left_out), 'problem')}; all of them: {run.data.train.doctor}",
         settings=list(_settings(run)),
         setting_titles=SETTING_TITLES,
         changes=[f"Changed {change}" for change in run.changes],
@@ -205,6 +205,7 @@ def _expect(count: ClassCount) -> str:
 def settings_of(run: Run) -> dict[str, str]:
     """The model, the data and every setting of the training, as text."""
     texts = {name: _value(value) for name, value in vars(run.config).items()}
+    texts |= {name: value for name, (value, _) in _length(run).items()}
     return {"model": run.model.config.name, "data": run.data.train.root.name, **texts}
 
 
@@ -213,9 +214,20 @@ def _settings(run: Run) -> Iterator[tuple[str, str, str, str]]:
     decided = {decision.setting for decision in run.decisions}
     for one in run.decisions:
         yield one.setting, one.value, one.reason, one.option
+    length = _length(run)
     for name, value in vars(run.config).items():
         if name not in decided:
-            yield name, _value(value), "", ""
+            yield name, *length.get(name, (_value(value), "")), ""
+
+
+def _length(run: Run) -> dict[str, tuple[str, str]]:
+    """The settings that follow from the steps or minutes of a run, its epochs and its steps: value and reason."""
+    steps, minutes = run.config.steps, run.config.minutes
+    fitted = "" if minutes is None else f"what fits into {minutes:g} min"
+    if steps is None:
+        return dict.fromkeys(("epochs", "steps"), ("not known yet", fitted)) if fitted else {}
+    epochs = (f"{run.epochs:g}", f"follows from {counted(steps, 'step')} of {counted(len(run.loader), 'step')} an epoch")
+    return {"epochs": epochs, **({"steps": (str(steps), fitted)} if fitted else {})}
 
 
 def _value(value: object) -> str:

@@ -83,7 +83,8 @@ def _step_seconds(run: Run, state: RunState, stop: StopSignal, budget: float) ->
     """Seconds for a step, with the wait for its pictures; None if the run was asked to stop."""
     training_mode(run.learner, run.config.freeze)
     trial, taken = replace(state, sums={}, history=[]), list[float]()
-    checks = Checks(trial, run.group, every=1)  # to wait for a GPU is right here: its time is what is measured
+    doctor = run.data.train.doctor
+    checks = Checks(trial, run.group, doctor=doctor, every=1)  # to wait for a GPU is right here: its time is what is measured
     at = clock.now()
     for batch in _endless(run.loader):
         with run.group.patience():

@@ -18,7 +18,7 @@ from torch import nn
 from onestage.data import Dataset
 from onestage.data.loader import Feed, Shard, TrainLoader
 from onestage.data.transforms import TrainTransform
-from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, counted, first_ten
+from onestage.errors import ConfigError, OnestageError, WeightsError, WriteError, command, counted, first_ten
 from onestage.files import BEST, LAST
 from onestage.model.detector import Detector
 from onestage.processes import Distributed
@@ -369,14 +369,12 @@ def _beyond_repair(run: Run, damaged: Sequence[str]) -> ConfigError:
     start_from = f"--model {run.model.config.name}" if model is None else f"--weights {shlex.quote(str(model))}"
     numbers = (run.folder.with_name(f"{run.folder.name}-{number}") for number in count(2))
     folder = next(path for path in numbers if not path.exists())
-    data = "DATA" if run.data.path is None else shlex.quote(run.data.path)
-    named = "" if run.data.format is None else f" --format {run.data.format}"
     options = "".join(f" {option}" for option in run.config.options)
     return ConfigError(
         "there is no checkpoint to go on from",
         where=run.folder,
         got="\n" + first_ten(damaged) if damaged else "no checkpoints",
-        fix=f"begin another run: onestage train {data}{named} {start_from} --out {shlex.quote(str(folder))}{options}",
+        fix=f"begin another run: {command('train', *run.plan.named)} {start_from} --out {shlex.quote(str(folder))}{options}",
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shlex
 import stat
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -19,7 +18,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 import torch
 from torch import Tensor
 
-from onestage.errors import WeightsError, absent, counted, first_ten
+from onestage.errors import WeightsError, absent, command, counted, first_ten
 from onestage.files import given_path
 from onestage.model.codec import Limit
 from onestage.model.config import DetectorConfig
@@ -220,7 +219,7 @@ def _check_kind(kind: FileKind, where: Path | str) -> None:
 
 def import_first(path: Path | str) -> str:
     """What to do if a file holds another project's detector and one of ours is needed."""
-    return f"import it first: onestage import {shlex.quote(str(path))} -o imported.safetensors"
+    return f"import it first: {command('import', path, '-o', 'imported.safetensors')}"
 
 
 def numbered_classes(count: int) -> tuple[str, ...]:

@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from onestage import create, load, recipe
+from onestage.cli.anchors import _better_choice
+from onestage.cli.choose import ModelChoice
 from onestage.cli.main import main
 from onestage.metrics import plots
 from onestage.model.anchors import fit as search
 from onestage.model.config import DetectorConfig
 from onestage.training import folder as run_folder
+from onestage.training.coverage import Coverage, Reached
 from onestage.training.folder import Plan
 
 Captured = pytest.CaptureFixture[str]
@@ -44,6 +47,32 @@ def test_fit_then_train(shapes: Path, capsys: Captured, monkeypatch: pytest.Monk
     assert model.config == config == Plan.load("y").model
     started = create("tinyssd", classes=("ball",), weights="y/last.safetensors")
     assert started.config.anchors == config.anchors  # a model keeps its shapes unless it is asked to change them
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "better"),
+    [((8, 9), (9, 9), True), ((9, 7), (9, 8), True), ((9, 9), (9, 9), False), ((9, 8), (8, 9), False), ((9, 9), (9, 8), False)],
+)
+def test_anchors_that_reach_no_more_are_not_advised(
+    before: tuple[int, int], after: tuple[int, int], better: bool, capsys: Captured
+) -> None:
+    """The numbers are objects that are reached: in all, and of the class that is reached least."""
+    found = [Coverage(Reached("all", 20, total), (Reached("ball", 10, least),), (), ()) for total, least in (before, after)]
+    given = ModelChoice(model="tinyssd", size="64", changes=("loss.negative_ratio=2",), weights="none")
+    choice = _better_choice(given, Path("a.json"), *found)
+    assert choice == (ModelChoice(config_file=Path("a.json"), weights="none") if better else given)
+    assert ("the usual anchors are as good" in capsys.readouterr().out) == (not better)
+
+
+def test_the_next_command_trains_with_the_usual_anchors_if_the_fit_changes_nothing(
+    shapes: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onestage.training.anchors.fit", lambda levels, *_, **__: levels)
+    monkeypatch.setattr(plots, "plot_anchors", lambda *_: None)
+    assert main(["data", "anchors", str(shapes), *TINY, "--format", "coco", "-o", "a b.json"]) == 0
+    out = capsys.readouterr().out
+    assert "those in a b.json reach no more objects" in out
+    assert out.endswith(f"next: onestage train {shapes} --format coco {' '.join(TINY)}\n")
 
 
 REFUSED = {

@@ -53,7 +53,7 @@ def test_without_labels_detections_stand_in(run: Path, picture: Path, capsys: Ca
 
 def test_a_recipe_is_explained_with_labels_only(shapes: Path, picture: Path, capsys: Captured) -> None:
     assert main(["explain", "tinyssd", str(picture)]) == 2
-    assert "--labels DATASET" in capsys.readouterr().err
+    assert "--labels DATA\n" in capsys.readouterr().err
     assert main(["explain", "tinyssd", str(picture), "--labels", str(shapes)]) == 0
     assert figures()["input"] == [256, 256]
     assert main(["explain", "tinyssd", str(picture), "--labels", str(shapes), "--device", "nowhere"]) == 2

@@ -1,10 +1,14 @@
 """The command line as a whole: help without waiting, clean messages, exit codes."""
 
+import io
+import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from contextlib import redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from unittest.mock import patch
@@ -60,26 +64,46 @@ def test_a_mistyped_verb_gets_the_nearest_one(arguments: list[str], hint: str, c
     assert f"did you mean {hint}?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", list(VERBS))
-def test_every_verb_explains_itself(verb: str, capsys: Captured) -> None:
-    with pytest.raises(SystemExit) as stop:
+def help_of(verb: str, columns: int = 100) -> str:
+    """The help of a verb on a terminal with lines for boxes. columns: of text; from 130 on tyro puts boxes side by side."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    with patch.dict(os.environ, COLUMNS=str(columns)), redirect_stdout(out), pytest.raises(SystemExit) as stop:
         main([*verb.split(), "--help"])
     assert stop.value.code == 0
-    text = capsys.readouterr().out
+    out.seek(0)
+    return re.sub(r"\x1b\[[0-9;]*m", "", out.read())
+
+
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_every_verb_explains_itself(verb: str) -> None:
+    text = help_of(verb)
     assert f"usage: onestage {verb}" in text and "{None}" not in text
     assert "(default: None)" not in text and "(default: )" not in text
     assert "Args:" not in text  # a docstring whose lines were joined says nothing about single options
 
 
 @pytest.mark.parametrize("verb", list(VERBS))
-def test_texts_of_options_are_paragraphs(verb: str, capsys: Captured, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a wide terminal each text is one line: no line break of the source is left in it."""
-    monkeypatch.setenv("COLUMNS", "600")
-    with pytest.raises(SystemExit):
-        main([*verb.split(), "--help"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
-    texts = [line.startswith("│" + 12 * " ") and line.strip("│ ") != "" for line in lines]
-    assert not [lines[i] for i in range(1, len(lines)) if texts[i - 1] and texts[i]]
+def test_texts_of_options_are_paragraphs(verb: str) -> None:
+    """Every line of a text is full: the first word of the next has no room in it. No line break of the source is left."""
+    cells = [line.strip("│") for line in help_of(verb).splitlines() if line.startswith("│")]
+    texts = [cell.startswith(10 * " ") for cell in cells]
+    pairs = [(cells[i - 1], cells[i].split()[0]) for i in range(1, len(cells)) if texts[i - 1] and texts[i]]
+    assert cells and not [line for line, word in pairs if len(line.rstrip()) + 1 + len(word) < len(line)]
+
+
+HEADINGS = {
+    *("analysis", "budget", "certainty", "closer look", "deployment", "detection", "detector", "film", "file", "machine"),
+    *("model file", "output", "picture", "precision", "process", "result", "runtime", "timing", "training"),
+}
+
+
+def test_headings_of_options_are_words_of_a_reader_and_no_names_of_variables() -> None:
+    found = set[str]()
+    for verb in VERBS:
+        headings = re.findall("╭─ (.*options) ─", help_of(verb))
+        assert "options" in headings and len(headings) == len({*headings}), verb
+        found |= {*headings}
+    assert found == {"options", *(f"{heading} options" for heading in HEADINGS)}
 
 
 MISTAKES = {
@@ -102,7 +126,7 @@ MISTAKES = {
         "fix:      the verb comes first: onestage train --epochs 3 pictures",
     ],
     "detect m p": ["there is no verb 'detect' (did you mean 'predict'?)", "fix:      onestage --help"],
-    "predict": ["something is missing", "expected: MODEL"],
+    "predict": ["something is missing", "expected: MODEL, PICTURES"],
     "demo more": ["one argument too many", "got:      more"],
     "demo --out": ["the option needs a value", "where:    --out"],
     "evaluate m d --on-bad stopp": ["there is no such choice (did you mean 'stop'?)", "expected: stop, skip"],
@@ -172,6 +196,27 @@ def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, ca
     assert captured.err.startswith(f"error: {first}\n  ") and f"  {second}\n" in captured.err and captured.out == ""
 
 
+@needs_hook
+@pytest.mark.parametrize("verb", list(VERBS))
+def test_a_verb_without_words_says_all_that_is_missing_in_the_order_of_its_help(verb: str, capsys: Captured) -> None:
+    if verb in ("train", "benchmark", "models", "demo"):  # train has an error of its own, the others need nothing
+        return
+    entries = re.split(r"\n│ (?=-|[A-Z[]+ )", help_of(verb))  # an argument with its text
+    needed = [entry.split("  ")[0].split("\n")[0] for entry in entries if "(required)" in entry]
+    names = [name.split(", ")[-1].split(" ")[0] for name in needed]
+    assert names and main(verb.split()) == 2
+    assert f"expected: {', '.join(names)}\n" in capsys.readouterr().err
+
+
+@needs_hook
+@pytest.mark.parametrize(
+    ("typed", "missing"), [("batch a b", "--model, --out"), ("batch --out o", "PICTURES, --model"), ("compare a", "--data")]
+)
+def test_what_is_given_is_not_missing(typed: str, missing: str, capsys: Captured) -> None:
+    assert main(typed.split()) == 2
+    assert f"expected: {missing}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("fix", "typed"),
     [
@@ -182,6 +227,7 @@ def test_a_mistake_in_the_command_line_is_told_as_every_other(arguments: str, ca
         ('onestage.create("ssd", size=(3, 4))', 'onestage.create("ssd", size=(3, 4))'),
         ("--set loss.size=2", "--set loss.size=2"),
         ('config=ExportConfig(trusted=True, precision="fp16")', "--trusted, --precision fp16"),
+        ("lower lr=: onestage data check 'a(1) lr=3'", "lower --lr: onestage data check 'a(1) lr=3'"),
         (f"{LEAVE_OUT}; or so", "correct them, or go on without them: --on-bad skip; or so"),
     ],
 )

@@ -14,7 +14,7 @@ from onestage.cli.choose import ModelChoice, make_model
 from onestage.cli.main import main
 from onestage.data import load_dataset
 from onestage.data.dataset import Problem, complain
-from onestage.data.problems import DOCTOR
+from onestage.data.problems import also_look
 from onestage.training.config import TrainConfig
 from onestage.training.folder import Plan
 from onestage.training.loop import TrainResult
@@ -128,7 +128,8 @@ def test_a_run_gets_the_next_free_folder_and_an_interruption_shows(
 
 def test_a_run_whose_data_set_lost_a_picture_says_how_it_goes_on(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
     def resume(folder: Path, **options: Any) -> TrainResult:
-        raise complain(Path("data"), [Problem("a.txt", "there is no picture for these labels")], empty=False, more=DOCTOR)
+        problems = [Problem("a.txt", "there is no picture for these labels")]
+        raise complain(Path("data"), problems, empty=False, more=also_look("onestage data check data"))
 
     monkeypatch.setattr("onestage.training.loop.resume", resume)
     assert main(["train", "--resume", "runs/x"]) == 2
@@ -341,4 +342,4 @@ def test_the_help_of_train_names_options_as_they_are_typed_each_beside_its_like(
     words = {word.strip(".,;:()") for word in text.split()}
     assert not words & {field.name for field in fields(TrainConfig) if "_" in field.name}
     assert {f"--{field.name.replace('_', '-')}" for field in fields(TrainConfig)} <= words
-    assert "processes options" in text
+    assert "process options" in text

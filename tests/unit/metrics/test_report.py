@@ -34,6 +34,10 @@ def report() -> Report:
     )
 
 
+def test_a_report_prints_as_one_short_line(report: Report) -> None:
+    assert repr(report) == f"Report(AP {report.coco.AP:.3f}, AP50 {report.coco.AP50:.3f}, 2 pictures, 2 objects)"
+
+
 def shown(report: Report, width: int, rows: int = 20) -> list[str]:
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(report.table(rows))

@@ -22,6 +22,8 @@ from onestage.model.detector import Detector
 from onestage.model.output.postprocess import RawDetections
 from onestage.model.output.scores import Scores
 from onestage.predict import folded as folding
+from onestage.predict.contract import Contract
+from onestage.predict.engines.exported import FileEngine
 from onestage.predict.predictor import Predictor, TorchEngine, in_evaluation_mode
 from onestage.structures import HeadOutput
 
@@ -44,6 +46,12 @@ def any_size() -> Detector:
 
 def same(a, b) -> bool:
     return a.boxes.equal(b.boxes) and a.scores.equal(b.scores) and a.labels.equal(b.labels)
+
+
+def test_a_predictor_prints_as_one_short_line(model: Detector) -> None:
+    assert repr(Predictor.of(model)) == "Predictor('tinyssd', 3 classes, torch)"
+    engine = FileEngine(Contract(model.config, "detections"), lambda _: [], "onnxruntime")
+    assert repr(Predictor(engine, model.decoder)) == "Predictor('tinyssd', 3 classes, onnxruntime)" and len(repr(engine)) < 60
 
 
 def test_the_decoder_needs_no_network(model: Detector) -> None:

@@ -65,12 +65,14 @@ def test_few_examples_are_told_before_the_first_step():
     facts = replace(FACTS, classes=(ClassCount("rare\x1b", 5, 4), *FACTS.classes, ClassCount("none", 30, 0)))
     (advice,) = all_advice([], facts)
     assert advice.epoch == 0
-    assert (
-        "rare\\x1b (5 to train, 4 to measure: label about 31 more pictures with it)" in advice.text
-        and "moves its recall by 25 points" in advice.text
-    )
+    assert advice.text.splitlines()[1:] == [
+        "  none: 30 to train, 0 to measure; label about 20 more pictures with it",
+        "  rare\\x1b: 5 to train, 4 to measure; label about 31 more pictures with it."
+        " One object found or not moves its recall by 25 points",
+    ]
     many = replace(FACTS, classes=tuple(ClassCount(f"c{i}", 1, 0) for i in range(80)))
-    assert "and 75 more" in all_advice([], many)[0].text and len(all_advice([], many)[0].text) < 600
+    lines = all_advice([], many)[0].text.splitlines()
+    assert lines[-1] == "  and 75 more" and max(map(len, lines)) < 120 and len(lines) == 7
     assert ClassCount("c", 5, 30, each=2.0).lacking == 8 and ClassCount("c", 20, 20).lacking == 0
 
 
@@ -80,6 +82,12 @@ def test_other_work_is_told_where_threads_can_suffer(busy, threads, said):
     assert bool(all_advice([], facts)) == said
     history = rows(**GOOD)  # it has been watched for some seconds, which may be the whole training
     assert bool(new_advice(history, facts, all_advice(history, FACTS))) == said
+
+
+@pytest.mark.parametrize("columns", [{"loss": 10 * [5.0]}, {"class_ball": 10 * [0.0]}])
+def test_advice_to_look_at_the_data_is_a_command_to_copy(columns):
+    (advice,) = all_advice(rows(**GOOD | columns), replace(FACTS, doctor="onestage data check 'my pictures'"))
+    assert "onestage data check 'my pictures'" in advice.text
 
 
 @pytest.mark.parametrize("columns", [{"val_AP": [0, 0.1, 0.2, 0.3] + 6 * [0.301]}, {"class_ball": 10 * [0.0]}])

@@ -32,7 +32,7 @@ def taken(step: int, *, loss: float = 1.0, asked: float = 0.0) -> Taken:
 
 def test_the_first_step_is_looked_at_and_then_every_third() -> None:
     state = RunState(data="")
-    checks = Checks(state, ALONE, every=3)
+    checks = Checks(state, ALONE, doctor="onestage data check 'my pictures'", every=3)
     done = []
     for step in range(1, 7):
         checks.add(taken(step))
@@ -43,20 +43,21 @@ def test_the_first_step_is_looked_at_and_then_every_third() -> None:
 
 
 def test_the_error_names_the_step_that_was_at_fault() -> None:
-    checks = Checks(RunState(data=""), ALONE, every=7)
+    checks = Checks(RunState(data=""), ALONE, doctor="onestage data check 'my pictures'", every=7)
     for step in range(1, 4):
         checks.add(taken(step))
     checks.add(taken(4, loss=math.nan))
     checks.add(taken(5, loss=math.inf))
     with pytest.raises(
         DivergedError, match=r"step 4, epoch 1, pictures 4\.jpg\n  got:      cls nan, box 2, gradient norm 3 at"
-    ):
+    ) as caught:
         checks.settle()
+    assert str(caught.value.fix).endswith("look at these pictures: onestage data check 'my pictures'")
     assert checks.state.sums == {"cls": 3.0, "box": 6.0}
 
 
 def test_a_wish_to_stop_is_seen_with_the_losses() -> None:
-    checks = Checks(RunState(data=""), ALONE, every=2)
+    checks = Checks(RunState(data=""), ALONE, doctor="onestage data check 'my pictures'", every=2)
     checks.add(taken(1))
     checks.add(taken(3, asked=1.0))
     checks.settle(together=False)

@@ -126,9 +126,10 @@ def test_a_picture_that_cannot_be_read_and_no_objects() -> None:
 def test_the_line() -> None:
     classes = (Reached("cat", 90, 85), Reached("dog", 20, 14), Reached("cow", 9, 0))
     good = Coverage(Reached("all", 119, 108), classes, (), ())
-    assert told(good) == "anchors reach 90 % of 119 objects (dog 70 %)"
+    assert told(good) == "anchors reach 90 % of 119 objects (dog least, 70 %)"
+    assert told(replace(good, classes=(Reached("cat", 90, 90), Reached("dog", 20, 20)))) == "anchors reach 90 % of 119 objects"
     poor = replace(good, classes=(classes[0], Reached("dog", 20, 13)))
-    assert told(poor).startswith("anchors reach 90 % of 119 objects (dog 65 %): few; --fit-anchors finds")
+    assert told(poor).startswith("anchors reach 90 % of 119 objects (dog least, 65 %): few; --fit-anchors finds")
     assert replace(good, total=Reached("all", 119, 100)).poor
     assert told(poor).endswith("few; --fit-anchors finds better shapes, and a larger --size shows more of their pixels")
     assert told(poor, fitted=True).endswith("few; a larger --size shows more of their pixels")

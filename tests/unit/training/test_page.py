@@ -3,6 +3,8 @@
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -10,9 +12,11 @@ from PIL import Image
 
 from onestage.training import journal as journals
 from onestage.training import page as pages
+from onestage.training.config import TrainConfig
 from onestage.training.examples import COLUMNS, Examples, choose
 from onestage.training.loop import resume, train
 from onestage.training.monitor import Monitor
+from onestage.training.run import Run, round_epochs
 from small_runs import CONFIG, detector, metrics, pictures, same_bits, write_pictures
 
 
@@ -47,6 +51,29 @@ def test_a_run_has_a_page_with_all_there_is_to_see(run: tuple[Path, list[str]], 
     assert text.count("data:image/png") == 2 and text.count("data:image/jpeg") >= 6  # 3 pictures: labels, epoch 2
     assert [line for line in said if line.startswith("advice: few examples")] and "few examples" in text
     assert "<script" not in text and text.endswith("</html>\n")
+
+
+@pytest.mark.parametrize(
+    ("length", "expected"),
+    [
+        ({"epochs": 2}, {"epochs": "2", "steps": "by default", "minutes": "by default"}),
+        ({"steps": 5}, {"epochs": "1.67", "steps": "5", "minutes": "by default"}),
+        ({"minutes": 0.5, "steps": 60}, {"epochs": "20", "steps": "60", "minutes": "0.5"}),
+        ({"minutes": 0.5}, {"epochs": "not known yet", "steps": "not known yet", "minutes": "0.5"}),
+    ],
+)
+def test_the_settings_say_how_long_the_run_is_and_no_usual_value_beside_it(
+    length: dict[str, Any], expected: dict[str, str]
+) -> None:
+    """Here an epoch has 3 steps."""
+    config = replace(TrainConfig(batch_size=4), **length)
+    steps = config.steps
+    run = SimpleNamespace(
+        config=config, loader=range(3), epochs=config.epochs if steps is None else round_epochs(steps / 3), decisions=()
+    )
+    table = {name: (value, reason) for name, value, reason, _ in pages._settings(cast(Run, run))}
+    assert {name: table[name][0] for name in expected} == expected
+    assert bool(table["epochs"][1]) == (config.epochs == TrainConfig().epochs)
 
 
 def test_a_run_that_goes_on_repeats_no_advice(run: tuple[Path, list[str]], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +35,8 @@ class FileEngine:
     what its float layers are computed in, "fp32", "fp16" or "bf16"; "" if the program does not tell.
     """
 
-    contract: Contract
-    run: Run
+    contract: Contract = field(repr=False)
+    run: Run = field(repr=False)
     runtime: str
     numbers: str = ""
 
@@ -170,5 +170,5 @@ def foreign(path: Path) -> WeightsError:
     """The error for a file that ``export`` did not write."""
     what = "this file was not exported by onestage, so what its numbers mean is unknown"
     expected = f'metadata "{KEY}" (classes, input size, thresholds), and outputs {", ".join(OUTPUTS["detections"])}'
-    fix = "import the checkpoint that it was made from, then: onestage export"
+    fix = "import the checkpoint that it was made from, then: onestage export MODEL"
     return WeightsError(what, where=path, expected=expected, fix=fix)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import shlex
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onestage.errors import ConfigError, WeightsError
+from onestage.errors import ConfigError, WeightsError, command
 from onestage.predict.contract import KEY, OUTPUTS, Contract
 from onestage.predict.engines.exported import FileEngine, check_inputs, read_bytes, threads
 
@@ -125,5 +124,5 @@ def _foreign(path: Path) -> WeightsError:
     """The error for a file without our contract: another program's, or one of ours that was cut off."""
     what = "this TensorFlow Lite file was not exported by onestage, or was cut off"
     expected = f"an archive at its end, with {CONTRACT}"
-    fix = f"if it is another program's detector: onestage import {shlex.quote(str(path))} -o imported.safetensors"
+    fix = f"if it is another program's detector: {command('import', path, '-o', 'imported.safetensors')}"
     return WeightsError(what, where=path, expected=expected, fix=fix)

@@ -83,7 +83,7 @@ def mistakes_as_errors(
 
     def refuse(event: ParseErrorEvent) -> None:
         try:
-            error = _missing(event, several) or _as_error(event, options, words, plain)
+            error = _as_error(event, options, words, plain) or _missing(event, several)
         except AttributeError:  # this tyro names its parts in another way
             return
         if error is not None:

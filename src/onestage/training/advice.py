@@ -112,15 +112,15 @@ def _few_examples(history: History, facts: Facts) -> Finding | None:
     few = sorted((c for c in facts.classes if c.train < FEW or c.val < FEW), key=lambda c: (min(c.train, c.val), c.name))
     if history or not few:
         return None
-    text = f"few examples: with fewer than {FEW} objects to train, the AP of a class will be low; to measure, it is unsure"
+    text = f"few examples: below {FEW} objects to train, the AP of a class will be low; below {FEW} to measure, unsure"
     return Finding(1, "\n  ".join([text, *map(_few_objects, few[:NAMED]), *_others(few)]))
 
 
 def _few_objects(count: ClassCount) -> str:
     """The objects of a class that has few of them, and what to do about it."""
     name, more = printable(count.name), counted(count.lacking, "more picture")
-    text = f"{name}: {count.train:,} to train, {count.val:,} to measure; label about {more} with it"
-    return f"{text}. One object found or not moves its recall by {100 / count.val:.0f} points" if 0 < count.val < FEW else text
+    each = f", each {100 / count.val:.0f} points of recall" if 0 < count.val < FEW else ""
+    return f"{name}: {count.train:,} to train, {count.val:,} to measure{each}; label about {more} with it"
 
 
 def _other_work(history: History, facts: Facts) -> Finding | None:

@@ -67,12 +67,11 @@ def test_few_examples_are_told_before_the_first_step():
     assert advice.epoch == 0
     assert advice.text.splitlines()[1:] == [
         "  none: 30 to train, 0 to measure; label about 20 more pictures with it",
-        "  rare\\x1b: 5 to train, 4 to measure; label about 31 more pictures with it."
-        " One object found or not moves its recall by 25 points",
+        "  rare\\x1b: 5 to train, 4 to measure, each 25 points of recall; label about 31 more pictures with it",
     ]
     many = replace(FACTS, classes=tuple(ClassCount(f"c{i}", 1, 0) for i in range(80)))
     lines = all_advice([], many)[0].text.splitlines()
-    assert lines[-1] == "  and 75 more" and max(map(len, lines)) < 120 and len(lines) == 7
+    assert lines[-1] == "  and 75 more" and max(map(len, lines)) < 110 and len(lines) == 7
     assert ClassCount("c", 5, 30, each=2.0).lacking == 8 and ClassCount("c", 20, 20).lacking == 0
 
 

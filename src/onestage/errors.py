@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -114,6 +115,15 @@ class OnestageError(ValueError):
         for note in getattr(error, "__notes__", ()):
             made.add_note(note)
         return made
+
+    @classmethod
+    def no_file(cls, path: Path | str, expected: str, *, ends: tuple[str, ...] = (), code: str | None = None) -> Self:
+        """The error of a path with a folder, pipe or device where a file should be. expected: which file. ends: of the names of
+        such files; some that are in the folder are proposed.
+        """
+        here = sorted(name for name in _names_in(Path(path)) if ends and name.lower().endswith(ends))[:3]
+        fix = f"name a file in it: {' or '.join(str(Path(path) / name) for name in here)}" if here else "name a file"
+        return cls("this is not a file", where=path, got=_kind_at(path), expected=expected, fix=fix, code=code)
 
     @classmethod
     def because(cls, what: str, cause: OnestageError, *, where: object) -> Self:
@@ -308,6 +318,24 @@ def absent(path: Path | str, what: str = "there is no such file or folder") -> s
             part, differs = near[0], True
         found /= part
     return f"{what} (did you mean '{found}'?)" if differs else what
+
+
+def check_folder_place(folder: Path, expected: str, *, fix: str) -> None:
+    """Raise ConfigError if a file is in the place of a folder, or of one above it. expected: which folder."""
+    for part in (folder, *folder.parents):
+        with suppress(OSError):
+            if part.is_dir():
+                return
+            if part.exists():
+                raise ConfigError("this is not a folder", where=part, got="a file", expected=expected, fix=fix)
+
+
+def _kind_at(path: Path | str) -> str:
+    """What is at a path where no file is: a folder, a pipe, or a device or socket."""
+    with suppress(OSError):
+        mode = Path(path).stat().st_mode
+        return "a folder" if stat.S_ISDIR(mode) else "a pipe" if stat.S_ISFIFO(mode) else "a device or a socket"
+    return "nothing that can be looked at"
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -284,7 +284,7 @@ def _regular_file(path: Stored, limits: ImageLimits) -> Iterator[_File | _Bytes]
             yield part
         return
     if not stat.S_ISREG(found.st_mode):
-        raise DataError("this is not a file", where=path, expected="a picture file", code="not_a_file")
+        raise DataError.no_file(path, "a picture file", code="not_a_file")
     _check_length(found.st_size, str(path), limits)
     with _File(io.FileIO(os.fspath(path), opener=_open_at_once)) as file:
         file.length = found.st_size

@@ -10,15 +10,17 @@ import os
 import stat
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from io import FileIO
 from pathlib import Path
 from threading import Event, Lock, Semaphore
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from onestage import tars
 from onestage.errors import ConfigError, DataError, absent
+from onestage.pages import unpacked
 
 if TYPE_CHECKING:
     from pyarrow import RecordBatch
@@ -140,8 +142,11 @@ def picture_names(names: list[str | None]) -> list[str]:
     return own if good else [f"{row:07d}" for row in range(len(own))]
 
 
-def open_parquet(file: str | Path) -> ParquetFile:
-    """A Parquet file. Raise DataError, which names it, if it is none or is damaged; ConfigError without pyarrow."""
+def open_parquet(file: str | Path, content: BinaryIO | None = None) -> ParquetFile:
+    """A Parquet file. content: where its bytes are read, if it is open already, or not of this machine.
+
+    Raise DataError, which names the file, if it is none or is damaged; ConfigError without pyarrow.
+    """
     try:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
@@ -149,8 +154,8 @@ def open_parquet(file: str | Path) -> ParquetFile:
         what, fix = "Parquet files are read by a package that is not installed", "pip install 'onestage[parquet]'"
         raise ConfigError(what, where=file, got="no pyarrow", fix=fix) from error
     try:
-        opened = ParquetFile(file)
-        encrypted = _footer_size(file) != opened.metadata.serialized_size
+        opened = ParquetFile(file if content is None else content)
+        encrypted = _footer_size(file, content) != opened.metadata.serialized_size
     except (ArrowException, OSError) as error:
         what, fix = "this Parquet file is cut off or damaged", "copy or write it again, whole"
         raise DataError(what, where=file, got=_first_line(error), fix=fix) from error
@@ -161,13 +166,13 @@ def open_parquet(file: str | Path) -> ParquetFile:
     return opened
 
 
-def _footer_size(file: str | Path) -> int:
+def _footer_size(file: str | Path, content: BinaryIO | None) -> int:
     """The bytes of a Parquet file's footer. A plain footer over encrypted columns is signed, so it is longer than what it says
     (the format's Encryption.md, section 4.2); pyarrow ends the process when it is asked about such a column.
     """
-    with Path(file).open("rb") as content:
-        content.seek(-8, os.SEEK_END)
-        return int.from_bytes(content.read(4), "little")
+    with Path(file).open("rb") if content is None else nullcontext(content) as opened:
+        opened.seek(-8, os.SEEK_END)
+        return int.from_bytes(opened.read(4), "little")
 
 
 def image_column(file: ParquetFile) -> str | None:
@@ -183,9 +188,9 @@ def name_column(file: ParquetFile) -> str | None:
     return next((path for path in (NAME, "file_name", f"{IMAGE}.path") if path in paths), None)
 
 
-def names_of(file: ParquetFile) -> list[str | None]:
-    """The name of the picture in each row, as the file states it; None where it states none. Raise DataError if they cannot be
-    read, or if there are too many rows or too long names.
+def names_of(file: ParquetFile, content: BinaryIO) -> list[str | None]:
+    """The name of the picture in each row, as the file states it; None where it states none. content: of the same file. Raise
+    DataError if they cannot be read, or if there are too many rows or too long names.
     """
     path, count = name_column(file), file.metadata.num_rows
     if count > tars.MOST_MEMBERS:
@@ -194,7 +199,7 @@ def names_of(file: ParquetFile) -> list[str | None]:
     if path is None:
         return [None] * count
     found: list[str | None] = []
-    for value in (value for group in range(file.num_row_groups) for (value,) in rows_of(file, group, [path])):
+    for value in (value for group in range(file.num_row_groups) for (value,) in rows_of(file, group, [path], content=content)):
         found.append(value if isinstance(value, str) else None)
         if isinstance(value, str) and len(value) > LONGEST_NAME:
             got, expected = f"{len(value):,} characters in row {len(found) - 1}", f"at most {LONGEST_NAME:,}"
@@ -206,16 +211,23 @@ def names_of(file: ParquetFile) -> list[str | None]:
 
 
 def rows_of(
-    file: ParquetFile, group: int, paths: Sequence[str], *, together: int = ROWS, most: int | None = None
+    file: ParquetFile,
+    group: int,
+    paths: Sequence[str],
+    *,
+    content: BinaryIO,
+    together: int = ROWS,
+    most: int | None = None,
 ) -> Iterator[tuple[object, ...]]:
     """The values of some columns in each row of a row group, read ``together`` so many rows at a time, or fewer. paths: of the
-    columns, with a dot where one is inside another. Raise DataError if they cannot be read, or if there are too many.
+    columns, with a dot where one is inside another. content: of the same file. Raise DataError if they cannot be read, or
+    are too many or too large.
 
     most: bytes of a row. In place of a longer one come as many ``TOO_LONG``.
     """
     from pyarrow import ArrowException
 
-    together = min(together, max(1, BYTES_TOGETHER // _longest_value(file, group, paths)))
+    together = min(together, max(1, BYTES_TOGETHER // _longest_value(file, group, paths, content)))
     batches = file.iter_batches(together, row_groups=[group], columns=[*paths], use_threads=False)
     while True:
         try:
@@ -233,22 +245,24 @@ def rows_of(
             raise DataError(what, got=f"row group {group}: {_first_line(error)}", fix=fix) from error
 
 
-def _longest_value(file: ParquetFile, group: int, paths: Sequence[str]) -> int:
-    """The bytes, 1 or more, that no value of these columns exceeds: a text that many rows have is stored once. Raise DataError
-    if there are too many values.
+def _longest_value(file: ParquetFile, group: int, paths: Sequence[str], content: BinaryIO) -> int:
+    """The bytes, 1 or more, that no value of these columns exceeds: a text that many rows have is stored once. The pages
+    say it, because the footer may say less than they hold. Raise DataError if there are too many values, or bytes.
     """
     roots, row_group, longest = {path.partition(".")[0] for path in paths}, file.metadata.row_group(group), 1
     for number in range(row_group.num_columns):
         column = row_group.column(number)
         if column.path_in_schema.partition(".")[0] not in roots:
             continue
-        if column.num_values > MOST_VALUES:
-            what, got = (
-                "a row group of this Parquet file has too many values",
-                f"{column.num_values:,} in {column.path_in_schema}",
-            )
-            raise DataError(what, got=got, expected=f"at most {MOST_VALUES:,}", fix="write it again with smaller row groups")
-        longest = max(longest, column.total_uncompressed_size)
+        values, size = unpacked(file, content, group, number)
+        for count, most, unit, fault in (
+            (max(values, column.num_values), MOST_VALUES, "values", "has too many values"),
+            (size, LARGEST_GROUP, "bytes", "is too large"),
+        ):
+            if count > most:
+                got, fix = f"{count:,} {unit} in {column.path_in_schema}", "write it again with smaller row groups"
+                raise DataError(f"a row group of this Parquet file {fault}", got=got, expected=f"at most {most:,}", fix=fix)
+        longest = max(longest, size)
     return longest
 
 
@@ -280,7 +294,7 @@ def _open_at_once(path: str, flags: int) -> int:
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise DataError("this is not a regular file", where=path, fix="put the file back")
+        raise DataError.no_file(path, "the file that was there before")
     return descriptor
 
 
@@ -302,8 +316,8 @@ def _in_tar(file: str, stamp: Stamp) -> Mapping[str, Part]:
 @lru_cache(maxsize=16)
 def _in_parquet(file: str, stamp: Stamp) -> Mapping[str, Part]:
     """The pictures of a Parquet file by their names."""
-    with open_parquet(file) as parquet:
-        names = picture_names(names_of(parquet))
+    with open_parquet(file) as parquet, Path(file).open("rb") as content:
+        names = picture_names(names_of(parquet, content))
         counts = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
     rows = ((group, row) for group, count in enumerate(counts) for row in range(count))
     return {name: Row(f"{file}/{name}", file, -1, -1, stamp, *place) for name, place in zip(names, rows, strict=True)}
@@ -362,11 +376,11 @@ def _read_group(file: str, stamp: Stamp, group: int) -> list[bytes]:
         what, fix = "this file has changed since it was opened", "begin again: then it is read as it is now"
         raise DataError(what, where=file, fix=fix, code="changed")
     found, size = list[bytes](), 0
-    with open_parquet(file) as parquet:
+    with open_parquet(file) as parquet, Path(file).open("rb") as content:
         path = image_column(parquet)
         if path is None:
             raise DataError("this Parquet file has no pictures", where=file, expected=f"a column {IMAGE} of bytes")
-        for (value,) in rows_of(parquet, group, [path], together=ROWS_OF_PICTURES):
+        for (value,) in rows_of(parquet, group, [path], content=content, together=ROWS_OF_PICTURES):
             found.append(value if isinstance(value, bytes) else b"")
             size += len(found[-1])
             if size > LARGEST_GROUP:

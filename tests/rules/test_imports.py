@@ -12,13 +12,14 @@ from loaded import loaded
 SOURCE = Path(__file__).resolve().parents[2] / "src" / "onestage"
 FILES = sorted(SOURCE.rglob("*.py"))
 
-GROUND = {"structures", "boxes", "images", "draw", "errors", "files", "processes", "console", "parts", "tars"}
+GROUND = {"structures", "boxes", "images", "draw", "errors", "files", "processes", "console", "parts", "tars", "pages"}
 ALLOWED = {
     "errors": set(),
     "boxes": {"errors"},
     "pixels": {"errors"},
     "tars": {"errors"},
-    "parts": {"tars", "errors"},
+    "pages": {"errors"},
+    "parts": {"tars", "pages", "errors"},
     "images": {"pixels", "parts", "errors"},
     "files": {"errors"},
     "processes": {"errors"},

@@ -8,7 +8,7 @@ from typing import Annotated
 import tyro
 
 from onestage.cli.output import stdout, tell
-from onestage.errors import ConfigError
+from onestage.errors import ConfigError, check_folder_place
 from onestage.model.codec import Range
 
 
@@ -39,6 +39,7 @@ def report(
     Range(least=0, most=1000).check(pictures, "pictures")
     if not results.exists():
         raise ConfigError("there is no such folder", where=results, fix="name the folder that onestage batch -o named")
+    check_folder_place(results, "the folder of a batch", fix="name the folder that onestage batch -o named")
     folder = results / REPORT if out is None else out
     figures = figures_of(results, sampled=pictures)
     results_folder(folder, [PAGE, SHEET, FIGURES])

@@ -109,7 +109,7 @@ class Labelled:
     split: str | None = None
     """The split of --data that measures; by default as onestage evaluate takes it."""
     on_bad: Literal["stop", "skip"] = "stop"
-    """What to do about a bad annotation in --data: stop, or leave it out."""
+    """What to do about a bad annotation or picture in --data: stop, or leave it out."""
 
 
 @dataclass(frozen=True)
@@ -295,6 +295,8 @@ def _measured(cells: Sequence[Cell], order: Order, wish: Wish, measuring: Measur
     with temporary_folder(make_folder(Path(tempfile.gettempdir()) / "onestage") / "benchmark") as folder:
         run = Benchmark(replace(order, folder=str(folder)), journal, measuring.cell_timeout)
         try:
+            for note in run.look(cells):
+                say(("left out:", "bold yellow"), f" {note}")
             _run(run, cells, rows)
             journal.finish()
             complete = True

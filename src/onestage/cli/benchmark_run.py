@@ -24,7 +24,7 @@ from onestage.deploy.drawn import jpegs
 from onestage.deploy.machine import instructions
 from onestage.deploy.plan import versions
 from onestage.deploy.runtimes import TORCH, format_for
-from onestage.errors import DataError, OnestageError
+from onestage.errors import DataError, OnestageError, counted
 from onestage.files import Json, cache_folder, make_folder, write_file
 from onestage.predict.exported import is_exported
 from onestage.processes import choose_device
@@ -105,12 +105,21 @@ class Benchmark:
     _files: dict[tuple[str, str, str], Answer] = field(default_factory=dict)
     _accuracies: dict[tuple[str, str, str], Answer] = field(default_factory=dict)
 
-    def run(self, cells: Sequence[Cell], tell: Tell) -> None:
-        """Measure the cells that the journal does not have. Raise OnestageError, before anything is measured, if the pictures
-        cannot be used.
+    def look(self, cells: Sequence[Cell]) -> list[str]:
+        """Look at the pictures for all cells that the journal does not have. Give notes of those that are left out. Raise
+        OnestageError if the pictures cannot be used.
         """
-        if (first := next((cell for cell in cells if cell not in self.journal.rows), None)) is not None:
-            self._look(self._order(first))
+        notes = dict[str, None]()
+        for cell in cells:
+            if cell not in self.journal.rows:
+                found = self._look(self._order(cell))
+                if found.left_out:
+                    many, first = counted(len(found.left_out), "picture"), found.left_out[0]
+                    notes[f"{many} that cannot be read, such as {first}: {found.unread}"] = None
+        return list(notes)
+
+    def run(self, cells: Sequence[Cell], tell: Tell) -> None:
+        """Measure the cells that the journal does not have."""
         found = self._ask(replace(self.base, what="peaks"))
         self.peaks, self.environment = found.peaks, found.environment
         for cell in cells:
@@ -124,7 +133,7 @@ class Benchmark:
         """What is found about a cell. Raise OnestageError if the pictures cannot be used: that is no matter of one cell."""
         order = self._order(cell)
         looked = self._look(order)
-        order = replace(order, timed=looked.timed)
+        order = replace(order, timed=looked.timed, left_out=looked.left_out)
         if cell.runtime != TORCH and not is_exported(cell.model):
             made = self._file(order)
             if made.refusal is not None:

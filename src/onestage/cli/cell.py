@@ -14,23 +14,25 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from onestage.analysis.plain import from_plain, to_plain
 from onestage.deploy.benchmark import USUAL_REPEATS, Repeats
 from onestage.deploy.cells import Measured
-from onestage.errors import ConfigError, DataError, OnestageError
+from onestage.errors import ConfigError, DataError, OnestageError, counted
 from onestage.files import write_file
 from onestage.structures import Size
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from onestage.data import Dataset
     from onestage.deploy.int8 import Int8Data
     from onestage.deploy.plan import ExportConfig
     from onestage.model.detector import Detector
     from onestage.predict.predictor import Predictor
+    from onestage.structures import ImageMeta
 
 Subject = Literal["look", "file", "time", "accuracy", "peaks"]
 """Which pictures there are; the exported file that a runtime runs; and what is measured: times, AP, what the machine can do."""
@@ -56,9 +58,9 @@ DRAWN = Pictures()
 
 @dataclass(frozen=True)
 class Order:
-    """What a process is to do. file: the exported file to run, "" for none. timed: the files of the pictures to time. folder:
-    for files that are needed no longer than this benchmark. classes: of a recipe. threads: of torch and the runtimes, 0 for the
-    usual number.
+    """What a process is to do. file: the exported file to run, "" for none. timed: the files of the pictures to time. left_out:
+    pictures of the data set that are not measured. folder: for files that are needed no longer than this benchmark. classes: of
+    a recipe. threads: of torch and the runtimes, 0 for the usual number.
     """
 
     what: Subject
@@ -69,6 +71,7 @@ class Order:
     batch: int = 1
     file: str = ""
     timed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
     pictures: Pictures = DRAWN
     repeats: Repeats = USUAL_REPEATS
     warm_up: int = 2
@@ -103,14 +106,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Answer(Measured):
-    """What was found. numbers: what an exported file is in. timed: the files of the pictures to time. peaks and environment: of
-    the machine.
+    """What was found. numbers: what an exported file is in. timed: the files of the pictures to time. left_out: those that
+    cannot be read, and unread why that is so for the first of them. peaks and environment: of the machine.
     """
 
     refusal: Refusal | None = None
     file: str = ""
     numbers: str = ""
     timed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    unread: str = ""
     peaks: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, str | int] = field(default_factory=dict)
 
@@ -163,23 +168,68 @@ def _look(order: Order) -> Answer:
         if not is_recipe(order.model) and (order.pictures.int8 or order.pictures.split is not None):
             raise
         found = find_pictures([str(order.pictures.data)], results=Path("predictions"))
-        timed = tuple(islice((str(path) for path in found if _is_readable(path)), MOST_TIMED))
         command = shlex.join(["onestage", "evaluate", order.model, str(order.pictures.data)])
-        no_ap = f"{error.what} ({command} tells more)"
-        return Answer(timed=timed or (str(found[0]),), no_ap=no_ap)  # the first one says what is wrong with it
-    paths = tuple(map(str, measure.paths[:MOST_TIMED]))
-    return Answer(timed=paths, no_ap="these pictures have no objects" if measure.is_empty else "")
+        return _without_labels(found, no_ap=f"{error.what} ({command} tells more)")
+    return _with_labels(measure, order.pictures.on_bad)
 
 
-def _is_readable(path: Path) -> bool:
-    """Whether its header is that of a picture. What is none is left out, as ``predict`` does."""
-    from onestage.images import image_size
+def _without_labels(found: Sequence[Path], *, no_ap: str) -> Answer:
+    """The first pictures that can be read. Those before them that cannot are left out, as ``predict`` does. Raise DataError if
+    none can.
+    """
+    from onestage.images import decode_image
 
-    try:
-        image_size(path)
-    except DataError:
-        return False
-    return True
+    timed, errors = list[str](), dict[str, DataError]()
+    for path in found:
+        try:
+            decode_image(path)
+        except DataError as error:
+            errors[str(path)] = error
+        else:
+            timed.append(str(path))
+            if len(timed) == MOST_TIMED:
+                break
+    first = next(iter(errors.values()), None)
+    if first is not None and not timed:
+        raise first
+    return Answer(timed=tuple(timed), left_out=tuple(errors), unread="" if first is None else first.what, no_ap=no_ap)
+
+
+def _with_labels(measure: Dataset, on_bad: Literal["stop", "skip"]) -> Answer:
+    """The first pictures of a labelled data set, all of which are read once. Raise DataError if one cannot be read: every cell
+    would hear that from it; or leave it out.
+    """
+    errors = _unreadable(measure)
+    paths = [path for path in measure.paths if path not in errors]
+    first = next(iter(errors.items()), None)
+    if first is not None and (on_bad == "stop" or not paths):
+        path, error = first
+        what = f"{counted(len(errors), 'picture')} of {len(measure):,} cannot be read"
+        fix = "see them: onestage data check DATA" + ("; or go on without them: --on-bad skip" if paths else "")
+        raise DataError(what, where=path, got=error.what, fix=fix)
+    no_ap = "these pictures have no objects" if measure.is_empty else ""
+    unread = "" if first is None else first[1].what
+    return Answer(timed=tuple(paths[:MOST_TIMED]), left_out=tuple(errors), unread=unread, no_ap=no_ap)
+
+
+def _unreadable(measure: Dataset) -> Mapping[str, OnestageError]:
+    """Why pictures cannot be read, by path, as those hear it who measure the AP."""
+    from onestage.data.loader import EvalLoader, usual_workers
+    from onestage.data.transforms import EvalTransform
+    from onestage.deploy.accuracy import FEW
+
+    workers = 0 if len(measure) <= FEW else usual_workers()
+    loader = EvalLoader(measure, EvalTransform(_dot), batch_size=8, workers=workers, on_bad="skip")
+    for _ in loader:
+        pass
+    return loader.skipped
+
+
+def _dot(image: Tensor) -> tuple[Tensor, ImageMeta]:
+    """One pixel (3, 1, 1) of a picture (3, H, W), of which only is asked whether it can be read."""
+    from onestage.structures import ImageMeta
+
+    return image[:, :1, :1], ImageMeta.stretched((image.shape[1], image.shape[2]), (1, 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,6 +251,8 @@ def _data(order: Order) -> _Data:
     asked, model = order.pictures, _model(order)
     run, data = Path(order.model), Path(str(asked.data))
     measure, _ = data_to_measure(model, data, run=run, split=asked.split, on_bad=asked.on_bad)
+    left_out = {*order.left_out}
+    measure = measure.subset([row for row, path in enumerate(measure.paths) if path not in left_out]) if left_out else measure
     if not asked.int8:
         return _Data((), measure)
     opened = open_data(data)

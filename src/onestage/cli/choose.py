@@ -174,6 +174,9 @@ def _read(path: Path) -> tuple[str, dict[str, object] | None]:
     from onestage.files import open_regular
     from onestage.model.limits import CONFIG_TEXT
 
+    if path.exists() and not path.is_file():
+        expected = "a file that onestage data anchors or onestage tune wrote"
+        raise ConfigError.no_file(path, expected, ends=(".json",))
     with open_regular(path) as file:
         text = file.read(int(CONFIG_TEXT.most) + 1).decode(errors="replace")
     try:

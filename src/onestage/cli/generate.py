@@ -15,7 +15,7 @@ from onestage.cli.output import picture_columns, stderr, tell
 from onestage.data.solids import SOLIDS
 from onestage.data.synthetic import SyntheticConfig, generate_encoded
 from onestage.data.writers import Split, write_coco, write_voc, write_yolo
-from onestage.errors import ConfigError, DataError, counted
+from onestage.errors import ConfigError, DataError, check_folder_place, counted
 from onestage.files import TEMPORARY, make_folder, open_regular, write_file
 from onestage.images import ImageLimits
 from onestage.structures import Size
@@ -119,8 +119,7 @@ def _make_room(out: Path, *, overwrite: bool) -> None:
 
     Remove only what this command wrote. Raise DataError if anything else is there.
     """
-    if out.exists() and not out.is_dir():
-        raise DataError("a file of this name is in the way", where=out, fix="name another folder")
+    check_folder_place(out, "a folder for the pictures", fix="name another folder")
     make_folder(out)
     present = {entry.name for entry in out.iterdir()}
     _check_removable(out, present, overwrite=overwrite)

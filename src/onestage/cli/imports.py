@@ -64,13 +64,22 @@ def import_weights(
     if out.suffix != ".safetensors":
         raise WeightsError("the file to write is a .safetensors file", got=out, fix=f"-o {out.with_suffix('.safetensors')}")
     _check_free(out, overwrite=overwrite)
-    if not file.is_file():
-        raise WeightsError(absent(file, "there is no such file"), where=file, fix="check the path")
+    _check_file(file)
     source = _read(file, origin, None if classes is None else _class_names(classes), pixels, background)
     detector = create(model or _only_model(source), weights=source)
     detector.save(out)
     _show(source, detector, out)
     return 0
+
+
+def _check_file(file: Path) -> None:
+    """Raise WeightsError unless there is a file of that name."""
+    from onestage.weights.tensor_file import MODEL_FILES
+
+    if file.exists() and not file.is_file():
+        raise WeightsError.no_file(file, "a checkpoint of another project", ends=(*MODEL_FILES, ".tflite"))
+    if not file.exists():
+        raise WeightsError(absent(file, "there is no such file"), where=file, fix="check the path")
 
 
 def _check_free(out: Path, *, overwrite: bool) -> None:

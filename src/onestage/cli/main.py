@@ -127,6 +127,8 @@ def _leave(error: LostError) -> int:
 
 def _of_system(error: OSError, what: str) -> DataError:
     """An error of the system about a path, in the form of ours."""
+    if isinstance(error, IsADirectoryError) and error.filename is not None:
+        return DataError.no_file(error.filename, "a file")
     if isinstance(error, FileNotFoundError) and error.filename is not None:
         what = absent(error.filename, what)
     fix = FIXES[errno.ENAMETOOLONG] if error.errno == errno.ENAMETOOLONG else "check that path"

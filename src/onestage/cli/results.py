@@ -11,7 +11,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from onestage.errors import ConfigError, DataError, WriteError
+from onestage.errors import ConfigError, DataError, WriteError, check_folder_place
 from onestage.files import make_folder, open_regular
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def results_folder(folder: Path, names: Collection[str], dataset: Dataset | None
     Raise DataError if nothing can be written into it, ConfigError if it belongs to the data set, or if files of these names are
     there that are no results. Those that do not show it, such as pictures, are results if another one beside them is.
     """
+    check_folder_place(folder, "a folder for results", fix="choose another folder: --out")
     if dataset is not None:
         dataset.check_apart(folder)
     here = [name for name in names if (folder / name).exists()]

@@ -17,7 +17,7 @@ from onestage.cli.choose import NO_CHOICE, ModelChoice, tuned_settings
 from onestage.cli.output import stdout, tell
 from onestage.cli.ranks import ONE, Ranks, are_to_start, start_ranks
 from onestage.cli.settings import NOTHING_GIVEN, Settings, given_settings
-from onestage.errors import ConfigError, DataError, ProblemsError, absent, counted, warn_outside
+from onestage.errors import ConfigError, DataError, ProblemsError, absent, check_folder_place, counted, warn_outside
 from onestage.training.config import Setting, option
 
 if TYPE_CHECKING:
@@ -218,6 +218,8 @@ def _start(
     if fit and launch.world > 1:
         fix = "onestage data anchors DATA --model NAME --out FILE, then --config FILE in place of --fit-anchors and --model"
         raise ConfigError("several processes need the same anchors, so fit them before", got="--fit-anchors", fix=fix)
+    if out is not None:
+        check_folder_place(out, "a folder for the run", fix="choose another folder: --out")
     keep_freed_memory()
     with _joined(given) as group:
         check_alike(group, partial(of_command, out, goes_on=False))

@@ -17,7 +17,7 @@ from onestage.cli.choose import ModelChoice
 from onestage.cli.output import say, tell
 from onestage.cli.train import Prepared, prepared
 from onestage.cli.trial_length import rehearsed
-from onestage.errors import ConfigError, command, counted
+from onestage.errors import ConfigError, check_folder_place, command, counted
 from onestage.predict.measure import evaluate_dataset
 from onestage.processes import init
 from onestage.structures import Detections
@@ -122,6 +122,7 @@ class Tuner:
         self.each_given, self.storage = each_given, storage
         self._too_short = False  # the latest trial of this process
         detector.source()  # a mistake in a name or a file is told before the data is read
+        check_folder_place(out, "a folder for the search", fix="choose another folder: --out")
         try_storage(out, storage)
         self.pictures: TrainData = read_data(data, before_data(given), format=format)
 

@@ -225,8 +225,7 @@ def _check_size(path: Path) -> None:
     limit = MAX_BYTES.get(path.suffix.lower(), max(MAX_BYTES.values()))
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        fix = "put a file of this name there, or name another one: a folder, pipe or device is not read"
-        raise DataError("this is not a regular file", where=path, fix=fix)
+        raise DataError.no_file(path, "a file of annotations, of classes or a list")
     if found.st_size > limit:
         got, expected = f"{found.st_size:,} bytes", f"at most {limit:,}"
         fix = "divide the data set, or name the file that is meant"

@@ -22,7 +22,6 @@ from onestage import boxes as box_ops
 from onestage.data.coco import as_id, field_of
 from onestage.data.dataset import Problem
 from onestage.data.labels import StoredClasses
-from onestage.data.parquet_pages import places
 from onestage.data.shard_columns import Places, in_group
 from onestage.data.shards import ShardSet, listed_classes, shard_sources
 from onestage.data.table import PictureFile, Table
@@ -31,6 +30,7 @@ from onestage.data.tree import Tree
 from onestage.data.wds import LARGEST_LABELS, object_row
 from onestage.errors import ConfigError, DataError
 from onestage.files import Json
+from onestage.pages import places
 from onestage.parts import PARQUET, TOO_LONG, image_column, names_of, open_parquet, picture_names, rows_of
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ class _Shard:
 
     def __init__(self, file: Path, table: Table, parquet: ParquetFile, content: BinaryIO) -> None:
         self.file, self.table, self.parquet, self.content = file, table, parquet, content
-        self.stated = names_of(parquet)
+        self.stated = names_of(parquet, content)
         self.names = picture_names(self.stated)
         self.categories = _category_names(parquet)
         self.first: dict[str, int] = {}
@@ -141,7 +141,7 @@ class _Shard:
             lie, count = places(self.parquet, self.content, group, image), self.parquet.metadata.row_group(group).num_rows
             packed += lie is None
             try:
-                for row, said in zip(range(count), _rows(self.parquet, group), strict=False):
+                for row, said in zip(range(count), _rows(self.parquet, self.content, group), strict=False):
                     try:
                         yield self._add(start + row, said), in_group(group, row) if lie is None else lie[row]
                     except DataError as error:
@@ -174,10 +174,10 @@ class _Shard:
         return path
 
 
-def _rows(parquet: ParquetFile, group: int) -> Iterator[Mapping[str, Json]]:
+def _rows(parquet: ParquetFile, content: BinaryIO, group: int) -> Iterator[Mapping[str, Json]]:
     """The rows of a row group without their pictures. One that is too long has that in place of its objects."""
     there = [name for name in (OBJECTS, *_STATED) if name in {*parquet.schema_arrow.names}]
-    for values in rows_of(parquet, group, there, most=LARGEST_LABELS):
+    for values in rows_of(parquet, group, there, content=content, most=LARGEST_LABELS):
         too_long = any(value is TOO_LONG for value in values)
         yield cast(Mapping[str, Json], {OBJECTS: TOO_LONG} if too_long else dict(zip(there, values, strict=True)))
 

@@ -193,7 +193,7 @@ def _is_hidden(name: str) -> bool:
 
 def _of_rows(store: Store, found: Found) -> Iterator[Listed] | None:
     """The pictures that a Parquet file holds as bytes; None if it holds paths."""
-    with opened_parquet(store, found.address) as file:
+    with opened_parquet(store, found.address) as (file, _):
         if image_column(file) is None:
             return None
     if is_remote(found.address):
@@ -208,10 +208,10 @@ def _of_rows(store: Store, found: Found) -> Iterator[Listed] | None:
 def _rows(found: Found) -> Iterator[Listed]:
     """The rows of a Parquet file. offset and length of each are its row group, and its row in it."""
     address, name, size, changed = found
-    with open_parquet(address) as file:
+    with open_parquet(address) as file, Path(address).open("rb") as content:
         sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
         try:
-            names = iter(picture_names(names_of(file)))
+            names = iter(picture_names(names_of(file, content)))
         except DataError as error:
             raise error.at(address) from error
     for group, count in enumerate(sizes):

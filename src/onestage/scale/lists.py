@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
-from onestage.errors import ConfigError, DataError, closest, shortened
+from onestage.errors import DataError, closest, shortened
+from onestage.parts import open_parquet, rows_of
 from onestage.scale.stores import Store
 
 if TYPE_CHECKING:
@@ -117,34 +118,25 @@ def _no_column(names: Sequence[str], address: str) -> DataError:
 
 
 @contextmanager
-def opened_parquet(store: Store, address: str) -> Iterator[ParquetFile]:
-    """A Parquet file. Raise DataError, which names it, if it is none or is damaged; ConfigError without pyarrow."""
-    try:
-        from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
-    except ImportError as error:
-        what, fix = "Parquet files are read by a package that is not installed", "pip install 'onestage[batch]'"
-        raise ConfigError(what, where=address, got="no pyarrow", fix=fix) from error
-    with store.open(address) as opened:
-        try:
-            with ParquetFile(opened) as file:
-                yield file
-        except (ArrowException, OSError) as error:
-            what, fix = "this Parquet file is cut off or damaged", "copy or write it again, whole"
-            raise DataError(what, where=address, got=str(error).partition("\n")[0], fix=fix) from error
+def opened_parquet(store: Store, address: str) -> Iterator[tuple[ParquetFile, BinaryIO]]:
+    """A Parquet file and its bytes. Raise DataError, which names it, if it is damaged or none; ConfigError without pyarrow."""
+    with store.open(address) as content, open_parquet(address, content) as file:
+        yield file, content
 
 
 def _of_parquet(store: Store, address: str) -> Iterator[Entry]:
-    with opened_parquet(store, address) as file:
+    with opened_parquet(store, address) as (file, content):
         names = file.schema_arrow.names
         path, own = column_of(names, PATHS), column_of(names, IDS)
         if path is None:
             raise _no_column(names, address)
         columns = [names[path]] + ([] if own is None else [names[own]])
-        for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-            texts = [column.to_pylist() for column in batch.columns]
-            for values in zip(*(texts if len(texts) == 2 else [texts[0], [None] * len(texts[0])]), strict=True):
-                if not isinstance(values[0], str):
-                    what, got = "a row of this list has no path", repr(values[0])[:60]
-                    raise DataError(what, where=address, got=got, expected="a text", fix="leave such rows out")
-                yield Entry(values[0], None if values[1] is None else str(values[1]))
+        for group in range(file.num_row_groups):
+            try:
+                for text, *ids in rows_of(file, group, columns, content=content, together=_ROWS):
+                    if not isinstance(text, str):
+                        what, got = "a row of this list has no path", repr(text)[:60]
+                        raise DataError(what, got=got, expected="a text", fix="leave such rows out")
+                    yield Entry(text, None if not ids or ids[0] is None else str(ids[0]))
+            except DataError as error:
+                raise error.at(address) from error

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from onestage.data.batch_folder import HIDDEN, MANIFEST, PICTURES, is_batch
-from onestage.errors import ConfigError, DataError
+from onestage.errors import ConfigError, DataError, check_folder_place
 from onestage.files import TEMPORARY, atomic_file
 from onestage.scale.listing import SECRETS, Summary
 
@@ -164,8 +164,7 @@ def refuse(folder: Path, lines: list[str]) -> ConfigError:
 
 def check_folder(folder: Path) -> None:
     """Raise ConfigError if a folder for results holds anything that no batch left there."""
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError("this is a file", where=folder, expected="a folder for results", fix="name a folder: -o OUT")
+    check_folder_place(folder, "a folder for results", fix="name a folder: -o OUT")
     if not folder.is_dir() or is_batch(folder):
         return
     hidden = folder / HIDDEN

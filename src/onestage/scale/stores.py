@@ -175,7 +175,7 @@ class Local:
         path = Path(_path(address))
         try:
             if not stat.S_ISREG(path.stat().st_mode):
-                raise DataError("this is not a regular file", where=address, expected="a file", fix=_FIX)
+                raise DataError.no_file(address, "a file")
             return path.open("rb")
         except OSError as error:
             what = absent(path, "this file cannot be read")

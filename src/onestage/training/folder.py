@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onestage.data import Dataset
-from onestage.errors import ConfigError, OnestageError, absent, command
+from onestage.errors import ConfigError, OnestageError, absent, check_folder_place, command
 from onestage.files import BEST, LAST, write_atomically
 from onestage.metrics.plots import plot_training_curves
 from onestage.model.codec import decode, differences, encode
@@ -76,6 +76,7 @@ class Plan:
     def load(folder: str | Path) -> Plan:
         """Read the plan of a run. Raise ConfigError if the folder holds no run, or one that this version cannot read."""
         path = Path(folder) / CONFIG
+        check_folder_place(Path(folder), "the folder of a run", fix="name a folder that train made")
         try:
             return decode(json.loads(path.read_text(encoding="utf-8")), Plan, CONFIG)
         except OSError as e:

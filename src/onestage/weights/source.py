@@ -23,7 +23,7 @@ from onestage.weights.detector_file import stored_config
 from onestage.weights.fetch import fetch, fetch_hub, fetch_url
 from onestage.weights.foreign_file import Background, known_classes, load_foreign
 from onestage.weights.projects import amdegroot, d2l, effdet, lufficc, qfgaohao, tflite, torchvision
-from onestage.weights.tensor_file import SAFETENSORS, OpenFile, numbered_classes, open_file
+from onestage.weights.tensor_file import MODEL_FILES, SAFETENSORS, OpenFile, numbered_classes, open_file
 from onestage.weights.tensor_file import TFLITE as TFLITE_FILE
 
 
@@ -285,7 +285,8 @@ def find_file(weights: str | Path, model: str | None = None) -> Path:
     if given.startswith(HUB):
         return fetch_hub(given.removeprefix(HUB), "model.safetensors")
     if not _is_file(weights):
-        given_path(weights, "weights")  # raises if no file can have this name
+        if given_path(weights, "weights").exists():  # which raises if no file can have this name
+            raise WeightsError.no_file(given, _choices(model)[0], ends=MODEL_FILES)
         raise _no_weights(given, model)
     return Path(weights)
 
@@ -299,14 +300,16 @@ def _is_file(path: str | Path) -> bool:
 
 
 def _no_weights(given: str, model: str | None) -> WeightsError:
-    choices, known = f"a file, https://..., {HUB}owner/name", tags(model or "")
-    if known:
-        choices += f", or one of the tags {', '.join(known)}"
-    elif model is not None and Path(given).name == given and not (Path(given).suffix or Path(given).is_dir()):  # like a tag
+    choices, known = _choices(model)
+    if not known and model is not None and Path(given).name == given and not Path(given).suffix:  # like a tag
         others = ", ".join(dict.fromkeys(key.split(".")[0] for key in WEIGHTS))
         fix = f"give a file, or take a model with published weights: {others}"
         return WeightsError(f"no such weights: nothing is published for {model}", got=given, expected=choices, fix=fix)
-    models = sorted(str(file) for file in Path(given).glob("*.safetensors"))  # of a run, for example
-    fix = f"name the file: {' or '.join(models)}" if models else "check the path"
     what = "no such weights" + (nearest(given, known) or absent(given, ""))
-    return WeightsError(what, got=given, expected=choices, fix=fix)
+    return WeightsError(what, got=given, expected=choices, fix="check the path")
+
+
+def _choices(model: str | None) -> tuple[str, list[str]]:
+    """What weights of a model can be, for messages, and its tags."""
+    known = tags(model or "")
+    return f"a file, https://..., {HUB}owner/name" + (f", or one of the tags {', '.join(known)}" if known else ""), known

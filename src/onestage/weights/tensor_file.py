@@ -59,6 +59,8 @@ KINDS = (
     FileKind("JSON text", b"{"),
 )
 """The first one that fits counts."""
+MODEL_FILES = (".safetensors", ".pth", ".pt")
+"""How the names of weights files end."""
 EXPORTED = (".onnx", ".xml", ".pt2", ".param")
 """How the names of files end that ``export`` writes, and that are never imported."""
 IMPORTED = (TFLITE, TORCH_ZIP, PICKLE)
@@ -109,8 +111,8 @@ def open_file(path: Path | str) -> Iterator[OpenFile]:
         except (TypeError, ValueError):
             given_path(path, "path")  # says what is wrong with it
             raise
-        if stat.S_ISFIFO(found.st_mode):  # to open it would wait for a writer, for ever
-            raise WeightsError("this is not a file", where=path, got="a pipe", expected="a weights file")
+        if not stat.S_ISREG(found.st_mode):  # to open a pipe would wait for a writer, for ever
+            raise WeightsError.no_file(path, "a weights file", ends=MODEL_FILES)
         if Path(path).suffix.lower() in EXPORTED:
             what, expected = (
                 "this is an exported file, not a model",

@@ -114,7 +114,7 @@ def test_a_tag_chooses_among_the_models_that_have_such_weights(shapes: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("weights", "says"), [("cocoa", "no such weights"), ("first", "name the file: first/best.safetensors")]
+    ("weights", "says"), [("cocoa", "no such weights"), ("first", "name a file in it: first/best.safetensors")]
 )
 def test_weights_that_are_named_are_never_left_out(
     weights: str, says: str, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured

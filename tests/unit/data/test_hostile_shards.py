@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from onestage import parts
+from onestage import pages, parts
 from onestage.console import Terminal
 from onestage.data import load_dataset, open_data, parquet, shards, wds
 from onestage.data.loader import TrainLoader
@@ -18,6 +18,7 @@ from onestage.data.table import Table
 from onestage.data.transforms import TrainTransform, stretch
 from onestage.errors import DataError
 from onestage.images import picture_bytes
+from onestage.pages import unpacked
 from onestage.parts import Row, open_parquet, rows_of
 from shards import CAT, labels, pairs, picture, tar
 
@@ -71,8 +72,8 @@ def test_few_rows_are_unpacked_together(tmp_path: Path, monkeypatch: pytest.Monk
     file = write(tmp_path / "a.parquet", [row(1, image_id="x" * 10_000)] * 5000, row_group_size=5000)
     assert file.stat().st_size < 200_000
     before, most = pyarrow.total_allocated_bytes(), 0
-    with open_parquet(file) as opened:
-        for number, (text,) in enumerate(rows_of(opened, 0, ["image_id"])):
+    with open_parquet(file) as opened, file.open("rb") as content:
+        for number, (text,) in enumerate(rows_of(opened, 0, ["image_id"], content=content)):
             assert isinstance(text, str) and len(text) == 10_000
             most = max(most, pyarrow.total_allocated_bytes() - before) if number % 256 == 0 else most
     assert number == 4999 and 0 < most < 10_000_000
@@ -83,8 +84,8 @@ def test_long_texts_are_unpacked_in_fewer_rows(tmp_path: Path, monkeypatch: pyte
     file = write(tmp_path / "a.parquet", [row(1, image_id="x" * 300_000)] * 300, row_group_size=300)
     monkeypatch.setattr(parts, "BYTES_TOGETHER", 3_000_000)
     before, most, lengths = pyarrow.total_allocated_bytes(), 0, list[int]()
-    with open_parquet(file) as opened:
-        for (text,) in rows_of(opened, 0, ["image_id"]):
+    with open_parquet(file) as opened, file.open("rb") as content:
+        for (text,) in rows_of(opened, 0, ["image_id"], content=content):
             most = max(most, pyarrow.total_allocated_bytes() - before)
             lengths.append(len(str(text)))
     assert lengths == [300_000] * 300 and 0 < most < 10_000_000
@@ -235,3 +236,76 @@ def test_one_large_shard_shows_how_far_it_is(tmp_path: Path, monkeypatch: pytest
     assert column.render(None).plain == "3 pictures"  # type: ignore[arg-type]
     collected.add(table, {})
     assert collected.pictures == 3
+
+
+def lie(file: Path, true: int, said: int) -> None:
+    """Replace a number in the footer of a Parquet file by a smaller one of as many bytes."""
+
+    def written(number: int, width: int = 0) -> bytes:
+        digits = [number >> shift & 127 for shift in range(0, max(7 * width, number.bit_length(), 1), 7)]
+        return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+    content, old = file.read_bytes(), written(2 * true)
+    size = int.from_bytes(content[-8:-4], "little")
+    footer = content[-8 - size : -8]
+    assert old in footer
+    file.write_bytes(content[: -8 - size] + footer.replace(old, written(2 * said, len(old))) + content[-8:])
+
+
+def column_of(file: Path) -> object:
+    return pyarrow.parquet.ParquetFile(file).metadata.row_group(0).column(0)
+
+
+@pytest.mark.parametrize("options", [{}, {"use_dictionary": False, "data_page_version": "2.0"}, {"compression": "zstd"}])
+def test_pages_are_asked_what_they_unpack_to(tmp_path: Path, options: dict[str, object]) -> None:
+    file = write(
+        tmp_path / "a.parquet", [{"image_id": f"{number}" * 500} for number in range(3000)], write_statistics=False, **options
+    )
+    with open_parquet(file) as opened, file.open("rb") as content:
+        values, size = unpacked(opened, content, 0, 0)
+    heads = 40 * 50  # what the footer says has the heads of the pages in it
+    said = column_of(file).total_uncompressed_size  # type: ignore[attr-defined]
+    assert said - heads <= size <= said and values - 3000 in (0, 3000, 1)  # a dictionary is no page with values
+
+
+def test_a_footer_that_says_too_little_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text of all rows is in the file once; 256 of them would take 77 MB."""
+    options = {"compression": "zstd", "write_statistics": False}
+    file = write(tmp_path / "a.parquet", [{"image_id": "x" * 300_000}] * 300, **options)
+    lie(file, column_of(file).total_uncompressed_size, 100)  # type: ignore[attr-defined]
+    assert column_of(file).total_uncompressed_size == 100  # type: ignore[attr-defined]
+    monkeypatch.setattr(parts, "BYTES_TOGETHER", 3_000_000)
+    before, most = pyarrow.total_allocated_bytes(), 0
+    with open_parquet(file) as opened, file.open("rb") as content:
+        for (text,) in rows_of(opened, 0, ["image_id"], content=content):
+            most = max(most, pyarrow.total_allocated_bytes() - before)
+            assert len(str(text)) == 300_000
+    assert 0 < most < 10_000_000
+
+
+def test_a_page_with_more_values_than_the_footer_says_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.parquet", [{"objects": [7] * 200_000}, {"objects": [7]}], write_statistics=False)
+    lie(file, 200_001, 2)
+    assert column_of(file).num_values == 2  # type: ignore[attr-defined]
+    monkeypatch.setattr(parts, "MOST_VALUES", 100_000)
+    with open_parquet(file) as opened, file.open("rb") as content:
+        with pytest.raises(DataError, match="too many values"):
+            next(rows_of(opened, 0, ["objects"], content=content))
+        monkeypatch.setattr(parts, "LARGEST_GROUP", 10)
+        monkeypatch.setattr(parts, "MOST_VALUES", 2**25)
+        with pytest.raises(DataError, match="is too large"):
+            next(rows_of(opened, 0, ["objects"], content=content))
+
+
+def test_pages_that_are_damaged_or_too_many_are_faults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write(tmp_path / "a.parquet", [{"image_id": f"{number}" * 50} for number in range(3000)], data_page_size=1000)
+    monkeypatch.setattr(pages, "MOST_PAGES", 2)
+    with open_parquet(file) as opened, file.open("rb") as content, pytest.raises(DataError, match="too many pages"):
+        unpacked(opened, content, 0, 0)
+    with open_parquet(file) as opened:
+        whole = file.read_bytes()
+        with file.open("r+b") as content, pytest.raises(DataError, match="cannot be read"):
+            content.seek(4)
+            content.write(b"\xff" * 64)
+            unpacked(opened, content, 0, 0)
+    file.write_bytes(whole)

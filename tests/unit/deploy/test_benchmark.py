@@ -398,7 +398,7 @@ def test_pictures_without_labels_are_timed(tiny, capsys):
 def test_pictures_that_cannot_be_read_are_named(tiny, capsys):
     Path("0.jpg").write_text("no picture")
     assert main(["benchmark", tiny, "--data", "0.jpg", *SMALL]) == 2
-    assert "0.jpg" in capsys.readouterr().err.split("got:")[1]
+    assert "where:    0.jpg" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("cells_here")
@@ -448,6 +448,52 @@ def test_pictures_that_cannot_be_used_are_said_before_anything_is_measured(tiny,
     assert main(["benchmark", tiny, "--data", str(bad), *SMALL[2:]]) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "No AP was measured: 1 problem in this data set (onestage evaluate tiny.safetensors " in told
+
+
+def cut(path: Path) -> None:
+    """Leave the header of a picture and not its end, as an interrupted copy does."""
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """What processes are asked to do."""
+    usual, subjects = benchmark_run.ask, list[str]()
+
+    def noted(order: Order, *, timeout: float) -> Answer:
+        subjects.append(order.what)
+        return usual(order, timeout=timeout)
+
+    monkeypatch.setattr(benchmark_run, "ask", noted)
+    return subjects
+
+
+@pytest.mark.usefixtures("cells_here")
+def test_a_broken_picture_of_a_data_set_is_said_before_anything_is_measured_or_left_out(tiny, labelled, asked, capsys):
+    broken = sorted(Path(labelled, "test").glob("*.jpg"))[1]
+    cut(broken)
+    assert main(["benchmark", tiny, "--data", labelled, *SMALL[2:]]) == 2
+    told = capsys.readouterr().err
+    assert "1 picture of 3 cannot be read" in told and broken.name in told and "--on-bad skip" in told and asked == ["look"]
+    assert main(["benchmark", tiny, "--data", labelled, "--on-bad", "skip", *SMALL[2:], "--json", "t.json"]) == 0
+    assert "left out: 1 picture that cannot be read, such as" in capsys.readouterr().err
+    (row,) = json.loads(Path("t.json").read_text())["timings"]
+    assert row["ap_pictures"] == 2 and row["ap"] == pytest.approx(
+        onestage.evaluate(tiny, labelled, on_bad="skip").coco.AP, abs=1e-4
+    )
+
+
+@pytest.mark.usefixtures("cells_here")
+def test_broken_pictures_without_labels_are_left_out_and_told(tiny, asked, capsys):
+    first, second = jpegs(Path("photos"), count=2, size=(40, 50))
+    cut(Path(first))
+    assert main(["benchmark", tiny, "--data", "photos", *SMALL]) == 0
+    told = capsys.readouterr().err
+    assert "left out: 1 picture that cannot be read" in told and Path(first).name in told
+    cut(Path(second))
+    asked.clear()
+    assert main(["benchmark", tiny, "--data", "photos", *SMALL]) == 2
+    assert Path(first).name in capsys.readouterr().err and asked == ["look"]
 
 
 @pytest.mark.usefixtures("cells_here")

@@ -392,7 +392,7 @@ def test_a_tag_that_is_not_published():
 
 def test_a_run_folder_in_the_place_of_its_model(tmp_path):
     _, path = own_file(tmp_path, ["cat", "dog"])
-    with pytest.raises(WeightsError, match=f"name the file: {path}"):
+    with pytest.raises(WeightsError, match=f"name a file in it: {path}"):
         onestage.create("tinyssd", 2, weights=path.parent)
 
 

@@ -144,7 +144,7 @@ def read_bytes(path: Path, *, most: int = MOST_BYTES) -> bytes:
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):  # before it is opened: a pipe would wait for a writer
-            raise WeightsError("this is not a file", where=path, expected="an exported model", fix="check the path")
+            raise WeightsError.no_file(path, "an exported model")
         data = b""
         if about.st_size <= most:
             with path.open("rb") as file:

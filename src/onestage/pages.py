@@ -1,15 +1,19 @@
-"""Where the values of a column of bytes lie in a Parquet file, so that one picture can be read without its whole row group.
+"""The pages of a Parquet file: what they unpack to, and where the values of a column of bytes lie.
 
-That is possible where the column is neither compressed nor in a dictionary, as ``onestage data convert`` writes it: a value is
-then its length in four bytes, and its bytes. The format: https://parquet.apache.org/docs/file-format/data-pages/. The heads of
-the pages are in Thrift's compact protocol
-(https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). All that is found is checked: the values
-fill their page to its last byte, and there are as many as the row group has rows. Otherwise there is no answer.
+The footer of a file says how much its pages unpack to, but pyarrow unpacks what the heads of the pages say, and no more: so
+these are asked. Where a value lies is found so that one picture can be read without its whole row group. That is possible
+where the column is neither compressed nor in a dictionary, as ``onestage data convert`` writes it: a value is then its length
+in four bytes, and its bytes. The format: https://parquet.apache.org/docs/file-format/data-pages/. The heads of the pages are
+in Thrift's compact protocol (https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md). All that is
+found is checked: the values fill their page to its last byte, and there are as many as the row group has rows. Otherwise
+there is no answer.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+from onestage.errors import DataError
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -21,10 +25,69 @@ _DATA_PAGE, _PLAIN = 0, 0
 _BOOLEANS, _INTEGERS, _DOUBLE, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 7, 8, 12
 """Types of the compact protocol. Others do not occur in the head of a page."""
 
+_LONGEST_HEAD = 2**24
+"""Bytes of a head with the statistics of long values, at most; also in pyarrow."""
+_OF_DATA = (5, 8)
+"""The fields of a head that tell of a page with values: DataPageHeader and DataPageHeaderV2."""
+_AFTER = 100
+"""Bytes after a column that pyarrow may read with it: old writers stated some too few."""
+MOST_PAGES = 2**17
+"""Pages of a column in a row group. Each takes a read."""
+
 Place = tuple[int, int]
 """Where a value begins in the file, and its length, in bytes."""
 Fields = dict[int, "int | Fields"]
 """The numbers of a Thrift structure by their ids; other fields are passed over."""
+
+
+class Unpacked(NamedTuple):
+    """What the pages of a column in a row group unpack to, as their heads say: how many values, and how many bytes."""
+
+    values: int
+    size: int
+
+
+def unpacked(parquet: ParquetFile, file: BinaryIO, group: int, number: int) -> Unpacked:
+    """What the column of that number has in a row group. file: the same, open. Raise DataError if its pages are damaged, or too
+    many.
+    """
+    chunk = parquet.metadata.row_group(group).column(number)
+    first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
+    at = first if first and first < chunk.data_page_offset else chunk.data_page_offset
+    stop, values, size, pages = at + chunk.total_compressed_size, 0, 0, 0
+    while at < stop + _AFTER:
+        try:
+            head, length = _head(file, at)
+            packed, about = _number(head[3]), next((head[field] for field in _OF_DATA if field in head), None)
+            if at + length + packed > stop + _AFTER:
+                raise ValueError("a page that ends after its column")
+            size += _number(head[2])
+            values += _number(about[1]) if isinstance(about, dict) else 0
+        except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
+            if at >= stop:  # something else follows
+                break
+            what, got = "a part of this Parquet file cannot be read", f"a damaged page in row group {group}, at byte {at:,}"
+            raise DataError(what, got=got, fix="copy or write it again, whole") from error
+        at, pages = at + length + packed, pages + 1
+        if pages > MOST_PAGES:
+            what, got = "a row group of this Parquet file has too many pages", chunk.path_in_schema
+            raise DataError(what, got=got, expected=f"at most {MOST_PAGES:,}", fix="write it again with larger pages")
+    return Unpacked(values, size)
+
+
+def _head(file: BinaryIO, at: int) -> tuple[Fields, int]:
+    """The head of the page at a place, and its length. Raise ValueError or IndexError if there is none."""
+    most = _HEAD
+    while True:
+        file.seek(at)
+        content = file.read(most)
+        try:
+            reader = _Compact(content)
+            return reader.structure(), reader.at
+        except (ValueError, IndexError):
+            if len(content) < most or most >= _LONGEST_HEAD:
+                raise
+            most *= 16
 
 
 def places(parquet: ParquetFile, file: BinaryIO, group: int, column: str) -> list[Place] | None:

@@ -286,13 +286,13 @@ def _measured(cells: Sequence[Cell], order: Order, wish: Wish, measuring: Measur
     from dataclasses import replace
 
     from onestage.cli.benchmark_run import Benchmark, Journal, say_what_is_known, settings_of
-    from onestage.files import make_folder, temporary_folder
+    from onestage.files import temporary_folder
 
     models = list(dict.fromkeys(cell.model for cell in cells))
     journal = Journal.of(*settings_of(order, models), *cells, fresh=measuring.fresh)
     say_what_is_known(cells, journal)
     rows: list[Row] = []
-    with temporary_folder(make_folder(Path(tempfile.gettempdir()) / "onestage") / "benchmark") as folder:
+    with temporary_folder(Path(tempfile.gettempdir()) / "onestage-benchmark") as folder:
         run = Benchmark(replace(order, folder=str(folder)), journal, measuring.cell_timeout)
         try:
             for note in run.look(cells):

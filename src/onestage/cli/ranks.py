@@ -17,13 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Annotated, ClassVar
 
 import tyro
 
 from onestage.cli.output import ARGUMENTS, say
 from onestage.errors import ConfigError, LostError, check_number, counted
+from onestage.files import temporary_folder
 from onestage.processes import LOST, RESTARTS, TOLD, VARIABLES, end_with_parent
 
 GRACE = 20.0
@@ -149,8 +150,8 @@ class _Group:
     @classmethod
     def run(cls, count: int, arguments: Sequence[str], attempt: int) -> Ends:
         """Start ``count`` processes, and wait for the end of all. However this ends, none is left."""
-        with TemporaryDirectory(prefix="onestage-") as folder:
-            common = {**_common(count), RESTARTS: str(attempt), TOLD: str(Path(folder) / "told"), PARENT: str(os.getpid())}
+        with temporary_folder(Path(gettempdir()) / "onestage") as folder:
+            common = {**_common(count), RESTARTS: str(attempt), TOLD: str(folder / "told"), PARENT: str(os.getpid())}
             group = cls()
             with group._hears(SIGNALS):
                 try:

@@ -220,3 +220,23 @@ def test_no_module_of_the_working_folder_is_imported(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with ranks._started(["--version"], dict(os.environ)) as process:
         assert process.wait(60) == 0
+
+
+def killed_by_its_own(folder: Path) -> None:
+    """Start processes, of which one kills this one."""
+    with pytest.MonkeyPatch.context() as patch:
+        program(patch, "os.kill(os.getppid(), signal.SIGKILL) if rank == 1 else None; time.sleep(0.1)", folder)
+        start_ranks(Ranks(2), out=folder)
+
+
+def test_what_a_killed_command_leaves_goes_when_the_next_one_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "tmp"
+    place.mkdir()
+    process = start(killed_by_its_own, tmp_path, TMPDIR=str(place))
+    process.join(60)
+    (left,) = place.iterdir()
+    assert process.exitcode == -signal.SIGKILL
+    os.utime(left, (0, 0))
+    monkeypatch.setattr(ranks, "gettempdir", lambda: str(place))
+    program(monkeypatch, "sys.exit(0)", tmp_path)
+    assert start_ranks(Ranks(2), out=tmp_path) == 0 and list(place.iterdir()) == []

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import tyro
 
+from onestage.cli import early
 from onestage.cli.output import progress, say, tell
 from onestage.errors import ConfigError, command, counted
 from onestage.model.codec import Range
@@ -123,8 +124,10 @@ def batch(
         raise ConfigError("no picture is named", fix=command("batch", "FOLDER", "-o", out, "--model", model))
     if machines.engine == "local":
         context()  # the server of its processes imports torch meanwhile
+    early.again()
     from onestage.scale.batch import Tally, begun
 
+    early.stop()
     wanted = _wanted(model, pictures, reported, machines)
     began, tally = time.monotonic(), Tally()
     with begun(out, wanted, note=_note) as found:

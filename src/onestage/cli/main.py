@@ -162,9 +162,10 @@ def _ended_like_ctrl_c(*, ending: bool) -> Iterator[None]:
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()
     numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-    usual = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]  # nohup ignores SIGHUP
+    usual = [number for number in numbers if signal.getsignal(number) in (signal.SIG_DFL, early.end)]  # nohup ignores SIGHUP
     for number in usual:
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, interrupt)
     try:
         yield
     finally:

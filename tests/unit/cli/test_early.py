@@ -17,30 +17,40 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 class _Interrupting:
-    """Looks for modules before all others, and presses Ctrl-C when one is looked for."""
+    """Looks for modules before all others, and sends a signal when one is looked for."""
 
-    def __init__(self, module: str) -> None:
-        self.module = module
+    def __init__(self, module: str, number: int) -> None:
+        self.module, self.number = module, number
 
     def find_spec(self, name: str, path: object, target: object = None) -> None:
         if name == self.module:
-            signal_here(signal.SIGINT)
+            signal_here(self.number)
 
 
-def run_interrupted(module: str) -> None:
-    """Run the program, and press Ctrl-C when it imports a module."""
+def run_interrupted(module: str, number: int = signal.SIGINT, words: str = "models") -> None:
+    """Run the program, and send it a signal when it imports a module."""
     sys.modules.pop("onestage.cli.main", None)
     sys.modules.pop(module, None)
-    sys.meta_path.insert(0, _Interrupting(module))
-    sys.argv = ["onestage", "models"]
+    sys.meta_path.insert(0, _Interrupting(module, number))
+    sys.argv = ["onestage", *words.split()]
     from onestage.__main__ import main
 
     sys.exit(main())
 
 
-@pytest.mark.parametrize("module", ["onestage.cli.main", "rich.table", "tyro", "onestage.cli.models"])
-def test_ctrl_c_while_modules_are_imported_ends_without_a_traceback(module: str, tmp_path: Path) -> None:
-    process = start(run_interrupted, module, log=tmp_path / "log")
+IN_BATCH = ("onestage.scale.batch", "batch none -o none --model none --engine ray")
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "number"),
+    [
+        *((name, "models", signal.SIGINT) for name in ("onestage.cli.main", "rich.table", "tyro", "onestage.cli.models")),
+        *(("tyro", "models", number) for number in (signal.SIGTERM, signal.SIGHUP)),
+        *((*IN_BATCH, number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)),
+    ],
+)
+def test_a_signal_while_modules_are_imported_ends_without_a_traceback(module: str, words: str, number, tmp_path: Path) -> None:
+    process = start(run_interrupted, module, number, words, log=tmp_path / "log")
     process.join(60)
     assert process.exitcode == 130 and (tmp_path / "log").read_text() == "error: interrupted\n"
 
@@ -52,6 +62,21 @@ def test_one_of_several_processes_tells_it(tmp_path: Path) -> None:
         process.join(60)
         assert process.exitcode == 130 and log.read_text() == said
     assert early.TOLD == processes.TOLD
+
+
+def call_verb() -> None:
+    """Call a verb in a program, which goes on after Ctrl-C."""
+    from onestage.cli.main import main
+
+    sys.modules.pop(IN_BATCH[0], None)
+    sys.meta_path.insert(0, _Interrupting(IN_BATCH[0], signal.SIGINT))
+    os.write(1, f"{main(IN_BATCH[1].split())} goes on".encode())
+
+
+def test_a_program_that_calls_a_verb_is_not_ended(tmp_path: Path) -> None:
+    process = start(call_verb, log=tmp_path / "log")
+    process.join(60)
+    assert process.exitcode == 0 and (tmp_path / "log").read_text() == "error: interrupted\n130 goes on"
 
 
 def run_verb() -> None:

@@ -29,7 +29,7 @@ from onestage.scale.stores import masked
 from onestage.scale.work import Done, summary
 
 PATIENCE = 5.0
-"""Seconds to wait for the lock: the processes of a killed batch may hold it for a moment longer than it lived."""
+"""Seconds to wait for the lock: a command that was told to end may need a moment for that."""
 
 
 @dataclass(frozen=True)

@@ -8,31 +8,71 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
+from multiprocessing.process import BaseProcess
 
-IMPORTS = ["onestage.scale.local", "onestage.zoo", "pyarrow.parquet"]
+IMPORTS = ["onestage.scale.local", "onestage.zoo"]
+"""Without pyarrow, which starts a thread when it is imported, and takes a moment only."""
+IMPORTED_IN = os.getpid()
+"""The process that has imported this module: in what the server has forked, that is the server."""
+_STARTING = threading.Lock()
+"""Held while this process looks different to those that it starts."""
+_PAUSE = 0.2
+"""Seconds after which a server that was killed is gone."""
 
 
 def context() -> BaseContext:
-    """What starts processes: the server, which is started if it does not run; or where none can be, a new Python each."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
+    """What makes processes: the server, which is started if it does not run; or where none can be, a new Python each. Only on
+    Linux do all libraries allow a fork.
+    """
+    if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
-    from multiprocessing import forkserver
-
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(IMPORTS)
     try:
-        with without_this_folder():
-            forkserver.ensure_running()
+        with _STARTING, _without_this_folder():
+            _serve()
     except OSError:  # the path of its socket may be too long, by the variable TMPDIR
         return multiprocessing.get_context("spawn")
     return found
 
 
+def start(found: BaseContext, process: BaseProcess) -> None:
+    """Start a process that a context of ours has made. It does not run the program of this process, which may be no file, or
+    start the same once more. Raise OSError or EOFError if it cannot be started.
+    """
+    with _STARTING, _without_this_folder(), _without_this_program():
+        for is_last in (False, False, True):
+            try:
+                if found.get_start_method() == "forkserver":
+                    _serve()  # it may have been killed
+                return process.start()
+            except (EOFError, ConnectionError):  # it was killed since
+                if is_last:
+                    raise
+                time.sleep(_PAUSE)
+
+
+def _serve() -> None:
+    """Start the server, if it does not run. It never hears Ctrl-C, which a terminal sends to all, even while it imports."""
+    from multiprocessing import forkserver, resource_tracker
+
+    resource_tracker.ensure_running()  # the other one starts it too, and changes the mask then
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextmanager
-def without_this_folder() -> Iterator[None]:
+def _without_this_folder() -> Iterator[None]:
     """Let a Python that is started in the block not look for modules in the working folder, which may be anybody's."""
     usual = os.environ.get("PYTHONSAFEPATH")
     os.environ["PYTHONSAFEPATH"] = "1"
@@ -43,3 +83,16 @@ def without_this_folder() -> Iterator[None]:
             del os.environ["PYTHONSAFEPATH"]
         else:
             os.environ["PYTHONSAFEPATH"] = usual
+
+
+@contextmanager
+def _without_this_program() -> Iterator[None]:
+    """Hide from multiprocessing where the program of this process is."""
+    program = vars(sys.modules["__main__"])
+    usual: dict[str, object] = {name: program[name] for name in ("__spec__", "__file__") if name in program}
+    program.pop("__file__", None)
+    program["__spec__"] = None
+    try:
+        yield
+    finally:
+        program.update(usual)

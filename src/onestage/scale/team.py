@@ -26,7 +26,8 @@ import torch
 
 from onestage.data.workers import SILENT, TIMEOUT, end_of, mute_libraries
 from onestage.errors import LostError, OnestageError, warn_outside
-from onestage.scale.server import context, without_this_folder
+from onestage.processes import end_with_parent
+from onestage.scale.server import IMPORTED_IN, context, start
 from onestage.scale.work import Advance, Done, Tell
 
 TRIES = 50
@@ -89,7 +90,7 @@ class Team:
     def __exit__(self, *_: object) -> None:
         """End all processes now."""
         for member in self._members:
-            member.process.kill()
+            _kill(member.process)
         for member in self._members:
             member.process.join(_TICK)  # one that waits for a dead disk cannot be killed, and is left alone
             member.pipe.close()
@@ -119,10 +120,10 @@ class Team:
         while self._left and len(self._members) < self.count:
             number = min({*range(self.count)} - {member.number for member in self._members})
             ours, theirs = self._context.Pipe()
-            process = self._context.Process(target=_work, args=(self.begin, number, theirs), daemon=True)  # type: ignore[attr-defined]
+            arguments = (self.begin, number, theirs, dict(os.environ))
+            process = self._context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
             try:
-                with without_this_folder():
-                    process.start()
+                start(self._context, process)
             except (OSError, EOFError) as error:
                 ours.close()
                 what, fix = "no process can be started for this batch", "try fewer --workers"
@@ -154,7 +155,7 @@ class Team:
                     member.said = Advance(*(a + b for a, b in zip(member.said, word, strict=True)))
                 yield word
         except (EOFError, ConnectionError):  # it has ended, and all that it said before is read
-            member.process.kill()
+            _kill(member.process)
             member.process.join(_TICK)
             yield from self._lost(member)
 
@@ -163,7 +164,7 @@ class Team:
         if member.shard is None:
             return
         if member.silence >= self.timeout:
-            member.process.kill()
+            _kill(member.process)
         elif member.silence >= SILENT and not member.warned:
             member.warned = True
             note = f"the process {member.process.pid}, which does shard {member.shard}, has said nothing"
@@ -188,15 +189,30 @@ class Team:
             yield Advance(-member.said.pictures, -member.said.failures)
 
 
+def _kill(process: BaseProcess) -> None:
+    """End a process, unless it has ended: the server has buried it then, and another one may have its number."""
+    if process.is_alive():
+        process.kill()
+
+
 # --- in the process -------------------------------------------------------------------------------------------------------
 
 
-def _work(begin: Begin, number: int, pipe: Connection) -> None:
-    """The life of a process. It ends when its parent closes the pipe or ends."""
-    signal.set_wakeup_fd(-1)  # the parent's
+def _work(begin: Begin, number: int, pipe: Connection, surroundings: dict[str, str]) -> None:
+    """The life of a process. It ends when its parent closes the pipe or ends. surroundings: the variables of its environment:
+    those of the server may be old.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to all; the parent decides what to do
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ.clear()
+    os.environ.update(surroundings)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    if os.getppid() != parent.pid:
+        end_with_parent()  # with the server: without it, the parent could neither end this process nor see its end
+        if os.getppid() != IMPORTED_IN != os.getpid():  # it has ended already
+            os._exit(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     mute_libraries()
     torch.set_num_threads(1)  # results are then the same for any number of processes
     try:
@@ -212,10 +228,8 @@ def _work(begin: Begin, number: int, pipe: Connection) -> None:
         _say(pipe, _Fault(f"{type(error).__name__} in a process of a batch: {error}\n{traceback.format_exc()}"))
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: BaseProcess) -> None:
     """End this process with the one that has started it, even in the middle of a shard."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
     parent.join()
     os._exit(1)
 

@@ -28,7 +28,7 @@ MOST_PROBLEMS = 20
 """Problems of the data that are listed."""
 
 STYLE = """  .note { margin: .5rem 0; padding: .6rem .9rem; border-left: .25rem solid #ffb000; background: var(--note); }
-  .note { color: var(--ink); white-space: pre-line; }
+  .note { color: var(--ink); }
   .through td, .through th { padding: .2rem; border: 0; text-align: center; font-size: .85rem; }
   .through img { display: block; width: 100%; min-width: 8rem; max-width: 15rem; border-radius: .3rem; }
   td.words, th.words { text-align: left; }
@@ -41,7 +41,7 @@ BODY = """<h1>{{ title }}</h1>
 {% for name, value in tiles %}  <div class="tile"><b>{{ value }}</b><span>{{ name }}</span></div>
 {% endfor %}</div>
 {% if advice %}<h2>Advice</h2>
-{% for when, text in advice %}<p class="note">{{ when }}: {{ text }}</p>
+{% for when, text, more in advice %}<p class="note">{{ when }}: {{ text }}{% for line in more %}<br>{{ line }}{% endfor %}</p>
 {% endfor %}{% endif %}
 <h2>Curves</h2>
 {% for data in curves %}<figure><img src="data:image/png;base64,{{ data }}" alt="Curves of the training"></figure>
@@ -99,7 +99,7 @@ def save_page(
         title=f"{run.model.config.name} on {run.data.train.root.name}",
         subtitle=_subtitle(run, state),
         tiles=list(_tiles(history)),
-        advice=[(f"after epoch {a.epoch:g}" if a.epoch else "at the start", a.text) for a in advice],
+        advice=[_lines(one) for one in advice],
         curves=[as_base64(data) for data in _curves(run, history)],
         columns=[_column(step, history) for step in steps],
         pictures=[[data and as_base64(data) for data in row] for row in pictures],
@@ -116,6 +116,12 @@ def save_page(
         commands=list(_commands(run, state)),
     )
     write_file(run.folder / NAME, page.encode("utf-8", "replace"))
+
+
+def _lines(advice: Advice) -> tuple[str, str, list[str]]:
+    """When it was given, its first line, and the others."""
+    first, *others = advice.text.splitlines()
+    return f"after epoch {advice.epoch:g}" if advice.epoch else "at the start", first, others
 
 
 def _subtitle(run: Run, state: RunState) -> str:

@@ -49,7 +49,8 @@ def test_a_run_has_a_page_with_all_there_is_to_see(run: tuple[Path, list[str]], 
         assert words in text, words
     assert f"onestage evaluate {folder} {data}" in text
     assert text.count("data:image/png") == 2 and text.count("data:image/jpeg") >= 6  # 3 pictures: labels, epoch 2
-    assert [line for line in said if line.startswith("advice: few examples")] and "few examples" in text
+    (few_examples,) = [line.removeprefix("advice: ") for line in said if line.startswith("advice: few examples")]
+    assert "\n  " in few_examples and few_examples.replace("\n", "<br>") in text
     assert "<script" not in text and text.endswith("</html>\n")
 
 

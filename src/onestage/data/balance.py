@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from onestage.data.dataset import Dataset
-from onestage.data.tallies import counting, owners, pictures_with, pieces
+from onestage.data.tallies import counting, owners, pictures_with, spans
 
 
 def repeat_factors(data: Dataset, threshold: float) -> Tensor:
@@ -20,7 +20,7 @@ def repeat_factors(data: Dataset, threshold: float) -> Tensor:
     shares = torch.tensor(pictures_with(data), dtype=torch.float64) / len(data)
     of_class = (threshold / shares).sqrt()
     factors = torch.ones(len(data), dtype=torch.float64)
-    for pictures, rows in pieces(data):
+    for pictures, rows in spans(data):
         which = counting(data, rows)
         factors.scatter_reduce_(0, owners(data, pictures)[which], of_class[data.labels[rows][which]], "amax")
     return factors

@@ -19,12 +19,15 @@ SMALL, MEDIUM = 32**2, 96**2
 """COCO's evaluation calls objects of a smaller area in pixels small or medium (cocoapi, cocoeval.py, Params.areaRng)."""
 
 
-def pieces(data: Dataset) -> Iterator[tuple[slice, slice]]:
-    """The rows of some pictures, and those of their N objects, until all have come."""
+def spans(data: Dataset, *, most: int | None = None) -> Iterator[tuple[slice, slice]]:
+    """The rows of some pictures, and those of their N objects, until all have come. N is at most ``most``, by default AT_ONCE;
+    a picture with more comes alone.
+    """
+    most = AT_ONCE if most is None else most
     first = 0
     while first < len(data):
         begun = int(data.offsets[first])
-        stop = max(first + 1, int(torch.searchsorted(data.offsets, begun + AT_ONCE, right=True)) - 1)
+        stop = max(first + 1, int(torch.searchsorted(data.offsets, begun + most, right=True)) - 1)
         yield slice(first, stop), slice(begun, int(data.offsets[stop]))
         first = stop
 
@@ -47,7 +50,7 @@ def counting(data: Dataset, rows: slice) -> Tensor:
 def objects_by_size(data: Dataset) -> Tensor:
     """(K, 3) int64: the small, medium and large objects of each class that count."""
     found = torch.zeros(3 * len(data.classes), dtype=torch.int64)
-    for _, rows in pieces(data):
+    for _, rows in spans(data):
         which = counting(data, rows)
         found += torch.bincount(3 * data.labels[rows][which] + bands(data.area[rows][which]), minlength=len(found))
     return found.view(-1, 3)
@@ -56,7 +59,7 @@ def objects_by_size(data: Dataset) -> Tensor:
 def objects_of(data: Dataset, *, every: bool = False) -> list[int]:
     """The number of objects of each class: of those that count, or of ``every`` one."""
     found = torch.zeros(len(data.classes), dtype=torch.int64)
-    for _, rows in pieces(data):
+    for _, rows in spans(data):
         labels = data.labels[rows] if every else data.labels[rows][counting(data, rows)]
         found += torch.bincount(labels, minlength=len(found))
     return found.tolist()
@@ -66,7 +69,7 @@ def pictures_with(data: Dataset, *, every: bool = False) -> list[int]:
     """The number of pictures with objects of each class: with some that count, or with any if ``every`` one is meant."""
     kinds = len(data.classes)
     found = torch.zeros(kinds, dtype=torch.int64)
-    for pictures, rows in pieces(data):
+    for pictures, rows in spans(data):
         pairs = owners(data, pictures) * kinds + data.labels[rows]
         pairs = (pairs if every else pairs[counting(data, rows)]).unique()
         found += torch.bincount(pairs % max(1, kinds), minlength=kinds)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from onestage.data import Dataset
-from onestage.data.tallies import MEDIUM, SMALL
+from onestage.data.tallies import MEDIUM, SMALL, spans
 from onestage.errors import counted
 from onestage.files import Json
 from onestage.model.anchors.levels import AnchorLevel
@@ -182,11 +182,8 @@ def pieces(data: Dataset, *, most: int = AT_ONCE) -> Iterator[Dataset]:
     if len(data.labels) <= most:
         yield data
         return
-    start = 0
-    while start < len(data):
-        end = int(torch.searchsorted(data.offsets, data.offsets[start] + most, right=True)) - 1
-        yield data.subset(range(start, stop := max(start + 1, end)))
-        start = stop
+    for pictures, _ in spans(data, most=most):
+        yield data.subset(range(pictures.start, pictures.stop))
 
 
 def coverage(levels: Sequence[AnchorLevel], objects: PlacedObjects) -> Coverage:

@@ -71,7 +71,7 @@ def rehearse(run: Run, state: RunState, monitor: Monitor, stop: StopSignal, *, b
     run = replace(run, config=replace(run.config, **vars(length)), changes=tuple(changes))
     run.group.on_main(partial(run.plan.save, run.folder))
     monitor.say(
-        f"{length.steps:,} steps ({counted(run.epochs, 'epoch')}) fit: a step takes {costs.step:.3g} s; every"
+        f"{counted(length.steps, 'step')} ({counted(run.epochs, 'epoch')}) fit: a step takes {costs.step:.3g} s; every"
         f" {counted(length.evaluate_steps, 'step')} it is measured on {counted(length.evaluate_pictures, 'picture')}, which"
         f" takes {state.overhead:.2g} s"
         + (f". Fewer than {FEW_STEPS} steps teach next to nothing: give it more time" if length.steps < FEW_STEPS else "")

@@ -20,7 +20,7 @@ from onestage.cli.anchors import _sides
 from onestage.data import Dataset, load_dataset, tallies
 from onestage.data.balance import repeat_factors
 from onestage.data.columns import Sizes
-from onestage.data.tallies import never_taught, objects_by_size, objects_of, pictures_with, pieces
+from onestage.data.tallies import never_taught, objects_by_size, objects_of, pictures_with, spans
 from onestage.model.anchors.fit import Objects
 from onestage.model.detector import Detector
 from onestage.training import coverage
@@ -126,7 +126,7 @@ def test_numbers_of_objects(few: Dataset, monkeypatch: pytest.MonkeyPatch) -> No
         assert objects_by_size(few).tolist() == [
             [seen[2][(name, band)] for band in ("small", "medium", "large")] for name in few.classes
         ]
-        assert [*pieces(few)][-1][0].stop == len(few) and [*pieces(few)][-1][1].stop == len(few.boxes)
+        assert [*spans(few)][-1][0].stop == len(few) and [*spans(few)][-1][1].stop == len(few.boxes)
 
 
 @pytest.mark.parametrize("drawn", [5000, 10])

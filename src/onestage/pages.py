@@ -27,8 +27,10 @@ _BOOLEANS, _INTEGERS, _DOUBLE, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 7, 8, 12
 
 _LONGEST_HEAD = 2**24
 """Bytes of a head with the statistics of long values, at most; also in pyarrow."""
-_OF_DATA = (5, 8)
-"""The fields of a head that tell of a page with values: DataPageHeader and DataPageHeaderV2."""
+_OF_DATA = {5: 2, 8: 4}
+"""The fields of a head that tell of a page with values, DataPageHeader and DataPageHeaderV2; in each, that of its encoding."""
+_DELTA_BYTE_ARRAY = 7
+"""The encoding in which a value goes on where the one before it ends: it may be longer than its page."""
 _AFTER = 100
 """Bytes after a column that pyarrow may read with it: old writers stated some too few."""
 MOST_PAGES = 2**17
@@ -41,10 +43,13 @@ Fields = dict[int, "int | Fields"]
 
 
 class Unpacked(NamedTuple):
-    """What the pages of a column in a row group unpack to, as their heads say: how many values, and how many bytes."""
+    """What the pages of a column in a row group unpack to, as their heads say: how many values, how many bytes, and the bytes
+    that no value exceeds.
+    """
 
     values: int
     size: int
+    longest: int
 
 
 def unpacked(parquet: ParquetFile, file: BinaryIO, group: int, number: int) -> Unpacked:
@@ -54,15 +59,16 @@ def unpacked(parquet: ParquetFile, file: BinaryIO, group: int, number: int) -> U
     chunk = parquet.metadata.row_group(group).column(number)
     first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
     at = first if first and first < chunk.data_page_offset else chunk.data_page_offset
-    stop, values, size, pages = at + chunk.total_compressed_size, 0, 0, 0
+    stop, values, size, pages, longest, grows = at + chunk.total_compressed_size, 0, 0, 0, 0, False
     while at < stop + _AFTER:
         try:
             head, length = _head(file, at)
-            packed, about = _number(head[3]), next((head[field] for field in _OF_DATA if field in head), None)
+            packed, field = _number(head[3]), next((field for field in _OF_DATA if field in head), 0)
             if at + length + packed > stop + _AFTER:
                 raise ValueError("a page that ends after its column")
-            size += _number(head[2])
-            values += _number(about[1]) if isinstance(about, dict) else 0
+            size, longest = size + _number(head[2]), max(longest, _number(head[2]))
+            if isinstance(about := head.get(field), dict):
+                values, grows = values + _number(about[1]), grows or about[_OF_DATA[field]] == _DELTA_BYTE_ARRAY
         except (ValueError, IndexError, KeyError, TypeError, RecursionError) as error:
             if at >= stop:  # something else follows
                 break
@@ -72,7 +78,7 @@ def unpacked(parquet: ParquetFile, file: BinaryIO, group: int, number: int) -> U
         if pages > MOST_PAGES:
             what, got = "a row group of this Parquet file has too many pages", chunk.path_in_schema
             raise DataError(what, got=got, expected=f"at most {MOST_PAGES:,}", fix="write it again with larger pages")
-    return Unpacked(values, size)
+    return Unpacked(values, size, size if grows else longest)
 
 
 def _head(file: BinaryIO, at: int) -> tuple[Fields, int]:

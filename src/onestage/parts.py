@@ -254,7 +254,7 @@ def _longest_value(file: ParquetFile, group: int, paths: Sequence[str], content:
         column = row_group.column(number)
         if column.path_in_schema.partition(".")[0] not in roots:
             continue
-        values, size = unpacked(file, content, group, number)
+        values, size, value = unpacked(file, content, group, number)
         for count, most, unit, fault in (
             (max(values, column.num_values), MOST_VALUES, "values", "has too many values"),
             (size, LARGEST_GROUP, "bytes", "is too large"),
@@ -262,7 +262,7 @@ def _longest_value(file: ParquetFile, group: int, paths: Sequence[str], content:
             if count > most:
                 got, fix = f"{count:,} {unit} in {column.path_in_schema}", "write it again with smaller row groups"
                 raise DataError(f"a row group of this Parquet file {fault}", got=got, expected=f"at most {most:,}", fix=fix)
-        longest = max(longest, size)
+        longest = max(longest, value)
     return longest
 
 

@@ -256,15 +256,26 @@ def column_of(file: Path) -> object:
     return pyarrow.parquet.ParquetFile(file).metadata.row_group(0).column(0)
 
 
-@pytest.mark.parametrize("options", [{}, {"use_dictionary": False, "data_page_version": "2.0"}, {"compression": "zstd"}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"use_dictionary": False, "data_page_version": "2.0"},
+        {"compression": "zstd"},
+        {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY"},
+        {"use_dictionary": False, "column_encoding": "DELTA_BYTE_ARRAY", "data_page_version": "2.0"},
+    ],
+)
 def test_pages_are_asked_what_they_unpack_to(tmp_path: Path, options: dict[str, object]) -> None:
     file = write(
         tmp_path / "a.parquet", [{"image_id": f"{number}" * 500} for number in range(3000)], write_statistics=False, **options
     )
     with open_parquet(file) as opened, file.open("rb") as content:
-        values, size = unpacked(opened, content, 0, 0)
+        values, size, longest = unpacked(opened, content, 0, 0)
     heads = 40 * 50  # what the footer says has the heads of the pages in it
     said = column_of(file).total_uncompressed_size  # type: ignore[attr-defined]
+    delta = options.get("column_encoding") is not None
+    assert longest == size if delta else 2000 <= longest < size
     assert said - heads <= size <= said and values - 3000 in (0, 3000, 1)  # a dictionary is no page with values
 
 

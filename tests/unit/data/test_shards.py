@@ -459,3 +459,5 @@ def test_encrypted_parquet_is_an_error(tmp_path: Path, plain_footer: bool) -> No
         writer.write_table(table)
     with pytest.raises(DataError, match="encrypt"):
         open_parquet(file)
+    with file.open("rb") as content, pytest.raises(DataError, match="encrypt"):  # as a list of pictures is read
+        open_parquet("s3://bucket/train.parquet", content)

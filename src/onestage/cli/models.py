@@ -15,7 +15,7 @@ from rich.text import Text
 
 from onestage.cli.output import progress, stdout, tell
 from onestage.console import Terminal, words
-from onestage.errors import ConfigError, nearest
+from onestage.errors import ConfigError, counted, nearest
 from onestage.model.codec import Range
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     out.print()
     out.print(_costs(rows, out.width))
     out.print(
-        f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {classes} classes at that"
+        f"\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for {counted(classes, 'class')} at that"
         " input size (height x width); retinanet brings a picture's shorter side to the first number. Any of them takes another"
         f" --size. {', '.join(ANY_BACKBONE)} take --backbone timm/NAME; listed is resnet34.\n"
         "Weights are used by name: onestage predict ssd300_vgg16.coco PICTURES\n"

@@ -138,7 +138,9 @@ class TerminalMonitor(Monitor):
         known = step - self._first >= KNOWN[0] or clock.now() - self._begun >= KNOWN[1]
         if known and not self._told and self._left >= WORTH:
             self._told = True
-            self.say(f"{_time(self._left)} for the {self._steps - step:,} steps that are left, at the speed of the first ones")
+            rest = self._steps - step
+            what = "step that is" if rest == 1 else f"{rest:,} steps that are"
+            self.say(f"{_time(self._left)} for the {what} left, at the speed of the first ones")
         self._now_and_then(f"epoch {epoch + 1}/{self._epochs}  {text}")
 
     def validating(self, done: int, total: int) -> None:

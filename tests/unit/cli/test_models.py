@@ -77,6 +77,11 @@ def test_an_unknown_name_is_answered_with_the_nearest(capsys: pytest.CaptureFixt
     assert "did you mean 'efficientdet'" in capsys.readouterr().err
 
 
+def test_one_class(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "tiny", "--classes", "1"]) == 0
+    assert " for 1 class at " in " ".join(capsys.readouterr().out.split())
+
+
 def test_no_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "--classes", "0"]) == 2
     assert "--classes" in capsys.readouterr().err

@@ -67,6 +67,16 @@ def test_a_log_gets_a_line_every_half_minute(monkeypatch: pytest.MonkeyPatch, ca
     ]
 
 
+def test_the_last_step_is_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    time = 0.0
+    monkeypatch.setattr(monitor.clock, "now", lambda: time)
+    seen = TerminalMonitor()
+    seen.start(epochs=1, steps=2, done=0)
+    time += 90.0
+    seen.step(1, 0, {"cls": 1.0}, 0.1)
+    assert "90 s for the step that is left, at the speed of the first ones" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
 def test_decisions_are_options_as_they_are_typed(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -29,7 +29,7 @@ from onestage.data.shards import ShardSet, ShardTable
 from onestage.data.split_words import SPLITS, split_name
 from onestage.data.table import OnBad, Table
 from onestage.data.text import listed
-from onestage.data.tree import Parts, Tree, surroundings, without_role
+from onestage.data.tree import Parts, Tree, labels_may_be_above, surroundings, without_role
 from onestage.errors import DataError, OnestageError, absent, counted, nearest, shortened
 
 
@@ -386,7 +386,8 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         )
         return DataError(what, where=path, expected="a folder, or one .json, .csv, .yaml, .tar or .parquet file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
-    fix = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
+    both = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
+    fix = (labels_may_be_above(path) if tree.pictures else "") or both
     fix = CONVERT_ALL if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix
     return DataError("no labelled pictures were recognised here", where=path, got=_contents(tree), expected=known, fix=fix)
 

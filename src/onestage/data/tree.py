@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from onestage.data.files import PICTURE_SUFFIXES, UNREAD_SUFFIXES
+from onestage.data.split_words import split_name
 
 ROLES = frozenset(
     """
@@ -114,6 +115,15 @@ def surroundings(file: Path) -> Path:
     while not without_role(folder.name) and folder.name:
         folder = folder.parent
     return folder
+
+
+def labels_may_be_above(folder: Path) -> str:
+    """What to do if pictures without labels lie in a folder that is named after a split or a role in a data set."""
+    above = folder.resolve().parent if str(folder) in (".", "") else folder.parent
+    name = folder.resolve().name
+    if not split_name(name) and without_role(name):
+        return ""
+    return f"if the labels lie beside this folder, name the one above it, {above}; or arrange the files in one of these ways"
 
 
 class Located(NamedTuple):

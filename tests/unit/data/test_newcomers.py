@@ -510,6 +510,15 @@ def test_what_lies_in_a_folder_that_is_no_data_set(name: str, tmp_path: Path) ->
         assert got in str(caught.value.got) and fix in str(caught.value.fix)
 
 
+@pytest.mark.parametrize(("part", "above"), [("train2017", True), ("images", True), ("holiday", False)])
+def test_pictures_of_a_data_set_without_its_labels(part: str, above: bool, tmp_path: Path) -> None:
+    """The labels of COCO, YOLO and VOC lie beside the folder of a split, not in it."""
+    build(tmp_path, f"{part}/a.jpg\nannotations/all.json    a.jpg")
+    with pytest.raises(OnestageError, match="no labelled pictures were recognised here") as caught:
+        load_dataset(tmp_path / part)
+    assert (f"name the one above it, {tmp_path}; or arrange" in str(caught.value.fix)) == above
+
+
 @pytest.mark.parametrize(
     ("text", "advice"),
     [

@@ -157,9 +157,15 @@ def _no_option(wrong: str, program: str, options: Collection[str], plain: Sequen
     return ConfigError(f"there is no option '{wrong}'{meant}", where=program, fix=f"{program} --help")
 
 
-def _unknown(words: Sequence[str], options: Collection[str]) -> str | None:
-    """The first of the words that looks like an option, and is none."""
-    known = {*options, *(f"--no-{option[2:]}" for option in options)}
+def _not_known(event: ParseErrorEvent, options: Callable[[], Collection[str]], words: Sequence[str]) -> str | None:
+    """The option of an event that the verb does not have: tyro tells it, or takes it for the end of what has no option."""
+    from tyro import _errors as kinds
+
+    if isinstance(event, kinds.UnrecognizedArgs):
+        return next((token for token in event.tokens if token.startswith("-")), None)
+    if not (isinstance(event, kinds.BadValue) and event.argument.is_positional()):
+        return None
+    known = {form for option in options() for form in (option, f"--no-{option[2:]}")}
     return next((word for word in words if word.startswith("--") and word.partition("=")[0] not in known), None)
 
 
@@ -170,18 +176,16 @@ def _as_error(
     from tyro import _errors as kinds
 
     fix = f"{event.prog} --help"
+    unknown = _not_known(event, options, words)
+    if unknown is not None:
+        return _no_option(unknown, event.prog, options(), plain())
     if isinstance(event, kinds.UnrecognizedArgs):
-        wrong = next((token for token in event.tokens if token.startswith("-")), None)
-        if wrong is None:
-            return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
-        return _no_option(wrong, event.prog, options(), plain())
+        return ConfigError("one argument too many", where=event.prog, got=event.tokens[0], fix=fix)
     if isinstance(event, kinds.InvalidChoice):
         choices = [choice for choice in event.choices if choice != "None"]  # None is only the absence of a choice
         what, expected = f"there is no such choice{nearest(event.value, choices)}", ", ".join(choices)
         return ConfigError(what, where=_name(event.argument), got=event.value, expected=expected, fix=fix)
     if isinstance(event, kinds.BadValue):
-        if event.argument.is_positional() and (wrong := _unknown(words, options())):
-            return _no_option(wrong, event.prog, options(), plain())
         what = "the option takes no value" if event.offending_value else "the option needs a value"
         return ConfigError(what, where=_name(event.argument), got=event.offending_value, fix=fix)
     return _of_value(event, fix) if isinstance(event, kinds.InstantiationFailure) else None

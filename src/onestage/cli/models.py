@@ -80,7 +80,8 @@ def models(names: tyro.conf.Positional[tuple[str, ...]] = (), /, *, classes: int
     out.print(_costs(rows, out.width))
     out.print(
         "\n[dim]Parameters and multiply-adds (a multiplication and its addition count as one) for"
-        f" {counted(classes, 'class')} at that input size (height x width); retinanet brings a picture's shorter side to the first number. Any of them takes another"
+        f" {counted(classes, 'class')} at that input size (height x width); retinanet brings a"
+        " picture's shorter side to the first number. Any of them takes another"
         f" --size. {', '.join(ANY_BACKBONE)} take --backbone timm/NAME; listed is resnet34.\n"
         "Weights are used by name: onestage predict ssd300_vgg16.coco PICTURES\n"
         "How fast one is here: onestage benchmark MODEL; docs/models.md has the times of all on one machine[/]",

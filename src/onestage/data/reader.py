@@ -386,8 +386,7 @@ def _nothing_here(tree: Tree, path: Path, wanted: Sequence[str]) -> DataError:
         )
         return DataError(what, where=path, expected="a folder, or one .json, .csv, .yaml, .tar or .parquet file", fix=fix)
     known = "\n            ".join(FORMATS[name].LAYOUT for name in wanted)
-    both = "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
-    fix = (labels_may_be_above(path) if tree.pictures else "") or both
+    fix = labels_may_be_above(path, tree)
     fix = CONVERT_ALL if tree.with_suffix(UNREAD_SUFFIXES) and not tree.pictures else fix
     return DataError("no labelled pictures were recognised here", where=path, got=_contents(tree), expected=known, fix=fix)
 

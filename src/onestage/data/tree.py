@@ -117,13 +117,14 @@ def surroundings(file: Path) -> Path:
     return folder
 
 
-def labels_may_be_above(folder: Path) -> str:
-    """What to do if pictures without labels lie in a folder that is named after a split or a role in a data set."""
-    above = folder.resolve().parent if str(folder) in (".", "") else folder.parent
-    name = folder.resolve().name
-    if not split_name(name) and without_role(name):
-        return ""
-    return f"if the labels lie beside this folder, name the one above it, {above}; or arrange the files in one of these ways"
+def labels_may_be_above(folder: Path, tree: Tree) -> str:
+    """What to do if no labels lie in a folder: those of a folder with the name of a split, or of a role, may lie beside it."""
+    above, name = folder.parent if folder.name else folder.resolve().parent, folder.resolve().name
+    if tree.pictures and (split_name(name) or not without_role(name)):
+        return (
+            f"if the labels lie beside this folder, name the one above it, {above}; or arrange the files in one of these ways"
+        )
+    return "name the folder that holds both pictures and labels, or arrange the files in one of these ways"
 
 
 class Located(NamedTuple):

@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from common import Clock, Comparison, compare, pair, report
+from onestage.deploy.drawn import USUAL, jpegs
 from onestage.deploy.export import export
 from onestage.deploy.plan import ExportConfig
 from onestage.deploy.winograd import GraphConv3x3
 from onestage.predict.engines.exported import threads
 from onestage.predict.engines.onnxruntime import import_onnxruntime
 from onestage.predict.exported import open_exported
-from runtimes import SIZE, jpegs
 
 LAYERS = ((64, 64, 300, 300), (128, 128, 150, 150), (256, 256, 75, 75), (512, 512, 38, 38), (256, 256, 100, 136))
 """Input and output channels, height and width: of SSD300 and RetinaNet."""
@@ -65,7 +65,7 @@ def _runner(path: Path, runtime: str) -> Callable[[NDArray[np.float32]], object]
 def whole(model: str, folder: Path, runtimes: Sequence[str], repeats: int, clock: Clock) -> Iterator[Comparison]:
     """predict() with two files of a model, from a JPEG file."""
     detector, picture = pair(model)[0], jpegs(folder, 1)[0]
-    size = detector.config.preprocess.place(SIZE).input if detector.config.preprocess.mode == "shortest_edge" else None
+    size = detector.config.preprocess.place(USUAL).input if detector.config.preprocess.mode == "shortest_edge" else None
     for winograd in (True, False):
         export(detector, folder / f"{winograd}.onnx", config=ExportConfig(size=size, winograd=winograd), check=False)
     for runtime in runtimes:

@@ -195,3 +195,16 @@ def test_a_file_that_speaks_of_shapes_opens_with_their_letters():
     speaking = [path for path in FILES if speaks_of_shapes(path)]
     silent = [path for path in speaking if "letters" not in ast.get_docstring(tree_of(path))]
     assert [str(path.relative_to(SOURCE)) for path in silent] == [] and len(speaking) > 50
+
+
+@pytest.mark.parametrize("file", sorted((SOURCE.parents[1] / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_a_program_in_benchmarks_imports_what_the_others_have(file):
+    """None of them is run by the tests, and what one takes from another may move away."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        other = isinstance(node, ast.ImportFrom) and file.with_name(f"{node.module}.py")
+        if other and other.exists():
+            body = ast.parse(other.read_text(encoding="utf-8")).body
+            bound = {name.asname or name.name for part in body if isinstance(part, ast.ImportFrom) for name in part.names}
+            bound |= {part.name for part in body if isinstance(part, ast.ClassDef | ast.FunctionDef)}
+            bound |= {name.id for part in body for name in ast.walk(part) if isinstance(name, ast.Name)}
+            assert {name.name for name in node.names} <= bound, other.name

@@ -57,6 +57,8 @@ def unpacked(parquet: ParquetFile, file: BinaryIO, group: int, number: int) -> U
     many.
     """
     chunk = parquet.metadata.row_group(group).column(number)
+    if chunk.data_page_offset == 0:  # where no page can be: there are no rows
+        return Unpacked(0, 0, 0)
     first = chunk.dictionary_page_offset if chunk.has_dictionary_page else None
     at = first if first and first < chunk.data_page_offset else chunk.data_page_offset
     stop, values, size, pages, longest, grows = at + chunk.total_compressed_size, 0, 0, 0, 0, False

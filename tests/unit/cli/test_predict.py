@@ -128,7 +128,7 @@ def test_an_interruption_keeps_what_is_done(run: Path, photos: Path, monkeypatch
         (["RUN", "photos", "--classes", "bal"], "did you mean 'ball'?"),
         (["RUN", "photos", "--no-pictures"], "nothing would be written"),
         (["RUN", "photos", "--out", "photos"], "would replace pictures"),
-        (["RUN", "photos", "--out", "photos/a/x.jpg"], "results cannot be written here"),
+        (["RUN", "photos", "--out", "photos/a/x.jpg"], "expected: a folder for results"),
         (["RUN", "photos", "--device", "gpu"], "this device cannot be used"),
         (["photos", "photos"], "or the file itself, of a model or of detections"),
         (["photos/a/x.jpg", "photos"], "not a weights file of onestage"),

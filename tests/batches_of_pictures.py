@@ -20,7 +20,7 @@ from PIL import Image
 from onestage.cli.main import main
 from onestage.data.batch_folder import part_paths
 from onestage.data.synthetic import generate
-from onestage.scale import team
+from onestage.scale import server
 from onestage.scale.work import Done, Worker
 from small_runs import PICTURES, detector, signal_here, start
 
@@ -95,7 +95,7 @@ def forked(arguments: list[str], change: Change) -> None:
     """
     with pytest.MonkeyPatch.context() as patch:
         change(patch)
-        patch.setattr(team, "context", partial(multiprocessing.get_context, "fork"))
+        patch.setattr(server, "context", partial(multiprocessing.get_context, "fork"))
         raise SystemExit(main(arguments))
 
 

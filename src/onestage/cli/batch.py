@@ -15,7 +15,7 @@ from onestage.cli import early
 from onestage.cli.output import progress, say, tell
 from onestage.errors import ConfigError, command, counted
 from onestage.model.codec import Range
-from onestage.scale.server import context
+from onestage.scale import server
 
 if TYPE_CHECKING:
     from onestage.model.detector import Detector
@@ -123,7 +123,7 @@ def batch(
     if not pictures:
         raise ConfigError("no picture is named", fix=command("batch", "FOLDER", "-o", out, "--model", model))
     if machines.engine == "local":
-        context()  # the server of its processes imports torch meanwhile
+        server.context()  # the server of its processes imports torch meanwhile
     early.again()
     from onestage.scale.batch import Tally, begun
 

@@ -27,7 +27,7 @@ import torch
 from onestage.data.workers import SILENT, TIMEOUT, end_of, mute_libraries
 from onestage.errors import LostError, OnestageError, warn_outside
 from onestage.processes import end_with_parent
-from onestage.scale.server import IMPORTED_IN, context, start
+from onestage.scale import server
 from onestage.scale.work import Advance, Done, Tell
 
 TRIES = 50
@@ -78,7 +78,7 @@ class Team:
     """
 
     def __init__(self, begin: Begin, count: int, *, timeout: float = TIMEOUT) -> None:
-        self._context = context()
+        self._context = server.context()
         self.begin, self.count, self.timeout = begin, count, timeout
         self._members: list[_Member] = []
         self._deaths: dict[int, int] = {}
@@ -123,7 +123,7 @@ class Team:
             arguments = (self.begin, number, theirs, dict(os.environ))
             process = self._context.Process(target=_work, args=arguments, daemon=True)  # type: ignore[attr-defined]
             try:
-                start(self._context, process)
+                server.start(self._context, process)
             except (OSError, EOFError) as error:
                 ours.close()
                 what, fix = "no process can be started for this batch", "try fewer --workers"
@@ -210,7 +210,7 @@ def _work(begin: Begin, number: int, pipe: Connection, surroundings: dict[str, s
     assert parent is not None
     if os.getppid() != parent.pid:
         end_with_parent()  # with the server: without it, the parent could neither end this process nor see its end
-        if os.getppid() != IMPORTED_IN != os.getpid():  # it has ended already
+        if os.getppid() != server.IMPORTED_IN != os.getpid():  # it has ended already
             os._exit(1)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     mute_libraries()

@@ -62,6 +62,7 @@ def lose_server() -> None:
     assert [word.pictures for word in done] == [first, *[second] * 4] and {word.shard for word in done} == {*range(5)}
 
 
+@pytest.mark.slow
 def test_no_ctrl_c_ends_the_server_and_a_batch_outlives_it(tmp_path: Path) -> None:
     """Processes end with their server, since nothing could end them any more."""
     process = start(lose_server, log=tmp_path / "log")
@@ -69,6 +70,7 @@ def test_no_ctrl_c_ends_the_server_and_a_batch_outlives_it(tmp_path: Path) -> No
     assert process.exitcode == 0, (tmp_path / "log").read_text()
 
 
+@pytest.mark.slow
 def test_processes_import_no_module_of_the_working_folder_and_not_the_program(tmp_path: Path) -> None:
     """The program is one that would start a batch again wherever it is imported."""
     for name in ("signal", "socket", "selectors", "pickle", "torch"):

@@ -157,7 +157,7 @@ def _ended_like_ctrl_c(*, ending: bool) -> Iterator[None]:
     call at the end would show a traceback.
     """
 
-    def interrupt(*_: object) -> None:
+    def interrupt(*_: object) -> None:  # not that of early, which stands for a program that is onestage alone: early.again()
         raise KeyboardInterrupt
 
     names = ("SIGTERM", "SIGHUP") if threading.current_thread() is threading.main_thread() else ()

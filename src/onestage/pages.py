@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
 
 _HEAD = 4096
-"""Bytes that the head of a page takes at most: without statistics some twenty."""
+"""Bytes that are read for the head of a page at first: without statistics it takes some twenty."""
 _DATA_PAGE, _PLAIN = 0, 0
 """PageType.DATA_PAGE and Encoding.PLAIN in parquet.thrift."""
 _BOOLEANS, _INTEGERS, _DOUBLE, _BINARY, _STRUCT = (1, 2), (4, 5, 6), 7, 8, 12
